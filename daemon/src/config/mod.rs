@@ -1,0 +1,3 @@
+//! The configuration: read raw, proved, resolved, compared.
+
+pub mod model;

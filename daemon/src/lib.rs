@@ -1,0 +1,8 @@
+//! tunneld's floors, lowest first: words (`addr`, `failure`, `prompt`), `config`, `session`, `forward`,
+//! `tunnel`, `supervisor`, `control`. Imports run downward only.
+
+pub mod addr;
+pub mod config;
+pub mod failure;
+pub mod prompt;
+pub mod session;

@@ -1,0 +1,9 @@
+//! What both sides say: the control protocol's types, its framing, where it is spoken, and a client.
+//!
+//! JSON-RPC 2.0 objects, one a line, over a Unix socket or a named pipe. Fields and kinds are only ever
+//! added; what a reader does not know it skips.
+
+pub mod error;
+pub mod message;
+pub mod status;
+pub mod version;
