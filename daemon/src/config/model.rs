@@ -43,6 +43,8 @@ pub struct Route {
     pub address_family: AddressFamily,
     /// The local address to dial from.
     pub bind_address: Option<String>,
+    /// The interface whose address to dial from (BindInterface).
+    pub bind_interface: Option<String>,
     /// All of DNS, TCP, key exchange and login, without the time that a person takes.
     pub connect_timeout: Duration,
     /// How the TCP connection is had.
@@ -107,6 +109,25 @@ pub struct Auth {
     pub answers: Vec<Answer>,
     /// PubkeyAcceptedAlgorithms as a resolved list; empty for the library's default.
     pub pubkey_algorithms: Vec<String>,
+    /// Whether a key file that was unlocked is given to the agent.
+    pub add_keys_to_agent: AddKeysToAgent,
+}
+
+/// AddKeysToAgent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AddKeysToAgent {
+    /// Never.
+    #[default]
+    No,
+    /// Once a person agrees.
+    Ask,
+    /// Always.
+    Yes {
+        /// Whether the agent confirms each use.
+        confirm: bool,
+        /// How long the agent keeps it; none for as long as it runs.
+        lifetime: Option<Duration>,
+    },
 }
 
 /// One of `answers`.
@@ -259,4 +280,24 @@ pub struct Life {
     pub autostart: bool,
     /// How long a new connection is kept waiting for the session; zero closes it at once.
     pub hold: Duration,
+    /// argv run when a prompt waits and nobody is there to be asked; empty for none.
+    pub on_needs_input: Vec<String>,
+}
+
+/// `[daemon]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DaemonConfig {
+    /// The log filter, in `RUST_LOG`'s grammar.
+    pub log: Option<String>,
+    /// How many tunnels connect at once.
+    pub max_concurrent_connects: usize,
+}
+
+impl Default for DaemonConfig {
+    fn default() -> Self {
+        Self {
+            log: None,
+            max_concurrent_connects: 16,
+        }
+    }
 }
