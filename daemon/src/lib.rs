@@ -6,3 +6,4 @@ pub mod config;
 pub mod failure;
 pub mod prompt;
 pub mod session;
+pub mod text;
