@@ -74,6 +74,8 @@ pub struct SessionInfo {
 pub struct Incoming {
     /// The forward, as it was asked for with [`Session::request_forward`].
     pub listen: Listen,
+    /// The port that the server bound for it, where 0 was asked for too; 0 for a Unix socket.
+    pub port: u16,
     /// Who connected there, as the server tells it; never trusted.
     pub originator: String,
     /// The bytes. Dropping it unanswered refuses the connection.
@@ -182,6 +184,13 @@ impl Channel {
 impl ChannelReader {
     /// The next bytes, of whatever length they came in; `None` after EOF.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        todo!()
+    }
+}
+
+impl ChannelWriter {
+    /// Waits until the far side takes no more: its CLOSE came, or the session ended. Cancel-safe.
+    pub async fn closed(&self) {
         todo!()
     }
 }
