@@ -3,7 +3,9 @@
 
 pub mod addr;
 pub mod config;
+pub mod duration;
 pub mod failure;
+pub mod pattern;
 pub mod prompt;
 pub mod session;
 pub mod text;

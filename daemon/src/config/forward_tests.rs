@@ -1,0 +1,317 @@
+//! Tables of both grammars, and the agreement with `ssh -G`.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn tcp(bind: Bind, port: u16) -> Listen {
+    Listen::Tcp { bind, port }
+}
+fn to(host: &str, port: u16) -> Endpoint {
+    Endpoint::Tcp(HostPort {
+        host: host.into(),
+        port,
+    })
+}
+fn at(host: &str) -> Bind {
+    Bind::Host(host.into())
+}
+fn unix(path: &str) -> Endpoint {
+    Endpoint::Unix(path.into())
+}
+
+#[test]
+fn local_forwards_of_both_grammars() {
+    for (text, listen, target) in [
+        (
+            "8088 localhost:8088",
+            tcp(Bind::Loopback, 8088),
+            to("localhost", 8088),
+        ),
+        (
+            "8088:localhost:8088",
+            tcp(Bind::Loopback, 8088),
+            to("localhost", 8088),
+        ),
+        (
+            "127.0.0.1:9870:localhost:9870",
+            tcp(at("127.0.0.1"), 9870),
+            to("localhost", 9870),
+        ),
+        (
+            "127.0.0.1:9870\tlocalhost:9870",
+            tcp(at("127.0.0.1"), 9870),
+            to("localhost", 9870),
+        ),
+        ("0 db:5432", tcp(Bind::Loopback, 0), to("db", 5432)),
+        ("*:80 h:1", tcp(Bind::Any, 80), to("h", 1)),
+        (":80:h:1", tcp(Bind::Any, 80), to("h", 1)),
+        (
+            "[::1]:80:[2001:db8::1]:443",
+            tcp(at("::1"), 80),
+            to("2001:db8::1", 443),
+        ),
+        (
+            "[::1]:80 [fe80::1%eth0]:443",
+            tcp(at("::1"), 80),
+            to("fe80::1%eth0", 443),
+        ),
+        ("[*]:100 [h]:1", tcp(Bind::Any, 100), to("h", 1)),
+        (
+            "80:/run/db.sock",
+            tcp(Bind::Loopback, 80),
+            unix("/run/db.sock"),
+        ),
+        (
+            "localhost:80:/run/db.sock",
+            tcp(at("localhost"), 80),
+            unix("/run/db.sock"),
+        ),
+        ("/a/b:h:1", Listen::Unix("/a/b".into()), to("h", 1)),
+        ("/a/b /c/d", Listen::Unix("/a/b".into()), unix("/c/d")),
+        ("/a/b:/c/d", Listen::Unix("/a/b".into()), unix("/c/d")),
+        (r"/a\:b /c", Listen::Unix("/a:b".into()), unix("/c")),
+        ("\"/a b\" /c", Listen::Unix("/a b".into()), unix("/c")),
+        (
+            "~/db.sock h:1",
+            Listen::Unix("~/db.sock".into()),
+            to("h", 1),
+        ),
+    ] {
+        let forward = Forward::Local { listen, to: target };
+        assert_eq!(parse(Kind::Local, text), Ok(forward), "{text}");
+    }
+}
+
+#[test]
+fn remote_and_dynamic_forwards() {
+    for (text, listen, to) in [
+        (
+            "0 localhost:22",
+            tcp(Bind::Loopback, 0),
+            Some(to("localhost", 22)),
+        ),
+        (
+            "9000:localhost:22",
+            tcp(Bind::Loopback, 9000),
+            Some(to("localhost", 22)),
+        ),
+        (
+            "*:9000:localhost:22",
+            tcp(Bind::Any, 9000),
+            Some(to("localhost", 22)),
+        ),
+        ("1080", tcp(Bind::Loopback, 1080), None),
+        ("127.0.0.1:1080", tcp(at("127.0.0.1"), 1080), None),
+        ("[::1]:1080", tcp(at("::1"), 1080), None),
+        (
+            "/r/s localhost:22",
+            Listen::Unix("/r/s".into()),
+            Some(to("localhost", 22)),
+        ),
+        ("/r/s", Listen::Unix("/r/s".into()), None),
+    ] {
+        assert_eq!(
+            parse(Kind::Remote, text),
+            Ok(Forward::Remote { listen, to }),
+            "{text}"
+        );
+    }
+    for (text, listen) in [
+        ("8157", tcp(Bind::Loopback, 8157)),
+        ("0", tcp(Bind::Loopback, 0)),
+        ("*:8157", tcp(Bind::Any, 8157)),
+        ("192.0.2.1:8157", tcp(at("192.0.2.1"), 8157)),
+    ] {
+        assert_eq!(
+            parse(Kind::Dynamic, text),
+            Ok(Forward::Dynamic { listen }),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn bad_forwards_say_which_part_and_why() {
+    for (kind, text, why) in [
+        (Kind::Local, "", "the forward is empty"),
+        (Kind::Local, "8088", "the target is missing"),
+        (Kind::Local, "a:8088", "the target is missing"),
+        (
+            Kind::Local,
+            "65536 h:1",
+            "the listening port 65536 is outside 0 to 65535",
+        ),
+        (
+            Kind::Local,
+            "-1 h:1",
+            "the listening port `-1` is no number",
+        ),
+        (
+            Kind::Local,
+            "http h:1",
+            "the listening port `http` is no number",
+        ),
+        (
+            Kind::Local,
+            "80 h:0",
+            "the target's port is 0; it must be 1 to 65535",
+        ),
+        (
+            Kind::Local,
+            "80 h:99999",
+            "the target's port 99999 is outside 0 to 65535",
+        ),
+        (Kind::Local, "80 h:", "the target's port is missing"),
+        (Kind::Local, "80 :1", "the target's host is empty"),
+        (
+            Kind::Local,
+            "80 h",
+            "the target `h` lacks its port: write host:port",
+        ),
+        (
+            Kind::Local,
+            "80 h:1 x",
+            "the forward has more than a listening side and a target",
+        ),
+        (Kind::Local, "[::1:80 h:1", "`[` is not closed in `[::1:80`"),
+        (
+            Kind::Local,
+            "[::1]80 h:1",
+            "`]` is followed by `80` where a colon belongs",
+        ),
+        (
+            Kind::Local,
+            "80 $(x):1",
+            "the target's host `$(x)` holds `$`",
+        ),
+        (
+            Kind::Local,
+            "80 -x:1",
+            "the target's host `-x` starts with `-`",
+        ),
+        (
+            Kind::Local,
+            "80 a\u{1b}b:1",
+            "the forward holds the control character U+001B",
+        ),
+        (Kind::Local, "\"80 h:1", "a quotation mark is not closed"),
+        (
+            Kind::Dynamic,
+            "80 h:1",
+            "a dynamic forward has no target: its clients name it",
+        ),
+        (
+            Kind::Local,
+            "::1:80 h:1",
+            "the listening side is [bind:]port or a /path; an IPv6 address goes in brackets",
+        ),
+    ] {
+        assert_eq!(parse(kind, text), Err(BadForward(why.into())), "{text}");
+    }
+    let long = format!("/{} h:1", "x".repeat(107));
+    assert!(
+        parse(Kind::Local, &long)
+            .unwrap_err()
+            .to_string()
+            .contains("108 bytes")
+    );
+}
+
+/// What `ssh -G` prints of a forward that it took.
+fn openssh(kind: Kind, texts: &[String]) -> Result<Vec<String>, String> {
+    let (flag, keyword) = match kind {
+        Kind::Local => ("-L", "localforward "),
+        Kind::Remote => ("-R", "remoteforward "),
+        Kind::Dynamic => ("-D", "dynamicforward "),
+    };
+    let mut command = std::process::Command::new("ssh");
+    command.args(["-G", "-T", "-F", "/dev/null"]);
+    for text in texts {
+        command.args([flag, text]);
+    }
+    let output = command.args(["--", "host"]).output().expect("ssh runs");
+    if !output.status.success() {
+        return Err(format!(
+            "{texts:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        ));
+    }
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    Ok(text
+        .lines()
+        .filter_map(|line| line.strip_prefix(keyword).map(str::to_owned))
+        .collect())
+}
+
+fn port_text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        (1u32..65536).prop_map(|p| p.to_string()),
+        Just("65536".into()),
+        Just("x".into()),
+        Just(String::new())
+    ]
+}
+fn host_text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[a-z]{1,8}(\\.[a-z]{1,4})?",
+        Just("127.0.0.1".into()),
+        Just("[::1]".into()),
+        Just("[2001:db8::1]".into()),
+        Just("*".into()),
+        Just(String::new()),
+        Just("::1".into()),
+        Just("[bad".into()),
+    ]
+}
+fn spec_text() -> impl Strategy<Value = String> {
+    let path = "/[a-z]{1,6}/[a-z]{1,6}";
+    prop_oneof![
+        (host_text(), port_text(), host_text(), port_text())
+            .prop_map(|(a, b, c, d)| format!("{a}:{b}:{c}:{d}")),
+        (port_text(), host_text(), port_text()).prop_map(|(b, c, d)| format!("{b}:{c}:{d}")),
+        (host_text(), port_text()).prop_map(|(a, b)| format!("{a}:{b}")),
+        (port_text(), path).prop_map(|(a, b)| format!("{a}:{b}")),
+        (path, host_text(), port_text()).prop_map(|(a, b, c)| format!("{a}:{b}:{c}")),
+        (path, path).prop_map(|(a, b)| format!("{a}:{b}")),
+        port_text(),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_an_answer(text in ".{0,60}") {
+        for kind in [Kind::Local, Kind::Remote, Kind::Dynamic] {
+            let _ = parse(kind, &text);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// What we take, OpenSSH takes, and it reads the same forward out of it.
+    #[test]
+    fn agrees_with_openssh(texts in proptest::collection::vec(spec_text(), 60)) {
+        for kind in [Kind::Local, Kind::Remote, Kind::Dynamic] {
+            // OpenSSH has no local port 0 and folds equal forwards into one.
+            let mut taken: Vec<(String, Forward)> = texts
+                .iter()
+                .filter_map(|text| Some((text.clone(), parse(kind, text).ok()?)))
+                .collect();
+            taken.dedup_by(|a, b| a.1 == b.1);
+            if taken.is_empty() {
+                continue;
+            }
+            let texts: Vec<String> = taken.iter().map(|(text, _)| text.clone()).collect();
+            let theirs = openssh(kind, &texts).map_err(TestCaseError::fail)?;
+            let theirs: Vec<Forward> = theirs
+                .iter()
+                .map(|line| parse(kind, line.trim_end_matches(" [socks]:0")).unwrap_or_else(|e| panic!("{line}: {e}")))
+                .collect();
+            for (text, ours) in &taken {
+                prop_assert!(theirs.contains(ours), "{:?} {text}: {ours:?} not in {theirs:?}", kind);
+            }
+        }
+    }
+}
