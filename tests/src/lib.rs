@@ -1,1 +1,19 @@
-//! Placeholder.
+//! The lab: real SSH servers, faulty links, targets and the real daemon in a temporary home.
+//!
+//! Nothing here is shared between tests, nothing outlives the value that started it, and whoever waits
+//! waits for an event under a deadline.
+#![cfg(unix)]
+
+pub mod ctl;
+pub mod daemon;
+pub mod home;
+pub mod keys;
+pub mod link;
+pub mod payload;
+pub mod ports;
+pub mod process;
+pub mod rpc;
+pub mod socks;
+pub mod sshd;
+pub mod target;
+pub mod wait;

@@ -1,0 +1,191 @@
+//! The lab's own tests, with OpenSSH's client as the forwarder: a fault that the lab cannot make proves nothing.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tunneld_tests::link::Link;
+use tunneld_tests::payload::{self, MIB};
+use tunneld_tests::process::Process;
+use tunneld_tests::sshd::{self, Setup, Sshd};
+use tunneld_tests::target::{Manner, Target};
+use tunneld_tests::wait::{LONG, within};
+use tunneld_tests::{ports, socks};
+
+async fn ssh(server: &Sshd, port: u16, args: &[&str]) -> Result<Process> {
+    let known = server.dir().join("known_hosts_lab");
+    std::fs::write(&known, server.known_hosts_at(port)?)?;
+    let mut command = Command::new("ssh");
+    command
+        .args(["-F", "none", "-N", "-v", "-o", "BatchMode=yes", "-o"])
+        .arg(format!("UserKnownHostsFile={}", known.display()))
+        .args(["-o", "ServerAliveInterval=1", "-i"])
+        .arg(server.user_key())
+        .args(["-p", &port.to_string()])
+        .args(args)
+        .arg(format!("{}@127.0.0.1", sshd::user()?));
+    let process = Process::start("ssh", command)?;
+    let ready = "Entering interactive session";
+    process.log().wait(ready, LONG).await?;
+    Ok(process)
+}
+
+#[tokio::test]
+async fn sshd_carries_bytes_and_its_sessions_can_be_killed() -> Result<()> {
+    let server = Sshd::start().await?;
+    let target = Target::start(Manner::Collect).await?;
+    let port = ports::free()?;
+    let forward = format!("127.0.0.1:{port}:127.0.0.1:{}", target.port());
+    let mut client = ssh(&server, server.port(), &["-L", &forward]).await?;
+    let data = payload::random(1, MIB);
+    let stream = TcpStream::connect(ports::local(port)).await?;
+    payload::same(&data, &payload::exchange(stream, &data).await?)?;
+    server.kill_sessions()?;
+    client.ended(LONG).await?;
+    assert!(server.sessions().is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn sshd_changes_keys_and_comes_back_on_its_port() -> Result<()> {
+    let mut server = Sshd::with(Setup {
+        host_keys: vec!["ed25519".into(), "ecdsa".into()],
+        ..Setup::default()
+    })
+    .await?;
+    let (port, before) = (server.port(), server.known_hosts_at(22)?);
+    server.change_host_keys().await?;
+    assert_eq!(server.port(), port);
+    assert_ne!(server.known_hosts_at(22)?, before);
+    TcpStream::connect(server.addr()).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_frozen_session_is_silent_and_its_tcp_stands() -> Result<()> {
+    let server = Sshd::start().await?;
+    let target = Target::echo().await?;
+    let port = ports::free()?;
+    let forward = format!("127.0.0.1:{port}:127.0.0.1:{}", target.port());
+    let mut client = ssh(&server, server.port(), &["-L", &forward]).await?;
+    let mut stream = TcpStream::connect(ports::local(port)).await?;
+    payload::ping(&mut stream, b"awake").await?;
+    server.freeze_sessions()?;
+    let silent = Duration::from_millis(300);
+    let ping = payload::ping(&mut stream, b"frozen");
+    assert!(within(silent, "the frozen echo", ping).await.is_err());
+    // ssh itself gives up after interval x count, 1 s x 3.
+    client.ended(LONG).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn socks_client_speaks_4_4a_and_5() -> Result<()> {
+    let server = Sshd::start().await?;
+    let target = Target::echo().await?;
+    let port = ports::free()?;
+    let listen = format!("127.0.0.1:{port}");
+    let _client = ssh(&server, server.port(), &["-D", &listen]).await?;
+    let proxy = ports::local(port);
+    let name = socks::Dest::Name("localhost".into());
+    let ip = socks::Dest::Ip(target.addr().ip());
+    for dest in [&name, &ip] {
+        let stream = socks::v5(proxy, dest, target.port()).await?;
+        payload::ping(&mut stream.expect("granted"), b"five").await?;
+        let stream = socks::v4(proxy, dest, target.port()).await?;
+        payload::ping(&mut stream.expect("granted"), b"four").await?;
+    }
+    Ok(())
+}
+
+async fn wire(target: &Target) -> Result<(Link, TcpStream)> {
+    let link = Link::to(target.addr()).await?;
+    let stream = TcpStream::connect(link.addr()).await?;
+    Ok((link, stream))
+}
+
+#[tokio::test]
+async fn link_carries_both_ways_and_half_closes() -> Result<()> {
+    let target = Target::start(Manner::Collect).await?;
+    let (_link, stream) = wire(&target).await?;
+    let data = payload::random(2, 3 * MIB);
+    payload::same(&data, &payload::exchange(stream, &data).await?)
+}
+
+#[tokio::test]
+async fn link_freezes_thaws_and_delays() -> Result<()> {
+    let target = Target::echo().await?;
+    let (link, mut stream) = wire(&target).await?;
+    payload::ping(&mut stream, b"one").await?;
+    link.freeze();
+    stream.write_all(b"two").await?;
+    let mut got = [0; 3];
+    let silent = Duration::from_millis(200);
+    assert!(
+        within(silent, "nothing", stream.read_exact(&mut got))
+            .await
+            .is_err()
+    );
+    link.thaw();
+    within(LONG, "the thaw", stream.read_exact(&mut got)).await??;
+    assert_eq!(&got, b"two");
+    link.delay(Duration::from_millis(80));
+    let before = tokio::time::Instant::now();
+    payload::ping(&mut stream, b"slow").await?;
+    assert!(before.elapsed() >= Duration::from_millis(160));
+    Ok(())
+}
+
+#[tokio::test]
+async fn link_resets_both_sides() -> Result<()> {
+    let mut target = Target::echo().await?;
+    let (link, mut stream) = wire(&target).await?;
+    payload::ping(&mut stream, b"hello").await?;
+    link.reset();
+    let error = within(LONG, "the reset", stream.read_u8()).await?;
+    let kind = error.expect_err("a reset").kind();
+    assert_eq!(kind, std::io::ErrorKind::ConnectionReset);
+    assert!(!target.next_end(LONG).await?.clean);
+    Ok(())
+}
+
+#[tokio::test]
+async fn link_refuses_and_takes_again() -> Result<()> {
+    let target = Target::echo().await?;
+    let mut link = Link::to(target.addr()).await?;
+    link.refuse().await?;
+    let refused = TcpStream::connect(link.addr()).await;
+    let kind = refused.expect_err("refused").kind();
+    assert_eq!(kind, std::io::ErrorKind::ConnectionRefused);
+    link.accept().await?;
+    let mut stream = TcpStream::connect(link.addr()).await?;
+    payload::ping(&mut stream, b"back").await
+}
+
+#[tokio::test]
+async fn link_flips_one_bit() -> Result<()> {
+    let target = Target::start(Manner::Collect).await?;
+    let (link, stream) = wire(&target).await?;
+    link.flip_after(1000);
+    let data = payload::random(3, 4000);
+    let got = payload::exchange(stream, &data).await?;
+    let differ = data.iter().zip(&got).filter(|(a, b)| a != b).count();
+    assert_eq!((differ, data[1000] ^ 1), (1, got[1000]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn targets_tell_a_reset_from_an_end() -> Result<()> {
+    let mut target = Target::start(Manner::Collect).await?;
+    let addr: SocketAddr = target.addr();
+    let stream = TcpStream::connect(addr).await?;
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+    drop(stream);
+    assert!(!target.next_end(LONG).await?.clean);
+    drop(TcpStream::connect(addr).await?);
+    assert!(target.next_end(LONG).await?.clean);
+    Ok(())
+}
