@@ -3,7 +3,12 @@
 //! JSON-RPC 2.0 objects, one a line, over a Unix socket or a named pipe. Fields and kinds are only ever
 //! added; what a reader does not know it skips.
 
+pub mod client;
+pub mod codec;
+pub mod endpoint;
 pub mod error;
 pub mod message;
+pub mod place;
 pub mod status;
+pub mod text;
 pub mod version;

@@ -1,0 +1,239 @@
+//! The named pipe: its name bears the user's SID, its security descriptor lets in the user and the system alone.
+//!
+//! The first instance of a pipe is made with FILE_FLAG_FIRST_PIPE_INSTANCE, so the name itself is the lock.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::Command;
+use std::task::{Context, Poll};
+
+use interprocess::local_socket::ListenerOptions;
+use interprocess::local_socket::prelude::*;
+use interprocess::local_socket::tokio as local;
+use interprocess::local_socket::traits::tokio::{Listener as _, Stream as _};
+use interprocess::os::windows::local_socket::{ListenerOptionsExt as _, NamedPipe};
+use interprocess::os::windows::security_descriptor::SecurityDescriptor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{AcceptError, ConnectError, Endpoint, ListenError, Peer};
+use crate::place::{Env, PlaceError};
+
+const PIPES: &str = r"\\.\pipe\";
+/// Protected: full access for the owner and for the system, none for anyone else.
+const USER_ALONE: &str = "D:P(A;;GA;;;OW)(A;;GA;;;SY)";
+const ERROR_ACCESS_DENIED: i32 = 5;
+const ERROR_PIPE_BUSY: i32 = 231;
+
+pub(super) fn resolve(given: Option<&Path>, env: &Env) -> Result<Endpoint, PlaceError> {
+    let path = match given {
+        Some(path) if path.as_os_str().to_string_lossy().starts_with(PIPES) => path.to_owned(),
+        // A plain name is a pipe's too: there is nothing else that it could be.
+        Some(path) => match path.file_name() {
+            Some(name) => PathBuf::from(PIPES).join(name),
+            None => return Err(PlaceError::NoFileName(path.to_owned())),
+        },
+        None => PathBuf::from(format!("{PIPES}tunneld-{}", sid()?)),
+    };
+    let local = env
+        .local_appdata
+        .as_ref()
+        .ok_or(PlaceError::NoVariable("LOCALAPPDATA"))?;
+    Ok(Endpoint {
+        path,
+        state_dir: Path::new(local).join("tunneld"),
+        ours: given.is_none(),
+        notes: Vec::new(),
+    })
+}
+
+/// The user's SID, as the system's own `whoami` tells it.
+fn sid() -> Result<String, PlaceError> {
+    let root = std::env::var_os("SystemRoot").ok_or(PlaceError::NoVariable("SystemRoot"))?;
+    let program = Path::new(&root).join("System32").join("whoami.exe");
+    let output = Command::new(program)
+        .args(["/user", "/fo", "csv", "/nh"])
+        .output()
+        .map_err(|err| PlaceError::NoSid(format!("running whoami failed: {err}")))?;
+    sid_in(&String::from_utf8_lossy(&output.stdout))
+        .ok_or_else(|| PlaceError::NoSid("whoami /user tells none".into()))
+}
+
+/// The SID is the last field of `"HOST\user","S-1-5-21-…"`.
+fn sid_in(csv: &str) -> Option<String> {
+    csv.split(|c: char| c == ',' || c == '"' || c.is_whitespace())
+        .find(|field| {
+            field.starts_with("S-1-")
+                && field
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        })
+        .map(str::to_owned)
+}
+
+/// One connection. A named pipe has no half-close: ending the writing side is told by closing both.
+#[derive(Debug)]
+pub struct Stream(local::Stream);
+
+impl Stream {
+    /// Who is at the other end.
+    ///
+    /// # Errors
+    /// Where the system does not tell.
+    pub fn peer(&self) -> io::Result<Peer> {
+        Ok(Peer {
+            uid: None,
+            pid: self.0.peer_creds()?.pid(),
+        })
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // The other side's close is a broken pipe here, and the end of the stream to everyone above.
+        match Pin::new(&mut self.0).poll_read(cx, buffer) {
+            Poll::Ready(Err(err)) if err.kind() == io::ErrorKind::BrokenPipe => Poll::Ready(Ok(())),
+            other => other,
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Connects.
+///
+/// # Errors
+/// Where nobody listens.
+pub async fn connect(endpoint: &Endpoint) -> Result<Stream, ConnectError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => ConnectError::NoDaemon {
+            endpoint: endpoint.to_string(),
+            source,
+        },
+        _ => ConnectError::Io {
+            endpoint: endpoint.to_string(),
+            source,
+        },
+    };
+    let name = endpoint.path().to_fs_name::<NamedPipe>().map_err(failed)?;
+    match local::Stream::connect(name).await {
+        Ok(stream) => Ok(Stream(stream)),
+        Err(err) if err.raw_os_error() == Some(ERROR_PIPE_BUSY) => {
+            Err(failed(io::Error::new(io::ErrorKind::WouldBlock, err)))
+        }
+        Err(err) => Err(failed(err)),
+    }
+}
+
+/// Listens.
+///
+/// # Errors
+/// [`ListenError::Running`] where the pipe exists; else what the system said.
+pub fn listen(endpoint: &Endpoint) -> Result<Listener, ListenError> {
+    std::fs::create_dir_all(endpoint.state_dir())
+        .map_err(|err| failed("making the folder", endpoint.state_dir(), err))?;
+    Ok(Listener {
+        inner: create(endpoint)?,
+        endpoint: endpoint.clone(),
+    })
+}
+
+fn create(endpoint: &Endpoint) -> Result<local::Listener, ListenError> {
+    let path = endpoint.path();
+    let name = path
+        .to_fs_name::<NamedPipe>()
+        .map_err(|err| failed("naming the pipe", path, err))?;
+    let sddl =
+        widestring_of(USER_ALONE).map_err(|err| failed("describing who may use", path, err))?;
+    let alone = SecurityDescriptor::deserialize(&sddl)
+        .map_err(|err| failed("describing who may use", path, err))?;
+    ListenerOptions::new()
+        .name(name)
+        .security_descriptor(alone)
+        .create_tokio()
+        .map_err(|err| match err.raw_os_error() {
+            Some(ERROR_ACCESS_DENIED | ERROR_PIPE_BUSY) => ListenError::Running {
+                pid: None,
+                endpoint: endpoint.to_string(),
+            },
+            _ => failed("listening at", path, err),
+        })
+}
+
+fn widestring_of(text: &str) -> io::Result<widestring::U16CString> {
+    widestring::U16CString::from_str(text)
+        .map_err(|err| io::Error::new(io::ErrorKind::InvalidInput, err))
+}
+
+/// A daemon's pipe.
+#[derive(Debug)]
+pub struct Listener {
+    endpoint: Endpoint,
+    inner: local::Listener,
+}
+
+impl Listener {
+    /// The next client; cancel-safe. The pipe's security descriptor has kept others out.
+    ///
+    /// # Errors
+    /// Where the system fails; the listener stands.
+    pub async fn accept(&self) -> Result<Stream, AcceptError> {
+        Ok(Stream(self.inner.accept().await?))
+    }
+
+    /// Where it listens.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// A pipe has no file that could be taken away.
+    pub fn is_in_place(&self) -> bool {
+        true
+    }
+
+    /// Nothing to do: see [`Self::is_in_place`].
+    ///
+    /// # Errors
+    /// Never.
+    pub fn bind_again(&mut self) -> Result<(), ListenError> {
+        Ok(())
+    }
+}
+
+fn failed(doing: &'static str, path: &Path, source: io::Error) -> ListenError {
+    ListenError::Io {
+        doing,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sid_is_found_in_whoamis_answer() {
+        let sid = sid_in("\"pc\\anna, b\",\"S-1-5-21-1-2-3-1001\"\r\n");
+        assert_eq!(sid.as_deref(), Some("S-1-5-21-1-2-3-1001"));
+        assert_eq!(sid_in("nothing"), None);
+    }
+}

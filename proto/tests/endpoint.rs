@@ -1,0 +1,236 @@
+//! The control socket's place, its lock, and what stands in its way.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail with it")]
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tunneld_proto::endpoint::{ConnectError, Endpoint, ListenError, connect, listen};
+use tunneld_proto::place::{Env, PlaceError};
+
+fn env(home: &Path) -> Env {
+    Env {
+        home: Some(home.to_owned()),
+        cwd: Some(home.to_owned()),
+        run_user: home.join("no-such-run"),
+        ..Env::default()
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().mode() & 0o777
+}
+
+fn chmod(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn at(dir: &TempDir) -> Endpoint {
+    Endpoint::resolve(Some(&dir.path().join("s.sock")), &env(dir.path())).unwrap()
+}
+
+fn found(env: &Env) -> PathBuf {
+    Endpoint::resolve(None, env).unwrap().path().to_owned()
+}
+
+#[test]
+fn the_socket_is_found_in_order() {
+    let home = TempDir::new().unwrap();
+    let mut env = env(home.path());
+    assert_eq!(
+        found(&env),
+        home.path().join(".local/state/tunneld/run/control.sock")
+    );
+
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    env.run_user = home.path().join("run");
+    std::fs::create_dir_all(env.run_user.join(&uid)).unwrap();
+    let in_run = env.run_user.join(&uid).join("tunneld/control.sock");
+    assert_eq!(found(&env), in_run);
+
+    let xdg = home.path().join("xdg");
+    std::fs::create_dir(&xdg).unwrap();
+    chmod(&xdg, 0o700);
+    env.xdg_runtime_dir = Some(xdg.clone().into());
+    assert_eq!(found(&env), xdg.join("tunneld/control.sock"));
+
+    env.tunneld_socket = Some("rel/own.sock".into());
+    assert_eq!(found(&env), home.path().join("rel/own.sock"));
+    let explicit = Endpoint::resolve(Some(Path::new("/x/y.sock")), &env).unwrap();
+    assert_eq!(explicit.path(), Path::new("/x/y.sock"));
+    assert_eq!(explicit.state_dir(), Path::new("/x"));
+    assert_eq!(explicit.beside("log"), Path::new("/x/y.sock.log"));
+}
+
+#[test]
+fn a_runtime_folder_that_is_not_private_is_passed_over_with_the_reason() {
+    let home = TempDir::new().unwrap();
+    let xdg = home.path().join("xdg");
+    std::fs::create_dir(&xdg).unwrap();
+    chmod(&xdg, 0o755);
+    for (value, why) in [
+        (xdg.as_path(), "mode is 755"),
+        (Path::new("relative"), "not an absolute path"),
+        (Path::new("/no/such/folder"), "No such file"),
+    ] {
+        let env = Env {
+            xdg_runtime_dir: Some(value.into()),
+            ..env(home.path())
+        };
+        let endpoint = Endpoint::resolve(None, &env).unwrap();
+        assert!(
+            endpoint.path().starts_with(home.path().join(".local")),
+            "{endpoint}"
+        );
+        assert!(endpoint.notes()[0].contains(why), "{:?}", endpoint.notes());
+    }
+}
+
+#[test]
+fn a_path_too_long_for_a_socket_is_said_to_be() {
+    let home = TempDir::new().unwrap();
+    let long = Path::new("/").join("x".repeat(120));
+    let err = Endpoint::resolve(Some(&long), &env(home.path())).unwrap_err();
+    assert!(matches!(err, PlaceError::TooLong { .. }), "{err}");
+    assert!(err.to_string().contains("121 bytes"), "{err}");
+}
+
+#[tokio::test]
+async fn the_folder_is_made_private_and_bytes_flow_with_half_close() {
+    let home = TempDir::new().unwrap();
+    let endpoint = Endpoint::resolve(None, &env(home.path())).unwrap();
+    let listener = listen(&endpoint).unwrap();
+    assert_eq!(mode(endpoint.state_dir()), 0o700);
+    assert_eq!(mode(endpoint.path()), 0o600);
+
+    let mut client = connect(&endpoint).await.unwrap();
+    let mut server = listener.accept().await.unwrap();
+    assert_eq!(server.peer().unwrap().pid, Some(std::process::id()));
+    client.write_all(b"to the end").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut heard = String::new();
+    server.read_to_string(&mut heard).await.unwrap();
+    server.write_all(b"and back").await.unwrap();
+    drop(server);
+    let mut back = String::new();
+    client.read_to_string(&mut back).await.unwrap();
+    assert_eq!((heard.as_str(), back.as_str()), ("to the end", "and back"));
+
+    drop(listener);
+    assert!(!endpoint.path().exists());
+    assert!(matches!(
+        connect(&endpoint).await,
+        Err(ConnectError::NoDaemon { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_second_daemon_is_told_the_pid_and_the_first_keeps_its_socket() {
+    let dir = TempDir::new().unwrap();
+    let endpoint = at(&dir);
+    let first = listen(&endpoint).unwrap();
+    match listen(&endpoint) {
+        Err(err @ ListenError::Running { .. }) => {
+            assert!(
+                err.to_string()
+                    .contains(&format!("(pid {})", std::process::id())),
+                "{err}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    let client = connect(&endpoint).await.unwrap();
+    first.accept().await.unwrap();
+    drop(client);
+}
+
+#[tokio::test]
+async fn a_dead_daemons_socket_is_taken_over() {
+    let dir = TempDir::new().unwrap();
+    let endpoint = at(&dir);
+    drop(std::os::unix::net::UnixListener::bind(endpoint.path()).unwrap());
+    std::fs::write(endpoint.beside("lock"), "999999\n").unwrap();
+    assert!(matches!(
+        connect(&endpoint).await,
+        Err(ConnectError::NoDaemon { .. })
+    ));
+    let listener = listen(&endpoint).unwrap();
+    connect(&endpoint).await.unwrap();
+    listener.accept().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_socket_is_left_alone() {
+    let dir = TempDir::new().unwrap();
+    let endpoint = at(&dir);
+    let path = endpoint.path();
+    let refused = |what: &str| match listen(&endpoint) {
+        Err(err @ ListenError::InTheWay { .. }) => assert!(err.to_string().contains(what), "{err}"),
+        other => panic!("{other:?}"),
+    };
+    std::fs::write(path, "precious").unwrap();
+    refused("a file");
+    assert_eq!(std::fs::read(path).unwrap(), b"precious");
+    std::fs::remove_file(path).unwrap();
+    symlink("/elsewhere", path).unwrap();
+    refused("a symbolic link");
+    std::fs::remove_file(path).unwrap();
+    std::fs::create_dir(path).unwrap();
+    refused("a folder");
+}
+
+#[tokio::test]
+async fn a_folder_that_others_may_write_in_is_refused() {
+    let dir = TempDir::new().unwrap();
+    chmod(dir.path(), 0o777);
+    match listen(&at(&dir)) {
+        Err(err @ ListenError::UnsafeFolder { .. }) => {
+            assert!(err.to_string().contains("mode 777"), "{err}")
+        }
+        other => panic!("{other:?}"),
+    }
+    let real = TempDir::new().unwrap();
+    let link = real.path().join("link");
+    symlink(dir.path(), &link).unwrap();
+    let endpoint = Endpoint::resolve(Some(&link.join("s.sock")), &env(dir.path())).unwrap();
+    assert!(matches!(
+        listen(&endpoint),
+        Err(ListenError::UnsafeFolder { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_socket_taken_away_is_noticed_and_made_again() {
+    let dir = TempDir::new().unwrap();
+    let endpoint = at(&dir);
+    let mut listener = listen(&endpoint).unwrap();
+    assert!(listener.is_in_place());
+    std::fs::remove_file(endpoint.path()).unwrap();
+    assert!(!listener.is_in_place());
+    std::fs::write(endpoint.path(), "").unwrap();
+    assert!(listener.bind_again().is_err());
+    std::fs::remove_file(endpoint.path()).unwrap();
+    std::fs::remove_file(endpoint.beside("lock")).unwrap();
+    listener.bind_again().unwrap();
+    assert!(listener.is_in_place());
+    connect(&endpoint).await.unwrap();
+    listener.accept().await.unwrap();
+    assert!(matches!(
+        listen(&endpoint),
+        Err(ListenError::Running { .. })
+    ));
+}
+
+#[tokio::test]
+async fn the_drop_of_a_displaced_listener_leaves_its_successor() {
+    let dir = TempDir::new().unwrap();
+    let endpoint = at(&dir);
+    let listener = listen(&endpoint).unwrap();
+    std::fs::remove_file(endpoint.path()).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(endpoint.path()).unwrap();
+    drop(listener);
+    assert!(endpoint.path().exists());
+    drop(other);
+}
