@@ -5,6 +5,7 @@
 
 pub mod algorithm;
 pub mod config;
+pub mod connection;
 pub mod error;
 pub mod transport;
 pub mod wire;

@@ -1,0 +1,236 @@
+//! Flow control (RFC 4254 §5.2): what the peer may still send, and what we may.
+//!
+//! Credit is given when bytes are consumed, never when they arrive. The target grows with the bandwidth-delay
+//! product: the rate at which this channel's reader takes bytes, times the session's least round trip. The least
+//! one, because a round trip measured beside bulk data holds the server's own queue and would grow without end.
+
+use std::time::{Duration, Instant};
+
+/// The shortest stretch over which a rate is measured.
+const STRETCH: Duration = Duration::from_millis(5);
+/// A stretch longer than this held a pause, and says nothing about the line.
+const PAUSE: Duration = Duration::from_secs(5);
+/// After so long without consumption the target falls back.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Bounds of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// What a channel starts with.
+    pub initial: u32,
+    /// What it grows to at most.
+    pub max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            initial: 2 << 20,
+            max: 16 << 20,
+        }
+    }
+}
+
+/// The window we give.
+#[derive(Debug)]
+pub(crate) struct ReceiveWindow {
+    limits: Limits,
+    target: u32,
+    /// What the peer may still send.
+    open: u32,
+    /// What it has sent and nobody has consumed.
+    held: u32,
+    stretch: Option<(Instant, u64)>,
+}
+
+impl ReceiveWindow {
+    /// A window as announced when the channel opens.
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            target: limits.initial,
+            open: limits.initial,
+            held: 0,
+            stretch: None,
+        }
+    }
+
+    /// Books what came in; `false` where it is more than the window holds.
+    #[must_use]
+    pub(crate) fn receive(&mut self, len: usize) -> bool {
+        let Some(len) = u32::try_from(len).ok().filter(|len| *len <= self.open) else {
+            return false;
+        };
+        self.open -= len;
+        self.held += len;
+        true
+    }
+
+    /// Books what was consumed.
+    pub(crate) fn consume(&mut self, now: Instant, len: usize, rtt: Option<Duration>) {
+        let len = u32::try_from(len).unwrap_or(u32::MAX).min(self.held);
+        self.held -= len;
+        let (since, bytes) = match self.stretch {
+            Some((since, bytes)) => (since, bytes + u64::from(len)),
+            None => {
+                self.stretch = Some((now, 0));
+                return;
+            }
+        };
+        let elapsed = now.saturating_duration_since(since);
+        if elapsed > IDLE {
+            self.target = self.limits.initial;
+        }
+        match rtt {
+            Some(rtt) if elapsed >= rtt.max(STRETCH) => {
+                self.stretch = Some((now, 0));
+                if elapsed < PAUSE.max(rtt * 2) {
+                    self.grow(bytes, elapsed, rtt);
+                }
+            }
+            _ if elapsed > PAUSE => self.stretch = Some((now, 0)),
+            _ => self.stretch = Some((since, bytes)),
+        }
+    }
+
+    /// Twice the product leaves room to find a faster line.
+    fn grow(&mut self, bytes: u64, elapsed: Duration, rtt: Duration) {
+        let product = u128::from(bytes) * rtt.as_nanos() / elapsed.as_nanos().max(1);
+        let wish = u32::try_from(product * 2).unwrap_or(u32::MAX);
+        if wish > self.target {
+            self.target = wish.min(self.limits.max).max(self.target);
+        }
+    }
+
+    /// The credit to give now, if it is worth a message.
+    pub(crate) fn credit(&mut self) -> Option<u32> {
+        let due = self.target.saturating_sub(self.open + self.held);
+        if due == 0 || due < self.target / 8 {
+            return None;
+        }
+        self.open += due;
+        Some(due)
+    }
+
+    /// What the peer may still send.
+    #[cfg(test)]
+    pub(crate) fn open(&self) -> u32 {
+        self.open
+    }
+
+    /// What it would be, were nothing under way.
+    #[cfg(test)]
+    pub(crate) fn target(&self) -> u32 {
+        self.target
+    }
+}
+
+/// The window we are given.
+#[derive(Debug)]
+pub(crate) struct SendWindow {
+    open: u32,
+    packet: u32,
+}
+
+impl SendWindow {
+    /// A window as the peer announced it.
+    pub(crate) fn new(open: u32, packet: u32) -> Self {
+        Self { open, packet }
+    }
+
+    /// How much of `len` bytes may go in one packet now.
+    pub(crate) fn allows(&self, len: usize) -> usize {
+        len.min(self.open as usize).min(self.packet as usize)
+    }
+
+    /// Books what was sent.
+    pub(crate) fn spend(&mut self, len: usize) {
+        self.open = self
+            .open
+            .saturating_sub(u32::try_from(len).unwrap_or(u32::MAX));
+    }
+
+    /// Adds credit; `false` where it overflows (RFC 4254 §5.2 forbids it).
+    #[must_use]
+    pub(crate) fn extend(&mut self, credit: u32) -> bool {
+        match self.open.checked_add(credit) {
+            Some(open) => {
+                self.open = open;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start() -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    /// Plays a line of `rate` bytes/s and `rtt` for `seconds`; the target at the end.
+    fn play(rate: u64, rtt: Duration, seconds: u64) -> u32 {
+        let mut window = ReceiveWindow::new(Limits::default());
+        let mut now = start();
+        let end = now + Duration::from_secs(seconds);
+        while now < end {
+            // One round trip: the peer sends what the window and the line allow.
+            let line = (rate as f64 * rtt.as_secs_f64()) as u64;
+            let mut left = line.min(u64::from(window.open()));
+            let packets = left.div_ceil(32768).max(1);
+            for _ in 0..packets {
+                let n = left.min(32768);
+                assert!(window.receive(n as usize));
+                now += rtt / packets as u32;
+                window.consume(now, n as usize, Some(rtt));
+                let _ = window.credit();
+                left -= n;
+            }
+        }
+        window.target()
+    }
+
+    #[test]
+    fn a_long_fat_line_grows_the_window_to_the_cap() {
+        assert_eq!(play(1_000_000_000, Duration::from_millis(100), 3), 16 << 20);
+    }
+
+    #[test]
+    fn a_short_line_leaves_it_alone() {
+        assert_eq!(play(1_000_000_000, Duration::from_micros(200), 1), 2 << 20);
+    }
+
+    #[test]
+    fn a_slow_long_line_leaves_it_alone() {
+        assert_eq!(play(1_000_000, Duration::from_millis(100), 5), 2 << 20);
+    }
+
+    #[test]
+    fn a_pause_takes_the_growth_back() {
+        let mut window = ReceiveWindow::new(Limits::default());
+        window.target = 16 << 20;
+        let now = start();
+        window.consume(now, 0, None);
+        window.consume(now + Duration::from_secs(60), 0, None);
+        assert_eq!(window.target(), 2 << 20);
+        assert_eq!(window.credit(), None);
+    }
+
+    #[test]
+    fn no_credit_without_consumption() {
+        let mut window = ReceiveWindow::new(Limits::default());
+        assert!(window.receive(2 << 20));
+        assert_eq!(window.credit(), None);
+        assert!(!window.receive(1));
+    }
+
+    #[test]
+    fn credit_past_the_top_is_an_offence() {
+        let mut window = SendWindow::new(u32::MAX - 1, 1);
+        assert!(window.extend(1));
+        assert!(!window.extend(1));
+    }
+}
