@@ -1,0 +1,59 @@
+//! How much one forward carries, and has carried.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// The figures of one forward.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(super) connections: AtomicU64,
+    pub(super) held: AtomicU64,
+    pub(super) total: AtomicU64,
+    pub(super) bytes_in: AtomicU64,
+    pub(super) bytes_out: AtomicU64,
+}
+
+impl Counters {
+    /// Counts bytes from the SSH side to the near one.
+    pub(super) fn add_in(&self, bytes: usize) {
+        self.bytes_in.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Counts bytes to the SSH side.
+    pub(super) fn add_out(&self, bytes: usize) {
+        self.bytes_out.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Counts a connection as open until the guard goes.
+    pub(super) fn connection(self: &Arc<Self>) -> Counted {
+        self.total.fetch_add(1, Relaxed);
+        Counted::new(self, |counters| &counters.connections)
+    }
+
+    /// Counts a connection as held until the guard goes.
+    pub(super) fn hold(self: &Arc<Self>) -> Counted {
+        Counted::new(self, |counters| &counters.held)
+    }
+}
+
+/// One more in a figure, while it lives.
+pub(super) struct Counted {
+    counters: Arc<Counters>,
+    figure: fn(&Counters) -> &AtomicU64,
+}
+
+impl Counted {
+    fn new(counters: &Arc<Counters>, figure: fn(&Counters) -> &AtomicU64) -> Self {
+        figure(counters).fetch_add(1, Relaxed);
+        Self {
+            counters: Arc::clone(counters),
+            figure,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        (self.figure)(&self.counters).fetch_sub(1, Relaxed);
+    }
+}

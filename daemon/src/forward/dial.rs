@@ -1,0 +1,112 @@
+//! Reaches what a remote forward leads to, from this side.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use super::socket::Socket;
+use crate::addr::{Endpoint, HostPort};
+
+/// All of the name, the connection and its alternatives.
+const LIMIT: Duration = Duration::from_secs(10);
+/// RFC 8305 §5: how long one address has before the next is tried beside it.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Connects to an endpoint of this side.
+pub(super) async fn dial(to: &Endpoint) -> io::Result<Socket> {
+    let dialled = async {
+        match to {
+            Endpoint::Tcp(HostPort { host, port }) => {
+                let addresses = tokio::net::lookup_host((host.as_str(), *port)).await?;
+                race(interleaved(addresses.collect())).await
+            }
+            #[cfg(unix)]
+            Endpoint::Unix(path) => Ok(tokio::net::UnixStream::connect(path).await?.into()),
+            #[cfg(not(unix))]
+            Endpoint::Unix(_) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "Unix sockets are not supported on this system",
+            )),
+        }
+    };
+    let socket = timeout(LIMIT, dialled)
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s"))??;
+    if super::descriptors::is_reserved(&socket) {
+        return Err(io::Error::other("too few file descriptors are left"));
+    }
+    Ok(socket)
+}
+
+/// The addresses with the families in turn, the first one's first.
+fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (same, other): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == first_is_v6);
+    let (mut same, mut other) = (same.into_iter(), other.into_iter());
+    let mut all = Vec::new();
+    loop {
+        let before = all.len();
+        all.extend(same.next());
+        all.extend(other.next());
+        if all.len() == before {
+            return all;
+        }
+    }
+}
+
+/// The first address that answers; each next one is tried when the last has failed or is slow.
+async fn race(addresses: Vec<SocketAddr>) -> io::Result<Socket> {
+    let mut addresses = addresses.into_iter();
+    let mut tries = FuturesUnordered::new();
+    let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        let next = addresses.next();
+        let more = next.is_some();
+        tries.extend(next.map(TcpStream::connect));
+        if tries.is_empty() {
+            return Err(error);
+        }
+        let ended = tokio::select! {
+            ended = tries.next() => ended,
+            () = sleep(HEAD_START), if more => None,
+        };
+        match ended {
+            Some(Ok(stream)) => return Ok(stream.into()),
+            Some(Err(refused)) => error = refused,
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let parse = |all: &[&str]| all.iter().map(|a| a.parse().unwrap()).collect::<Vec<_>>();
+        assert_eq!(
+            interleaved(parse(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"])),
+            parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"])
+        );
+        assert_eq!(interleaved(vec![]), vec![]);
+    }
+
+    #[tokio::test]
+    async fn a_refused_address_gives_way_to_the_next() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dead = closed.local_addr().unwrap();
+        drop(closed);
+        let alive = listener.local_addr().unwrap();
+        assert_eq!(race(vec![dead, alive]).await.unwrap().peer(), Some(alive));
+        let error = race(vec![dead]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+}

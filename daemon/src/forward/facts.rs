@@ -1,0 +1,180 @@
+//! What is known of one forward: whether it stands, where, why not, and its figures.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tunneld_proto::status::{ForwardKind, ForwardState, ForwardStatus, LastError};
+
+use super::counters::Counters;
+use crate::addr::{Bind, Endpoint, Listen};
+use crate::config::model::Forward;
+use crate::failure::Failure;
+
+/// One forward, as it stands.
+pub(crate) struct Facts {
+    /// The forward itself.
+    pub(super) forward: Forward,
+    /// Its figures.
+    pub(super) counters: Arc<Counters>,
+    // A std mutex: nothing is awaited while it is held.
+    standing: Mutex<Standing>,
+    changed: Arc<Notify>,
+}
+
+enum Standing {
+    Pending,
+    Listening(Place),
+    Failed(Failure, Timestamp),
+}
+
+/// Where a forward really listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The address, as it is shown.
+    pub(super) listen: String,
+    /// The port; 0 for a Unix socket.
+    pub(super) port: u16,
+    /// Whether other machines reach it.
+    pub(super) exposed: bool,
+}
+
+impl Facts {
+    /// A forward that nobody has asked for yet.
+    pub(super) fn new(forward: Forward, changed: Arc<Notify>) -> Self {
+        Self {
+            forward,
+            counters: Arc::default(),
+            standing: Mutex::new(Standing::Pending),
+            changed,
+        }
+    }
+
+    /// Where it listens by the configuration.
+    pub(super) fn listen(&self) -> &Listen {
+        match &self.forward {
+            Forward::Local { listen, .. }
+            | Forward::Remote { listen, .. }
+            | Forward::Dynamic { listen } => listen,
+        }
+    }
+
+    /// Whether it listens at the far side.
+    pub(super) fn is_remote(&self) -> bool {
+        matches!(self.forward, Forward::Remote { .. })
+    }
+
+    /// Where it got to listen; none while it does not stand.
+    pub(super) fn place(&self) -> Option<Place> {
+        match &*self.standing() {
+            Standing::Listening(place) => Some(place.clone()),
+            Standing::Pending | Standing::Failed(..) => None,
+        }
+    }
+
+    /// Why it does not stand, if it was tried.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        match &*self.standing() {
+            Standing::Failed(failure, _) => Some(failure.clone()),
+            Standing::Pending | Standing::Listening(_) => None,
+        }
+    }
+
+    /// It stands now.
+    pub(super) fn listens(&self, place: Place) {
+        self.set(Standing::Listening(place));
+    }
+
+    /// It could not be had.
+    pub(super) fn fails(&self, failure: Failure) {
+        {
+            let standing = self.standing();
+            // The time of a failure is that of its first; a retry that fails alike changes nothing.
+            if matches!(&*standing, Standing::Failed(before, _) if *before == failure) {
+                return;
+            }
+        }
+        self.set(Standing::Failed(failure, Timestamp::now()));
+    }
+
+    /// It waits to be asked for.
+    pub(super) fn waits(&self) {
+        if !matches!(&*self.standing(), Standing::Pending) {
+            self.set(Standing::Pending);
+        }
+    }
+
+    fn set(&self, standing: Standing) {
+        *self.standing() = standing;
+        self.changed.notify_one();
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All of it, as it is told.
+    pub(super) fn status(&self) -> ForwardStatus {
+        let (kind, to) = match &self.forward {
+            Forward::Local { to, .. } => (ForwardKind::Local, Some(to)),
+            Forward::Remote { to, .. } => (ForwardKind::Remote, to.as_ref()),
+            Forward::Dynamic { .. } => (ForwardKind::Dynamic, None),
+        };
+        let mut listen = self.listen().to_string();
+        let mut exposed = is_exposed(self.listen());
+        let mut error = None;
+        let state = match &*self.standing() {
+            Standing::Pending => ForwardState::Pending,
+            Standing::Listening(place) => {
+                listen.clone_from(&place.listen);
+                exposed = place.exposed;
+                ForwardState::Listening
+            }
+            Standing::Failed(failure, at) => {
+                error = Some(LastError {
+                    kind: failure.kind.as_str().to_owned(),
+                    message: failure.message.clone(),
+                    hint: failure.hint.clone(),
+                    at: *at,
+                });
+                ForwardState::Failed
+            }
+        };
+        ForwardStatus {
+            kind,
+            listen,
+            to: to.map(Endpoint::to_string),
+            state,
+            error,
+            exposed,
+            connections: self.counters.connections.load(Relaxed),
+            held: self.counters.held.load(Relaxed),
+            total: self.counters.total.load(Relaxed),
+            bytes_in: self.counters.bytes_in.load(Relaxed),
+            bytes_out: self.counters.bytes_out.load(Relaxed),
+        }
+    }
+}
+
+/// Whether other machines reach a listener that is made as this says, as far as the words tell.
+pub(super) fn is_exposed(listen: &Listen) -> bool {
+    match listen {
+        Listen::Unix(_)
+        | Listen::Tcp {
+            bind: Bind::Loopback,
+            ..
+        } => false,
+        Listen::Tcp {
+            bind: Bind::Any, ..
+        } => true,
+        Listen::Tcp {
+            bind: Bind::Host(host),
+            ..
+        } => match host.parse::<IpAddr>() {
+            Ok(ip) => !ip.is_loopback(),
+            Err(_) => !host.eq_ignore_ascii_case("localhost"),
+        },
+    }
+}

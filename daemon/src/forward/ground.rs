@@ -1,0 +1,111 @@
+//! What all connections of one tunnel stand on: the session of the moment, the limits, the tasks.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use super::Options;
+use super::facts::Facts;
+use super::link::Link;
+use super::waiting::WaitingRoom;
+
+/// The most connections of one tunnel.
+pub(super) const CONNECTIONS: usize = 1024;
+/// The most of them that wait for the session.
+pub(super) const HELD: usize = 256;
+/// The most of them that have not said yet where they want to go.
+pub(super) const GREETERS: usize = 256;
+/// The most frequent line about one trouble.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// The ground of one tunnel.
+pub(super) struct Ground<L> {
+    /// The tunnel's name.
+    pub(super) tunnel: String,
+    /// How forwards behave now.
+    pub(super) options: watch::Sender<Options>,
+    /// The session of the moment.
+    pub(super) link: watch::Sender<Option<L>>,
+    /// The remote forwards, for the connections that the far side opens.
+    pub(super) remotes: watch::Sender<Vec<Arc<Facts>>>,
+    /// Who waits for the session.
+    pub(super) held: WaitingRoom,
+    /// Who has not said yet where to go.
+    pub(super) greeters: WaitingRoom,
+    /// Every task of the tunnel's bytes.
+    pub(super) tasks: TaskTracker,
+    /// Ends them all at once.
+    pub(super) kill: CancellationToken,
+    /// Told whenever what is shown differs.
+    pub(super) changed: Arc<Notify>,
+    places: Arc<Semaphore>,
+    // A std mutex: nothing is awaited while it is held.
+    last_line: Mutex<Option<Instant>>,
+}
+
+impl<L: Link> Ground<L> {
+    pub(super) fn new(tunnel: &str, options: Options, changed: Arc<Notify>) -> Self {
+        Self {
+            tunnel: tunnel.to_owned(),
+            options: watch::Sender::new(options),
+            link: watch::Sender::new(None),
+            remotes: watch::Sender::new(Vec::new()),
+            held: WaitingRoom::new(HELD),
+            greeters: WaitingRoom::new(GREETERS),
+            tasks: TaskTracker::new(),
+            kill: CancellationToken::new(),
+            changed,
+            places: Arc::new(Semaphore::new(CONNECTIONS)),
+            last_line: Mutex::new(None),
+        }
+    }
+
+    /// A place for one more connection; none when all are taken.
+    pub(super) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    /// The session, if one stands.
+    pub(super) fn live(&self) -> Option<L> {
+        self.link
+            .borrow()
+            .as_ref()
+            .filter(|link| !link.is_closed())
+            .cloned()
+    }
+
+    /// Runs one connection's task: it ends with the tunnel, and its panic is its own.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let kill = self.kill.clone();
+        let tunnel = self.tunnel.clone();
+        self.tasks.spawn(async move {
+            let run = kill.run_until_cancelled_owned(AssertUnwindSafe(task).catch_unwind());
+            if let Some(Err(_)) = run.await {
+                warn!(
+                    tunnel,
+                    "a connection's task panicked; its connection is reset"
+                );
+            }
+        });
+    }
+
+    /// Warns, at most once in a while.
+    pub(super) fn complain(&self, what: &str) {
+        let mut last = self
+            .last_line
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if last.is_none_or(|last| now.duration_since(last) >= QUIET) {
+            *last = Some(now);
+            warn!(tunnel = self.tunnel, "{what}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Keeps a new connection waiting while its session is away, and opens its channel as soon as one stands.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::facts::Facts;
+use super::ground::Ground;
+use super::link::{Link, Target};
+use super::socket::Socket;
+use crate::session::OpenError;
+
+/// A connection that goes on.
+pub(super) struct Opened<L: Link> {
+    /// The session that carries it.
+    pub(super) link: L,
+    /// Its far end.
+    pub(super) channel: L::Channel,
+}
+
+/// Why a connection does not go on.
+#[derive(Debug)]
+pub(super) enum NotOpened {
+    /// The far side said no, or nothing.
+    Refused(OpenError),
+    /// No session came in time.
+    HoldOver,
+    /// The client went away.
+    ClientGone,
+    /// Too many newer ones wait too.
+    Ousted,
+}
+
+/// Opens a channel to the target for the connection at `near`, over the session of the moment or the next one that comes
+/// within the hold time. Only time without a session counts.
+pub(super) async fn open<L: Link>(
+    ground: &Ground<L>,
+    facts: &Facts,
+    near: &Socket,
+    target: &Target,
+) -> Result<Opened<L>, NotOpened> {
+    let mut left = ground.options.borrow().hold;
+    loop {
+        let link = match ground.live() {
+            Some(link) => link,
+            None => wait(ground, facts, near, &mut left).await?,
+        };
+        let opened = tokio::select! {
+            biased;
+            opened = link.open(target, near.peer()) => opened,
+            () = near.failed() => return Err(NotOpened::ClientGone),
+        };
+        match opened {
+            Ok(channel) => return Ok(Opened { link, channel }),
+            // It is on its way out; the word of its end may come a moment later.
+            Err(OpenError::SessionLost(_)) => link.closed().await,
+            Err(error) => return Err(NotOpened::Refused(error)),
+        }
+    }
+}
+
+async fn wait<L: Link>(
+    ground: &Ground<L>,
+    facts: &Facts,
+    near: &Socket,
+    left: &mut Duration,
+) -> Result<L, NotOpened> {
+    if left.is_zero() {
+        return Err(NotOpened::HoldOver);
+    }
+    let seat = ground.held.enter();
+    let _held = facts.counters.hold();
+    ground.changed.notify_one();
+    let since = Instant::now();
+    let mut link = ground.link.subscribe();
+    let live = async {
+        let found = link.wait_for(|link| link.as_ref().is_some_and(|link| !link.is_closed()));
+        found.await.ok().and_then(|link| link.clone())
+    };
+    let result = tokio::select! {
+        biased;
+        () = seat.ousted() => Err(NotOpened::Ousted),
+        found = timeout(*left, live) => match found {
+            Ok(Some(link)) => Ok(link),
+            Ok(None) | Err(_) => Err(NotOpened::HoldOver),
+        },
+        () = near.gone() => Err(NotOpened::ClientGone),
+    };
+    *left = left.saturating_sub(since.elapsed());
+    result
+}

@@ -1,0 +1,188 @@
+//! What the bytes need of a session, so that they can be tried without SSH.
+//! `session::Session` is the one that runs; the tests have one in memory.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::addr::{Endpoint, Listen};
+use crate::failure::Failure;
+use crate::session::{self, OpenError, Session};
+
+/// Where a connection leads at the far end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A port on a host; the name as bytes, for a client of SOCKS may send any.
+    Tcp {
+        /// The name or address.
+        host: Vec<u8>,
+        /// The port.
+        port: u16,
+    },
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl From<&Endpoint> for Target {
+    fn from(endpoint: &Endpoint) -> Self {
+        match endpoint {
+            Endpoint::Tcp(tcp) => Self::Tcp {
+                host: tcp.host.clone().into_bytes(),
+                port: tcp.port,
+            },
+            Endpoint::Unix(path) => Self::Unix(path.clone()),
+        }
+    }
+}
+
+/// A live session, as far as bytes go. Clones are handles to the same one.
+pub trait Link: Clone + Send + Sync + 'static {
+    /// A connection over it.
+    type Channel: Far;
+    /// A connection that the far side opened.
+    type Incoming: Arrival<Channel = Self::Channel>;
+
+    /// Opens a connection from the far end to the target.
+    fn open(
+        &self,
+        target: &Target,
+        originator: Option<SocketAddr>,
+    ) -> impl Future<Output = Result<Self::Channel, OpenError>> + Send;
+    /// Asks the far side to listen; the port really bound.
+    fn request_forward(&self, listen: &Listen)
+    -> impl Future<Output = Result<u16, Failure>> + Send;
+    /// Asks the far side to listen no more.
+    fn cancel_forward(&self, listen: &Listen) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Waits until it has ended.
+    fn closed(&self) -> impl Future<Output = ()> + Send;
+    /// Whether it has ended.
+    fn is_closed(&self) -> bool;
+}
+
+/// A connection that the far side opened, not yet taken. Dropping it refuses it.
+pub trait Arrival: Send + 'static {
+    /// What it becomes.
+    type Channel;
+    /// The forward, as it was asked for.
+    fn listen(&self) -> &Listen;
+    /// The port that the far side bound for it.
+    fn port(&self) -> u16;
+    /// Takes it.
+    fn accept(self) -> impl Future<Output = io::Result<Self::Channel>> + Send;
+    /// Refuses it.
+    fn refuse(self, why: &str) -> impl Future<Output = ()> + Send;
+}
+
+/// The far end of a connection; [`session::Channel`] says how its ends are told apart.
+pub trait Far: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Its reading half.
+    type Reader: FarReader;
+    /// Its writing half.
+    type Writer: FarWriter;
+    /// Both, each ending alone.
+    fn split(self) -> (Self::Reader, Self::Writer);
+}
+
+/// Reads from the far end.
+pub trait FarReader: Send {
+    /// The next bytes; none after the far side's EOF.
+    fn next(&mut self) -> impl Future<Output = io::Result<Option<Bytes>>> + Send;
+}
+
+/// Writes to the far end.
+pub trait FarWriter: AsyncWrite + Unpin + Send {
+    /// Waits until the far side takes no more.
+    fn closed(&self) -> impl Future<Output = ()> + Send;
+}
+
+impl Link for Session {
+    type Channel = session::Channel;
+    type Incoming = session::Incoming;
+
+    async fn open(
+        &self,
+        target: &Target,
+        originator: Option<SocketAddr>,
+    ) -> Result<session::Channel, OpenError> {
+        let untellable = |what: &str| OpenError::Refused {
+            code: 2,
+            text: format!("{what} is not valid UTF-8"),
+        };
+        match target {
+            Target::Tcp { host, port } => {
+                let host = std::str::from_utf8(host).map_err(|_| untellable("the host's name"))?;
+                self.open_direct_tcpip(host, *port, originator).await
+            }
+            Target::Unix(path) => {
+                let path = path
+                    .to_str()
+                    .ok_or_else(|| untellable("the socket's path"))?;
+                self.open_direct_streamlocal(path).await
+            }
+        }
+    }
+
+    async fn request_forward(&self, listen: &Listen) -> Result<u16, Failure> {
+        Session::request_forward(self, listen).await
+    }
+
+    async fn cancel_forward(&self, listen: &Listen) -> Result<(), Failure> {
+        Session::cancel_forward(self, listen).await
+    }
+
+    async fn closed(&self) {
+        Session::closed(self).await;
+    }
+
+    fn is_closed(&self) -> bool {
+        Session::is_closed(self)
+    }
+}
+
+impl Arrival for session::Incoming {
+    type Channel = session::Channel;
+
+    fn listen(&self) -> &Listen {
+        &self.listen
+    }
+
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    async fn accept(self) -> io::Result<session::Channel> {
+        self.channel.accept().await
+    }
+
+    async fn refuse(self, why: &str) {
+        self.channel.refuse(why).await;
+    }
+}
+
+impl Far for session::Channel {
+    type Reader = session::ChannelReader;
+    type Writer = session::ChannelWriter;
+
+    fn split(self) -> (Self::Reader, Self::Writer) {
+        session::Channel::split(self)
+    }
+}
+
+impl FarReader for session::ChannelReader {
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        session::ChannelReader::next(self).await
+    }
+}
+
+impl FarWriter for session::ChannelWriter {
+    async fn closed(&self) {
+        session::ChannelWriter::closed(self).await;
+    }
+}
+
+/// A near end that is itself a stream, whatever its kind: what a handshake is spoken over.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}

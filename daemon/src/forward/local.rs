@@ -1,0 +1,189 @@
+//! Listens on this side and brings each connection to the far one: `ssh -L`, and the first half of `ssh -D`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::descriptors::{self, Spare};
+use super::dynamic;
+use super::facts::Facts;
+use super::ground::{CONNECTIONS, Ground};
+use super::hold::{self, NotOpened, Opened};
+use super::link::{Link, Target};
+use super::listener::Listener;
+use super::pump::{Ending, Pump};
+use super::socket::Socket;
+use crate::config::model::Forward;
+
+/// How long after each failure an address or a remote forward is tried again; the last for ever.
+pub(super) const RETRIES: [Duration; 5] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(15),
+];
+/// A pause after an accept that failed for a reason that may last.
+const BREATH: Duration = Duration::from_millis(50);
+
+/// The delays between tries.
+pub(super) fn retries() -> impl Iterator<Item = Duration> {
+    let last = RETRIES.last().copied().unwrap_or_default();
+    RETRIES.into_iter().chain(std::iter::repeat(last))
+}
+
+/// Takes the forward's address, and writes down how that went.
+pub(super) async fn bind<L: Link>(ground: &Ground<L>, facts: &Facts) -> Option<Listener> {
+    let options = ground.options.borrow().clone();
+    match Listener::bind(&ground.tunnel, facts.listen(), &options).await {
+        Ok(listener) => {
+            let place = listener.place().clone();
+            info!(tunnel = ground.tunnel, listen = place.listen, "listening");
+            if place.exposed {
+                warn!(
+                    tunnel = ground.tunnel,
+                    listen = place.listen,
+                    "EXPOSED: other machines can reach this forward"
+                );
+            }
+            facts.listens(place);
+            Some(listener)
+        }
+        Err(failure) => {
+            // The same trouble again is no news.
+            if facts.failure().as_ref() != Some(&failure) {
+                warn!(tunnel = ground.tunnel, "{failure}; trying again");
+            }
+            facts.fails(failure);
+            None
+        }
+    }
+}
+
+/// Serves one forward until it is cancelled: goes on trying for its address, then takes connections.
+/// Its end gives the address up.
+pub(super) async fn serve<L: Link>(
+    ground: Arc<Ground<L>>,
+    facts: Arc<Facts>,
+    first: Option<Listener>,
+    cancel: CancellationToken,
+) {
+    let bound = async {
+        if first.is_some() {
+            return first;
+        }
+        for delay in retries() {
+            tokio::time::sleep(delay).await;
+            let listener = bind(&ground, &facts).await;
+            if listener.is_some() {
+                return listener;
+            }
+        }
+        None
+    };
+    let Some(Some(listener)) = cancel.run_until_cancelled(bound).await else {
+        return;
+    };
+    let mut spare = Spare::new();
+    while let Some(accepted) = cancel.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok(socket) => admit(&ground, &facts, &cancel, socket),
+            Err(error) if descriptors::is_exhausted(&error) => {
+                ground.complain("no file descriptors are left: new connections are closed; raise the limit (ulimit -n, LimitNOFILE=)");
+                if !spare.lend(|| listener.accept_now()) {
+                    let _ = cancel.run_until_cancelled(tokio::time::sleep(BREATH)).await;
+                }
+            }
+            // The client's own undoing, between its knock and our accept.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                ground.complain(&format!(
+                    "cannot accept a connection on {}: {error}",
+                    facts.listen()
+                ));
+                let _ = cancel.run_until_cancelled(tokio::time::sleep(BREATH)).await;
+            }
+        }
+    }
+}
+
+/// Lets a connection in, where there is room for it; else it is reset at once.
+fn admit<L: Link>(
+    ground: &Arc<Ground<L>>,
+    facts: &Arc<Facts>,
+    cancel: &CancellationToken,
+    socket: Socket,
+) {
+    if descriptors::is_reserved(&socket) {
+        ground.complain("few file descriptors are left: new connections are closed; raise the limit (ulimit -n, LimitNOFILE=)");
+        return;
+    }
+    let Some(place) = ground.place() else {
+        ground.complain(&format!(
+            "more than {CONNECTIONS} connections: new ones are closed"
+        ));
+        return;
+    };
+    let counted = facts.counters.connection();
+    let (ground_, facts, cancel) = (Arc::clone(ground), Arc::clone(facts), cancel.clone());
+    ground.spawn(async move {
+        let _kept = (place, counted);
+        match &facts.forward {
+            Forward::Dynamic { .. } => dynamic::serve(&ground_, &facts, &cancel, socket).await,
+            Forward::Local { to, .. } => {
+                carry(&ground_, &facts, &cancel, socket, &Target::from(to)).await;
+            }
+            Forward::Remote { .. } => {}
+        }
+    });
+}
+
+async fn carry<L: Link>(
+    ground: &Ground<L>,
+    facts: &Facts,
+    cancel: &CancellationToken,
+    near: Socket,
+    target: &Target,
+) {
+    let opened = cancel.run_until_cancelled(hold::open(ground, facts, &near, target));
+    match opened.await {
+        Some(Ok(opened)) => pump(facts, near, opened, Vec::new()).await,
+        Some(Err(why)) => tell(ground, facts, &why),
+        None => {}
+    }
+}
+
+/// Carries an opened connection to its end.
+pub(super) async fn pump<L: Link>(
+    facts: &Facts,
+    near: Socket,
+    opened: Opened<L>,
+    first_out: Vec<u8>,
+) {
+    let pump = Pump {
+        near: &near,
+        far: opened.channel,
+        link: &opened.link,
+        first_out,
+        first_in: Vec::new(),
+        counters: &facts.counters,
+    };
+    if pump.run().await == Ending::InOrder {
+        near.close();
+    }
+}
+
+/// Says in the log why a connection is not carried.
+pub(super) fn tell<L: Link>(ground: &Ground<L>, facts: &Facts, why: &NotOpened) {
+    let (tunnel, listen) = (&ground.tunnel, facts.listen());
+    match why {
+        NotOpened::Refused(error) => info!(tunnel, %listen, "a connection is reset: {error}"),
+        NotOpened::HoldOver => {
+            debug!(tunnel, %listen, "a connection is reset: no session within the hold time")
+        }
+        NotOpened::ClientGone => debug!(tunnel, %listen, "a waiting client went away"),
+        NotOpened::Ousted => debug!(tunnel, %listen, "a connection is reset: too many wait"),
+    }
+}
