@@ -3,10 +3,13 @@
 
 pub mod addr;
 pub mod config;
+pub mod desired;
 pub mod duration;
 pub mod failure;
 pub mod forward;
+pub mod log;
 pub mod pattern;
+pub mod platform;
 pub mod prompt;
 pub mod proxy;
 pub mod session;

@@ -12,11 +12,11 @@ use crate::place::{Env, PlaceError};
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
-pub use unix::{Listener, Stream, connect, listen};
+pub use unix::{Hangup, Listener, Stream, connect, listen};
 #[cfg(windows)]
 mod windows;
 #[cfg(windows)]
-pub use windows::{Listener, Stream, connect, listen};
+pub use windows::{Hangup, Listener, Stream, connect, listen};
 
 /// Where a daemon listens.
 #[derive(Debug, Clone, PartialEq, Eq)]

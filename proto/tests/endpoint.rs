@@ -234,3 +234,18 @@ async fn the_drop_of_a_displaced_listener_leaves_its_successor() {
     assert!(endpoint.path().exists());
     drop(other);
 }
+
+#[tokio::test]
+async fn a_close_of_both_ways_is_seen_and_a_half_close_is_none() {
+    let dir = TempDir::new().unwrap();
+    let endpoint = at(&dir);
+    let listener = listen(&endpoint).unwrap();
+    let mut client = connect(&endpoint).await.unwrap();
+    let server = listener.accept().await.unwrap();
+    let eye = server.hangup().unwrap();
+    assert!(!eye.is_hung_up());
+    client.shutdown().await.unwrap();
+    assert!(!eye.is_hung_up());
+    drop(client);
+    assert!(eye.is_hung_up());
+}

@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use interprocess::os::unix::local_socket::FilesystemUdSocket;
 #[cfg(target_os = "linux")]
 use interprocess::os::unix::local_socket::ListenerOptionsExt as _;
 use interprocess::os::unix::uds_local_socket::tokio::Listener as Inner;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
@@ -107,9 +109,31 @@ impl Stream {
         })
     }
 
+    /// An eye on the other end's close.
+    ///
+    /// # Errors
+    /// Where no file descriptor is left.
+    pub fn hangup(&self) -> io::Result<Hangup> {
+        self.0.as_fd().try_clone_to_owned().map(Hangup)
+    }
+
     fn foreign(&self) -> io::Result<Option<u32>> {
         let uid = self.0.peer_cred()?.uid();
         Ok((uid != euid() && uid != 0).then_some(uid))
+    }
+}
+
+/// Sees whether the other end has closed a connection both ways, while nobody reads from it.
+#[derive(Debug)]
+pub struct Hangup(OwnedFd);
+
+impl Hangup {
+    /// Whether it has. The end of its requests alone is no hang-up: it may still read.
+    pub fn is_hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(&self.0, PollFlags::empty())];
+        let looked = rustix::event::poll(&mut fds, Some(&Timespec::default()));
+        let gone = PollFlags::HUP | PollFlags::ERR;
+        looked.is_ok() && fds.iter().any(|fd| fd.revents().intersects(gone))
     }
 }
 

@@ -86,6 +86,25 @@ impl Stream {
             pid: self.0.peer_creds()?.pid(),
         })
     }
+
+    /// An eye on the other end's close.
+    ///
+    /// # Errors
+    /// None here.
+    pub fn hangup(&self) -> io::Result<Hangup> {
+        Ok(Hangup(()))
+    }
+}
+
+/// Sees whether the other end has closed a connection; a pipe tells that only to who reads or writes.
+#[derive(Debug)]
+pub struct Hangup(());
+
+impl Hangup {
+    /// Whether it has.
+    pub fn is_hung_up(&self) -> bool {
+        false
+    }
 }
 
 impl AsyncRead for Stream {
