@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use tokio::sync::Notify;
+
 /// The figures of one forward.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -23,37 +25,35 @@ impl Counters {
     pub(super) fn add_out(&self, bytes: usize) {
         self.bytes_out.fetch_add(bytes as u64, Relaxed);
     }
-
-    /// Counts a connection as open until the guard goes.
-    pub(super) fn connection(self: &Arc<Self>) -> Counted {
-        self.total.fetch_add(1, Relaxed);
-        Counted::new(self, |counters| &counters.connections)
-    }
-
-    /// Counts a connection as held until the guard goes.
-    pub(super) fn hold(self: &Arc<Self>) -> Counted {
-        Counted::new(self, |counters| &counters.held)
-    }
 }
 
-/// One more in a figure, while it lives.
+/// One more in a figure, while it lives. The last one to go tells.
 pub(super) struct Counted {
     counters: Arc<Counters>,
     figure: fn(&Counters) -> &AtomicU64,
+    changed: Arc<Notify>,
 }
 
 impl Counted {
-    fn new(counters: &Arc<Counters>, figure: fn(&Counters) -> &AtomicU64) -> Self {
+    /// Counts one.
+    pub(super) fn new(
+        counters: &Arc<Counters>,
+        figure: fn(&Counters) -> &AtomicU64,
+        changed: &Arc<Notify>,
+    ) -> Self {
         figure(counters).fetch_add(1, Relaxed);
         Self {
             counters: Arc::clone(counters),
             figure,
+            changed: Arc::clone(changed),
         }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        (self.figure)(&self.counters).fetch_sub(1, Relaxed);
+        if (self.figure)(&self.counters).fetch_sub(1, Relaxed) == 1 {
+            self.changed.notify_one();
+        }
     }
 }

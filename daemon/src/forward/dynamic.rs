@@ -92,12 +92,10 @@ pub(super) async fn serve<L: Link>(
     let opened = cancel.run_until_cancelled(hold::open(ground, facts, &near, &target));
     match opened.await {
         Some(Ok(opened)) => {
-            if near
-                .write_all(&request.answer(Reply::Granted))
-                .await
-                .is_ok()
-            {
-                local::pump(facts, near, opened, payload).await;
+            let granted = request.answer(Reply::Granted);
+            match near.write_all(&granted).await {
+                Ok(()) => local::pump(facts, near, opened, payload).await,
+                Err(_) => local::tell(ground, facts, &NotOpened::ClientGone),
             }
         }
         Some(Err(why)) => {

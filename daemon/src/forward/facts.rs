@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tunneld_proto::status::{ForwardKind, ForwardState, ForwardStatus, LastError};
 
-use super::counters::Counters;
+use super::counters::{Counted, Counters};
 use crate::addr::{Bind, Endpoint, Listen};
 use crate::config::model::Forward;
 use crate::failure::Failure;
@@ -80,6 +80,23 @@ impl Facts {
             Standing::Failed(failure, _) => Some(failure.clone()),
             Standing::Pending | Standing::Listening(_) => None,
         }
+    }
+
+    /// Counts a connection as open until the guard goes.
+    pub(super) fn connection(&self) -> Counted {
+        self.counters.total.fetch_add(1, Relaxed);
+        Counted::new(
+            &self.counters,
+            |counters| &counters.connections,
+            &self.changed,
+        )
+    }
+
+    /// Counts a connection as held until the guard goes, and tells it.
+    pub(super) fn hold(&self) -> Counted {
+        let counted = Counted::new(&self.counters, |counters| &counters.held, &self.changed);
+        self.changed.notify_one();
+        counted
     }
 
     /// It stands now.

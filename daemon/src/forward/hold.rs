@@ -69,8 +69,7 @@ async fn wait<L: Link>(
         return Err(NotOpened::HoldOver);
     }
     let seat = ground.held.enter();
-    let _held = facts.counters.hold();
-    ground.changed.notify_one();
+    let _held = facts.hold();
     let since = Instant::now();
     let mut link = ground.link.subscribe();
     let live = async {

@@ -126,7 +126,7 @@ fn admit<L: Link>(
         ));
         return;
     };
-    let counted = facts.counters.connection();
+    let counted = facts.connection();
     let (ground_, facts, cancel) = (Arc::clone(ground), Arc::clone(facts), cancel.clone());
     ground.spawn(async move {
         let _kept = (place, counted);

@@ -8,6 +8,8 @@ mod descriptors;
 mod dial;
 mod dynamic;
 mod facts;
+#[cfg(test)]
+mod fake;
 mod ground;
 mod hold;
 mod holder;
@@ -17,6 +19,8 @@ mod local;
 mod pump;
 mod remote;
 mod socket;
+#[cfg(test)]
+mod tests;
 #[cfg(unix)]
 mod unix_socket;
 mod waiting;
@@ -92,8 +96,8 @@ impl Entry {
 }
 
 impl<L: Link> Forwards<L> {
-    /// None yet. `changed` is notified whenever a forward's state, address or error differs, and when a connection begins
-    /// to wait for the session.
+    /// None yet. `changed` is notified whenever a forward's state, address or error differs, when a connection begins
+    /// to wait for the session, and when the last one of a forward ends.
     pub fn new(tunnel: &str, changed: Arc<Notify>) -> Self {
         let options = Options {
             hold: Duration::ZERO,

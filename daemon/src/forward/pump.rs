@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
+use tokio::task::consume_budget;
 use tokio::time::{Instant, sleep_until};
 
 use super::buffer::Buffer;
@@ -136,6 +137,8 @@ async fn inward<R: FarReader>(
                     return Inward::NearBroke;
                 }
                 counters.add_in(bytes.len());
+                // A stream that never waits leaves the others their turn.
+                consume_budget().await;
             }
             // A near end that is gone already shows as such in the other direction.
             Ok(None) => {
@@ -184,6 +187,7 @@ async fn outward<W: FarWriter>(
                         return Outward::NotTaken;
                     }
                     counters.add_out(read);
+                    consume_budget().await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -177,7 +177,7 @@ pub(super) async fn take<L: Link>(
             ));
             continue;
         };
-        let counted = facts.counters.connection();
+        let counted = facts.connection();
         let (ground_, link) = (Arc::clone(&ground), link.clone());
         ground.spawn(async move {
             let _kept = (place, counted);

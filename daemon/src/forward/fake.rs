@@ -1,0 +1,408 @@
+//! A session in memory: the test is the far side. Channels have a window of four messages.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, PollSender, WaitForCancellationFutureOwned};
+
+use super::link::{Arrival, Far, FarReader, FarWriter, Link, Target};
+use crate::addr::Listen;
+use crate::failure::{Failure, FailureKind};
+use crate::session::OpenError;
+
+const WINDOW: usize = 4;
+
+/// A session, as the code under test has it.
+#[derive(Clone)]
+pub(super) struct FakeLink {
+    lost: CancellationToken,
+    opens: mpsc::UnboundedSender<Open>,
+    asks: mpsc::UnboundedSender<Ask>,
+}
+
+/// The far side of it, as the test has it.
+pub(super) struct Server {
+    pub(super) lost: CancellationToken,
+    pub(super) opens: mpsc::UnboundedReceiver<Open>,
+    pub(super) asks: mpsc::UnboundedReceiver<Ask>,
+    pub(super) incoming: mpsc::Sender<FakeIncoming>,
+}
+
+/// A connection that is to be opened.
+pub(super) struct Open {
+    pub(super) target: Target,
+    pub(super) originator: Option<SocketAddr>,
+    lost: CancellationToken,
+    answer: oneshot::Sender<Result<FakeChannel, OpenError>>,
+}
+
+/// A global request.
+pub(super) enum Ask {
+    Listen(Listen, oneshot::Sender<Option<u16>>),
+    Cancel(Listen),
+}
+
+/// A new session, its incoming queue, and its far side.
+pub(super) fn session() -> (FakeLink, mpsc::Receiver<FakeIncoming>, Server) {
+    let lost = CancellationToken::new();
+    let (opens, opens_rx) = mpsc::unbounded_channel();
+    let (asks, asks_rx) = mpsc::unbounded_channel();
+    let (incoming, incoming_rx) = mpsc::channel(16);
+    let link = FakeLink {
+        lost: lost.clone(),
+        opens,
+        asks,
+    };
+    let server = Server {
+        lost,
+        opens: opens_rx,
+        asks: asks_rx,
+        incoming,
+    };
+    (link, incoming_rx, server)
+}
+
+impl Open {
+    /// Opens it.
+    pub(super) fn accept(self) -> Peer {
+        let (channel, peer) = channel(self.lost);
+        assert!(self.answer.send(Ok(channel)).is_ok(), "nobody waits");
+        peer
+    }
+
+    /// Refuses it.
+    pub(super) fn refuse(self, code: u32, text: &str) {
+        let text = text.to_owned();
+        let _ = self.answer.send(Err(OpenError::Refused { code, text }));
+    }
+}
+
+impl Link for FakeLink {
+    type Channel = FakeChannel;
+    type Incoming = FakeIncoming;
+
+    async fn open(
+        &self,
+        target: &Target,
+        originator: Option<SocketAddr>,
+    ) -> Result<FakeChannel, OpenError> {
+        let (answer, answered) = oneshot::channel();
+        let open = Open {
+            target: target.clone(),
+            originator,
+            lost: self.lost.clone(),
+            answer,
+        };
+        let lost = || OpenError::SessionLost("lost".to_owned());
+        self.opens.send(open).map_err(|_| lost())?;
+        tokio::select! {
+            answer = answered => answer.unwrap_or_else(|_| Err(lost())),
+            () = self.lost.cancelled() => Err(lost()),
+        }
+    }
+
+    async fn request_forward(&self, listen: &Listen) -> Result<u16, Failure> {
+        let refused = || Failure::new(FailureKind::RemoteForwardRefused, "the port is taken");
+        let (answer, answered) = oneshot::channel();
+        let ask = Ask::Listen(listen.clone(), answer);
+        self.asks.send(ask).map_err(|_| refused())?;
+        answered.await.ok().flatten().ok_or_else(refused)
+    }
+
+    async fn cancel_forward(&self, listen: &Listen) -> Result<(), Failure> {
+        let _ = self.asks.send(Ask::Cancel(listen.clone()));
+        std::future::ready(Ok(())).await
+    }
+
+    async fn closed(&self) {
+        self.lost.cancelled().await;
+    }
+
+    fn is_closed(&self) -> bool {
+        self.lost.is_cancelled()
+    }
+}
+
+/// A connection that the test opened.
+pub(super) struct FakeIncoming {
+    listen: Listen,
+    port: u16,
+    channel: FakeChannel,
+    refused: oneshot::Sender<String>,
+}
+
+impl Server {
+    /// Opens a connection for a remote forward: its far end, and the reason if it is refused.
+    pub(super) async fn connect(
+        &self,
+        listen: Listen,
+        port: u16,
+    ) -> (Peer, oneshot::Receiver<String>) {
+        let (channel, peer) = channel(self.lost.clone());
+        let (refused, why) = oneshot::channel();
+        let arrival = FakeIncoming {
+            listen,
+            port,
+            channel,
+            refused,
+        };
+        assert!(self.incoming.send(arrival).await.is_ok(), "nobody takes it");
+        (peer, why)
+    }
+
+    /// The next connection to open.
+    pub(super) async fn opened(&mut self) -> Open {
+        self.opens.recv().await.expect("the session is held")
+    }
+
+    /// Grants or refuses the next forward that is asked for.
+    pub(super) async fn answer(&mut self, port: Option<u16>) -> Listen {
+        match self.asks.recv().await.expect("the session is held") {
+            Ask::Listen(listen, answer) => {
+                let _ = answer.send(port);
+                listen
+            }
+            Ask::Cancel(listen) => panic!("{listen} is given up"),
+        }
+    }
+}
+
+impl Arrival for FakeIncoming {
+    type Channel = FakeChannel;
+
+    fn listen(&self) -> &Listen {
+        &self.listen
+    }
+
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    async fn accept(self) -> io::Result<FakeChannel> {
+        std::future::ready(Ok(self.channel)).await
+    }
+
+    async fn refuse(self, why: &str) {
+        let _ = std::future::ready(self.refused.send(why.to_owned())).await;
+    }
+}
+
+/// A message of a channel.
+#[derive(Debug, PartialEq)]
+pub(super) enum Message {
+    Data(Bytes),
+    Eof,
+}
+
+/// One connection, as the code under test has it.
+pub(super) struct FakeChannel {
+    reader: FakeReader,
+    writer: FakeWriter,
+}
+
+pub(super) struct FakeReader {
+    from_far: mpsc::Receiver<Message>,
+    begun: Bytes,
+    ended: bool,
+    lost: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+pub(super) struct FakeWriter {
+    to_far: PollSender<Message>,
+    closed: CancellationToken,
+    lost: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// The far end of a connection; dropping it is its CLOSE.
+pub(super) struct Peer {
+    pub(super) send: mpsc::Sender<Message>,
+    pub(super) receive: mpsc::Receiver<Message>,
+    closed: CancellationToken,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.closed.cancel();
+    }
+}
+
+impl Peer {
+    /// Sends bytes.
+    pub(super) async fn say(&self, bytes: &[u8]) {
+        let message = Message::Data(Bytes::copy_from_slice(bytes));
+        self.send.send(message).await.expect("the channel is open");
+    }
+
+    /// Sends EOF.
+    pub(super) async fn eof(&self) {
+        self.send
+            .send(Message::Eof)
+            .await
+            .expect("the channel is open");
+    }
+
+    /// All bytes up to EOF; `Err` with them when CLOSE comes instead.
+    pub(super) async fn hear(&mut self) -> Result<Vec<u8>, Vec<u8>> {
+        let mut heard = Vec::new();
+        loop {
+            match self.receive.recv().await {
+                Some(Message::Data(bytes)) => heard.extend_from_slice(&bytes),
+                Some(Message::Eof) => return Ok(heard),
+                None => return Err(heard),
+            }
+        }
+    }
+
+    /// Exactly so many bytes.
+    pub(super) async fn hear_exactly(&mut self, count: usize) -> Vec<u8> {
+        let mut heard = Vec::new();
+        while heard.len() < count {
+            match self.receive.recv().await {
+                Some(Message::Data(bytes)) => heard.extend_from_slice(&bytes),
+                other => panic!("{other:?} after {heard:?}"),
+            }
+        }
+        assert_eq!(heard.len(), count, "{heard:?}");
+        heard
+    }
+}
+
+/// A connection, both ends.
+pub(super) fn channel(lost: CancellationToken) -> (FakeChannel, Peer) {
+    let (to_near, from_far) = mpsc::channel(WINDOW);
+    let (to_far, from_near) = mpsc::channel(WINDOW);
+    let closed = CancellationToken::new();
+    let reader = FakeReader {
+        from_far,
+        begun: Bytes::new(),
+        ended: false,
+        lost: Box::pin(lost.clone().cancelled_owned()),
+    };
+    let writer = FakeWriter {
+        to_far: PollSender::new(to_far),
+        closed: closed.clone(),
+        lost: Box::pin(lost.cancelled_owned()),
+    };
+    let peer = Peer {
+        send: to_near,
+        receive: from_near,
+        closed,
+    };
+    (FakeChannel { reader, writer }, peer)
+}
+
+impl FakeReader {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        if self.ended {
+            return Poll::Ready(Ok(None));
+        }
+        match self.from_far.poll_recv(cx) {
+            Poll::Ready(Some(Message::Data(bytes))) => Poll::Ready(Ok(Some(bytes))),
+            Poll::Ready(Some(Message::Eof)) => {
+                self.ended = true;
+                Poll::Ready(Ok(None))
+            }
+            Poll::Ready(None) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            Poll::Pending => {
+                ready!(self.lost.as_mut().poll(cx));
+                Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+            }
+        }
+    }
+}
+
+impl FarReader for FakeReader {
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        if !self.begun.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.begun)));
+        }
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+}
+
+impl FarWriter for FakeWriter {
+    async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+}
+
+impl Far for FakeChannel {
+    type Reader = FakeReader;
+    type Writer = FakeWriter;
+
+    fn split(self) -> (FakeReader, FakeWriter) {
+        (self.reader, self.writer)
+    }
+}
+
+impl FakeWriter {
+    fn poll_send(&mut self, cx: &mut Context<'_>, message: Message) -> Poll<io::Result<()>> {
+        if self.lost.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let broken = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        ready!(self.to_far.poll_reserve(cx)).map_err(broken)?;
+        Poll::Ready(self.to_far.send_item(message).map_err(broken))
+    }
+}
+
+impl AsyncWrite for FakeWriter {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let message = Message::Data(Bytes::copy_from_slice(bytes));
+        ready!(self.poll_send(cx, message))?;
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_send(cx, Message::Eof)
+    }
+}
+
+impl AsyncRead for FakeChannel {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.reader.begun.is_empty() {
+            match ready!(self.reader.poll_next(cx))? {
+                Some(bytes) => self.reader.begun = bytes,
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let count = buffer.remaining().min(self.reader.begun.len());
+        buffer.put_slice(&self.reader.begun.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for FakeChannel {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.writer).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,198 @@
+//! Bytes both ways, and every way to end.
+
+use super::*;
+
+#[tokio::test]
+async fn ten_megabytes_arrive_bit_exact_both_ways() {
+    let mut bench = Bench::new(&[local(0)]).await;
+    let mut server = bench.attach().await;
+    let (client, mut peer) = pair(&bench, &mut server).await;
+    let bytes = noise(10 << 20);
+    let (mut read, mut write) = client.into_split();
+    let upload = async {
+        write.write_all(&bytes).await.unwrap();
+        write.shutdown().await.unwrap();
+    };
+    let download = async {
+        let mut got = Vec::new();
+        read.read_to_end(&mut got).await.unwrap();
+        got
+    };
+    let send = peer.send.clone();
+    let far_sends = async {
+        for piece in bytes.chunks(32_000) {
+            let piece = bytes::Bytes::copy_from_slice(piece);
+            send.send(super::super::fake::Message::Data(piece))
+                .await
+                .unwrap();
+        }
+        send.send(super::super::fake::Message::Eof).await.unwrap();
+    };
+    let ((), got, (), heard) = tokio::join!(upload, download, far_sends, peer.hear());
+    assert!(got == bytes);
+    assert!(heard.unwrap() == bytes);
+    bench.until_quiet().await;
+    let status = bench.status(0);
+    assert_eq!((status.bytes_in, status.bytes_out), (10 << 20, 10 << 20));
+    assert_eq!((status.connections, status.total), (0, 1));
+}
+
+#[tokio::test]
+async fn the_client_may_end_first() {
+    let mut bench = Bench::new(&[local(0)]).await;
+    let mut server = bench.attach().await;
+    let (mut client, mut peer) = pair(&bench, &mut server).await;
+    write_all_and_finish(&mut client, b"question").await;
+    assert_eq!(peer.hear().await, Ok(b"question".to_vec()));
+    peer.say(&noise(300_000)).await;
+    peer.eof().await;
+    assert!(read_to_end(&mut client).await.unwrap() == noise(300_000));
+    assert_eq!(peer.hear().await, Err(vec![]), "CLOSE follows both EOFs");
+}
+
+#[tokio::test]
+async fn the_far_side_may_end_first() {
+    let mut bench = Bench::new(&[local(0)]).await;
+    let mut server = bench.attach().await;
+    let (mut client, mut peer) = pair(&bench, &mut server).await;
+    peer.say(b"banner").await;
+    peer.eof().await;
+    assert_eq!(read_to_end(&mut client).await.unwrap(), b"banner");
+    write_all_and_finish(&mut client, &noise(300_000)).await;
+    assert!(peer.hear().await.unwrap() == noise(300_000));
+}
+
+#[tokio::test]
+async fn a_clients_reset_closes_the_channel_without_eof() {
+    let mut bench = Bench::new(&[local(0)]).await;
+    let mut server = bench.attach().await;
+    let (client, mut peer) = pair(&bench, &mut server).await;
+    socket2::SockRef::from(&client)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(client);
+    assert_eq!(peer.hear().await, Err(vec![]));
+}
+
+#[tokio::test]
+async fn a_clients_reset_is_seen_while_the_far_side_takes_nothing() {
+    let mut bench = Bench::new(&[local(0)]).await;
+    let mut server = bench.attach().await;
+    let (client, peer) = pair(&bench, &mut server).await;
+    // More than window and socket buffers take: the pump waits for window.
+    while client.try_write(&[0; 65536]).is_ok() {}
+    socket2::SockRef::from(&client)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(client);
+    peer.send.closed().await;
+}
+
+#[tokio::test]
+async fn a_close_without_eof_is_a_reset() {
+    let mut bench = Bench::new(&[local(0)]).await;
+    let mut server = bench.attach().await;
+    let (mut client, peer) = pair(&bench, &mut server).await;
+    peer.say(b"half").await;
+    let mut half = [0; 4];
+    client.read_exact(&mut half).await.unwrap();
+    drop(peer);
+    assert_reset(&mut client).await;
+}
+
+#[tokio::test]
+async fn a_close_after_eof_ends_the_client_in_order() {
+    let mut bench = Bench::new(&[local(0)]).await;
+    let mut server = bench.attach().await;
+    let (mut client, peer) = pair(&bench, &mut server).await;
+    peer.say(b"all").await;
+    peer.eof().await;
+    drop(peer);
+    assert_eq!(read_to_end(&mut client).await.unwrap(), b"all");
+    bench.until_quiet().await;
+    // The connection is gone altogether, though the client never ended its half.
+    while client.write_all(b"x").await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_lost_session_resets_its_connections() {
+    let mut bench = Bench::new(&[local(0)]).await;
+    let mut server = bench.attach().await;
+    let (mut idle, _idle_peer) = pair(&bench, &mut server).await;
+    let (mut half_sent, half_peer) = pair(&bench, &mut server).await;
+    let (mut half_closed, mut half_closed_peer) = pair(&bench, &mut server).await;
+    half_peer.say(b"half").await;
+    half_sent.read_exact(&mut [0; 4]).await.unwrap();
+    half_closed.shutdown().await.unwrap();
+    assert_eq!(half_closed_peer.hear().await, Ok(vec![]));
+    server.lost.cancel();
+    for client in [&mut idle, &mut half_sent, &mut half_closed] {
+        assert_reset(client).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_reset_too_when_the_session_is_lost() {
+    let mut bench = Bench::new(&[local(0)]).await;
+    let mut server = bench.attach().await;
+    let (mut client, peer) = pair(&bench, &mut server).await;
+    let piece = bytes::Bytes::from(vec![0; 1 << 20]);
+    let data = || super::super::fake::Message::Data(piece.clone());
+    // Until nothing more is taken.
+    tokio::time::pause();
+    while tokio::time::timeout(Duration::from_millis(100), peer.send.send(data()))
+        .await
+        .is_ok()
+    {}
+    server.lost.cancel();
+    bench.until_quiet().await;
+    assert_reset(&mut client).await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_stalls_nobody_else() {
+    let mut bench = Bench::new(&[local(0)]).await;
+    let mut server = bench.attach().await;
+    let (_stalled, stalled_peer) = pair(&bench, &mut server).await;
+    while stalled_peer
+        .send
+        .try_send(super::super::fake::Message::Data(vec![0; 1 << 20].into()))
+        .is_ok()
+    {
+        tokio::task::yield_now().await;
+    }
+    let (mut client, mut peer) = pair(&bench, &mut server).await;
+    client.write_all(b"ping").await.unwrap();
+    assert_eq!(peer.hear_exactly(4).await, b"ping");
+    peer.say(b"pong").await;
+    let mut got = [0; 4];
+    client.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"pong");
+}
+
+#[tokio::test]
+async fn the_server_is_told_target_and_originator() {
+    let mut bench = Bench::new(&[local(0)]).await;
+    let mut server = bench.attach().await;
+    let client = bench.connect().await;
+    let open = server.opened().await;
+    assert_eq!(open.target, (&to("target", 80)).into());
+    assert_eq!(open.originator, client.local_addr().ok());
+}
+
+#[tokio::test]
+async fn a_refused_channel_is_a_reset_and_the_forward_stands() {
+    let mut bench = Bench::new(&[local(0)]).await;
+    let mut server = bench.attach().await;
+    let mut client = bench.connect().await;
+    server
+        .opened()
+        .await
+        .refuse(1, "administratively prohibited");
+    assert_reset(&mut client).await;
+    let (mut client, peer) = pair(&bench, &mut server).await;
+    peer.eof().await;
+    assert_eq!(read_to_end(&mut client).await.unwrap(), b"");
+}

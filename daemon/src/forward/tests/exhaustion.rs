@@ -1,0 +1,104 @@
+//! A process that has few file descriptors. It is a child of the test, for the limit is the whole process's.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+use tokio::task::JoinSet;
+
+use super::*;
+
+const LIMIT: u64 = 64;
+
+/// The child: one forward, every connection of which is opened and kept.
+#[tokio::test]
+#[ignore = "the child of the test below"]
+async fn child() {
+    let limit = Rlimit {
+        current: Some(LIMIT),
+        maximum: Some(LIMIT),
+    };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let mut bench = Bench::new(&[local(0)]).await;
+    let mut server = bench.attach().await;
+    println!("\nport {}", bench.address(0).port());
+    let mut carried = JoinSet::new();
+    let stdin = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+    let carry = async {
+        loop {
+            let mut peer = server.opened().await.accept();
+            // What is kept back is there, however many come.
+            let files: Vec<_> = (0..16).map(|_| std::fs::File::open("/dev/null")).collect();
+            assert!(files.iter().all(Result::is_ok));
+            carried.spawn(async move {
+                peer.say(b"!").await;
+                peer.hear().await
+            });
+        }
+    };
+    tokio::select! {
+        () = carry => {}
+        _ = stdin => {}
+    }
+}
+
+struct Running {
+    child: Child,
+    port: u16,
+    /// Kept open, for the child goes on talking.
+    _stdout: BufReader<ChildStdout>,
+}
+
+fn start() -> Running {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "forward::tests::exhaustion::child",
+            "--ignored",
+            "--nocapture",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let port = stdout
+        .by_ref()
+        .lines()
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix("port ")?.parse().ok());
+    Running {
+        child,
+        port: port.expect("the child listens"),
+        _stdout: stdout,
+    }
+}
+
+/// What becomes of a connection: carried, or reset.
+async fn try_one(port: u16) -> Option<TcpStream> {
+    let mut client = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    let mut byte = [0];
+    let read = tokio::time::timeout(Duration::from_secs(10), client.read_exact(&mut byte));
+    read.await.expect("nobody hangs").ok().map(|_| client)
+}
+
+#[tokio::test]
+async fn excess_is_closed_and_service_returns() {
+    let mut running = start();
+    let port = running.port;
+    let mut carried = Vec::new();
+    for _ in 0..100 {
+        carried.extend(try_one(port).await);
+    }
+    let count = carried.len();
+    assert!(
+        (8..=32).contains(&count),
+        "{count} of 100 are carried, 32 descriptors are kept back"
+    );
+    drop(carried);
+    let served = async { while try_one(port).await.is_none() {} };
+    let back = tokio::time::timeout(Duration::from_secs(10), served);
+    back.await.expect("service returns");
+    drop(running.child.stdin.take());
+    assert!(running.child.wait().unwrap().success());
+}

@@ -1,0 +1,141 @@
+//! The forwards of a tunnel over real loopback sockets and a session in memory.
+
+mod carry;
+#[cfg(unix)]
+mod exhaustion;
+mod life;
+mod remote;
+mod socks;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tunneld_proto::status::{ForwardState, ForwardStatus};
+
+use super::fake::{FakeLink, Peer, Server, session};
+use super::{Forwards, Options};
+use crate::addr::{Bind, Endpoint, HostPort, Listen};
+use crate::config::model::{Forward, Forwarding};
+
+/// The forwards of one tunnel, and the word of their changes.
+struct Bench {
+    forwards: Forwards<FakeLink>,
+    changed: Arc<Notify>,
+}
+
+fn options(hold: Duration) -> Options {
+    Options {
+        hold,
+        forwarding: Forwarding {
+            exit_on_failure: false,
+            unlink_socket: false,
+            socket_mask: 0o177,
+            permit_remote_open: vec![],
+        },
+    }
+}
+
+fn tcp(port: u16) -> Listen {
+    Listen::Tcp {
+        bind: Bind::Loopback,
+        port,
+    }
+}
+
+fn to(host: &str, port: u16) -> Endpoint {
+    Endpoint::Tcp(HostPort {
+        host: host.to_owned(),
+        port,
+    })
+}
+
+fn local(port: u16) -> Forward {
+    Forward::Local {
+        listen: tcp(port),
+        to: to("target", 80),
+    }
+}
+
+fn dynamic() -> Forward {
+    Forward::Dynamic { listen: tcp(0) }
+}
+
+impl Bench {
+    async fn new(forwards: &[Forward]) -> Self {
+        let changed = Arc::new(Notify::new());
+        let mut bench = Self {
+            forwards: Forwards::new("t", Arc::clone(&changed)),
+            changed,
+        };
+        let options = options(Duration::from_secs(30));
+        bench.forwards.apply(forwards, options).await;
+        bench
+    }
+
+    /// Attaches a session that refuses to listen anywhere.
+    async fn attach(&mut self) -> Server {
+        let (link, incoming, server) = session();
+        let failures = self.forwards.attach(link, incoming).await;
+        assert_eq!(failures, vec![]);
+        server
+    }
+
+    fn status(&self, index: usize) -> ForwardStatus {
+        self.forwards.statuses().swap_remove(index)
+    }
+
+    fn address(&self, index: usize) -> SocketAddr {
+        let status = self.status(index);
+        assert_eq!(status.state, ForwardState::Listening, "{status:?}");
+        status.listen.parse().unwrap()
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address(0)).await.unwrap()
+    }
+
+    /// Waits until a forward is so.
+    async fn until(&self, index: usize, so: impl Fn(&ForwardStatus) -> bool) {
+        while !so(&self.status(index)) {
+            self.changed.notified().await;
+        }
+    }
+}
+
+/// A client and the far end of its connection.
+async fn pair(bench: &Bench, server: &mut Server) -> (TcpStream, Peer) {
+    let client = bench.connect().await;
+    (client, server.opened().await.accept())
+}
+
+async fn read_to_end(client: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    client.read_to_end(&mut bytes).await.map(|_| bytes)
+}
+
+async fn assert_reset(client: &mut TcpStream) {
+    let error = read_to_end(client).await.expect_err("a reset is no end");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// Bytes that repeat nowhere near.
+fn noise(count: usize) -> Vec<u8> {
+    let mut x = 0x2545_f491_4f6c_dd1d_u64;
+    (0..count)
+        .map(|_| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            x as u8
+        })
+        .collect()
+}
+
+async fn write_all_and_finish(client: &mut TcpStream, bytes: &[u8]) {
+    client.write_all(bytes).await.unwrap();
+    client.shutdown().await.unwrap();
+}

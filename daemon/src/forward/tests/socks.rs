@@ -1,0 +1,121 @@
+//! A dynamic forward, as its clients see it.
+
+use super::super::link::Target;
+use super::*;
+
+async fn read(client: &mut TcpStream, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    client.read_exact(&mut bytes).await.unwrap();
+    bytes
+}
+
+fn by_name(name: &[u8], port: u16) -> Vec<u8> {
+    let mut bytes = vec![5, 1, 0, 3, u8::try_from(name.len()).unwrap()];
+    bytes.extend_from_slice(name);
+    bytes.extend_from_slice(&port.to_be_bytes());
+    bytes
+}
+
+#[tokio::test]
+async fn socks5_answers_when_the_channel_is_open() {
+    let mut bench = Bench::new(&[dynamic()]).await;
+    let mut server = bench.attach().await;
+    let mut client = bench.connect().await;
+    client.write_all(&[5, 1, 0]).await.unwrap();
+    assert_eq!(read(&mut client, 2).await, [5, 0]);
+    let mut request = by_name(b"w\xffb.internal.", 443);
+    request.extend(b"hello at once");
+    client.write_all(&request).await.unwrap();
+    let open = server.opened().await;
+    let target = Target::Tcp {
+        host: b"w\xffb.internal.".to_vec(),
+        port: 443,
+    };
+    assert_eq!(open.target, target);
+    let nothing = client.try_read(&mut [0; 1]).unwrap_err();
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+    let mut peer = open.accept();
+    assert_eq!(read(&mut client, 10).await, [5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    client.write_all(b", and later").await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(peer.hear().await, Ok(b"hello at once, and later".to_vec()));
+    peer.eof().await;
+    assert_eq!(read_to_end(&mut client).await.unwrap(), b"");
+}
+
+#[tokio::test]
+async fn socks4a_works_alike() {
+    let mut bench = Bench::new(&[dynamic()]).await;
+    let mut server = bench.attach().await;
+    let mut client = bench.connect().await;
+    let request = b"\x04\x01\x00\x50\x00\x00\x00\x01me\0db.internal\0";
+    client.write_all(request).await.unwrap();
+    let open = server.opened().await;
+    let target = Target::Tcp {
+        host: b"db.internal".to_vec(),
+        port: 80,
+    };
+    assert_eq!(open.target, target);
+    let _peer = open.accept();
+    assert_eq!(read(&mut client, 8).await, [0, 90, 0, 0, 0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_refusal_has_its_true_code() {
+    let mut bench = Bench::new(&[dynamic()]).await;
+    let mut server = bench.attach().await;
+    for (code, text, reply) in [
+        (2, "Connection refused", 5),
+        (2, "No route to host", 4),
+        (1, "open failed", 2),
+    ] {
+        let mut client = bench.connect().await;
+        client.write_all(&[5, 1, 0]).await.unwrap();
+        client.write_all(&by_name(b"x", 1)).await.unwrap();
+        server.opened().await.refuse(code, text);
+        let answer = read_to_end(&mut client).await.unwrap();
+        assert_eq!(answer, [5, 0, 5, reply, 0, 1, 0, 0, 0, 0, 0, 0]);
+    }
+    let mut client = bench.connect().await;
+    client
+        .write_all(b"\x04\x01\x00\x50\x01\x02\x03\x04\0")
+        .await
+        .unwrap();
+    server.opened().await.refuse(2, "Connection refused");
+    assert_eq!(
+        read_to_end(&mut client).await.unwrap(),
+        [0, 91, 0, 0, 0, 0, 0, 0]
+    );
+}
+
+#[tokio::test]
+async fn a_request_is_held_like_any_connection() {
+    let mut bench = Bench::new(&[dynamic()]).await;
+    let mut client = bench.connect().await;
+    client.write_all(&[5, 1, 0]).await.unwrap();
+    client.write_all(&by_name(b"x", 1)).await.unwrap();
+    bench.until(0, |status| status.held == 1).await;
+    let mut server = bench.attach().await;
+    let _peer = server.opened().await.accept();
+    assert_eq!(read(&mut client, 12).await[..4], [5, 0, 5, 0]);
+}
+
+#[tokio::test]
+async fn a_stranger_is_closed_without_a_reply() {
+    let bench = Bench::new(&[dynamic()]).await;
+    let mut client = bench.connect().await;
+    client.write_all(b"\x16").await.unwrap();
+    assert_eq!(read_to_end(&mut client).await.unwrap(), b"");
+}
+
+#[tokio::test]
+async fn a_client_has_ten_seconds_to_say_where_to() {
+    let bench = Bench::new(&[dynamic()]).await;
+    let mut client = bench.connect().await;
+    client.write_all(&[5, 1, 0]).await.unwrap();
+    assert_eq!(read(&mut client, 2).await, [5, 0]);
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    assert_eq!(read_to_end(&mut client).await.unwrap(), b"");
+    assert_eq!(begun.elapsed().as_secs(), 10);
+}
