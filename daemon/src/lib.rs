@@ -13,4 +13,5 @@ pub mod platform;
 pub mod prompt;
 pub mod proxy;
 pub mod session;
+pub mod ssh_config;
 pub mod text;

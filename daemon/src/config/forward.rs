@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use super::model::Forward;
+use super::values;
 use crate::addr::{Bind, Endpoint, HostPort, Listen};
 
 /// The longest path that a Unix socket's address holds on every system we know (Linux: 108 with the final NUL).
@@ -56,7 +57,7 @@ pub fn parse(kind: Kind, text: &str) -> Result<Forward, BadForward> {
             u32::from(c)
         ));
     }
-    let words = words(text)?;
+    let words = values::words(text).map_err(BadForward)?;
     match (kind, words.as_slice()) {
         (_, []) => bad("the forward is empty"),
         (Kind::Dynamic, [one]) => Ok(Forward::Dynamic {
@@ -95,28 +96,6 @@ fn command_line(kind: Kind, word: &str) -> Result<Forward, BadForward> {
         return bad("the target is missing");
     }
     made(kind, listen(from)?, to.map(target).transpose()?)
-}
-
-/// Splits at white space; double quotes hold a word together.
-fn words(text: &str) -> Result<Vec<String>, BadForward> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quoted = false;
-    for c in text.chars() {
-        match c {
-            '"' => {
-                quoted = !quoted;
-                word.get_or_insert_default();
-            }
-            c if c.is_whitespace() && !quoted => words.extend(word.take()),
-            c => word.get_or_insert_default().push(c),
-        }
-    }
-    if quoted {
-        return bad("a quotation mark is not closed");
-    }
-    words.extend(word);
-    Ok(words)
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -1,4 +1,27 @@
 //! The configuration: read raw, proved, resolved, compared.
 
+pub mod algorithms;
+mod conflict;
+pub mod destination;
+pub mod diff;
+pub mod env;
+pub mod fault;
+pub mod file;
 pub mod forward;
+pub mod load;
 pub mod model;
+pub mod raw;
+mod read;
+pub mod resolve;
+mod route;
+pub mod save;
+pub mod spec;
+mod table;
+pub mod values;
+pub mod watch;
+
+pub use diff::{Change, diff};
+pub use env::Env;
+pub use load::{Loaded, Loader, ad_hoc};
+pub use save::save;
+pub use watch::Watcher;

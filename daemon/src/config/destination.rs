@@ -1,0 +1,224 @@
+//! `[user@]host[:port]`, and which characters a host and a user may have (OpenSSH's rules, and a little stricter).
+
+use crate::text::is_plain;
+
+/// A destination as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// The user.
+    pub user: Option<String>,
+    /// The host name, address or alias, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: Option<u16>,
+}
+
+/// Reads `[user@]host[:port]` or `ssh://[user@]host[:port]`; an IPv6 address with a port goes in brackets.
+///
+/// # Errors
+/// Which part is wrong, and how.
+pub fn parse(text: &str) -> Result<Destination, String> {
+    let (uri, rest) = match text.strip_prefix("ssh://") {
+        Some(rest) => (true, rest.strip_suffix('/').unwrap_or(rest)),
+        None => (false, text),
+    };
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((user, rest)) => (Some(user), rest),
+        None => (None, rest),
+    };
+    let (host, port) = if let Some(inside) = rest.strip_prefix('[') {
+        let (host, after) = inside.split_once(']').ok_or("`[` is not closed")?;
+        match after.strip_prefix(':') {
+            Some(port) => (host, Some(port)),
+            None if after.is_empty() => (host, None),
+            None => {
+                return Err(format!(
+                    "`]` is followed by `{after}` where a colon belongs"
+                ));
+            }
+        }
+    } else {
+        match rest.split_once(':') {
+            // More than one colon and no brackets: an IPv6 address alone.
+            Some((_, port)) if port.contains(':') && !uri => (rest, None),
+            Some((host, port)) => (host, Some(port)),
+            None => (rest, None),
+        }
+    };
+    if let Some(user) = user {
+        check_user(user)?;
+    }
+    check_host(host)?;
+    let port = port.map(self::port).transpose()?;
+    Ok(Destination {
+        user: user.map(str::to_owned),
+        host: host.to_owned(),
+        port,
+    })
+}
+
+/// Reads a port.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn port(text: &str) -> Result<u16, String> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!("the port `{text}` is no number"));
+    }
+    match text.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("the port {text} is outside 1 to 65535")),
+    }
+}
+
+/// Proves a host name: what a shell, an option parser or a terminal could take for something else is refused.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_host(host: &str) -> Result<(), String> {
+    if host.is_empty() {
+        return Err("the host is empty".into());
+    }
+    if host.len() > 255 {
+        return Err("the host is longer than 255 bytes".into());
+    }
+    if host.starts_with('-') {
+        return Err(format!("the host `{host}` starts with `-`"));
+    }
+    let zone = host.contains(':');
+    match host
+        .chars()
+        .find(|c| bad_in_host(*c) && !(zone && *c == '%'))
+    {
+        Some(c) => Err(format!("the host `{host}` holds {}", shown(c))),
+        None => Ok(()),
+    }
+}
+
+fn bad_in_host(c: char) -> bool {
+    c.is_whitespace() || !is_plain(c) || "'`\"$\\;&<>|(){},*?[]!/#@%".contains(c)
+}
+
+/// Proves a user name.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_user(user: &str) -> Result<(), String> {
+    if user.is_empty() {
+        return Err("the user is empty".into());
+    }
+    if user.len() > 255 {
+        return Err("the user is longer than 255 bytes".into());
+    }
+    if user.starts_with('-') {
+        return Err(format!("the user `{user}` starts with `-`"));
+    }
+    let bad = |c: char| c.is_whitespace() || !is_plain(c) || "'`\"$\\;&<>|(){}%".contains(c);
+    match user.chars().find(|c| bad(*c)) {
+        Some(c) => Err(format!("the user `{user}` holds {}", shown(c))),
+        None => Ok(()),
+    }
+}
+
+fn shown(c: char) -> String {
+    if c.is_whitespace() || !is_plain(c) {
+        format!("the character U+{:04X}", u32::from(c))
+    } else {
+        format!("`{c}`")
+    }
+}
+
+/// Proves a tunnel's name: `[A-Za-z0-9._-]{1,64}`, no leading `-`, not `.` or `..`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if name.is_empty() || name.len() > 64 {
+        return Err("a tunnel's name has 1 to 64 characters".into());
+    }
+    if name.starts_with('-') || name == "." || name == ".." {
+        return Err(format!("a tunnel may not be named \"{name}\""));
+    }
+    match name.chars().find(|c| !plain(*c)) {
+        Some(c) => Err(format!(
+            "a tunnel's name holds letters, digits, `.`, `_` and `-`, not {}",
+            shown(c)
+        )),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations() {
+        for (text, user, host, port) in [
+            ("host", None, "host", None),
+            ("u@host", Some("u"), "host", None),
+            ("u@host:2222", Some("u"), "host", Some(2222)),
+            ("a@b@host", Some("a@b"), "host", None),
+            ("::1", None, "::1", None),
+            ("u@[::1]:22", Some("u"), "::1", Some(22)),
+            ("[fe80::1%eth0]", None, "fe80::1%eth0", None),
+            ("ssh://u@host:22/", Some("u"), "host", Some(22)),
+            ("ssh://[::1]", None, "::1", None),
+        ] {
+            let expected = Destination {
+                user: user.map(Into::into),
+                host: host.into(),
+                port,
+            };
+            assert_eq!(parse(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_taken_for_something_else_is_refused() {
+        for text in [
+            "",
+            "a b",
+            "a\nb",
+            "a;b",
+            "$(x)",
+            "%h",
+            "-x",
+            "u@-x",
+            "-u@x",
+            "u;@x",
+            "u$@x",
+            "u\\v@x",
+            "`u`@x",
+            "u v@x",
+            "x:0",
+            "x:65536",
+            "x:-1",
+            "x:22 ",
+            "x:",
+            "[::1",
+            "[::1]x",
+            "u@",
+            "@x",
+            "a\u{202e}b",
+            "a*",
+            "x/y",
+        ] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+        for name in [
+            "",
+            "a/b",
+            "..",
+            "-a",
+            "a\nb",
+            "\u{1b}",
+            "ä",
+            &"x".repeat(300),
+        ] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        assert_eq!(check_name("db.prod-1_x"), Ok(()));
+    }
+}

@@ -1,0 +1,521 @@
+//! The directory: every file read, each broken one standing at its last good state, all tunnels resolved.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+
+use tunneld_proto::message::ConfigFault;
+
+use super::conflict::{self, Claims};
+use super::env::Env;
+use super::fault::{Problem, Source, unreadable};
+use super::file::{self, Parsed};
+use super::model::{DaemonConfig, Tunnel};
+use super::route::{Resolver, Wanted};
+use super::spec::Spec;
+
+/// The most files of a directory.
+pub const MOST_FILES: usize = 256;
+/// The most faults of one file that are told one by one.
+const MOST_FAULTS: usize = 100;
+/// The file whose `[defaults]` hold for all.
+const MAIN_FILE: &str = "tunneld.toml";
+
+/// All that the directory says.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Loaded {
+    /// The tunnels, sorted by name; those of a broken file in their last good state.
+    pub tunnels: Vec<Tunnel>,
+    /// `[daemon]`.
+    pub daemon: DaemonConfig,
+    /// All that is wrong.
+    pub faults: Vec<ConfigFault>,
+    /// What a person should know of the configuration as a whole.
+    pub notes: Vec<String>,
+}
+
+/// Reads the directory again and again, and remembers what was good.
+#[derive(Debug)]
+pub struct Loader {
+    dir: PathBuf,
+    env: Env,
+    files: BTreeMap<PathBuf, Entry>,
+    last: BTreeMap<String, Tunnel>,
+    next_id: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    id: usize,
+    good: Option<State>,
+}
+
+/// A file's text, parsed without a fault.
+#[derive(Debug, Clone)]
+struct State {
+    hash: u64,
+    source: Source,
+    parsed: Parsed,
+}
+
+/// What a file is taken for in this round.
+#[derive(Debug, Clone)]
+struct Candidate {
+    id: usize,
+    path: PathBuf,
+    state: State,
+    /// Its text is the one that was good before.
+    unchanged: bool,
+    /// Its present text is broken.
+    stale: bool,
+}
+
+impl Loader {
+    /// A loader of `dir` that has seen nothing yet.
+    pub fn new(dir: PathBuf, env: Env) -> Self {
+        Self {
+            dir,
+            env,
+            files: BTreeMap::new(),
+            last: BTreeMap::new(),
+            next_id: 0,
+        }
+    }
+
+    /// What tunnels depend on beside the directory.
+    pub fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// Reads everything.
+    pub async fn load(&mut self) -> Loaded {
+        let mut loaded = Loaded::default();
+        let candidates = self.scan(&mut loaded.faults).await;
+        let accepted = accept(candidates, &mut loaded.faults, &mut self.files);
+        loaded.daemon = accepted
+            .iter()
+            .find_map(|taken| taken.state.parsed.daemon.as_ref())
+            .map(|daemon| daemon.value.clone())
+            .unwrap_or_default();
+        self.resolve(&accepted, &mut loaded).await;
+        loaded.tunnels.sort_by(|a, b| a.name.cmp(&b.name));
+        self.last = loaded
+            .tunnels
+            .iter()
+            .map(|tunnel| (tunnel.name.clone(), tunnel.clone()))
+            .collect();
+        loaded
+    }
+
+    /// Reads and parses every file, off the runtime's threads.
+    async fn scan(&mut self, faults: &mut Vec<ConfigFault>) -> Vec<Candidate> {
+        let mut scan = Scan {
+            dir: self.dir.clone(),
+            env: self.env.clone(),
+            files: std::mem::take(&mut self.files),
+            next_id: self.next_id,
+            faults: Vec::new(),
+            candidates: Vec::new(),
+        };
+        let before = scan.files.clone();
+        match tokio::task::spawn_blocking(move || {
+            scan.run();
+            scan
+        })
+        .await
+        {
+            Ok(mut scan) => {
+                self.files = scan.files;
+                self.next_id = scan.next_id;
+                faults.append(&mut scan.faults);
+                scan.candidates
+            }
+            Err(error) => {
+                self.files = before;
+                let dir = self.dir.display().to_string();
+                faults.push(unreadable(
+                    &dir,
+                    &format!("could not be read: {error}"),
+                    "report this defect",
+                ));
+                stale(&self.files)
+            }
+        }
+    }
+
+    async fn resolve(&mut self, accepted: &[Candidate], loaded: &mut Loaded) {
+        let main = accepted
+            .iter()
+            .find(|taken| taken.path.file_name().is_some_and(|name| name == MAIN_FILE))
+            .map(|taken| taken.state.parsed.defaults.clone())
+            .unwrap_or_default();
+        let mut wanted = Vec::new();
+        for taken in accepted {
+            let defaults = taken.state.parsed.defaults.clone().or(&main);
+            for tunnel in &taken.state.parsed.tunnels {
+                wanted.push((taken, tunnel, defaults.clone()));
+            }
+        }
+        let carried: Vec<_> =
+            wanted
+                .iter()
+                .map(|(_, tunnel, defaults)| {
+                    let jump = tunnel.spec.proxy_jump.as_ref().or_else(|| {
+                        match tunnel.spec.proxy_command {
+                            Some(_) => None,
+                            None => defaults.proxy_jump.as_ref(),
+                        }
+                    });
+                    (*tunnel, conflict::carrier(jump.map(|jump| &jump.value)))
+                })
+                .collect();
+        let mut circles = conflict::carriers(&carried);
+        let requests = wanted
+            .iter()
+            .filter(|(_, tunnel, _)| !circles.contains_key(&tunnel.name))
+            .map(|(_, tunnel, defaults)| Wanted {
+                name: tunnel.name.clone(),
+                spec: tunnel.spec.clone(),
+                defaults: defaults.clone(),
+            })
+            .collect();
+        let resolver = Resolver::new(&self.env);
+        let (mut results, notes) = resolver.all(requests).await;
+        loaded.notes.extend(notes);
+        for (taken, tunnel, _) in wanted {
+            let result = match circles.remove(&tunnel.name) {
+                Some(problem) => Err(vec![problem]),
+                None => results
+                    .remove(&tunnel.name)
+                    .unwrap_or_else(|| Err(Vec::new())),
+            };
+            match result {
+                Ok(mut tunnel) => {
+                    if taken.stale {
+                        tunnel.notes.push(stale_note(&taken.path));
+                    }
+                    loaded.tunnels.push(tunnel);
+                }
+                Err(problems) => {
+                    for mut problem in problems {
+                        let known = problem.at.and_then(|at| source_of(accepted, at.file));
+                        if known.is_none() {
+                            problem.at = tunnel.at;
+                            problem.message = format!("{}: {}", tunnel.name, problem.message);
+                        }
+                        let source = known.unwrap_or(&taken.state.source);
+                        loaded.faults.push(source.fault(&problem));
+                    }
+                    if let Some(mut last) = self.last.get(&tunnel.name).cloned() {
+                        let note = stale_note(&taken.path);
+                        last.notes.retain(|old| *old != note);
+                        last.notes.push(note);
+                        loaded.tunnels.push(last);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn source_of(accepted: &[Candidate], file: usize) -> Option<&Source> {
+    accepted
+        .iter()
+        .find(|taken| taken.id == file)
+        .map(|taken| &taken.state.source)
+}
+
+fn stale_note(path: &Path) -> String {
+    format!(
+        "stale: {} has errors; this is its last good configuration",
+        path.display()
+    )
+}
+
+fn stale(files: &BTreeMap<PathBuf, Entry>) -> Vec<Candidate> {
+    files
+        .iter()
+        .filter_map(|(path, entry)| {
+            Some(Candidate {
+                id: entry.id,
+                path: path.clone(),
+                state: entry.good.clone()?,
+                unchanged: true,
+                stale: true,
+            })
+        })
+        .collect()
+}
+
+/// One round of reading; all of it blocks.
+struct Scan {
+    dir: PathBuf,
+    env: Env,
+    files: BTreeMap<PathBuf, Entry>,
+    next_id: usize,
+    faults: Vec<ConfigFault>,
+    candidates: Vec<Candidate>,
+}
+
+impl Scan {
+    fn run(&mut self) {
+        let dir = self.dir.display().to_string();
+        let listed = file::trusted_folder(&self.dir, &self.env)
+            .map_err(|why| unreadable(&dir, &why.message, &why.help))
+            .and_then(|()| self.list(&dir));
+        let paths = match listed {
+            Ok(paths) => paths,
+            Err(fault) => {
+                // A folder that is away for a moment takes nothing down; it never is there for a new user.
+                if !self.files.is_empty() || !fault.message.starts_with(NO_FOLDER) {
+                    self.faults.push(fault);
+                }
+                self.candidates = stale(&self.files);
+                return;
+            }
+        };
+        self.files.retain(|path, _| paths.contains(path));
+        for path in paths {
+            self.read(path);
+        }
+    }
+
+    fn list(&mut self, dir: &str) -> Result<Vec<PathBuf>, ConfigFault> {
+        let entries = match std::fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(unreadable(
+                    dir,
+                    NO_FOLDER,
+                    "make it, and put a *.toml into it",
+                ));
+            }
+            Err(error) => {
+                return Err(unreadable(
+                    dir,
+                    &format!("cannot be read: {error}"),
+                    "make it readable for you",
+                ));
+            }
+        };
+        let mut paths: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| is_config(path))
+            .collect();
+        paths.sort();
+        if paths.len() > MOST_FILES {
+            let message = format!(
+                "holds more than {MOST_FILES} configuration files; only the first are read"
+            );
+            self.faults.push(unreadable(
+                dir,
+                &message,
+                "put several tunnels into one file",
+            ));
+            paths.truncate(MOST_FILES);
+        }
+        Ok(paths)
+    }
+
+    fn read(&mut self, path: PathBuf) {
+        let name = path.display().to_string();
+        let entry = self.files.entry(path.clone()).or_insert_with(|| {
+            self.next_id += 1;
+            Entry {
+                id: self.next_id,
+                good: None,
+            }
+        });
+        let old = |entry: &Entry, stale| {
+            Some(Candidate {
+                id: entry.id,
+                path: path.clone(),
+                state: entry.good.clone()?,
+                unchanged: true,
+                stale,
+            })
+        };
+        let text = match file::text(&path, &self.env) {
+            Ok(Some(text)) => text,
+            Ok(None) => {
+                self.files.remove(&path);
+                return;
+            }
+            Err(why) => {
+                self.faults.push(unreadable(&name, &why.message, &why.help));
+                self.candidates.extend(old(entry, true));
+                return;
+            }
+        };
+        let hash = hash(&text);
+        if entry.good.as_ref().is_some_and(|good| good.hash == hash) {
+            self.candidates.extend(old(entry, false));
+            return;
+        }
+        let (parsed, problems) = file::parse(entry.id, &text);
+        let source = Source::new(name, text);
+        if problems.is_empty() {
+            self.candidates.push(Candidate {
+                id: entry.id,
+                path,
+                state: State {
+                    hash,
+                    source,
+                    parsed,
+                },
+                unchanged: false,
+                stale: false,
+            });
+            return;
+        }
+        tell(&source, &problems, &mut self.faults);
+        self.candidates.extend(old(entry, true));
+    }
+}
+
+const NO_FOLDER: &str = "the configuration folder is not there";
+
+fn tell(source: &Source, problems: &[Problem], faults: &mut Vec<ConfigFault>) {
+    faults.extend(
+        problems
+            .iter()
+            .take(MOST_FAULTS)
+            .map(|problem| source.fault(problem)),
+    );
+    if problems.len() > MOST_FAULTS {
+        let message = format!("and {} more faults", problems.len() - MOST_FAULTS);
+        faults.push(source.fault(&Problem::new(None, message)));
+    }
+}
+
+/// `*.toml`, but nothing hidden and nothing that an editor left.
+pub(super) fn is_config(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    name.is_some_and(|name| {
+        name.ends_with(".toml") && !name.starts_with(['.', '#', '~']) && !name.contains(".swp")
+    })
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Lets the files in one after the other, those that have not changed first, so that the newcomer bears the blame.
+fn accept(
+    mut candidates: Vec<Candidate>,
+    faults: &mut Vec<ConfigFault>,
+    files: &mut BTreeMap<PathBuf, Entry>,
+) -> Vec<Candidate> {
+    candidates.sort_by_key(|candidate| !candidate.unchanged);
+    let mut claims = Claims::default();
+    let mut accepted = Vec::new();
+    for candidate in candidates {
+        match claims.take(&candidate.state.source, &candidate.state.parsed) {
+            Ok(()) => {
+                if let Some(entry) = files.get_mut(&candidate.path) {
+                    entry.good = Some(candidate.state.clone());
+                }
+                accepted.push(candidate);
+            }
+            Err(problems) => {
+                tell(&candidate.state.source, &problems, faults);
+                let old = files
+                    .get(&candidate.path)
+                    .and_then(|entry| entry.good.clone());
+                if let Some(state) = old.filter(|_| !candidate.unchanged) {
+                    accepted.extend(remains(&mut claims, candidate, state));
+                }
+            }
+        }
+    }
+    accepted.sort_by(|a, b| a.path.cmp(&b.path));
+    accepted
+}
+
+/// Those tunnels of a file's last good state that nobody has taken over since.
+fn remains(claims: &mut Claims, candidate: Candidate, mut state: State) -> Option<Candidate> {
+    let tunnels = std::mem::take(&mut state.parsed.tunnels);
+    state.parsed.daemon = None;
+    for tunnel in tunnels {
+        let alone = Parsed {
+            tunnels: vec![tunnel],
+            ..Parsed::default()
+        };
+        if claims.take(&state.source, &alone).is_ok() {
+            state.parsed.tunnels.extend(alone.tunnels);
+        }
+    }
+    Some(Candidate {
+        state,
+        unchanged: true,
+        stale: true,
+        ..candidate
+    })
+}
+
+/// Makes a tunnel on the spot from the keys of `[tunnel.NAME]` as JSON, over the directory's `[defaults]`.
+///
+/// # Errors
+/// All that is wrong with it; nothing is kept.
+pub async fn ad_hoc(
+    name: &str,
+    spec: &serde_json::Value,
+    loader: &Loader,
+) -> Result<Tunnel, Vec<ConfigFault>> {
+    let source = Source::new(format!("tunnel {name}"), "");
+    let told = |problems: Vec<Problem>| -> Vec<ConfigFault> {
+        problems
+            .iter()
+            .map(|problem| {
+                source.fault(&Problem {
+                    at: None,
+                    ..problem.clone()
+                })
+            })
+            .collect()
+    };
+    let (spec, problems) = file::from_json(name, spec);
+    if !problems.is_empty() {
+        return Err(told(problems));
+    }
+    let alone = Parsed {
+        tunnels: vec![file::Named {
+            name: name.to_owned(),
+            at: None,
+            spec: spec.clone(),
+        }],
+        ..Parsed::default()
+    };
+    Claims::default().take(&source, &alone).map_err(told)?;
+    let resolver = Resolver::new(&loader.env);
+    let wanted = Wanted {
+        name: name.to_owned(),
+        spec,
+        defaults: loader.defaults(),
+    };
+    let (mut results, _) = resolver.all(vec![wanted]).await;
+    results
+        .remove(name)
+        .unwrap_or_else(|| Err(Vec::new()))
+        .map_err(told)
+}
+
+impl Loader {
+    /// tunneld.toml's `[defaults]`, in their last good state.
+    fn defaults(&self) -> Spec {
+        self.files
+            .get(&self.dir.join(MAIN_FILE))
+            .and_then(|entry| entry.good.as_ref())
+            .map(|good| good.parsed.defaults.clone())
+            .unwrap_or_default()
+    }
+}
+
+#[cfg(all(test, unix))]
+#[path = "load_tests.rs"]
+mod tests;

@@ -1,0 +1,3 @@
+//! ssh_config as `ssh -G` tells it: asked for, read, and its tokens expanded.
+
+pub mod tokens;
