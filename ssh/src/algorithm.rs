@@ -206,7 +206,7 @@ fn cpu_has_aes() -> bool {
 }
 
 /// ssh_config's patterns: `*` for any run, `?` for one character.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let mut pattern_chars = pattern.chars();
     match pattern_chars.next() {
         None => name.is_empty(),

@@ -7,6 +7,8 @@ pub mod algorithm;
 pub mod config;
 pub mod connection;
 pub mod error;
+mod kex;
+pub mod signature;
 pub mod transport;
 pub mod wire;
 

@@ -1,0 +1,258 @@
+//! KEXINIT, RFC 4253 §7.1: what is offered, and what the two offers agree on.
+
+use super::Negotiated;
+use super::cipher::CipherSpec;
+use crate::algorithm::Kind;
+use crate::config::Config;
+use crate::error::{Error, bounded};
+use crate::wire::{Malformed, NameList, Reader, Writer};
+
+pub(super) const KEXINIT: u8 = 20;
+
+const STRICT_CLIENT: &str = "kex-strict-c-v00@openssh.com";
+const STRICT_SERVER: &str = "kex-strict-s-v00@openssh.com";
+const EXT_INFO_CLIENT: &str = "ext-info-c";
+
+/// Our KEXINIT. Only the first one bears the markers.
+pub(super) fn offer(config: &Config, first: bool, cookie: [u8; 16]) -> Vec<u8> {
+    let mut kex = config.kex.clone();
+    if first {
+        kex.extend([EXT_INFO_CLIENT, STRICT_CLIENT]);
+    }
+    let mut payload = vec![KEXINIT];
+    payload.raw(&cookie);
+    payload.name_list(&kex);
+    payload.name_list(&config.host_keys);
+    for list in [&config.ciphers, &config.macs, &config.compression] {
+        payload.name_list(list);
+        payload.name_list(list);
+    }
+    payload.name_list::<&str>(&[]);
+    payload.name_list::<&str>(&[]);
+    payload.bool(false);
+    payload.u32(0);
+    payload
+}
+
+/// The server's KEXINIT.
+struct Offer<'a> {
+    kex: NameList<'a>,
+    host_keys: NameList<'a>,
+    ciphers: [NameList<'a>; 2],
+    macs: [NameList<'a>; 2],
+    compression: [NameList<'a>; 2],
+    guess_follows: bool,
+}
+
+impl<'a> Offer<'a> {
+    fn read(payload: &'a [u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(payload);
+        reader.u8()?;
+        let _cookie: [u8; 16] = reader.array()?;
+        let (kex, host_keys) = (reader.name_list()?, reader.name_list()?);
+        let mut pair = || Ok([reader.name_list()?, reader.name_list()?]);
+        let (ciphers, macs, compression) = (pair()?, pair()?, pair()?);
+        let _languages = pair()?;
+        let guess_follows = reader.bool()?;
+        reader.u32()?;
+        reader.end()?;
+        Ok(Self {
+            kex,
+            host_keys,
+            ciphers,
+            macs,
+            compression,
+            guess_follows,
+        })
+    }
+}
+
+/// What an exchange goes on with.
+#[derive(Debug)]
+pub(super) struct Agreement {
+    pub(super) negotiated: Negotiated,
+    /// Whether the server's next message is a wrong guess, to be ignored.
+    pub(super) skip_guess: bool,
+}
+
+/// Finds what the two sides agree on. `strict` is what the first exchange agreed on, none in the
+/// first.
+pub(super) fn agree(
+    config: &Config,
+    payload: &[u8],
+    strict: Option<bool>,
+) -> Result<Agreement, Error> {
+    let theirs = Offer::read(payload)?;
+    let kex = common(Kind::Kex, &config.kex, theirs.kex)?;
+    let host_key = common(Kind::HostKey, &config.host_keys, theirs.host_keys)?;
+    let [cipher_out, cipher_in] = both(Kind::Cipher, &config.ciphers, theirs.ciphers)?;
+    let [macs_out, macs_in] = theirs.macs;
+    let mac_out = mac(config, cipher_out, macs_out)?;
+    let mac_in = mac(config, cipher_in, macs_in)?;
+    let [compression_out, compression_in] =
+        both(Kind::Compression, &config.compression, theirs.compression)?;
+    let strict = strict.unwrap_or_else(|| theirs.kex.contains(STRICT_SERVER));
+    if !strict && !config.allow_terrapin {
+        for (cipher, mac) in [(cipher_out, mac_out), (cipher_in, mac_in)] {
+            if CipherSpec::of(cipher).is_some_and(|spec| spec.is_terrapin(mac)) {
+                return Err(Error::Terrapin { cipher });
+            }
+        }
+    }
+    // RFC 4253 §7: a guess is right when the first of both lists are the same.
+    let guess_right = theirs.kex.iter().next() == config.kex.first().copied()
+        && theirs.host_keys.iter().next() == config.host_keys.first().copied();
+    Ok(Agreement {
+        skip_guess: theirs.guess_follows && !guess_right,
+        negotiated: Negotiated {
+            kex,
+            host_key,
+            cipher_out,
+            cipher_in,
+            mac_out,
+            mac_in,
+            compression_out,
+            compression_in,
+            strict,
+        },
+    })
+}
+
+fn both(
+    kind: Kind,
+    ours: &[&'static str],
+    theirs: [NameList<'_>; 2],
+) -> Result<[&'static str; 2], Error> {
+    let [out, inward] = theirs;
+    Ok([common(kind, ours, out)?, common(kind, ours, inward)?])
+}
+
+fn mac(config: &Config, cipher: &str, theirs: NameList<'_>) -> Result<Option<&'static str>, Error> {
+    if CipherSpec::of(cipher).is_some_and(|spec| spec.is_aead()) {
+        return Ok(None);
+    }
+    common(Kind::Mac, &config.macs, theirs).map(Some)
+}
+
+/// The first of our names that the server has too.
+fn common(kind: Kind, ours: &[&'static str], theirs: NameList<'_>) -> Result<&'static str, Error> {
+    ours.iter()
+        .find(|name| theirs.contains(name))
+        .copied()
+        .ok_or_else(|| Error::NoCommon {
+            what: kind.what(),
+            ours: ours.join(","),
+            theirs: bounded(theirs.as_str().as_bytes(), 1024),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn server(kex: &str, cipher: &str, guess: bool) -> Vec<u8> {
+        let mut payload = vec![KEXINIT];
+        payload.raw(&[0; 16]);
+        payload.string(kex);
+        payload.string("ssh-ed25519");
+        for list in [cipher, "hmac-sha2-256", "none"] {
+            payload.string(list);
+            payload.string(list);
+        }
+        payload.string("");
+        payload.string("");
+        payload.bool(guess);
+        payload.u32(0);
+        payload
+    }
+
+    fn agreed(kex: &str, cipher: &str, guess: bool) -> Result<Agreement, Error> {
+        agree(&Config::default(), &server(kex, cipher, guess), None)
+    }
+
+    #[test]
+    fn our_order_decides() {
+        let agreement = agreed(
+            "x,curve25519-sha256,mlkem768x25519-sha256",
+            "aes128-ctr",
+            false,
+        );
+        let negotiated = agreement.unwrap().negotiated;
+        assert_eq!(negotiated.kex, "mlkem768x25519-sha256");
+        assert_eq!(negotiated.mac_in, Some("hmac-sha2-256"));
+        assert!(!negotiated.strict);
+        let agreement = agreed("curve25519-sha256", "aes128-gcm@openssh.com", false).unwrap();
+        assert_eq!(agreement.negotiated.mac_in, None);
+    }
+
+    #[test]
+    fn nothing_in_common_is_told_with_both_lists() {
+        let error = agreed("curve25519-sha256", "arcfour", false).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("cipher") && text.contains("arcfour") && text.contains("aes128-ctr"));
+    }
+
+    #[test]
+    fn a_wrong_guess_is_skipped_and_a_right_one_is_not() {
+        let guess = |kex| agreed(kex, "aes128-ctr", true).unwrap().skip_guess;
+        assert!(guess("curve25519-sha256"));
+        assert!(!guess("mlkem768x25519-sha256"));
+        assert!(
+            !agreed("curve25519-sha256", "aes128-ctr", false)
+                .unwrap()
+                .skip_guess
+        );
+    }
+
+    #[test]
+    fn terrapin_is_refused_without_strict_key_exchange() {
+        let chacha = "chacha20-poly1305@openssh.com";
+        let refused = agreed("curve25519-sha256", chacha, false);
+        assert!(matches!(refused, Err(Error::Terrapin { .. })));
+        let strict = format!("curve25519-sha256,{STRICT_SERVER}");
+        assert!(agreed(&strict, chacha, false).unwrap().negotiated.strict);
+        let config = Config {
+            allow_terrapin: true,
+            ..Config::default()
+        };
+        assert!(agree(&config, &server("curve25519-sha256", chacha, false), None).is_ok());
+    }
+
+    #[test]
+    fn the_marker_counts_in_the_first_exchange_only() {
+        let config = Config::default();
+        let marked = server(
+            &format!("curve25519-sha256,{STRICT_SERVER}"),
+            "aes128-ctr",
+            false,
+        );
+        let later = agree(&config, &marked, Some(false)).unwrap();
+        assert!(!later.negotiated.strict);
+    }
+
+    #[test]
+    fn ours_can_be_read() {
+        let payload = offer(&Config::default(), true, [1; 16]);
+        let offer = Offer::read(&payload).unwrap();
+        assert!(offer.kex.contains(STRICT_CLIENT) && offer.kex.contains(EXT_INFO_CLIENT));
+        let second = super::offer(&Config::default(), false, [1; 16]);
+        assert!(!Offer::read(&second).unwrap().kex.contains(STRICT_CLIENT));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let _ = agree(&Config::default(), &bytes, None);
+        }
+
+        #[test]
+        fn no_damage_panics(at in 0usize..200, byte: u8) {
+            let mut payload = server("curve25519-sha256", "aes128-ctr", false);
+            let at = at % payload.len();
+            payload[at] = byte;
+            let _ = agree(&Config::default(), &payload, None);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Round trips, limits and damage of packets.
