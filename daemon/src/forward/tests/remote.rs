@@ -92,6 +92,8 @@ async fn what_was_not_asked_for_is_refused() {
 async fn a_refused_one_is_told_and_asked_for_again() {
     let (_target, port) = target().await;
     let mut bench = Bench::new(&[local(0), remote(1, Some(port))]).await;
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
     let (mut server, failures) = attach(&mut bench, &[None]).await;
     assert_eq!(failures, ["the port is taken"]);
     assert_eq!(bench.status(1).state, ForwardState::Failed);
@@ -100,8 +102,6 @@ async fn a_refused_one_is_told_and_asked_for_again() {
         "remote_forward_refused"
     );
     assert_eq!(bench.status(0).state, ForwardState::Listening);
-    tokio::time::pause();
-    let begun = tokio::time::Instant::now();
     server.answer(None).await;
     server.answer(Some(1)).await;
     bench
