@@ -64,6 +64,9 @@ pub enum Error {
     /// The server did not do something in time.
     #[error("timed out while waiting for {0}")]
     Timeout(&'static str),
+    /// The server said nothing for too long.
+    #[error("nothing was heard of the server for {0:?}")]
+    DeadPeer(std::time::Duration),
     /// The connection below failed.
     #[error("the connection failed")]
     Io(#[source] Arc<std::io::Error>),

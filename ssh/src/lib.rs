@@ -4,8 +4,10 @@
 //! time is told to it. [`transport`] is RFC 4253 with its key exchanges.
 
 pub mod algorithm;
+pub mod auth;
 pub mod config;
 pub mod connection;
+pub mod driver;
 pub mod error;
 mod kex;
 pub mod signature;

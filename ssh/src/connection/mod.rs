@@ -89,7 +89,7 @@ impl Default for Settings {
 pub enum Event {
     /// A channel that we opened stands.
     Opened(ChannelId),
-    /// The server did not open it; the channel is gone.
+    /// The server did not open it: let go of it.
     Refused {
         /// Which one.
         channel: ChannelId,

@@ -83,8 +83,15 @@ impl Connection {
             Some(channel) if channel.stage == Stage::Opening => channel.unread && channel.unwritten,
             _ => return Err(broken("a channel refused that was not asked for")),
         };
-        self.channels.remove(id);
-        if !abandoned {
+        if abandoned {
+            self.channels.remove(id);
+        } else {
+            // The number stays taken until whoever asked has let go of it.
+            if let Some(channel) = self.channels.get_mut(id) {
+                channel.stage = Stage::Open;
+                channel.theirs = End::Close;
+                channel.ours = End::Close;
+            }
             self.events.push_back(Event::Refused {
                 channel: ChannelId(id),
                 code,

@@ -46,6 +46,7 @@ struct Peer {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
     /// z11: no byte is lost or doubled, unread bytes stay within the window, and a reader that goes
     /// on gets the window back.
     #[test]
