@@ -2,6 +2,8 @@
 //! `tunnel`, `supervisor`, `control`. Imports run downward only.
 
 pub mod addr;
+pub mod backoff;
+pub mod board;
 pub mod config;
 pub mod desired;
 pub mod duration;
@@ -14,4 +16,6 @@ pub mod prompt;
 pub mod proxy;
 pub mod session;
 pub mod ssh_config;
+pub mod supervisor;
 pub mod text;
+pub mod tunnel;

@@ -51,6 +51,17 @@ pub struct Options {
     pub forwarding: Forwarding,
 }
 
+/// Tells how forwards stand, with their counters as they are when it is asked.
+#[derive(Clone)]
+pub struct Monitor(Vec<Arc<Facts>>);
+
+impl Monitor {
+    /// Each forward as it stands, in the configuration's order.
+    pub fn statuses(&self) -> Vec<ForwardStatus> {
+        self.0.iter().map(|facts| facts.status()).collect()
+    }
+}
+
 /// The forwards of one tunnel, their listeners and connections. Lives across sessions.
 pub struct Forwards<L: Link = Session> {
     ground: Arc<Ground<L>>,
@@ -224,10 +235,17 @@ impl<L: Link> Forwards<L> {
 
     /// Each forward as it stands, in the configuration's order.
     pub fn statuses(&self) -> Vec<ForwardStatus> {
-        self.entries
-            .iter()
-            .map(|entry| entry.facts.status())
-            .collect()
+        self.monitor().statuses()
+    }
+
+    /// What tells of these forwards from anywhere, until the next [`Forwards::apply`].
+    pub fn monitor(&self) -> Monitor {
+        Monitor(
+            self.entries
+                .iter()
+                .map(|entry| Arc::clone(&entry.facts))
+                .collect(),
+        )
     }
 
     /// Stops listening, resets what waits, lets what is carried come to its end within `grace`, and resets the rest.

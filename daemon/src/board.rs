@@ -1,0 +1,192 @@
+//! What every tunnel tells of itself: one place, one sequence number, any number of readers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+use tunneld_proto::message::{Event, EventBody, Reloaded, Snapshot};
+use tunneld_proto::status::{Prompt, TunnelStatus};
+
+use crate::forward::Monitor;
+use crate::session::Session;
+use crate::tunnel::report::{self, Facts};
+
+/// How many events a slow reader may be behind before it is told that it lags.
+const BACKLOG: usize = 256;
+
+/// A tunnel's facts and the live things whose counters are read when someone looks.
+#[derive(Clone)]
+pub struct Entry {
+    /// What the task knows.
+    pub facts: Facts,
+    /// The forwards' states and counters.
+    pub forwards: Monitor,
+    /// The live session, for its round trip.
+    pub session: Option<Session>,
+}
+
+impl Entry {
+    fn status(&self) -> TunnelStatus {
+        let mut status = report::status(
+            &self.facts,
+            self.forwards.statuses(),
+            (Timestamp::now(), Instant::now()),
+        );
+        if let (Some(told), Some(live)) = (&mut status.session, &self.session) {
+            told.rtt_ms = live.rtt().map(|rtt| rtt.as_secs_f64() * 1000.0);
+        }
+        status
+    }
+}
+
+/// The right to put an entry under one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tenant(u64);
+
+/// The board; clones are handles to the same one.
+#[derive(Clone)]
+pub struct Board(Arc<Shared>);
+
+struct Shared {
+    // A std mutex, because a snapshot and the events after it must meet at one number; nothing is awaited under it.
+    inner: Mutex<Inner>,
+    events: broadcast::Sender<Event>,
+}
+
+#[derive(Default)]
+struct Inner {
+    seq: u64,
+    /// Who may put what under a name: the task of a tunnel that is gone may not bring it back.
+    tenants: BTreeMap<String, Tenant>,
+    last_tenant: u64,
+    entries: BTreeMap<String, Entry>,
+    prompts: BTreeMap<u64, Prompt>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Board {
+    /// An empty board.
+    pub fn new() -> Self {
+        Self(Arc::new(Shared {
+            inner: Mutex::default(),
+            events: broadcast::channel(BACKLOG).0,
+        }))
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, inner: &mut Inner, body: EventBody) {
+        inner.seq += 1;
+        // No reader is no error.
+        let _ = self.0.events.send(Event {
+            seq: inner.seq,
+            at: Timestamp::now(),
+            body,
+        });
+    }
+
+    /// Gives the name to a new tunnel's task; an earlier one's word is not heard any more.
+    pub fn let_name(&self, name: &str) -> Tenant {
+        let mut inner = self.inner();
+        inner.last_tenant += 1;
+        let tenant = Tenant(inner.last_tenant);
+        inner.tenants.insert(name.to_owned(), tenant);
+        tenant
+    }
+
+    /// A tunnel is new or has changed.
+    pub fn put(&self, tenant: Tenant, entry: Entry) {
+        let name = entry.facts.spec.name.clone();
+        let mut inner = self.inner();
+        if inner.tenants.get(&name) != Some(&tenant) {
+            return;
+        }
+        let tunnel = Box::new(entry.status());
+        inner.entries.insert(name, entry);
+        self.tell(&mut inner, EventBody::Tunnel { tunnel });
+    }
+
+    /// A tunnel is gone.
+    pub fn remove(&self, name: &str) {
+        let mut inner = self.inner();
+        inner.tenants.remove(name);
+        if inner.entries.remove(name).is_some() {
+            self.tell(
+                &mut inner,
+                EventBody::Removed {
+                    name: name.to_owned(),
+                },
+            );
+        }
+    }
+
+    /// A prompt waits.
+    pub fn put_prompt(&self, prompt: Prompt) {
+        let mut inner = self.inner();
+        inner.prompts.insert(prompt.id, prompt.clone());
+        self.tell(&mut inner, EventBody::Prompt { prompt });
+    }
+
+    /// A prompt waits no more.
+    pub fn remove_prompt(&self, id: u64) {
+        let mut inner = self.inner();
+        if inner.prompts.remove(&id).is_some() {
+            self.tell(&mut inner, EventBody::PromptGone { id });
+        }
+    }
+
+    /// The configuration was read again.
+    pub fn reloaded(&self, report: Reloaded) {
+        self.tell(&mut self.inner(), EventBody::Config { report });
+    }
+
+    /// The daemon stops.
+    pub fn bye(&self) {
+        self.tell(&mut self.inner(), EventBody::Bye);
+    }
+
+    /// Every tunnel, by name.
+    pub fn statuses(&self) -> Vec<TunnelStatus> {
+        self.inner().entries.values().map(Entry::status).collect()
+    }
+
+    /// One tunnel.
+    pub fn status(&self, name: &str) -> Option<TunnelStatus> {
+        self.inner().entries.get(name).map(Entry::status)
+    }
+
+    /// The waiting prompts, oldest first.
+    pub fn prompts(&self) -> Vec<Prompt> {
+        self.inner().prompts.values().cloned().collect()
+    }
+
+    /// The live session of a tunnel.
+    pub fn session(&self, name: &str) -> Option<Session> {
+        self.inner()
+            .entries
+            .get(name)
+            .and_then(|entry| entry.session.clone())
+    }
+
+    /// Everything as it stands, and every event after it.
+    pub fn subscribe(&self) -> (Snapshot, broadcast::Receiver<Event>) {
+        let inner = self.inner();
+        let events = self.0.events.subscribe();
+        let snapshot = Snapshot {
+            seq: inner.seq,
+            tunnels: inner.entries.values().map(Entry::status).collect(),
+            prompts: inner.prompts.values().cloned().collect(),
+            missed: None,
+        };
+        (snapshot, events)
+    }
+}

@@ -1,0 +1,322 @@
+//! The machine by table and by random walk.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const BACKOFF: Backoff = Backoff {
+    initial: Duration::from_secs(1),
+    max: Duration::from_secs(60),
+};
+
+fn failure(kind: FailureKind) -> Failure {
+    Failure::new(kind, "it broke")
+}
+
+fn up(now: Instant) -> Machine {
+    let mut machine = Machine::new(BACKOFF);
+    assert_eq!(
+        machine.on(now, 0.0, Event::WantUp),
+        Some(Action::Dial { epoch: 1 })
+    );
+    assert_eq!(machine.on(now, 0.0, Event::Established { epoch: 1 }), None);
+    assert!(matches!(machine.state(), State::Up { .. }));
+    machine
+}
+
+fn lost(epoch: u64, kind: FailureKind) -> Event {
+    Event::Lost {
+        epoch,
+        why: failure(kind),
+    }
+}
+
+#[test]
+fn a_lost_session_is_followed_at_once() {
+    let now = Instant::now();
+    let mut machine = up(now);
+    let later = now + Duration::from_millis(100);
+    assert_eq!(
+        machine.on(later, 0.5, lost(1, FailureKind::Disconnected)),
+        Some(Action::Dial { epoch: 2 })
+    );
+}
+
+#[test]
+fn sessions_that_do_not_stand_are_followed_ever_later() {
+    let now = Instant::now();
+    let mut machine = up(now);
+    machine.on(now, 0.0, lost(1, FailureKind::Disconnected));
+    machine.on(now, 0.0, Event::Established { epoch: 2 });
+    assert_eq!(
+        machine.on(now, 0.0, lost(2, FailureKind::Disconnected)),
+        None
+    );
+    assert_eq!(machine.deadline(), Some(now + Duration::from_secs(2)));
+}
+
+#[test]
+fn failed_dials_back_off_and_never_give_up() {
+    let mut now = Instant::now();
+    let mut machine = Machine::new(BACKOFF);
+    machine.on(now, 0.0, Event::WantUp);
+    let mut delays = Vec::new();
+    for epoch in 1..=9 {
+        assert_eq!(
+            machine.on(now, 0.0, lost(epoch, FailureKind::ConnectRefused)),
+            None
+        );
+        let until = machine.deadline().unwrap();
+        delays.push((until - now).as_secs());
+        now = until;
+        assert_eq!(
+            machine.on(now, 0.0, Event::Deadline),
+            Some(Action::Dial { epoch: epoch + 1 })
+        );
+    }
+    assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+}
+
+#[test]
+fn refused_logins_wait_from_30_s_to_10_min_whatever_the_network_does() {
+    let mut now = Instant::now();
+    let mut machine = Machine::new(BACKOFF);
+    machine.on(now, 0.0, Event::WantUp);
+    let mut delays = Vec::new();
+    for epoch in 1..=7 {
+        machine.on(now, 0.0, lost(epoch, FailureKind::AuthRefused));
+        machine.on(now, 0.0, Event::NetworkChanged);
+        let until = machine.deadline().unwrap();
+        delays.push((until - now).as_secs());
+        now = until;
+        machine.on(now, 0.0, Event::Deadline);
+    }
+    assert_eq!(delays, [30, 60, 120, 240, 480, 600, 600]);
+}
+
+#[test]
+fn a_changed_host_key_stops_until_a_person_acts() {
+    let now = Instant::now();
+    let mut machine = up(now);
+    machine.on(now, 0.0, lost(1, FailureKind::HostKeyChanged));
+    assert!(matches!(machine.state(), State::Failed { .. }));
+    assert_eq!(machine.on(now, 0.0, Event::NetworkChanged), None);
+    assert_eq!(machine.on(now, 0.0, Event::Woke), None);
+    assert_eq!(machine.deadline(), None);
+    assert_eq!(
+        machine.on(now, 0.0, Event::WantUp),
+        Some(Action::Dial { epoch: 2 })
+    );
+}
+
+#[test]
+fn a_waking_machine_probes_what_is_up_and_hurries_what_waits() {
+    let now = Instant::now();
+    let mut machine = up(now);
+    assert_eq!(
+        machine.on(now, 0.0, Event::Woke),
+        Some(Action::Probe { epoch: 1 })
+    );
+    machine.on(now, 0.0, lost(1, FailureKind::Disconnected));
+    machine.on(now, 0.0, lost(2, FailureKind::Connect));
+    assert!(machine.deadline().unwrap() > now);
+    machine.on(now, 0.0, Event::NetworkChanged);
+    assert_eq!(
+        machine.on(now, 0.0, Event::Deadline),
+        Some(Action::Dial { epoch: 3 })
+    );
+}
+
+#[test]
+fn the_last_command_wins_while_closing() {
+    let now = Instant::now();
+    let mut machine = up(now);
+    assert_eq!(
+        machine.on(now, 0.0, Event::WantDown),
+        Some(Action::Close { epoch: 1 })
+    );
+    assert_eq!(machine.on(now, 0.0, Event::WantUp), None);
+    assert_eq!(machine.on(now, 0.0, Event::WantDown), None);
+    assert_eq!(machine.on(now, 0.0, Event::WantUp), None);
+    assert_eq!(
+        machine.on(now, 0.0, Event::Closed { epoch: 1 }),
+        Some(Action::Dial { epoch: 2 })
+    );
+}
+
+#[test]
+fn a_changed_route_does_not_wake_what_is_being_stopped() {
+    let now = Instant::now();
+    let mut machine = up(now);
+    machine.on(now, 0.0, Event::WantDown);
+    machine.on(now, 0.0, Event::RouteChanged);
+    assert_eq!(machine.on(now, 0.0, Event::Closed { epoch: 1 }), None);
+    assert_eq!(machine.state(), &State::Stopped);
+    assert_eq!(machine.on(now, 0.0, Event::RouteChanged), None);
+}
+
+#[test]
+fn a_prompt_and_its_answer_keep_the_session_being_made() {
+    let now = Instant::now();
+    let mut machine = Machine::new(BACKOFF);
+    machine.on(now, 0.0, Event::WantUp);
+    machine.on(
+        now,
+        0.0,
+        Event::Reached {
+            epoch: 1,
+            phase: Phase::Auth,
+        },
+    );
+    machine.on(
+        now,
+        0.0,
+        Event::Asked {
+            epoch: 1,
+            prompt: 7,
+        },
+    );
+    assert!(matches!(
+        machine.state(),
+        State::NeedsInput {
+            prompt: 7,
+            phase: Phase::Auth,
+            ..
+        }
+    ));
+    machine.on(now, 0.0, Event::Answered { epoch: 1 });
+    machine.on(now, 0.0, Event::Established { epoch: 1 });
+    assert!(matches!(machine.state(), State::Up { .. }));
+}
+
+#[test]
+fn an_unanswered_prompt_burns_no_attempt() {
+    let now = Instant::now();
+    let mut machine = Machine::new(BACKOFF);
+    machine.on(now, 0.0, Event::WantUp);
+    machine.on(
+        now,
+        0.0,
+        Event::Asked {
+            epoch: 1,
+            prompt: 7,
+        },
+    );
+    assert_eq!(
+        machine.on(now, 0.0, lost(1, FailureKind::Disconnected)),
+        None
+    );
+    assert_eq!(
+        machine.state(),
+        &State::Parked {
+            tries: Tries::default(),
+            prompt: 7
+        }
+    );
+    assert_eq!(machine.on(now, 0.0, Event::WantUp), None);
+    assert_eq!(
+        machine.on(now, 0.0, Event::Unparked),
+        Some(Action::Dial { epoch: 2 })
+    );
+}
+
+#[test]
+fn a_cancelled_prompt_needs_a_person() {
+    let now = Instant::now();
+    let mut machine = Machine::new(BACKOFF);
+    machine.on(now, 0.0, Event::WantUp);
+    machine.on(
+        now,
+        0.0,
+        Event::Asked {
+            epoch: 1,
+            prompt: 7,
+        },
+    );
+    machine.on(now, 0.0, lost(1, FailureKind::Disconnected));
+    machine.on(
+        now,
+        0.0,
+        Event::Cancelled {
+            why: failure(FailureKind::NotAnswered),
+        },
+    );
+    assert!(matches!(machine.state(), State::Failed { .. }));
+}
+
+/// What a random walk may do; `Session` words are about the live epoch or, stale, an older one.
+fn step() -> impl Strategy<Value = (u8, u8, u64)> {
+    (0u8..16, 0u8..6, 0u64..100)
+}
+
+proptest! {
+    #[test]
+    fn a_random_walk_keeps_the_promises(steps in prop::collection::vec(step(), 1..300)) {
+        let mut now = Instant::now();
+        let mut machine = Machine::new(BACKOFF);
+        // The sessions that the task holds: dialled and neither lost nor closed.
+        let mut live: Vec<u64> = Vec::new();
+        let mut wanted = false;
+        for (what, kind, ms) in steps {
+            now += Duration::from_millis(ms * 37);
+            let epoch = if ms % 5 == 0 { ms / 5 } else { live.last().copied().unwrap_or(0) };
+            let kinds = [FailureKind::Connect, FailureKind::AuthRefused, FailureKind::HostKeyChanged,
+                FailureKind::Timeout, FailureKind::DeadPeer, FailureKind::Disconnected];
+            let event = match what {
+                0 | 1 => { wanted = true; Event::WantUp }
+                2 => { wanted = false; Event::WantDown }
+                3 => { wanted = true; Event::Restart }
+                4 => Event::RouteChanged,
+                5 => Event::NetworkChanged,
+                6 => Event::Woke,
+                7 => Event::Reached { epoch, phase: Phase::Kex },
+                8 => Event::Asked { epoch, prompt: ms },
+                9 => Event::Answered { epoch },
+                10 | 11 => Event::Established { epoch },
+                12 => Event::Lost { epoch, why: failure(kinds[usize::from(kind)]) },
+                13 => Event::Unparked,
+                14 => Event::Cancelled { why: failure(FailureKind::NotAnswered) },
+                // A session ends as asked only where it was asked to.
+                _ => match machine.state() {
+                    State::Closing { epoch, .. } => Event::Closed { epoch: *epoch },
+                    _ => Event::Deadline,
+                },
+            };
+            if let Event::Lost { epoch, .. } | Event::Closed { epoch } = &event {
+                live.retain(|e| e != epoch);
+            }
+            match machine.on(now, 0.3, event) {
+                Some(Action::Dial { epoch }) => {
+                    prop_assert!(live.is_empty(), "two live sessions: {live:?} and {epoch}");
+                    live.push(epoch);
+                }
+                Some(Action::Close { epoch } | Action::Probe { epoch }) => prop_assert!(live.contains(&epoch)),
+                None => {}
+            }
+            match machine.state() {
+                State::Waiting { .. } => prop_assert!(machine.deadline().is_some() && wanted),
+                State::Stopped => prop_assert!(!wanted),
+                State::Closing { then, .. } => prop_assert_eq!(*then == Then::Connect, wanted),
+                _ => prop_assert!(wanted),
+            }
+            prop_assert_eq!(machine.live_epoch(), live.last().copied());
+        }
+        // When the faults stop, it arrives at what is wanted.
+        for _ in 0..4 {
+            if let Some(until) = machine.deadline() { now = now.max(until); }
+            let event = match machine.state() {
+                State::Closing { epoch, .. } => Event::Closed { epoch: *epoch },
+                State::Connecting { epoch, .. } | State::NeedsInput { epoch, .. } => Event::Established { epoch: *epoch },
+                State::Parked { .. } => Event::Unparked,
+                _ => Event::Deadline,
+            };
+            machine.on(now, 0.3, event);
+        }
+        match machine.state() {
+            State::Up { .. } => prop_assert!(wanted),
+            State::Stopped => prop_assert!(!wanted),
+            State::Failed { .. } => {}
+            other => prop_assert!(false, "stuck in {other:?}"),
+        }
+    }
+}

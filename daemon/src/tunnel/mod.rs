@@ -1,0 +1,8 @@
+//! One tunnel's life: the pure machine, the task that carries its actions out, and the status computed from both.
+
+pub mod gate;
+pub mod machine;
+pub mod recent;
+pub mod remedy;
+pub mod report;
+pub mod task;

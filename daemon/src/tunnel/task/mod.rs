@@ -1,0 +1,519 @@
+//! The actor of one tunnel: feeds the machine, carries its actions out, tells the board.
+
+mod prompts;
+mod session;
+
+use std::collections::VecDeque;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::SecretString;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{info, warn};
+use tunneld_proto::error::RpcError;
+use tunneld_proto::status::{Desired, Phase, Prompt, SessionStatus};
+
+use super::gate::{Gate, Pass};
+use super::machine::{Action, Event, Machine, State};
+use super::recent::Recent;
+use super::remedy::{self, Causes};
+use super::report::{self, Facts};
+use crate::backoff::Backoff;
+use crate::board::{Board, Entry, Tenant};
+use crate::config::diff::{Change, diff};
+use crate::config::model::{Liveness, Tunnel};
+use crate::failure::{Failure, FailureKind, Verdict};
+use crate::forward::{Forwards, Options};
+use crate::prompt::{Asked, Question};
+use crate::session::{Established, Session};
+
+/// How long a session may take to end in order.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a probed session may take to answer.
+const PROBE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long connections may go on after the daemon was told to stop.
+const STOP_GRACE: Duration = Duration::from_secs(4);
+
+/// What a tunnel is told.
+#[derive(Debug)]
+pub enum Command {
+    /// Come up and stay up.
+    Up,
+    /// Go down and stay down.
+    Down,
+    /// Make a new session.
+    Restart,
+    /// The configuration has changed.
+    Replace(Box<Tunnel>),
+    /// The machine's network has changed.
+    NetworkChanged,
+    /// The machine has woken.
+    Woke,
+    /// A prompt is answered; the reply says whether the answer fits.
+    Answer {
+        /// The prompt's id.
+        id: u64,
+        /// One answer a field; none to cancel.
+        answers: Option<Vec<SecretString>>,
+        /// Whether it fits.
+        reply: oneshot::Sender<Result<(), RpcError>>,
+    },
+    /// End everything; the task returns.
+    Stop,
+}
+
+impl Command {
+    /// Whether it ends the making of a session that is under way.
+    fn interrupts(&self) -> bool {
+        matches!(
+            self,
+            Self::Down | Self::Restart | Self::Replace(_) | Self::Stop
+        )
+    }
+}
+
+/// What all tunnels share.
+#[derive(Clone)]
+pub struct Shared {
+    /// Where each tells of itself.
+    pub board: Board,
+    /// How many dial at once.
+    pub gate: Gate,
+    /// The last prompt id given out.
+    pub prompts: Arc<AtomicU64>,
+    /// Answers given just now. A std mutex: nothing is awaited under it.
+    pub recent: Arc<Mutex<Recent>>,
+}
+
+/// One tunnel.
+pub struct Task {
+    spec: Arc<Tunnel>,
+    desired: Desired,
+    tenant: Tenant,
+    machine: Machine,
+    shared: Shared,
+    commands: mpsc::Receiver<Command>,
+    deferred: VecDeque<Command>,
+    forwards: Forwards,
+    changed: Arc<Notify>,
+    work: JoinSet<Done>,
+    dial: Option<Dial>,
+    session: Option<Live>,
+    asked: Option<Waiting>,
+    /// An answer given while the tunnel was parked, for the same question of the next dial.
+    answered: Option<(Question, Vec<SecretString>)>,
+    /// What this dial was answered, worth keeping once it has let us in.
+    given: Vec<(Question, Vec<SecretString>)>,
+    /// What it stands still for, while it stands still.
+    causes: Option<Causes>,
+    facts: FactsKept,
+}
+
+/// A dial under way.
+struct Dial {
+    epoch: u64,
+    abort: AbortHandle,
+    phases: mpsc::UnboundedReceiver<Phase>,
+    asks: mpsc::Receiver<Asked>,
+    passes: mpsc::UnboundedReceiver<Pass>,
+    pass: Option<Pass>,
+}
+
+/// A session that stands.
+struct Live {
+    epoch: u64,
+    session: Session,
+    told: SessionStatus,
+}
+
+/// A prompt that waits for its answer.
+struct Waiting {
+    prompt: Prompt,
+    question: Question,
+    /// None once the dial that asked is gone.
+    answer: Option<oneshot::Sender<Vec<SecretString>>>,
+}
+
+/// What is told and not computed.
+struct FactsKept {
+    since: Timestamp,
+    last_error: Option<(Failure, Timestamp)>,
+    reconnects: u64,
+    /// Whether the last session was lost rather than ended as asked.
+    was_lost: bool,
+}
+
+/// What a piece of work has come to.
+enum Done {
+    Dialled {
+        epoch: u64,
+        result: Box<Result<Established, Failure>>,
+    },
+    Ended {
+        epoch: u64,
+        why: Failure,
+    },
+    Closed {
+        epoch: u64,
+    },
+    ProbeOk,
+}
+
+/// What woke the loop.
+enum Stir {
+    Command(Option<Command>),
+    Done(Result<Done, tokio::task::JoinError>),
+    Phase(Phase),
+    Asked(Asked),
+    Pass(Pass),
+    ForwardsChanged,
+    Deadline,
+    LookForRemedy,
+}
+
+impl Task {
+    /// A tunnel as it begins; `desired` says whether it comes up at once.
+    pub fn new(
+        spec: Tunnel,
+        desired: Desired,
+        shared: Shared,
+        commands: mpsc::Receiver<Command>,
+    ) -> Self {
+        let changed = Arc::new(Notify::new());
+        Self {
+            machine: Machine::new(backoff(&spec.route.liveness)),
+            forwards: Forwards::new(&spec.name, Arc::clone(&changed)),
+            tenant: shared.board.let_name(&spec.name),
+            desired,
+            shared,
+            commands,
+            deferred: VecDeque::new(),
+            changed,
+            work: JoinSet::new(),
+            dial: None,
+            session: None,
+            asked: None,
+            answered: None,
+            given: Vec::new(),
+            causes: None,
+            facts: FactsKept {
+                since: Timestamp::now(),
+                last_error: None,
+                reconnects: 0,
+                was_lost: false,
+            },
+            spec: Arc::new(spec),
+        }
+    }
+
+    /// Runs until it is told to stop, or nobody is left to tell it.
+    pub async fn run(mut self) {
+        match self.desired {
+            Desired::Up => self.obey(Command::Up).await,
+            Desired::Down => {
+                self.apply_forwards().await;
+                self.publish();
+            }
+        }
+        loop {
+            match self.stir().await {
+                Stir::Command(None | Some(Command::Stop)) => break,
+                Stir::Command(Some(command)) => self.obey(command).await,
+                Stir::Done(done) => self.done(done).await,
+                Stir::Phase(phase) => self.reached(phase),
+                Stir::Asked(asked) => self.ask(asked),
+                Stir::Pass(pass) => {
+                    if let Some(dial) = &mut self.dial {
+                        dial.pass = Some(pass);
+                    }
+                }
+                Stir::ForwardsChanged => self.publish(),
+                Stir::Deadline => self.step(Event::Deadline),
+                Stir::LookForRemedy => self.look_for_remedy(),
+            }
+        }
+        self.stop().await;
+    }
+
+    async fn stir(&mut self) -> Stir {
+        if let Some(command) = self.deferred.pop_front() {
+            return Stir::Command(Some(command));
+        }
+        let deadline = self.machine.deadline();
+        let dial = &mut self.dial;
+        tokio::select! {
+            command = self.commands.recv() => Stir::Command(command),
+            Some(done) = self.work.join_next() => Stir::Done(done),
+            stir = async {
+                match dial {
+                    Some(dial) => tokio::select! {
+                        biased;
+                        Some(pass) = dial.passes.recv() => Stir::Pass(pass),
+                        Some(phase) = dial.phases.recv() => Stir::Phase(phase),
+                        Some(asked) = dial.asks.recv() => Stir::Asked(asked),
+                        else => std::future::pending().await,
+                    },
+                    None => std::future::pending().await,
+                }
+            } => stir,
+            () = self.changed.notified() => Stir::ForwardsChanged,
+            () = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            } => Stir::Deadline,
+            () = tokio::time::sleep(remedy::LOOK), if self.causes.is_some() => Stir::LookForRemedy,
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Up => {
+                self.desired = Desired::Up;
+                self.apply_forwards().await;
+                self.step(Event::WantUp);
+            }
+            Command::Down => {
+                self.desired = Desired::Down;
+                self.facts.last_error = None;
+                self.step(Event::WantDown);
+                self.apply_forwards().await;
+                self.publish();
+            }
+            Command::Restart => {
+                self.desired = Desired::Up;
+                self.apply_forwards().await;
+                self.step(Event::Restart);
+            }
+            Command::Replace(spec) => self.replace(*spec).await,
+            Command::NetworkChanged => self.network_changed(),
+            Command::Woke => self.step(Event::Woke),
+            Command::Answer { id, answers, reply } => {
+                let fits = self.answer(id, answers);
+                // The one who answered may be gone already.
+                let _ = reply.send(fits);
+            }
+            // The loop takes it before it comes here.
+            Command::Stop => {}
+        }
+    }
+
+    async fn replace(&mut self, spec: Tunnel) {
+        let what = diff(&self.spec, &spec);
+        self.spec = Arc::new(spec);
+        self.machine.set_backoff(backoff(&self.spec.route.liveness));
+        self.apply_forwards().await;
+        if what == Change::Route {
+            info!(
+                tunnel = self.spec.name,
+                "the destination or its login changed: connecting anew"
+            );
+            self.step(Event::RouteChanged);
+        }
+        self.publish();
+    }
+
+    /// Listeners stand while the tunnel is wanted, whatever its session does.
+    async fn apply_forwards(&mut self) {
+        let options = Options {
+            hold: self.spec.life.hold,
+            forwarding: self.spec.forwarding.clone(),
+        };
+        match self.desired {
+            Desired::Up => self.forwards.apply(&self.spec.forwards, options).await,
+            Desired::Down => {
+                self.forwards.declare(&self.spec.forwards).await;
+                self.forwards.close(Duration::ZERO).await;
+            }
+        }
+    }
+
+    fn network_changed(&mut self) {
+        let gone = self.session.as_ref().and_then(|live| {
+            let addr = live.session.info().local_addr?;
+            (!is_ours(addr)).then_some((live.epoch, addr.ip()))
+        });
+        match gone {
+            Some((epoch, ip)) => {
+                let why = Failure::new(
+                    FailureKind::NetworkChanged,
+                    format!("the address {ip} of the session is gone"),
+                );
+                self.lost(epoch, why);
+            }
+            None => self.step(Event::NetworkChanged),
+        }
+    }
+
+    /// Takes an event to the machine, carries the action out, tells the board.
+    fn step(&mut self, event: Event) {
+        let before = std::mem::discriminant(self.machine.state());
+        let action = self.machine.on(Instant::now(), rand::random(), event);
+        if std::mem::discriminant(self.machine.state()) != before {
+            self.facts.since = Timestamp::now();
+            self.tell_log();
+        }
+        let still = match self.machine.state() {
+            State::Failed { .. } => true,
+            State::Waiting { why, .. } => why.verdict() == Verdict::RetrySlowly,
+            _ => false,
+        };
+        match (&self.causes, still) {
+            (None, true) => self.causes = Some(Causes::of(&self.spec.route)),
+            (_, false) => self.causes = None,
+            (Some(_), true) => {}
+        }
+        match action {
+            Some(Action::Dial { epoch }) => self.start_dial(epoch),
+            Some(Action::Close { epoch }) => self.start_close(epoch),
+            Some(Action::Probe { epoch }) => self.start_probe(epoch),
+            None => {}
+        }
+        if !matches!(
+            self.machine.state(),
+            State::NeedsInput { .. } | State::Parked { .. }
+        ) {
+            self.drop_prompt();
+        }
+        self.publish();
+    }
+
+    fn look_for_remedy(&mut self) {
+        let now = Causes::of(&self.spec.route);
+        if self.causes.as_ref().is_some_and(|before| *before != now) {
+            info!(
+                tunnel = self.spec.name,
+                "a key or known_hosts file has changed: trying again"
+            );
+            self.step(Event::WantUp);
+        }
+    }
+
+    fn tell_log(&self) {
+        let tunnel = self.spec.name.as_str();
+        match self.machine.state() {
+            State::Connecting { .. } => {
+                info!(
+                    tunnel,
+                    host = report::destination(&self.spec.route),
+                    "connecting"
+                );
+            }
+            State::Up { .. } => info!(tunnel, "up"),
+            State::Waiting { until, why, .. } => {
+                let seconds = until
+                    .saturating_duration_since(Instant::now())
+                    .as_secs_f32();
+                warn!(
+                    tunnel,
+                    kind = why.kind.as_str(),
+                    "{why}; next attempt in {seconds:.1} s"
+                );
+            }
+            State::NeedsInput { .. } => info!(
+                tunnel,
+                "waits for an answer; run: tunnelctl answer {tunnel}"
+            ),
+            State::Parked { .. } => info!(
+                tunnel,
+                "the server hung up while an answer was awaited; connecting again once there is one"
+            ),
+            State::Failed { why } => {
+                warn!(
+                    tunnel,
+                    kind = why.kind.as_str(),
+                    hint = why.hint.as_deref().unwrap_or(""),
+                    "failed: {why}"
+                );
+            }
+            State::Stopped => info!(tunnel, "stopped"),
+            State::Closing { .. } => {}
+        }
+    }
+
+    async fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Dialled { epoch, result }) => match *result {
+                Ok(established) => self.attach(epoch, established).await,
+                Err(why) => self.lost(epoch, why),
+            },
+            Ok(Done::Ended { epoch, why }) => self.lost(epoch, why),
+            Ok(Done::Closed { epoch }) => self.step(Event::Closed { epoch }),
+            Ok(Done::ProbeOk) => self.publish(),
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => {
+                tracing::error!(
+                    tunnel = self.spec.name,
+                    "a defect of tunneld ended the session: {error}"
+                );
+                if let Some(epoch) = self.machine.live_epoch() {
+                    self.lost(
+                        epoch,
+                        Failure::new(
+                            FailureKind::Internal,
+                            "a defect of tunneld ended the session",
+                        ),
+                    );
+                }
+            }
+        }
+    }
+
+    fn reached(&mut self, phase: Phase) {
+        if let Some(epoch) = self.dial.as_ref().map(|dial| dial.epoch) {
+            self.step(Event::Reached { epoch, phase });
+        }
+    }
+
+    fn publish(&self) {
+        let facts = Facts {
+            spec: Arc::clone(&self.spec),
+            state: self.machine.state().clone(),
+            since: self.facts.since,
+            desired: self.desired,
+            last_error: self.facts.last_error.clone(),
+            prompt: self.asked.as_ref().map(|waiting| waiting.prompt.clone()),
+            session: self.session.as_ref().map(|live| live.told.clone()),
+            reconnects: self.facts.reconnects,
+        };
+        let session = self.session.as_ref().map(|live| live.session.clone());
+        self.shared.board.put(
+            self.tenant,
+            Entry {
+                facts,
+                forwards: self.forwards.monitor(),
+                session,
+            },
+        );
+    }
+
+    async fn stop(mut self) {
+        self.drop_prompt();
+        self.dial = None;
+        self.work.shutdown().await;
+        self.forwards.close(STOP_GRACE).await;
+        if let Some(live) = self.session.take() {
+            let _ = timeout(CLOSE_GRACE, live.session.close()).await;
+        }
+    }
+}
+
+fn backoff(liveness: &Liveness) -> Backoff {
+    Backoff {
+        initial: liveness.backoff_initial,
+        max: liveness.backoff_max,
+    }
+}
+
+/// Whether this machine still bears the address.
+fn is_ours(addr: SocketAddr) -> bool {
+    UdpSocket::bind(SocketAddr::new(addr.ip(), 0)).is_ok()
+}

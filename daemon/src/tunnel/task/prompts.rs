@@ -1,0 +1,144 @@
+//! A question that a tunnel's dial asks, on its way over the board to a person and back.
+
+use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use secrecy::SecretString;
+use tokio::time::Instant;
+use tunneld_proto::error::{ErrorKind, RpcError};
+use tunneld_proto::status::Prompt;
+
+use super::{Task, Waiting};
+use crate::failure::{Failure, FailureKind};
+use crate::prompt::Asked;
+use crate::tunnel::machine::Event;
+use crate::tunnel::recent::Recent;
+
+impl Task {
+    pub(super) fn ask(&mut self, Asked { question, answer }: Asked) {
+        let Some(epoch) = self.dial.as_ref().map(|dial| dial.epoch) else {
+            return;
+        };
+        let now = Instant::now();
+        let parked = self.answered.take_if(|(asked, _)| *asked == question);
+        // A kept answer is tried once: what the server asks again, a person must answer.
+        let tried = self.given.iter().any(|(asked, _)| *asked == question);
+        let known = match parked {
+            Some((_, answers)) => Some(answers),
+            None if tried => None,
+            None => self.recent().find(now, &question),
+        };
+        if let Some(answers) = known {
+            self.given.push((question, answers.clone()));
+            // A dial that is gone needs no answer.
+            let _ = answer.send(answers);
+            return;
+        }
+        if let Some(pass) = self.dial.as_mut().and_then(|dial| dial.pass.as_mut()) {
+            pass.wait_for_a_person();
+        }
+        let id = self.shared.prompts.fetch_add(1, Ordering::Relaxed) + 1;
+        let prompt = Prompt {
+            id,
+            tunnel: self.spec.name.clone(),
+            kind: question.kind,
+            host: question.host.clone(),
+            text: question.text.clone(),
+            fields: question.fields.clone(),
+            fingerprint: question.fingerprint.clone(),
+            since: Timestamp::now(),
+        };
+        self.drop_prompt();
+        self.asked = Some(Waiting {
+            prompt: prompt.clone(),
+            question,
+            answer: Some(answer),
+        });
+        self.shared.board.put_prompt(prompt);
+        self.step(Event::Asked { epoch, prompt: id });
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        id: u64,
+        answers: Option<Vec<SecretString>>,
+    ) -> Result<(), RpcError> {
+        let Some(waiting) = self
+            .asked
+            .as_ref()
+            .filter(|waiting| waiting.prompt.id == id)
+        else {
+            return Err(
+                RpcError::new(ErrorKind::PromptNotFound, format!("no prompt {id} waits"))
+                    .hint("run: tunnelctl answer"),
+            );
+        };
+        let fields = waiting.question.fields.len();
+        if let Some(given) = answers
+            .as_ref()
+            .map(Vec::len)
+            .filter(|given| *given != fields)
+        {
+            let message = format!("the prompt has {fields} fields, and {given} answers came");
+            return Err(
+                RpcError::new(ErrorKind::InvalidAnswer, message).hint("give one answer a field")
+            );
+        }
+        let Some(Waiting {
+            question, answer, ..
+        }) = self.take_prompt()
+        else {
+            return Ok(());
+        };
+        match (answer, answers) {
+            (Some(answer), Some(answers)) => {
+                self.given.push((question, answers.clone()));
+                let _ = answer.send(answers);
+                if let Some(epoch) = self.machine.live_epoch() {
+                    self.step(Event::Answered { epoch });
+                }
+            }
+            // The dial hears of the cancel by the sender that is dropped here.
+            (Some(_), None) => {}
+            (None, Some(answers)) => {
+                self.answered = Some((question, answers));
+                self.step(Event::Unparked);
+            }
+            (None, None) => {
+                let why = Failure::new(FailureKind::NotAnswered, "the prompt was cancelled")
+                    .hint(format!("run: tunnelctl up {}", self.spec.name));
+                self.facts.last_error = Some((why.clone(), Timestamp::now()));
+                self.step(Event::Cancelled { why });
+            }
+        }
+        Ok(())
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.shared
+            .recent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The dial was let in: its answers serve the tunnels that wait behind it.
+    pub(super) fn keep_answers(&mut self) {
+        let given = std::mem::take(&mut self.given);
+        let mut recent = self.recent();
+        recent.forget(Instant::now());
+        for (question, answers) in given {
+            recent.keep(Instant::now(), question, answers);
+        }
+    }
+
+    pub(super) fn take_prompt(&mut self) -> Option<Waiting> {
+        let waiting = self.asked.take()?;
+        self.shared.board.remove_prompt(waiting.prompt.id);
+        Some(waiting)
+    }
+
+    pub(super) fn drop_prompt(&mut self) {
+        drop(self.take_prompt());
+    }
+}

@@ -1,0 +1,236 @@
+//! The session of a tunnel: dialled, kept, probed, lost, closed.
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tracing::warn;
+use tunneld_proto::status::{Phase, SessionStatus};
+
+use super::{CLOSE_GRACE, Dial, Done, Live, PROBE_DEADLINE, Task};
+use crate::board::Board;
+use crate::config::model::Via;
+use crate::failure::{Failure, FailureKind};
+use crate::prompt::Asker;
+use crate::session::{self, DialContext, Established, Incoming, Session};
+use crate::tunnel::machine::{Event, State};
+
+/// What became of asking for the forwards.
+pub(super) enum Asking {
+    Done(Vec<Failure>),
+    Interrupted,
+    Lost(Failure),
+}
+
+impl Task {
+    pub(super) fn start_dial(&mut self, epoch: u64) {
+        self.given.clear();
+        let (phases, phases_end) = mpsc::unbounded_channel();
+        let (passes, passes_end) = mpsc::unbounded_channel();
+        let (asker, asks) = Asker::new();
+        let route = self.spec.route.clone();
+        let gate = self.shared.gate.clone();
+        let carrier = match &route.via {
+            Via::Tunnel(name) => Some((name.clone(), self.shared.board.clone())),
+            _ => None,
+        };
+        let tunnel = self.spec.name.clone();
+        let abort = self.work.spawn(async move {
+            let result = async {
+                let carrier = match carrier {
+                    Some((name, board)) => Some(carried_by(&name, &board)?),
+                    None => None,
+                };
+                let pass = gate
+                    .pass(&route)
+                    .await
+                    .ok_or_else(|| Failure::new(FailureKind::Internal, "the gate is closed"))?;
+                // The task holds it: it knows when a person is being waited for.
+                let _ = passes.send(pass);
+                session::dial(
+                    &route,
+                    DialContext {
+                        tunnel,
+                        phases,
+                        asker,
+                        carrier,
+                    },
+                )
+                .await
+            };
+            Done::Dialled {
+                epoch,
+                result: Box::new(result.await),
+            }
+        });
+        self.dial = Some(Dial {
+            epoch,
+            abort,
+            phases: phases_end,
+            asks,
+            passes: passes_end,
+            pass: None,
+        });
+    }
+
+    pub(super) fn start_close(&mut self, epoch: u64) {
+        if let Some(dial) = self.dial.take_if(|dial| dial.epoch == epoch) {
+            dial.abort.abort();
+        }
+        let live = self.session.take_if(|live| live.epoch == epoch);
+        self.forwards.detach();
+        self.facts.was_lost = false;
+        self.work.spawn(async move {
+            if let Some(live) = live {
+                // A peer that does not listen is left to its own timers.
+                let _ = timeout(CLOSE_GRACE, live.session.close()).await;
+            }
+            Done::Closed { epoch }
+        });
+    }
+
+    pub(super) fn start_probe(&mut self, epoch: u64) {
+        let Some(live) = self.session.as_ref().filter(|live| live.epoch == epoch) else {
+            return;
+        };
+        let session = live.session.clone();
+        self.work.spawn(async move {
+            match session.ping(PROBE_DEADLINE).await {
+                Ok(_) => Done::ProbeOk,
+                Err(why) => Done::Ended { epoch, why },
+            }
+        });
+    }
+
+    /// The session stands: asks for the forwards, then is up.
+    pub(super) async fn attach(
+        &mut self,
+        epoch: u64,
+        Established { session, incoming }: Established,
+    ) {
+        if self.machine.live_epoch() != Some(epoch)
+            || matches!(self.machine.state(), State::Closing { .. })
+        {
+            let _ = timeout(CLOSE_GRACE, session.close()).await;
+            return;
+        }
+        self.keep_answers();
+        self.dial = None;
+        self.keep(epoch, &session);
+        self.step(Event::Reached {
+            epoch,
+            phase: Phase::Forwards,
+        });
+        let failures = match self.ask_forwards(&session, incoming).await {
+            Asking::Done(failures) => failures,
+            Asking::Interrupted => return,
+            Asking::Lost(why) => return self.lost(epoch, why),
+        };
+        if let Some(first) = failures
+            .into_iter()
+            .next()
+            .filter(|_| self.spec.forwarding.exit_on_failure)
+        {
+            let why = Failure {
+                kind: FailureKind::Forward,
+                ..first
+            };
+            return self.lost(epoch, why);
+        }
+        self.facts.last_error = None;
+        if std::mem::take(&mut self.facts.was_lost) {
+            self.facts.reconnects += 1;
+        }
+        self.step(Event::Established { epoch });
+    }
+
+    pub(super) fn keep(&mut self, epoch: u64, session: &Session) {
+        let info = session.info();
+        let told = SessionStatus {
+            since: Timestamp::now(),
+            server: info.server.clone(),
+            kex: info.kex.clone(),
+            cipher: info.cipher.clone(),
+            mac: info.mac.clone(),
+            host_key: info.host_key.clone(),
+            auth: info.auth.clone(),
+            rtt_ms: None,
+        };
+        self.session = Some(Live {
+            epoch,
+            session: session.clone(),
+            told,
+        });
+        let watched = session.clone();
+        self.work.spawn(async move {
+            Done::Ended {
+                epoch,
+                why: watched.closed().await,
+            }
+        });
+    }
+
+    pub(super) async fn ask_forwards(
+        &mut self,
+        session: &Session,
+        incoming: mpsc::Receiver<Incoming>,
+    ) -> Asking {
+        let asking = self.forwards.attach(session.clone(), incoming);
+        tokio::pin!(asking);
+        loop {
+            tokio::select! {
+                failures = &mut asking => return Asking::Done(failures),
+                why = session.closed() => return Asking::Lost(why),
+                Some(command) = self.commands.recv() => {
+                    let interrupts = command.interrupts();
+                    self.deferred.push_back(command);
+                    if interrupts {
+                        return Asking::Interrupted;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The dial failed, or the session ended unasked.
+    pub(super) fn lost(&mut self, epoch: u64, why: Failure) {
+        if self.machine.live_epoch() != Some(epoch) {
+            return;
+        }
+        if let Some(live) = self.session.take_if(|live| live.epoch == epoch) {
+            if matches!(self.machine.state(), State::Up { .. }) {
+                warn!(
+                    tunnel = self.spec.name,
+                    kind = why.kind.as_str(),
+                    "the session ended: {why}"
+                );
+                self.facts.was_lost = true;
+            }
+            self.forwards.detach();
+            self.work.spawn(async move {
+                let _ = timeout(CLOSE_GRACE, live.session.close()).await;
+                Done::Closed { epoch }
+            });
+        }
+        self.dial = self.dial.take().filter(|dial| dial.epoch != epoch);
+        if !matches!(self.machine.state(), State::Closing { .. }) {
+            self.facts.last_error = Some((why.clone(), Timestamp::now()));
+        }
+        self.step(Event::Lost { epoch, why });
+        if let (State::Parked { .. }, Some(waiting)) = (self.machine.state(), &mut self.asked) {
+            waiting.answer = None;
+        }
+    }
+}
+
+fn carried_by(name: &str, board: &Board) -> Result<Session, Failure> {
+    board
+        .session(name)
+        .filter(|session| !session.is_closed())
+        .ok_or_else(|| {
+            Failure::new(
+                FailureKind::Proxy,
+                format!("the tunnel {name}, over whose session this one goes, is not up"),
+            )
+            .hint(format!("run: tunnelctl up {name}"))
+        })
+}
