@@ -3,7 +3,6 @@
 
 pub mod addr;
 pub mod backoff;
-pub mod board;
 pub mod config;
 pub mod desired;
 pub mod duration;

@@ -14,9 +14,9 @@ use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{Event, Reloaded, Snapshot};
 use tunneld_proto::status::{Desired, Prompt, TunnelStatus};
 
-use crate::board::Board;
 use crate::config::model::Tunnel;
 use crate::session::Session;
+use crate::tunnel::board::Board;
 use crate::tunnel::gate::Gate;
 use crate::tunnel::task::{Command, Shared};
 

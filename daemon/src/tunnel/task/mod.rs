@@ -24,13 +24,13 @@ use super::recent::Recent;
 use super::remedy::{self, Causes};
 use super::report::{self, Facts};
 use crate::backoff::Backoff;
-use crate::board::{Board, Entry, Tenant};
 use crate::config::diff::{Change, diff};
 use crate::config::model::{Liveness, Tunnel};
 use crate::failure::{Failure, FailureKind, Verdict};
 use crate::forward::{Forwards, Options};
 use crate::prompt::{Asked, Question};
 use crate::session::{Established, Session};
+use crate::tunnel::board::{Board, Entry, Tenant};
 
 /// How long a session may take to end in order.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);

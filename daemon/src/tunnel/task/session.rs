@@ -7,11 +7,11 @@ use tracing::warn;
 use tunneld_proto::status::{Phase, SessionStatus};
 
 use super::{CLOSE_GRACE, Dial, Done, Live, PROBE_DEADLINE, Task};
-use crate::board::Board;
 use crate::config::model::Via;
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::Asker;
 use crate::session::{self, DialContext, Established, Incoming, Session};
+use crate::tunnel::board::Board;
 use crate::tunnel::machine::{Event, State};
 
 /// What became of asking for the forwards.
