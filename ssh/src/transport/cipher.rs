@@ -80,11 +80,12 @@ impl CipherSpec {
         algorithm: &'static cipher::Algorithm,
         material: &KeyMaterial,
         way: Way,
+        encrypt: bool,
     ) -> Result<BlockCipher, Error> {
         let key = material.key(way.key_letter(), self.key_len);
         let iv = material.key(way.iv_letter(), self.iv_len);
         match self.kind {
-            Kind::Cbc(_) => BlockCipher::cbc(algorithm, &key, &iv, way == Way::Out),
+            Kind::Cbc(_) => BlockCipher::cbc(algorithm, &key, &iv, encrypt),
             _ => BlockCipher::ctr(algorithm, &key, &iv),
         }
     }
@@ -119,7 +120,7 @@ impl CipherSpec {
                 material, way,
             )?))),
             Kind::Ctr(algorithm) | Kind::Cbc(algorithm) => Sealer::Block(Box::new((
-                self.block(algorithm, material, way)?,
+                self.block(algorithm, material, way, true)?,
                 mac_key(mac, material, way)?,
             ))),
         })
@@ -138,7 +139,7 @@ impl CipherSpec {
                 material, way,
             )?))),
             Kind::Ctr(algorithm) | Kind::Cbc(algorithm) => Opener::Block(Box::new((
-                self.block(algorithm, material, way)?,
+                self.block(algorithm, material, way, false)?,
                 mac_key(mac, material, way)?,
             ))),
         })

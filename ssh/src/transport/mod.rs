@@ -16,6 +16,8 @@ mod negotiate;
 mod packet;
 
 #[cfg(test)]
+pub(crate) mod server;
+#[cfg(test)]
 pub(crate) mod tests;
 
 use std::fmt;

@@ -215,6 +215,3 @@ impl Padding {
         self.pool.get(start..self.used).unwrap_or_default()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,0 @@
-//! Round trips, limits and damage of packets.
