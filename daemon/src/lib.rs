@@ -1,9 +1,12 @@
 //! tunneld's floors, lowest first: words (`addr`, `failure`, `prompt`), `config`, `session`, `forward`,
-//! `tunnel`, `supervisor`, `control`. Imports run downward only.
+//! `tunnel`, `supervisor`, `control`. Imports run downward only. [`run`] is the order of start and stop.
 
 pub mod addr;
 pub mod backoff;
+pub mod check;
 pub mod config;
+pub mod control;
+mod daemon;
 pub mod desired;
 pub mod duration;
 pub mod failure;
@@ -13,8 +16,168 @@ pub mod pattern;
 pub mod platform;
 pub mod prompt;
 pub mod proxy;
+pub mod reload;
 pub mod session;
 pub mod ssh_config;
 pub mod supervisor;
 pub mod text;
 pub mod tunnel;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use anyhow::Context as _;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tunneld_proto::endpoint::{self, Endpoint, Listener};
+use tunneld_proto::place::{self, Env};
+
+use config::load::{Loaded, Loader};
+use control::Context;
+use daemon::Daemon;
+use desired::Store;
+use log::Log;
+use platform::signals::Signals;
+use reload::Reloader;
+use supervisor::Supervisor;
+
+/// What the command line says.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The configuration directory.
+    pub config_dir: Option<PathBuf>,
+    /// The control socket.
+    pub socket: Option<PathBuf>,
+    /// The log filter.
+    pub log: Option<String>,
+    /// The log file.
+    pub log_file: Option<PathBuf>,
+}
+
+/// Where the configuration is.
+///
+/// # Errors
+/// Where no directory can be told.
+pub fn config_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    place::config_dir(given, &Env::of_process())
+        .map_err(|error| with_hint(&error, error.hint()))
+        .context("cannot tell the configuration directory")
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// What keeps it from beginning: another daemon, an unsafe place, a log that cannot be written.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let (log, filter_given) = start_log(&options)?;
+    let mut signals = Signals::take().context("cannot take the signals over")?;
+    let listener = listen(options.socket.as_deref())?;
+    let dir = config_dir(options.config_dir.as_deref())?;
+
+    let mut loader = Loader::new(dir.clone(), config::env::Env::from_process());
+    let first = loader.load().await;
+    if let (false, Some(filter)) = (filter_given, &first.daemon.log)
+        && let Err(error) = log.set_filter(filter)
+    {
+        tracing::warn!("[daemon] log: {error:#}");
+    }
+
+    let mut tasks = JoinSet::new();
+    let supervisor = Supervisor::start(first.daemon.max_concurrent_connects, &mut tasks);
+    let level = (!filter_given).then(|| log.clone());
+    let (reloader, reloading) = Reloader::new(dir, loader, &first, level, supervisor.clone());
+    let store = Store::open(listener.endpoint().beside("state.json"));
+    let context = Arc::new(Context {
+        supervisor,
+        reloader,
+        store,
+        log,
+        socket: listener.endpoint().to_string(),
+        notes: listener.endpoint().notes().to_vec(),
+        since: jiff::Timestamp::now(),
+        clients: AtomicUsize::new(0),
+        stopping: CancellationToken::new(),
+        stopped: CancellationToken::new(),
+    });
+    begin(&context, first).await;
+    let mut daemon = Daemon { context, tasks };
+    daemon.serve(listener, reloading);
+    daemon.ready().await;
+    daemon.watch(&mut signals).await;
+    daemon.stop().await;
+    Ok(())
+}
+
+/// The log, and whether its filter was given on the command line or in the environment.
+fn start_log(options: &Options) -> anyhow::Result<(Log, bool)> {
+    let file = options.log_file.as_deref();
+    if let Some(filter) = &options.log {
+        return Ok((Log::start(filter, file)?, true));
+    }
+    let inherited = std::env::var("RUST_LOG")
+        .ok()
+        .filter(|filter| !filter.is_empty());
+    match inherited.map(|filter| (log::parse(&filter).map(drop), filter)) {
+        Some((Ok(()), filter)) => Ok((Log::start(&filter, file)?, true)),
+        Some((Err(error), _)) => {
+            let log = Log::start(log::DEFAULT_FILTER, file)?;
+            tracing::warn!("RUST_LOG is left unread: {error:#}");
+            Ok((log, false))
+        }
+        None => Ok((Log::start(log::DEFAULT_FILTER, file)?, false)),
+    }
+}
+
+fn listen(given: Option<&Path>) -> anyhow::Result<Listener> {
+    let endpoint = Endpoint::resolve(given, &Env::of_process())
+        .map_err(|error| with_hint(&error, error.hint()))?;
+    for note in endpoint.notes() {
+        tracing::warn!("{note}");
+    }
+    endpoint::listen(&endpoint).map_err(|error| with_hint(&error, &error.hint()))
+}
+
+/// One error of the words, its causes and its hint.
+fn with_hint(error: &dyn std::error::Error, hint: &str) -> anyhow::Error {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    anyhow::anyhow!("{text}\n  hint: {hint}")
+}
+
+/// The first tunnels: those of the configuration and those that an earlier daemon was told to make.
+async fn begin(context: &Context, first: Loaded) {
+    let Context {
+        supervisor, store, ..
+    } = context;
+    supervisor.set_desired(store.desired()).await;
+    let count = first.tunnels.len();
+    if let Err(error) = supervisor.apply(first.tunnels).await {
+        tracing::error!("cannot start the tunnels: {error}");
+    }
+    for (name, spec) in store.made() {
+        match context.reloader.prove(&name, &spec).await {
+            Ok(tunnel) => match supervisor.add(tunnel).await {
+                Ok(()) => {}
+                // The configuration has one of that name by now, and goes first.
+                Err(_) => store.forget(&name),
+            },
+            Err(error) => {
+                tracing::error!(
+                    tunnel = name,
+                    "cannot bring back what was made on the command line: {error}"
+                );
+            }
+        }
+    }
+    tracing::info!(
+        "tunneld {} runs: {count} tunnels from {}, commands at {}",
+        tunneld_proto::version::VERSION,
+        context.reloader.dir().display(),
+        context.socket,
+    );
+}

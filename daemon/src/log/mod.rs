@@ -61,6 +61,18 @@ impl Log {
         Ok((log, subscriber.into()))
     }
 
+    /// A log that nothing is written to.
+    #[cfg(test)]
+    pub(crate) fn in_memory() -> Self {
+        let sink = Sink::choose(Some(Path::new(if cfg!(windows) {
+            "NUL"
+        } else {
+            "/dev/null"
+        })));
+        let filter = EnvFilter::new(DEFAULT_FILTER);
+        Self::build(filter, sink.unwrap()).unwrap().0
+    }
+
     /// The last lines, and the coming ones.
     pub fn ring(&self) -> &Ring {
         &self.ring

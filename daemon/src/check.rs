@@ -1,0 +1,75 @@
+//! `tunneld check`: reads and proves the configuration as the daemon would, and tells every fault.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+use tunneld_proto::message::ConfigFault;
+
+use crate::config::env::Env;
+use crate::config::load::Loader;
+
+/// What `check` takes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// How the faults are told
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    tunnels: usize,
+    forwards: usize,
+    errors: &'a [ConfigFault],
+}
+
+/// Checks the configuration: exit code 0, or 2 where something is wrong.
+///
+/// # Errors
+/// Where no configuration directory can be told.
+pub async fn run(config_dir: Option<&Path>, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let dir = crate::config_dir(config_dir)?;
+    let loaded = Loader::new(dir, Env::from_process()).load().await;
+    let tunnels = loaded.tunnels.len();
+    let forwards = loaded
+        .tunnels
+        .iter()
+        .map(|tunnel| tunnel.forwards.len())
+        .sum();
+    let faults = &loaded.faults[..];
+    let text = match arguments.output {
+        Output::Json => {
+            serde_json::to_string(&Report {
+                tunnels,
+                forwards,
+                errors: faults,
+            })? + "\n"
+        }
+        Output::Text if faults.is_empty() => {
+            format!("{tunnels} tunnels, {forwards} forwards: ok\n")
+        }
+        Output::Text => String::new(),
+    };
+    if arguments.output == Output::Text {
+        let mut stderr = std::io::stderr().lock();
+        for fault in faults {
+            // Who closes stderr has seen enough.
+            let _ = writeln!(stderr, "{}", fault.rendered.trim_end());
+        }
+    }
+    // A closed pipe is no error.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    Ok(if faults.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(2)
+    })
+}

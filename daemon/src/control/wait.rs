@@ -1,0 +1,265 @@
+//! Waiting until tunnels are up, or down, or have failed in a way that time alone will not mend.
+
+use std::future::Future;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::timeout;
+use tunneld_proto::error::{ErrorKind, RpcError};
+use tunneld_proto::status::{LastError, State, TunnelStatus};
+
+use crate::supervisor::Supervisor;
+
+/// How long is waited where the client does not say.
+const DEFAULT: Duration = Duration::from_secs(30);
+/// The longest wait that a client may ask for.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// A session, new or old.
+    Up,
+    /// A session that was made after the call.
+    Anew,
+    /// None.
+    Down,
+}
+
+/// Gives the command and waits until `names` have reached the goal.
+pub(super) async fn until(
+    supervisor: &Supervisor,
+    names: &[String],
+    goal: Goal,
+    limit: Option<u64>,
+    command: impl Future<Output = Result<(), RpcError>>,
+) -> Result<(), RpcError> {
+    let begun = Timestamp::now();
+    // Before the command, so that no change after it is missed.
+    let (_, mut events) = supervisor.subscribe();
+    command.await?;
+    let limit = limit.map_or(DEFAULT, Duration::from_millis).min(LONGEST);
+    let reaching = async {
+        while !reached(&supervisor.statuses(), names, goal, begun)? {
+            match events.recv().await {
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => {
+                    return Err(RpcError::new(ErrorKind::Stopping, "the daemon is stopping"));
+                }
+            }
+        }
+        Ok(())
+    };
+    match timeout(limit, reaching).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(late(&supervisor.statuses(), names, goal, begun, limit)),
+    }
+}
+
+/// Whether all have reached the goal; an error where one will not by itself.
+fn reached(
+    statuses: &[TunnelStatus],
+    names: &[String],
+    goal: Goal,
+    begun: Timestamp,
+) -> Result<bool, RpcError> {
+    let mut all = true;
+    for name in names {
+        let Some(status) = statuses.iter().find(|status| status.name == *name) else {
+            if goal == Goal::Down {
+                continue;
+            }
+            let message = format!("the tunnel {name} was removed meanwhile");
+            return Err(RpcError::new(ErrorKind::TunnelNotFound, message));
+        };
+        if has_reached(status, goal, begun) {
+            continue;
+        }
+        if goal != Goal::Down
+            && let Some(error) = hopeless(status, begun)
+        {
+            return Err(failed(name, error));
+        }
+        all = false;
+    }
+    Ok(all)
+}
+
+fn has_reached(status: &TunnelStatus, goal: Goal, begun: Timestamp) -> bool {
+    let stands = matches!(status.state, State::Up | State::Degraded);
+    match goal {
+        Goal::Up => stands || status.state == State::Idle,
+        Goal::Anew => {
+            let session = status.session.as_ref();
+            stands && session.is_some_and(|session| session.since >= begun)
+        }
+        Goal::Down => status.state == State::Stopped,
+    }
+}
+
+/// The failure since the command that ends the wait: one that time alone will not mend.
+fn hopeless(status: &TunnelStatus, begun: Timestamp) -> Option<&LastError> {
+    let error = status
+        .last_error
+        .as_ref()
+        .filter(|error| error.at >= begun)?;
+    let hopeless = status.state == State::Failed
+        || matches!(
+            error.kind.as_str(),
+            "auth_refused" | "forward" | "bind_failed" | "remote_forward_refused"
+        );
+    hopeless.then_some(error)
+}
+
+fn failed(name: &str, error: &LastError) -> RpcError {
+    let message = format!("{name}: {}", error.message);
+    let mut failed = RpcError::new(ErrorKind::TunnelFailed, message)
+        .causes([error.kind.clone(), error.message.clone()]);
+    failed.data.hint.clone_from(&error.hint);
+    failed
+}
+
+fn late(
+    statuses: &[TunnelStatus],
+    names: &[String],
+    goal: Goal,
+    begun: Timestamp,
+    limit: Duration,
+) -> RpcError {
+    let missing: Vec<&TunnelStatus> = statuses
+        .iter()
+        .filter(|status| names.contains(&status.name) && !has_reached(status, goal, begun))
+        .collect();
+    let told: Vec<String> = missing
+        .iter()
+        .map(|status| format!("{} is {}", status.name, status.state.as_str()))
+        .collect();
+    let wanted = if goal == Goal::Down { "down" } else { "up" };
+    let message = format!("not {wanted} within {limit:?}: {}", told.join(", "));
+    let hint = match missing.first() {
+        Some(status) if status.state == State::NeedsInput => {
+            "it waits for an answer; run: tunnelctl answer".to_owned()
+        }
+        Some(status) => format!(
+            "the daemon goes on trying; run: tunnelctl logs {}",
+            status.name
+        ),
+        None => "run: tunnelctl status".to_owned(),
+    };
+    let causes = missing.iter().filter_map(|status| {
+        let error = status.last_error.as_ref()?;
+        Some(format!("{}: {}", status.name, error.message))
+    });
+    RpcError::new(ErrorKind::Timeout, message)
+        .hint(hint)
+        .causes(causes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::ToSpan as _;
+    use tunneld_proto::status::{Desired, SessionStatus};
+
+    fn status(state: State) -> TunnelStatus {
+        TunnelStatus {
+            name: "db".into(),
+            state,
+            phase: None,
+            since: Timestamp::now(),
+            host: "h".into(),
+            via: vec![],
+            tags: vec![],
+            description: None,
+            desired: Desired::Up,
+            attempt: 1,
+            retry_at: None,
+            last_error: None,
+            prompt: None,
+            session: None,
+            reconnects: 0,
+            forwards: vec![],
+            notes: vec![],
+        }
+    }
+
+    fn with_error(state: State, kind: &str, at: Timestamp) -> TunnelStatus {
+        let last_error = Some(LastError {
+            kind: kind.into(),
+            message: "it happened".into(),
+            hint: Some("do this".into()),
+            at,
+        });
+        TunnelStatus {
+            last_error,
+            ..status(state)
+        }
+    }
+
+    fn check(status: TunnelStatus, goal: Goal, begun: Timestamp) -> Result<bool, RpcError> {
+        reached(&[status], &["db".into()], goal, begun)
+    }
+
+    #[test]
+    fn up_and_degraded_are_up_and_the_rest_is_waited_for() {
+        let now = Timestamp::now();
+        for state in [State::Up, State::Degraded, State::Idle] {
+            assert_eq!(check(status(state), Goal::Up, now), Ok(true));
+        }
+        for state in [
+            State::Stopped,
+            State::Connecting,
+            State::NeedsInput,
+            State::Waiting,
+        ] {
+            assert_eq!(check(status(state), Goal::Up, now), Ok(false));
+        }
+        assert_eq!(check(status(State::Stopped), Goal::Down, now), Ok(true));
+        assert_eq!(check(status(State::Up), Goal::Down, now), Ok(false));
+    }
+
+    #[test]
+    fn a_restart_wants_a_session_of_its_own() {
+        let now = Timestamp::now();
+        let up = |since| TunnelStatus {
+            session: Some(SessionStatus {
+                since,
+                server: String::new(),
+                kex: String::new(),
+                cipher: String::new(),
+                mac: None,
+                host_key: String::new(),
+                auth: String::new(),
+                rtt_ms: None,
+            }),
+            ..status(State::Up)
+        };
+        assert_eq!(check(up(now - 1.second()), Goal::Anew, now), Ok(false));
+        assert_eq!(check(up(now), Goal::Anew, now), Ok(true));
+    }
+
+    #[test]
+    fn what_time_will_not_mend_ends_the_wait_with_its_kind_first() {
+        let now = Timestamp::now();
+        for (state, kind) in [
+            (State::Failed, "host_key_changed"),
+            (State::Waiting, "auth_refused"),
+            (State::Connecting, "forward"),
+        ] {
+            let error = check(with_error(state, kind, now), Goal::Up, now).unwrap_err();
+            assert_eq!(error.data.kind, ErrorKind::TunnelFailed);
+            assert_eq!(error.data.causes[0], kind);
+            assert_eq!(error.data.hint.as_deref(), Some("do this"));
+        }
+        let refused = with_error(State::Waiting, "connect_refused", now);
+        assert_eq!(check(refused, Goal::Up, now), Ok(false));
+    }
+
+    #[test]
+    fn a_failure_of_before_the_command_does_not_count() {
+        let now = Timestamp::now();
+        let old = with_error(State::Failed, "host_key_changed", now - 1.second());
+        assert_eq!(check(old, Goal::Up, now), Ok(false));
+    }
+}

@@ -1,0 +1,244 @@
+//! The configuration's way into the running daemon: read all, prove all, apply what changed. One task does it, so
+//! that two reloads never cross; the watcher, SIGHUP and `config.reload` ask it alike.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+use tunneld_proto::error::{ErrorKind, RpcError};
+use tunneld_proto::message::{ConfigFault, Reloaded};
+
+use crate::config::load::{Loaded, Loader, ad_hoc};
+use crate::config::model::{DaemonConfig, Tunnel};
+use crate::config::save::save;
+use crate::config::watch::Watcher;
+use crate::log::Log;
+use crate::platform::service::{Notice, tell};
+use crate::supervisor::Supervisor;
+
+/// A handle to the task.
+#[derive(Clone)]
+pub struct Reloader {
+    requests: mpsc::Sender<Request>,
+    shared: Arc<Shared>,
+}
+
+enum Request {
+    Reload(oneshot::Sender<Reloaded>),
+    Prove {
+        name: String,
+        spec: Value,
+        reply: oneshot::Sender<Result<Tunnel, Vec<ConfigFault>>>,
+    },
+}
+
+struct Shared {
+    dir: PathBuf,
+    // What the last reading told; set and copied, never held across an await.
+    told: Mutex<Told>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Told {
+    faults: Vec<ConfigFault>,
+    notes: Vec<String>,
+}
+
+/// The task's own.
+pub struct Reloading {
+    loader: Loader,
+    daemon: DaemonConfig,
+    log: Option<Log>,
+    supervisor: Supervisor,
+    requests: mpsc::Receiver<Request>,
+    shared: Arc<Shared>,
+}
+
+impl Reloader {
+    /// A reloader of `dir` that goes on from a first reading. With `log`, `[daemon] log` changes the log's level.
+    pub fn new(
+        dir: PathBuf,
+        loader: Loader,
+        first: &Loaded,
+        log: Option<Log>,
+        supervisor: Supervisor,
+    ) -> (Self, Reloading) {
+        let (requests, inbox) = mpsc::channel(16);
+        let told = Told::default();
+        let shared = Arc::new(Shared {
+            dir,
+            told: Mutex::new(told),
+        });
+        let task = Reloading {
+            loader,
+            daemon: first.daemon.clone(),
+            log,
+            supervisor,
+            requests: inbox,
+            shared: shared.clone(),
+        };
+        task.tell(first);
+        (Self { requests, shared }, task)
+    }
+
+    /// The configuration directory.
+    pub fn dir(&self) -> &Path {
+        &self.shared.dir
+    }
+
+    /// The configuration's present faults.
+    pub fn faults(&self) -> Vec<ConfigFault> {
+        self.shared.told().faults.clone()
+    }
+
+    /// What a person should know of the configuration as a whole.
+    pub fn notes(&self) -> Vec<String> {
+        self.shared.told().notes.clone()
+    }
+
+    async fn request<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, RpcError> {
+        let stopping = || RpcError::new(ErrorKind::Stopping, "the daemon is stopping");
+        let (reply, answer) = oneshot::channel();
+        let sent = self.requests.send(make(reply)).await;
+        sent.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+
+    /// Reads the configuration again and applies it.
+    ///
+    /// # Errors
+    /// `stopping`. Faults of the configuration are part of the result.
+    pub async fn reload(&self) -> Result<Reloaded, RpcError> {
+        self.request(Request::Reload).await
+    }
+
+    /// Proves a tunnel made on the command line.
+    ///
+    /// # Errors
+    /// Every fault of it.
+    pub async fn prove(&self, name: &str, spec: &Value) -> Result<Tunnel, RpcError> {
+        let (name, spec) = (name.to_owned(), spec.clone());
+        let proved = self.request(|reply| Request::Prove { name, spec, reply });
+        proved.await?.map_err(refused)
+    }
+
+    /// Writes a proved tunnel to the configuration; the file's name.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub async fn save(&self, name: &str, spec: &Value) -> Result<String, RpcError> {
+        let saved = save(&self.shared.dir, name, spec).await;
+        let file = saved.map_err(|fault| refused(vec![fault]))?;
+        Ok(file.display().to_string())
+    }
+}
+
+impl Shared {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refused(faults: Vec<ConfigFault>) -> RpcError {
+    let message = match &faults[..] {
+        [only] => only.message.clone(),
+        all => format!("{} faults", all.len()),
+    };
+    RpcError::new(ErrorKind::Config, message).causes(faults.into_iter().map(|fault| fault.rendered))
+}
+
+impl Reloading {
+    /// Reloads whenever it is asked to, or the directory changes.
+    pub async fn run(mut self, mut watcher: Watcher) {
+        loop {
+            let request = tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(request) => Some(request),
+                    None => return,
+                },
+                () = watcher.changed() => None,
+            };
+            // Whoever asked may have gone meanwhile.
+            match request {
+                Some(Request::Reload(reply)) => drop(reply.send(self.reload().await)),
+                Some(Request::Prove { name, spec, reply }) => {
+                    drop(reply.send(ad_hoc(&name, &spec, &self.loader).await));
+                }
+                None => drop(self.reload().await),
+            }
+        }
+    }
+
+    async fn reload(&mut self) -> Reloaded {
+        tell(&Notice::Reloading);
+        let loaded = self.loader.load().await;
+        let fresh = self.tell(&loaded);
+        self.set_daemon(loaded.daemon);
+        let applied = self.supervisor.apply(loaded.tunnels).await;
+        let applied = applied.unwrap_or_default();
+        tell(&Notice::Ready);
+        let report = Reloaded {
+            added: applied.added,
+            changed: applied.changed,
+            removed: applied.removed,
+            errors: loaded.faults,
+        };
+        let Reloaded {
+            added,
+            changed,
+            removed,
+            ..
+        } = &report;
+        if fresh || !(added.is_empty() && changed.is_empty() && removed.is_empty()) {
+            let faults = report.errors.len();
+            tracing::info!(?added, ?changed, ?removed, faults, "configuration read");
+            self.supervisor.reloaded(report.clone());
+        }
+        report
+    }
+
+    /// Keeps and logs what the reading told; whether it is something else than before.
+    fn tell(&self, loaded: &Loaded) -> bool {
+        let fresh = Told {
+            faults: loaded.faults.clone(),
+            notes: loaded.notes.clone(),
+        };
+        let mut told = self.shared.told();
+        if fresh.faults != told.faults {
+            log_faults(&fresh.faults);
+        }
+        if fresh.notes != told.notes {
+            fresh.notes.iter().for_each(|note| tracing::warn!("{note}"));
+        }
+        let changed = fresh != *told;
+        *told = fresh;
+        changed
+    }
+
+    fn set_daemon(&mut self, daemon: DaemonConfig) {
+        if daemon.max_concurrent_connects != self.daemon.max_concurrent_connects {
+            tracing::warn!("max_concurrent_connects changes when the daemon is started again");
+        }
+        if daemon.log != self.daemon.log
+            && let Some(log) = &self.log
+            && let Err(error) =
+                log.set_filter(daemon.log.as_deref().unwrap_or(crate::log::DEFAULT_FILTER))
+        {
+            tracing::warn!("[daemon] log: {error:#}");
+        }
+        self.daemon = daemon;
+    }
+}
+
+/// Logs each fault with its place.
+fn log_faults(faults: &[ConfigFault]) {
+    for fault in faults {
+        let place = [fault.line, fault.column].into_iter().flatten();
+        let place: String = place.map(|number| format!(":{number}")).collect();
+        tracing::error!("{}{place}: {}", fault.file, fault.message);
+    }
+}
