@@ -1,0 +1,484 @@
+//! A tunnel's life: sessions that die in every manner, and what the local connections notice of it.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use rustix::process::Signal;
+use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
+use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
+use tunneld_tests::daemon::{Daemon, listen};
+use tunneld_tests::home::Home;
+use tunneld_tests::payload::{self, MIB, exchange, random, same};
+use tunneld_tests::sshd::{Setup, Sshd};
+use tunneld_tests::target::{Manner, Target};
+use tunneld_tests::wait::{LONG, within};
+use tunneld_tests::{keys, ports};
+
+use crate::scene::{Scene, renewed, secs, session_since, tcp, was_reset};
+
+fn forward(target: &Target) -> String {
+    format!("local_forward = \"0 127.0.0.1:{}\"", target.port())
+}
+
+fn kind(tunnel: &TunnelStatus) -> Option<&str> {
+    tunnel.last_error.as_ref().map(|error| error.kind.as_str())
+}
+
+#[tokio::test]
+async fn killed_session_resets_live_connections_and_refuses_none() -> Result<()> {
+    let target = Target::echo().await?;
+    let (scene, before) = Scene::up(&forward(&target)).await?;
+    let addr = listen(&before, ForwardKind::Local)?;
+    let mut live = tcp(addr).await?;
+    payload::ping(&mut live, b"hello").await?;
+    let killed = Instant::now();
+    scene.server.kill_sessions()?;
+    let read = within(LONG, "the reset", live.read_u8()).await?;
+    assert!(was_reset(read), "a dead session is no end of file");
+    // From now until the session is back every connection is taken and answered.
+    let mut during = 0;
+    loop {
+        let mut stream = tcp(addr).await?;
+        within(LONG, "an echo", payload::ping(&mut stream, b"again")).await??;
+        during += 1;
+        if during >= 20 {
+            break;
+        }
+    }
+    assert!(
+        killed.elapsed() < secs(5),
+        "back after {:?}",
+        killed.elapsed()
+    );
+    let after = scene.daemon.wait_for("t", LONG, renewed(&before)).await?;
+    assert_eq!(listen(&after, ForwardKind::Local)?, addr);
+    Ok(())
+}
+
+#[tokio::test]
+async fn reset_line_comes_back() -> Result<()> {
+    let target = Target::echo().await?;
+    let (scene, link, before) = Scene::linked(&forward(&target)).await?;
+    let addr = listen(&before, ForwardKind::Local)?;
+    let mut live = tcp(addr).await?;
+    payload::ping(&mut live, b"hello").await?;
+    link.reset();
+    assert!(was_reset(within(LONG, "the reset", live.read_u8()).await?));
+    scene.daemon.wait_for("t", LONG, renewed(&before)).await?;
+    payload::ping(&mut tcp(addr).await?, b"back").await
+}
+
+#[tokio::test]
+async fn frozen_peer_is_dead_after_interval_times_count() -> Result<()> {
+    let target = Target::echo().await?;
+    let lines = format!("hold = 0\n{}", forward(&target));
+    let (scene, link, before) = Scene::linked(&lines).await?;
+    let addr = listen(&before, ForwardKind::Local)?;
+    let mut live = tcp(addr).await?;
+    payload::ping(&mut live, b"hello").await?;
+    let mut watch = scene.daemon.watch().await?;
+    link.freeze();
+    let frozen = Instant::now();
+    let dead = |tunnel: &TunnelStatus| tunnel.state != State::Up;
+    let tunnel = watch.until("t", secs(12), dead).await?;
+    let noticed = frozen.elapsed();
+    // 2 s x 3, the last byte up to a keepalive's round trip before the freeze.
+    assert!(
+        noticed >= secs(5) && noticed <= Duration::from_millis(7600),
+        "{noticed:?}"
+    );
+    assert_eq!(kind(&tunnel), Some("dead_peer"));
+    assert!(was_reset(within(LONG, "the reset", live.read_u8()).await?));
+    link.thaw();
+    scene.daemon.wait_for("t", LONG, renewed(&before)).await?;
+    payload::ping(&mut tcp(addr).await?, b"back").await
+}
+
+#[tokio::test]
+async fn frozen_sshd_under_uploads_and_a_stopped_reader_is_dead_as_soon() -> Result<()> {
+    let target = Target::start(Manner::Silent).await?;
+    let (scene, before) = Scene::up(&forward(&target)).await?;
+    let addr = listen(&before, ForwardKind::Local)?;
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let mut stream = tcp(addr).await?;
+        writers.spawn(async move {
+            let data = vec![7; MIB];
+            while tokio::io::AsyncWriteExt::write_all(&mut stream, &data)
+                .await
+                .is_ok()
+            {}
+        });
+    }
+    let mut watch = scene.daemon.watch().await?;
+    scene.server.freeze_sessions()?;
+    let frozen = Instant::now();
+    let dead = |tunnel: &TunnelStatus| tunnel.state != State::Up;
+    watch.until("t", secs(14), dead).await?;
+    assert!(frozen.elapsed() <= secs(8), "{:?}", frozen.elapsed());
+    watch.until("t", LONG, renewed(&before)).await?;
+    within(LONG, "every writer to end", writers.join_all()).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn short_silence_costs_nothing() -> Result<()> {
+    let target = Target::start(Manner::Collect).await?;
+    let (scene, link, before) = Scene::linked(&forward(&target)).await?;
+    let addr = listen(&before, ForwardKind::Local)?;
+    let data = random(40, 4 * MIB);
+    let transfer = async {
+        let stream = tcp(addr).await?;
+        same(&data, &exchange(stream, &data).await?)
+    };
+    let blip = async {
+        link.freeze();
+        tokio::time::sleep(secs(3)).await;
+        link.thaw();
+        anyhow::Ok(())
+    };
+    tokio::try_join!(transfer, blip)?;
+    let after = scene.daemon.status("t").await?;
+    assert_eq!(session_since(&after), session_since(&before));
+    Ok(())
+}
+
+#[tokio::test]
+async fn server_down_then_up() -> Result<()> {
+    let target = Target::echo().await?;
+    let (mut scene, before) = Scene::up(&forward(&target)).await?;
+    let mut watch = scene.daemon.watch().await?;
+    scene.server.stop().await?;
+    let waiting = |tunnel: &TunnelStatus| {
+        tunnel.state == State::Waiting && kind(tunnel) == Some("connect_refused")
+    };
+    let first = watch.until("t", LONG, waiting).await?;
+    assert!(first.retry_at.is_some());
+    let later = |tunnel: &TunnelStatus| waiting(tunnel) && tunnel.attempt >= first.attempt + 3;
+    watch.until("t", LONG, later).await?;
+    scene.server.resume().await?;
+    // The longest delay of the lab's backoff is 2 s, and jitter only shortens or stretches it by half.
+    watch.until("t", secs(6), renewed(&before)).await?;
+    let addr = listen(&before, ForwardKind::Local)?;
+    payload::ping(&mut tcp(addr).await?, b"back").await
+}
+
+#[tokio::test]
+async fn server_that_is_not_there_at_first() -> Result<()> {
+    let target = Target::echo().await?;
+    let mut server = Sshd::start().await?;
+    server.stop().await?;
+    let mut scene = Scene::begun(server, &forward(&target)).await?;
+    let waiting = |tunnel: &TunnelStatus| tunnel.state == State::Waiting;
+    let tunnel = scene.daemon.wait_for("t", LONG, waiting).await?;
+    assert_eq!(kind(&tunnel), Some("connect_refused"));
+    scene.server.resume().await?;
+    scene
+        .daemon
+        .wait_for("t", secs(6), |tunnel| tunnel.state == State::Up)
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn hold_keeps_a_connection_waiting_for_the_session() -> Result<()> {
+    let target = Target::echo().await?;
+    let (mut scene, before) = Scene::up(&forward(&target)).await?;
+    let addr = listen(&before, ForwardKind::Local)?;
+    scene.server.stop().await?;
+    let away = |tunnel: &TunnelStatus| tunnel.state == State::Waiting;
+    scene.daemon.wait_for("t", LONG, away).await?;
+    let mut stream = tcp(addr).await?;
+    let held = |tunnel: &TunnelStatus| tunnel.forwards[0].held == 1;
+    scene.daemon.wait_for("t", LONG, held).await?;
+    scene.server.resume().await?;
+    within(LONG, "the held echo", payload::ping(&mut stream, b"held")).await??;
+    let none = |tunnel: &TunnelStatus| tunnel.forwards[0].held == 0;
+    scene.daemon.wait_for("t", LONG, none).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn hold_runs_out() -> Result<()> {
+    let target = Target::echo().await?;
+    let lines = format!("hold = \"1s\"\n{}", forward(&target));
+    let (mut scene, before) = Scene::up(&lines).await?;
+    let addr = listen(&before, ForwardKind::Local)?;
+    scene.server.stop().await?;
+    let away = |tunnel: &TunnelStatus| tunnel.state == State::Waiting;
+    scene.daemon.wait_for("t", LONG, away).await?;
+    let began = Instant::now();
+    let mut stream = tcp(addr).await?;
+    assert!(was_reset(
+        within(LONG, "the reset", stream.read_u8()).await?
+    ));
+    let took = began.elapsed();
+    assert!(
+        took >= Duration::from_millis(900) && took <= secs(3),
+        "{took:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_hold_closes_at_once() -> Result<()> {
+    let target = Target::echo().await?;
+    let lines = format!("hold = 0\n{}", forward(&target));
+    let (mut scene, before) = Scene::up(&lines).await?;
+    let addr = listen(&before, ForwardKind::Local)?;
+    scene.server.stop().await?;
+    let away = |tunnel: &TunnelStatus| tunnel.state == State::Waiting;
+    scene.daemon.wait_for("t", LONG, away).await?;
+    let mut stream = tcp(addr).await?;
+    let read = within(secs(1), "the end", stream.read_u8()).await?;
+    assert!(was_reset(read));
+    Ok(())
+}
+
+#[tokio::test]
+async fn refused_login_is_slow_and_ends_a_waiting_up() -> Result<()> {
+    let server = Sshd::start().await?;
+    let other = server.dir().join("other_key");
+    keys::generate(&other, "ed25519").await?;
+    std::fs::copy(&other, server.user_key())?;
+    let scene = Scene::begun(server, "identities_only = true").await?;
+    let refused = |tunnel: &TunnelStatus| {
+        tunnel.state == State::Waiting && kind(tunnel) == Some("auth_refused")
+    };
+    let tunnel = scene.daemon.wait_for("t", LONG, refused).await?;
+    let wait = tunnel
+        .retry_at
+        .expect("a next attempt")
+        .duration_since(tunnel.since);
+    assert!(wait.as_secs() >= 14, "tries again after {wait:#}");
+    let error = tunnel.last_error.expect("an error");
+    assert!(error.hint.is_some(), "{error:?}");
+    let said = scene.home.ctl(&["up", "t"]).await?.expect(1)?;
+    assert!(said.stderr.contains("refused"), "{said:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn revoked_login_shows_and_returns_when_it_is_back() -> Result<()> {
+    let (scene, before) = Scene::up("").await?;
+    let authorized = scene.server.dir().join("authorized_keys");
+    let text = std::fs::read_to_string(&authorized)?;
+    std::fs::write(&authorized, "")?;
+    let mut watch = scene.daemon.watch().await?;
+    scene.server.kill_sessions()?;
+    let refused = |tunnel: &TunnelStatus| kind(tunnel) == Some("auth_refused");
+    watch.until("t", LONG, refused).await?;
+    std::fs::write(&authorized, text)?;
+    scene.home.ctl(&["restart", "t"]).await?.expect(0)?;
+    watch
+        .until("t", LONG, |tunnel| {
+            tunnel.state == State::Up && session_since(tunnel) != session_since(&before)
+        })
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn changed_host_key_stops_before_any_login() -> Result<()> {
+    let (mut scene, _) = Scene::up("").await?;
+    let old = keys::fingerprint(&scene.server.host_key("ed25519")).await?;
+    scene.server.stop().await?;
+    let known = scene
+        .server
+        .dir()
+        .join(format!("known_hosts_{}", scene.server.port()));
+    let before = std::fs::read_to_string(&known)?;
+    scene.server.change_host_keys().await?;
+    let new = keys::fingerprint(&scene.server.host_key("ed25519")).await?;
+    let failed = |tunnel: &TunnelStatus| tunnel.state == State::Failed;
+    let tunnel = scene.daemon.wait_for("t", LONG, failed).await?;
+    let error = tunnel.last_error.expect("an error");
+    assert_eq!(error.kind, "host_key_changed");
+    let told = format!("{} {}", error.message, error.hint.unwrap_or_default());
+    assert!(told.contains(&old) && told.contains(&new), "{told}");
+    assert!(told.contains("ssh-keygen"), "{told}");
+    let log = scene.server.log()?;
+    log.wait("Connection closed by", LONG).await?;
+    assert_eq!(log.count_after(0, "userauth-request"), 0);
+    assert_eq!(std::fs::read_to_string(&known)?, before);
+    Ok(())
+}
+
+#[tokio::test]
+async fn unknown_host_key_is_refused_when_strict_and_learnt_when_accept_new() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    let known = home.path("known");
+    let text = |checking: &str| -> Result<String> {
+        Ok(server.tunnel("t")?.replace(
+            "user_known_hosts_file",
+            &format!(
+                "strict_host_key_checking = \"{checking}\"\nuser_known_hosts_file = \"{}\"\n#",
+                known.display()
+            ),
+        ))
+    };
+    home.write("t.toml", &text("yes")?)?;
+    let daemon = Daemon::start(&home).await?;
+    let failed = |tunnel: &TunnelStatus| tunnel.state == State::Failed;
+    let tunnel = daemon.wait_for("t", LONG, failed).await?;
+    assert_eq!(kind(&tunnel), Some("host_key_unknown"));
+    home.write("t.toml", &text("accept-new")?)?;
+    daemon.wait_up("t").await?;
+    let learnt = std::fs::read_to_string(&known)?;
+    let key = std::fs::read_to_string(server.host_key("ed25519"))?;
+    let key = key.split_whitespace().nth(1).expect("a key");
+    assert!(learnt.contains(key), "{learnt}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn busy_local_port_with_exit_on_forward_failure_waits() -> Result<()> {
+    let port = ports::free()?;
+    let squatter = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+    let lines = format!("exit_on_forward_failure = true\nlocal_forward = \"{port} 127.0.0.1:9\"");
+    let scene = Scene::begun(Sshd::start().await?, &lines).await?;
+    let waiting = |tunnel: &TunnelStatus| {
+        tunnel.state == State::Waiting && kind(tunnel) == Some("bind_failed")
+    };
+    scene.daemon.wait_for("t", LONG, waiting).await?;
+    drop(squatter);
+    scene.daemon.wait_up("t").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn corrupt_byte_never_reaches_the_application() -> Result<()> {
+    let data = random(41, 8 * MIB);
+    let target = Target::start(Manner::Source(data.clone().into())).await?;
+    let (scene, link, before) = Scene::linked(&forward(&target)).await?;
+    let mut stream = tcp(listen(&before, ForwardKind::Local)?).await?;
+    link.flip_after(2 << 20);
+    let mut got = Vec::new();
+    let read = within(LONG, "the end", stream.read_to_end(&mut got)).await?;
+    assert!(was_reset(read), "a broken session is no end of file");
+    assert!(got.len() < data.len());
+    same(&data[..got.len()], &got)?;
+    scene.daemon.wait_for("t", LONG, renewed(&before)).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn rekey_under_load_is_bit_exact() -> Result<()> {
+    let server = Sshd::with_lines(&["RekeyLimit 1M"]).await?;
+    let target = Target::echo().await?;
+    let (scene, before) = Scene::on(server, &forward(&target)).await?;
+    let addr = listen(&before, ForwardKind::Local)?;
+    let mut all = tokio::task::JoinSet::new();
+    for seed in 0..8 {
+        all.spawn(async move {
+            let data = random(seed, 3 * MIB);
+            same(&data, &exchange(tcp(addr).await?, &data).await?)
+        });
+    }
+    while let Some(one) = all.join_next().await {
+        one??;
+    }
+    let after = scene.daemon.status("t").await?;
+    assert_eq!(session_since(&after), session_since(&before));
+    let rekeys = scene
+        .server
+        .log()?
+        .count_after(0, "SSH2_MSG_KEXINIT received");
+    assert!(rekeys > 5, "only {rekeys} key exchanges");
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_tunnels_fault_leaves_another_alone() -> Result<()> {
+    let target = Target::echo().await?;
+    let (bad, good) = (Sshd::start().await?, Sshd::start().await?);
+    let home = Home::new()?;
+    for (name, server) in [("bad", &bad), ("good", &good)] {
+        let text = format!("{}{}\n", server.tunnel(name)?, forward(&target));
+        home.write(&format!("{name}.toml"), &text)?;
+    }
+    let daemon = Daemon::start(&home).await?;
+    let mut watch = daemon.watch().await?;
+    watch
+        .until_all(&["bad", "good"], LONG, |tunnel| tunnel.state == State::Up)
+        .await?;
+    let before = watch.tunnels()["good"].clone();
+    let mut stream = tcp(listen(&before, ForwardKind::Local)?).await?;
+    for _ in 0..3 {
+        let bad_before = daemon.status("bad").await?;
+        bad.kill_sessions()?;
+        for _ in 0..20 {
+            let began = Instant::now();
+            payload::ping(&mut stream, b"undisturbed").await?;
+            assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
+        }
+        watch.until("bad", LONG, renewed(&bad_before)).await?;
+    }
+    let after = daemon.status("good").await?;
+    assert_eq!(session_since(&after), session_since(&before));
+    Ok(())
+}
+
+#[tokio::test]
+async fn fifty_at_once_are_no_herd() -> Result<()> {
+    let server = Sshd::with(Setup {
+        lines: vec!["MaxStartups 10:30:100".into()],
+        ..Setup::default()
+    })
+    .await?;
+    let home = Home::new()?;
+    let names: Vec<String> = (0..50).map(|n| format!("t{n}")).collect();
+    let text = names.iter().map(|name| server.tunnel(name));
+    let text = text.collect::<Result<Vec<_>>>()?.join("\n");
+    home.write("many.toml", &text)?;
+    let daemon = Daemon::start(&home).await?;
+    let mut watch = daemon.watch().await?;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let up = |tunnel: &TunnelStatus| tunnel.state == State::Up;
+    watch.until_all(&names, secs(60), up).await?;
+    let dropped = server.log()?.count_after(0, "drop connection");
+    assert_eq!(dropped, 0, "the server dropped connections");
+    Ok(())
+}
+
+#[tokio::test]
+async fn resources_return_after_reconnects() -> Result<()> {
+    let target = Target::echo().await?;
+    let (scene, mut before) = Scene::up(&forward(&target)).await?;
+    let addr = listen(&before, ForwardKind::Local)?;
+    let pid = scene.daemon.process().pid();
+    let mut baseline = None;
+    for round in 0..12 {
+        let mut stream = tcp(addr).await?;
+        payload::ping(&mut stream, b"hello").await?;
+        drop(stream);
+        scene.server.signal_sessions(Signal::KILL);
+        before = scene.daemon.wait_for("t", LONG, renewed(&before)).await?;
+        let idle = |tunnel: &TunnelStatus| tunnel.forwards[0].connections == 0;
+        scene.daemon.wait_for("t", LONG, idle).await?;
+        if round == 2 {
+            baseline = Some(settled_files(pid).await?);
+        }
+    }
+    let files = settled_files(pid).await?;
+    assert!(
+        files <= baseline.expect("a baseline"),
+        "{files} files, {baseline:?} before"
+    );
+    Ok(())
+}
+
+/// The number of open files once it stands still: the last control connection may be closing.
+async fn settled_files(pid: u32) -> Result<usize> {
+    let mut last = usize::MAX;
+    loop {
+        let now = tunneld_tests::process::open_files(pid)?;
+        if now >= last {
+            return Ok(last);
+        }
+        last = now;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}

@@ -1,0 +1,297 @@
+//! Reload: only what changed is touched, and what is broken changes nothing.
+
+use anyhow::Result;
+use rustix::process::Signal;
+use serde_json::json;
+use tunneld_proto::message::{DaemonStatus, EventBody, Reloaded};
+use tunneld_proto::status::{ForwardKind, ForwardState, State, TunnelStatus};
+use tunneld_tests::daemon::{Daemon, Watch, listen, listen_at};
+use tunneld_tests::home::{DEFAULTS, Home};
+use tunneld_tests::payload;
+use tunneld_tests::ports;
+use tunneld_tests::sshd::Sshd;
+use tunneld_tests::target::Target;
+use tunneld_tests::wait::{LONG, within};
+
+use crate::scene::{Scene, secs, session_since, tcp};
+
+fn listening(count: usize) -> impl Fn(&TunnelStatus) -> bool {
+    move |tunnel| {
+        let mut forwards = tunnel.forwards.iter();
+        tunnel.forwards.len() == count
+            && forwards.all(|forward| forward.state == ForwardState::Listening)
+    }
+}
+
+/// Waits for the next report of a reload that satisfies `so`.
+async fn reloaded(watch: &mut Watch, so: impl Fn(&Reloaded) -> bool) -> Result<Reloaded> {
+    within(LONG, "a reload", async {
+        loop {
+            if let Some(EventBody::Config { report }) = watch.next(LONG).await?
+                && so(&report)
+            {
+                return Ok(report);
+            }
+        }
+    })
+    .await?
+}
+
+#[tokio::test]
+async fn forwards_come_and_go_on_a_live_session() -> Result<()> {
+    let target = Target::echo().await?;
+    let to = target.port();
+    let first = format!("\"0 127.0.0.1:{to}\"");
+    let (scene, before) = Scene::up(&format!("local_forward = [{first}]")).await?;
+    let addr = listen(&before, ForwardKind::Local)?;
+    let mut live = tcp(addr).await?;
+    payload::ping(&mut live, b"one").await?;
+
+    let more = format!(
+        "local_forward = [{first}, \"127.0.0.1:{}:127.0.0.1:{to}\"]\nremote_forward = \"0 127.0.0.1:{to}\"\ndynamic_forward = 0",
+        ports::free()?
+    );
+    scene.rewrite(&more)?;
+    let tunnel = scene.daemon.wait_for("t", LONG, listening(4)).await?;
+    assert_eq!(listen(&tunnel, ForwardKind::Local)?, addr);
+    payload::ping(&mut live, b"two").await?;
+    payload::ping(&mut tcp(listen_at(&tunnel, 1)?).await?, b"new").await?;
+    let remote = listen(&tunnel, ForwardKind::Remote)?;
+    let mut through = tcp(remote).await?;
+    payload::ping(&mut through, b"new").await?;
+
+    scene.rewrite(&format!("local_forward = [{first}]"))?;
+    let tunnel = scene.daemon.wait_for("t", LONG, listening(1)).await?;
+    assert_eq!(listen(&tunnel, ForwardKind::Local)?, addr);
+    payload::ping(&mut live, b"three").await?;
+    assert_eq!(session_since(&tunnel), session_since(&before));
+    assert_eq!(tunnel.reconnects, 0);
+    let gone = within(LONG, "the remote listener to go", async {
+        while tokio::net::TcpStream::connect(remote).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    });
+    gone.await
+}
+
+#[tokio::test]
+async fn description_and_tags_change_without_a_reconnect() -> Result<()> {
+    let (scene, before) = Scene::up("").await?;
+    scene.rewrite("description = \"the new one\"\ntags = [\"a\", \"b\"]")?;
+    let told = |tunnel: &TunnelStatus| tunnel.description.as_deref() == Some("the new one");
+    let tunnel = scene.daemon.wait_for("t", LONG, told).await?;
+    assert_eq!(tunnel.tags, ["a", "b"]);
+    assert_eq!(session_since(&tunnel), session_since(&before));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_changed_destination_reconnects_that_tunnel_alone() -> Result<()> {
+    let (scene, before) = Scene::up("").await?;
+    let other = Sshd::start().await?;
+    scene.home.write("u.toml", &scene.server.tunnel("u")?)?;
+    let u = scene.daemon.wait_up("u").await?;
+    scene.home.write("t.toml", &other.tunnel("t")?)?;
+    let moved = |tunnel: &TunnelStatus| {
+        tunnel.state == State::Up && tunnel.host.contains(&other.port().to_string())
+    };
+    let after = scene.daemon.wait_for("t", LONG, moved).await?;
+    assert_ne!(session_since(&after), session_since(&before));
+    let same = scene.daemon.status("u").await?;
+    assert_eq!(session_since(&same), session_since(&u));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broken_file_keeps_its_tunnels_and_the_others_apply() -> Result<()> {
+    let (scene, before) = Scene::up("").await?;
+    let mut watch = scene.daemon.watch().await?;
+    scene
+        .home
+        .write("t.toml", "[tunnel.t]\nhots = \"typo\"\n")?;
+    let report = reloaded(&mut watch, |report| !report.errors.is_empty()).await?;
+    let fault = &report.errors[0];
+    assert!(fault.file.ends_with("t.toml"), "{fault:?}");
+    assert_eq!((fault.line, fault.column), (Some(2), Some(1)));
+    assert!(fault.rendered.contains("did you mean") && fault.rendered.contains("host"));
+
+    scene.home.write("u.toml", &scene.server.tunnel("u")?)?;
+    watch
+        .until("u", LONG, |tunnel| tunnel.state == State::Up)
+        .await?;
+    let tunnel = scene.daemon.status("t").await?;
+    assert_eq!(session_since(&tunnel), session_since(&before));
+    assert_eq!(tunnel.state, State::Up);
+
+    let said = scene.home.ctl(&["reload"]).await?.expect(2)?;
+    assert!(said.stderr.contains("t.toml"), "{said:?}");
+    let said = scene.home.ctl(&["status"]).await?.expect(0)?;
+    let all = format!("{}{}", said.stdout, said.stderr);
+    assert!(all.contains("t.toml"), "{said:?}");
+    let daemon: DaemonStatus =
+        serde_json::from_value(scene.daemon.call("daemon.status", json!({})).await?)?;
+    assert_eq!(daemon.config_errors.len(), 1);
+
+    scene.rewrite("description = \"mended\"")?;
+    let mended = |tunnel: &TunnelStatus| tunnel.description.as_deref() == Some("mended");
+    let tunnel = watch.until("t", LONG, mended).await?;
+    assert_eq!(session_since(&tunnel), session_since(&before));
+    scene.home.ctl(&["reload"]).await?.expect(0)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_removed_file_takes_its_tunnels_down() -> Result<()> {
+    let (scene, _) = Scene::up("local_forward = \"0 127.0.0.1:9\"").await?;
+    let mut watch = scene.daemon.watch().await?;
+    let addr = listen(&watch.tunnels()["t"], ForwardKind::Local)?;
+    scene.home.remove("t.toml")?;
+    within(LONG, "the tunnel to go", async {
+        while watch.tunnels().contains_key("t") {
+            watch.next(LONG).await?;
+        }
+        anyhow::Ok(())
+    })
+    .await??;
+    assert!(tokio::net::TcpStream::connect(addr).await.is_err());
+    scene.home.ctl(&["status", "t"]).await?.expect(4)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn sighup_reads_again() -> Result<()> {
+    let (scene, _) = Scene::up("").await?;
+    let mut watch = scene.daemon.watch().await?;
+    scene.daemon.process().signal(Signal::HUP)?;
+    reloaded(&mut watch, |_| true).await?;
+    scene.rewrite("description = \"after the signal\"")?;
+    scene.daemon.process().signal(Signal::HUP)?;
+    let told = |tunnel: &TunnelStatus| tunnel.description.is_some();
+    watch.until("t", LONG, told).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn config_reload_reports_what_changed() -> Result<()> {
+    let (scene, _) = Scene::up("").await?;
+    let call = async || -> Result<Reloaded> {
+        let value = scene.daemon.call("config.reload", json!({})).await?;
+        Ok(serde_json::from_value(value)?)
+    };
+    assert_eq!(call().await?, Reloaded::default());
+    Ok(())
+}
+
+#[tokio::test]
+async fn symlink_swap_and_in_place_edit_are_noticed() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    let text = |words: &str| -> Result<String> {
+        Ok(format!(
+            "{}description = \"{words}\"\n",
+            server.tunnel("t")?
+        ))
+    };
+    // A store of the kind that Nix and Kubernetes keep: the file is a link, and the link is swapped.
+    std::fs::create_dir(home.path("store"))?;
+    let (one, two) = (home.path("store/one.toml"), home.path("store/two.toml"));
+    std::fs::write(&one, text("one")?)?;
+    std::fs::write(&two, text("two")?)?;
+    let link = home.config_dir().join("t.toml");
+    std::os::unix::fs::symlink(&one, &link)?;
+    let daemon = Daemon::start(&home).await?;
+    let mut watch = daemon.watch().await?;
+    let says = |words: &'static str| {
+        move |tunnel: &TunnelStatus| tunnel.description.as_deref() == Some(words)
+    };
+    watch.until("t", LONG, says("one")).await?;
+    let swapped = home.config_dir().join(".swap");
+    std::os::unix::fs::symlink(&two, &swapped)?;
+    std::fs::rename(&swapped, &link)?;
+    watch.until("t", LONG, says("two")).await?;
+    std::fs::remove_file(&link)?;
+    std::fs::write(&link, text("three")?)?;
+    watch.until("t", LONG, says("three")).await?;
+    std::fs::write(&link, text("four")?)?;
+    watch.until("t", LONG, says("four")).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_replaced_directory_is_watched_again() -> Result<()> {
+    let (scene, before) = Scene::up("").await?;
+    let mut watch = scene.daemon.watch().await?;
+    let (dir, old) = (scene.home.config_dir(), scene.home.path("config.old"));
+    std::fs::rename(&dir, &old)?;
+    std::fs::create_dir(&dir)?;
+    scene.home.write("tunneld.toml", DEFAULTS)?;
+    scene.rewrite("description = \"new folder\"")?;
+    let told = |tunnel: &TunnelStatus| tunnel.description.as_deref() == Some("new folder");
+    watch.until("t", LONG, told).await?;
+    scene.rewrite("description = \"and again\"")?;
+    let told = |tunnel: &TunnelStatus| tunnel.description.as_deref() == Some("and again");
+    let after = watch.until("t", LONG, told).await?;
+    assert_eq!(session_since(&after), session_since(&before));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_vanished_directory_changes_nothing() -> Result<()> {
+    let (scene, before) = Scene::up("").await?;
+    let mut watch = scene.daemon.watch().await?;
+    let (dir, old) = (scene.home.config_dir(), scene.home.path("config.old"));
+    std::fs::rename(&dir, &old)?;
+    reloaded(&mut watch, |report| !report.errors.is_empty()).await?;
+    let during = scene.daemon.status("t").await?;
+    assert_eq!(session_since(&during), session_since(&before));
+    std::fs::rename(&old, &dir)?;
+    reloaded(&mut watch, |report| report.errors.is_empty()).await?;
+    let after = scene.daemon.status("t").await?;
+    assert_eq!(session_since(&after), session_since(&before));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_unreadable_file_keeps_its_last_state() -> Result<()> {
+    let (scene, before) = Scene::up("").await?;
+    let mut watch = scene.daemon.watch().await?;
+    let path = scene.home.config_dir().join("t.toml");
+    // A directory of that name is as unreadable to root as mode 0 is to others.
+    std::fs::remove_file(&path)?;
+    std::fs::create_dir(&path)?;
+    let report = reloaded(&mut watch, |report| !report.errors.is_empty()).await?;
+    assert!(report.errors[0].file.ends_with("t.toml"), "{report:?}");
+    let during = scene.daemon.status("t").await?;
+    assert_eq!(session_since(&during), session_since(&before));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_thousand_edits_end_in_the_last() -> Result<()> {
+    let (scene, before) = Scene::up("").await?;
+    for n in 0..1000 {
+        let broken = n % 10 == 0;
+        let text = if broken { "[[[" } else { "" };
+        scene.rewrite(&format!("description = \"edit {n}\"\n{text}"))?;
+    }
+    let last = |tunnel: &TunnelStatus| tunnel.description.as_deref() == Some("edit 999");
+    let after = scene.daemon.wait_for("t", secs(10), last).await?;
+    assert_eq!(session_since(&after), session_since(&before));
+    Ok(())
+}
+
+#[tokio::test]
+async fn hidden_files_and_editor_leftovers_are_skipped() -> Result<()> {
+    let (scene, _) = Scene::up("").await?;
+    for name in [
+        ".hidden.toml",
+        "t.toml~",
+        "#t.toml#",
+        "t.toml.swp",
+        "notes.txt",
+    ] {
+        std::fs::write(scene.home.config_dir().join(name), "this is no TOML [[[")?;
+    }
+    scene.home.ctl(&["reload"]).await?.expect(0)?;
+    Ok(())
+}

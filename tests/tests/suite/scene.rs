@@ -1,0 +1,104 @@
+//! What most tests begin with: one server, one home, one daemon, one tunnel `t` that is up.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::net::{TcpStream, UnixStream};
+use tunneld_proto::status::{State, TunnelStatus};
+use tunneld_tests::daemon::Daemon;
+use tunneld_tests::home::Home;
+use tunneld_tests::link::Link;
+use tunneld_tests::sshd::Sshd;
+use tunneld_tests::wait::{LONG, within};
+
+/// A daemon with the tunnel `t`.
+pub(crate) struct Scene {
+    pub(crate) daemon: Daemon,
+    pub(crate) home: Home,
+    pub(crate) server: Sshd,
+}
+
+impl Scene {
+    /// The tunnel `t` with these further lines, straight to a server of the lab's own configuration, up.
+    pub(crate) async fn up(lines: &str) -> Result<(Self, TunnelStatus)> {
+        Self::on(Sshd::start().await?, lines).await
+    }
+
+    /// The same, to this server.
+    pub(crate) async fn on(server: Sshd, lines: &str) -> Result<(Self, TunnelStatus)> {
+        let scene = Self::begun(server, lines).await?;
+        let tunnel = scene.daemon.wait_up("t").await?;
+        Ok((scene, tunnel))
+    }
+
+    /// The same, without waiting until the tunnel is up.
+    pub(crate) async fn begun(server: Sshd, lines: &str) -> Result<Self> {
+        let home = Home::new()?;
+        home.write("t.toml", &format!("{}{lines}\n", server.tunnel("t")?))?;
+        let daemon = Daemon::start(&home).await?;
+        Ok(Self {
+            daemon,
+            home,
+            server,
+        })
+    }
+
+    /// The tunnel `t` through a faulty line, up.
+    pub(crate) async fn linked(lines: &str) -> Result<(Self, Link, TunnelStatus)> {
+        let server = Sshd::start().await?;
+        let link = Link::to(server.addr()).await?;
+        let home = Home::new()?;
+        let tunnel = server.tunnel_at("t", link.port())?;
+        home.write("t.toml", &format!("{tunnel}{lines}\n"))?;
+        let daemon = Daemon::start(&home).await?;
+        let tunnel = daemon.wait_up("t").await?;
+        let scene = Self {
+            daemon,
+            home,
+            server,
+        };
+        Ok((scene, link, tunnel))
+    }
+
+    /// Writes the tunnel's file anew with these further lines.
+    pub(crate) fn rewrite(&self, lines: &str) -> Result<()> {
+        let text = format!("{}{lines}\n", self.server.tunnel("t")?);
+        self.home.write("t.toml", &text)?;
+        Ok(())
+    }
+}
+
+/// Whether the tunnel's session is not the one that stood at `before`.
+pub(crate) fn renewed(before: &TunnelStatus) -> impl Fn(&TunnelStatus) -> bool {
+    let (since, reconnects) = (session_since(before), before.reconnects);
+    move |tunnel| {
+        tunnel.state == State::Up
+            && session_since(tunnel) != since
+            && tunnel.reconnects > reconnects
+    }
+}
+
+/// Since when the tunnel's session stands.
+pub(crate) fn session_since(tunnel: &TunnelStatus) -> Option<jiff::Timestamp> {
+    tunnel.session.as_ref().map(|session| session.since)
+}
+
+/// Connects to a TCP listener.
+pub(crate) async fn tcp(addr: std::net::SocketAddr) -> Result<TcpStream> {
+    Ok(within(LONG, "a TCP connection", TcpStream::connect(addr)).await??)
+}
+
+/// Connects to a Unix listener.
+pub(crate) async fn unix(path: &std::path::Path) -> Result<UnixStream> {
+    Ok(within(LONG, "a Unix connection", UnixStream::connect(path)).await??)
+}
+
+/// Whether a read ended by a reset; false for an end in order.
+pub(crate) fn was_reset<T: std::fmt::Debug>(read: std::io::Result<T>) -> bool {
+    matches!(read, Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
+/// Seconds.
+pub(crate) fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
