@@ -8,6 +8,10 @@
     reason = "a helper of tests may panic as a test may"
 )]
 
+mod cli;
+mod config_input;
+mod control;
+mod daemon;
 mod dynamic;
 mod lab;
 mod life;
@@ -15,4 +19,5 @@ mod local;
 mod reload;
 mod remote;
 mod scene;
+mod socks_input;
 mod supply;

@@ -1,0 +1,444 @@
+//! tunnelctl as people and scripts meet it: exit codes, data and talk, colour, pipes, starting the daemon.
+
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tunneld_proto::status::State;
+use tunneld_tests::daemon::Daemon;
+use tunneld_tests::home::{DEFAULTS, Home};
+use tunneld_tests::payload;
+use tunneld_tests::rpc;
+use tunneld_tests::sshd::{self, Sshd};
+use tunneld_tests::target::Target;
+use tunneld_tests::wait::{LONG, within};
+use tunneld_tests::{ports, process};
+
+use crate::scene::{Scene, secs, tcp};
+
+#[tokio::test]
+async fn exit_codes_with_a_daemon() -> Result<()> {
+    let (scene, _) = Scene::up("").await?;
+    let home = &scene.home;
+    for (args, code) in [
+        (&["status"][..], 0),
+        (&["status", "t"], 0),
+        (&["up", "t"], 0),
+        (&["up", "--all"], 0),
+        (&["up"], 2),
+        (&["down"], 2),
+        (&["restart"], 2),
+        (&["fly"], 2),
+        (&["--fly"], 2),
+        (&["up", "nobody"], 4),
+        (&["down", "nobody"], 4),
+        (&["status", "nobody"], 4),
+        (&["check"], 0),
+        (&["reload"], 0),
+        (&["down", "t"], 0),
+        (&["status"], 0),
+        (&["status", "t"], 3),
+        (&["restart", "t"], 0),
+        (&["status", "t"], 0),
+        (&["--version"], 0),
+        (&["--help"], 0),
+    ] {
+        let said = home.ctl(args).await?;
+        let said = said.expect(code).with_context(|| format!("{args:?}"))?;
+        let talk = &said.stderr;
+        assert!(
+            code == 0 || code == 3 || !talk.is_empty(),
+            "{args:?}: {said:#?}"
+        );
+        assert!(!talk.contains("panicked"), "{args:?}: {said:#?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn up_of_a_dead_host_runs_out_of_time() -> Result<()> {
+    let home = Home::new()?;
+    let port = ports::free()?;
+    let text = format!("[tunnel.t]\nhost = \"u@127.0.0.1:{port}\"\n");
+    home.write("t.toml", &text)?;
+    let _daemon = Daemon::start(&home).await?;
+    let said = home.ctl(&["up", "t", "--wait=1s"]).await?.expect(6)?;
+    assert!(
+        said.stderr.contains("refused"),
+        "the reason is told: {said:#?}"
+    );
+    home.ctl(&["up", "t", "--no-wait"]).await?.expect(0)?;
+    home.ctl(&["status", "t"]).await?.expect(3)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_daemon_dead_socket_and_hanging_daemon_are_5() -> Result<()> {
+    let home = Home::new()?;
+    let said = home.ctl(&["status"]).await?.expect(5)?;
+    assert!(
+        said.stderr.contains("tunneld") || said.stderr.contains("tunnelctl up"),
+        "{said:#?}"
+    );
+
+    let folder = home.socket().parent().context("a folder")?.to_owned();
+    std::fs::create_dir_all(&folder)?;
+    std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    drop(std::os::unix::net::UnixListener::bind(home.socket())?);
+    home.ctl(&["status"]).await?.expect(5)?;
+    std::fs::remove_file(home.socket())?;
+
+    let _hanging = UnixListener::bind(home.socket())?;
+    let began = Instant::now();
+    home.ctl(&["status"]).await?.expect(5)?;
+    assert!(began.elapsed() <= secs(8), "{:?}", began.elapsed());
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_protocol_version_is_7() -> Result<()> {
+    let home = Home::new()?;
+    let folder = home.socket().parent().context("a folder")?.to_owned();
+    std::fs::create_dir_all(&folder)?;
+    std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    let listener = UnixListener::bind(home.socket())?;
+    std::fs::set_permissions(
+        home.socket(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o600),
+    )?;
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let reply = "{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{\"code\":-32000,\"message\":\"no common protocol\",\"data\":{\"kind\":\"unsupported_protocol\",\"causes\":[\"9\"]}}}\n";
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, reply.as_bytes()).await;
+            kept.push(stream);
+        }
+    });
+    let said = home.ctl(&["status"]).await?.expect(7)?;
+    assert!(!said.stderr.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn data_goes_to_stdout_and_talk_to_stderr() -> Result<()> {
+    let target = Target::echo().await?;
+    let lines = format!(
+        "description = \"the lab's\"\ntags = [\"x\"]\nlocal_forward = \"0 127.0.0.1:{}\"",
+        target.port()
+    );
+    let (scene, _) = Scene::up(&lines).await?;
+    let said = scene
+        .home
+        .ctl(&["status", "--output", "json"])
+        .await?
+        .expect(0)?;
+    assert_eq!(said.stderr, "");
+    let json = said.json()?;
+    let tunnel = &json[0];
+    for key in [
+        "name",
+        "state",
+        "phase",
+        "since",
+        "host",
+        "via",
+        "tags",
+        "description",
+        "desired",
+        "attempt",
+        "retry_at",
+        "last_error",
+        "prompt",
+        "session",
+        "reconnects",
+        "forwards",
+    ] {
+        assert!(tunnel.get(key).is_some(), "no {key}: {tunnel:#}");
+    }
+    for key in [
+        "since", "server", "kex", "cipher", "mac", "host_key", "auth", "rtt_ms",
+    ] {
+        assert!(
+            tunnel["session"].get(key).is_some(),
+            "no session.{key}: {tunnel:#}"
+        );
+    }
+    for key in [
+        "kind",
+        "listen",
+        "to",
+        "state",
+        "error",
+        "exposed",
+        "connections",
+        "held",
+        "total",
+        "bytes_in",
+        "bytes_out",
+    ] {
+        assert!(
+            tunnel["forwards"][0].get(key).is_some(),
+            "no forwards.{key}: {tunnel:#}"
+        );
+    }
+    assert_eq!(tunnel["name"], "t");
+    assert!(
+        tunnel["session"]["server"]
+            .as_str()
+            .is_some_and(|s| s.starts_with("SSH-2.0-OpenSSH"))
+    );
+    assert!(
+        tunnel["session"]["host_key"]
+            .as_str()
+            .is_some_and(|key| key.contains("SHA256:"))
+    );
+    let since: jiff::Timestamp = tunnel["since"].as_str().context("a time")?.parse()?;
+    assert!(since <= jiff::Timestamp::now());
+
+    let said = scene.home.ctl(&["status"]).await?.expect(0)?;
+    assert!(
+        said.stdout.contains('t') && said.stdout.contains("up"),
+        "{said:#?}"
+    );
+    let said = scene.home.ctl(&["status", "t"]).await?.expect(0)?;
+    let forward = format!("127.0.0.1:{}", target.port());
+    assert!(said.stdout.contains(&forward), "{said:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn colour_only_where_it_is_wanted() -> Result<()> {
+    let (scene, _) = Scene::up("").await?;
+    let plain = scene.home.ctl(&["status"]).await?.expect(0)?;
+    assert!(!plain.stdout.contains('\u{1b}'), "{plain:#?}");
+    let always = scene
+        .home
+        .ctl(&["status", "--color", "always"])
+        .await?
+        .expect(0)?;
+    assert!(always.stdout.contains('\u{1b}'), "{always:#?}");
+    let mut command = scene.home.command("tunnelctl")?;
+    let out = command.arg("status").env("NO_COLOR", "1").output().await?;
+    assert!(!out.stdout.contains(&0x1b));
+    Ok(())
+}
+
+#[tokio::test]
+async fn closed_and_full_outputs_and_narrow_terminals_are_no_panic() -> Result<()> {
+    let (scene, _) = Scene::up("local_forward = \"0 127.0.0.1:9\"").await?;
+    for (script, codes) in [
+        ("\"$0\" status --output json | :", &[0][..]),
+        ("\"$0\" status --output json >&-", &[0, 1]),
+        ("\"$0\" status --output json >/dev/full", &[0, 1]),
+        ("COLUMNS=20 \"$0\" status", &[0]),
+        ("env -u TERM \"$0\" status", &[0]),
+        ("COLUMNS=0 \"$0\" status t", &[0]),
+    ] {
+        let program = scene
+            .home
+            .command("tunnelctl")?
+            .as_std()
+            .get_program()
+            .to_owned();
+        let mut command = scene.home.command("tunnelctl")?;
+        let envs: Vec<_> = command
+            .as_std()
+            .get_envs()
+            .filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned())))
+            .collect();
+        command = tokio::process::Command::new("bash");
+        command
+            .args(["-o", "pipefail", "-c", script])
+            .arg(&program)
+            .env_clear()
+            .envs(envs)
+            .stdin(Stdio::null());
+        let out = within(LONG, script, command.output()).await??;
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert!(!stderr.contains("panicked"), "{script}: {stderr}");
+        let code = process::code(out.status);
+        assert!(codes.contains(&code), "{script}: {code}: {stderr}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn foreign_bytes_in_names_are_escaped() -> Result<()> {
+    let (scene, _) = Scene::up("").await?;
+    let said = scene.home.ctl(&["status", "\u{1b}[31mred\u{9b}"]).await?;
+    assert_ne!(said.code, 0);
+    assert!(!said.stderr.contains(['\u{1b}', '\u{9b}']), "{said:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn names_are_globs_and_tags_choose() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    let mut text = String::new();
+    for (name, tag) in [("db-one", "work"), ("db-two", "home"), ("web", "work")] {
+        text += &server.tunnel(name)?;
+        text += &format!("autostart = false\ntags = [\"{tag}\"]\n");
+    }
+    home.write("all.toml", &text)?;
+    let daemon = Daemon::start(&home).await?;
+    let state = async |name: &str| Ok::<_, anyhow::Error>(daemon.status(name).await?.state);
+    home.ctl(&["up", "db-*"]).await?.expect(0)?;
+    assert_eq!(state("db-one").await?, State::Up);
+    assert_eq!(state("db-two").await?, State::Up);
+    assert_eq!(state("web").await?, State::Stopped);
+    home.ctl(&["up", "--tag", "work"]).await?.expect(0)?;
+    assert_eq!(state("web").await?, State::Up);
+    home.ctl(&["down", "--tag", "work"]).await?.expect(0)?;
+    assert_eq!(state("db-one").await?, State::Stopped);
+    assert_eq!(state("db-two").await?, State::Up);
+    home.ctl(&["down", "--all"]).await?.expect(0)?;
+    assert_eq!(state("db-two").await?, State::Stopped);
+    home.ctl(&["up", "x*"]).await?.expect(4)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn up_starts_the_daemon() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    home.write("t.toml", &server.tunnel("t")?)?;
+    let said = home.ctl(&["up", "t"]).await?;
+    let status = rpc::once(&home.socket(), "daemon.status", serde_json::json!({})).await;
+    let shutdown = rpc::once(&home.socket(), "daemon.shutdown", serde_json::json!({})).await;
+    said.expect(0)?;
+    assert!(status?["pid"].as_u64() > Some(1));
+    shutdown?;
+    within(secs(8), "the daemon's socket to go", async {
+        while home.socket().exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn up_on_the_spot_in_sshs_flags_and_save() -> Result<()> {
+    let server = Sshd::start().await?;
+    let target = Target::echo().await?;
+    let home = Home::new()?;
+    let known = server.dir().join("known");
+    std::fs::write(&known, server.known_hosts_at(server.port())?)?;
+    let defaults = format!(
+        "{DEFAULTS}user_known_hosts_file = \"{}\"\n",
+        known.display()
+    );
+    home.write("tunneld.toml", &defaults)?;
+    let daemon = Daemon::start(&home).await?;
+    let (port, key) = (ports::free()?, server.user_key());
+    let forward = format!("127.0.0.1:{port}:127.0.0.1:{}", target.port());
+    let (ssh_port, user) = (server.port().to_string(), sshd::user()?);
+    let key = key.to_str().context("UTF-8")?;
+    let args = [
+        "up",
+        "-L",
+        &forward,
+        "-D",
+        "0",
+        "-i",
+        key,
+        "-p",
+        &ssh_port,
+        "-l",
+        &user,
+        "--name",
+        "spot",
+        "127.0.0.1",
+    ];
+    home.ctl(&args).await?.expect(0)?;
+    let tunnel = daemon.status("spot").await?;
+    assert_eq!((tunnel.state, tunnel.forwards.len()), (State::Up, 2));
+    payload::ping(&mut tcp(ports::local(port)).await?, b"spot").await?;
+    assert!(!home.config_dir().join("spot.toml").exists());
+    home.ctl(&["down", "spot"]).await?.expect(0)?;
+
+    let forward = format!("127.0.0.1:{}:127.0.0.1:{}", ports::free()?, target.port());
+    let dest = format!("{user}@127.0.0.1");
+    let args = [
+        "up", "-L", &forward, "-i", key, "-p", &ssh_port, "--name", "kept", "--save", &dest,
+    ];
+    home.ctl(&args).await?.expect(0)?;
+    let file = std::fs::read_to_string(home.config_dir().join("kept.toml"))?;
+    assert!(file.contains("[tunnel.kept]"), "{file}");
+    home.ctl(&["check"]).await?.expect(0)?;
+    home.ctl(&["reload"]).await?.expect(0)?;
+    assert_eq!(daemon.status("kept").await?.state, State::Up);
+    Ok(())
+}
+
+#[tokio::test]
+async fn events_and_watched_status_are_json_lines() -> Result<()> {
+    let (scene, _) = Scene::up("").await?;
+    for args in [
+        &["events", "--output", "json"][..],
+        &["status", "--watch", "--output", "json"],
+    ] {
+        let mut command = scene.home.command("tunnelctl")?;
+        command
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let out = child.stdout.take().context("stdout")?;
+        let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(out));
+        if args[0] == "status" {
+            let line = within(LONG, "a first line", lines.next_line()).await??;
+            serde_json::from_str::<Value>(&line.context("a line")?)?;
+        } else {
+            // `events` shows what comes: wait until it has subscribed.
+            within(LONG, "the subscription", async {
+                loop {
+                    let status = scene
+                        .daemon
+                        .call("daemon.status", serde_json::json!({}))
+                        .await?;
+                    if status["clients"].as_u64() >= Some(2) {
+                        return anyhow::Ok(());
+                    }
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            })
+            .await??;
+        }
+        scene.home.ctl(&["restart", "t"]).await?.expect(0)?;
+        for _ in 0..2 {
+            let line = within(LONG, "a line", lines.next_line()).await??;
+            serde_json::from_str::<Value>(&line.context("a line")?)?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn logs_tell_of_one_tunnel() -> Result<()> {
+    let (scene, _) = Scene::up("").await?;
+    let said = scene.home.ctl(&["logs", "t"]).await?.expect(0)?;
+    assert!(!said.stdout.is_empty(), "{said:#?}");
+    scene.home.ctl(&["logs", "nobody"]).await?.expect(4)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refused_login_says_what_to_do() -> Result<()> {
+    let server = Sshd::start().await?;
+    std::fs::write(server.dir().join("authorized_keys"), "")?;
+    let scene = Scene::begun(server, "autostart = false\nidentities_only = true").await?;
+    let said = scene.home.ctl(&["up", "t"]).await?.expect(1)?;
+    assert!(
+        said.stderr.to_lowercase().contains("hint") || said.stderr.lines().count() > 1,
+        "{said:#?}"
+    );
+    Ok(())
+}

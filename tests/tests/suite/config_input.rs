@@ -1,0 +1,437 @@
+//! Bad input, the configuration: one clear error for each fault, and nothing else harmed.
+
+use std::os::unix::fs::PermissionsExt;
+
+use anyhow::{Context, Result};
+use tokio::time::Instant;
+use tunneld_proto::status::{ForwardState, State, TunnelStatus};
+use tunneld_tests::ctl::Said;
+use tunneld_tests::daemon::Daemon;
+use tunneld_tests::home::Home;
+use tunneld_tests::sshd::Sshd;
+use tunneld_tests::wait::LONG;
+
+use crate::scene::{Scene, secs};
+
+/// What `tunnelctl check` says of these files.
+async fn check(files: &[(&str, &[u8])]) -> Result<Said> {
+    let home = Home::bare()?;
+    for (name, bytes) in files {
+        std::fs::write(home.config_dir().join(name), bytes)?;
+    }
+    let began = Instant::now();
+    let said = home.ctl(&["check"]).await?;
+    assert!(began.elapsed() < secs(10), "took {:?}", began.elapsed());
+    let all = format!("{}{}", said.stdout, said.stderr);
+    assert!(!all.contains("panicked"), "{said:#?}");
+    assert!(!all.contains(['\u{1b}', '\u{9b}', '\0']), "{said:#?}");
+    Ok(said)
+}
+
+/// Proves that `[tunnel.t]` with this line is right.
+async fn good(line: &str) -> Result<()> {
+    let text = format!("[tunnel.t]\nhost = \"h\"\nssh_config = false\n{line}\n");
+    let said = check(&[("t.toml", text.as_bytes())]).await?;
+    said.expect(0).with_context(|| line.to_owned())?;
+    Ok(())
+}
+
+/// Proves that `[tunnel.t]` with this line is refused at its place, with these words.
+async fn bad(line: &str, words: &[&str]) -> Result<()> {
+    let text = format!("[tunnel.t]\nssh_config = false\n{line}\n");
+    let said = check(&[("t.toml", text.as_bytes())]).await?;
+    let said = said.expect(2).with_context(|| line.to_owned())?;
+    assert!(said.stderr.contains("t.toml:3:"), "{line}: {said:#?}");
+    for word in words {
+        assert!(
+            said.stderr.contains(word),
+            "{line} without {word:?}: {said:#?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn empty_and_plain_files_are_right() -> Result<()> {
+    check(&[]).await?.expect(0)?;
+    let files: &[&[u8]] = &[
+        b"",
+        b"# a comment",
+        b"\xef\xbb\xbf[tunnel.t]\nhost = \"h\"\nssh_config = false\n",
+        b"[tunnel.t]\r\nhost = \"h\"\r\nssh_config = false\r\n",
+    ];
+    for file in files {
+        check(&[("t.toml", file)]).await?.expect(0)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_toml_are_one_error() -> Result<()> {
+    let deep = format!("a = {}{}", "[".repeat(500), "]".repeat(500));
+    let tables = (0..100_000)
+        .map(|n| format!("[x{n}]\n"))
+        .collect::<String>();
+    let files: &[(&str, &[u8])] = &[
+        ("NUL", b"[tunnel.t]\nhost = \"a\0b\"\n"),
+        ("UTF-8", b"[tunnel.t]\nhost = \"\xff\xfe\"\n"),
+        ("no TOML", b"this is no TOML\n"),
+        ("open string", b"[tunnel.t]\nhost = \"open\n"),
+        ("deep", deep.as_bytes()),
+        ("tables", tables.as_bytes()),
+        ("10 MB", &vec![b'#'; 10 << 20]),
+    ];
+    for (what, bytes) in files {
+        let said = check(&[("t.toml", bytes)]).await?;
+        let said = said.expect(2).with_context(|| (*what).to_owned())?;
+        assert!(said.stderr.contains("t.toml"), "{what}: {said:#?}");
+        assert!(
+            said.stderr.len() < 100_000,
+            "{what}: {} bytes",
+            said.stderr.len()
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn unknown_keys_and_wrong_types_name_their_place() -> Result<()> {
+    bad("hots = \"h\"", &["did you mean", "host", "t.toml:3:1"]).await?;
+    bad(
+        "local_forwards = \"1 h:2\"",
+        &["did you mean", "local_forward"],
+    )
+    .await?;
+    bad("local_forward = true", &[]).await?;
+    bad("port = \"twenty-two\"", &[]).await?;
+    bad("tags = 7", &[]).await?;
+    bad("autostart = \"perhaps\"", &[]).await?;
+    bad("ssh_config = true", &[]).await
+}
+
+#[tokio::test]
+async fn all_faults_of_all_files_in_one_pass() -> Result<()> {
+    let one = b"[tunnel.a]\nssh_config = false\nhots = \"h\"\nport = 70000\n";
+    let two = b"[tunnel.b]\nssh_config = false\nlocal_forward = \"x y z\"\n";
+    let said = check(&[("one.toml", one), ("two.toml", two)])
+        .await?
+        .expect(2)?;
+    for place in ["one.toml:3:", "one.toml:4:", "two.toml:3:"] {
+        assert!(said.stderr.contains(place), "{place}: {said:#?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_same_name_twice_names_both_files() -> Result<()> {
+    let text = b"[tunnel.same]\nhost = \"h\"\nssh_config = false\n";
+    let said = check(&[("one.toml", text), ("two.toml", text)])
+        .await?
+        .expect(2)?;
+    assert!(
+        said.stderr.contains("one.toml") && said.stderr.contains("two.toml"),
+        "{said:#?}"
+    );
+    assert!(said.stderr.contains("same"), "{said:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn ports() -> Result<()> {
+    good("local_forward = \"0 h:1\"").await?;
+    good("local_forward = \"65535 h:65535\"").await?;
+    good("dynamic_forward = 0").await?;
+    good("port = 65535").await?;
+    for line in [
+        "local_forward = \"65536 h:1\"",
+        "local_forward = \"1 h:65536\"",
+        "local_forward = \"1 h:0\"",
+        "local_forward = \"-1 h:1\"",
+        "local_forward = \"1\"",
+        "local_forward = \"\"",
+        "dynamic_forward = 65536",
+        "dynamic_forward = -1",
+        "port = 0",
+        "port = 65536",
+        "port = -1",
+        "port = \"22 \"",
+    ] {
+        bad(line, &[]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn times() -> Result<()> {
+    for line in [
+        "server_alive_interval = 90",
+        "server_alive_interval = \"90\"",
+        "server_alive_interval = \"1m30s\"",
+        "server_alive_interval = \"2h\"",
+        "server_alive_interval = 0",
+        "hold = 0",
+        "backoff = { initial = \"1s\", max = \"5m\" }",
+    ] {
+        good(line).await?;
+    }
+    for line in [
+        "server_alive_interval = \"-1s\"",
+        "server_alive_interval = -1",
+        "server_alive_interval = 1000000000000000000",
+        "server_alive_interval = \"99999999999999999999h\"",
+        "server_alive_interval = nan",
+        "server_alive_interval = 1e18",
+        "server_alive_interval = \"soon\"",
+        "server_alive_interval = \"\"",
+        "hold = \"1 year\"",
+        "connect_timeout = -5",
+        "backoff = { initial = \"1m\", max = \"1s\" }",
+        "backoff = { first = \"1s\" }",
+    ] {
+        bad(line, &[]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn names() -> Result<()> {
+    let long = "x".repeat(300);
+    for name in [
+        "a/b",
+        "..",
+        "a\\nb",
+        "\\u001bx",
+        "-x",
+        "",
+        "a b",
+        "\\u0085",
+        long.as_str(),
+    ] {
+        let text = format!("[tunnel.\"{name}\"]\nhost = \"h\"\nssh_config = false\n");
+        let said = check(&[("t.toml", text.as_bytes())]).await?;
+        let said = said.expect(2).with_context(|| name.to_owned())?;
+        assert!(said.stderr.contains("t.toml:1:"), "{name}: {said:#?}");
+    }
+    let longest = "x".repeat(64);
+    for name in ["a", "A.b-c_9", longest.as_str()] {
+        let text = format!("[tunnel.\"{name}\"]\nhost = \"h\"\nssh_config = false\n");
+        check(&[("t.toml", text.as_bytes())]).await?.expect(0)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn hosts_and_users() -> Result<()> {
+    for line in [
+        "host = \"h\"",
+        "host = \"u@h\"",
+        "host = \"u@h:22\"",
+        "host = \"u@[::1]:22\"",
+        "host = \"fe80::1%eth0\"",
+        "host = \"user@domain@h\"",
+    ] {
+        let text = format!("[tunnel.t]\nssh_config = false\n{line}\n");
+        let said = check(&[("t.toml", text.as_bytes())]).await?;
+        said.expect(0).with_context(|| line.to_owned())?;
+    }
+    for line in [
+        "host = \"a b\"",
+        "host = \"a\\nb\"",
+        "host = \"a;b\"",
+        "host = \"$(id)\"",
+        "host = \"`id`\"",
+        "host = \"-oProxyCommand=id\"",
+        "host = \"u@-x\"",
+        "host = \"\"",
+        "host = \"u@h:0\"",
+        "host = \"u@h:99999\"",
+        "user = \"-u\"",
+        "user = \"a;b\"",
+        "user = \"$x\"",
+        "user = \"a\\\\b\"",
+        "user = \"a\\u001b\"",
+    ] {
+        bad(line, &[]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn listeners_that_cannot_be() -> Result<()> {
+    bad("local_forward = \"*:1080:h:1\"", &["gateway_ports"]).await?;
+    good("gateway_ports = true\nlocal_forward = \"*:1080:h:1\"").await?;
+    good("local_forward = \"0.0.0.0:1080:h:1\"").await?;
+    let long = format!("/{}", "x".repeat(108));
+    bad(&format!("local_forward = \"{long} h:1\""), &[]).await?;
+    good(&format!("local_forward = \"{} h:1\"", &long[..107])).await?;
+    let text = b"[tunnel.t]\nhost = \"h\"\nssh_config = false\nlocal_forward = \"1080 h:1\"\ndynamic_forward = 1080\n";
+    let said = check(&[("t.toml", text)]).await?.expect(2)?;
+    assert!(said.stderr.contains("1080"), "{said:#?}");
+    let one = b"[tunnel.one]\nhost = \"h\"\nssh_config = false\nlocal_forward = \"1080 h:1\"\n";
+    let two = b"[tunnel.two]\nhost = \"h\"\nssh_config = false\nlocal_forward = \"1080 h:1\"\n";
+    let said = check(&[("one.toml", one), ("two.toml", two)])
+        .await?
+        .expect(2)?;
+    assert!(
+        said.stderr.contains("one") && said.stderr.contains("two"),
+        "{said:#?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn files_that_others_could_write_are_refused() -> Result<()> {
+    let home = Home::bare()?;
+    let path = home.write("t.toml", "[tunnel.t]\nhost = \"h\"\nssh_config = false\n")?;
+    home.ctl(&["check"]).await?.expect(0)?;
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666))?;
+    let said = home.ctl(&["check"]).await?.expect(2)?;
+    assert!(said.stderr.contains("t.toml"), "{said:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_fifo_for_a_file_never_blocks() -> Result<()> {
+    let home = Home::bare()?;
+    let path = home.config_dir().join("t.toml");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )?;
+    let said = home.ctl(&["check"]).await?.expect(2)?;
+    assert!(said.stderr.contains("t.toml"), "{said:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_missing_folder_is_named_when_it_was_asked_for() -> Result<()> {
+    let home = Home::bare()?;
+    let gone = home.path("no-such-folder");
+    let gone = gone.to_str().context("UTF-8")?;
+    let said = home
+        .ctl(&["check", "--config-dir", gone])
+        .await?
+        .expect(2)?;
+    assert!(said.stderr.contains("no-such-folder"), "{said:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn tunneld_check_says_the_same() -> Result<()> {
+    let home = Home::bare()?;
+    home.write("t.toml", "[tunnel.t]\nssh_config = false\nhots = \"h\"\n")?;
+    let said = home.run("tunneld", &["check"]).await?.expect(2)?;
+    assert!(said.stderr.contains("t.toml:3:1"), "{said:#?}");
+    home.write("t.toml", "[tunnel.t]\nssh_config = false\nhost = \"h\"\n")?;
+    home.run("tunneld", &["check"]).await?.expect(0)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broken_configuration_still_starts_with_what_is_right() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    home.write("good.toml", &server.tunnel("good")?)?;
+    home.write("bad.toml", "[tunnel.bad]\nhots = \"h\"\n")?;
+    let daemon = Daemon::start(&home).await?;
+    daemon.wait_up("good").await?;
+    daemon.log().wait("bad.toml", LONG).await?;
+    let said = home.ctl(&["status"]).await?.expect(0)?;
+    let all = format!("{}{}", said.stdout, said.stderr);
+    assert!(all.contains("bad.toml"), "{said:#?}");
+    Ok(())
+}
+
+/// A tunnel whose key is `key` stands still with a reason that names it, and its neighbour is up.
+async fn bad_key(make: impl Fn(&std::path::Path) -> Result<()>) -> Result<TunnelStatus> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    let key = home.path("bad_key");
+    make(&key)?;
+    home.write("good.toml", &server.tunnel("good")?)?;
+    let user_key = server.user_key();
+    let right = user_key.to_str().context("UTF-8")?;
+    let text = server.tunnel("bad")?;
+    let text = text.replace(right, key.to_str().context("UTF-8")?);
+    home.write("bad.toml", &format!("{text}identities_only = true\n"))?;
+    let daemon = Daemon::start(&home).await?;
+    daemon.wait_up("good").await?;
+    let stuck = |tunnel: &TunnelStatus| {
+        matches!(tunnel.state, State::Failed | State::Waiting) && tunnel.last_error.is_some()
+    };
+    let tunnel = daemon.wait_for("bad", LONG, stuck).await?;
+    let error = tunnel.last_error.clone().context("an error")?;
+    let told = format!("{} {}", error.message, error.hint.unwrap_or_default());
+    assert!(told.contains("bad_key"), "{told}");
+    Ok(tunnel)
+}
+
+#[tokio::test]
+async fn a_missing_key_is_named() -> Result<()> {
+    bad_key(|_| Ok(())).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_key_that_is_a_folder_is_named() -> Result<()> {
+    bad_key(|path| Ok(std::fs::create_dir(path)?))
+        .await
+        .map(drop)
+}
+
+#[tokio::test]
+async fn a_key_that_is_a_fifo_never_blocks() -> Result<()> {
+    let fifo = |path: &std::path::Path| {
+        Ok(rustix::fs::mknodat(
+            rustix::fs::CWD,
+            path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )?)
+    };
+    bad_key(fifo).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_key_of_no_known_format_is_named() -> Result<()> {
+    let garbage = |path: &std::path::Path| {
+        std::fs::write(path, "no key at all\n")?;
+        Ok(std::fs::set_permissions(
+            path,
+            PermissionsExt::from_mode(0o600),
+        )?)
+    };
+    bad_key(garbage).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_huge_key_is_not_read_whole() -> Result<()> {
+    let huge = |path: &std::path::Path| {
+        let file = std::fs::File::create(path)?;
+        file.set_len(1 << 30)?;
+        Ok(std::fs::set_permissions(
+            path,
+            PermissionsExt::from_mode(0o600),
+        )?)
+    };
+    bad_key(huge).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_regular_file_at_a_unix_listeners_place_is_left_alone() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("precious");
+    std::fs::write(&path, "precious")?;
+    let lines = format!("local_forward = \"{} 127.0.0.1:9\"", path.display());
+    let scene = Scene::begun(Sshd::start().await?, &lines).await?;
+    let failed = |tunnel: &TunnelStatus| {
+        tunnel.state == State::Degraded && tunnel.forwards[0].state == ForwardState::Failed
+    };
+    scene.daemon.wait_for("t", LONG, failed).await?;
+    drop(scene);
+    assert_eq!(std::fs::read_to_string(&path)?, "precious");
+    Ok(())
+}

@@ -1,0 +1,555 @@
+//! The control socket, by hand: what stands on the wire, its limits, and clients that misbehave.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tunneld_tests::daemon::Daemon;
+use tunneld_tests::home::Home;
+use tunneld_tests::payload;
+use tunneld_tests::process;
+use tunneld_tests::rpc::Rpc;
+use tunneld_tests::sshd::Sshd;
+use tunneld_tests::target::Target;
+use tunneld_tests::wait::{LONG, within};
+
+use crate::scene::{Scene, secs};
+
+async fn quiet() -> Result<(Home, Daemon)> {
+    let home = Home::new()?;
+    // A tunnel that never dials by itself: nobody listens at port 1.
+    let text = "[tunnel.t]\nhost = \"u@127.0.0.1:1\"\nautostart = false\n";
+    home.write("t.toml", text)?;
+    let daemon = Daemon::start(&home).await?;
+    Ok((home, daemon))
+}
+
+async fn answers(daemon: &Daemon) -> Result<()> {
+    let began = Instant::now();
+    daemon.call("daemon.status", json!({})).await?;
+    assert!(
+        began.elapsed() < secs(2),
+        "answered after {:?}",
+        began.elapsed()
+    );
+    Ok(())
+}
+
+fn kind(reply: &Value) -> &str {
+    reply["error"]["data"]["kind"].as_str().unwrap_or("none")
+}
+
+#[tokio::test]
+async fn the_socket_is_the_users_alone() -> Result<()> {
+    let (home, _daemon) = quiet().await?;
+    let mode = |path: &std::path::Path| -> Result<u32> {
+        Ok(std::fs::symlink_metadata(path)?.permissions().mode() & 0o777)
+    };
+    assert_eq!(mode(&home.socket())?, 0o600);
+    assert_eq!(mode(home.socket().parent().context("a folder")?)?, 0o700);
+    Ok(())
+}
+
+#[tokio::test]
+async fn hello_comes_first_and_agrees_on_a_version() -> Result<()> {
+    let (home, daemon) = quiet().await?;
+    let mut rpc = Rpc::connect(&home.socket()).await?;
+    rpc.send_line(r#"{"jsonrpc":"2.0","id":1,"method":"daemon.status","params":{}}"#)
+        .await?;
+    assert_eq!(kind(&rpc.object(LONG).await?), "invalid_request");
+
+    let mut rpc = Rpc::connect(&home.socket()).await?;
+    let future = json!({"client": "lab", "protocol": [98, 99]});
+    let error = rpc
+        .call("hello", future)
+        .await?
+        .expect_err("no such version");
+    assert_eq!(error.data.kind.as_str(), "unsupported_protocol");
+    assert!(
+        error.data.causes.iter().any(|cause| cause.contains('1')),
+        "{error:?}"
+    );
+
+    let mut rpc = Rpc::connect(&home.socket()).await?;
+    let both = json!({"client": "lab", "protocol": [99, 1], "a_new_field": true});
+    let welcome = rpc.call("hello", both).await??;
+    assert_eq!(welcome["protocol"], 1);
+    assert_eq!(welcome["pid"], daemon.process().pid());
+    assert!(welcome["version"].is_string() && welcome["features"].is_array());
+    Ok(())
+}
+
+#[tokio::test]
+async fn lines_that_are_no_request_get_an_error_and_the_connection_stays() -> Result<()> {
+    let (_home, daemon) = quiet().await?;
+    let mut rpc = daemon.rpc().await?;
+    let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+    let lines: &[&[u8]] = &[
+        b"no json",
+        b"{",
+        b"[]",
+        b"7",
+        b"null",
+        b"\"text\"",
+        b"{\"a\":NaN}",
+        b"{\"jsonrpc\":\"2.0\",\"id\":1e999,\"method\":\"daemon.status\"}",
+        b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"\\ud800\"}",
+        b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"\xff\xfe\"}",
+        b"{\"jsonrpc\":\"1.0\",\"id\":1,\"method\":\"daemon.status\"}",
+        b"{\"jsonrpc\":\"2.0\",\"id\":1}",
+        b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":7}",
+        deep.as_bytes(),
+    ];
+    for line in lines {
+        rpc.send(line).await?;
+        rpc.send(b"\n").await?;
+        let reply = rpc.object(LONG).await?;
+        let shown = String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned();
+        let (code, kind) = (reply["error"]["code"].clone(), kind(&reply));
+        assert!(
+            matches!(kind, "parse_error" | "invalid_request"),
+            "{shown}: {reply}"
+        );
+        assert!(code == -32700 || code == -32600, "{shown}: {reply}");
+    }
+    rpc.call("daemon.status", json!({})).await??;
+    Ok(())
+}
+
+#[tokio::test]
+async fn unknown_methods_and_wrong_parameters_are_told_apart() -> Result<()> {
+    let (_home, daemon) = quiet().await?;
+    let mut rpc = daemon.rpc().await?;
+    let error = rpc
+        .call("tunnel.fly", json!({}))
+        .await?
+        .expect_err("unknown");
+    assert_eq!(
+        (error.code, error.data.kind.as_str()),
+        (-32601, "unknown_method")
+    );
+    for (method, params) in [
+        ("tunnel.up", json!({"names": "t"})),
+        ("tunnel.up", json!([])),
+        ("tunnel.add", json!({"name": 7})),
+        ("prompt.answer", json!({})),
+        ("connect", json!({"name": "t", "host": "h", "port": 99999})),
+        ("events.subscribe", json!({"since_seq": -1})),
+    ] {
+        let error = rpc.call(method, params.clone()).await?.expect_err("wrong");
+        assert_eq!(
+            error.data.kind.as_str(),
+            "invalid_params",
+            "{method} {params}"
+        );
+    }
+    let names = json!({"names": ["nobody"]});
+    for method in [
+        "tunnel.up",
+        "tunnel.down",
+        "tunnel.restart",
+        "tunnel.status",
+    ] {
+        let error = rpc.call(method, names.clone()).await?.expect_err("unknown");
+        assert_eq!(error.data.kind.as_str(), "tunnel_not_found", "{method}");
+    }
+    let error = rpc
+        .call("prompt.answer", json!({"id": 77, "answers": ["x"]}))
+        .await?;
+    assert_eq!(
+        error.expect_err("no prompt").data.kind.as_str(),
+        "prompt_not_found"
+    );
+    let connect = json!({"name": "t", "host": "h", "port": 1});
+    let error = rpc.call("connect", connect).await?.expect_err("not up");
+    assert_eq!(error.data.kind.as_str(), "not_up");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_line_over_the_limit_is_told_and_closed_and_costs_no_memory() -> Result<()> {
+    let (_home, daemon) = quiet().await?;
+    let pid = daemon.process().pid();
+    let before = process::resident(pid)?;
+    let mut rpc = daemon.rpc().await?;
+    let part = vec![b'x'; 64 * 1024];
+    // 64 MB without a newline; the daemon closes long before the end.
+    for _ in 0..1024 {
+        if rpc.send(&part).await.is_err() {
+            break;
+        }
+    }
+    let rest = rpc.closed(LONG).await?;
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(rest.is_empty() || rest.contains("line_too_long"), "{rest}");
+    let grown = process::resident(pid)?.saturating_sub(before);
+    assert!(grown < 16 << 20, "grew by {grown} bytes");
+    answers(&daemon).await
+}
+
+#[tokio::test]
+async fn silent_and_dribbling_clients_are_closed() -> Result<()> {
+    let (home, daemon) = quiet().await?;
+    let began = Instant::now();
+    let mut silent = Rpc::connect(&home.socket()).await?;
+    let mut dribbling = Rpc::connect(&home.socket()).await?;
+    let dribble = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            tick.tick().await;
+            if dribbling.send(b"{").await.is_err() {
+                return;
+            }
+        }
+    };
+    within(secs(15), "the dribbler's end", dribble).await?;
+    silent.closed(secs(5)).await?;
+    assert!(began.elapsed() >= secs(4), "{:?}", began.elapsed());
+    answers(&daemon).await
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() -> Result<()> {
+    let (_home, daemon) = quiet().await?;
+    let mut rpc = daemon.rpc().await?;
+    let mut text = String::new();
+    for id in 1000..1100 {
+        text += &format!(
+            "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"daemon.status\",\"params\":{{}}}}\n"
+        );
+    }
+    rpc.send(text.as_bytes()).await?;
+    for id in 1000..1100 {
+        assert_eq!(rpc.object(LONG).await?["id"], id);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn unread_replies_stop_their_own_client_alone() -> Result<()> {
+    let (_home, daemon) = quiet().await?;
+    let before = process::resident(daemon.process().pid())?;
+    let mut rpc = daemon.rpc().await?;
+    let line = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"daemon.status\",\"params\":{}}\n";
+    let flood = line.repeat(100);
+    let stuck = async {
+        loop {
+            if rpc.send(flood.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    };
+    // It is stopped by a full socket, or dropped.
+    let _ = tokio::time::timeout(secs(2), stuck).await;
+    answers(&daemon).await?;
+    let grown = process::resident(daemon.process().pid())?.saturating_sub(before);
+    assert!(grown < 16 << 20, "grew by {grown} bytes");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_is_answered_after_half_close() -> Result<()> {
+    let (home, _daemon) = quiet().await?;
+    let mut rpc = Rpc::connect(&home.socket()).await?;
+    let text = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"hello\",\"params\":{\"client\":\"lab\",\"protocol\":[1]}}\n\
+        {\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"daemon.status\",\"params\":{}}\n";
+    rpc.send(text.as_bytes()).await?;
+    rpc.close_write().await?;
+    assert_eq!(rpc.object(LONG).await?["id"], 1);
+    assert_eq!(rpc.object(LONG).await?["id"], 2);
+    rpc.closed(LONG).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_sixty_fifth_client_is_told_busy() -> Result<()> {
+    let (home, daemon) = quiet().await?;
+    let mut clients = Vec::new();
+    for _ in 0..64 {
+        clients.push(daemon.rpc().await?);
+    }
+    let mut rpc = Rpc::connect(&home.socket()).await?;
+    let _ = rpc
+        .send_line(
+            r#"{"jsonrpc":"2.0","id":1,"method":"hello","params":{"client":"lab","protocol":[1]}}"#,
+        )
+        .await;
+    let reply = rpc.object(LONG).await?;
+    assert_eq!(kind(&reply), "busy", "{reply}");
+    rpc.closed(LONG).await?;
+    clients.truncate(60);
+    within(LONG, "room for another client", async {
+        while Rpc::hello(&home.socket()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn file_descriptors_sent_along_are_not_kept() -> Result<()> {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use std::os::fd::AsFd;
+    let (home, daemon) = quiet().await?;
+    let pid = daemon.process().pid();
+    answers(&daemon).await?;
+    let before = process::open_files(pid)?;
+    let stream = std::os::unix::net::UnixStream::connect(home.socket())?;
+    let file = std::fs::File::open("/dev/null")?;
+    let fds = vec![file.as_fd(); 100];
+    let mut space = vec![std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(100))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    let data = [rustix::io::IoSlice::new(b"{\"jsonrpc\":\"2.0\"")];
+    sendmsg(&stream, &data, &mut control, SendFlags::empty())?;
+    answers(&daemon).await?;
+    let during = process::open_files(pid)?;
+    assert!(during <= before + 3, "{during} files, {before} before");
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_user_is_turned_away_before_a_word() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can try as another user");
+        return Ok(());
+    }
+    let (home, daemon) = quiet().await?;
+    let mut path = home.socket();
+    // Even where every mode has been opened, the peer's user id is looked at.
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777))?;
+    while path.starts_with(home.path("")) && path.pop() {
+        if path != std::env::temp_dir() {
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
+        }
+        if path == home.path("") {
+            break;
+        }
+    }
+    let hello = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"hello\",\"params\":{\"client\":\"x\",\"protocol\":[1]}}";
+    let script = format!(
+        "printf '%s\\n' '{hello}' | socat -t5 - UNIX-CONNECT:{}",
+        home.socket().display()
+    );
+    let out = tokio::process::Command::new("setpriv")
+        .args([
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            "sh",
+            "-c",
+            &script,
+        ])
+        .output()
+        .await?;
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "");
+    answers(&daemon).await
+}
+
+#[tokio::test]
+async fn a_subscriber_sees_every_change_numbered_one_by_one() -> Result<()> {
+    let target = Target::echo().await?;
+    let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
+    let (scene, _) = Scene::up(&lines).await?;
+    let mut rpc = scene.daemon.rpc().await?;
+    let snapshot = rpc.call("events.subscribe", json!({})).await??;
+    let first = snapshot["seq"].as_u64().context("a number")?;
+    assert_eq!(snapshot["tunnels"][0]["state"], "up");
+    scene
+        .daemon
+        .call("tunnel.down", json!({"names": ["t"]}))
+        .await?;
+    let mut seq = first;
+    loop {
+        let event = rpc.notification(LONG).await?;
+        assert_eq!(event["method"], "event");
+        seq += 1;
+        assert_eq!(event["params"]["seq"], seq, "{event}");
+        if event["params"]["tunnel"]["state"] == "stopped" {
+            break;
+        }
+    }
+    // A second subscriber that knows `first` is told what came since.
+    let mut late = scene.daemon.rpc().await?;
+    late.call("events.subscribe", json!({"since_seq": first}))
+        .await??;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_subscriber_that_never_reads_harms_nobody_and_is_told_what_it_missed() -> Result<()> {
+    let (_home, daemon) = quiet().await?;
+    let mut rpc = daemon.rpc().await?;
+    rpc.call("events.subscribe", json!({})).await??;
+    let mut commands = daemon.rpc().await?;
+    for _ in 0..600 {
+        for method in ["tunnel.up", "tunnel.down"] {
+            commands.call(method, json!({"names": ["t"]})).await??;
+        }
+    }
+    answers(&daemon).await?;
+    let missed = within(LONG, "lagged, or the end", async {
+        loop {
+            match rpc.line(LONG).await? {
+                None => return anyhow::Ok(true),
+                Some(line) => {
+                    let object: Value = serde_json::from_str(&line)?;
+                    if object["method"] == "lagged" {
+                        return Ok(object["params"]["missed"].as_u64() > Some(0));
+                    }
+                }
+            }
+        }
+    });
+    assert!(missed.await??);
+    Ok(())
+}
+
+#[tokio::test]
+async fn up_and_down_are_idempotent_and_the_last_word_counts() -> Result<()> {
+    let (scene, _) = Scene::up("").await?;
+    let mut rpc = scene.daemon.rpc().await?;
+    let names = json!({"names": ["t"]});
+    for _ in 0..200 {
+        rpc.call("tunnel.up", names.clone()).await??;
+    }
+    assert_eq!(scene.server.log()?.count_after(0, "Accepted publickey"), 1);
+    let mut races = tokio::task::JoinSet::new();
+    for n in 0..20 {
+        let mut rpc = scene.daemon.rpc().await?;
+        let names = names.clone();
+        races.spawn(async move {
+            let method = if n % 2 == 0 {
+                "tunnel.up"
+            } else {
+                "tunnel.down"
+            };
+            rpc.call(method, names).await?.map(drop)?;
+            anyhow::Ok(())
+        });
+    }
+    while let Some(one) = races.join_next().await {
+        one??;
+    }
+    rpc.call("tunnel.down", names.clone()).await??;
+    let stopped = |tunnel: &tunneld_proto::status::TunnelStatus| tunnel.state.as_str() == "stopped";
+    scene.daemon.wait_for("t", LONG, stopped).await?;
+    rpc.call("tunnel.up", names).await??;
+    scene.daemon.wait_up("t").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_tunnel_is_made_and_removed_on_the_spot() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    let daemon = Daemon::start(&home).await?;
+    let text: toml::Table = server.tunnel("x")?.parse()?;
+    let spec = serde_json::to_value(&text["tunnel"]["x"])?;
+    let add = json!({"name": "x", "spec": spec});
+    daemon.call("tunnel.add", add.clone()).await?;
+    let mut rpc = daemon.rpc().await?;
+    let error = rpc.call("tunnel.add", add).await?.expect_err("twice");
+    assert_eq!(error.data.kind.as_str(), "tunnel_exists");
+    let up = json!({"names": ["x"], "wait": true, "timeout_ms": 20000});
+    let tunnels = rpc.call("tunnel.up", up).await??;
+    assert_eq!(tunnels["tunnels"][0]["state"], "up");
+    let wrong = json!({"name": "y", "spec": {"hots": "h"}});
+    let error = rpc.call("tunnel.add", wrong).await?.expect_err("a typo");
+    assert_eq!(error.data.kind.as_str(), "config");
+    rpc.call("tunnel.remove", json!({"name": "x"})).await??;
+    let all = rpc.call("tunnel.status", json!({})).await??;
+    assert_eq!(all["tunnels"], json!([]));
+    let error = rpc.call("tunnel.remove", json!({"name": "x"})).await?;
+    assert_eq!(
+        error.expect_err("gone").data.kind.as_str(),
+        "tunnel_not_found"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn waits_end_with_the_failure_or_the_time() -> Result<()> {
+    let (_home, daemon) = quiet().await?;
+    let mut rpc = daemon.rpc().await?;
+    let began = Instant::now();
+    let up = json!({"names": ["t"], "wait": true, "timeout_ms": 700});
+    let error = rpc
+        .call("tunnel.up", up)
+        .await?
+        .expect_err("nobody is there");
+    assert_eq!(error.data.kind.as_str(), "timeout", "{error:?}");
+    assert!(began.elapsed() >= Duration::from_millis(600));
+    Ok(())
+}
+
+#[tokio::test]
+async fn connect_turns_the_connection_into_the_stream() -> Result<()> {
+    let target = Target::echo().await?;
+    let (scene, _) = Scene::up("").await?;
+    let stream = tokio::net::UnixStream::connect(scene.home.socket()).await?;
+    let (read, mut write) = stream.into_split();
+    let mut read = tokio::io::BufReader::new(read);
+    let lines = format!(
+        "{}\n{}\n",
+        json!({"jsonrpc": "2.0", "id": 1, "method": "hello", "params": {"client": "lab", "protocol": [1]}}),
+        json!({"jsonrpc": "2.0", "id": 2, "method": "connect", "params": {"name": "t", "host": "127.0.0.1", "port": target.port()}}),
+    );
+    tokio::io::AsyncWriteExt::write_all(&mut write, lines.as_bytes()).await?;
+    for id in [1, 2] {
+        let mut line = String::new();
+        within(
+            LONG,
+            "a reply",
+            tokio::io::AsyncBufReadExt::read_line(&mut read, &mut line),
+        )
+        .await??;
+        let reply: Value = serde_json::from_str(&line)?;
+        assert_eq!(
+            (reply["id"].clone(), reply.get("error")),
+            (json!(id), None),
+            "{reply}"
+        );
+    }
+    let data = payload::random(50, 1 << 20);
+    let got = payload::exchange(tokio::io::join(read, write), &data);
+    payload::same(&data, &within(LONG, "the echo", got).await??)
+}
+
+#[tokio::test]
+async fn shutdown_says_goodbye() -> Result<()> {
+    let (home, mut daemon) = quiet().await?;
+    let mut rpc = daemon.rpc().await?;
+    rpc.call("events.subscribe", json!({})).await??;
+    daemon.call("daemon.shutdown", json!({})).await?;
+    let mut said = false;
+    while let Some(line) = rpc.line(LONG).await? {
+        said |= line.contains("\"bye\"");
+    }
+    assert!(said, "no bye");
+    daemon.terminate(secs(6)).await.ok();
+    assert!(!home.socket().exists());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_log_is_served_by_line_and_its_level_is_set() -> Result<()> {
+    let (scene, _) = Scene::up("").await?;
+    let mut rpc = scene.daemon.rpc().await?;
+    let lines = rpc.call("log.tail", json!({"name": "t"})).await??;
+    let lines = lines["lines"].as_array().context("lines")?.clone();
+    assert!(!lines.is_empty());
+    assert!(lines.iter().all(|line| line["tunnel"] == "t"), "{lines:?}");
+    rpc.call("log.set_level", json!({"filter": "debug"}))
+        .await??;
+    let error = rpc.call("log.set_level", json!({"filter": "=[=,"})).await?;
+    assert_eq!(
+        error.expect_err("no filter").data.kind.as_str(),
+        "invalid_params"
+    );
+    Ok(())
+}

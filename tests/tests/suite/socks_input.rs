@@ -1,0 +1,211 @@
+//! Bad input, the SOCKS listener: codes for what can be answered, a close for what cannot, nobody else touched.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tunneld_proto::status::ForwardKind;
+use tunneld_tests::daemon::listen;
+use tunneld_tests::payload;
+use tunneld_tests::socks::{self, Dest};
+use tunneld_tests::target::Target;
+use tunneld_tests::wait::{LONG, within};
+
+use crate::scene::{Scene, secs, session_since, tcp};
+
+async fn proxy() -> Result<(Scene, SocketAddr)> {
+    let (scene, tunnel) = Scene::up("dynamic_forward = 0").await?;
+    let proxy = listen(&tunnel, ForwardKind::Dynamic)?;
+    Ok((scene, proxy))
+}
+
+/// Sends `bytes` and returns all that comes until the proxy closes.
+async fn talk(proxy: SocketAddr, bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut stream = tcp(proxy).await?;
+    let _ = stream.write_all(bytes).await;
+    let mut got = Vec::new();
+    // A reset closes too.
+    let _ = within(secs(14), "the proxy to close", stream.read_to_end(&mut got)).await?;
+    Ok(got)
+}
+
+async fn works(proxy: SocketAddr, target: &Target) -> Result<()> {
+    let dest = Dest::Ip(target.addr().ip());
+    let stream = within(
+        LONG,
+        "a SOCKS reply",
+        socks::v5(proxy, &dest, target.port()),
+    )
+    .await??;
+    payload::ping(&mut stream.expect("granted"), b"works").await
+}
+
+#[tokio::test]
+async fn what_is_no_socks_is_closed_without_a_word() -> Result<()> {
+    let (_scene, proxy) = proxy().await?;
+    for bytes in [
+        &b"\x16\x03\x01\x02\x00\x01"[..],
+        b"SSH-2.0-x\r\n",
+        b"\x00\x00",
+        b"\xff",
+    ] {
+        let began = Instant::now();
+        assert_eq!(talk(proxy, bytes).await?, b"", "{bytes:?}");
+        assert!(
+            began.elapsed() < secs(2),
+            "{bytes:?} after {:?}",
+            began.elapsed()
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn methods_that_cannot_be_met_are_refused() -> Result<()> {
+    let (_scene, proxy) = proxy().await?;
+    for bytes in [&[5, 0][..], &[5, 1, 1], &[5, 2, 1, 0x80]] {
+        let got = talk(proxy, bytes).await?;
+        assert!(got.is_empty() || got == [5, 0xff], "{bytes:?}: {got:?}");
+    }
+    // 255 methods, ours the last.
+    let mut many = vec![5, 255];
+    many.extend(1..=254);
+    many.push(0);
+    let mut stream = tcp(proxy).await?;
+    stream.write_all(&many).await?;
+    let mut method = [0; 2];
+    within(LONG, "a method", stream.read_exact(&mut method)).await??;
+    assert_eq!(method, [5, 0]);
+    // Another version between greeting and request.
+    stream.write_all(&[4, 1, 0, 80, 127, 0, 0, 1, 0]).await?;
+    let mut rest = Vec::new();
+    let _ = within(secs(14), "the close", stream.read_to_end(&mut rest)).await?;
+    assert!(rest.is_empty() || rest[1] != 0, "{rest:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn names_that_cannot_be_are_refused_and_others_go_to_the_server_as_they_are() -> Result<()> {
+    let target = Target::echo().await?;
+    let (_scene, proxy) = proxy().await?;
+    let ask = async |name: &[u8]| -> Result<u8> {
+        let mut stream = tcp(proxy).await?;
+        let mut request = vec![5, 1, 0, 5, 1, 0, 3, u8::try_from(name.len())?];
+        request.extend(name);
+        request.extend(target.port().to_be_bytes());
+        stream.write_all(&request).await?;
+        let mut method = [0; 2];
+        stream.read_exact(&mut method).await?;
+        within(LONG, "a reply", socks::reply_v5(&mut stream)).await?
+    };
+    for name in [&b""[..], b"a\0b", b"a\nb", b"a\x1bb"] {
+        assert_eq!(ask(name).await?, 1, "{name:?}");
+    }
+    for name in [&b"127.0.0.1"[..], b"localhost"] {
+        assert_eq!(ask(name).await?, 0, "{name:?}");
+    }
+    for name in [
+        &b"no_such_host.invalid"[..],
+        b"\xff\xfe.invalid",
+        b"a.invalid.",
+        &[b'x'; 255],
+    ] {
+        assert_eq!(ask(name).await?, 4, "{name:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn port_zero_is_a_failure() -> Result<()> {
+    let (_scene, proxy) = proxy().await?;
+    let answer = socks::v5(proxy, &Dest::Ip([127, 0, 0, 1].into()), 0).await?;
+    assert_eq!(answer.err(), Some(1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn endless_socks4_strings_are_cut() -> Result<()> {
+    let (_scene, proxy) = proxy().await?;
+    let began = Instant::now();
+    let mut user = vec![4, 1, 0, 80, 127, 0, 0, 1];
+    user.extend(vec![b'u'; 1 << 20]);
+    let got = talk(proxy, &user).await?;
+    assert!(got.is_empty() || got[1] == 91, "{got:?}");
+    let mut host = vec![4, 1, 0, 80, 0, 0, 0, 1, 0];
+    host.extend(vec![b'h'; 1 << 20]);
+    let got = talk(proxy, &host).await?;
+    assert!(got.is_empty() || got[1] == 91, "{got:?}");
+    assert!(began.elapsed() < secs(4), "{:?}", began.elapsed());
+    Ok(())
+}
+
+#[tokio::test]
+async fn any_split_is_the_same_and_payload_after_the_request_is_kept() -> Result<()> {
+    let target = Target::echo().await?;
+    let (_scene, proxy) = proxy().await?;
+    let dest = Dest::Name("127.0.0.1".into());
+    let mut five = vec![5, 1, 0];
+    five.extend(socks::request_v5(1, &dest, target.port()));
+    five.extend(b"early");
+    let mut four = vec![4, 1];
+    four.extend(target.port().to_be_bytes());
+    four.extend([0, 0, 0, 1]);
+    four.extend(b"user\x00127.0.0.1\0early");
+    for (whole, head) in [(&five, 12), (&four, 8)] {
+        for at in 0..=whole.len() {
+            let mut stream = tcp(proxy).await?;
+            stream.set_nodelay(true)?;
+            stream.write_all(&whole[..at]).await?;
+            tokio::task::yield_now().await;
+            stream.write_all(&whole[at..]).await?;
+            let mut got = vec![0; head + 5];
+            within(LONG, "the echo", stream.read_exact(&mut got)).await??;
+            assert!(got.ends_with(b"early"), "split at {at}: {got:?}");
+        }
+        let mut stream = tcp(proxy).await?;
+        stream.set_nodelay(true)?;
+        for byte in whole {
+            stream.write_all(&[*byte]).await?;
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        let mut got = vec![0; head + 5];
+        within(LONG, "the echo", stream.read_exact(&mut got)).await??;
+        assert!(got.ends_with(b"early"), "{got:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn half_closed_and_slow_greeters_are_closed_in_time() -> Result<()> {
+    let (scene, proxy) = proxy().await?;
+    let before = scene.daemon.status("t").await?;
+    let mut half = tcp(proxy).await?;
+    half.write_all(&[5, 1]).await?;
+    half.shutdown().await?;
+    let mut got = Vec::new();
+    let _ = within(secs(3), "the half-closed end", half.read_to_end(&mut got)).await?;
+    assert_eq!(got, b"");
+    let began = Instant::now();
+    assert_eq!(talk(proxy, &[5, 1, 0, 5, 1, 0, 3]).await?, [5, 0]);
+    assert!(began.elapsed() > secs(4), "{:?}", began.elapsed());
+    let after = scene.daemon.status("t").await?;
+    assert_eq!(session_since(&after), session_since(&before));
+    Ok(())
+}
+
+#[tokio::test]
+async fn hundreds_of_silent_greeters_keep_nobody_out() -> Result<()> {
+    let target = Target::echo().await?;
+    let (_scene, proxy) = proxy().await?;
+    let mut silent: Vec<TcpStream> = Vec::new();
+    for _ in 0..600 {
+        silent.push(tcp(proxy).await?);
+    }
+    let began = Instant::now();
+    works(proxy, &target).await?;
+    assert!(began.elapsed() < secs(5), "{:?}", began.elapsed());
+    drop(silent);
+    works(proxy, &target).await
+}
