@@ -8,8 +8,11 @@
     reason = "indexing a JSON value never panics, and a lab that panics fails its own test alone"
 )]
 
+pub mod agent;
+pub mod asking;
 pub mod ctl;
 pub mod daemon;
+pub mod dropbear;
 pub mod home;
 pub mod keys;
 pub mod link;

@@ -26,6 +26,8 @@ pub struct Setup {
     pub user_key: String,
     /// Whether it listens on `::1` too.
     pub ipv6: bool,
+    /// The user's password, in a private copy of the password database; only root can make one.
+    pub password: Option<String>,
 }
 
 impl Default for Setup {
@@ -36,6 +38,7 @@ impl Default for Setup {
             key_options: String::new(),
             user_key: "ed25519".to_owned(),
             ipv6: false,
+            password: None,
         }
     }
 }
@@ -112,7 +115,10 @@ impl Sshd {
         if rustix::process::geteuid().is_root() {
             std::fs::create_dir_all("/run/sshd")?;
         }
-        let mut command = Command::new(program()?);
+        let mut command = match &self.setup.password {
+            None => Command::new(program()?),
+            Some(password) => self.with_password(password).await?,
+        };
         command.args(["-D", "-e", "-f"]).arg(&config);
         let process = Process::start("sshd", command)?;
         process.log().wait("Server listening on", LONG).await?;
@@ -121,6 +127,23 @@ impl Sshd {
         }
         self.process = Some(process);
         Ok(())
+    }
+
+    /// The server in a mount namespace where the user has this password.
+    async fn with_password(&self, password: &str) -> Result<Command> {
+        let (user, dir) = (user()?, self.dir.path());
+        let hash = "print crypt($ARGV[0], q($6$laboratory$))";
+        let hash = crate::keys::run("perl", &["-e", hash, password]).await?;
+        let shadow = dir.join("shadow");
+        std::fs::write(&shadow, format!("{user}:{hash}:19000:0:99999:7:::\n"))?;
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c"])
+            .arg("mount --bind \"$1\" /etc/shadow; shift; exec \"$@\"")
+            .arg("sh")
+            .arg(&shadow)
+            .arg(program()?);
+        Ok(command)
     }
 
     fn config(&self) -> String {
@@ -224,6 +247,23 @@ impl Sshd {
         Ok(format!(
             "[tunnel.{name}]\nhost = \"{user}@127.0.0.1:{port}\"\nidentity_file = \"{key}\"\n\
              user_known_hosts_file = \"{known}\"\n",
+            user = user()?,
+            key = self.user_key().display(),
+            known = known.display(),
+        ))
+    }
+
+    /// The lines of an ssh_config that make `alias` reach it, its host key known.
+    ///
+    /// # Errors
+    /// Where the known_hosts file cannot be written.
+    pub fn ssh_host(&self, alias: &str) -> Result<String> {
+        let known = self.dir.path().join("known_hosts_alias");
+        std::fs::write(&known, self.known_hosts_at(self.port)?)?;
+        Ok(format!(
+            "Host {alias}\n  HostName 127.0.0.1\n  Port {port}\n  User {user}\n  IdentityFile {key}\n  \
+             UserKnownHostsFile {known}\n  IdentitiesOnly yes\n",
+            port = self.port,
             user = user()?,
             key = self.user_key().display(),
             known = known.display(),

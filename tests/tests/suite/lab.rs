@@ -189,3 +189,89 @@ async fn targets_tell_a_reset_from_an_end() -> Result<()> {
     assert!(target.next_end(LONG).await?.clean);
     Ok(())
 }
+
+/// Runs `true` over ssh at `host` of this configuration, with `answer` to every question.
+async fn ssh_asked(tunnel: &str, answer: &str) -> Result<bool> {
+    let table: toml::Table = tunnel.parse()?;
+    let (_, tunnel) = table["tunnel"]
+        .as_table()
+        .expect("tunnels")
+        .iter()
+        .next()
+        .expect("one");
+    let text = |key: &str| tunnel[key].as_str().unwrap_or_default().to_owned();
+    let folder = tempfile::tempdir()?;
+    let script = folder.path().join("askpass");
+    std::fs::write(&script, format!("#!/bin/sh\necho '{answer}'\n"))?;
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    let mut command = Command::new("ssh");
+    command
+        .args(["-F", "none", "-N", "-v", "-o"])
+        .arg(format!(
+            "UserKnownHostsFile={}",
+            text("user_known_hosts_file")
+        ))
+        .args(["-i", &text("identity_file")])
+        .arg(format!("ssh://{}", text("host")))
+        .env("SSH_ASKPASS", &script)
+        .env("SSH_ASKPASS_REQUIRE", "force");
+    let process = Process::start("ssh", command)?;
+    let login = process.log().wait("Authenticated to", LONG).await;
+    if let Err(error) = &login {
+        eprintln!("{error}");
+    }
+    Ok(login.is_ok())
+}
+
+#[tokio::test]
+async fn the_asking_server_wants_every_factor() -> Result<()> {
+    use tunneld_tests::asking::{Asking, Factor, Round};
+    let rounds = vec![Round {
+        instructions: "hello",
+        prompts: vec![("Code: ", false, "same")],
+    }];
+    let factors = vec![
+        Factor::Key,
+        Factor::Password("same"),
+        Factor::Keyboard(rounds),
+    ];
+    let server = Asking::start(factors).await?;
+    assert!(ssh_asked(&server.tunnel("t")?, "same").await?);
+    assert_eq!(
+        server.attempts(),
+        ["key right", "password right", "keyboard right"]
+    );
+    assert!(!ssh_asked(&server.tunnel("t")?, "other").await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn sshd_with_a_password_of_its_own() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can give the server a password of its own");
+        return Ok(());
+    }
+    let server = Sshd::with(Setup {
+        lines: vec![
+            "AuthenticationMethods publickey,password".into(),
+            "PasswordAuthentication yes".into(),
+        ],
+        password: Some("lab pass".into()),
+        ..Setup::default()
+    })
+    .await?;
+    assert!(ssh_asked(&server.tunnel("t")?, "lab pass").await?);
+    assert!(!ssh_asked(&server.tunnel("t")?, "wrong").await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn dropbear_lets_its_user_in() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can give dropbear a home of its own");
+        return Ok(());
+    }
+    let server = tunneld_tests::dropbear::Dropbear::start().await?;
+    assert!(ssh_asked(&server.tunnel("t")?, "").await?);
+    Ok(())
+}

@@ -8,16 +8,21 @@
     reason = "a helper of tests may panic as a test may"
 )]
 
+mod auth;
 mod cli;
 mod config_input;
 mod control;
 mod daemon;
 mod dynamic;
+mod host_keys;
 mod lab;
 mod life;
 mod local;
+mod reach;
 mod reload;
 mod remote;
 mod scene;
+mod servers;
+mod service;
 mod socks_input;
 mod supply;

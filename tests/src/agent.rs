@@ -1,0 +1,58 @@
+//! A private ssh-agent.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::process::Process;
+use crate::wait::LONG;
+
+/// A running agent.
+pub struct Agent {
+    dir: TempDir,
+    process: Process,
+}
+
+impl Agent {
+    /// An agent without keys.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub async fn start() -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("lab-agent").tempdir()?;
+        let mut command = Command::new("ssh-agent");
+        command.arg("-D").arg("-a").arg(dir.path().join("agent"));
+        let process = Process::start("ssh-agent", command)?;
+        process.log().wait("SSH_AUTH_SOCK", LONG).await?;
+        Ok(Self { dir, process })
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("agent")
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Takes a key in.
+    ///
+    /// # Errors
+    /// Where the agent declines it.
+    pub async fn add(&self, key: &Path) -> Result<()> {
+        let out = Command::new("ssh-add")
+            .arg("-q")
+            .arg(key)
+            .env("SSH_AUTH_SOCK", self.socket())
+            .output()
+            .await
+            .context("cannot run ssh-add")?;
+        let said = String::from_utf8_lossy(&out.stderr);
+        ensure!(out.status.success(), "ssh-add: {said}");
+        Ok(())
+    }
+}

@@ -1,0 +1,458 @@
+//! Logins: keys of every format, agents, certificates, passwords, codes, and prompts that a person answers.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use tunneld_proto::message::{EventBody, Prompts};
+use tunneld_proto::status::{ForwardKind, Prompt, PromptKind, State, TunnelStatus};
+use tunneld_tests::agent::Agent;
+use tunneld_tests::asking::{Asking, Factor, Round};
+use tunneld_tests::daemon::{Daemon, Watch, listen};
+use tunneld_tests::home::Home;
+use tunneld_tests::sshd::{Setup, Sshd};
+use tunneld_tests::target::Target;
+use tunneld_tests::wait::{LONG, within};
+use tunneld_tests::{keys, payload};
+
+use crate::scene::tcp;
+
+fn up(tunnel: &TunnelStatus) -> bool {
+    tunnel.state == State::Up
+}
+
+/// Waits for the next prompt of the tunnel `name`.
+async fn prompt(watch: &mut Watch, name: &str) -> Result<Prompt> {
+    let asks = |tunnel: &TunnelStatus| tunnel.state == State::NeedsInput;
+    let tunnel = watch.until(name, LONG, asks).await?;
+    tunnel.prompt.context("needs_input without a prompt")
+}
+
+async fn answer(daemon: &Daemon, prompt: &Prompt, answers: &[&str]) -> Result<()> {
+    let params = json!({"id": prompt.id, "answers": answers});
+    daemon.call("prompt.answer", params).await.map(drop)
+}
+
+/// A home with one tunnel `t` to `server`, its lines changed so.
+async fn home(text: &str) -> Result<(Home, Daemon)> {
+    let home = Home::new()?;
+    home.write("t.toml", text)?;
+    let daemon = Daemon::start(&home).await?;
+    Ok((home, daemon))
+}
+
+fn with_key(server: &Sshd, name: &str, key: &Path) -> Result<String> {
+    let text = server.tunnel(name)?;
+    let right = server.user_key().display().to_string();
+    Ok(text.replace(&right, &key.display().to_string()))
+}
+
+#[tokio::test]
+async fn keys_of_every_type_and_format() -> Result<()> {
+    let server = Sshd::start().await?;
+    let dir = server.dir().to_owned();
+    let mut authorized = std::fs::read_to_string(dir.join("authorized_keys"))?;
+    let mut text = server.tunnel("openssh-ed25519")?;
+    let mut names = vec!["openssh-ed25519".to_owned()];
+    for (kind, formats) in [
+        ("ecdsa", &["RFC4716", "PEM", "PKCS8"][..]),
+        ("rsa", &["RFC4716", "PEM", "PKCS8"]),
+    ] {
+        for format in formats {
+            let name = format!("{kind}-{format}");
+            let path = dir.join(&name);
+            let file = path.to_str().context("UTF-8")?;
+            let mut args = vec!["-q", "-t", kind, "-N", "", "-f", file];
+            if *format != "RFC4716" {
+                args.extend(["-m", format]);
+            }
+            keys::run("ssh-keygen", &args).await?;
+            authorized += &std::fs::read_to_string(path.with_extension("pub"))?;
+            text += &with_key(&server, &name, &path)?;
+            names.push(name);
+        }
+    }
+    for version in ["2", "3"] {
+        for kind in ["ed25519", "rsa"] {
+            let (name, plain) = (
+                format!("ppk{version}-{kind}"),
+                dir.join(format!("p{version}{kind}")),
+            );
+            keys::generate(&plain, kind).await?;
+            authorized += &std::fs::read_to_string(plain.with_extension("pub"))?;
+            let ppk = dir.join(format!("{name}.ppk"));
+            let (from, to) = (
+                plain.to_str().context("UTF-8")?,
+                ppk.to_str().context("UTF-8")?,
+            );
+            let param = format!("version={version}");
+            let args = [from, "-O", "private", "--ppk-param", &param, "-o", to];
+            keys::run("puttygen", &args).await?;
+            text += &with_key(&server, &name, &ppk)?;
+            names.push(name);
+        }
+    }
+    std::fs::write(dir.join("authorized_keys"), authorized)?;
+    let (_home, daemon) = home(&format!("{text}\n")).await?;
+    for name in names {
+        daemon.wait_up(&name).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn encrypted_keys_by_command_and_by_prompt() -> Result<()> {
+    let server = Sshd::start().await?;
+    let dir = server.dir().to_owned();
+    let mut authorized = String::new();
+    let (open, ppk2, ppk3) = (dir.join("open"), dir.join("two.ppk"), dir.join("three.ppk"));
+    keys::generate_with(&open, "ed25519", "open sesame").await?;
+    authorized += &std::fs::read_to_string(open.with_extension("pub"))?;
+    let words = dir.join("words");
+    std::fs::write(&words, "open sesame\n")?;
+    for (version, ppk) in [("2", &ppk2), ("3", &ppk3)] {
+        let plain = dir.join(format!("plain{version}"));
+        keys::generate(&plain, "ed25519").await?;
+        authorized += &std::fs::read_to_string(plain.with_extension("pub"))?;
+        let param = format!("version={version}");
+        let args = [
+            plain.to_str().context("UTF-8")?,
+            "-O",
+            "private",
+            "--ppk-param",
+            &param,
+            "--new-passphrase",
+            words.to_str().context("UTF-8")?,
+            "-o",
+            ppk.to_str().context("UTF-8")?,
+        ];
+        keys::run("puttygen", &args).await?;
+    }
+    std::fs::write(dir.join("authorized_keys"), authorized)?;
+    let command = "passphrase_command = [\"echo\", \"open sesame\"]\n";
+    let text = format!(
+        "{}{command}{}{command}{}{command}{}",
+        with_key(&server, "open", &open)?,
+        with_key(&server, "two", &ppk2)?,
+        with_key(&server, "three", &ppk3)?,
+        with_key(&server, "asks", &open)?,
+    );
+    let (_home, daemon) = home(&text).await?;
+    for name in ["open", "two", "three"] {
+        daemon.wait_up(name).await?;
+    }
+    let mut watch = daemon.watch().await?;
+    let first = prompt(&mut watch, "asks").await?;
+    assert_eq!(first.kind, PromptKind::Passphrase);
+    assert!(
+        !first.fields[0].echo && first.fields[0].label.contains("open")
+            || first.text.contains("open")
+    );
+    answer(&daemon, &first, &["wrong"]).await?;
+    let other = |tunnel: &TunnelStatus| {
+        tunnel
+            .prompt
+            .as_ref()
+            .is_some_and(|prompt| prompt.id != first.id)
+    };
+    let second = watch
+        .until("asks", LONG, other)
+        .await?
+        .prompt
+        .context("a prompt")?;
+    answer(&daemon, &second, &["open sesame"]).await?;
+    watch.until("asks", LONG, up).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn agents_are_looked_at_in_each_dial() -> Result<()> {
+    let server = Sshd::start().await?;
+    let agent = Agent::start().await?;
+    let hidden = server.dir().join("hidden");
+    std::fs::rename(server.user_key(), &hidden)?;
+    let socket = server.dir().join("agent.link");
+    let text = server.tunnel("t")?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("identity_file"))
+        .context("a line")?;
+    let agent_line = format!("identity_agent = \"{}\"", socket.display());
+    let text = text.replace(line, &agent_line);
+    let (home, daemon) = home(&text).await?;
+    let stuck = |tunnel: &TunnelStatus| tunnel.last_error.is_some();
+    daemon.wait_for("t", LONG, stuck).await?;
+    agent.add(&hidden).await?;
+    std::os::unix::fs::symlink(agent.socket(), &socket)?;
+    home.ctl(&["restart", "t"]).await?.expect(0)?;
+    let tunnel = daemon.wait_up("t").await?;
+    let auth = tunnel.session.context("a session")?.auth;
+    assert!(auth.contains("agent") && auth.contains("SHA256:"), "{auth}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_frozen_agent_costs_its_own_time_alone() -> Result<()> {
+    let server = Sshd::start().await?;
+    let agent = Agent::start().await?;
+    agent.process().signal(rustix::process::Signal::STOP)?;
+    let text = format!(
+        "{}identity_agent = \"{}\"\n{}",
+        server.tunnel("t")?,
+        agent.socket().display(),
+        server.tunnel("neighbour")?
+    );
+    let (_home, daemon) = home(&text).await?;
+    daemon.wait_up("neighbour").await?;
+    // The agent is given up and the key file is tried.
+    daemon.wait_for("t", LONG * 2, up).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn certificates_explicit_and_beside_the_key() -> Result<()> {
+    let ca = tempfile::tempdir()?;
+    let ca_key = ca.path().join("ca");
+    keys::generate(&ca_key, "ed25519").await?;
+    let trusted = format!("TrustedUserCAKeys {}.pub", ca_key.display());
+    let server = Sshd::with_lines(&[&trusted]).await?;
+    std::fs::write(server.dir().join("authorized_keys"), "")?;
+    let (ca_file, key) = (ca_key.to_str().context("UTF-8")?, server.user_key());
+    let public = key.with_extension("pub");
+    let user = tunneld_tests::sshd::user()?;
+    let args = [
+        "-q",
+        "-s",
+        ca_file,
+        "-I",
+        "lab",
+        "-n",
+        &user,
+        public.to_str().context("UTF-8")?,
+    ];
+    keys::run("ssh-keygen", &args).await?;
+    let beside = server.dir().join("user_key-cert.pub");
+    let elsewhere = server.dir().join("elsewhere.pub");
+    std::fs::copy(&beside, &elsewhere)?;
+    let other = server.dir().join("other");
+    std::fs::copy(&key, &other)?;
+    std::fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let text = format!(
+        "{}{}certificate_file = \"{}\"\n",
+        server.tunnel("beside")?,
+        with_key(&server, "explicit", &other)?,
+        elsewhere.display()
+    );
+    let (_home, daemon) = home(&text).await?;
+    for name in ["beside", "explicit"] {
+        let tunnel = daemon.wait_up(name).await?;
+        let auth = tunnel.session.context("a session")?.auth;
+        assert!(auth.to_lowercase().contains("cert"), "{auth}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn password_by_command_and_by_prompt_carries_bytes() -> Result<()> {
+    let server = Asking::start(vec![Factor::Password("s3cret")]).await?;
+    let target = Target::echo().await?;
+    let forward = format!("local_forward = \"0 127.0.0.1:{}\"\n", target.port());
+    let text = format!(
+        "{}{forward}password_command = [\"echo\", \"s3cret\"]\n{}{forward}",
+        server.tunnel("command")?,
+        server.tunnel("person")?
+    );
+    let (_home, daemon) = home(&text).await?;
+    let tunnel = daemon.wait_up("command").await?;
+    let data = payload::random(70, 1 << 20);
+    let stream = tcp(listen(&tunnel, ForwardKind::Local)?).await?;
+    payload::same(&data, &payload::exchange(stream, &data).await?)?;
+    let mut watch = daemon.watch().await?;
+    let asked = prompt(&mut watch, "person").await?;
+    assert_eq!(asked.kind, PromptKind::Password);
+    assert!(!asked.fields[0].echo);
+    assert!(asked.host.contains("someone@127.0.0.1"), "{asked:?}");
+    answer(&daemon, &asked, &["s3cret"]).await?;
+    watch.until("person", LONG, up).await?;
+    assert!(!daemon.log().text().contains("s3cret"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_unanswered_prompt_burns_no_attempt_and_a_wrong_one_is_asked_again() -> Result<()> {
+    let server = Asking::start(vec![Factor::Password("right")]).await?;
+    let (home, daemon) = home(&server.tunnel("t")?).await?;
+    let mut watch = daemon.watch().await?;
+    let first = prompt(&mut watch, "t").await?;
+    assert!(!server.attempts().iter().any(|a| a.starts_with("password")));
+    let list: Prompts = serde_json::from_value(daemon.call("prompt.list", json!({})).await?)?;
+    assert_eq!(list.prompts, std::slice::from_ref(&first));
+    answer(&daemon, &first, &["wrong"]).await?;
+    let other = |tunnel: &TunnelStatus| {
+        tunnel
+            .prompt
+            .as_ref()
+            .is_some_and(|prompt| prompt.id != first.id)
+    };
+    let second = watch
+        .until("t", LONG, other)
+        .await?
+        .prompt
+        .context("a prompt")?;
+    assert_eq!(server.attempts(), ["password wrong"]);
+    daemon
+        .call("prompt.cancel", json!({"id": second.id}))
+        .await?;
+    let failed = |tunnel: &TunnelStatus| tunnel.state == State::Failed;
+    let tunnel = watch.until("t", LONG, failed).await?;
+    assert_eq!(tunnel.last_error.context("an error")?.kind, "not_answered");
+    assert_eq!(server.attempts(), ["password wrong"]);
+    home.ctl(&["up", "t", "--no-wait"]).await?.expect(0)?;
+    let third = prompt(&mut watch, "t").await?;
+    answer(&daemon, &third, &["right"]).await?;
+    watch.until("t", LONG, up).await?;
+    Ok(())
+}
+
+fn code_rounds() -> Vec<Round> {
+    vec![
+        Round {
+            instructions: "Welcome to the cluster",
+            prompts: vec![("Password: ", false, "pw"), ("Project: ", true, "p42")],
+        },
+        Round {
+            instructions: "",
+            prompts: vec![("Verification code: ", false, "123456")],
+        },
+    ]
+}
+
+#[tokio::test]
+async fn keyboard_interactive_rounds_by_commands_and_by_a_person() -> Result<()> {
+    let server = Asking::start(vec![Factor::Keyboard(code_rounds())]).await?;
+    let answers = "answers = [{ prompt = \"(?i)^password\", command = [\"echo\", \"pw\"] }, { prompt = \"Project\", command = [\"echo\", \"p42\"] }, { prompt = \"(?i)code\", command = [\"echo\", \"123456\"] }]\n";
+    let text = format!(
+        "{}{answers}{}",
+        server.tunnel("commands")?,
+        server.tunnel("person")?
+    );
+    let (_home, daemon) = home(&text).await?;
+    daemon.wait_up("commands").await?;
+    let mut watch = daemon.watch().await?;
+    let first = prompt(&mut watch, "person").await?;
+    assert_eq!(first.kind, PromptKind::KeyboardInteractive);
+    assert!(first.text.contains("Welcome to the cluster"), "{first:?}");
+    let echo: Vec<bool> = first.fields.iter().map(|field| field.echo).collect();
+    assert_eq!(echo, [false, true]);
+    answer(&daemon, &first, &["pw", "p42"]).await?;
+    let other = |tunnel: &TunnelStatus| {
+        tunnel
+            .prompt
+            .as_ref()
+            .is_some_and(|prompt| prompt.id != first.id)
+    };
+    let second = watch
+        .until("person", LONG, other)
+        .await?
+        .prompt
+        .context("a prompt")?;
+    answer(&daemon, &second, &["123456"]).await?;
+    watch.until("person", LONG, up).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn key_then_code_is_one_login() -> Result<()> {
+    let server = Asking::start(vec![Factor::Key, Factor::Keyboard(code_rounds())]).await?;
+    let answers = "answers = [{ prompt = \"Password\", command = [\"echo\", \"pw\"] }, { prompt = \"Project\", command = [\"echo\", \"p42\"] }, { prompt = \"code\", command = [\"echo\", \"123456\"] }]\n";
+    let (_home, daemon) = home(&format!("{}{answers}", server.tunnel("t")?)).await?;
+    daemon.wait_up("t").await?;
+    assert_eq!(server.attempts(), ["key right", "keyboard right"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn sshd_wants_key_and_password() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can give the server a password of its own");
+        return Ok(());
+    }
+    let server = Sshd::with(Setup {
+        lines: vec![
+            "AuthenticationMethods publickey,password".into(),
+            "PasswordAuthentication yes".into(),
+        ],
+        password: Some("lab pass".into()),
+        ..Setup::default()
+    })
+    .await?;
+    let text = format!(
+        "{}password_command = [\"echo\", \"lab pass\"]\n",
+        server.tunnel("t")?
+    );
+    let (_home, daemon) = home(&text).await?;
+    daemon.wait_up("t").await?;
+    let log = server.log()?;
+    assert_eq!(log.count_after(0, "Accepted password"), 1, "{}", log.text());
+    assert_eq!(log.count_after(0, "Failed password"), 0, "{}", log.text());
+    Ok(())
+}
+
+#[tokio::test]
+async fn tunnels_that_wait_for_one_host_ask_once_at_a_time() -> Result<()> {
+    let server = Asking::start(vec![Factor::Password("pw")]).await?;
+    let text = format!("{}{}", server.tunnel("one")?, server.tunnel("two")?);
+    let (_home, daemon) = home(&text).await?;
+    let mut watch = daemon.watch().await?;
+    let asked = within(LONG, "a prompt", async {
+        loop {
+            let asks = watch
+                .tunnels()
+                .values()
+                .find_map(|tunnel| tunnel.prompt.clone());
+            if let Some(prompt) = asks {
+                return anyhow::Ok(prompt);
+            }
+            watch.next(LONG).await?;
+        }
+    })
+    .await??;
+    let list: Prompts = serde_json::from_value(daemon.call("prompt.list", json!({})).await?)?;
+    assert_eq!(list.prompts.len(), 1, "{list:?}");
+    answer(&daemon, &asked, &["pw"]).await?;
+    let mut answered = 1;
+    within(LONG, "both to be up", async {
+        while !watch.tunnels().values().all(up) {
+            if let Some(EventBody::Prompt { prompt }) = watch.next(LONG).await?
+                && prompt.id != asked.id
+            {
+                answer(&daemon, &prompt, &["pw"]).await?;
+                answered += 1;
+            }
+        }
+        anyhow::Ok(())
+    })
+    .await??;
+    assert!(answered <= 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn tries_are_bounded_when_many_keys_are_refused() -> Result<()> {
+    let server = Sshd::with_lines(&["MaxAuthTries 3"]).await?;
+    let agent = Agent::start().await?;
+    for n in 0..8 {
+        let key = server.dir().join(format!("extra{n}"));
+        keys::generate(&key, "ed25519").await?;
+        agent.add(&key).await?;
+    }
+    let text = format!(
+        "{}identity_agent = \"{}\"\n",
+        server.tunnel("t")?,
+        agent.socket().display()
+    );
+    // The key that was named goes first, before the eight of the agent use the tries up.
+    let (_home, daemon) = home(&text).await?;
+    daemon.wait_up("t").await?;
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! Host keys: asked about, learnt, certified, and judged as OpenSSH judges them.
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use tokio::process::Command;
+use tunneld_proto::status::{PromptKind, State, TunnelStatus};
+use tunneld_tests::daemon::Daemon;
+use tunneld_tests::home::Home;
+use tunneld_tests::keys;
+use tunneld_tests::sshd::{self, Setup, Sshd};
+use tunneld_tests::wait::LONG;
+
+use crate::scene::session_since;
+
+fn settled(tunnel: &TunnelStatus) -> bool {
+    matches!(tunnel.state, State::Up | State::Failed)
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_asked_about_with_its_fingerprint() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    let known = home.path("known");
+    let asks = |name: &str, port: u16| -> Result<String> {
+        let text = server.tunnel_at(name, port)?;
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("user_known"))
+            .context("a line")?;
+        let new = format!(
+            "user_known_hosts_file = \"{}\"\nstrict_host_key_checking = \"ask\"",
+            known.display()
+        );
+        Ok(text.replace(line, &new))
+    };
+    home.write("t.toml", &asks("t", server.port())?)?;
+    let daemon = Daemon::start(&home).await?;
+    let mut watch = daemon.watch().await?;
+    let needs = |tunnel: &TunnelStatus| tunnel.state == State::NeedsInput;
+    let tunnel = watch.until("t", LONG, needs).await?;
+    let prompt = tunnel.prompt.context("a prompt")?;
+    assert_eq!(prompt.kind, PromptKind::HostKey);
+    let print = keys::fingerprint(&server.host_key("ed25519")).await?;
+    assert_eq!(prompt.fingerprint.as_deref(), Some(print.as_str()));
+    assert!(prompt.text.contains(&print), "{prompt:?}");
+    assert_eq!(server.log()?.count_after(0, "userauth-request"), 0);
+
+    let wrong = json!({"id": prompt.id, "answers": ["perhaps"]});
+    let error = daemon.rpc().await?.call("prompt.answer", wrong).await?;
+    assert_eq!(
+        error.expect_err("no answer").data.kind.as_str(),
+        "invalid_answer"
+    );
+    let right = json!({"id": prompt.id, "answers": [print]});
+    daemon.call("prompt.answer", right).await?;
+    let up = watch
+        .until("t", LONG, |tunnel| tunnel.state == State::Up)
+        .await?;
+    let learnt = std::fs::read_to_string(&known)?;
+    assert_eq!(learnt.lines().count(), 1, "{learnt}");
+    // The next session finds it known.
+    server.kill_sessions()?;
+    watch
+        .until("t", LONG, |tunnel| {
+            tunnel.state == State::Up && session_since(tunnel) != session_since(&up)
+        })
+        .await?;
+
+    std::fs::remove_file(&known)?;
+    home.ctl(&["restart", "t", "--no-wait"]).await.ok();
+    let tunnel = watch.until("t", LONG, needs).await?;
+    let no = json!({"id": tunnel.prompt.context("a prompt")?.id, "answers": ["no"]});
+    daemon.call("prompt.answer", no).await?;
+    let failed = |tunnel: &TunnelStatus| tunnel.state == State::Failed;
+    let tunnel = watch.until("t", LONG, failed).await?;
+    assert_eq!(
+        tunnel.last_error.context("an error")?.kind,
+        "host_key_unknown"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_certified_host_is_known_by_its_authority() -> Result<()> {
+    let mut server = Sshd::start().await?;
+    let ca = server.dir().join("ca");
+    keys::generate(&ca, "ed25519").await?;
+    let sign = async |principal: &str| {
+        let key = server.host_key("ed25519");
+        let (ca, key) = (ca.display().to_string(), key.display().to_string());
+        let args = ["-q", "-s", &ca, "-I", "host", "-h", "-n", principal, &key];
+        keys::run("ssh-keygen", &args).await
+    };
+    sign("127.0.0.1").await?;
+    let line = format!(
+        "HostCertificate {}/host_ed25519-cert.pub",
+        server.dir().display()
+    );
+    server.stop().await?;
+    server.setup_mut().lines.push(line);
+    server.resume().await?;
+    let text = server.tunnel("t")?;
+    let known = server.dir().join(format!("known_hosts_{}", server.port()));
+    let public = std::fs::read_to_string(ca.with_extension("pub"))?;
+    std::fs::write(&known, format!("@cert-authority [127.0.0.1]:* {public}"))?;
+    let home = Home::new()?;
+    home.write("t.toml", &text)?;
+    let daemon = Daemon::start(&home).await?;
+    daemon.wait_up("t").await?;
+    Ok(())
+}
+
+/// What is written into known_hosts, with `HOST` for the server as it is reached and `KEY` for its key.
+const CORPUS: &[&str] = &[
+    "HOST KEY",
+    "",
+    "# HOST KEY",
+    "HOST OTHER",
+    "HOST OTHER\nHOST KEY",
+    "HOST KEY\nHOST OTHER",
+    "other.example.com KEY",
+    "*,!HOST KEY",
+    "!HOST,* KEY",
+    "[127.0.0.?]:* KEY",
+    "*:* KEY",
+    "* KEY",
+    "127.0.0.1 KEY",
+    "@revoked HOST KEY",
+    "@revoked * KEY\nHOST KEY",
+    "HOST KEY\n@revoked HOST KEY",
+    "@revoked HOST OTHER\nHOST KEY",
+    "@revoked other.example.com KEY\nHOST KEY",
+    "@cert-authority HOST KEY",
+    "@unknown-marker HOST KEY",
+    "   HOST   KEY   trailing words",
+    "HOST,other.example.com KEY",
+    "other.example.com,HOST KEY comment",
+    "HOST ssh-ed25519 not-base64!",
+    "HOST ssh-ed25519",
+    "HOST ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQ==\nHOST KEY",
+    "garbage\nHOST KEY",
+    "\u{feff}HOST KEY",
+];
+
+#[tokio::test]
+async fn verdicts_are_those_of_openssh() -> Result<()> {
+    let server = Sshd::with(Setup {
+        lines: vec!["MaxStartups 100".into()],
+        ..Setup::default()
+    })
+    .await?;
+    let host = format!("[127.0.0.1]:{}", server.port());
+    let public = |path: &std::path::Path| -> Result<String> {
+        let key = std::fs::read_to_string(path)?;
+        Ok(key.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
+    };
+    let other = server.dir().join("other");
+    keys::generate(&other, "ed25519").await?;
+    let (key, other) = (
+        public(&server.host_key("ed25519"))?,
+        public(&other.with_extension("pub"))?,
+    );
+    let home = Home::new()?;
+    let mut files = Vec::new();
+    let mut text = String::new();
+    for (n, entry) in CORPUS.iter().enumerate() {
+        let known = home.path(format!("known{n}"));
+        let lines = entry
+            .replace("HOST", &host)
+            .replace("KEY", &key)
+            .replace("OTHER", &other);
+        std::fs::write(&known, format!("{lines}\n"))?;
+        let tunnel = server.tunnel(&format!("t{n}"))?;
+        let line = tunnel.lines().find(|line| line.starts_with("user_known"));
+        let new = format!("user_known_hosts_file = \"{}\"", known.display());
+        text += &tunnel.replace(line.context("a line")?, &new);
+        files.push((lines, known));
+    }
+    let hashed = home.path("known-hashed");
+    std::fs::write(&hashed, format!("{host} {key}\n"))?;
+    let file = hashed.to_str().context("UTF-8")?;
+    keys::run("ssh-keygen", &["-q", "-H", "-f", file]).await?;
+    let tunnel = server.tunnel(&format!("t{}", files.len()))?;
+    let line = tunnel.lines().find(|line| line.starts_with("user_known"));
+    let new = format!("user_known_hosts_file = \"{}\"", hashed.display());
+    text += &tunnel.replace(line.context("a line")?, &new);
+    files.push(("hashed".into(), hashed));
+    home.write("t.toml", &text)?;
+    let daemon = Daemon::start(&home).await?;
+    let mut watch = daemon.watch().await?;
+    let mut differ = Vec::new();
+    for (n, (lines, known)) in files.iter().enumerate() {
+        let ours = watch.until(&format!("t{n}"), LONG, settled).await?;
+        let ours = ours.state == State::Up;
+        let theirs = openssh(&server, known).await?;
+        if ours != theirs {
+            differ.push(format!("{lines:?}: OpenSSH {theirs}, we {ours}"));
+        }
+    }
+    assert!(differ.is_empty(), "{differ:#?}");
+    Ok(())
+}
+
+async fn openssh(server: &Sshd, known: &std::path::Path) -> Result<bool> {
+    let out = Command::new("ssh")
+        .args([
+            "-F",
+            "none",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "StrictHostKeyChecking=yes",
+        ])
+        .args([
+            "-o",
+            "GlobalKnownHostsFile=none",
+            "-o",
+            "UpdateHostKeys=no",
+            "-o",
+        ])
+        .arg(format!("UserKnownHostsFile={}", known.display()))
+        .arg("-i")
+        .arg(server.user_key())
+        .args(["-p", &server.port().to_string()])
+        .arg(format!("{}@127.0.0.1", sshd::user()?))
+        .arg("true")
+        .output()
+        .await?;
+    Ok(out.status.success())
+}
