@@ -1,29 +1,16 @@
 //! The transport against OpenSSH's sshd: every algorithm forced one by one, new keys under way.
-//! Skipped, with a line that says so, where there is no sshd.
-#![cfg(unix)]
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test"
-)]
-
-mod sshd;
 
 use std::time::Duration;
 
-use sshd::{Client, Sshd};
 use tunneld_ssh::algorithm::Kind;
 use tunneld_ssh::transport::{Event, HostKey, Negotiated};
 use tunneld_ssh::{Config, Error};
 
-fn connect(config: Config) -> Option<(Client, Negotiated)> {
-    let sshd = Sshd::start(&[])?;
-    Some(shake(sshd, config))
-}
+use crate::client::Client;
+use crate::sshd::{Keys, Sshd};
 
-fn shake(sshd: Sshd, config: Config) -> (Client, Negotiated) {
-    let mut client = Client::new(sshd, config);
+fn shake(sshd: &Sshd, config: Config) -> (Client, Negotiated) {
+    let mut client = Client::new(&sshd.stream, config);
     let negotiated = client.handshake().unwrap();
     // Packets pass both ways under the new keys.
     client.request_userauth();
@@ -32,14 +19,15 @@ fn shake(sshd: Sshd, config: Config) -> (Client, Negotiated) {
 
 #[test]
 fn every_key_exchange() {
+    let Some(keys) = Keys::new() else { return };
     for kex in Kind::Kex.known() {
         // 9.2 has no ML-KEM yet; it is tested where the server has it.
         let config = Config {
             kex: vec![kex],
             ..Config::default()
         };
-        let Some(sshd) = Sshd::start(&[]) else { return };
-        let mut client = Client::new(sshd, config);
+        let sshd = keys.start(&[]);
+        let mut client = Client::new(&sshd.stream, config);
         match client.handshake() {
             Ok(negotiated) => {
                 assert_eq!(negotiated.kex, kex);
@@ -55,6 +43,7 @@ fn every_key_exchange() {
 
 #[test]
 fn every_cipher_and_mac() {
+    let Some(keys) = Keys::new() else { return };
     for cipher in Kind::Cipher.known() {
         for mac in Kind::Mac.known() {
             let config = Config {
@@ -63,14 +52,13 @@ fn every_cipher_and_mac() {
                 macs: vec![mac],
                 ..Config::default()
             };
-            let Some((client, negotiated)) = connect(config) else {
-                return;
-            };
+            let sshd = keys.start(&[]);
+            let (client, negotiated) = shake(&sshd, config);
             assert_eq!(negotiated.cipher_out, cipher);
             let aead = cipher.contains("gcm") || cipher.contains("poly1305");
             assert_eq!(negotiated.mac_in, (!aead).then_some(mac));
             assert!(negotiated.strict, "9.2p1-2+deb12u2 and later");
-            drop(client);
+            drop((sshd, client));
             if aead {
                 break;
             }
@@ -80,6 +68,7 @@ fn every_cipher_and_mac() {
 
 #[test]
 fn every_host_key() {
+    let Some(keys) = Keys::new() else { return };
     for host_key in Kind::HostKey.known() {
         if host_key.starts_with("sk-") {
             continue;
@@ -89,18 +78,17 @@ fn every_host_key() {
             host_keys: vec![host_key],
             ..Config::default()
         };
-        let Some((client, negotiated)) = connect(config) else {
-            return;
-        };
+        let sshd = keys.start(&[]);
+        let (client, negotiated) = shake(&sshd, config);
         assert_eq!(negotiated.host_key, host_key);
         match client.host_key().unwrap() {
             HostKey::Plain(key) => {
                 assert!(!host_key.contains("-cert-"));
-                assert!(client.sshd().has_host_key(key));
+                assert!(keys.has_host_key(key));
             }
             HostKey::Certificate(certificate) => {
                 assert!(host_key.contains("-cert-"));
-                assert!(client.sshd().has_host_key(&certificate.key));
+                assert!(keys.has_host_key(&certificate.key));
                 assert_eq!(certificate.check_host("db.example", 1_700_000_000), Ok(()));
                 assert!(
                     certificate
@@ -117,32 +105,31 @@ fn every_host_key() {
 
 #[test]
 fn the_servers_signature_algorithms_are_told() {
-    let Some((client, _)) = connect(Config::default()) else {
-        return;
-    };
+    let Some(keys) = Keys::new() else { return };
+    let sshd = keys.start(&[]);
+    let (mut client, _) = shake(&sshd, Config::default());
     let algorithms = client.transport().server_sig_algs().unwrap();
     assert!(algorithms.iter().any(|name| name == "ssh-ed25519"));
 }
 
 #[test]
 fn new_keys_from_either_side_while_requests_are_answered() {
+    let Some(keys) = Keys::new() else { return };
     for (compression, server_limit) in [
         ("none", "default"),
         ("none", "1K"),
         ("zlib@openssh.com", "2K"),
     ] {
-        let Some(sshd) = Sshd::start(&["-o", &format!("RekeyLimit {server_limit}")]) else {
-            return;
-        };
+        let sshd = keys.start(&["-o", &format!("RekeyLimit {server_limit}")]);
         let config = Config {
             kex: vec!["curve25519-sha256"],
             compression: vec![compression],
             rekey_bytes: Some(4096),
             ..Config::default()
         };
-        let (mut client, negotiated) = shake(sshd, config);
+        let (mut client, negotiated) = shake(&sshd, config);
         assert_eq!(negotiated.compression_in, compression);
-        client.authenticate();
+        client.authenticate(&keys.user_key());
         let mut rekeys = 0;
         for round in 0..400_usize {
             // A server that asks for new keys this often must take its time.
@@ -165,14 +152,15 @@ fn new_keys_from_either_side_while_requests_are_answered() {
 
 #[test]
 fn keys_grow_old() {
-    let Some(sshd) = Sshd::start(&[]) else { return };
+    let Some(keys) = Keys::new() else { return };
+    let sshd = keys.start(&[]);
     let config = Config {
         kex: vec!["curve25519-sha256"],
         rekey_time: Some(Duration::from_secs(3600)),
         ..Config::default()
     };
-    let (mut client, _) = shake(sshd, config);
-    client.authenticate();
+    let (mut client, _) = shake(&sshd, config);
+    client.authenticate(&keys.user_key());
     client.advance_clock(Duration::from_secs(3601));
     client.global_request(0);
     loop {
@@ -184,8 +172,9 @@ fn keys_grow_old() {
 
 #[test]
 fn a_rejected_host_key_ends_it() {
-    let Some(sshd) = Sshd::start(&[]) else { return };
-    let mut client = Client::new(sshd, Config::default());
+    let Some(keys) = Keys::new() else { return };
+    let sshd = keys.start(&[]);
+    let mut client = Client::new(&sshd.stream, Config::default());
     client.reject_host_key();
     assert!(client.handshake().is_err());
 }
