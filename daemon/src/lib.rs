@@ -11,6 +11,7 @@ pub mod desired;
 pub mod duration;
 pub mod failure;
 pub mod forward;
+pub mod known_hosts;
 pub mod log;
 pub mod pattern;
 pub mod platform;

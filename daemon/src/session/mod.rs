@@ -1,8 +1,34 @@
 //! One SSH session: made, spoken over, ended. The only floor that names the SSH library.
 
+mod agent;
+mod auth;
+mod blob;
+mod budget;
+mod candidates;
+mod command;
+mod dial;
+mod end;
+mod host_key;
+mod interactive;
+mod keys;
+mod known_files;
+mod login;
+mod passwords;
+mod preamble;
+mod russh_channel;
+mod russh_client;
+mod russh_forwards;
+mod russh_handler;
+mod russh_login;
+mod russh_terms;
+mod tcp;
+mod wire;
+
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,6 +36,9 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
+use self::russh_channel::{Duplex, Reader, Writer};
+use self::russh_client::{Client, Shared};
+use self::russh_forwards::Opened;
 use crate::addr::Listen;
 use crate::config::model::Route;
 use crate::failure::Failure;
@@ -43,13 +72,13 @@ pub struct Established {
 ///
 /// # Errors
 /// What failed, with its verdict.
-pub async fn dial(_route: &Route, _context: DialContext) -> Result<Established, Failure> {
-    todo!()
+pub async fn dial(route: &Route, context: DialContext) -> Result<Established, Failure> {
+    dial::dial(route, &context).await
 }
 
 /// A live session; clones are handles to the same one.
 #[derive(Clone)]
-pub struct Session;
+pub struct Session(Client);
 
 /// What a session was made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,16 +112,27 @@ pub struct Incoming {
 }
 
 /// A channel that the far side wants opened.
-pub struct PendingChannel;
+pub struct PendingChannel {
+    opened: Opened,
+    shared: Arc<Shared>,
+}
 
 impl PendingChannel {
     /// Takes it.
+    ///
+    /// # Errors
+    /// `ConnectionAborted` where the session has ended.
     pub async fn accept(self) -> io::Result<Channel> {
-        todo!()
+        let halves = russh_client::accept(self.opened, &self.shared).await;
+        halves.map(Channel::of).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::ConnectionAborted, "the SSH session ended")
+        })
     }
+
     /// Refuses it: SSH_OPEN_CONNECT_FAILED (RFC 4254 §5.1).
-    pub async fn refuse(self, _why: &str) {
-        todo!()
+    pub async fn refuse(self, why: &str) {
+        tracing::debug!("refused a forwarded connection: {why}");
+        russh_client::refuse(self.opened).await;
     }
 }
 
@@ -118,48 +158,73 @@ pub enum OpenError {
 impl Session {
     /// What it was made of.
     pub fn info(&self) -> &SessionInfo {
-        todo!()
+        self.0.info()
     }
+
     /// The last measured round trip.
     pub fn rtt(&self) -> Option<Duration> {
-        todo!()
+        self.0.rtt()
     }
+
     /// Opens a connection from the far end to `host:port` (RFC 4254 §7.2).
+    ///
+    /// # Errors
+    /// The server's refusal, its silence, or the session's end.
     pub async fn open_direct_tcpip(
         &self,
-        _host: &str,
-        _port: u16,
-        _originator: Option<SocketAddr>,
+        host: &str,
+        port: u16,
+        originator: Option<SocketAddr>,
     ) -> Result<Channel, OpenError> {
-        todo!()
+        let opened = self.0.open_direct_tcpip(host, port, originator).await;
+        opened.map(Channel::of)
     }
+
     /// Opens a connection to a Unix socket at the far end (OpenSSH PROTOCOL §2.4).
-    pub async fn open_direct_streamlocal(&self, _path: &str) -> Result<Channel, OpenError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The server's refusal, its silence, or the session's end.
+    pub async fn open_direct_streamlocal(&self, path: &str) -> Result<Channel, OpenError> {
+        self.0.open_direct_streamlocal(path).await.map(Channel::of)
     }
+
     /// Asks the server to listen; the port really bound (0 for a Unix socket).
-    pub async fn request_forward(&self, _listen: &Listen) -> Result<u16, Failure> {
-        todo!()
+    ///
+    /// # Errors
+    /// The server's refusal, its silence, or the session's end.
+    pub async fn request_forward(&self, listen: &Listen) -> Result<u16, Failure> {
+        self.0.request_forward(listen).await
     }
+
     /// Asks the server to listen no more.
-    pub async fn cancel_forward(&self, _listen: &Listen) -> Result<(), Failure> {
-        todo!()
+    ///
+    /// # Errors
+    /// The server's refusal, its silence, or the session's end.
+    pub async fn cancel_forward(&self, listen: &Listen) -> Result<(), Failure> {
+        self.0.cancel_forward(listen).await
     }
+
     /// Asks for a sign of life; the round trip.
-    pub async fn ping(&self, _deadline: Duration) -> Result<Duration, Failure> {
-        todo!()
+    ///
+    /// # Errors
+    /// No sign within `deadline`, or the session's end.
+    pub async fn ping(&self, deadline: Duration) -> Result<Duration, Failure> {
+        self.0.ping(deadline).await
     }
+
     /// Waits until the session has ended, and tells why. Any number of callers.
     pub async fn closed(&self) -> Failure {
-        todo!()
+        self.0.end().wait().await
     }
+
     /// Whether it has ended.
     pub fn is_closed(&self) -> bool {
-        todo!()
+        self.0.end().is_told()
     }
+
     /// Ends it in order (SSH_MSG_DISCONNECT); at once where the peer does not listen.
     pub async fn close(&self) {
-        todo!()
+        self.0.close().await;
     }
 }
 
@@ -168,78 +233,89 @@ impl Session {
 /// Reading: `Ok(0)` (or `Ok(None)`) only after the far side's EOF. A CLOSE without EOF is
 /// `ConnectionReset`, the session's end `ConnectionAborted`. Shutting down writes EOF and leaves reading open.
 /// Dropping both halves sends CLOSE.
-pub struct Channel;
+pub struct Channel(Duplex);
 /// The reading half.
-pub struct ChannelReader;
+pub struct ChannelReader(Reader);
 /// The writing half. A write waits for window, and wakes with an error when the session ends.
-pub struct ChannelWriter;
+pub struct ChannelWriter(Writer);
 
 impl Channel {
+    fn of((reader, writer): (Reader, Writer)) -> Self {
+        Self(Duplex(reader, writer))
+    }
+
     /// Two halves that end each alone.
     pub fn split(self) -> (ChannelReader, ChannelWriter) {
-        todo!()
+        let Duplex(reader, writer) = self.0;
+        (ChannelReader(reader), ChannelWriter(writer))
     }
 }
 
 impl ChannelReader {
     /// The next bytes, of whatever length they came in; `None` after EOF.
+    ///
+    /// # Errors
+    /// `ConnectionReset` after a CLOSE without EOF, `ConnectionAborted` after the session's end.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        todo!()
+        poll_fn(|cx| self.0.poll_next(cx)).await
     }
 }
 
 impl ChannelWriter {
     /// Waits until the far side takes no more: its CLOSE came, or the session ended. Cancel-safe.
     pub async fn closed(&self) {
-        todo!()
+        self.0.closed().await;
     }
 }
 
 impl AsyncRead for Channel {
     fn poll_read(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-        _buf: &mut ReadBuf<'_>,
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        todo!()
+        self.0.0.poll_read(cx, buf)
     }
 }
+
 impl AsyncWrite for Channel {
     fn poll_write(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-        _buf: &[u8],
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        todo!()
+        self.0.1.poll_write(cx, buf)
     }
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        todo!()
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.1.poll_flush(cx)
     }
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        todo!()
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.1.poll_shutdown(cx)
     }
 }
+
 impl AsyncRead for ChannelReader {
     fn poll_read(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-        _buf: &mut ReadBuf<'_>,
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        todo!()
+        self.0.poll_read(cx, buf)
     }
 }
+
 impl AsyncWrite for ChannelWriter {
     fn poll_write(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-        _buf: &[u8],
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        todo!()
+        self.0.poll_write(cx, buf)
     }
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        todo!()
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_flush(cx)
     }
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        todo!()
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_shutdown(cx)
     }
 }

@@ -24,5 +24,6 @@ mod remote;
 mod scene;
 mod servers;
 mod service;
+mod session;
 mod socks_input;
 mod supply;

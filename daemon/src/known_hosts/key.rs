@@ -1,0 +1,71 @@
+//! Public keys as blobs (RFC 4253 §6.6, RFC 5656 §3.1, RFC 8709 §4): their types, whether they are whole, their fingerprints.
+
+use base64ct::{Base64Unpadded, Encoding as _};
+
+/// The SHA256 fingerprint of a key, as ssh shows it.
+pub fn fingerprint(blob: &[u8]) -> String {
+    let digest = super::sha256(blob);
+    format!("SHA256:{}", Base64Unpadded::encode_string(digest.as_ref()))
+}
+
+/// The type that a key's blob begins with.
+pub fn key_type(blob: &[u8]) -> Option<&str> {
+    let (name, _) = string(blob)?;
+    std::str::from_utf8(name)
+        .ok()
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_graphic()))
+}
+
+/// Whether a blob is a whole key of `named` type; others are lines that ssh skips.
+pub(super) fn is_sound(named: &str, blob: &[u8]) -> bool {
+    body_is_sound(named, blob).unwrap_or(false)
+}
+
+fn body_is_sound(named: &str, blob: &[u8]) -> Option<bool> {
+    let (name, body) = string(blob)?;
+    if name != named.as_bytes() {
+        return Some(false);
+    }
+    Some(match named {
+        "ssh-ed25519" => {
+            let (point, rest) = string(body)?;
+            point.len() == 32 && rest.is_empty()
+        }
+        "sk-ssh-ed25519@openssh.com" => {
+            let (point, rest) = string(body)?;
+            point.len() == 32 && string(rest)?.1.is_empty()
+        }
+        "ssh-rsa" => {
+            let (exponent, rest) = string(body)?;
+            let (modulus, rest) = string(rest)?;
+            !exponent.is_empty() && modulus.len() >= 128 && rest.is_empty()
+        }
+        "ssh-dss" => {
+            let mut rest = body;
+            for _ in 0..4 {
+                rest = string(rest)?.1;
+            }
+            rest.is_empty()
+        }
+        "ecdsa-sha2-nistp256" => is_point(body, b"nistp256", 65)?.is_empty(),
+        "ecdsa-sha2-nistp384" => is_point(body, b"nistp384", 97)?.is_empty(),
+        "ecdsa-sha2-nistp521" => is_point(body, b"nistp521", 133)?.is_empty(),
+        "sk-ecdsa-sha2-nistp256@openssh.com" => {
+            string(is_point(body, b"nistp256", 65)?)?.1.is_empty()
+        }
+        _ => false,
+    })
+}
+
+fn is_point<'a>(body: &'a [u8], curve: &[u8], len: usize) -> Option<&'a [u8]> {
+    let (name, rest) = string(body)?;
+    let (point, rest) = string(rest)?;
+    (name == curve && point.len() == len && point.first() == Some(&4)).then_some(rest)
+}
+
+/// The string that `bytes` begin with (RFC 4251 §5), and the rest.
+fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<4>()?;
+    let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;
+    rest.split_at_checked(len)
+}

@@ -1,0 +1,271 @@
+//! How a login goes (RFC 4252): which methods are tried in which order, with what, and what is told in the end.
+//! A lost connection is never told as a refusal, and a prompt that nobody answers burns no attempt.
+
+use super::budget::Desk;
+use super::candidates::{Candidate, Candidates, OFFERS, algorithms};
+use super::interactive::Interactive;
+use super::login::{Login, Offer, Reply, SignError, Signed};
+use super::passwords::Passwords;
+use crate::config::model::Auth;
+use crate::failure::{Failure, FailureKind};
+use crate::text;
+
+/// How many methods in a row the server may call right and not enough.
+const STEPS: usize = 6;
+
+/// Who logs in where, and whom it can ask.
+pub(super) struct Means<'a> {
+    pub(super) auth: &'a Auth,
+    pub(super) desk: &'a Desk,
+    /// `user@host:port`, escaped.
+    pub(super) who: &'a str,
+    pub(super) tunnel: &'a str,
+}
+
+/// What one attempt came to.
+pub(super) enum Step {
+    /// The server's word.
+    Replied(Reply),
+    /// This method has nothing more to try.
+    Exhausted,
+}
+
+struct Attempt<'a, L> {
+    login: &'a mut L,
+    means: &'a Means<'a>,
+    /// What was right so far.
+    done: Vec<String>,
+    /// What the server refused.
+    refused: Vec<String>,
+    /// What could not be tried, and why.
+    notes: Vec<String>,
+    methods: Vec<String>,
+    candidates: Option<Candidates>,
+    signature_algorithms: Option<Option<Vec<String>>>,
+    offers: usize,
+}
+
+/// Logs in; how, for `status`.
+pub(super) async fn log_in<L: Login>(login: &mut L, means: &Means<'_>) -> Result<String, Failure> {
+    let mut attempt = Attempt {
+        login,
+        means,
+        done: Vec::new(),
+        refused: Vec::new(),
+        notes: Vec::new(),
+        methods: Vec::new(),
+        candidates: None,
+        signature_algorithms: None,
+        offers: 0,
+    };
+    let done = attempt
+        .run()
+        .await
+        .map_err(|failure| attempt.judge(failure));
+    for line in attempt.login.banner().lines().take(64) {
+        tracing::info!(tunnel = means.tunnel, "the server says: {line}");
+    }
+    done
+}
+
+impl<L: Login> Attempt<'_, L> {
+    async fn run(&mut self) -> Result<String, Failure> {
+        match self.login.none().await? {
+            Reply::Success => return Ok("none".into()),
+            Reply::Failure { methods, .. } => self.methods = methods,
+        }
+        let mut passwords = Passwords::new(self.means);
+        let mut interactive = Interactive::new(self.means);
+        let mut exhausted: Vec<&str> = Vec::new();
+        while self.done.len() < STEPS {
+            let preferred = self.means.auth.preferred.iter().map(String::as_str);
+            let Some(method) = preferred
+                .filter(|method| self.methods.iter().any(|taken| taken == method))
+                .find(|method| !exhausted.contains(method))
+            else {
+                return Err(self.refused());
+            };
+            let (step, tried) = match method {
+                "publickey" => self.public_key().await?,
+                "password" => (
+                    passwords.step(self.login, &mut self.notes).await?,
+                    method.to_owned(),
+                ),
+                "keyboard-interactive" => (
+                    interactive.step(self.login, &mut self.notes).await?,
+                    method.to_owned(),
+                ),
+                _ => (Step::Exhausted, String::new()),
+            };
+            match step {
+                Step::Exhausted => exhausted.push(method),
+                Step::Replied(Reply::Success) => {
+                    self.done.push(tried);
+                    return Ok(self.done.join(" + "));
+                }
+                Step::Replied(Reply::Failure { methods, partial }) => {
+                    self.methods = methods;
+                    if partial {
+                        self.done.push(tried);
+                        exhausted.clear();
+                        self.candidates = None;
+                        passwords = Passwords::new(self.means);
+                        interactive = Interactive::new(self.means);
+                    } else {
+                        self.refused.push(tried);
+                    }
+                }
+            }
+        }
+        Err(Failure::new(
+            FailureKind::AuthRefused,
+            format!(
+                "{}: the server called {STEPS} methods right and wants yet more",
+                self.means.who
+            ),
+        ))
+    }
+
+    async fn public_key(&mut self) -> Result<(Step, String), Failure> {
+        let Means {
+            auth, desk, who, ..
+        } = *self.means;
+        loop {
+            let Some(mut candidate) = self.next_candidate().await else {
+                return Ok((Step::Exhausted, String::new()));
+            };
+            if self.offers >= OFFERS {
+                let left = self
+                    .candidates
+                    .as_mut()
+                    .map_or(0, |candidates| candidates.list.drain(..).count());
+                self.notes.push(format!(
+                    "{} more keys were not offered, since servers cut off after {OFFERS}: name the right one with \
+                     identity_file and identities_only",
+                    left + 1
+                ));
+                return Ok((Step::Exhausted, String::new()));
+            }
+            let blob = match candidate.offered(auth, desk, who).await {
+                Ok(blob) => blob,
+                Err(SignError::NotAnswered) => return Err(not_answered(who, "a passphrase")),
+                Err(SignError::Unable(why)) => {
+                    self.notes.push(why);
+                    continue;
+                }
+            };
+            let Some(algorithm) = self.algorithm(&blob).await else {
+                self.notes.push(format!(
+                    "{}: no algorithm that both sides allow",
+                    candidate.shown()
+                ));
+                continue;
+            };
+            let offer = Offer { algorithm, blob };
+            let mut signer = candidate.signer(&offer, auth, desk, who);
+            self.offers += 1;
+            let shown = format!("publickey {}", candidate.shown());
+            match self.login.public_key(&offer, &mut signer).await? {
+                Signed::Replied(reply) => return Ok((Step::Replied(reply), shown)),
+                Signed::NotSigned(SignError::NotAnswered) => {
+                    return Err(not_answered(who, "a passphrase"));
+                }
+                Signed::NotSigned(SignError::Unable(why)) => {
+                    self.notes.push(format!(
+                        "the server would take {}, but: {why}",
+                        candidate.shown()
+                    ));
+                }
+            }
+        }
+    }
+
+    async fn next_candidate(&mut self) -> Option<Candidate> {
+        if self.candidates.is_none() {
+            let mut candidates = Candidates::gather(self.means.auth).await;
+            for note in candidates.notes.drain(..) {
+                if !self.notes.contains(&note) {
+                    tracing::info!(tunnel = self.means.tunnel, "{note}");
+                    self.notes.push(note);
+                }
+            }
+            self.candidates = Some(candidates);
+        }
+        self.candidates.as_mut()?.list.pop_front()
+    }
+
+    async fn algorithm(&mut self, blob: &[u8]) -> Option<String> {
+        if self.signature_algorithms.is_none() {
+            self.signature_algorithms = Some(self.login.signature_algorithms().await);
+        }
+        let server = self.signature_algorithms.as_ref()?.as_deref();
+        algorithms(blob, &self.means.auth.pubkey_algorithms, server)
+            .into_iter()
+            .next()
+    }
+
+    /// Nothing is left to try.
+    fn refused(&self) -> Failure {
+        let who = self.means.who;
+        let takes = match self.methods.is_empty() {
+            true => "nothing".to_owned(),
+            false => text::escape(&self.methods.join(", ")),
+        };
+        let right = match self.done.is_empty() {
+            true => String::new(),
+            false => format!("; right so far: {}", self.done.join(", ")),
+        };
+        let notes = match self.notes.is_empty() {
+            true => String::new(),
+            false => format!("; {}", self.notes.join("; ")),
+        };
+        if self.refused.is_empty() {
+            return Failure::new(
+                FailureKind::NoCredentials,
+                format!("{who}: there is nothing to log in with; the server takes {takes}{right}{notes}"),
+            )
+            .hint(
+                "set identity_file, load a key into the agent that tunneld sees (identity_agent), or set \
+                 password_command",
+            );
+        }
+        Failure::new(
+            FailureKind::AuthRefused,
+            format!(
+                "{who}: the server refused {}; it takes {takes}{right}{notes}",
+                self.refused.join(", ")
+            ),
+        )
+        .hint("check the user, and that the key stands in the account's authorized_keys there")
+    }
+
+    /// sshd ends the connection after MaxAuthTries: that is a refusal, whatever it looks like.
+    fn judge(&self, failure: Failure) -> Failure {
+        if failure.kind != FailureKind::Disconnected
+            || !failure.message.contains("Too many authentication failures")
+        {
+            return failure;
+        }
+        let tried = match self.refused.is_empty() {
+            true => String::new(),
+            false => format!(" after {}", self.refused.join(", ")),
+        };
+        Failure::new(
+            FailureKind::AuthRefused,
+            format!(
+                "{}: the server cut off the login{tried}: too many authentication failures",
+                self.means.who
+            ),
+        )
+        .hint("offer fewer keys: name the right one with identity_file and identities_only")
+    }
+}
+
+/// A person was asked and did not answer.
+pub(super) fn not_answered(who: &str, what: &str) -> Failure {
+    Failure::new(
+        FailureKind::NotAnswered,
+        format!("{who}: nobody answered the question for {what}"),
+    )
+    .hint("`tunnelctl up` asks again")
+}

@@ -1,0 +1,381 @@
+//! The keys that a login offers, in OpenSSH's order: what the agent holds of the configured files, the rest of the
+//! agent, the files; a certificate before its key. And their signing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use super::agent::Agent;
+use super::blob;
+use super::budget::Desk;
+use super::keys::{self, KeyFile, Note};
+use super::login::{Offer, Sign, SignError};
+use crate::config::model::Auth;
+use crate::known_hosts;
+use crate::text;
+
+/// How many keys are offered at most: sshd's default MaxAuthTries.
+pub(super) const OFFERS: usize = 6;
+
+/// Who signs for a candidate.
+#[derive(Clone)]
+enum Holder {
+    Agent(Arc<Mutex<Agent>>),
+    File(Arc<Mutex<KeyFile>>),
+}
+
+/// A key or certificate that can be offered.
+#[derive(Clone)]
+pub(super) struct Candidate {
+    /// What is offered; none for a file whose public key only its passphrase tells.
+    blob: Option<Vec<u8>>,
+    /// The plain key that signs, as the agent knows it.
+    signs_as: Vec<u8>,
+    holder: Holder,
+    /// Where it comes from, for messages.
+    pub(super) origin: String,
+    explicit: bool,
+}
+
+/// The candidates, and what kept others from being any.
+pub(super) struct Candidates {
+    pub(super) list: VecDeque<Candidate>,
+    pub(super) notes: Vec<Note>,
+}
+
+impl Candidates {
+    /// Gathers them: files, certificates, agent.
+    pub(super) async fn gather(auth: &Auth) -> Self {
+        let mut notes = Vec::new();
+        let (agent, note) = Agent::find(&auth.agent).await;
+        notes.extend(note);
+        let mut held = Vec::new();
+        let agent = match agent {
+            None => None,
+            Some(mut agent) => match agent.identities().await {
+                Ok(identities) => {
+                    held = identities;
+                    Some(Arc::new(Mutex::new(agent)))
+                }
+                Err(why) => {
+                    notes.push(why);
+                    None
+                }
+            },
+        };
+        let mut files = Vec::new();
+        for path in &auth.identity_files {
+            match KeyFile::read(path, auth.identity_files_explicit).await {
+                Ok(Some(file)) => files.push(file),
+                Ok(None) => {}
+                Err(note) => notes.push(note),
+            }
+        }
+        let mut certificates = Vec::new();
+        for path in &auth.certificate_files {
+            match keys::read_certificate(path).await {
+                Ok(certificate) => certificates.push(certificate),
+                Err(note) => notes.push(note),
+            }
+        }
+        for file in &files {
+            match file.certificate().await {
+                Some(Ok(certificate)) => certificates.push(certificate),
+                Some(Err(note)) => notes.push(note),
+                None => {}
+            }
+        }
+        let list = order(auth, agent.as_ref(), held, files, certificates, &mut notes);
+        Self { list, notes }
+    }
+}
+
+fn order(
+    auth: &Auth,
+    agent: Option<&Arc<Mutex<Agent>>>,
+    held: Vec<super::agent::Identity>,
+    files: Vec<KeyFile>,
+    certificates: Vec<Vec<u8>>,
+    notes: &mut Vec<Note>,
+) -> VecDeque<Candidate> {
+    let named: Vec<Vec<u8>> = files
+        .iter()
+        .filter_map(|file| file.public().map(<[u8]>::to_vec))
+        .chain(certificates.iter().cloned())
+        .chain(
+            certificates
+                .iter()
+                .filter_map(|certificate| keys::certified_key(certificate)),
+        )
+        .collect();
+    let (mut from_files, mut of_agent, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    let held_blobs: Vec<Vec<u8>> = held.iter().map(|identity| identity.blob.clone()).collect();
+    for identity in held {
+        let Some(agent) = agent else { break };
+        let is_named = named.contains(&identity.blob)
+            || keys::certified_key(&identity.blob).is_some_and(|key| named.contains(&key));
+        if !is_named && auth.identities_only {
+            continue;
+        }
+        let candidate = Candidate {
+            signs_as: identity.blob.clone(),
+            blob: Some(identity.blob),
+            holder: Holder::Agent(Arc::clone(agent)),
+            origin: format!("agent, {}", identity.comment),
+            explicit: false,
+        };
+        if is_named {
+            of_agent.push(candidate);
+        } else {
+            others.push(candidate);
+        }
+    }
+    for file in files {
+        let public = file.public().map(<[u8]>::to_vec);
+        let in_agent = public
+            .as_ref()
+            .is_some_and(|public| held_blobs.contains(public));
+        if in_agent {
+            continue;
+        }
+        if !file.can_sign() {
+            notes.push(format!(
+                "{} is a public key that the agent does not hold",
+                file.shown()
+            ));
+            continue;
+        }
+        from_files.push(Candidate {
+            signs_as: public.clone().unwrap_or_default(),
+            blob: public,
+            origin: format!("file {}", file.shown()),
+            holder: Holder::File(Arc::new(Mutex::new(file))),
+            explicit: auth.identity_files_explicit,
+        });
+    }
+    arrange(of_agent, others, from_files, &certificates)
+}
+
+/// A certificate goes before the key that it certifies; files that were asked for go before the agent's other keys
+/// where those alone would use up the server's patience.
+fn arrange(
+    of_agent: Vec<Candidate>,
+    others: Vec<Candidate>,
+    from_files: Vec<Candidate>,
+    certificates: &[Vec<u8>],
+) -> VecDeque<Candidate> {
+    let crowded = of_agent.len() + others.len() + from_files.len() > OFFERS;
+    let explicit = from_files.iter().any(|candidate| candidate.explicit);
+    let mut plain = of_agent;
+    if crowded && explicit {
+        plain.extend(from_files);
+        plain.extend(others);
+    } else {
+        plain.extend(others);
+        plain.extend(from_files);
+    }
+    let mut list: VecDeque<Candidate> = VecDeque::new();
+    for certificate in certificates {
+        let Some(key) = keys::certified_key(certificate) else {
+            continue;
+        };
+        let signer = plain
+            .iter()
+            .find(|candidate| candidate.blob.as_ref() == Some(&key));
+        if let Some(signer) = signer
+            && !list
+                .iter()
+                .any(|listed| listed.blob.as_ref() == Some(certificate))
+        {
+            list.push_back(Candidate {
+                blob: Some(certificate.clone()),
+                ..signer.clone()
+            });
+        }
+    }
+    for candidate in plain {
+        let twice =
+            candidate.blob.is_some() && list.iter().any(|listed| listed.blob == candidate.blob);
+        if !twice {
+            list.push_back(candidate);
+        }
+    }
+    list
+}
+
+impl Candidate {
+    /// What is offered, unlocking the file where that is the only way to know.
+    pub(super) async fn offered(
+        &mut self,
+        auth: &Auth,
+        desk: &Desk,
+        host: &str,
+    ) -> Result<Vec<u8>, SignError> {
+        if let Some(blob) = &self.blob {
+            return Ok(blob.clone());
+        }
+        let Holder::File(file) = &self.holder else {
+            return Err(SignError::Unable("it has no public key".into()));
+        };
+        let mut file = file.lock().await;
+        file.unlock(auth, desk, host).await?;
+        let blob = file.public().map(<[u8]>::to_vec).unwrap_or_default();
+        self.signs_as.clone_from(&blob);
+        self.blob = Some(blob.clone());
+        Ok(blob)
+    }
+
+    /// Its name for messages: `ED25519 SHA256:… (agent, me@here)`.
+    pub(super) fn shown(&self) -> String {
+        match &self.blob {
+            Some(blob) => {
+                let kind = blob::short_type(blob::name(blob).unwrap_or_default());
+                let key = keys::certified_key(blob);
+                let fingerprint = known_hosts::fingerprint(key.as_ref().unwrap_or(blob));
+                format!("{kind} {fingerprint} ({})", self.origin)
+            }
+            None => self.origin.clone(),
+        }
+    }
+
+    /// The one who signs for it.
+    pub(super) fn signer<'a>(
+        &self,
+        offer: &Offer,
+        auth: &'a Auth,
+        desk: &'a Desk,
+        host: &'a str,
+    ) -> Signer<'a> {
+        Signer {
+            candidate: self.clone(),
+            algorithm: offer.algorithm.clone(),
+            auth,
+            desk,
+            host,
+        }
+    }
+}
+
+/// Signs for one candidate.
+pub(super) struct Signer<'a> {
+    candidate: Candidate,
+    algorithm: String,
+    auth: &'a Auth,
+    desk: &'a Desk,
+    host: &'a str,
+}
+
+impl Sign for Signer<'_> {
+    async fn sign(&mut self, data: &[u8]) -> Result<Vec<u8>, SignError> {
+        match &self.candidate.holder {
+            Holder::Agent(agent) => {
+                // A touch is a person's time.
+                let _pause = self.algorithm.starts_with("sk-").then(|| self.desk.pause());
+                let mut agent = agent.lock().await;
+                let signed = agent
+                    .sign(&self.candidate.signs_as, data, &self.algorithm)
+                    .await;
+                signed.map_err(SignError::Unable)
+            }
+            Holder::File(file) => {
+                let mut file = file.lock().await;
+                let key = file.unlock(self.auth, self.desk, self.host).await?;
+                keys::sign(&key, data, &self.algorithm)
+                    .map_err(|why| SignError::Unable(text::escape(&why)))
+            }
+        }
+    }
+}
+
+/// The signature algorithms for a key, best first: what the configuration allows and the server says it takes.
+pub(super) fn algorithms(
+    blob: &[u8],
+    allowed: &[String],
+    server: Option<&[String]>,
+) -> Vec<String> {
+    let Some(name) = blob::name(blob) else {
+        return Vec::new();
+    };
+    let (plain, certified) = blob::plain_type(name);
+    if plain != "ssh-rsa" {
+        let fits = allowed.is_empty() || allowed.iter().any(|allowed| allowed == name);
+        return if fits {
+            vec![name.to_owned()]
+        } else {
+            Vec::new()
+        };
+    }
+    let suffix = if certified {
+        "-cert-v01@openssh.com"
+    } else {
+        ""
+    };
+    ["rsa-sha2-512", "rsa-sha2-256", "ssh-rsa"]
+        .into_iter()
+        .filter(|plain| server.is_none_or(|server| server.iter().any(|taken| taken == plain)))
+        .map(|plain| format!("{plain}{suffix}"))
+        .filter(|name| match allowed.is_empty() {
+            // SHA-1 only where it was written.
+            true => !name.starts_with("ssh-rsa"),
+            false => allowed.contains(name),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(kind: &str) -> Vec<u8> {
+        let mut key = Vec::new();
+        blob::put_string(&mut key, kind.as_bytes());
+        key
+    }
+
+    #[test]
+    fn rsa_signs_with_sha2() {
+        let rsa = key("ssh-rsa");
+        assert_eq!(
+            algorithms(&rsa, &[], None),
+            ["rsa-sha2-512", "rsa-sha2-256"]
+        );
+        let only_256 = ["rsa-sha2-256".to_owned(), "ssh-rsa".to_owned()];
+        assert_eq!(algorithms(&rsa, &[], Some(&only_256)), ["rsa-sha2-256"]);
+        assert_eq!(algorithms(&rsa, &["ssh-rsa".to_owned()], None), ["ssh-rsa"]);
+        let certified = algorithms(&key("ssh-rsa-cert-v01@openssh.com"), &[], None);
+        assert_eq!(
+            certified.first().unwrap(),
+            "rsa-sha2-512-cert-v01@openssh.com"
+        );
+        assert_eq!(
+            algorithms(&key("ssh-ed25519"), &[], Some(&only_256)),
+            ["ssh-ed25519"]
+        );
+        assert!(algorithms(&key("ssh-ed25519"), &only_256, None).is_empty());
+    }
+
+    fn file(seed: &str, explicit: bool) -> Candidate {
+        Candidate {
+            blob: Some(key(seed)),
+            signs_as: key(seed),
+            holder: Holder::Agent(Arc::new(Mutex::new(Agent::unconnected()))),
+            origin: seed.to_owned(),
+            explicit,
+        }
+    }
+
+    #[test]
+    fn files_that_were_asked_for_do_not_drown_in_a_full_agent() {
+        let origins = |list: VecDeque<Candidate>| -> Vec<String> {
+            list.into_iter().map(|candidate| candidate.origin).collect()
+        };
+        let agent = |count: usize| (0..count).map(|n| file(&format!("a{n}"), false)).collect();
+        let few = arrange(vec![file("m", false)], agent(2), vec![file("f", true)], &[]);
+        assert_eq!(origins(few), ["m", "a0", "a1", "f"]);
+        let many = arrange(vec![file("m", false)], agent(9), vec![file("f", true)], &[]);
+        assert_eq!(origins(many)[..3], ["m", "f", "a0"]);
+        let default = arrange(Vec::new(), agent(9), vec![file("f", false)], &[]);
+        assert_eq!(origins(default).last().unwrap(), "f");
+    }
+}

@@ -1,0 +1,302 @@
+//! The making of a session, from a route to a login: host_command, the way there, keys, host key, login.
+//! All of it is one future; dropping it ends what it began.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+
+use futures_util::future::BoxFuture;
+use secrecy::ExposeSecret as _;
+use tokio::sync::mpsc;
+
+use tunneld_proto::status::Phase;
+
+use super::auth::{self, Means};
+use super::budget::{Budget, Desk};
+use super::command::{self, Complaint, Proxy};
+use super::host_key::{self, Trust};
+use super::russh_client::{self, Terms};
+use super::wire::Carrier;
+use super::{DialContext, Established, Session, tcp};
+use crate::config::model::{Route, Via};
+use crate::failure::{Failure, FailureKind};
+use crate::text;
+
+/// The way to a host, once it is open.
+struct Way {
+    carrier: Box<dyn Carrier>,
+    local_addr: Option<SocketAddr>,
+    /// The session that carries it, and the name under which that one's end is told.
+    over: Option<(String, Session)>,
+    complaint: Option<Complaint>,
+}
+
+/// What all parts of one dial know.
+struct Dial<'a> {
+    route: &'a Route,
+    host: String,
+    desk: Desk,
+    phases: &'a mpsc::UnboundedSender<Phase>,
+    at: Mutex<Phase>,
+    tunnel: &'a str,
+}
+
+/// Makes a session along `route`.
+pub(super) async fn dial(route: &Route, context: &DialContext) -> Result<Established, Failure> {
+    dial_over(route, context, None).await
+}
+
+/// Makes a session along `route`; over the session that is given where there is one.
+fn dial_over<'a>(
+    route: &'a Route,
+    context: &'a DialContext,
+    over: Option<(String, Session)>,
+) -> BoxFuture<'a, Result<Established, Failure>> {
+    Box::pin(async move {
+        let over = match (&route.via, over) {
+            (_, Some(over)) => Some(over),
+            (Via::Jump(hops), None) => Some(jump(hops, context).await?),
+            (Via::Tunnel(name), None) => {
+                let Some(carrier) = context.carrier.clone() else {
+                    return Err(Failure::new(
+                        FailureKind::Proxy,
+                        format!(
+                            "the tunnel {} that should carry this one is not up",
+                            text::escape(name)
+                        ),
+                    ));
+                };
+                Some((format!("tunnel {}", text::escape(name)), carrier))
+            }
+            _ => None,
+        };
+        let budget = Budget::new(route.connect_timeout);
+        let mut dial = Dial {
+            route,
+            host: route.host.clone(),
+            desk: Desk::new(context.asker.clone(), budget.clone()),
+            phases: &context.phases,
+            at: Mutex::new(Phase::Resolve),
+            tunnel: &context.tunnel,
+        };
+        if !route.host_command.is_empty() {
+            let asking = host_of(&route.host_command);
+            dial.enter(Phase::HostCommand);
+            dial.host = budget.spend("host_command", asking).await?;
+        }
+        let who = dial.who();
+        let made = budget
+            .spend(&format!("connecting to {who}"), dial.make(over))
+            .await;
+        made.map_err(|failure| match failure.kind {
+            FailureKind::Timeout => Failure {
+                message: format!("{} (at {})", failure.message, dial.phase().as_str()),
+                ..failure
+            },
+            _ => failure,
+        })
+    })
+}
+
+/// The last session of a chain of jump hosts, each over the one before.
+async fn jump(hops: &[Route], context: &DialContext) -> Result<(String, Session), Failure> {
+    let mut over: Option<(String, Session)> = None;
+    for hop in hops {
+        let name = format!("jump host {}", text::escape(&hop.host));
+        let _told = context.phases.send(Phase::Proxy);
+        // A hop's own phases would be taken for the tunnel's.
+        let quiet = DialContext {
+            phases: mpsc::unbounded_channel().0,
+            ..context.clone()
+        };
+        let made = dial_over(hop, &quiet, over.take()).await;
+        let made = made.map_err(|failure| Failure {
+            message: format!("{name}: {}", failure.message),
+            ..failure
+        })?;
+        over = Some((name, made.session));
+    }
+    over.ok_or_else(|| Failure::new(FailureKind::Config, "proxy_jump names no host"))
+}
+
+async fn host_of(argv: &[String]) -> Result<String, Failure> {
+    let failed = |why: String| {
+        Failure::new(FailureKind::HostCommand, format!("host_command: {why}"))
+            .hint("run the command by hand: its first line of output must be the host")
+    };
+    let said = command::first_line(argv).await.map_err(failed)?;
+    let host = said.expose_secret().trim();
+    let odd = |c: char| !(c.is_ascii_alphanumeric() || ".-_:%".contains(c));
+    if host.is_empty() || host.len() > 255 || host.starts_with('-') || host.contains(odd) {
+        return Err(failed(format!(
+            "it said {:?}, which is no host",
+            text::escape(host)
+        )));
+    }
+    Ok(host.to_owned())
+}
+
+impl Dial<'_> {
+    fn enter(&self, phase: Phase) {
+        if let Ok(mut at) = self.at.lock() {
+            *at = phase;
+        }
+        // A tunnel that no longer listens is about to drop this dial.
+        let _told = self.phases.send(phase);
+    }
+
+    fn phase(&self) -> Phase {
+        self.at.lock().map_or(Phase::Unknown, |at| *at)
+    }
+
+    fn who(&self) -> String {
+        let port = self.route.port;
+        let host = match self.host.contains(':') {
+            true => format!("[{}]", self.host),
+            false => self.host.clone(),
+        };
+        text::escape(&format!("{}@{host}:{port}", self.route.user))
+    }
+
+    async fn make(&self, over: Option<(String, Session)>) -> Result<Established, Failure> {
+        let Dial {
+            route,
+            desk,
+            tunnel,
+            ..
+        } = self;
+        let way = self.open_way(over).await?;
+        let trust = Trust::gather(&route.host_keys, &self.host, route.port, desk, tunnel).await?;
+        self.enter(Phase::Kex);
+        let host_key_algorithms = trust.algorithms();
+        let terms = Terms {
+            crypto: &route.crypto,
+            host_key_algorithms: &host_key_algorithms,
+            liveness: &route.liveness,
+            user: &route.user,
+            tunnel,
+        };
+        let phases = self.phases.clone();
+        let judge = host_key::judge(trust, move || {
+            let _told = phases.send(Phase::HostKey);
+        });
+        let complained = |failure: Failure| with_complaint(failure, way.complaint.as_ref());
+        let mut connected = russh_client::connect(way.carrier, &terms, judge)
+            .await
+            .map_err(complained)?;
+        self.enter(Phase::Auth);
+        let who = self.who();
+        let means = Means {
+            auth: &route.auth,
+            desk,
+            who: &who,
+            tunnel,
+        };
+        let how = auth::log_in(&mut connected, &means)
+            .await
+            .map_err(complained)?;
+        Ok(connected.establish(how, way.local_addr, way.over))
+    }
+
+    async fn open_way(&self, over: Option<(String, Session)>) -> Result<Way, Failure> {
+        let route = self.route;
+        if let Some((name, session)) = over {
+            self.enter(Phase::Proxy);
+            let opened = session
+                .open_direct_tcpip(&self.host, route.port, None)
+                .await;
+            let channel = opened.map_err(|error| {
+                let to = text::escape(&format!("{}:{}", self.host, route.port));
+                Failure::new(
+                    FailureKind::Proxy,
+                    format!("{name}: opening {to} from there: {error}"),
+                )
+            })?;
+            return Ok(Way {
+                carrier: Box::new(channel),
+                local_addr: None,
+                over: Some((name, session)),
+                complaint: None,
+            });
+        }
+        if let Via::Command(template) = &route.via {
+            self.enter(Phase::Proxy);
+            let command = self.expand(template)?;
+            let (proxy, complaint) = Proxy::start(&command, self.tunnel).map_err(|error| {
+                Failure::new(
+                    FailureKind::Proxy,
+                    format!("starting proxy_command: {error}"),
+                )
+            })?;
+            return Ok(Way {
+                carrier: Box::new(proxy),
+                local_addr: None,
+                over: None,
+                complaint: Some(complaint),
+            });
+        }
+        self.enter(Phase::Resolve);
+        let addresses = tcp::resolve(&self.host, route.port, route.address_family).await?;
+        self.enter(Phase::Tcp);
+        let (stream, local_addr) = tcp::connect(addresses, route).await?;
+        Ok(Way {
+            carrier: Box::new(stream),
+            local_addr,
+            over: None,
+            complaint: None,
+        })
+    }
+
+    /// The tokens of a ProxyCommand (ssh_config(5)), in one pass.
+    fn expand(&self, template: &str) -> Result<String, Failure> {
+        let route = self.route;
+        let mut out = String::with_capacity(template.len());
+        let mut rest = template.chars();
+        while let Some(c) = rest.next() {
+            if c != '%' {
+                out.push(c);
+                continue;
+            }
+            match rest.next() {
+                Some('%') => out.push('%'),
+                Some('h') => out.push_str(&self.host),
+                Some('n') => out.push_str(&route.alias),
+                Some('p') => out.push_str(&route.port.to_string()),
+                Some('r') => out.push_str(&route.user),
+                other => {
+                    let token = other.map(String::from).unwrap_or_default();
+                    return Err(Failure::new(
+                        FailureKind::Config,
+                        format!(
+                            "proxy_command: the token %{} has no meaning there",
+                            text::escape(&token)
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn with_complaint(failure: Failure, complaint: Option<&Complaint>) -> Failure {
+    let Some(complaint) = complaint else {
+        return failure;
+    };
+    let kind = match failure.kind {
+        FailureKind::Disconnected | FailureKind::Protocol => FailureKind::Proxy,
+        kind => kind,
+    };
+    let said = text::escape(&complaint.text());
+    let message = match said.is_empty() {
+        true => format!("over proxy_command: {}", failure.message),
+        false => format!(
+            "over proxy_command: {} (the command says: {said})",
+            failure.message
+        ),
+    };
+    Failure {
+        kind,
+        message,
+        ..failure
+    }
+}

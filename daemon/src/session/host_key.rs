@@ -1,0 +1,315 @@
+//! Whether a host key is trusted: what the known_hosts files say, what a person says, what an authority has signed.
+
+use futures_util::future::BoxFuture;
+use russh::keys::ssh_key::certificate::CertType;
+use russh::keys::{Algorithm, Certificate, HashAlg};
+use secrecy::ExposeSecret as _;
+use tunneld_proto::status::{PromptField, PromptKind};
+
+use super::blob;
+use super::budget::Desk;
+use super::keys::key_data_blob;
+use super::known_files;
+use crate::config::model::{HostKeyChecking, HostKeys};
+use crate::failure::{Failure, FailureKind};
+use crate::known_hosts::{self, KnownHost, Name, Place, Verdict};
+use crate::pattern;
+use crate::prompt::Question;
+use crate::text;
+
+/// What is offered where nothing is known or configured, best first.
+const ALGORITHMS: &[&str] = &[
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+];
+
+/// How often an answer that is neither yes nor no is asked again.
+const ANSWERS: usize = 3;
+
+/// What is known about a host before it shows its key.
+pub(super) struct Trust {
+    host_keys: HostKeys,
+    /// The host as it was reached, for messages.
+    shown: String,
+    /// The name without a port, for certificates.
+    principal: String,
+    name: Name,
+    known: KnownHost,
+    desk: Desk,
+    tunnel: String,
+}
+
+impl Trust {
+    /// Reads what is known about `host`.
+    pub(super) async fn gather(
+        host_keys: &HostKeys,
+        host: &str,
+        port: u16,
+        desk: &Desk,
+        tunnel: &str,
+    ) -> Result<Self, Failure> {
+        let (name, principal) = match &host_keys.alias {
+            Some(alias) => (Name::alias(alias), alias.to_lowercase()),
+            None => (Name::new(host, port), host.to_lowercase()),
+        };
+        let known = known_files::look_up(host_keys, &name).await?;
+        Ok(Self {
+            host_keys: host_keys.clone(),
+            shown: text::escape(&name.lookup),
+            principal,
+            name,
+            known,
+            desk: desk.clone(),
+            tunnel: tunnel.to_owned(),
+        })
+    }
+
+    /// The host key algorithms to offer: what is known of the host first, certificates where an authority is trusted.
+    pub(super) fn algorithms(&self) -> Vec<String> {
+        let wanted: Vec<String> = if self.host_keys.algorithms.is_empty() {
+            ALGORITHMS.iter().map(|name| (*name).to_owned()).collect()
+        } else {
+            self.host_keys.algorithms.clone()
+        };
+        let types = self.known.key_types();
+        let (plain, mut offered): (Vec<String>, Vec<String>) = wanted
+            .into_iter()
+            .partition(|name| !name.contains("-cert-v01@"));
+        if !self.known.has_authority() {
+            offered.clear();
+        } else if offered.is_empty() {
+            offered = plain
+                .iter()
+                .filter(|name| *name != "ssh-rsa")
+                .map(|name| format!("{name}-cert-v01@openssh.com"))
+                .collect();
+        }
+        let (known, others): (Vec<String>, Vec<String>) = plain
+            .into_iter()
+            .partition(|name| types.iter().any(|of| key_type_of(name) == of));
+        offered.extend(known);
+        offered.extend(others);
+        offered
+    }
+
+    /// Judges the key or certificate that the host showed.
+    pub(super) async fn judge(self, shown: Vec<u8>) -> Result<(), Failure> {
+        let (plain, note) = match Certificate::from_bytes(&shown) {
+            Err(_) => (shown, None),
+            Ok(certificate) => match self.judge_certificate(&certificate)? {
+                Ok(()) => return Ok(()),
+                // As ssh does: the certificate falls away, the key in it is judged by itself.
+                Err(why) => {
+                    let plain = key_data_blob(certificate.public_key()).ok_or_else(unreadable)?;
+                    (plain, Some(why))
+                }
+            },
+        };
+        if known_files::is_revoked(&self.host_keys, &plain).await? {
+            return Err(self.revoked(&plain, "a RevokedHostKeys file"));
+        }
+        match self.known.judge(&plain) {
+            Verdict::Known => Ok(()),
+            Verdict::Revoked(place) => Err(self.revoked(&plain, &at(&place))),
+            Verdict::Changed(place) => Err(self.changed(&plain, &place)),
+            Verdict::Unknown => self.meet(&plain, note).await,
+        }
+    }
+
+    /// Whether the certificate holds; the inner error is why not.
+    fn judge_certificate(&self, certificate: &Certificate) -> Result<Result<(), String>, Failure> {
+        let authority = key_data_blob(certificate.signature_key()).ok_or_else(unreadable)?;
+        let certified = key_data_blob(certificate.public_key()).ok_or_else(unreadable)?;
+        for key in [&authority, &certified] {
+            if let Some(place) = self.known.revoked(key) {
+                return Err(self.revoked(key, &at(&place)));
+            }
+        }
+        if !self.known.trusts_authority(&authority) {
+            return Ok(Err("its authority is not trusted for this host".into()));
+        }
+        let now = jiff::Timestamp::now().as_second();
+        Ok(self.check_claims(certificate, u64::try_from(now).unwrap_or_default()))
+    }
+
+    fn check_claims(&self, certificate: &Certificate, now: u64) -> Result<(), String> {
+        if certificate.cert_type() != CertType::Host {
+            return Err("it is not for hosts".into());
+        }
+        if now >= certificate.valid_before() {
+            return Err("it has expired".into());
+        }
+        if now < certificate.valid_after() {
+            return Err("it is not valid yet".into());
+        }
+        if !certificate.critical_options().is_empty() {
+            return Err("it bears critical options that nobody knows".into());
+        }
+        if matches!(
+            certificate.signature().algorithm(),
+            Algorithm::Rsa { hash: None } | Algorithm::Dsa
+        ) {
+            return Err("its signature is of a kind that is no longer trusted".into());
+        }
+        let principals = certificate.valid_principals();
+        if !principals.is_empty()
+            && !principals
+                .iter()
+                .any(|principal| pattern::matches(&self.principal, principal))
+        {
+            return Err(format!(
+                "it is not for the name {}",
+                text::escape(&self.principal)
+            ));
+        }
+        let authority = certificate.signature_key().fingerprint(HashAlg::Sha256);
+        certificate
+            .validate_at(now, [&authority])
+            .map_err(|_| "its signature does not hold".into())
+    }
+
+    /// The host is seen for the first time.
+    async fn meet(self, key: &[u8], note: Option<String>) -> Result<(), Failure> {
+        let fingerprint = known_hosts::fingerprint(key);
+        let kind = blob::short_type(known_hosts::key_type(key).unwrap_or_default());
+        let note = note
+            .map(|note| format!(" (its certificate does not count: {note})"))
+            .unwrap_or_default();
+        match self.host_keys.checking {
+            HostKeyChecking::AcceptNew => {}
+            HostKeyChecking::Yes => {
+                return Err(Failure::new(
+                    FailureKind::HostKeyUnknown,
+                    format!("no {kind} host key is known for {} and strict_host_key_checking is yes: it shows {fingerprint}{note}", self.shown),
+                )
+                .hint("compare the fingerprint, then connect once with `ssh`, or set strict_host_key_checking to \"ask\""));
+            }
+            HostKeyChecking::Ask => self.ask(&kind, &fingerprint, &note).await?,
+        }
+        known_files::add(&self.host_keys, &self.name, key).await?;
+        tracing::info!(
+            tunnel = self.tunnel,
+            "{} is now known by its {kind} host key {fingerprint}",
+            self.shown
+        );
+        Ok(())
+    }
+
+    async fn ask(&self, kind: &str, fingerprint: &str, note: &str) -> Result<(), Failure> {
+        let mut again = "";
+        for _ in 0..ANSWERS {
+            let question = Question {
+                kind: PromptKind::HostKey,
+                host: self.shown.clone(),
+                text: format!(
+                    "{again}The authenticity of host {} cannot be established{note}. Its {kind} key fingerprint is {fingerprint}.",
+                    self.shown
+                ),
+                fields: vec![PromptField {
+                    label: "Trust it (yes/no/fingerprint)? ".into(),
+                    echo: true,
+                }],
+                fingerprint: Some(fingerprint.to_owned()),
+            };
+            let answer = self.desk.ask_one(question).await.map_err(|_| {
+                Failure::new(
+                    FailureKind::NotAnswered,
+                    format!(
+                        "nobody said whether the host key {fingerprint} of {} is trusted",
+                        self.shown
+                    ),
+                )
+                .hint("compare the fingerprint and run `tunnelctl answer`")
+            })?;
+            let answer = answer.expose_secret().trim();
+            if answer.eq_ignore_ascii_case("yes") || is_fingerprint(answer, fingerprint) {
+                return Ok(());
+            }
+            if answer.eq_ignore_ascii_case("no") {
+                break;
+            }
+            again = "Please type yes, no or the fingerprint. ";
+        }
+        Err(Failure::new(
+            FailureKind::HostKeyUnknown,
+            format!(
+                "the host key {fingerprint} of {} was not accepted",
+                self.shown
+            ),
+        )
+        .hint("compare the fingerprint with the host's owner, then `tunnelctl up` asks again"))
+    }
+
+    fn revoked(&self, key: &[u8], place: &str) -> Failure {
+        Failure::new(
+            FailureKind::HostKeyRevoked,
+            format!(
+                "the host key {} of {} is revoked by {place}",
+                known_hosts::fingerprint(key),
+                self.shown
+            ),
+        )
+        .hint("do not log in there: ask the host's owner for its new key")
+    }
+
+    fn changed(&self, key: &[u8], place: &Place) -> Failure {
+        let now = blob::short_type(known_hosts::key_type(key).unwrap_or_default());
+        let before = blob::short_type(&place.key_type);
+        Failure::new(
+            FailureKind::HostKeyChanged,
+            format!(
+                "the host key of {} has changed: it shows the {now} key {}, known is the {before} key {} ({}). \
+                 Somebody may be listening in",
+                self.shown,
+                known_hosts::fingerprint(key),
+                place.fingerprint,
+                at(place)
+            ),
+        )
+        .hint(format!(
+            "if the host's owner confirms the new key: ssh-keygen -R '{}' -f '{}'",
+            self.shown,
+            text::escape(&place.file)
+        ))
+    }
+}
+
+fn at(place: &Place) -> String {
+    format!("{}:{}", text::escape(&place.file), place.line)
+}
+
+fn unreadable() -> Failure {
+    Failure::new(
+        FailureKind::Protocol,
+        "the server's host certificate cannot be read",
+    )
+}
+
+/// The key type behind an algorithm's name.
+fn key_type_of(algorithm: &str) -> &str {
+    match algorithm {
+        "rsa-sha2-512" | "rsa-sha2-256" => "ssh-rsa",
+        name => name,
+    }
+}
+
+fn is_fingerprint(answer: &str, fingerprint: &str) -> bool {
+    let bare = |text: &str| text.strip_prefix("SHA256:").unwrap_or(text).to_owned();
+    !answer.is_empty() && bare(answer) == bare(fingerprint)
+}
+
+/// Says whether a host key, a plain one or a certificate as it came on the wire, is trusted.
+pub(super) type Judge =
+    Box<dyn FnOnce(Vec<u8>) -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>;
+
+/// The judge that a transport is given; `begin` is called when the key is there.
+pub(super) fn judge(trust: Trust, begin: impl FnOnce() + Send + Sync + 'static) -> Judge {
+    Box::new(move |shown| {
+        begin();
+        Box::pin(trust.judge(shown))
+    })
+}

@@ -1,0 +1,399 @@
+//! Key files: read with ssh's care, unlocked when they are really needed, kept unlocked for the daemon's life so that
+//! a reconnect at night asks nobody. OpenSSH, PEM, PKCS#8 and PuTTY's formats; certificates beside them.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use base64ct::{Base64, Encoding as _};
+use ring::digest;
+use russh::keys::signature::Signer as _;
+use russh::keys::ssh_key::{private::KeypairData, public::KeyData};
+use russh::keys::{Certificate, HashAlg, PrivateKey, PublicKeyBase64 as _, decode_secret_key};
+use secrecy::{ExposeSecret as _, SecretString};
+use tunneld_proto::status::{PromptField, PromptKind};
+
+use super::blob;
+use super::budget::Desk;
+use super::command;
+use super::login::SignError;
+use crate::config::model::Auth;
+use crate::prompt::Question;
+use crate::text;
+
+/// No key is longer; what is, is no key.
+const FILE_LIMIT: u64 = 1 << 20;
+
+/// A key file.
+pub(super) struct KeyFile {
+    path: PathBuf,
+    /// The public key, where it can be had without a passphrase.
+    public: Option<Vec<u8>>,
+    secret: Option<Secret>,
+}
+
+enum Secret {
+    Locked(SecretString),
+    Open(Arc<PrivateKey>),
+}
+
+/// Why a key file is not used, with the remedy.
+pub(super) type Note = String;
+
+impl KeyFile {
+    /// Reads the file at `path`; none where it is missing and nobody asked for it.
+    pub(super) async fn read(path: &Path, asked_for: bool) -> Result<Option<Self>, Note> {
+        let path = path.to_owned();
+        let read = tokio::task::spawn_blocking(move || read_key(path, asked_for)).await;
+        read.unwrap_or_else(|_| Err("reading a key file failed".into()))
+    }
+
+    /// The path, escaped.
+    pub(super) fn shown(&self) -> String {
+        text::escape(&self.path.to_string_lossy())
+    }
+
+    /// The public key, where it is known.
+    pub(super) fn public(&self) -> Option<&[u8]> {
+        self.public.as_deref()
+    }
+
+    /// Whether the file holds a private key, and not a public one alone.
+    pub(super) fn can_sign(&self) -> bool {
+        self.secret.is_some()
+    }
+
+    /// The certificate beside the file.
+    pub(super) async fn certificate(&self) -> Option<Result<Vec<u8>, Note>> {
+        let mut path = self.path.clone().into_os_string();
+        path.push("-cert.pub");
+        let path = PathBuf::from(path);
+        match tokio::fs::try_exists(&path).await {
+            Ok(true) => Some(read_certificate(&path).await),
+            _ => None,
+        }
+    }
+
+    /// Opens the key: with the passphrase of `passphrase_command`, or of a person.
+    pub(super) async fn unlock(
+        &mut self,
+        auth: &Auth,
+        desk: &Desk,
+        host: &str,
+    ) -> Result<Arc<PrivateKey>, SignError> {
+        let sealed = match &self.secret {
+            None => {
+                let why = format!("{} holds a public key alone", self.shown());
+                return Err(SignError::Unable(why));
+            }
+            Some(Secret::Open(key)) => return Ok(Arc::clone(key)),
+            Some(Secret::Locked(sealed)) => sealed.clone(),
+        };
+        let key = match remembered(&sealed) {
+            Some(key) => key,
+            None => {
+                let key = self.ask_for_key(&sealed, auth, desk, host).await?;
+                remember(&sealed, &key);
+                key
+            }
+        };
+        self.public = Some(key.public_key_bytes());
+        self.secret = Some(Secret::Open(Arc::clone(&key)));
+        Ok(key)
+    }
+
+    async fn ask_for_key(
+        &self,
+        sealed: &SecretString,
+        auth: &Auth,
+        desk: &Desk,
+        host: &str,
+    ) -> Result<Arc<PrivateKey>, SignError> {
+        let mut trouble = String::new();
+        if !auth.passphrase_command.is_empty() {
+            match command::first_line(&auth.passphrase_command).await {
+                Ok(passphrase) => match open(sealed, passphrase).await {
+                    Ok(key) => return Ok(key),
+                    Err(why) => trouble = format!("passphrase_command: {why}. "),
+                },
+                Err(why) => trouble = format!("passphrase_command: {why}. "),
+            }
+            tracing::warn!("key {}: {trouble}", self.shown());
+        }
+        for _ in 0..auth.password_prompts.max(1) {
+            let question = Question {
+                kind: PromptKind::Passphrase,
+                host: host.to_owned(),
+                text: format!("{trouble}The key {} needs its passphrase.", self.shown()),
+                fields: vec![PromptField {
+                    label: "Passphrase: ".into(),
+                    echo: false,
+                }],
+                fingerprint: None,
+            };
+            let passphrase = desk
+                .ask_one(question)
+                .await
+                .map_err(|_| SignError::NotAnswered)?;
+            match open(sealed, passphrase).await {
+                Ok(key) => return Ok(key),
+                Err(why) => trouble = format!("{why}. "),
+            }
+        }
+        let why = format!("key {}: {}", self.shown(), trouble.trim_end_matches(". "));
+        Err(SignError::Unable(why))
+    }
+}
+
+/// Decrypts off the runtime: bcrypt and argon2 take their time.
+async fn open(sealed: &SecretString, passphrase: SecretString) -> Result<Arc<PrivateKey>, String> {
+    let sealed = sealed.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        decode_secret_key(sealed.expose_secret(), Some(passphrase.expose_secret()))
+            .map(Arc::new)
+            .map_err(|_| unopened(sealed.expose_secret()))
+    });
+    opened
+        .await
+        .unwrap_or_else(|_| Err("unlocking the key failed".into()))
+}
+
+fn unopened(sealed: &str) -> String {
+    let odd_cipher = sealed
+        .lines()
+        .find_map(|line| line.strip_prefix("DEK-Info: "))
+        .is_some_and(|info| !info.starts_with("AES-128-CBC,"))
+        || sealed.contains("BEGIN EC PRIVATE KEY");
+    if odd_cipher {
+        "the passphrase is wrong, or the old PEM encryption is not supported (`ssh-keygen -p -f FILE` rewrites the \
+         key in OpenSSH's format)"
+            .into()
+    } else {
+        "the passphrase is wrong".into()
+    }
+}
+
+type Memory = Mutex<HashMap<[u8; 32], Arc<PrivateKey>>>;
+
+/// Keys that were unlocked, by the digest of their file. The lock is never held across an await.
+fn memory() -> &'static Memory {
+    static MEMORY: OnceLock<Memory> = OnceLock::new();
+    MEMORY.get_or_init(Memory::default)
+}
+
+fn digest_of(sealed: &SecretString) -> Option<[u8; 32]> {
+    let digest = digest::digest(&digest::SHA256, sealed.expose_secret().as_bytes());
+    digest.as_ref().try_into().ok()
+}
+
+fn remembered(sealed: &SecretString) -> Option<Arc<PrivateKey>> {
+    let memory = memory().lock().unwrap_or_else(PoisonError::into_inner);
+    memory.get(&digest_of(sealed)?).cloned()
+}
+
+fn remember(sealed: &SecretString, key: &Arc<PrivateKey>) {
+    if let Some(digest) = digest_of(sealed) {
+        let mut memory = memory().lock().unwrap_or_else(PoisonError::into_inner);
+        memory.insert(digest, Arc::clone(key));
+    }
+}
+
+/// Signs as a server wants it that was told `algorithm`.
+pub(super) fn sign(key: &PrivateKey, data: &[u8], algorithm: &str) -> Result<Vec<u8>, String> {
+    let signature = match key.key_data() {
+        KeypairData::Rsa(rsa) => {
+            let hash = if algorithm.starts_with("rsa-sha2-512") {
+                Some(HashAlg::Sha512)
+            } else if algorithm.starts_with("rsa-sha2-256") {
+                Some(HashAlg::Sha256)
+            } else {
+                None
+            };
+            (rsa, hash).try_sign(data)
+        }
+        _ => key.try_sign(data),
+    };
+    let signature = signature.map_err(|error| format!("the key cannot sign: {error}"))?;
+    Vec::try_from(signature).map_err(|error| format!("the signature cannot be written: {error}"))
+}
+
+fn read_key(path: PathBuf, asked_for: bool) -> Result<Option<KeyFile>, Note> {
+    let shown = text::escape(&path.to_string_lossy());
+    let beside = || {
+        let mut public = path.clone().into_os_string();
+        public.push(".pub");
+        read_public(Path::new(&public))
+    };
+    let content = match read_carefully(&path, true) {
+        Ok(content) => content,
+        Err(Unread::Missing) => {
+            return match beside() {
+                Some(public) => Ok(Some(KeyFile {
+                    path,
+                    public: Some(public),
+                    secret: None,
+                })),
+                None if asked_for => Err(format!("key {shown} does not exist")),
+                None => Ok(None),
+            };
+        }
+        Err(Unread::Why(why)) => return Err(format!("key {shown} {why}")),
+    };
+    if let Some(public) = public_in(&content) {
+        return Ok(Some(KeyFile {
+            path,
+            public: Some(public),
+            secret: None,
+        }));
+    }
+    let sealed = String::from_utf8(content)
+        .map(SecretString::from)
+        .map_err(|_| format!("key {shown} is no private key in any known format"))?;
+    let text = sealed.expose_secret();
+    if is_locked(text) {
+        let public = public_of_locked(text).or_else(beside);
+        return Ok(Some(KeyFile {
+            path,
+            public,
+            secret: Some(Secret::Locked(sealed)),
+        }));
+    }
+    let key = decode_secret_key(text, None).map_err(|_| {
+        format!("key {shown} is no private key in any known format (`ssh-keygen -y -f` tells whether ssh can read it)")
+    })?;
+    Ok(Some(KeyFile {
+        path,
+        public: Some(key.public_key_bytes()),
+        secret: Some(Secret::Open(Arc::new(key))),
+    }))
+}
+
+enum Unread {
+    Missing,
+    Why(String),
+}
+
+/// Reads a small regular file; a private one is refused where others could read it.
+fn read_carefully(path: &Path, private: bool) -> Result<Vec<u8>, Unread> {
+    let why = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Unread::Missing,
+        _ => Unread::Why(format!("cannot be read: {error}")),
+    };
+    // Looked at before it is opened: opening a FIFO would wait for its writer.
+    let found = std::fs::metadata(path).map_err(why)?;
+    if !found.is_file() {
+        return Err(Unread::Why("is no regular file".into()));
+    }
+    let file = File::open(path).map_err(why)?;
+    let found = file.metadata().map_err(why)?;
+    if found.len() > FILE_LIMIT {
+        return Err(Unread::Why("is larger than 1 MiB, which no key is".into()));
+    }
+    if private {
+        check_mode(&found).map_err(Unread::Why)?;
+    }
+    let mut content = Vec::with_capacity(usize::try_from(found.len()).unwrap_or_default());
+    file.take(FILE_LIMIT)
+        .read_to_end(&mut content)
+        .map_err(why)?;
+    Ok(content)
+}
+
+#[cfg(unix)]
+fn check_mode(found: &std::fs::Metadata) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mode = found.mode() & 0o777;
+    if found.uid() == rustix::process::geteuid().as_raw() && mode & 0o077 != 0 {
+        return Err(format!(
+            "is not used because others can read it (mode {mode:04o}): chmod 600 it"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn check_mode(_found: &std::fs::Metadata) -> Result<(), String> {
+    Ok(())
+}
+
+fn is_locked(text: &str) -> bool {
+    if text.contains("BEGIN OPENSSH PRIVATE KEY") {
+        return PrivateKey::from_openssh(text).is_ok_and(|key| key.is_encrypted());
+    }
+    text.contains("BEGIN ENCRYPTED PRIVATE KEY")
+        || text.contains("Proc-Type: 4,ENCRYPTED")
+        || text.lines().any(|line| {
+            line.trim_end()
+                .strip_prefix("Encryption: ")
+                .is_some_and(|cipher| cipher != "none")
+        })
+}
+
+/// The public key that an encrypted file tells.
+fn public_of_locked(text: &str) -> Option<Vec<u8>> {
+    if text.trim_start().starts_with("PuTTY-User-Key-File-") {
+        let mut lines = text.lines().map(str::trim_end);
+        let count = lines.find_map(|line| line.strip_prefix("Public-Lines: "))?;
+        let base64: String = lines.take(count.parse().ok()?).collect();
+        return Base64::decode_vec(&base64).ok();
+    }
+    let key = PrivateKey::from_openssh(text).ok()?;
+    Some(key.public_key_bytes())
+}
+
+/// The public key in the file at `path`, where there is one.
+fn read_public(path: &Path) -> Option<Vec<u8>> {
+    read_carefully(path, false)
+        .ok()
+        .and_then(|content| public_in(&content))
+}
+
+fn public_in(content: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(content).ok()?;
+    let line = text
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with('#'))?;
+    let mut fields = line.split_ascii_whitespace();
+    let (kind, key) = (fields.next()?, fields.next()?);
+    let key = Base64::decode_vec(key).ok()?;
+    (blob::name(&key) == Some(kind)).then_some(key)
+}
+
+/// Reads a certificate for a user, as it goes on the wire.
+pub(super) async fn read_certificate(path: &Path) -> Result<Vec<u8>, Note> {
+    let shown = text::escape(&path.to_string_lossy());
+    let path = path.to_owned();
+    let content = tokio::task::spawn_blocking(move || read_carefully(&path, false)).await;
+    let content = match content {
+        Ok(Ok(content)) => content,
+        Ok(Err(Unread::Missing)) => return Err(format!("certificate {shown} does not exist")),
+        Ok(Err(Unread::Why(why))) => return Err(format!("certificate {shown} {why}")),
+        Err(_) => return Err(format!("reading the certificate {shown} failed")),
+    };
+    let blob = public_in(&content).ok_or_else(|| format!("{shown} is no certificate"))?;
+    let certificate =
+        Certificate::from_bytes(&blob).map_err(|_| format!("{shown} is no certificate"))?;
+    let now = jiff::Timestamp::now().as_second();
+    let after = |limit: u64| i64::try_from(limit).is_ok_and(|limit| now >= limit);
+    if after(certificate.valid_before()) {
+        return Err(format!("certificate {shown} has expired: get a new one"));
+    }
+    if !after(certificate.valid_after()) {
+        return Err(format!("certificate {shown} is not valid yet"));
+    }
+    Ok(blob)
+}
+
+/// The plain key that a certificate certifies.
+pub(super) fn certified_key(certificate: &[u8]) -> Option<Vec<u8>> {
+    let certificate = Certificate::from_bytes(certificate).ok()?;
+    key_data_blob(certificate.public_key())
+}
+
+/// A key as it goes on the wire.
+pub(super) fn key_data_blob(key: &KeyData) -> Option<Vec<u8>> {
+    russh::keys::PublicKey::from(key.clone()).to_bytes().ok()
+}

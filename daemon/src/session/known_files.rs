@@ -1,0 +1,322 @@
+//! The known_hosts files on disk: read whole before a host shows its key, written by replacing, so that a full disk
+//! leaves the old file as it was.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use base64ct::{Base64, Encoding as _};
+use tokio::sync::Mutex;
+
+use super::blob;
+use crate::config::model::HostKeys;
+use crate::failure::{Failure, FailureKind};
+use crate::known_hosts::{self, KnownHost, Name, Source};
+use crate::text;
+
+/// Larger files are refused: reading them would hold up everyone.
+const LIMIT: u64 = 64 << 20;
+
+/// One writer at a time: each reads, adds and replaces.
+static WRITING: Mutex<()> = Mutex::const_new(());
+
+/// What the files say of `name`. A missing file says nothing; one that cannot be read is a failure.
+pub(super) async fn look_up(host_keys: &HostKeys, name: &Name) -> Result<KnownHost, Failure> {
+    let paths: Vec<PathBuf> = host_keys
+        .user_files
+        .iter()
+        .chain(&host_keys.global_files)
+        .cloned()
+        .collect();
+    let name = name.clone();
+    off_runtime(move || {
+        let mut files = Vec::new();
+        for path in &paths {
+            files.push((path.to_string_lossy().into_owned(), read(path)?));
+        }
+        let sources: Vec<Source<'_>> = files
+            .iter()
+            .map(|(file, text)| Source { file, text })
+            .collect();
+        Ok(KnownHost::look_up(&sources, &name))
+    })
+    .await
+}
+
+/// Whether a RevokedHostKeys file names the key.
+pub(super) async fn is_revoked(host_keys: &HostKeys, key: &[u8]) -> Result<bool, Failure> {
+    if host_keys.revoked_files.is_empty() {
+        return Ok(false);
+    }
+    let paths = host_keys.revoked_files.clone();
+    let key = key.to_vec();
+    off_runtime(move || {
+        for path in &paths {
+            if file_revokes(path, &key)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    })
+    .await
+}
+
+fn file_revokes(path: &Path, key: &[u8]) -> Result<bool, Failure> {
+    // As for ssh: revocations that cannot be read revoke everything.
+    if !path.exists() {
+        return Err(unreadable(path, "it does not exist"));
+    }
+    let text = read(path)?;
+    if text.starts_with(b"SSHKRL\n\0") {
+        return Err(
+            unreadable(path, "binary revocation lists are not supported")
+                .hint("list the revoked public keys in a text file, one a line"),
+        );
+    }
+    let text = String::from_utf8_lossy(&text);
+    Ok(text.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let kind = fields.next().unwrap_or_default();
+        let listed = fields
+            .next()
+            .and_then(|base64| Base64::decode_vec(base64).ok());
+        listed.is_some_and(|listed| blob::name(&listed) == Some(kind) && listed == key)
+    }))
+}
+
+/// Writes down that `key` is the host's, in the first user file.
+pub(super) async fn add(host_keys: &HostKeys, name: &Name, key: &[u8]) -> Result<(), Failure> {
+    let Some(path) = host_keys.user_files.first().cloned() else {
+        return Err(Failure::new(
+            FailureKind::KnownHosts,
+            "there is no user_known_hosts_file to write the new host key to",
+        )
+        .hint("name one, or add the key to a global file"));
+    };
+    let salt = host_keys.hash.then(rand::random::<[u8; 20]>);
+    let line = known_hosts::new_line(name, key, salt).ok_or_else(|| {
+        Failure::new(
+            FailureKind::Protocol,
+            "the server's host key is of no type that can be written down",
+        )
+    })?;
+    let (name, key) = (name.clone(), key.to_vec());
+    let _one_writer = WRITING.lock().await;
+    off_runtime(move || {
+        let path = std::fs::canonicalize(&path).unwrap_or(path);
+        let old = read(&path)?;
+        let file = path.to_string_lossy();
+        let source = Source {
+            file: &file,
+            text: &old,
+        };
+        if KnownHost::look_up(&[source], &name).lists(&key) {
+            return Ok(());
+        }
+        append(&path, &old, &line).map_err(|error| {
+            Failure::new(
+                FailureKind::KnownHosts,
+                format!(
+                    "writing the new host key to {}: {error}",
+                    text::escape(&file)
+                ),
+            )
+            .hint("make the file writable, or name another user_known_hosts_file")
+        })
+    })
+    .await
+}
+
+fn append(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    make_folder(folder)?;
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{:016x}", rand::random::<u64>()));
+    let temporary = folder.join(name);
+    let written = write_new(&temporary, path, old, line)
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .and_then(|()| sync_folder(folder));
+    if written.is_err() {
+        let _the_first_error_is_told = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn write_new(temporary: &Path, like: &Path, old: &[u8], line: &str) -> io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    let mut file = options.open(temporary)?;
+    if let Ok(found) = std::fs::metadata(like) {
+        file.set_permissions(found.permissions())?;
+    }
+    file.write_all(old)?;
+    if old.last().is_some_and(|last| *last != b'\n') {
+        file.write_all(b"\n")?;
+    }
+    file.write_all(line.as_bytes())?;
+    file.sync_all()
+}
+
+#[cfg(unix)]
+fn make_folder(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    std::fs::File::open(folder)?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn make_folder(folder: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(folder)
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_folder: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let found = match std::fs::metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(path, &error.to_string())),
+    };
+    // `/dev/null` is how ssh_config says "none".
+    if path == Path::new("/dev/null") {
+        return Ok(Vec::new());
+    }
+    if !found.is_file() {
+        return Err(unreadable(path, "it is no regular file"));
+    }
+    if found.len() > LIMIT {
+        return Err(unreadable(path, "it is larger than 64 MiB"));
+    }
+    std::fs::read(path).map_err(|error| unreadable(path, &error.to_string()))
+}
+
+fn unreadable(path: &Path, why: &str) -> Failure {
+    Failure::new(
+        FailureKind::KnownHosts,
+        format!("reading {}: {why}", text::escape(&path.to_string_lossy())),
+    )
+    .hint("without it no host key can be trusted: mend the file or its mode")
+}
+
+async fn off_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+        Err(Failure::new(
+            FailureKind::Internal,
+            "reading known_hosts broke off",
+        ))
+    })
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use crate::config::model::{HostKeyChecking, UpdateHostKeys};
+    use crate::known_hosts::Verdict;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn host_keys(file: &Path, hash: bool) -> HostKeys {
+        HostKeys {
+            checking: HostKeyChecking::AcceptNew,
+            user_files: vec![file.to_owned()],
+            global_files: Vec::new(),
+            revoked_files: Vec::new(),
+            command: None,
+            alias: None,
+            hash,
+            update: UpdateHostKeys::No,
+            algorithms: Vec::new(),
+        }
+    }
+
+    fn key(seed: u8) -> Vec<u8> {
+        let mut key = b"\0\0\0\x0bssh-ed25519\0\0\0\x20".to_vec();
+        key.extend([seed; 32]);
+        key
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[tokio::test]
+    async fn a_new_file_is_private_and_an_old_one_keeps_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ssh/known_hosts");
+        let name = Name::new("h", 22);
+        for hash in [false, true] {
+            let host_keys = host_keys(&file, hash);
+            add(&host_keys, &name, &key(1)).await.unwrap();
+            assert_eq!(
+                look_up(&host_keys, &name).await.unwrap().judge(&key(1)),
+                Verdict::Known
+            );
+        }
+        assert_eq!((mode(&file), mode(&dir.path().join("ssh"))), (0o600, 0o700));
+        assert_eq!(
+            std::fs::read_to_string(&file).unwrap().lines().count(),
+            1,
+            "known already"
+        );
+
+        std::fs::write(&file, "# no end of line").unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        add(&host_keys(&link, true), &name, &key(2)).await.unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.starts_with("# no end of line\n|1|"), "{text}");
+        assert_eq!(mode(&file), 0o644);
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(
+            std::fs::read_dir(file.parent().unwrap()).unwrap().count(),
+            1
+        );
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_refused_and_what_is_missing_is_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = Name::new("h", 22);
+        let missing = look_up(&host_keys(&dir.path().join("none"), false), &name).await;
+        assert_eq!(missing.unwrap().judge(&key(1)), Verdict::Unknown);
+        let folder = look_up(&host_keys(dir.path(), false), &name).await;
+        assert_eq!(folder.unwrap_err().kind, FailureKind::KnownHosts);
+    }
+
+    #[tokio::test]
+    async fn revoked_files_revoke() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("revoked");
+        let mut host_keys = host_keys(&dir.path().join("none"), false);
+        host_keys.revoked_files = vec![file.clone()];
+        assert!(is_revoked(&host_keys, &key(1)).await.is_err(), "missing");
+        std::fs::write(
+            &file,
+            format!("ssh-ed25519 {} c\n", Base64::encode_string(&key(1))),
+        )
+        .unwrap();
+        assert!(is_revoked(&host_keys, &key(1)).await.unwrap());
+        assert!(!is_revoked(&host_keys, &key(2)).await.unwrap());
+    }
+}

@@ -1,0 +1,240 @@
+//! A TCP connection to the SSH port: all addresses of a name, in the manner of RFC 8305, and the socket's options.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use crate::config::model::{AddressFamily, Liveness, Route};
+use crate::failure::{Failure, FailureKind};
+use crate::text;
+
+/// How long one address is tried.
+const PER_ADDRESS: Duration = Duration::from_secs(5);
+/// How long before the next address is tried beside the ones under way (RFC 8305 §5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// All addresses of `host` in the order in which they are tried: families alternate.
+pub(super) async fn resolve(
+    host: &str,
+    port: u16,
+    family: AddressFamily,
+) -> Result<Vec<SocketAddr>, Failure> {
+    let failed = |why: &str| {
+        Failure::new(
+            FailureKind::Resolve,
+            format!("looking up {}: {}", text::escape(host), text::escape(why)),
+        )
+    };
+    let found = tokio::net::lookup_host((host, port))
+        .await
+        .map_err(|error| {
+            failed(&error.to_string()).hint("check the name and this machine's DNS")
+        })?;
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    let mut leading = None;
+    for address in found.filter(|address| is_of(address, family)) {
+        if *leading.get_or_insert(address.is_ipv6()) == address.is_ipv6() {
+            first.push(address);
+        } else {
+            second.push(address);
+        }
+    }
+    let mut addresses = Vec::with_capacity(first.len() + second.len());
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    loop {
+        let (one, two) = (first.next(), second.next());
+        if one.is_none() && two.is_none() {
+            break;
+        }
+        addresses.extend(one.into_iter().chain(two));
+    }
+    addresses.dedup();
+    if addresses.is_empty() {
+        return Err(failed(
+            "it has no address of the family that address_family asks for",
+        ));
+    }
+    Ok(addresses)
+}
+
+/// Connects to the first of `addresses` that answers.
+pub(super) async fn connect(
+    addresses: Vec<SocketAddr>,
+    route: &Route,
+) -> Result<(Quick, Option<SocketAddr>), Failure> {
+    let local = local_addresses(route).await?;
+    let mut waiting = addresses.into_iter();
+    let mut under_way = FuturesUnordered::new();
+    let mut failures: Vec<(SocketAddr, io::Error)> = Vec::new();
+    let mut begin_next = true;
+    loop {
+        if begin_next && let Some(address) = waiting.next() {
+            let local = &local;
+            under_way
+                .push(async move { (address, connect_one(address, local, &route.liveness).await) });
+        }
+        if under_way.is_empty() {
+            return Err(all_failed(&failures));
+        }
+        let more = waiting.len() > 0;
+        begin_next = tokio::select! {
+            Some((address, done)) = under_way.next() => match done {
+                Ok(stream) => {
+                    let local = stream.local_addr().ok();
+                    return Ok((Quick(stream), local));
+                }
+                Err(error) => {
+                    failures.push((address, error));
+                    true
+                }
+            },
+            () = tokio::time::sleep(STAGGER), if more => true,
+        };
+    }
+}
+
+fn is_of(address: &SocketAddr, family: AddressFamily) -> bool {
+    match family {
+        AddressFamily::Any => true,
+        AddressFamily::Inet => address.is_ipv4(),
+        AddressFamily::Inet6 => address.is_ipv6(),
+    }
+}
+
+async fn local_addresses(route: &Route) -> Result<Vec<IpAddr>, Failure> {
+    let Some(bind) = route.bind_address.as_deref() else {
+        return Ok(Vec::new());
+    };
+    let found = tokio::net::lookup_host((bind, 0)).await.map_err(|error| {
+        Failure::new(
+            FailureKind::BindFailed,
+            format!("looking up bind_address {}: {error}", text::escape(bind)),
+        )
+    })?;
+    Ok(found.map(|address| address.ip()).collect())
+}
+
+async fn connect_one(
+    address: SocketAddr,
+    local: &[IpAddr],
+    liveness: &Liveness,
+) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    if !local.is_empty() {
+        let from = local
+            .iter()
+            .find(|local| local.is_ipv4() == address.is_ipv4())
+            .ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::AddrNotAvailable,
+                    "bind_address is of the other address family",
+                )
+            })?;
+        socket.bind(SocketAddr::new(*from, 0))?;
+    }
+    socket.set_keepalive(liveness.tcp_keep_alive)?;
+    let stream = timeout(PER_ADDRESS, socket.connect(address))
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 s"))??;
+    stream.set_nodelay(true)?;
+    set_user_timeout(&stream, liveness);
+    Ok(stream)
+}
+
+/// Lets the kernel give up a peer that acknowledges nothing as soon as we do.
+#[cfg(target_os = "linux")]
+fn set_user_timeout(stream: &TcpStream, liveness: &Liveness) {
+    if let Some(limit) = liveness
+        .interval
+        .map(|interval| interval * liveness.count_max)
+        && let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(limit))
+    {
+        tracing::debug!(%error, "TCP_USER_TIMEOUT");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_user_timeout(_stream: &TcpStream, _liveness: &Liveness) {}
+
+fn all_failed(failures: &[(SocketAddr, io::Error)]) -> Failure {
+    let all = |kind| !failures.is_empty() && failures.iter().all(|(_, error)| error.kind() == kind);
+    let told: Vec<String> = failures
+        .iter()
+        .map(|(address, error)| format!("{address}: {error}"))
+        .collect();
+    let message = format!("connecting to {}", told.join("; "));
+    if all(io::ErrorKind::ConnectionRefused) {
+        Failure::new(FailureKind::ConnectRefused, message)
+            .hint("no SSH server listens there now: check the port, and whether sshd runs")
+    } else {
+        Failure::new(FailureKind::Connect, message)
+            .hint("check the network, the address and firewalls between here and there")
+    }
+}
+
+/// A TCP connection whose acknowledgements are not delayed: an sshd without TCP_NODELAY waits for each of them
+/// before it sends on, which costs 40 ms a round trip. The kernel forgets TCP_QUICKACK, so each read renews it.
+pub(super) struct Quick(TcpStream);
+
+impl Quick {
+    #[cfg(target_os = "linux")]
+    fn hurry(&self) {
+        // Only a matter of speed: a socket that cannot have it works all the same.
+        let _slower = SockRef::from(&self.0).set_tcp_quickack(true);
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn hurry(&self) {}
+}
+
+impl AsyncRead for Quick {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.0).poll_read(cx, buf);
+        if polled.is_ready() {
+            self.hurry();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Quick {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+}
