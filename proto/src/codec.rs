@@ -138,8 +138,9 @@ impl Formatter for Shown {
         while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_unsafe(*c)) {
             let (before, after) = rest.split_at(at);
             out.write_all(before.as_bytes())?;
-            // All of them stand in the basic plane: one unit each.
-            write!(out, "\\u{:04x}", u32::from(c))?;
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(out, "\\u{unit:04x}")?;
+            }
             rest = after.get(c.len_utf8()..).unwrap_or_default();
         }
         out.write_all(rest.as_bytes())
@@ -249,7 +250,7 @@ mod tests {
 
     #[test]
     fn json_shows_no_control_and_reads_back() {
-        let text = "a\u{9b}31m\u{7f}\u{202e}\x1b\n\"\\ ü";
+        let text = "a\u{9b}31m\u{e0041}\u{7f}\u{202e}\x1b\n\"\\ ü";
         let json = String::from_utf8(to_json(text).unwrap()).unwrap();
         assert!(!json.chars().any(is_unsafe), "{json:?}");
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);

@@ -58,6 +58,17 @@ impl Endpoint {
         self.state_dir.join(name)
     }
 
+    /// Makes the state folder where it is missing, for the user alone, and sees that it is safe.
+    ///
+    /// # Errors
+    /// Where it belongs to somebody else, or others may write in it.
+    pub fn prepare(&self) -> Result<(), ListenError> {
+        #[cfg(unix)]
+        return unix::prepare(self);
+        #[cfg(windows)]
+        return windows::prepare(self);
+    }
+
     /// Why a better place was passed over, to be told once.
     pub fn notes(&self) -> &[String] {
         &self.notes

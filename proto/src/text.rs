@@ -5,11 +5,12 @@
 
 use std::fmt::Write as _;
 
-/// Whether `c` could move a cursor, colour a terminal, or make text read as what it is not.
+/// Whether `c` could move a cursor, colour a terminal, make text read as what it is not, or is not seen at all.
 pub fn is_unsafe(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200E}' | '\u{200F}' | '\u{061C}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
-        || matches!(c, '\u{2028}' | '\u{2029}')
+        || matches!(c,
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// `text` with every unsafe character written as `\u{…}`; doing it twice changes nothing.

@@ -92,6 +92,10 @@ fn runtime_fault(dir: &Path, private: bool) -> Option<String> {
     (private && mode & 0o077 != 0).then(|| format!("its mode is {mode:03o}, not 700"))
 }
 
+pub(super) fn prepare(endpoint: &Endpoint) -> Result<(), ListenError> {
+    Place::open(endpoint).map(drop)
+}
+
 /// One connection. Ending the writing side leaves the reading side open.
 #[derive(Debug)]
 pub struct Stream(UnixStream);

@@ -162,13 +162,17 @@ pub async fn connect(endpoint: &Endpoint) -> Result<Stream, ConnectError> {
     }
 }
 
+pub(super) fn prepare(endpoint: &Endpoint) -> Result<(), ListenError> {
+    std::fs::create_dir_all(endpoint.state_dir())
+        .map_err(|err| failed("making the folder", endpoint.state_dir(), err))
+}
+
 /// Listens.
 ///
 /// # Errors
 /// [`ListenError::Running`] where the pipe exists; else what the system said.
 pub fn listen(endpoint: &Endpoint) -> Result<Listener, ListenError> {
-    std::fs::create_dir_all(endpoint.state_dir())
-        .map_err(|err| failed("making the folder", endpoint.state_dir(), err))?;
+    prepare(endpoint)?;
     Ok(Listener {
         inner: create(endpoint)?,
         endpoint: endpoint.clone(),

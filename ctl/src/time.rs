@@ -1,0 +1,157 @@
+//! Times as people write and read them: ssh_config's grammar in, "2h 13m" out.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+/// ssh_config's time grammar: `90`, `30s`, `1m30s`, `2h`, `1d`, `1w`.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time: write 90, 30s, 1m30s or 2h");
+    let mut total: u64 = 0;
+    let mut number: Option<u64> = None;
+    for c in text.chars() {
+        if let Some(digit) = c.to_digit(10) {
+            let grown = number
+                .unwrap_or(0)
+                .checked_mul(10)
+                .and_then(|number| number.checked_add(digit.into()));
+            number = Some(grown.ok_or_else(wrong)?);
+            continue;
+        }
+        let unit = match c.to_ascii_lowercase() {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            'd' => 86_400,
+            'w' => 604_800,
+            _ => return Err(wrong()),
+        };
+        let part = number.take().and_then(|number| number.checked_mul(unit));
+        total = part
+            .and_then(|part| total.checked_add(part))
+            .ok_or_else(wrong)?;
+    }
+    if text.is_empty() {
+        return Err(wrong());
+    }
+    let total = total.checked_add(number.unwrap_or(0)).ok_or_else(wrong)?;
+    Ok(Duration::from_secs(total))
+}
+
+/// A moment, or so long ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Since {
+    /// So long ago.
+    Ago(Duration),
+    /// A moment.
+    At(Timestamp),
+}
+
+impl Since {
+    /// The moment, seen from `now`.
+    pub(crate) fn moment(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::Ago(ago) => SignedDuration::try_from(ago)
+                .ok()
+                .and_then(|ago| now.checked_sub(ago).ok())
+                .unwrap_or(Timestamp::UNIX_EPOCH),
+        }
+    }
+}
+
+/// A time of [`parse_duration`], or one of RFC 3339.
+pub(crate) fn parse_since(text: &str) -> Result<Since, String> {
+    if let Ok(ago) = parse_duration(text) {
+        return Ok(Since::Ago(ago));
+    }
+    text.parse()
+        .map(Since::At)
+        .map_err(|_| format!("{text:?} is no time: write 10m, 2h, or 2026-05-01T12:00:00Z"))
+}
+
+/// How much later `to` is than `from`, not less than nothing.
+pub(crate) fn between(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or_default()
+}
+
+/// A duration in its two largest units.
+pub(crate) fn human(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, ..) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+/// A moment on the clock on the wall.
+pub(crate) fn local(at: Timestamp) -> String {
+    at.to_zoned(jiff::tz::TimeZone::system())
+        .strftime("%Y-%m-%d %H:%M:%S")
+        .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sshs_time_grammar() {
+        for (text, seconds) in [
+            ("0", 0),
+            ("90", 90),
+            ("1m30s", 90),
+            ("2H", 7200),
+            ("1w2d", 777_600),
+            ("1m5", 65),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_secs(seconds)),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            "s",
+            "1x",
+            "-1",
+            "1 m",
+            "99999999999999999999",
+            "9999999999999999999w",
+        ] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn since_is_a_moment_or_an_age() {
+        let now: Timestamp = "2026-05-01T12:00:00Z".parse().unwrap();
+        let moment = |text| parse_since(text).unwrap().moment(now).to_string();
+        assert_eq!(moment("10m"), "2026-05-01T11:50:00Z");
+        assert_eq!(moment("2026-04-01T00:00:00+02:00"), "2026-03-31T22:00:00Z");
+        assert_eq!(moment("99999999999w"), "1970-01-01T00:00:00Z");
+        assert!(parse_since("yesterday").is_err());
+    }
+
+    #[test]
+    fn durations_show_two_units() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (61, "1m 1s"),
+            (7980, "2h 13m"),
+            (90_000, "1d 1h"),
+        ] {
+            assert_eq!(human(Duration::from_secs(seconds)), text);
+        }
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(
+            between(now + SignedDuration::from_secs(5), now),
+            Duration::ZERO
+        );
+    }
+}
