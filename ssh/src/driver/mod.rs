@@ -21,6 +21,7 @@ pub use session::{ForwardError, OpenError, Session, SessionInfo};
 pub use signer::{KeySigner, NotSigned, Signer, Signing};
 
 use crate::connection::Settings;
+pub use crate::transport::{HostKey, HostKeyOffer};
 
 /// How a session is kept.
 #[derive(Debug, Clone)]

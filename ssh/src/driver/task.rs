@@ -167,6 +167,7 @@ impl Driver {
                 .next_ping
                 .and_then(|ping| Some(ping.min(self.last_heard + self.options.dead_after()?)));
             let rest = self.busy_since.map(|since| since + REST);
+            let late = alive.map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
             let due = [due.map(Instant::from_std), alive, rest]
                 .into_iter()
                 .flatten()
@@ -183,14 +184,13 @@ impl Driver {
                 }
                 continue;
             }
-            self.due(cx, now, due)?;
+            self.due(cx, now, late)?;
         }
         cx.waker().wake_by_ref();
         Ok(())
     }
 
-    fn due(&mut self, cx: &mut Context<'_>, now: Instant, due: Instant) -> Result<(), Error> {
-        let late = now.saturating_duration_since(due);
+    fn due(&mut self, cx: &mut Context<'_>, now: Instant, late: Duration) -> Result<(), Error> {
         if late > STALL {
             // We were stopped or starved: that time says nothing about the server.
             self.last_heard = now.min(self.last_heard + late);

@@ -1,0 +1,166 @@
+//! Bytes over channels: whole, to the end, and not held up by others.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+use tunneld_ssh::Config;
+use tunneld_ssh::driver::{Channel, Options, Session};
+
+use super::lab::{Does, Pattern, Sshd, Target};
+
+const MB: u64 = 1 << 20;
+
+pub async fn open(session: &Session, target: &Target) -> Channel {
+    session
+        .open_direct_tcpip("127.0.0.1", target.addr.port(), ("127.0.0.1".into(), 1))
+        .await
+        .unwrap()
+}
+
+/// Reads the pattern to its end.
+async fn download(channel: Channel, count: u64) {
+    let (mut reader, _writer) = channel.split();
+    let mut pattern = Pattern::default();
+    while let Some(bytes) = reader.next().await.unwrap() {
+        assert!(pattern.check(&bytes), "wrong at about {}", pattern.count());
+    }
+    assert_eq!(pattern.count(), count);
+}
+
+/// Writes the pattern and hears whether it came through.
+async fn upload(channel: Channel, count: u64) {
+    let (mut reader, mut writer) = channel.split();
+    let mut pattern = Pattern::default();
+    let mut buffer = vec![0; 48 * 1024];
+    let mut left = count;
+    while left > 0 {
+        let some = buffer.len().min(left as usize);
+        pattern.fill(&mut buffer[..some]);
+        writer.write_all(&buffer[..some]).await.unwrap();
+        left -= some as u64;
+    }
+    writer.shutdown().await.unwrap();
+    assert_eq!(reader.read_u64().await.unwrap(), count);
+    assert_eq!(reader.read_u8().await.unwrap(), 1, "it came through changed");
+    assert!(reader.next().await.unwrap().is_none());
+}
+
+async fn echo(channel: &mut Channel) -> Duration {
+    let sent = Instant::now();
+    channel.write_all(b"ping").await.unwrap();
+    let mut answer = [0; 4];
+    channel.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"ping");
+    sent.elapsed()
+}
+
+/// The best of some: what a busy machine does to one of them is not ours.
+async fn best_echo(channel: &mut Channel) -> Duration {
+    let mut best = Duration::MAX;
+    for _ in 0..20 {
+        best = best.min(echo(channel).await);
+    }
+    best
+}
+
+#[tokio::test]
+async fn a_hundred_megabytes_each_way() {
+    let (_sshd, session, _) = Sshd::session("", Config::default(), Options::default()).await;
+    let source = Target::start(Does::Send(100 * MB)).await;
+    let check = Target::start(Does::Check).await;
+    download(open(&session, &source).await, 100 * MB).await;
+    upload(open(&session, &check).await, 100 * MB).await;
+}
+
+#[tokio::test]
+async fn each_direction_ends_alone() {
+    let (_sshd, session, _) = Sshd::session("", Config::default(), Options::default()).await;
+    let target = Target::start(Does::Echo).await;
+    let (mut reader, mut writer) = open(&session, &target).await.split();
+    writer.write_all(b"all of it").await.unwrap();
+    writer.shutdown().await.unwrap();
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).await.unwrap();
+    assert_eq!(all, b"all of it");
+    assert_eq!(
+        writer.write_all(b"more").await.unwrap_err().kind(),
+        std::io::ErrorKind::BrokenPipe
+    );
+}
+
+#[tokio::test]
+async fn stopped_readers_hold_up_nobody() {
+    let (_sshd, session, _) = Sshd::session("", Config::default(), Options::default()).await;
+    let source = Target::start(Does::Send(8 * MB)).await;
+    let target = Target::start(Does::Echo).await;
+    let mut ping = open(&session, &target).await;
+    let mut stopped = Vec::new();
+    for count in [1, 20] {
+        while stopped.len() < count {
+            stopped.push(open(&session, &source).await);
+        }
+        // Far more than all windows passes by them.
+        download(open(&session, &source).await, 8 * MB).await;
+        let took = best_echo(&mut ping).await;
+        assert!(took < Duration::from_millis(50), "{count} stopped: {took:?}");
+    }
+    for channel in stopped {
+        download(channel, 8 * MB).await;
+    }
+}
+
+#[tokio::test]
+async fn stopped_remote_writers_hold_up_nobody() {
+    let (_sshd, session, _) = Sshd::session("", Config::default(), Options::default()).await;
+    let stall = Target::start(Does::Stall).await;
+    let target = Target::start(Does::Echo).await;
+    let check = Target::start(Does::Check).await;
+    let mut ping = open(&session, &target).await;
+    let mut writers = JoinSet::new();
+    for count in [1, 20] {
+        while writers.len() < count {
+            let mut channel = open(&session, &stall).await;
+            writers.spawn(async move {
+                let block = vec![0; 64 * 1024];
+                while channel.write_all(&block).await.is_ok() {}
+            });
+        }
+        upload(open(&session, &check).await, 8 * MB).await;
+        let took = best_echo(&mut ping).await;
+        assert!(took < Duration::from_millis(50), "{count} stopped: {took:?}");
+    }
+    session.close().await;
+    // All of them wake and end.
+    while let Some(done) = writers.join_next().await {
+        done.unwrap();
+    }
+}
+
+/// Sixteen streams both ways while either side asks for new keys each megabyte.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_keys_under_load() {
+    let config = Config {
+        rekey_bytes: Some(MB),
+        ..Config::default()
+    };
+    let (sshd, session, _) = Sshd::session("RekeyLimit 1M", config, Options::default()).await;
+    let source = Target::start(Does::Send(6 * MB)).await;
+    let check = Target::start(Does::Check).await;
+    let target = Target::start(Does::Echo).await;
+    let mut ping = open(&session, &target).await;
+    let mut streams = JoinSet::new();
+    for _ in 0..8 {
+        let (down, up) = (open(&session, &source).await, open(&session, &check).await);
+        streams.spawn(download(down, 6 * MB));
+        streams.spawn(upload(up, 6 * MB));
+    }
+    while !streams.is_empty() {
+        echo(&mut ping).await;
+        while let Some(done) = streams.try_join_next() {
+            done.unwrap();
+        }
+    }
+    let rekeys = sshd.log().matches("rekey out after").count();
+    assert!(rekeys > 20, "only {rekeys} exchanges of keys");
+}
