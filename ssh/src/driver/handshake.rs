@@ -72,9 +72,11 @@ where
         handle.goodbye().await;
         return Err(Error::HostKeyRejected);
     }
-    handle
-        .shared
-        .with(|state| state.transport.accept_host_key(Instant::now().into_std()));
+    handle.shared.with(|state| {
+        let now = Instant::now().into_std();
+        state.transport.accept_host_key(now);
+        state.again = true;
+    });
     let negotiated = wait(
         &handle.shared,
         handle.options.handshake,

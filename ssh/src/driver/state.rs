@@ -81,6 +81,8 @@ pub(crate) struct State {
     /// The end was asked for: it comes when everything is written.
     pub(crate) closing: bool,
     pub(crate) ended: Option<Error>,
+    /// What was read before goes on now.
+    pub(crate) again: bool,
     /// The driver waits for the socket to take more.
     pub(crate) blocked: bool,
     driver: Option<Waker>,
@@ -106,6 +108,7 @@ impl Shared {
                 host_keys: watch::Sender::new(Vec::new()),
                 closing: false,
                 ended: None,
+                again: false,
                 blocked: false,
                 driver: None,
                 wakes: Wakes::default(),
@@ -129,7 +132,9 @@ impl Shared {
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         self.drive(|state| {
             let result = work(state);
-            if !state.blocked && (state.closing || !state.transport.output().is_empty()) {
+            if state.again
+                || !state.blocked && (state.closing || !state.transport.output().is_empty())
+            {
                 state.kick();
             }
             result

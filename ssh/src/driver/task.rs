@@ -60,7 +60,13 @@ impl Driver {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        self.shared.drive(|state| state.driven_by(cx.waker()));
+        let again = self.shared.drive(|state| {
+            state.driven_by(cx.waker());
+            std::mem::take(&mut state.again)
+        });
+        if again {
+            self.take_in()?;
+        }
         let mut budget = BUDGET;
         loop {
             let read = self.read(cx)?;
@@ -91,15 +97,20 @@ impl Driver {
         } else if count < self.block / 16 {
             self.block = (self.block / 2).max(LEAST);
         }
-        let now = self.last_heard.into_std();
+        self.take_in()?;
+        Ok(count)
+    }
+
+    /// Takes in what was read.
+    fn take_in(&mut self) -> Result<(), Error> {
+        let now = Instant::now().into_std();
         let read = &mut self.read;
         self.shared.drive(|state| {
             std::mem::swap(state.transport.read_buffer(), read);
             let result = state.read(now);
             std::mem::swap(state.transport.read_buffer(), read);
             result.inspect_err(|error| farewell(state, error))
-        })?;
-        Ok(count)
+        })
     }
 
     /// Writes until everything is written or the socket takes no more.

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use russh::keys::ssh_key::PrivateKey;
+use russh::keys::ssh_key::{Algorithm, PrivateKey};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,19 +19,19 @@ use tunneld_ssh::driver::{self, Connected, Incoming, KeySigner, Options, Session
 use tunneld_ssh::{Config, Error};
 
 /// One sshd that serves one connection, and ends with this.
-pub struct Sshd {
+pub(crate) struct Sshd {
     child: Child,
-    pub home: TempDir,
+    pub(crate) home: TempDir,
 }
 
 impl Sshd {
     /// Starts it on the far end of a new connection, with more lines for its configuration.
-    pub async fn start(lines: &str) -> (Self, TcpStream) {
+    pub(crate) async fn start(lines: &str) -> (Self, TcpStream) {
         let home = TempDir::new().unwrap();
-        for (name, kind) in [("host", "ed25519"), ("user", "ed25519"), ("rsa", "rsa")] {
+        for (name, kind) in [("host", "ed25519"), ("user", "ed25519"), ("other", "ecdsa")] {
             keygen(home.path(), name, kind);
         }
-        let keys = ["user.pub", "rsa.pub"].map(|name| fs::read(home.path().join(name)).unwrap());
+        let keys = ["user.pub", "other.pub"].map(|name| fs::read(home.path().join(name)).unwrap());
         fs::write(home.path().join("authorized"), keys.concat()).unwrap();
         let at = home.path().display();
         fs::write(
@@ -45,7 +45,9 @@ impl Sshd {
         .unwrap();
         fs::create_dir_all("/run/sshd").unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         let (server, _) = listener.accept().await.unwrap();
         let server = server.into_std().unwrap();
         server.set_nonblocking(false).unwrap();
@@ -65,57 +67,68 @@ impl Sshd {
     }
 
     /// Starts it and logs in.
-    pub async fn session(
+    pub(crate) async fn session(
         lines: &str,
         config: Config,
         options: Options,
     ) -> (Self, Session, mpsc::Receiver<Incoming>) {
         let (sshd, stream) = Self::start(lines).await;
         let mut connected = sshd.connect(stream, config, options).await.unwrap();
-        assert_eq!(sshd.log_in(&mut connected, "user").await, AuthResult::Success);
+        assert_eq!(
+            sshd.log_in(&mut connected, "user").await,
+            AuthResult::Success
+        );
         let (session, incoming) = connected.into_session().unwrap();
         (sshd, session, incoming)
     }
 
-    pub async fn connect(
+    pub(crate) async fn connect(
         &self,
         stream: TcpStream,
         config: Config,
         options: Options,
     ) -> Result<Connected, Error> {
         let known = fs::read_to_string(self.home.path().join("host.pub")).unwrap();
-        driver::handshake(stream, Arc::new(config), options, "root", |offer| async move {
-            let driver::HostKey::Plain(key) = &offer.key else {
-                return false;
-            };
-            known.starts_with(&key.to_openssh().unwrap())
-        })
+        driver::handshake(
+            stream,
+            Arc::new(config),
+            options,
+            "root",
+            |offer| async move {
+                let driver::HostKey::Plain(key) = &offer.key else {
+                    return false;
+                };
+                known.starts_with(&key.to_openssh().unwrap())
+            },
+        )
         .await
     }
 
-    pub async fn log_in(&self, connected: &mut Connected, key: &str) -> AuthResult {
+    pub(crate) async fn log_in(&self, connected: &mut Connected, key: &str) -> AuthResult {
         let key = fs::read_to_string(self.home.path().join(key)).unwrap();
         let key = PrivateKey::from_openssh(key).unwrap();
         let blob = key.public_key().to_bytes().unwrap();
-        let algorithm = if key.algorithm().is_rsa() {
-            connected.rsa_algorithm().unwrap()
-        } else {
-            "ssh-ed25519"
+        let algorithm = match key.algorithm() {
+            Algorithm::Rsa { .. } => connected.rsa_algorithm().unwrap().to_owned(),
+            plain => plain.to_string(),
         };
         connected
-            .publickey(algorithm, &blob, &mut KeySigner::new(key))
+            .publickey(&algorithm, &blob, &mut KeySigner::new(key))
             .await
             .unwrap()
     }
 
     /// Sends the session's process a signal.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        let done = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+        let done = Command::new("kill")
+            .args(["-s", name, &pid])
+            .status()
+            .unwrap();
         assert!(done.success());
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
     }
 }
@@ -127,7 +140,7 @@ impl Drop for Sshd {
     }
 }
 
-pub fn keygen(home: &Path, name: &str, kind: &str) {
+pub(crate) fn keygen(home: &Path, name: &str, kind: &str) {
     let done = Command::new("ssh-keygen")
         .args(["-q", "-N", "", "-t", kind, "-f"])
         .arg(home.join(name))
@@ -138,7 +151,7 @@ pub fn keygen(home: &Path, name: &str, kind: &str) {
 }
 
 /// Options with a quick liveness check.
-pub fn quick(interval: Duration, count: u32) -> Options {
+pub(crate) fn quick(interval: Duration, count: u32) -> Options {
     Options {
         alive: Some((interval, count)),
         ..Options::default()
@@ -147,7 +160,7 @@ pub fn quick(interval: Duration, count: u32) -> Options {
 
 /// What a target does with its connections.
 #[derive(Clone, Copy)]
-pub enum Does {
+pub(crate) enum Does {
     /// Sends back what comes.
     Echo,
     /// Sends so many bytes of the pattern, then ends.
@@ -159,13 +172,13 @@ pub enum Does {
 }
 
 /// A target on a port of its own; its tasks end with it.
-pub struct Target {
-    pub addr: SocketAddr,
+pub(crate) struct Target {
+    pub(crate) addr: SocketAddr,
     _tasks: JoinSet<()>,
 }
 
 impl Target {
-    pub async fn start(does: Does) -> Self {
+    pub(crate) async fn start(does: Does) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
@@ -225,21 +238,23 @@ async fn serve(mut stream: TcpStream, does: Does) {
 
 /// Bytes that differ at every place that matters: a lost or doubled packet shows.
 #[derive(Default)]
-pub struct Pattern(u64);
+pub(crate) struct Pattern(u64);
 
 impl Pattern {
     fn at(place: u64) -> [u8; 8] {
-        (place / 8).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()
+        (place / 8)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .to_le_bytes()
     }
 
-    pub fn fill(&mut self, buffer: &mut [u8]) {
+    pub(crate) fn fill(&mut self, buffer: &mut [u8]) {
         for byte in buffer {
             *byte = Self::at(self.0)[(self.0 % 8) as usize];
             self.0 += 1;
         }
     }
 
-    pub fn check(&mut self, bytes: &[u8]) -> bool {
+    pub(crate) fn check(&mut self, bytes: &[u8]) -> bool {
         bytes.iter().all(|byte| {
             let right = *byte == Self::at(self.0)[(self.0 % 8) as usize];
             self.0 += 1;
@@ -247,7 +262,7 @@ impl Pattern {
         })
     }
 
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.0
     }
 }

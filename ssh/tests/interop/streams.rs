@@ -1,9 +1,10 @@
 //! Bytes over channels: whole, to the end, and not held up by others.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tunneld_ssh::Config;
 use tunneld_ssh::driver::{Channel, Options, Session};
 
@@ -11,7 +12,7 @@ use super::lab::{Does, Pattern, Sshd, Target};
 
 const MB: u64 = 1 << 20;
 
-pub async fn open(session: &Session, target: &Target) -> Channel {
+pub(crate) async fn open(session: &Session, target: &Target) -> Channel {
     session
         .open_direct_tcpip("127.0.0.1", target.addr.port(), ("127.0.0.1".into(), 1))
         .await
@@ -42,7 +43,11 @@ async fn upload(channel: Channel, count: u64) {
     }
     writer.shutdown().await.unwrap();
     assert_eq!(reader.read_u64().await.unwrap(), count);
-    assert_eq!(reader.read_u8().await.unwrap(), 1, "it came through changed");
+    assert_eq!(
+        reader.read_u8().await.unwrap(),
+        1,
+        "it came through changed"
+    );
     assert!(reader.next().await.unwrap().is_none());
 }
 
@@ -80,13 +85,13 @@ async fn each_direction_ends_alone() {
     let (mut reader, mut writer) = open(&session, &target).await.split();
     writer.write_all(b"all of it").await.unwrap();
     writer.shutdown().await.unwrap();
-    let mut all = Vec::new();
-    reader.read_to_end(&mut all).await.unwrap();
-    assert_eq!(all, b"all of it");
     assert_eq!(
         writer.write_all(b"more").await.unwrap_err().kind(),
         std::io::ErrorKind::BrokenPipe
     );
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).await.unwrap();
+    assert_eq!(all, b"all of it");
 }
 
 #[tokio::test]
@@ -103,7 +108,10 @@ async fn stopped_readers_hold_up_nobody() {
         // Far more than all windows passes by them.
         download(open(&session, &source).await, 8 * MB).await;
         let took = best_echo(&mut ping).await;
-        assert!(took < Duration::from_millis(50), "{count} stopped: {took:?}");
+        assert!(
+            took < Duration::from_millis(50),
+            "{count} stopped: {took:?}"
+        );
     }
     for channel in stopped {
         download(channel, 8 * MB).await;
@@ -128,7 +136,10 @@ async fn stopped_remote_writers_hold_up_nobody() {
         }
         upload(open(&session, &check).await, 8 * MB).await;
         let took = best_echo(&mut ping).await;
-        assert!(took < Duration::from_millis(50), "{count} stopped: {took:?}");
+        assert!(
+            took < Duration::from_millis(50),
+            "{count} stopped: {took:?}"
+        );
     }
     session.close().await;
     // All of them wake and end.
