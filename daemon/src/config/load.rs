@@ -157,19 +157,15 @@ impl Loader {
                 wanted.push((taken, tunnel, defaults.clone()));
             }
         }
-        let carried: Vec<_> =
-            wanted
-                .iter()
-                .map(|(_, tunnel, defaults)| {
-                    let jump = tunnel.spec.proxy_jump.as_ref().or_else(|| {
-                        match tunnel.spec.proxy_command {
-                            Some(_) => None,
-                            None => defaults.proxy_jump.as_ref(),
-                        }
-                    });
-                    (*tunnel, conflict::carrier(jump.map(|jump| &jump.value)))
-                })
-                .collect();
+        let carried: Vec<_> = wanted
+            .iter()
+            .map(|(_, tunnel, defaults)| {
+                let own = tunnel.spec.proxy_jump.as_ref();
+                let inherited = defaults.proxy_jump.as_ref();
+                let jump = own.or(inherited.filter(|_| tunnel.spec.proxy_command.is_none()));
+                (*tunnel, conflict::carrier(jump.map(|jump| &jump.value)))
+            })
+            .collect();
         let mut circles = conflict::carriers(&carried);
         let requests = wanted
             .iter()
@@ -516,6 +512,7 @@ impl Loader {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 #[path = "load_tests.rs"]
 mod tests;

@@ -1,6 +1,9 @@
 //! Resolves tunnels with all that they pass through: each jump host is a route of its own.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use futures_util::StreamExt as _;
 
 use super::destination::Destination;
 use super::env::Env;
@@ -8,9 +11,14 @@ use super::fault::{At, Problem};
 use super::model::{Route, Tunnel, Via};
 use super::resolve::{self, Resolved, SshOptions};
 use super::spec::{Spec, SshConfig};
+use crate::ssh_config::options::{self, Printed, Sources};
+use crate::ssh_config::query::{Files, Query, QueryError};
+use crate::ssh_config::tokens;
 
 /// The longest chain of jump hosts.
-pub(super) const MOST_HOPS: usize = 8;
+const MOST_HOPS: usize = 8;
+/// How many tunnels are resolved at once.
+const AT_ONCE: usize = 8;
 
 /// A tunnel to be resolved.
 #[derive(Debug, Clone)]
@@ -27,6 +35,7 @@ pub(super) struct Wanted {
 #[derive(Debug)]
 pub(super) struct Resolver<'a> {
     env: &'a Env,
+    query: Option<Query>,
 }
 
 /// What became of each tunnel.
@@ -35,17 +44,57 @@ pub(super) type Results = BTreeMap<String, Result<Tunnel, Vec<Problem>>>;
 impl<'a> Resolver<'a> {
     /// A resolver for this side.
     pub(super) fn new(env: &'a Env) -> Self {
-        Self { env }
+        Self {
+            env,
+            query: env.ssh.clone().map(Query::new),
+        }
     }
 
     /// Resolves all, and tells what a person should know about the whole.
     pub(super) async fn all(&self, wanted: Vec<Wanted>) -> (Results, Vec<String>) {
-        let mut results = Results::new();
-        for tunnel in wanted {
-            let result = self.tunnel(&tunnel).await;
-            results.insert(tunnel.name, result);
+        let unread = self.unread(&wanted).await;
+        let results = futures_util::stream::iter(wanted)
+            .map(|tunnel| async move {
+                let result = self.tunnel(&tunnel).await;
+                (tunnel.name, result)
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        (results, unread.into_iter().collect())
+    }
+
+    /// The note on a ~/.ssh/config that is there and is not read.
+    async fn unread(&self, wanted: &[Wanted]) -> Option<String> {
+        let config = self.env.home.join(".ssh").join("config");
+        if wanted.is_empty() || !config.exists() {
+            return None;
         }
-        (results, Vec::new())
+        let config = config.display();
+        if self.baseline(&Files::None).await == Err(QueryError::Absent) {
+            return Some(format!(
+                "{config} is not read: there is no ssh program to ask; install OpenSSH's client"
+            ));
+        }
+        let without: Vec<&str> = wanted
+            .iter()
+            .filter(|tunnel| {
+                let own = tunnel
+                    .spec
+                    .ssh_config
+                    .as_ref()
+                    .or(tunnel.defaults.ssh_config.as_ref());
+                own.is_some_and(|own| own.value == SshConfig::No)
+            })
+            .map(|tunnel| tunnel.name.as_str())
+            .collect();
+        let some = !without.is_empty();
+        some.then(|| {
+            format!(
+                "{config} is not read for {}: ssh_config = false",
+                without.join(", ")
+            )
+        })
     }
 
     async fn tunnel(&self, wanted: &Wanted) -> Result<Tunnel, Vec<Problem>> {
@@ -63,6 +112,7 @@ impl<'a> Resolver<'a> {
             let mut chain = Chain {
                 resolver: self,
                 defaults: defaults.for_hop(),
+                ssh_config: spec.ssh_config.clone(),
                 seen: vec![seen(&route)],
                 notes: &mut notes,
             };
@@ -93,15 +143,72 @@ impl<'a> Resolver<'a> {
         resolve::resolve(name, spec, ssh.as_ref(), self.env)
     }
 
+    /// What ssh_config says of a destination; nothing where it is not read.
     async fn ssh(
         &self,
-        _asked: &Destination,
+        asked: &Destination,
         spec: &Spec,
     ) -> Result<Option<SshOptions>, Vec<Problem>> {
-        match spec.ssh_config.as_ref().map(|at| &at.value) {
-            Some(SshConfig::No) => Ok(None),
-            _ => Ok(None),
+        let at = spec.ssh_config.as_ref().and_then(|config| config.at);
+        let problem = |message: String| vec![Problem::new(at, format!("ssh_config: {message}"))];
+        let files = match spec.ssh_config.as_ref().map(|config| &config.value) {
+            Some(SshConfig::No) => return Ok(None),
+            Some(SshConfig::File(path)) => {
+                let path =
+                    tokens::tilde(path, self.env).map_err(|error| problem(error.to_string()))?;
+                Files::One(PathBuf::from(path))
+            }
+            Some(SshConfig::Yes) | None => Files::Usual,
+        };
+        let Some(query) = &self.query else {
+            return self.without_ssh(&files).map_err(problem);
+        };
+        match query.ask(&files, asked).await {
+            Ok(text) => {
+                let host = Printed::parse(&text);
+                let none = self
+                    .baseline(&Files::None)
+                    .await
+                    .map_err(|error| problem(error.to_string()))?;
+                // Where the system has no file, there is nothing that it says.
+                let system = self
+                    .baseline(&Files::One(PathBuf::from("/etc/ssh/ssh_config")))
+                    .await;
+                let system = system.unwrap_or_else(|_| none.clone());
+                let sources = Sources {
+                    host: &host,
+                    none: &none,
+                    system: &system,
+                };
+                options::read(sources, asked, self.env)
+                    .map(Some)
+                    .map_err(problem)
+            }
+            Err(QueryError::Absent) => self.without_ssh(&files).map_err(problem),
+            Err(error) => Err(problem(error.to_string())),
         }
+    }
+
+    /// Without an ssh the TOML is the whole truth, unless it names a file that only ssh can read.
+    fn without_ssh(&self, files: &Files) -> Result<Option<SshOptions>, String> {
+        match files {
+            Files::One(path) => Err(format!(
+                "{} cannot be read: there is no ssh program to ask; install OpenSSH's client",
+                path.display()
+            )),
+            Files::Usual | Files::None => Ok(None),
+        }
+    }
+
+    /// What ssh prints of a host that these files say nothing special of.
+    async fn baseline(&self, files: &Files) -> Result<Printed, QueryError> {
+        let query = self.query.as_ref().ok_or(QueryError::Absent)?;
+        let nobody = Destination {
+            user: None,
+            host: "tunneld.invalid".to_owned(),
+            port: None,
+        };
+        Ok(Printed::parse(&query.ask(files, &nobody).await?))
     }
 }
 
@@ -126,6 +233,7 @@ fn seen(route: &Route) -> Seen {
 struct Chain<'c, 'e> {
     resolver: &'c Resolver<'e>,
     defaults: Spec,
+    ssh_config: Option<At<SshConfig>>,
     seen: Vec<Seen>,
     notes: &'c mut Vec<String>,
 }
@@ -137,7 +245,9 @@ impl Chain<'_, '_> {
         let mut chain: Vec<Route> = Vec::new();
         let mut pending = hops.to_vec();
         while !pending.is_empty() {
-            bounded(chain.len() + pending.len())?;
+            if chain.len() + pending.len() > MOST_HOPS {
+                return Err(format!("the chain has more than {MOST_HOPS} hops"));
+            }
             let mut part = Vec::with_capacity(pending.len());
             let mut outer = Vec::new();
             for (place, hop) in pending.iter().enumerate() {
@@ -156,23 +266,38 @@ impl Chain<'_, '_> {
         Ok(chain)
     }
 
+    /// One hop, by ssh_config where it speaks and by the defaults where it does not: the tunnel's own keys are
+    /// about its own host.
     async fn hop(&mut self, hop: &Destination) -> Result<Resolved, String> {
-        let mut spec = self.defaults.clone();
-        spec.host = Some(At {
-            value: hop.clone(),
-            at: None,
+        let told = |problems: Vec<Problem>| {
+            let told: Vec<String> = problems
+                .into_iter()
+                .map(|problem| problem.message)
+                .collect();
+            format!("hop {}: {}", hop.host, told.join("; "))
+        };
+        let spec = Spec {
+            host: Some(At {
+                value: hop.clone(),
+                at: None,
+            }),
+            ssh_config: self.ssh_config.clone(),
+            ..Spec::default()
+        };
+        let ssh = self.resolver.ssh(hop, &spec).await.map_err(told)?;
+        let mut ssh = ssh.unwrap_or_else(|| SshOptions {
+            host: hop.host.clone(),
+            ..SshOptions::default()
         });
-        let resolved = self
-            .resolver
-            .resolve(&hop.host, &spec)
-            .await
-            .map_err(|problems| {
-                let told: Vec<String> = problems
-                    .into_iter()
-                    .map(|problem| problem.message)
-                    .collect();
-                format!("hop {}: {}", hop.host, told.join("; "))
-            })?;
+        ssh.spec = Spec {
+            local_forward: None,
+            remote_forward: None,
+            dynamic_forward: None,
+            ..ssh.spec
+        }
+        .or(&self.defaults);
+        let resolved =
+            resolve::resolve(&hop.host, &spec, Some(&ssh), self.resolver.env).map_err(told)?;
         let this = seen(&resolved.route);
         if self.seen.contains(&this) {
             let mut path: Vec<&str> = self.seen.iter().map(|(alias, ..)| alias.as_str()).collect();
@@ -185,11 +310,4 @@ impl Chain<'_, '_> {
         }
         Ok(resolved)
     }
-}
-
-fn bounded(hops: usize) -> Result<(), String> {
-    if hops > MOST_HOPS {
-        return Err(format!("the chain has more than {MOST_HOPS} hops"));
-    }
-    Ok(())
 }

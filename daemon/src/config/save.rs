@@ -233,7 +233,8 @@ fn create(path: &Path) -> std::io::Result<std::fs::File> {
     std::fs::File::create(path)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;

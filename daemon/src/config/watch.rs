@@ -203,7 +203,8 @@ fn changed(_facts: &std::fs::Metadata) -> (u32, i64, i64) {
     (0, 0, 0)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;

@@ -1,3 +1,9 @@
 //! ssh_config as `ssh -G` tells it: asked for, read, and its tokens expanded.
 
+pub mod options;
+pub mod query;
 pub mod tokens;
+
+#[cfg(unix)]
+#[cfg(test)]
+mod tests;
