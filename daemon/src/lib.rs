@@ -7,6 +7,7 @@ pub mod check;
 pub mod config;
 pub mod control;
 mod daemon;
+pub mod demo;
 pub mod desired;
 pub mod duration;
 pub mod failure;

@@ -38,6 +38,8 @@ struct Common {
 enum Command {
     /// Prove the configuration and end
     Check(tunneld::check::Arguments),
+    /// Show it at work: an SSH server, a page behind it and tunneld, all in a temporary home
+    Demo(tunneld::demo::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +62,7 @@ async fn perform(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config_dir = arguments.common.config_dir;
     match arguments.command {
         Some(Command::Check(check)) => tunneld::check::run(config_dir.as_deref(), &check).await,
+        Some(Command::Demo(demo)) => tunneld::demo::run(&demo).await,
         None => {
             let verbose = match arguments.verbose {
                 0 => None,

@@ -1,0 +1,80 @@
+//! What the demo says, on stdout.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use tunneld_proto::status::{State, TunnelStatus};
+
+/// One paragraph. Who closes stdout has seen enough.
+pub(super) fn say(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{text}");
+    let _ = stdout.flush();
+}
+
+/// Each line two columns in.
+pub(super) fn indented(text: &str) -> String {
+    text.lines()
+        .fold(String::new(), |all, line| all + "  " + line + "\n")
+}
+
+/// `connecting (kex)`, `waiting: the server closed the connection`.
+pub(super) fn state(tunnel: &TunnelStatus) -> String {
+    let mut state = tunnel.state.as_str().to_owned();
+    if let Some(phase) = tunnel.phase {
+        let _ = write!(state, " ({})", phase.as_str());
+    }
+    if let (Some(error), State::Waiting | State::Failed) = (&tunnel.last_error, tunnel.state) {
+        let _ = write!(state, ": {}", error.message);
+    }
+    state
+}
+
+/// Why the session is gone, where it is.
+pub(super) fn loss(before: &TunnelStatus, now: &TunnelStatus) -> Option<String> {
+    let lost = before.session.is_some() && now.session.is_none();
+    let error = now.last_error.as_ref().filter(|_| lost)?;
+    Some(format!("lost: {}", error.message))
+}
+
+/// A line for each forward.
+pub(super) fn table(tunnel: &TunnelStatus) -> String {
+    let head = [
+        "TUNNEL",
+        "STATE",
+        "KIND",
+        "LISTENS AT",
+        "LEADS TO",
+        "FORWARD",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    for forward in &tunnel.forwards {
+        rows.push([
+            tunnel.name.clone(),
+            tunnel.state.as_str().to_owned(),
+            forward.kind.as_str().to_owned(),
+            forward.listen.clone(),
+            forward
+                .to
+                .clone()
+                .unwrap_or_else(|| "anywhere (SOCKS)".to_owned()),
+            forward.state.as_str().to_owned(),
+        ]);
+    }
+    let mut widths = [0; 6];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::from(" ");
+        for (width, cell) in widths.iter().zip(row) {
+            let _ = write!(line, " {cell:<width$} ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}

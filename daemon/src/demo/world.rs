@@ -1,0 +1,199 @@
+//! The demo's own small world: a temporary home with throw-away keys, the servers, and the daemon as a process of
+//! its own. Nothing of it is left when it is dropped.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use russh::keys::ssh_key::LineEnding;
+use russh::keys::{Algorithm, PrivateKey};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tunneld_proto::client::{Client, ClientError};
+use tunneld_proto::endpoint::Endpoint;
+use tunneld_proto::message::method;
+use tunneld_proto::place::Env;
+
+use super::page;
+use super::ssh_server::SshServer;
+
+/// A name that only the demo's SSH server knows.
+pub(super) const FAR_HOST: &str = "web.demo";
+
+/// The daemon may take so long to begin, and to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks whether the daemon has begun.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The world.
+pub(super) struct World {
+    /// The SSH server.
+    pub(super) server: SshServer,
+    /// The daemon's configuration.
+    pub(super) config: String,
+    daemon: Child,
+    endpoint: Endpoint,
+    home: TempDir,
+    _pages: JoinSet<()>,
+}
+
+impl World {
+    /// Makes it: keys, servers, configuration, daemon.
+    pub(super) async fn make() -> anyhow::Result<Self> {
+        let home = tempfile::Builder::new().prefix("tunneld-demo-").tempdir();
+        let home = home.context("cannot make a temporary home")?;
+        let mut pages = JoinSet::new();
+        let far = page::serve("Hello from behind the SSH server.", &mut pages).await?;
+        let near = page::serve("Hello from this side of the tunnel.", &mut pages).await?;
+        let (host_key, user_key) = (new_key()?, new_key()?);
+        let host_line = host_key.public_key().to_openssh()?;
+        let server = SshServer::start(host_key, user_key.public_key().clone(), far).await?;
+        let files = Files::write(home.path(), &user_key, server.address(), &host_line)?;
+        let config = configuration(&files, server.address(), near);
+        std::fs::write(files.config.join("demo.toml"), &config)?;
+        let env = Env::of_process();
+        let endpoint = Endpoint::resolve(Some(&home.path().join("run/control.sock")), &env)?;
+        let daemon = start_daemon(home.path(), &files.config, &endpoint)?;
+        Ok(Self {
+            server,
+            config,
+            daemon,
+            endpoint,
+            home,
+            _pages: pages,
+        })
+    }
+
+    /// A connection to the daemon, as soon as it listens.
+    pub(super) async fn connect(&mut self) -> anyhow::Result<Client> {
+        let connecting = async {
+            loop {
+                match Client::connect(&self.endpoint, "tunneld demo").await {
+                    Err(ClientError::Connect(_)) => {}
+                    other => return Ok(other?),
+                }
+                if let Some(code) = self.daemon.try_wait()? {
+                    bail!("the daemon ended at once ({code})");
+                }
+                sleep(LOOK).await;
+            }
+        };
+        timeout(PATIENCE, connecting)
+            .await
+            .context("the daemon does not answer")?
+    }
+
+    /// How tunnelctl speaks to this daemon.
+    pub(super) fn tunnelctl(&self) -> String {
+        format!("tunnelctl --socket {}", self.endpoint)
+    }
+
+    /// The daemon's last log lines.
+    pub(super) fn log_tail(&self) -> String {
+        let log = std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let skipped = lines.len().saturating_sub(12);
+        let tail = lines.get(skipped..).unwrap_or_default();
+        tail.join("\n")
+    }
+
+    /// Ends the daemon in order; the rest goes with the drop.
+    pub(super) async fn end(mut self) {
+        if let Ok(mut client) = Client::connect(&self.endpoint, "tunneld demo").await {
+            // It may have heard the same Ctrl-C and be gone already.
+            let _ = client
+                .call::<serde_json::Value>(method::SHUTDOWN, &serde_json::json!({}))
+                .await;
+        } else {
+            let _ = self.daemon.start_kill();
+        }
+        if timeout(PATIENCE, self.daemon.wait()).await.is_err() {
+            let _ = self.daemon.kill().await;
+        }
+    }
+}
+
+fn new_key() -> anyhow::Result<PrivateKey> {
+    PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).context("cannot make a key")
+}
+
+/// The files of the home.
+struct Files {
+    config: PathBuf,
+    key: PathBuf,
+    known_hosts: PathBuf,
+}
+
+impl Files {
+    fn write(
+        home: &Path,
+        user_key: &PrivateKey,
+        server: SocketAddr,
+        host_line: &str,
+    ) -> anyhow::Result<Self> {
+        let files = Self {
+            config: home.join("config"),
+            key: home.join("id_ed25519"),
+            known_hosts: home.join("known_hosts"),
+        };
+        std::fs::create_dir(&files.config)?;
+        let mut options = std::fs::File::options();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let text = user_key.to_openssh(LineEnding::LF)?;
+        std::io::Write::write_all(&mut options.open(&files.key)?, text.as_bytes())?;
+        let line = format!("[{}]:{} {host_line}\n", server.ip(), server.port());
+        std::fs::write(&files.known_hosts, line)?;
+        Ok(files)
+    }
+}
+
+fn configuration(files: &Files, server: SocketAddr, near: SocketAddr) -> String {
+    let quoted = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
+    format!(
+        "[tunnel.demo]\n\
+         host = \"demo@{server}\"\n\
+         local_forward = \"127.0.0.1:0:{FAR_HOST}:80\"      # a free port here, to the page behind the server\n\
+         remote_forward = \"127.0.0.1:0:{near}\"   # a port at the server, to a page on this side\n\
+         dynamic_forward = \"127.0.0.1:0\"                # SOCKS: anything the server can reach\n\
+         identity_file = {key}\n\
+         user_known_hosts_file = {known_hosts}\n\
+         identities_only = true\n\
+         identity_agent = \"none\"\n\
+         ssh_config = false\n",
+        key = quoted(&files.key),
+        known_hosts = quoted(&files.known_hosts),
+    )
+}
+
+fn start_daemon(home: &Path, config: &Path, endpoint: &Endpoint) -> anyhow::Result<Child> {
+    let program = std::env::current_exe().context("cannot tell where tunneld itself is")?;
+    let mut command = Command::new(program);
+    command
+        .arg("--config-dir")
+        .arg(config)
+        .arg("--socket")
+        .arg(endpoint.path())
+        .arg("--log-file")
+        .arg(home.join("log"))
+        .env("HOME", home)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    for name in [
+        "SSH_AUTH_SOCK",
+        "RUST_LOG",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "TUNNELD_CONFIG_DIR",
+    ] {
+        command.env_remove(name);
+    }
+    command.spawn().context("cannot start the daemon")
+}
