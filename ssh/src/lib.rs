@@ -9,6 +9,8 @@ pub mod config;
 pub mod connection;
 pub mod driver;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod kex;
 pub mod signature;
 pub mod transport;

@@ -100,7 +100,7 @@ impl Transport {
         Ok(None)
     }
 
-    fn on_payload(&mut self, payload: Bytes) -> Result<Option<Event>, Error> {
+    pub(super) fn on_payload(&mut self, payload: Bytes) -> Result<Option<Event>, Error> {
         let number = payload.first().copied().unwrap_or_default();
         let in_exchange = self.exchange.as_ref().is_some_and(Exchange::server_began);
         if let Some(exchange) = &mut self.exchange

@@ -7,6 +7,8 @@ mod block;
 mod cipher;
 mod compress;
 mod exchange;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod ident;
 mod limits;
 mod mac;

@@ -1,0 +1,6 @@
+//! `cargo +nightly fuzz run exchange`, in the directory `ssh`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    tunneld_ssh::fuzz::run("exchange", bytes);
+});
