@@ -17,6 +17,8 @@ use crate::kex::{Method, Outcome};
 const BYTES_A_REKEY: f64 = 256.0 * 1024.0;
 /// How many times RFC 8308 §2.4 lets the server send EXT_INFO.
 const MAX_EXT_INFOS: u32 = 2;
+/// New keys more often than this would be all that is sent.
+const LEAST_REKEY_BYTES: u64 = 1024;
 const ZLIB: &str = "zlib@openssh.com";
 
 fn protocol(what: &str) -> Error {
@@ -265,7 +267,11 @@ impl Transport {
             .byte_limit()
             .min(spec(negotiated.cipher_in)?.byte_limit());
         self.limits = RekeyLimits {
-            bytes: self.config.rekey_bytes.unwrap_or(weakest).min(weakest),
+            bytes: self
+                .config
+                .rekey_bytes
+                .unwrap_or(weakest)
+                .clamp(LEAST_REKEY_BYTES, weakest),
             time: self.config.rekey_time,
         };
         self.keyed_at = self.now;

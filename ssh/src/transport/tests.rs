@@ -241,6 +241,21 @@ fn bytes_and_time_make_new_keys_due() {
 }
 
 #[test]
+fn a_limit_of_nothing_does_not_rekey_for_ever() {
+    let config = Config {
+        rekey_bytes: Some(0),
+        ..Config::default()
+    };
+    let mut pair = Pair::authenticated(config, Manners::default());
+    pair.client.send(&[94; 2000]);
+    pair.run().unwrap();
+    pair.client.handle_timeout(pair.now).unwrap();
+    pair.run().unwrap();
+    assert_eq!(pair.server.exchanges, 2);
+    assert_eq!(pair.client.poll_timeout(), None);
+}
+
+#[test]
 fn no_new_keys_before_authentication() {
     let config = Config {
         rekey_bytes: Some(100),
