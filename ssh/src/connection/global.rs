@@ -122,7 +122,11 @@ impl Forwards {
                 _ => return Reply::Nonsense,
             },
             // Some servers tell the port though it was not theirs to choose.
-            Listen::Tcp { port, .. } if body.is_empty() || told == Some(u32::from(*port)) => *port,
+            Listen::Tcp { port, .. }
+                if body.is_empty() || (told == Some(u32::from(*port)) && reader.is_empty()) =>
+            {
+                *port
+            }
             Listen::Tcp { .. } => return Reply::Nonsense,
         };
         self.active.push(Active {
@@ -227,6 +231,7 @@ mod tests {
             (&[][..], Reply::Listening(8080)),
             (&[0, 0, 0x1f, 0x90], Reply::Listening(8080)),
             (&[0, 0, 0x1f, 0x91], Reply::Nonsense),
+            (&[0, 0, 0x1f, 0x90, 1], Reply::Nonsense),
             (&[0], Reply::Nonsense),
         ] {
             assert_eq!(Forwards::default().grant(tcp("", 8080), body), reply);
