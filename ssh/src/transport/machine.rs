@@ -19,6 +19,8 @@ const BYTES_A_REKEY: f64 = 256.0 * 1024.0;
 const MAX_EXT_INFOS: u32 = 2;
 /// New keys more often than this would be all that is sent.
 const LEAST_REKEY_BYTES: u64 = 1024;
+/// What the server may send while its host key is looked at.
+const MAX_AHEAD: usize = 64 * 1024;
 const ZLIB: &str = "zlib@openssh.com";
 
 fn protocol(what: &str) -> Error {
@@ -87,6 +89,10 @@ impl Transport {
         loop {
             if matches!(&self.exchange, Some(exchange) if matches!(exchange.stage, Stage::HostKey(_)))
             {
+                // Nothing is due of the server but NEWKEYS and EXT_INFO, and a person may take long.
+                if self.inbound.read.len() > MAX_AHEAD {
+                    return Err(protocol("too much before its host key was accepted"));
+                }
                 return Ok(None);
             }
             let Some(payload) = self.inbound.poll()? else {
