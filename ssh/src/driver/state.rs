@@ -28,8 +28,9 @@ pub(crate) const OUT_SLACK: usize = 32 * 1024;
 pub(crate) const TURN: usize = 32 * 1024;
 /// A server that provokes more than this without reading it is ended.
 const OUT_LIMIT: usize = 4 * 1024 * 1024;
-/// As many messages wait for a login that does not look.
+/// As many messages wait for a login that does not look, and as many bytes of them.
 const LOGIN_QUEUE: usize = 64;
+const LOGIN_BYTES: usize = 512 * 1024;
 
 /// What was refused: RFC 4254 §5.1's code, and the server's text.
 pub(crate) type Refusal = (u32, String);
@@ -57,6 +58,13 @@ pub(crate) struct Login {
     pub(crate) waker: Option<Waker>,
 }
 
+impl Login {
+    fn is_full(&self) -> bool {
+        let bytes: usize = self.inbox.iter().map(Bytes::len).sum();
+        self.inbox.len() == LOGIN_QUEUE || bytes > LOGIN_BYTES
+    }
+}
+
 /// How far the session is.
 #[derive(Debug)]
 pub(crate) enum Stage {
@@ -76,14 +84,10 @@ pub(crate) struct State {
     pub(crate) stage: Stage,
     pub(crate) slots: Vec<Slot>,
     pub(crate) queue: VecDeque<ChannelId>,
-    /// Turns that were given last and not used yet.
-    pub(crate) granted: usize,
     pub(crate) requests: HashMap<RequestId, oneshot::Sender<Reply>>,
     pub(crate) host_keys: watch::Sender<Vec<Bytes>>,
     /// The end was asked for: it comes when everything is written.
     pub(crate) closing: bool,
-    /// The end has come, written or not.
-    pub(crate) cut: bool,
     pub(crate) ended: Option<Error>,
     /// What was read before goes on now.
     pub(crate) again: bool,
@@ -108,11 +112,9 @@ impl Shared {
                 stage: Stage::Login(Login::default()),
                 slots: Vec::new(),
                 queue: VecDeque::new(),
-                granted: 0,
                 requests: HashMap::new(),
                 host_keys: watch::Sender::new(Vec::new()),
                 closing: false,
-                cut: false,
                 ended: None,
                 again: false,
                 blocked: false,
@@ -179,7 +181,7 @@ impl State {
         while let Some(event) = self.transport.poll(now)? {
             self.heed(now, event)?;
         }
-        if self.transport.output().len() > OUT_LIMIT {
+        if self.transport.backlog() > OUT_LIMIT {
             return Err(Error::Protocol(
                 "it asks for answers and does not read them".to_owned(),
             ));
@@ -198,7 +200,7 @@ impl State {
                     transport::Event::Ident(ident) => login.ident = ident,
                     transport::Event::HostKey(offer) => login.host_key = Some(offer),
                     transport::Event::Ready(negotiated) => login.ready = Some(negotiated),
-                    transport::Event::Packet(_) if login.inbox.len() == LOGIN_QUEUE => {
+                    transport::Event::Packet(_) if login.is_full() => {
                         let what = "too many messages before the login";
                         return Err(Error::Protocol(what.to_owned()));
                     }
@@ -296,8 +298,6 @@ impl State {
         if self.queue.is_empty() || self.transport.is_rekeying() {
             return;
         }
-        // Whoever has not used the last turn yet keeps it; whoever has gone holds up nobody.
-        self.granted = 0;
         let mut room = OUT_HIGH.saturating_sub(self.transport.output().len());
         while room > 0
             && let Some(id) = self.queue.pop_front()
@@ -306,7 +306,6 @@ impl State {
             if let Some(slot) = self.slots.get_mut(id.0 as usize) {
                 slot.queued = false;
                 slot.turn = true;
-                self.granted += 1;
                 self.wakes.push(slot.writer.take());
             }
         }
@@ -326,8 +325,10 @@ impl State {
             self.wakes.push(slot.writer.take());
             self.wakes.push(slot.closer.take());
         }
-        if let Stage::Login(login) = &mut self.stage {
-            self.wakes.push(login.waker.take());
+        match &mut self.stage {
+            Stage::Login(login) => self.wakes.push(login.waker.take()),
+            // Whoever takes the server's channels sees that none will come.
+            Stage::Standing { incoming, .. } => *incoming = mpsc::channel(1).0,
         }
     }
 

@@ -225,6 +225,11 @@ impl Transport {
         &mut self.outbound.out
     }
 
+    /// The bytes that wait: what the driver has not written, and what is held until new keys are in use.
+    pub fn backlog(&self) -> usize {
+        self.outbound.out.len() + self.held.len()
+    }
+
     /// Whether what is sent now is held until new keys are in use: send no bulk meanwhile. True
     /// from the start until the first keys.
     pub fn is_rekeying(&self) -> bool {
