@@ -41,6 +41,7 @@ struct Attempt<'a, L> {
     notes: Vec<String>,
     methods: Vec<String>,
     candidates: Option<Candidates>,
+    signature_algorithms: Option<Option<Vec<String>>>,
     offers: usize,
 }
 
@@ -54,6 +55,7 @@ pub(super) async fn log_in<L: Login>(login: &mut L, means: &Means<'_>) -> Result
         notes: Vec::new(),
         methods: Vec::new(),
         candidates: None,
+        signature_algorithms: None,
         offers: 0,
     };
     let done = attempt
@@ -71,7 +73,6 @@ impl<L: Login> Attempt<'_, L> {
         match self.login.none().await? {
             Reply::Success => return Ok("none".into()),
             Reply::Failure { methods, .. } => self.methods = methods,
-            Reply::ChangePassword(_) => {}
         }
         let mut passwords = Passwords::new(self.means);
         let mut interactive = Interactive::new(self.means);
@@ -102,8 +103,6 @@ impl<L: Login> Attempt<'_, L> {
                     self.done.push(tried);
                     return Ok(self.done.join(" + "));
                 }
-                // Only a password can be expired, and its method has seen to that.
-                Step::Replied(Reply::ChangePassword(_)) => exhausted.push(method),
                 Step::Replied(Reply::Failure { methods, partial }) => {
                     self.methods = methods;
                     if partial {
@@ -155,7 +154,7 @@ impl<L: Login> Attempt<'_, L> {
                     continue;
                 }
             };
-            let Some(algorithm) = self.algorithm(&blob) else {
+            let Some(algorithm) = self.algorithm(&blob).await else {
                 self.notes.push(format!(
                     "{}: no algorithm that both sides allow",
                     candidate.shown()
@@ -195,10 +194,12 @@ impl<L: Login> Attempt<'_, L> {
         self.candidates.as_mut()?.list.pop_front()
     }
 
-    fn algorithm(&mut self, blob: &[u8]) -> Option<String> {
-        let server = self.login.signature_algorithms();
-        let allowed = &self.means.auth.pubkey_algorithms;
-        algorithms(blob, allowed, server.as_deref())
+    async fn algorithm(&mut self, blob: &[u8]) -> Option<String> {
+        if self.signature_algorithms.is_none() {
+            self.signature_algorithms = Some(self.login.signature_algorithms().await);
+        }
+        let server = self.signature_algorithms.as_ref()?.as_deref();
+        algorithms(blob, &self.means.auth.pubkey_algorithms, server)
             .into_iter()
             .next()
     }

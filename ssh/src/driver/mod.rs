@@ -10,8 +10,6 @@ mod session;
 mod signer;
 mod state;
 mod task;
-#[cfg(test)]
-mod tests;
 mod wake;
 
 use std::time::Duration;

@@ -106,16 +106,10 @@ impl Handle {
         error.unwrap_or(Error::Eof)
     }
 
-    /// Lets the last words out and ends the session, at the latest after a moment.
+    /// Lets the last words out and ends the session.
     pub(crate) async fn goodbye(&self) {
         self.shared.with(|state| state.closing = true);
-        if tokio::time::timeout(GOODBYE, self.closed()).await.is_err() {
-            self.shared.with(|state| {
-                state.cut = true;
-                state.kick();
-            });
-            self.closed().await;
-        }
+        let _ = tokio::time::timeout(GOODBYE, self.closed()).await;
     }
 
     pub(crate) async fn close(&self) {

@@ -60,13 +60,10 @@ impl Driver {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        let (again, cut) = self.shared.drive(|state| {
+        let again = self.shared.drive(|state| {
             state.driven_by(cx.waker());
-            (std::mem::take(&mut state.again), state.cut)
+            std::mem::take(&mut state.again)
         });
-        if cut {
-            return Err(closed_by_us());
-        }
         if again {
             self.take_in()?;
         }
@@ -144,10 +141,7 @@ impl Driver {
                 }
                 Poll::Ready(Err(error)) => return Err(self.last_words(cx, error.into())),
                 Poll::Pending => {
-                    self.shared.drive(|state| {
-                        state.blocked = true;
-                        state.grant();
-                    });
+                    self.shared.drive(|state| state.blocked = true);
                     return Ok(());
                 }
             }
