@@ -90,6 +90,11 @@ impl Store {
         });
     }
 
+    /// Forgets that a tunnel was made: it stands in the configuration by now.
+    pub fn forget_made(&self, name: &str) {
+        self.change(|state| drop(state.made.remove(name)));
+    }
+
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
         let before = state.clone();

@@ -35,7 +35,8 @@ use tokio_util::sync::CancellationToken;
 use tunneld_proto::endpoint::{self, Endpoint, Listener};
 use tunneld_proto::place::{self, Env};
 
-use config::load::{Loaded, Loader};
+use config::load::{self, Loaded, Loader};
+use config::model::Tunnel;
 use control::Context;
 use daemon::Daemon;
 use desired::Store;
@@ -79,6 +80,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
     let mut loader = Loader::new(dir.clone(), config::env::Env::from_process());
     let first = loader.load().await;
+    let store = Store::open(listener.endpoint().beside("state.json"));
+    let made = bring_back(&store, &loader).await;
     if let (false, Some(filter)) = (filter_given, &first.daemon.log)
         && let Err(error) = log.set_filter(filter)
     {
@@ -89,7 +92,6 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let supervisor = Supervisor::start(first.daemon.max_concurrent_connects, &mut tasks);
     let level = (!filter_given).then(|| log.clone());
     let (reloader, reloading) = Reloader::new(dir, loader, &first, level, supervisor.clone());
-    let store = Store::open(listener.endpoint().beside("state.json"));
     let context = Arc::new(Context {
         supervisor,
         reloader,
@@ -102,7 +104,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         stopping: CancellationToken::new(),
         stopped: CancellationToken::new(),
     });
-    begin(&context, first).await;
+    begin(&context, first, made).await;
     let mut daemon = Daemon { context, tasks };
     daemon.serve(listener, reloading);
     daemon.ready().await;
@@ -151,8 +153,28 @@ fn with_hint(error: &dyn std::error::Error, hint: &str) -> anyhow::Error {
     anyhow::anyhow!("{text}\n  hint: {hint}")
 }
 
-/// The first tunnels: those of the configuration and those that an earlier daemon was told to make.
-async fn begin(context: &Context, first: Loaded) {
+/// The tunnels that an earlier daemon was told to make.
+async fn bring_back(store: &Store, loader: &Loader) -> Vec<Tunnel> {
+    let mut made = Vec::new();
+    for (name, spec) in store.made() {
+        match load::ad_hoc(&name, &spec, loader).await {
+            Ok(tunnel) => made.push(tunnel),
+            Err(faults) => {
+                for fault in faults {
+                    let why = fault.message;
+                    tracing::error!(
+                        tunnel = name,
+                        "not brought back from the command line: {why}"
+                    );
+                }
+            }
+        }
+    }
+    made
+}
+
+/// The first tunnels.
+async fn begin(context: &Context, first: Loaded, made: Vec<Tunnel>) {
     let Context {
         supervisor, store, ..
     } = context;
@@ -161,19 +183,11 @@ async fn begin(context: &Context, first: Loaded) {
     if let Err(error) = supervisor.apply(first.tunnels).await {
         tracing::error!("cannot start the tunnels: {error}");
     }
-    for (name, spec) in store.made() {
-        match context.reloader.prove(&name, &spec).await {
-            Ok(tunnel) => match supervisor.add(tunnel).await {
-                Ok(()) => {}
-                // The configuration has one of that name by now, and goes first.
-                Err(_) => store.forget(&name),
-            },
-            Err(error) => {
-                tracing::error!(
-                    tunnel = name,
-                    "cannot bring back what was made on the command line: {error}"
-                );
-            }
+    for tunnel in made {
+        let name = tunnel.name.clone();
+        if supervisor.add(tunnel).await.is_err() {
+            // The configuration has one of that name by now, and goes first.
+            store.forget_made(&name);
         }
     }
     tracing::info!(
