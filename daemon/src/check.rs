@@ -37,7 +37,8 @@ struct Report<'a> {
 /// Where no configuration directory can be told.
 pub async fn run(config_dir: Option<&Path>, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let dir = crate::config_dir(config_dir)?;
-    let loaded = Loader::new(dir, Env::from_process()).load().await;
+    let loader = Loader::new(dir, Env::from_process());
+    let loaded = loader.asked_for(config_dir.is_some()).load().await;
     let tunnels = loaded.tunnels.len();
     let forwards = loaded
         .tunnels

@@ -43,6 +43,7 @@ pub struct Loader {
     files: BTreeMap<PathBuf, Entry>,
     last: BTreeMap<String, Tunnel>,
     next_id: usize,
+    asked_for: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -80,7 +81,15 @@ impl Loader {
             files: BTreeMap::new(),
             last: BTreeMap::new(),
             next_id: 0,
+            asked_for: false,
         }
+    }
+
+    /// Says that the directory was asked for by name: a missing one is a fault, and no new user's.
+    #[must_use]
+    pub fn asked_for(mut self, asked_for: bool) -> Self {
+        self.asked_for = asked_for;
+        self
     }
 
     /// What tunnels depend on beside the directory.
@@ -115,6 +124,7 @@ impl Loader {
             env: self.env.clone(),
             files: std::mem::take(&mut self.files),
             next_id: self.next_id,
+            asked_for: self.asked_for,
             faults: Vec::new(),
             candidates: Vec::new(),
         };
@@ -250,6 +260,7 @@ struct Scan {
     env: Env,
     files: BTreeMap<PathBuf, Entry>,
     next_id: usize,
+    asked_for: bool,
     faults: Vec<ConfigFault>,
     candidates: Vec<Candidate>,
 }
@@ -264,7 +275,8 @@ impl Scan {
             Ok(paths) => paths,
             Err(fault) => {
                 // A folder that is away for a moment takes nothing down; it never is there for a new user.
-                if !self.files.is_empty() || !fault.message.starts_with(NO_FOLDER) {
+                if self.asked_for || !self.files.is_empty() || !fault.message.starts_with(NO_FOLDER)
+                {
                     self.faults.push(fault);
                 }
                 self.candidates = stale(&self.files);

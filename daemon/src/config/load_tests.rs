@@ -212,6 +212,8 @@ async fn a_folder_that_goes_away_and_comes_back() {
         Loaded::default(),
         "a new user has no folder"
     );
+    let asked_for = dir.loader().asked_for(true).load().await;
+    assert!(rendered(&asked_for).contains("is not there"));
 }
 
 #[tokio::test]

@@ -10,12 +10,14 @@ use super::forward;
 use super::model::{AddressFamily, Answer, Forward, UpdateHostKeys};
 use super::raw::{Entry, Node, Value};
 use super::spec::{Jump, Spec, SshConfig};
-use super::table::{Table, Wrong, argv, boolean, expected, integer, string};
+use super::table::{Table, Wrong, argv, boolean, expected, integer, short_time, string};
 use super::values;
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 const DAY: Duration = Duration::from_secs(86_400);
 const SECOND: Duration = Duration::from_secs(1);
+/// A shorter delay is no delay but an attack on the server.
+const SHORTEST: Duration = Duration::from_millis(100);
 
 /// Keys of the contract that a later version brings.
 const LATER: &[&str] = &[
@@ -294,8 +296,8 @@ fn liveness(table: &mut Table<'_, '_>, spec: &mut Spec) {
         return;
     };
     let mut inner = table.inner("backoff", entries);
-    let initial = inner.duration("initial", SECOND..=DAY);
-    let max = inner.duration("max", SECOND..=DAY);
+    let initial = inner.proved("initial", |node| short_time(node, &(SHORTEST..=DAY)));
+    let max = inner.proved("max", |node| short_time(node, &(SHORTEST..=DAY)));
     if let (Some(initial), Some(max)) = (&initial, &max)
         && initial.value > max.value
     {

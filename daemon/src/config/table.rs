@@ -276,8 +276,8 @@ pub(super) fn integer(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, W
 pub(super) fn time(node: &Node, range: &RangeInclusive<Duration>) -> Result<Duration, Wrong> {
     let wanted = format!(
         "a time from {} to {}",
-        duration::Display(*range.start()),
-        duration::Display(*range.end())
+        shown(*range.start()),
+        shown(*range.end())
     );
     let time = match &node.value {
         Value::Integer(seconds) => match u64::try_from(*seconds) {
@@ -293,6 +293,36 @@ pub(super) fn time(node: &Node, range: &RangeInclusive<Duration>) -> Result<Dura
         Ok(time)
     } else {
         Err(format!("expected {wanted}, found {}", duration::Display(time)).into())
+    }
+}
+
+fn shown(time: Duration) -> String {
+    if time.subsec_millis() == 0 {
+        duration::Display(time).to_string()
+    } else {
+        format!("{time:?}")
+    }
+}
+
+/// A time of tunneld's own, where ssh has no such keyword: also in milliseconds.
+pub(super) fn short_time(node: &Node, range: &RangeInclusive<Duration>) -> Result<Duration, Wrong> {
+    let millis = match &node.value {
+        Value::String(text) => text.strip_suffix("ms").and_then(|n| n.parse::<u32>().ok()),
+        _ => None,
+    };
+    let Some(millis) = millis else {
+        return time(node, range);
+    };
+    let time = Duration::from_millis(millis.into());
+    if range.contains(&time) {
+        Ok(time)
+    } else {
+        Err(format!(
+            "expected a time from {} to {}, found {millis}ms",
+            shown(*range.start()),
+            shown(*range.end())
+        )
+        .into())
     }
 }
 
