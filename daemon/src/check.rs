@@ -36,6 +36,14 @@ struct Report<'a> {
 /// # Errors
 /// Where no configuration directory can be told.
 pub async fn run(config_dir: Option<&Path>, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if let Some(given) = config_dir
+        && !given.is_dir()
+    {
+        // Without a word from the user an absent directory is an empty one; one that was named is a slip.
+        let name = crate::text::escape(&given.display().to_string());
+        let _ = writeln!(std::io::stderr(), "{name}: there is no such directory");
+        return Ok(ExitCode::from(2));
+    }
     let dir = crate::config_dir(config_dir)?;
     let loader = Loader::new(dir, Env::from_process());
     let loaded = loader.asked_for(config_dir.is_some()).load().await;

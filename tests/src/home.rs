@@ -15,7 +15,7 @@ identity_agent = \"none\"
 strict_host_key_checking = \"yes\"
 server_alive_interval = \"2s\"
 server_alive_count_max = 3
-backoff = { initial = \"200ms\", max = \"2s\" }
+backoff = { initial = \"1s\", max = \"2s\" }
 ";
 
 /// A temporary home.

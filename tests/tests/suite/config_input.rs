@@ -13,14 +13,14 @@ use tunneld_tests::wait::LONG;
 
 use crate::scene::{Scene, secs};
 
-/// What `tunnelctl check` says of these files.
+/// What `tunneld check` says of these files.
 async fn check(files: &[(&str, &[u8])]) -> Result<Said> {
     let home = Home::bare()?;
     for (name, bytes) in files {
         std::fs::write(home.config_dir().join(name), bytes)?;
     }
     let began = Instant::now();
-    let said = home.ctl(&["check"]).await?;
+    let said = home.run("tunneld", &["check"]).await?;
     assert!(began.elapsed() < secs(10), "took {:?}", began.elapsed());
     let all = format!("{}{}", said.stdout, said.stderr);
     assert!(!all.contains("panicked"), "{said:#?}");
@@ -283,9 +283,9 @@ async fn listeners_that_cannot_be() -> Result<()> {
 async fn files_that_others_could_write_are_refused() -> Result<()> {
     let home = Home::bare()?;
     let path = home.write("t.toml", "[tunnel.t]\nhost = \"h\"\nssh_config = false\n")?;
-    home.ctl(&["check"]).await?.expect(0)?;
+    home.run("tunneld", &["check"]).await?.expect(0)?;
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666))?;
-    let said = home.ctl(&["check"]).await?.expect(2)?;
+    let said = home.run("tunneld", &["check"]).await?.expect(2)?;
     assert!(said.stderr.contains("t.toml"), "{said:#?}");
     Ok(())
 }
@@ -301,7 +301,7 @@ async fn a_fifo_for_a_file_never_blocks() -> Result<()> {
         rustix::fs::Mode::from_raw_mode(0o600),
         0,
     )?;
-    let said = home.ctl(&["check"]).await?.expect(2)?;
+    let said = home.run("tunneld", &["check"]).await?.expect(2)?;
     assert!(said.stderr.contains("t.toml"), "{said:#?}");
     Ok(())
 }
@@ -320,13 +320,13 @@ async fn a_missing_folder_is_named_when_it_was_asked_for() -> Result<()> {
 }
 
 #[tokio::test]
-async fn tunneld_check_says_the_same() -> Result<()> {
+async fn tunnelctl_check_says_the_same() -> Result<()> {
     let home = Home::bare()?;
     home.write("t.toml", "[tunnel.t]\nssh_config = false\nhots = \"h\"\n")?;
-    let said = home.run("tunneld", &["check"]).await?.expect(2)?;
+    let said = home.ctl(&["check"]).await?.expect(2)?;
     assert!(said.stderr.contains("t.toml:3:1"), "{said:#?}");
     home.write("t.toml", "[tunnel.t]\nssh_config = false\nhost = \"h\"\n")?;
-    home.run("tunneld", &["check"]).await?.expect(0)?;
+    home.ctl(&["check"]).await?.expect(0)?;
     Ok(())
 }
 

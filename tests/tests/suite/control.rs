@@ -132,7 +132,6 @@ async fn unknown_methods_and_wrong_parameters_are_told_apart() -> Result<()> {
     );
     for (method, params) in [
         ("tunnel.up", json!({"names": "t"})),
-        ("tunnel.up", json!([])),
         ("tunnel.add", json!({"name": 7})),
         ("prompt.answer", json!({})),
         ("connect", json!({"name": "t", "host": "h", "port": 99999})),

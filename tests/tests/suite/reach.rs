@@ -19,7 +19,7 @@ async fn home(ssh_config: &str, tunnels: &str) -> Result<(Home, Daemon)> {
     std::fs::write(&path, ssh_config)?;
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let defaults = format!(
-        "[defaults]\nssh_config = \"{}\"\nstrict_host_key_checking = \"yes\"\nserver_alive_interval = \"2s\"\nbackoff = {{ initial = \"200ms\", max = \"2s\" }}\n",
+        "[defaults]\nssh_config = \"{}\"\nstrict_host_key_checking = \"yes\"\nserver_alive_interval = \"2s\"\nbackoff = {{ initial = \"1s\", max = \"2s\" }}\n",
         path.display()
     );
     home.write("tunneld.toml", &defaults)?;
