@@ -111,7 +111,8 @@ async fn killed_daemons_listeners_are_taken_over() -> Result<()> {
         far.display(),
         to = target.port()
     );
-    let (mut scene, _) = Scene::up(&lines).await?;
+    let server = Sshd::with_lines(&["StreamLocalBindUnlink yes"]).await?;
+    let (mut scene, _) = Scene::on(server, &lines).await?;
     scene.daemon.kill().await?;
     scene.daemon = Daemon::start(&scene.home).await?;
     scene.daemon.wait_up("t").await?;

@@ -339,9 +339,8 @@ async fn busy_local_port_with_exit_on_forward_failure_waits() -> Result<()> {
     let squatter = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     let lines = format!("exit_on_forward_failure = true\nlocal_forward = \"{port} 127.0.0.1:9\"");
     let scene = Scene::begun(Sshd::start().await?, &lines).await?;
-    let waiting = |tunnel: &TunnelStatus| {
-        tunnel.state == State::Waiting && kind(tunnel) == Some("bind_failed")
-    };
+    let waiting =
+        |tunnel: &TunnelStatus| tunnel.state == State::Waiting && kind(tunnel) == Some("forward");
     scene.daemon.wait_for("t", LONG, waiting).await?;
     drop(squatter);
     scene.daemon.wait_up("t").await?;

@@ -146,7 +146,11 @@ async fn a_refused_target_costs_its_own_connection_alone() -> Result<()> {
 async fn a_busy_port_is_told_and_taken_when_free_in_the_same_session() -> Result<()> {
     let target = Target::echo().await?;
     let port = ports::free()?;
-    let squatter = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+    // sshd is content with one of its localhost's addresses.
+    let squatter = (
+        tokio::net::TcpListener::bind(("127.0.0.1", port)).await?,
+        tokio::net::TcpListener::bind(("::1", port)).await,
+    );
     let lines = format!(
         "local_forward = \"0 127.0.0.1:{to}\"\nremote_forward = \"{port} 127.0.0.1:{to}\"",
         to = target.port()
@@ -183,7 +187,7 @@ async fn exit_on_forward_failure_ends_the_session_and_tries_again() -> Result<()
     let scene = Scene::begun(server, lines).await?;
     let waiting = |tunnel: &TunnelStatus| {
         let kind = tunnel.last_error.as_ref().map(|error| error.kind.as_str());
-        tunnel.state == State::Waiting && kind == Some("remote_forward_refused")
+        tunnel.state == State::Waiting && kind == Some("forward")
     };
     let mut watch = scene.daemon.watch().await?;
     let first = watch.until("t", LONG, waiting).await?;

@@ -161,7 +161,8 @@ async fn any_split_is_the_same_and_payload_after_the_request_is_kept() -> Result
             tokio::task::yield_now().await;
             stream.write_all(&whole[at..]).await?;
             let mut got = vec![0; head + 5];
-            within(LONG, "the echo", stream.read_exact(&mut got)).await??;
+            let what = format!("the echo of {head} + 5 bytes, split at {at}");
+            within(LONG, &what, stream.read_exact(&mut got)).await??;
             assert!(got.ends_with(b"early"), "split at {at}: {got:?}");
         }
         let mut stream = tcp(proxy).await?;
