@@ -168,7 +168,7 @@ fn connection(bytes: &[u8]) {
             port: 80,
             originator: ("127.0.0.1".into(), 1),
         };
-        connection.open(&target, &mut out);
+        connection.open(&target, now, &mut out);
         let address = "localhost".into();
         connection.request_forward(&Listen::Tcp { address, port }, &mut out);
     }

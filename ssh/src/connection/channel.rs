@@ -59,6 +59,8 @@ pub(crate) enum Received {
 #[derive(Debug)]
 pub(crate) struct Channel {
     pub(crate) stage: Stage,
+    /// When we asked.
+    pub(crate) asked: Option<Instant>,
     /// The peer's number; meaningless while [`Stage::Opening`].
     pub(crate) remote: u32,
     /// What the peer has ended.
@@ -83,6 +85,7 @@ impl Channel {
     pub(crate) fn new(stage: Stage, remote: u32, limits: Limits, send: SendWindow) -> Self {
         Self {
             stage,
+            asked: None,
             remote,
             theirs: End::None,
             ours: End::None,

@@ -166,6 +166,11 @@ impl Connection {
         self.rtt.last()
     }
 
+    /// Tells of something else that took a round trip and perhaps more.
+    pub fn took(&mut self, time: Duration) {
+        self.rtt.add_bound(time);
+    }
+
     /// The channels that are known, ended ones that nobody has let go of included.
     pub fn channels(&self) -> usize {
         self.channels.len()
@@ -205,7 +210,7 @@ impl Connection {
             message::EOF => self.eof_received(now, body.u32()?),
             message::CLOSE => self.close_received(now, body.u32()?, out),
             message::OPEN => self.open_received(now, body, out),
-            message::OPEN_CONFIRMATION => self.confirmed(body, out),
+            message::OPEN_CONFIRMATION => self.confirmed(now, body, out),
             message::OPEN_FAILURE => self.refused(body),
             message::CHANNEL_REQUEST => self.channel_request(now, body, out),
             message::GLOBAL_REQUEST => self.global_request(now, body, out),

@@ -32,12 +32,18 @@ pub enum Unwritten {
 
 impl Connection {
     /// Asks for a channel; `None` where too many stand already.
-    pub fn open(&mut self, target: &Target, out: &mut impl Outbox) -> Option<ChannelId> {
+    pub fn open(
+        &mut self,
+        target: &Target,
+        now: Instant,
+        out: &mut impl Outbox,
+    ) -> Option<ChannelId> {
         if self.channels.len() >= self.settings.channels {
             return None;
         }
         let limits = self.settings.window;
-        let channel = Channel::new(Stage::Opening, 0, limits, SendWindow::new(0, 0));
+        let mut channel = Channel::new(Stage::Opening, 0, limits, SendWindow::new(0, 0));
+        channel.asked = Some(now);
         let id = self.channels.insert(channel);
         out.send(&message::open(
             target,
@@ -50,6 +56,7 @@ impl Connection {
 
     pub(super) fn confirmed(
         &mut self,
+        now: Instant,
         mut body: Reader<'_>,
         out: &mut impl Outbox,
     ) -> Result<(), Error> {
@@ -65,6 +72,9 @@ impl Connection {
         let Some(send) = send_window(window, packet, most) else {
             return Err(broken("a channel that takes next to nothing in a packet"));
         };
+        if let Some(asked) = channel.asked {
+            self.rtt.add_bound(now.saturating_duration_since(asked));
+        }
         channel.remote = remote;
         channel.stage = Stage::Open;
         channel.send = send;

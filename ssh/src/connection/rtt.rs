@@ -20,6 +20,12 @@ impl RoundTrips {
         });
     }
 
+    /// Adds what took a round trip and perhaps more, such as the opening of a channel. The more of them, the
+    /// surer that one met no queue and no busy machine.
+    pub(crate) fn add_bound(&mut self, took: Duration) {
+        self.least = Some(self.least.map_or(took, |least| least.min(took)));
+    }
+
     /// The last one.
     pub(crate) fn last(&self) -> Option<Duration> {
         self.last

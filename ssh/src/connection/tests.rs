@@ -89,7 +89,7 @@ fn forwarded(port: u32, sender: u32, packet: u32) -> Bytes {
 fn opened(window: u32) -> (Connection, Sent, ChannelId) {
     let mut connection = Connection::new(Settings::default());
     let mut out = Sent::default();
-    let id = connection.open(&tcp(), &mut out).unwrap();
+    let id = connection.open(&tcp(), now(), &mut out).unwrap();
     let answer = confirmation(id.0, 77, window, 32768);
     connection.handle(now(), answer, &mut out).unwrap();
     assert_eq!(connection.poll_event(), Some(Event::Opened(id)));
@@ -195,7 +195,7 @@ fn data_after_our_close_is_thrown_away_without_offence() {
 fn an_open_that_nobody_waits_for_is_closed_when_it_comes() {
     let mut connection = Connection::new(Settings::default());
     let mut out = Sent::default();
-    let id = connection.open(&tcp(), &mut out).unwrap();
+    let id = connection.open(&tcp(), now(), &mut out).unwrap();
     connection.drop_reader(id, now(), &mut out);
     connection.drop_writer(id, &mut out);
     out.0.clear();
@@ -219,7 +219,7 @@ fn an_open_that_nobody_waits_for_is_closed_when_it_comes() {
 fn a_refusal_bears_code_and_text() {
     let mut connection = Connection::new(Settings::default());
     let mut out = Sent::default();
-    let id = connection.open(&tcp(), &mut out).unwrap();
+    let id = connection.open(&tcp(), now(), &mut out).unwrap();
     let answer = message(message::OPEN_FAILURE, |out| {
         out.u32(id.0);
         out.u32(2);
@@ -260,7 +260,7 @@ fn what_ends_the_session() {
 fn a_channel_that_takes_nothing_in_a_packet_ends_the_session() {
     let mut connection = Connection::new(Settings::default());
     let mut out = Sent::default();
-    let id = connection.open(&tcp(), &mut out).unwrap();
+    let id = connection.open(&tcp(), now(), &mut out).unwrap();
     assert!(
         connection
             .handle(now(), confirmation(id.0, 1, 1, 0), &mut out)

@@ -59,7 +59,7 @@ proptest! {
         let mut peers: Vec<Peer> = Vec::new();
         let mut ids = Vec::new();
         for remote in 0..3u32 {
-            let id = connection.open(&tcp(), &mut out).unwrap();
+            let id = connection.open(&tcp(), now(), &mut out).unwrap();
             connection.handle(time, confirmation(id.0, remote, 1000, 32768), &mut out).unwrap();
             ids.push(id);
             peers.push(Peer { window: 100_000, granted: 1000, ..Peer::default() });
@@ -161,8 +161,8 @@ proptest! {
         let mut connection = Connection::new(Settings::default());
         let mut out = Sent::default();
         let mut time = now();
-        connection.open(&tcp(), &mut out).unwrap();
-        let id = connection.open(&tcp(), &mut out).unwrap();
+        connection.open(&tcp(), now(), &mut out).unwrap();
+        let id = connection.open(&tcp(), now(), &mut out).unwrap();
         connection.handle(time, confirmation(id.0, 1, 100, 32768), &mut out).unwrap();
         connection.request_forward(&listen(80), &mut out).unwrap();
         connection.handle(time, Bytes::from_static(&[message::REQUEST_SUCCESS]), &mut out).unwrap();

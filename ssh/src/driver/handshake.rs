@@ -191,7 +191,8 @@ impl Connected {
     }
 
     async fn answer(&mut self) -> Result<AuthResult, Error> {
-        let deadline = Instant::now() + self.handle.options.login;
+        let asked = Instant::now();
+        let deadline = asked + self.handle.options.login;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let next = |login: &mut Login| login.inbox.pop_front();
@@ -199,6 +200,10 @@ impl Connected {
             match self.auth.handle(&payload) {
                 Ok(None) => {}
                 Ok(Some(result)) => {
+                    let took = asked.elapsed();
+                    self.handle
+                        .shared
+                        .drive(|state| state.connection.took(took));
                     self.logged_in |= result == AuthResult::Success;
                     return Ok(result);
                 }

@@ -208,7 +208,7 @@ impl Session {
                 ..
             } = state;
             let id = connection
-                .open(target, transport)
+                .open(target, Instant::now().into_std(), transport)
                 .ok_or(OpenError::TooMany)?;
             if let Some(slot) = state.make_slot(id) {
                 slot.opener = Some(sender);
