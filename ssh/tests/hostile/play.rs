@@ -1,5 +1,10 @@
 //! The stage: a scripted server, the real client, and how a scene ends.
 
+#![allow(
+    dead_code,
+    reason = "several tests share it, and each needs a part of it"
+)]
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
