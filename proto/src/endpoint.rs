@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use crate::place::{Env, PlaceError};
 
 #[cfg(unix)]
+mod folder;
+#[cfg(unix)]
 mod unix;
 #[cfg(unix)]
 pub use unix::{Hangup, Listener, Stream, connect, listen};

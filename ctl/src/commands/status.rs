@@ -15,7 +15,7 @@ use crate::cli::{Status, Which};
 use crate::daemon::Context;
 use crate::exit::{Exit, INTERRUPTED, NOT_UP};
 use crate::output::line::{Ink, Line};
-use crate::output::{Ui, status};
+use crate::output::{Ui, detail, status};
 use crate::select::{is_pattern, select};
 
 /// Runs the command.
@@ -59,7 +59,7 @@ fn meant(tunnels: &[TunnelStatus], asked: &Status) -> Result<Vec<TunnelStatus>, 
 fn lines(shown: &[TunnelStatus], asked: &Status) -> Vec<Line> {
     let now = Timestamp::now();
     match (asked.names.as_slice(), shown) {
-        ([name], [tunnel]) if !is_pattern(name) => status::detail(tunnel, now),
+        ([name], [tunnel]) if !is_pattern(name) => detail::lines(tunnel, now),
         (_, []) => Vec::new(),
         _ => status::table(shown, now, Ui::width()),
     }

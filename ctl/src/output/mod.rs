@@ -1,5 +1,6 @@
 //! What is printed: data on stdout, talk on stderr, each in colour only where that is wanted.
 
+pub(crate) mod detail;
 pub(crate) mod line;
 #[cfg(test)]
 pub(crate) mod sample;
