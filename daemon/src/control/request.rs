@@ -50,7 +50,7 @@ pub(super) fn parse(line: &[u8]) -> Result<Call, Box<Refusal>> {
         ));
     };
     let params = object.remove("params").unwrap_or_default();
-    if !matches!(params, Value::Null | Value::Object(_)) {
+    if !matches!(params, Value::Null | Value::Object(_) | Value::Array(_)) {
         return Err(invalid(to(), "the request's `params` are no object"));
     }
     Ok(Call { id, method, params })
@@ -60,6 +60,10 @@ pub(super) fn parse(line: &[u8]) -> Result<Call, Box<Refusal>> {
 pub(super) fn params<T: DeserializeOwned>(method: &str, params: Value) -> Result<T, RpcError> {
     let params = match params {
         Value::Null => Value::Object(serde_json::Map::new()),
+        Value::Array(_) => {
+            let message = format!("{method}: the parameters have names: give an object");
+            return Err(RpcError::new(ErrorKind::InvalidParams, message));
+        }
         params => params,
     };
     serde_json::from_value(params).map_err(|error| {
@@ -113,7 +117,7 @@ mod tests {
                 "a".into(),
             ),
             (
-                b"{\"jsonrpc\":\"2.0\",\"id\":6,\"method\":\"m\",\"params\":[]}",
+                b"{\"jsonrpc\":\"2.0\",\"id\":6,\"method\":\"m\",\"params\":5}",
                 6.into(),
             ),
         ];
