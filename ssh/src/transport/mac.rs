@@ -66,3 +66,54 @@ impl Mac {
         constant_time::verify_slices_are_equal(ours.as_ref(), tag).map_err(|_| Error::Mac)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tag(name: &str, key: &[u8], data: &[u8]) -> String {
+        // The sequence number goes first: here it is the first four bytes of a vector's data.
+        let (sequence, data) = data.split_first_chunk().unwrap();
+        let mac = MacSpec::of(name).unwrap().key(key);
+        let tag = mac.tag(u32::from_be_bytes(*sequence), data);
+        assert!(mac.verify(0, data, tag.as_ref()).is_err());
+        tag.as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    /// RFC 2202 §3 and RFC 4231 §4.2 and §4.3.
+    #[test]
+    fn known_answers_of_every_mac() {
+        let (hi, what) = (&b"Hi There"[..], &b"what do ya want for nothing?"[..]);
+        for (name, first, second) in [
+            (
+                "hmac-sha1",
+                "b617318655057264e28bc0b6fb378c8ef146be00",
+                "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79",
+            ),
+            (
+                "hmac-sha2-256",
+                "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
+                "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+            ),
+            (
+                "hmac-sha2-512",
+                concat!(
+                    "87aa7cdea5ef619d4ff0b4241a1d6cb02379f4e2ce4ec2787ad0b30545e17cde",
+                    "daa833b7d6b8a702038b274eaea3f4e4be9d914eeb61f1702e696c203a126854"
+                ),
+                concat!(
+                    "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea250554",
+                    "9758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737"
+                ),
+            ),
+        ] {
+            for name in [name.to_owned(), format!("{name}-etm@openssh.com")] {
+                assert_eq!(tag(&name, &[0x0b; 20], hi), first, "{name}");
+                assert_eq!(tag(&name, b"Jefe", what), second, "{name}");
+            }
+        }
+    }
+}

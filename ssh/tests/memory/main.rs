@@ -110,7 +110,7 @@ fn the_largest_packet_never_ended() {
 fn lines_before_the_identification() {
     let line = [&[b'a'; 8000][..], b"\n"].concat();
     attacked(
-        512 * KIB,
+        768 * KIB,
         When::Start,
         async |server| {
             while server.raw(&line).await {}
