@@ -1,6 +1,8 @@
 //! Prompts relayed to a person: asked on the terminal, echo off as said, answers wiped after use.
 
 use std::io::{self, BufReader, IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tunneld_proto::client::{Client, Notification};
 use tunneld_proto::error::ErrorKind;
@@ -101,15 +103,16 @@ async fn ask(
 ) -> Result<Option<Option<Vec<String>>>, Exit> {
     let guard = Terminal::save();
     let asked = prompt.clone();
-    let mut asking = tokio::task::spawn_blocking(move || read(&asked, source));
-    let mut gone = false;
+    let gone = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&gone);
+    let mut asking = tokio::task::spawn_blocking(move || read(&asked, source, &stop));
     let mut listening = true;
     loop {
         tokio::select! {
             answers = &mut asking => {
                 let answers = answers.unwrap_or_else(|err| Err(io::Error::other(err)));
                 return match answers {
-                    _ if gone => Ok(None),
+                    _ if gone.load(Relaxed) => Ok(None),
                     Ok(answers) => Ok(Some(answers)),
                     Err(err) if err.kind() == io::ErrorKind::Interrupted => Err(Exit::silent(INTERRUPTED)),
                     Err(err) => Err(Exit::new(FAILED, "reading the answer failed")
@@ -120,8 +123,8 @@ async fn ask(
             said = client.notification(), if listening => match said? {
                 None => listening = false,
                 Some(said) => {
-                    if !gone && ends(&said, prompt.id) {
-                        gone = true;
+                    if ends(&said, prompt.id) && !gone.swap(true, Relaxed) {
+                        context.ui.say("");
                         context.ui.say("the prompt is gone: it was answered elsewhere, or is not needed any more; press Enter");
                     }
                     heard.push(said);
@@ -148,7 +151,7 @@ fn ends(said: &Notification, prompt: u64) -> bool {
     }
 }
 
-fn read(prompt: &Prompt, source: Source) -> io::Result<Option<Vec<String>>> {
+fn read(prompt: &Prompt, source: Source, gone: &AtomicBool) -> io::Result<Option<Vec<String>>> {
     if source == Source::Terminal {
         show(&heading(prompt))?;
     }
@@ -160,9 +163,13 @@ fn read(prompt: &Prompt, source: Source) -> io::Result<Option<Vec<String>>> {
         };
         match answer {
             Ok(Some(answer)) => answers.push(answer),
-            Ok(None) => return Ok(None),
-            Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            Err(err) => return Err(err),
+            Err(err) if err.kind() != io::ErrorKind::UnexpectedEof => return Err(err),
+            _ if source == Source::Stdin => return Ok(None),
+            // Ctrl-D leaves the cursor behind the question.
+            _ => return show("\n").map(|()| None),
+        }
+        if gone.load(Relaxed) {
+            return Ok(None);
         }
     }
     Ok(Some(answers))

@@ -9,9 +9,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::blob::{Reader, name, put_string};
-use super::wire::Carrier;
 use crate::config::model::Agent as Where;
 use crate::text;
+use tunneld_ssh::driver::Io;
 
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ pub(super) struct Identity {
 
 /// A connection to the agent.
 pub(super) struct Agent {
-    stream: Box<dyn Carrier>,
+    stream: Box<dyn Io>,
     place: String,
 }
 
@@ -153,7 +153,7 @@ impl Agent {
     }
 }
 
-async fn exchange(stream: &mut Box<dyn Carrier>, message: &[u8]) -> io::Result<Vec<u8>> {
+async fn exchange(stream: &mut Box<dyn Io>, message: &[u8]) -> io::Result<Vec<u8>> {
     let mut framed = Vec::with_capacity(message.len() + 4);
     put_string(&mut framed, message);
     stream.write_all(&framed).await?;
@@ -208,7 +208,7 @@ fn default_place() -> Option<String> {
 }
 
 #[cfg(unix)]
-async fn connect(path: &Path) -> io::Result<Box<dyn Carrier>> {
+async fn connect(path: &Path) -> io::Result<Box<dyn Io>> {
     use std::os::unix::fs::MetadataExt as _;
     let owner = tokio::fs::metadata(path).await?.uid();
     let own = rustix::process::geteuid().as_raw();
@@ -228,7 +228,7 @@ fn default_place() -> Option<String> {
 }
 
 #[cfg(windows)]
-async fn connect(path: &Path) -> io::Result<Box<dyn Carrier>> {
+async fn connect(path: &Path) -> io::Result<Box<dyn Io>> {
     let pipe = tokio::net::windows::named_pipe::ClientOptions::new().open(path)?;
     tokio::task::yield_now().await;
     Ok(Box::new(pipe))

@@ -41,7 +41,6 @@ struct Attempt<'a, L> {
     notes: Vec<String>,
     methods: Vec<String>,
     candidates: Option<Candidates>,
-    signature_algorithms: Option<Option<Vec<String>>>,
     offers: usize,
 }
 
@@ -55,7 +54,6 @@ pub(super) async fn log_in<L: Login>(login: &mut L, means: &Means<'_>) -> Result
         notes: Vec::new(),
         methods: Vec::new(),
         candidates: None,
-        signature_algorithms: None,
         offers: 0,
     };
     let done = attempt
@@ -73,6 +71,7 @@ impl<L: Login> Attempt<'_, L> {
         match self.login.none().await? {
             Reply::Success => return Ok("none".into()),
             Reply::Failure { methods, .. } => self.methods = methods,
+            Reply::ChangePassword(_) => {}
         }
         let mut passwords = Passwords::new(self.means);
         let mut interactive = Interactive::new(self.means);
@@ -103,6 +102,8 @@ impl<L: Login> Attempt<'_, L> {
                     self.done.push(tried);
                     return Ok(self.done.join(" + "));
                 }
+                // Only a password can be expired, and its method has seen to that.
+                Step::Replied(Reply::ChangePassword(_)) => exhausted.push(method),
                 Step::Replied(Reply::Failure { methods, partial }) => {
                     self.methods = methods;
                     if partial {
@@ -154,7 +155,7 @@ impl<L: Login> Attempt<'_, L> {
                     continue;
                 }
             };
-            let Some(algorithm) = self.algorithm(&blob).await else {
+            let Some(algorithm) = self.algorithm(&blob) else {
                 self.notes.push(format!(
                     "{}: no algorithm that both sides allow",
                     candidate.shown()
@@ -194,12 +195,10 @@ impl<L: Login> Attempt<'_, L> {
         self.candidates.as_mut()?.list.pop_front()
     }
 
-    async fn algorithm(&mut self, blob: &[u8]) -> Option<String> {
-        if self.signature_algorithms.is_none() {
-            self.signature_algorithms = Some(self.login.signature_algorithms().await);
-        }
-        let server = self.signature_algorithms.as_ref()?.as_deref();
-        algorithms(blob, &self.means.auth.pubkey_algorithms, server)
+    fn algorithm(&mut self, blob: &[u8]) -> Option<String> {
+        let server = self.login.signature_algorithms();
+        let allowed = &self.means.auth.pubkey_algorithms;
+        algorithms(blob, allowed, server.as_deref())
             .into_iter()
             .next()
     }

@@ -9,21 +9,23 @@ use secrecy::ExposeSecret as _;
 use tokio::sync::mpsc;
 
 use tunneld_proto::status::Phase;
+use tunneld_ssh::driver::Stream;
 
 use super::auth::{self, Means};
 use super::budget::{Budget, Desk};
+use super::client;
 use super::command::{self, Complaint, Proxy};
-use super::host_key::{self, Trust};
-use super::russh_client::{self, Terms};
-use super::wire::Carrier;
+use super::host_key::Trust;
 use super::{DialContext, Established, Session, tcp};
+use crate::config::env::Env;
 use crate::config::model::{Route, Via};
 use crate::failure::{Failure, FailureKind};
+use crate::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
 use crate::text;
 
 /// The way to a host, once it is open.
 struct Way {
-    carrier: Box<dyn Carrier>,
+    carrier: Stream,
     local_addr: Option<SocketAddr>,
     /// The session that carries it, and the name under which that one's end is told.
     over: Option<(String, Session)>,
@@ -167,20 +169,9 @@ impl Dial<'_> {
         let way = self.open_way(over).await?;
         let trust = Trust::gather(&route.host_keys, &self.host, route.port, desk, tunnel).await?;
         self.enter(Phase::Kex);
-        let host_key_algorithms = trust.algorithms();
-        let terms = Terms {
-            crypto: &route.crypto,
-            host_key_algorithms: &host_key_algorithms,
-            liveness: &route.liveness,
-            user: &route.user,
-            tunnel,
-        };
-        let phases = self.phases.clone();
-        let judge = host_key::judge(trust, move || {
-            let _told = phases.send(Phase::HostKey);
-        });
         let complained = |failure: Failure| with_complaint(failure, way.complaint.as_ref());
-        let mut connected = russh_client::connect(way.carrier, &terms, judge)
+        let at_host_key = || self.enter(Phase::HostKey);
+        let mut connected = client::connect(way.carrier, route, trust, at_host_key)
             .await
             .map_err(complained)?;
         self.enter(Phase::Auth);
@@ -194,7 +185,7 @@ impl Dial<'_> {
         let how = auth::log_in(&mut connected, &means)
             .await
             .map_err(complained)?;
-        Ok(connected.establish(how, way.local_addr, way.over))
+        connected.establish(how, way.local_addr, way.over)
     }
 
     async fn open_way(&self, over: Option<(String, Session)>) -> Result<Way, Failure> {
@@ -212,7 +203,7 @@ impl Dial<'_> {
                 )
             })?;
             return Ok(Way {
-                carrier: Box::new(channel),
+                carrier: Stream::other(channel),
                 local_addr: None,
                 over: Some((name, session)),
                 complaint: None,
@@ -228,7 +219,7 @@ impl Dial<'_> {
                 )
             })?;
             return Ok(Way {
-                carrier: Box::new(proxy),
+                carrier: Stream::other(proxy),
                 local_addr: None,
                 over: None,
                 complaint: Some(complaint),
@@ -239,7 +230,7 @@ impl Dial<'_> {
         self.enter(Phase::Tcp);
         let (stream, local_addr) = tcp::connect(addresses, route).await?;
         Ok(Way {
-            carrier: Box::new(stream),
+            carrier: stream.into(),
             local_addr,
             over: None,
             complaint: None,
@@ -249,32 +240,18 @@ impl Dial<'_> {
     /// The tokens of a ProxyCommand (ssh_config(5)), in one pass.
     fn expand(&self, template: &str) -> Result<String, Failure> {
         let route = self.route;
-        let mut out = String::with_capacity(template.len());
-        let mut rest = template.chars();
-        while let Some(c) = rest.next() {
-            if c != '%' {
-                out.push(c);
-                continue;
-            }
-            match rest.next() {
-                Some('%') => out.push('%'),
-                Some('h') => out.push_str(&self.host),
-                Some('n') => out.push_str(&route.alias),
-                Some('p') => out.push_str(&route.port.to_string()),
-                Some('r') => out.push_str(&route.user),
-                other => {
-                    let token = other.map(String::from).unwrap_or_default();
-                    return Err(Failure::new(
-                        FailureKind::Config,
-                        format!(
-                            "proxy_command: the token %{} has no meaning there",
-                            text::escape(&token)
-                        ),
-                    ));
-                }
-            }
-        }
-        Ok(out)
+        let env = Env::from_process();
+        let facts = Facts {
+            env: &env,
+            alias: &route.alias,
+            host: &self.host,
+            port: route.port,
+            user: &route.user,
+            key_alias: route.host_keys.alias.as_deref().unwrap_or(&route.alias),
+            jump: "",
+        };
+        tokens::expand(Keyword::Proxy, template, &facts, &ServerKey::default())
+            .map_err(|error| Failure::new(FailureKind::Config, format!("proxy_command: {error}")))
     }
 }
 

@@ -1,14 +1,14 @@
 //! Whether a host key is trusted: what the known_hosts files say, what a person says, what an authority has signed.
 
-use futures_util::future::BoxFuture;
 use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::{Algorithm, Certificate, HashAlg};
 use secrecy::ExposeSecret as _;
 use tunneld_proto::status::{PromptField, PromptKind};
+use tunneld_ssh::algorithm::Kind;
 
 use super::blob;
 use super::budget::Desk;
-use super::keys::key_data_blob;
+use super::keys::{certified_key, key_data_blob};
 use super::known_files;
 use crate::config::model::{HostKeyChecking, HostKeys};
 use crate::failure::{Failure, FailureKind};
@@ -16,16 +16,6 @@ use crate::known_hosts::{self, KnownHost, Name, Place, Verdict};
 use crate::pattern;
 use crate::prompt::Question;
 use crate::text;
-
-/// What is offered where nothing is known or configured, best first.
-const ALGORITHMS: &[&str] = &[
-    "ssh-ed25519",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "rsa-sha2-512",
-    "rsa-sha2-256",
-];
 
 /// How often an answer that is neither yes nor no is asked again.
 const ANSWERS: usize = 3;
@@ -71,7 +61,11 @@ impl Trust {
     /// The host key algorithms to offer: what is known of the host first, certificates where an authority is trusted.
     pub(super) fn algorithms(&self) -> Vec<String> {
         let wanted: Vec<String> = if self.host_keys.algorithms.is_empty() {
-            ALGORITHMS.iter().map(|name| (*name).to_owned()).collect()
+            Kind::HostKey
+                .defaults()
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect()
         } else {
             self.host_keys.algorithms.clone()
         };
@@ -94,6 +88,11 @@ impl Trust {
         offered.extend(known);
         offered.extend(others);
         offered
+    }
+
+    /// The plain key of what a host showed: itself, or what its certificate certifies.
+    pub(super) fn plain_key(shown: &[u8]) -> Vec<u8> {
+        certified_key(shown).unwrap_or_else(|| shown.to_vec())
     }
 
     /// Judges the key or certificate that the host showed.
@@ -300,16 +299,4 @@ fn key_type_of(algorithm: &str) -> &str {
 fn is_fingerprint(answer: &str, fingerprint: &str) -> bool {
     let bare = |text: &str| text.strip_prefix("SHA256:").unwrap_or(text).to_owned();
     !answer.is_empty() && bare(answer) == bare(fingerprint)
-}
-
-/// Says whether a host key, a plain one or a certificate as it came on the wire, is trusted.
-pub(super) type Judge =
-    Box<dyn FnOnce(Vec<u8>) -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>;
-
-/// The judge that a transport is given; `begin` is called when the key is there.
-pub(super) fn judge(trust: Trust, begin: impl FnOnce() + Send + Sync + 'static) -> Judge {
-    Box::new(move |shown| {
-        begin();
-        Box::pin(trust.judge(shown))
-    })
 }

@@ -19,6 +19,8 @@ pub(super) enum Reply {
         /// Whether this method was right and another is wanted besides.
         partial: bool,
     },
+    /// The password is right and has expired; the server's words, escaped.
+    ChangePassword(String),
 }
 
 /// The server's answer within keyboard-interactive.
@@ -76,7 +78,7 @@ pub(super) trait Login: Send {
     fn none(&mut self) -> impl Future<Output = Result<Reply, Failure>> + Send;
 
     /// The signature algorithms that the server says it takes; none where it does not say.
-    fn signature_algorithms(&mut self) -> impl Future<Output = Option<Vec<String>>> + Send;
+    fn signature_algorithms(&mut self) -> Option<Vec<String>>;
 
     /// Offers a key, and signs with it if the server would take it.
     fn public_key(
@@ -85,10 +87,11 @@ pub(super) trait Login: Send {
         signer: &mut impl Sign,
     ) -> impl Future<Output = Result<Signed, Failure>> + Send;
 
-    /// Tries a password.
+    /// Tries a password; with a new one after [`Reply::ChangePassword`].
     fn password(
         &mut self,
         password: &SecretString,
+        new: Option<&SecretString>,
     ) -> impl Future<Output = Result<Reply, Failure>> + Send;
 
     /// Begins keyboard-interactive.

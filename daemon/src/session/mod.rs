@@ -5,26 +5,18 @@ mod auth;
 mod blob;
 mod budget;
 mod candidates;
+mod client;
+mod client_login;
 mod command;
 mod dial;
-mod end;
 mod host_key;
 mod interactive;
 mod keys;
 mod known_files;
 mod login;
 mod passwords;
-mod preamble;
-mod russh_channel;
-mod russh_client;
-mod russh_forwards;
-mod russh_handler;
-mod russh_login;
-mod russh_terms;
 mod tcp;
-mod wire;
 
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -35,10 +27,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
+use tunneld_ssh::driver;
 
-use self::russh_channel::{Duplex, Reader, Writer};
-use self::russh_client::{Client, Shared};
-use self::russh_forwards::Opened;
+use self::client::Client;
 use crate::addr::Listen;
 use crate::config::model::Route;
 use crate::failure::Failure;
@@ -78,7 +69,7 @@ pub async fn dial(route: &Route, context: DialContext) -> Result<Established, Fa
 
 /// A live session; clones are handles to the same one.
 #[derive(Clone)]
-pub struct Session(Client);
+pub struct Session(Arc<Client>);
 
 /// What a session was made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,27 +103,25 @@ pub struct Incoming {
 }
 
 /// A channel that the far side wants opened.
-pub struct PendingChannel {
-    opened: Opened,
-    shared: Arc<Shared>,
-}
+pub struct PendingChannel(driver::PendingChannel);
 
 impl PendingChannel {
     /// Takes it.
     ///
     /// # Errors
     /// `ConnectionAborted` where the session has ended.
+    #[expect(
+        clippy::unused_async,
+        reason = "what takes it is not to count on the answer being at hand"
+    )]
     pub async fn accept(self) -> io::Result<Channel> {
-        let halves = russh_client::accept(self.opened, &self.shared).await;
-        halves.map(Channel::of).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::ConnectionAborted, "the SSH session ended")
-        })
+        self.0.accept().map(Channel)
     }
 
     /// Refuses it: SSH_OPEN_CONNECT_FAILED (RFC 4254 §5.1).
+    #[expect(clippy::unused_async, reason = "as for accept")]
     pub async fn refuse(self, why: &str) {
-        tracing::debug!("refused a forwarded connection: {why}");
-        russh_client::refuse(self.opened).await;
+        self.0.refuse(2, why);
     }
 }
 
@@ -176,8 +165,7 @@ impl Session {
         port: u16,
         originator: Option<SocketAddr>,
     ) -> Result<Channel, OpenError> {
-        let opened = self.0.open_direct_tcpip(host, port, originator).await;
-        opened.map(Channel::of)
+        self.0.open_direct_tcpip(host, port, originator).await
     }
 
     /// Opens a connection to a Unix socket at the far end (OpenSSH PROTOCOL §2.4).
@@ -185,7 +173,7 @@ impl Session {
     /// # Errors
     /// The server's refusal, its silence, or the session's end.
     pub async fn open_direct_streamlocal(&self, path: &str) -> Result<Channel, OpenError> {
-        self.0.open_direct_streamlocal(path).await.map(Channel::of)
+        self.0.open_direct_streamlocal(path).await
     }
 
     /// Asks the server to listen; the port really bound (0 for a Unix socket).
@@ -214,12 +202,12 @@ impl Session {
 
     /// Waits until the session has ended, and tells why. Any number of callers.
     pub async fn closed(&self) -> Failure {
-        self.0.end().wait().await
+        self.0.closed().await
     }
 
     /// Whether it has ended.
     pub fn is_closed(&self) -> bool {
-        self.0.end().is_told()
+        self.0.is_closed()
     }
 
     /// Ends it in order (SSH_MSG_DISCONNECT); at once where the peer does not listen.
@@ -233,31 +221,41 @@ impl Session {
 /// Reading: `Ok(0)` (or `Ok(None)`) only after the far side's EOF. A CLOSE without EOF is
 /// `ConnectionReset`, the session's end `ConnectionAborted`. Shutting down writes EOF and leaves reading open.
 /// Dropping both halves sends CLOSE.
-pub struct Channel(Duplex);
+pub struct Channel(driver::Channel);
 /// The reading half.
-pub struct ChannelReader(Reader);
+pub struct ChannelReader(driver::ChannelReader);
 /// The writing half. A write waits for window, and wakes with an error when the session ends.
-pub struct ChannelWriter(Writer);
+pub struct ChannelWriter(driver::ChannelWriter);
 
 impl Channel {
-    fn of((reader, writer): (Reader, Writer)) -> Self {
-        Self(Duplex(reader, writer))
-    }
-
     /// Two halves that end each alone.
     pub fn split(self) -> (ChannelReader, ChannelWriter) {
-        let Duplex(reader, writer) = self.0;
+        let (reader, writer) = self.0.split();
         (ChannelReader(reader), ChannelWriter(writer))
     }
 }
 
 impl ChannelReader {
-    /// The next bytes, of whatever length they came in; `None` after EOF.
+    /// The next bytes, of whatever length they came in; `None` after EOF. What was given before counts as
+    /// consumed when this is called again. Cancel-safe.
     ///
     /// # Errors
     /// `ConnectionReset` after a CLOSE without EOF, `ConnectionAborted` after the session's end.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        poll_fn(|cx| self.0.poll_next(cx)).await
+        self.0.next().await
+    }
+
+    /// Waits for bytes as [`ChannelReader::next`] does, and appends all that are there, about `most` bytes at
+    /// most, to `pieces`; `false` after EOF. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`ChannelReader::next`].
+    pub async fn next_pieces(
+        &mut self,
+        pieces: &mut impl Extend<Bytes>,
+        most: usize,
+    ) -> io::Result<bool> {
+        self.0.next_pieces(pieces, most).await
     }
 }
 
@@ -274,7 +272,7 @@ impl AsyncRead for Channel {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.0.poll_read(cx, buf)
+        Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
@@ -284,13 +282,13 @@ impl AsyncWrite for Channel {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.1.poll_write(cx, buf)
+        Pin::new(&mut self.0).poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.1.poll_flush(cx)
+        Pin::new(&mut self.0).poll_flush(cx)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.1.poll_shutdown(cx)
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 
@@ -300,7 +298,7 @@ impl AsyncRead for ChannelReader {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.poll_read(cx, buf)
+        Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
@@ -310,12 +308,12 @@ impl AsyncWrite for ChannelWriter {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.poll_write(cx, buf)
+        Pin::new(&mut self.0).poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_flush(cx)
+        Pin::new(&mut self.0).poll_flush(cx)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_shutdown(cx)
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }

@@ -1,6 +1,6 @@
 //! The method `password` (RFC 4252 §8): the command's word once, or a person's as often as they may.
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use tunneld_proto::status::{PromptField, PromptKind};
 
 use super::auth::{Means, Step, not_answered};
@@ -8,6 +8,9 @@ use super::command;
 use super::login::{Login, Reply};
 use crate::failure::Failure;
 use crate::prompt::Question;
+
+/// How often a new password may displease the server.
+const CHANGES: usize = 3;
 
 /// What is left of the password's attempts.
 pub(super) struct Passwords<'a> {
@@ -42,7 +45,16 @@ impl<'a> Passwords<'a> {
         let Some(password) = self.password(login, notes).await? else {
             return Ok(Step::Exhausted);
         };
-        let reply = login.password(&password).await?;
+        let mut reply = login.password(&password, None).await?;
+        let mut changes = 0;
+        while let Reply::ChangePassword(said) = &reply {
+            changes += 1;
+            if changes > CHANGES {
+                return Ok(Step::Exhausted);
+            }
+            let new = self.new_password(said).await?;
+            reply = login.password(&password, Some(&new)).await?;
+        }
         self.wrong = matches!(reply, Reply::Failure { partial: false, .. });
         Ok(Step::Replied(reply))
     }
@@ -84,5 +96,34 @@ impl<'a> Passwords<'a> {
             Ok(password) => Ok(Some(password)),
             Err(_) => Err(not_answered(who, "a password")),
         }
+    }
+
+    /// The old password has expired; the server's words say so.
+    async fn new_password(&self, said: &str) -> Result<SecretString, Failure> {
+        let Means { desk, who, .. } = *self.means;
+        let mut again = "";
+        for _ in 0..CHANGES {
+            let field = |label: &str| PromptField {
+                label: label.to_owned(),
+                echo: false,
+            };
+            let question = Question {
+                kind: PromptKind::NewPassword,
+                host: who.to_owned(),
+                text: format!("{again}The password of {who} has expired. {said}"),
+                fields: vec![field("New password: "), field("Once more: ")],
+                fingerprint: None,
+            };
+            let Ok(answers) = desk.ask(question).await else {
+                break;
+            };
+            if let [one, two] = answers.as_slice()
+                && one.expose_secret() == two.expose_secret()
+            {
+                return Ok(one.clone());
+            }
+            again = "The two differ. ";
+        }
+        Err(not_answered(who, "a new password"))
     }
 }

@@ -2,14 +2,10 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
@@ -70,7 +66,7 @@ pub(super) async fn resolve(
 pub(super) async fn connect(
     addresses: Vec<SocketAddr>,
     route: &Route,
-) -> Result<(Quick, Option<SocketAddr>), Failure> {
+) -> Result<(TcpStream, Option<SocketAddr>), Failure> {
     let local = local_addresses(route).await?;
     let mut waiting = addresses.into_iter();
     let mut under_way = FuturesUnordered::new();
@@ -90,7 +86,7 @@ pub(super) async fn connect(
             Some((address, done)) = under_way.next() => match done {
                 Ok(stream) => {
                     let local = stream.local_addr().ok();
-                    return Ok((Quick(stream), local));
+                    return Ok((stream, local));
                 }
                 Err(error) => {
                     failures.push((address, error));
@@ -148,25 +144,8 @@ async fn connect_one(
     let stream = timeout(PER_ADDRESS, socket.connect(address))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 s"))??;
-    stream.set_nodelay(true)?;
-    set_user_timeout(&stream, liveness);
     Ok(stream)
 }
-
-/// Lets the kernel give up a peer that acknowledges nothing as soon as we do.
-#[cfg(target_os = "linux")]
-fn set_user_timeout(stream: &TcpStream, liveness: &Liveness) {
-    if let Some(limit) = liveness
-        .interval
-        .map(|interval| interval * liveness.count_max)
-        && let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(limit))
-    {
-        tracing::debug!(%error, "TCP_USER_TIMEOUT");
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn set_user_timeout(_stream: &TcpStream, _liveness: &Liveness) {}
 
 fn all_failed(failures: &[(SocketAddr, io::Error)]) -> Failure {
     let all = |kind| !failures.is_empty() && failures.iter().all(|(_, error)| error.kind() == kind);
@@ -181,60 +160,5 @@ fn all_failed(failures: &[(SocketAddr, io::Error)]) -> Failure {
     } else {
         Failure::new(FailureKind::Connect, message)
             .hint("check the network, the address and firewalls between here and there")
-    }
-}
-
-/// A TCP connection whose acknowledgements are not delayed: an sshd without TCP_NODELAY waits for each of them
-/// before it sends on, which costs 40 ms a round trip. The kernel forgets TCP_QUICKACK, so each read renews it.
-pub(super) struct Quick(TcpStream);
-
-impl Quick {
-    #[cfg(target_os = "linux")]
-    fn hurry(&self) {
-        // Only a matter of speed: a socket that cannot have it works all the same.
-        let _slower = SockRef::from(&self.0).set_tcp_quickack(true);
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn hurry(&self) {}
-}
-
-impl AsyncRead for Quick {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.0).poll_read(cx, buf);
-        if polled.is_ready() {
-            self.hurry();
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Quick {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
-    }
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
     }
 }

@@ -232,28 +232,28 @@ fn write(
         return Poll::Ready(Err(unwritten(why)));
     }
     let sealed = state.transport.output().len();
-    let small = data.len() <= SMALL;
-    let others = !state.queue.is_empty();
     let rekeying = state.transport.is_rekeying();
-    let Some(slot) = state.slot(id) else {
+    let others = !state.queue.is_empty() || state.granted > 0;
+    let Some(slot) = state.slots.get_mut(id.0 as usize) else {
         return Poll::Ready(Err(unwritten(Unwritten::Closed)));
     };
+    let turn = std::mem::take(&mut slot.turn);
+    if turn {
+        state.granted = state.granted.saturating_sub(1);
+    }
     if allowed.is_err() {
-        // A turn is for whoever can use it.
-        slot.turn = false;
         remember(&mut slot.writer, cx.waker());
         return Poll::Pending;
     }
-    let full = if small {
-        sealed >= OUT_HIGH + OUT_SLACK
-    } else {
-        sealed >= OUT_HIGH || (others && !slot.turn)
+    let full = match (turn, data.len() <= SMALL) {
+        (true, _) => false,
+        (_, true) => sealed >= OUT_HIGH + OUT_SLACK,
+        _ => sealed >= OUT_HIGH || others,
     };
     if rekeying || full {
         remember(&mut slot.writer, cx.waker());
         if !slot.queued {
             slot.queued = true;
-            slot.turn = false;
             state.queue.push_back(id);
         }
         if sealed < OUT_HIGH {
@@ -261,14 +261,14 @@ fn write(
         }
         return Poll::Pending;
     }
-    slot.turn = false;
     let mut done = 0;
     while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
         match state.connection.write(id, rest, &mut state.transport) {
             Ok(count) => done += count,
             Err(_) => break,
         }
-        if !state.queue.is_empty() || state.transport.output().len() >= OUT_HIGH {
+        let others = !state.queue.is_empty() || state.granted > 0;
+        if others || state.transport.output().len() >= OUT_HIGH {
             break;
         }
     }

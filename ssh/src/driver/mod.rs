@@ -10,6 +10,8 @@ mod session;
 mod signer;
 mod state;
 mod task;
+#[cfg(test)]
+mod tests;
 mod wake;
 
 use std::time::Duration;

@@ -106,10 +106,16 @@ impl Handle {
         error.unwrap_or(Error::Eof)
     }
 
-    /// Lets the last words out and ends the session.
+    /// Lets the last words out and ends the session, at the latest after a moment.
     pub(crate) async fn goodbye(&self) {
         self.shared.with(|state| state.closing = true);
-        let _ = tokio::time::timeout(GOODBYE, self.closed()).await;
+        if tokio::time::timeout(GOODBYE, self.closed()).await.is_err() {
+            self.shared.with(|state| {
+                state.cut = true;
+                state.kick();
+            });
+            self.closed().await;
+        }
     }
 
     pub(crate) async fn close(&self) {

@@ -84,10 +84,14 @@ pub(crate) struct State {
     pub(crate) stage: Stage,
     pub(crate) slots: Vec<Slot>,
     pub(crate) queue: VecDeque<ChannelId>,
+    /// Turns that were given last and not used yet.
+    pub(crate) granted: usize,
     pub(crate) requests: HashMap<RequestId, oneshot::Sender<Reply>>,
     pub(crate) host_keys: watch::Sender<Vec<Bytes>>,
     /// The end was asked for: it comes when everything is written.
     pub(crate) closing: bool,
+    /// The end has come, written or not.
+    pub(crate) cut: bool,
     pub(crate) ended: Option<Error>,
     /// What was read before goes on now.
     pub(crate) again: bool,
@@ -112,9 +116,11 @@ impl Shared {
                 stage: Stage::Login(Login::default()),
                 slots: Vec::new(),
                 queue: VecDeque::new(),
+                granted: 0,
                 requests: HashMap::new(),
                 host_keys: watch::Sender::new(Vec::new()),
                 closing: false,
+                cut: false,
                 ended: None,
                 again: false,
                 blocked: false,
@@ -298,6 +304,8 @@ impl State {
         if self.queue.is_empty() || self.transport.is_rekeying() {
             return;
         }
+        // Whoever has not used the last turn yet keeps it; whoever has gone holds up nobody.
+        self.granted = 0;
         let mut room = OUT_HIGH.saturating_sub(self.transport.output().len());
         while room > 0
             && let Some(id) = self.queue.pop_front()
@@ -306,6 +314,7 @@ impl State {
             if let Some(slot) = self.slots.get_mut(id.0 as usize) {
                 slot.queued = false;
                 slot.turn = true;
+                self.granted += 1;
                 self.wakes.push(slot.writer.take());
             }
         }

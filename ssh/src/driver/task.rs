@@ -60,10 +60,13 @@ impl Driver {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        let again = self.shared.drive(|state| {
+        let (again, cut) = self.shared.drive(|state| {
             state.driven_by(cx.waker());
-            std::mem::take(&mut state.again)
+            (std::mem::take(&mut state.again), state.cut)
         });
+        if cut {
+            return Err(closed_by_us());
+        }
         if again {
             self.take_in()?;
         }
@@ -141,7 +144,10 @@ impl Driver {
                 }
                 Poll::Ready(Err(error)) => return Err(self.last_words(cx, error.into())),
                 Poll::Pending => {
-                    self.shared.drive(|state| state.blocked = true);
+                    self.shared.drive(|state| {
+                        state.blocked = true;
+                        state.grant();
+                    });
                     return Ok(());
                 }
             }

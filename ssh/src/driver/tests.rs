@@ -1,0 +1,453 @@
+//! The driver over a pipe in memory, its clock paused, against a server half that does what it is told.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::*;
+use crate::auth::AuthResult;
+use crate::config::Config;
+use crate::connection::Listen;
+use crate::error::Error;
+use crate::transport::server::{Manners, Server};
+use crate::wire::{Reader, Writer};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The far end of the pipe.
+struct Far {
+    server: Server,
+    pipe: DuplexStream,
+}
+
+impl Far {
+    /// A pipe, and the server half at its end.
+    fn new(room: usize) -> (DuplexStream, Self) {
+        let (near, pipe) = duplex(room);
+        let server = Server::new(Manners::default());
+        (near, Self { server, pipe })
+    }
+
+    async fn flush(&mut self) {
+        let output = self.server.output();
+        self.pipe.write_all(&output).await.unwrap();
+    }
+
+    async fn send(&mut self, number: u8, fill: impl FnOnce(&mut Vec<u8>)) {
+        let mut payload = vec![number];
+        fill(&mut payload);
+        self.server.send(&payload);
+        self.flush().await;
+    }
+
+    /// Reads once; whether there was anything.
+    async fn read(&mut self) -> bool {
+        let mut buffer = [0; 64 * 1024];
+        let count = self.pipe.read(&mut buffer).await.unwrap_or(0);
+        self.server.take(&buffer[..count]);
+        count > 0
+    }
+
+    /// The next message of the client's, `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let _ = self.pipe.write_all(&self.server.output()).await;
+            if let Some(payload) = self.server.received.pop_front() {
+                return Some(payload);
+            }
+            if !self.read().await {
+                return None;
+            }
+        }
+    }
+
+    /// The next message of that number; others are passed over.
+    async fn expect(&mut self, number: u8) -> Bytes {
+        loop {
+            let payload = self.next().await.expect("the client has gone");
+            if payload[0] == number {
+                return payload;
+            }
+        }
+    }
+
+    /// Lets anyone in.
+    async fn welcome(&mut self) {
+        self.expect(5).await;
+        self.send(6, |out| out.string("ssh-userauth")).await;
+        self.expect(50).await;
+        self.send(52, |_| {}).await;
+    }
+
+    /// Opens the next channel that is asked for; the client's number for it.
+    async fn open(&mut self, window: u32) -> u32 {
+        let open = self.expect(90).await;
+        let mut body = Reader::new(&open[1..]);
+        body.string().unwrap();
+        let sender = body.u32().unwrap();
+        self.send(91, |out| {
+            out.u32(sender);
+            out.u32(sender);
+            out.u32(window);
+            out.u32(32768);
+        })
+        .await;
+        sender
+    }
+
+    /// Goes on reading and answering pings, to the end.
+    async fn live(mut self) {
+        while let Some(payload) = self.next().await {
+            if payload[0] == 80 {
+                self.send(82, |_| {}).await;
+            }
+        }
+    }
+}
+
+async fn connect(near: DuplexStream, options: Options) -> Result<Connected, Error> {
+    let stream = Stream::other(near);
+    let config = Arc::new(Config::default());
+    handshake(stream, config, options, "alice", |_| async { true }).await
+}
+
+/// A standing session and its far end, with so much room in the pipe.
+async fn standing(options: Options, room: usize) -> (Session, mpsc::Receiver<Incoming>, Far) {
+    let (near, mut far) = Far::new(room);
+    let client = async {
+        let mut connected = connect(near, options).await.unwrap();
+        assert_eq!(connected.none().await.unwrap(), AuthResult::Success);
+        connected.into_session().unwrap()
+    };
+    let ((session, incoming), ()) = tokio::join!(client, far.welcome());
+    (session, incoming, far)
+}
+
+/// Options that ask for no sign of life.
+fn trusting() -> Options {
+    Options {
+        alive: None,
+        ..Options::default()
+    }
+}
+
+async fn channel(session: &Session, far: &mut Far, window: u32) -> (Channel, u32) {
+    let open = session.open_direct_tcpip("target", 80, ("here".into(), 1));
+    let (channel, id) = tokio::join!(open, far.open(window));
+    (channel.unwrap(), id)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_has_thirty_seconds() {
+    let (near, _far) = duplex(1000);
+    let start = Instant::now();
+    let error = connect(near, Options::default()).await.err().unwrap();
+    assert!(matches!(error, Error::Timeout(_)), "{error}");
+    assert_eq!(start.elapsed(), 30 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_not_answered_times_out() {
+    let (near, mut far) = Far::new(100_000);
+    let (connected, _) = tokio::join!(connect(near, Options::default()), async {
+        while far.server.exchanges == 0 {
+            far.flush().await;
+            far.read().await;
+        }
+        far.flush().await;
+    });
+    let start = Instant::now();
+    let error = connected.unwrap().none().await.unwrap_err();
+    assert!(matches!(error, Error::Timeout(_)), "{error}");
+    assert_eq!(start.elapsed(), 30 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_connection_is_no_refusal() {
+    let (near, mut far) = Far::new(100_000);
+    let client = async {
+        let mut connected = connect(near, Options::default()).await.unwrap();
+        connected.password("secret", None).await
+    };
+    let server = async {
+        far.expect(50).await;
+        drop(far);
+    };
+    let (result, ()) = tokio::join!(client, server);
+    assert!(matches!(result, Err(Error::Eof)), "{result:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_are_passed_on_and_answers_back() {
+    let (near, mut far) = Far::new(100_000);
+    let client = async {
+        let mut connected = connect(near, Options::default()).await.unwrap();
+        let AuthResult::Prompts(prompts) = connected.keyboard_interactive("").await.unwrap() else {
+            panic!("no prompts");
+        };
+        assert_eq!(prompts.prompts[0].text, "Code: ");
+        // A person takes longer than any deadline of the server's.
+        tokio::time::sleep(300 * SECOND).await;
+        connected.answers(&["42"]).await.unwrap()
+    };
+    let server = async {
+        far.expect(5).await;
+        far.send(6, |out| out.string("ssh-userauth")).await;
+        far.expect(50).await;
+        far.send(60, |out| {
+            out.string("");
+            out.string("");
+            out.string("");
+            out.u32(1);
+            out.string("Code: ");
+            out.bool(false);
+        })
+        .await;
+        let answers = far.expect(61).await;
+        assert_eq!(&answers[1..], b"\0\0\0\x01\0\0\0\x0242");
+        far.send(52, |_| {}).await;
+        far.live().await;
+    };
+    tokio::select! {
+        result = client => assert_eq!(result, AuthResult::Success),
+        () = server => panic!("the server ended first"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_that_is_not_answered_times_out_and_is_closed_when_it_comes() {
+    let (session, _incoming, mut far) = standing(trusting(), 100_000).await;
+    let start = Instant::now();
+    let open = session.open_direct_streamlocal("/x").await;
+    assert!(matches!(open, Err(OpenError::Timeout(_))));
+    assert_eq!(start.elapsed(), 10 * SECOND);
+    let id = far.open(1000).await;
+    let close = far.expect(97).await;
+    assert_eq!(close[1..], id.to_be_bytes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forward_that_is_granted_too_late_is_cancelled() {
+    let (session, _incoming, mut far) = standing(trusting(), 100_000).await;
+    let listen = Listen::Tcp {
+        address: "localhost".into(),
+        port: 0,
+    };
+    let start = Instant::now();
+    let asked = session.request_forward(&listen).await;
+    assert!(matches!(asked, Err(ForwardError::Timeout(_))));
+    assert_eq!(start.elapsed(), 10 * SECOND);
+    far.expect(80).await;
+    far.send(81, |out| out.u32(4000)).await;
+    let cancel = far.expect(80).await;
+    assert!(cancel.ends_with(&4000u32.to_be_bytes()));
+    assert!(cancel[5..].starts_with(b"cancel-tcpip-forward"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_server_is_found_out_on_time() {
+    for blocked in [false, true] {
+        let options = Options {
+            alive: Some((2 * SECOND, 3)),
+            ..Options::default()
+        };
+        let (session, _incoming, mut far) = standing(options, 100_000).await;
+        let (channel, _) = channel(&session, &mut far, 1 << 30).await;
+        let start = Instant::now();
+        let mut writer = channel.split().1;
+        if blocked {
+            // Far more than the pipe and the output hold.
+            let error = writer.write_all(&vec![0; 4 << 20]).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
+        }
+        let why = session.closed().await;
+        assert!(matches!(why, Error::DeadPeer(_)), "{why}");
+        assert_eq!(start.elapsed(), 6 * SECOND, "blocked: {blocked}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_lives_on() {
+    let options = Options {
+        alive: Some((2 * SECOND, 1)),
+        ..Options::default()
+    };
+    let (session, _incoming, far) = standing(options, 100_000).await;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(far.live());
+    tokio::time::sleep(600 * SECOND).await;
+    assert!(!session.is_closed());
+    assert!(session.ping(SECOND).await.is_ok());
+    assert!(session.rtt().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_hears_of_the_end() {
+    let (session, _incoming, mut far) = standing(trusting(), 100_000).await;
+    let (first, _) = channel(&session, &mut far, 10).await;
+    let (mut reader, mut writer) = first.split();
+    let (second, _) = channel(&session, &mut far, 10).await;
+    let second = second.split().1;
+    let waits = async {
+        tokio::join!(
+            reader.next(),
+            writer.write_all(&[0; 100]),
+            session.open_direct_streamlocal("/x"),
+            session.ping(60 * SECOND),
+            second.closed(),
+        )
+    };
+    let ends = async {
+        far.expect(94).await;
+        far.expect(90).await;
+        far.expect(80).await;
+        far.send(1, |out| {
+            out.u32(10);
+            out.string("maintenance");
+            out.string("");
+        })
+        .await;
+    };
+    let ((read, write, open, ping, ()), ()) = tokio::join!(waits, ends);
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionAborted);
+    assert_eq!(write.unwrap_err().kind(), ErrorKind::ConnectionAborted);
+    let Err(OpenError::Ended(Error::Disconnected { code: 10, text, .. })) = open else {
+        panic!("{open:?}");
+    };
+    assert_eq!(text, "maintenance");
+    assert!(matches!(ping, Err(ForwardError::Ended(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_channels_ends_the_session_with_a_word() {
+    let (session, _incoming, mut far) = standing(trusting(), 100_000).await;
+    for sender in 0..30 {
+        far.server.send(&forwarded(80, sender));
+    }
+    far.flush().await;
+    let why = session.closed().await;
+    assert!(matches!(why, Error::Protocol(_)), "{why}");
+    let refused = far.expect(92).await;
+    assert_eq!(refused[5..9], 1u32.to_be_bytes());
+    assert!(session.offences() > 20);
+}
+
+fn forwarded(port: u32, sender: u32) -> Vec<u8> {
+    let mut open = vec![90];
+    open.string("forwarded-tcpip");
+    open.u32(sender);
+    open.u32(1000);
+    open.u32(32768);
+    open.string("localhost");
+    open.u32(port);
+    open.string("10.0.0.9");
+    open.u32(5);
+    open
+}
+
+#[tokio::test(start_paused = true)]
+async fn forwarded_channels_that_nobody_takes_are_refused() {
+    let options = Options {
+        incoming: 2,
+        ..trusting()
+    };
+    let (session, mut incoming, mut far) = standing(options, 100_000).await;
+    let listen = Listen::Tcp {
+        address: "localhost".into(),
+        port: 80,
+    };
+    let (asked, ()) = tokio::join!(session.request_forward(&listen), async {
+        far.expect(80).await;
+        far.send(81, |_| {}).await;
+    });
+    assert_eq!(asked.unwrap(), 80);
+    for sender in 0..3 {
+        far.server.send(&forwarded(80, sender));
+    }
+    far.flush().await;
+    let refused = far.expect(92).await;
+    assert_eq!(refused[1..9], [0, 0, 0, 2, 0, 0, 0, 4]);
+    let taken = incoming.recv().await.unwrap().channel.accept().unwrap();
+    assert_eq!(far.expect(91).await[1..5], 0u32.to_be_bytes());
+    // Dropped unanswered, it is refused; dropped once taken, it is closed.
+    drop(incoming.recv().await.unwrap());
+    assert_eq!(far.expect(92).await[1..5], 1u32.to_be_bytes());
+    drop(taken);
+    assert_eq!(far.expect(97).await[1..5], 0u32.to_be_bytes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bulk_writers_take_turns_and_a_small_write_waits_for_none_of_them() {
+    let (session, _incoming, mut far) = standing(trusting(), 1000).await;
+    let mut writers = JoinSet::new();
+    for _ in 0..4 {
+        let (channel, _) = channel(&session, &mut far, 1 << 30).await;
+        let mut writer = channel.split().1;
+        writers.spawn(async move {
+            writer.write_all(&vec![0; 2 << 20]).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+    }
+    let (mut small, small_id) = channel(&session, &mut far, 1000).await;
+    // All of them wait for their turns.
+    tokio::time::sleep(SECOND).await;
+    small.write_all(b"ping").await.unwrap();
+    let mut counts = [0usize; 4];
+    let mut before_small = None;
+    for _ in 0..128 {
+        let data = far.expect(94).await;
+        let mut body = Reader::new(&data[1..]);
+        let id = body.u32().unwrap();
+        if id == small_id {
+            before_small = Some(counts.iter().sum::<usize>());
+            continue;
+        }
+        counts[id as usize] += body.string().unwrap().len();
+    }
+    let ahead = before_small.expect("the small write did not come");
+    assert!(ahead < 700 * 1024, "{ahead} bytes came before it");
+    let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+    assert!(most - least <= 300 * 1024, "not fair: {counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_with_its_last_handle() {
+    let (session, incoming, mut far) = standing(trusting(), 100_000).await;
+    let (channel, _) = channel(&session, &mut far, 10).await;
+    drop((session, incoming));
+    let (reader, mut writer) = channel.split();
+    drop(reader);
+    writer.write_all(b"still").await.unwrap();
+    far.expect(94).await;
+    drop(writer);
+    while far.next().await.is_some() {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_says_goodbye() {
+    let (session, _incoming, mut far) = standing(trusting(), 100_000).await;
+    let (received, ()) = tokio::join!(async { far.expect(1).await }, session.close());
+    assert_eq!(received[1..5], 11u32.to_be_bytes());
+    assert!(session.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_does_not_wait_for_a_server_that_does_not_listen() {
+    let (session, _incoming, mut far) = standing(trusting(), 1000).await;
+    let (channel, _) = channel(&session, &mut far, 1 << 30).await;
+    let mut writer = channel.split().1;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { writer.write_all(&vec![0; 4 << 20]).await });
+    tokio::time::sleep(SECOND).await;
+    let start = Instant::now();
+    session.close().await;
+    assert_eq!(start.elapsed(), SECOND);
+    assert!(session.is_closed());
+    assert!(tasks.join_next().await.unwrap().unwrap().is_err());
+}
