@@ -16,6 +16,11 @@ pub fn key_type(blob: &[u8]) -> Option<&str> {
         .filter(|name| name.bytes().all(|byte| byte.is_ascii_graphic()))
 }
 
+/// Whether a blob is a whole key of the type that it names.
+pub fn is_whole(blob: &[u8]) -> bool {
+    key_type(blob).is_some_and(|named| is_sound(named, blob))
+}
+
 /// Whether a blob is a whole key of `named` type; others are lines that ssh skips.
 pub(super) fn is_sound(named: &str, blob: &[u8]) -> bool {
     body_is_sound(named, blob).unwrap_or(false)

@@ -9,7 +9,7 @@ mod tests;
 use base64ct::{Base64, Encoding as _};
 use ring::{digest, hmac};
 
-pub use key::{fingerprint, key_type};
+pub use key::{fingerprint, is_whole, key_type};
 
 /// The names under which a host is looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use super::blob::{Reader, name, put_string};
 use crate::config::model::Agent as Where;
@@ -25,6 +26,11 @@ const REQUEST_IDENTITIES: u8 = 11;
 const IDENTITIES_ANSWER: u8 = 12;
 const SIGN_REQUEST: u8 = 13;
 const SIGN_RESPONSE: u8 = 14;
+const SUCCESS: u8 = 6;
+const ADD_IDENTITY: u8 = 17;
+const ADD_ID_CONSTRAINED: u8 = 25;
+const CONSTRAIN_LIFETIME: u8 = 1;
+const CONSTRAIN_CONFIRM: u8 = 2;
 
 /// A key that the agent holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +147,35 @@ impl Agent {
         }
     }
 
+    /// Gives it an unlocked key, encoded as the protocol wants it, under `comment`.
+    pub(super) async fn add(
+        &mut self,
+        key: &[u8],
+        comment: &str,
+        confirm: bool,
+        lifetime: Option<Duration>,
+    ) -> Result<(), String> {
+        let constrained = confirm || lifetime.is_some();
+        let mut request = Zeroizing::new(vec![match constrained {
+            true => ADD_ID_CONSTRAINED,
+            false => ADD_IDENTITY,
+        }]);
+        request.extend(key);
+        put_string(&mut request, comment.as_bytes());
+        if let Some(lifetime) = lifetime {
+            request.push(CONSTRAIN_LIFETIME);
+            let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
+            request.extend(seconds.to_be_bytes());
+        }
+        if confirm {
+            request.push(CONSTRAIN_CONFIRM);
+        }
+        match self.request(&request, LIMIT).await?.first() {
+            Some(&SUCCESS) => Ok(()),
+            _ => Err(format!("the agent {} did not take the key", self.place)),
+        }
+    }
+
     async fn request(&mut self, message: &[u8], limit: Duration) -> Result<Vec<u8>, String> {
         match timeout(limit, exchange(&mut self.stream, message)).await {
             Ok(Ok(answer)) => Ok(answer),
@@ -154,7 +189,8 @@ impl Agent {
 }
 
 async fn exchange(stream: &mut Box<dyn Io>, message: &[u8]) -> io::Result<Vec<u8>> {
-    let mut framed = Vec::with_capacity(message.len() + 4);
+    // It may hold a key.
+    let mut framed = Zeroizing::new(Vec::with_capacity(message.len() + 4));
     put_string(&mut framed, message);
     stream.write_all(&framed).await?;
     stream.flush().await?;
@@ -234,7 +270,8 @@ async fn connect(path: &Path) -> io::Result<Box<dyn Io>> {
     Ok(Box::new(pipe))
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 

@@ -4,15 +4,19 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use russh::keys::PrivateKey;
+use secrecy::ExposeSecret as _;
 use tokio::sync::Mutex;
+use tunneld_proto::status::{PromptField, PromptKind};
 
 use super::agent::Agent;
 use super::blob;
 use super::budget::Desk;
 use super::keys::{self, KeyFile, Note};
 use super::login::{Offer, Sign, SignError};
-use crate::config::model::Auth;
+use crate::config::model::{AddKeysToAgent, Auth};
 use crate::known_hosts;
+use crate::prompt::Question;
 use crate::text;
 
 /// How many keys are offered at most: sshd's default MaxAuthTries.
@@ -266,6 +270,41 @@ pub(super) struct Signer<'a> {
     host: &'a str,
 }
 
+impl Signer<'_> {
+    /// AddKeysToAgent. What fails there does not hinder the login.
+    async fn give_to_agent(&self, key: &PrivateKey, path: &str) {
+        let (confirm, lifetime) = match self.auth.add_keys_to_agent {
+            AddKeysToAgent::No => return,
+            AddKeysToAgent::Ask if !self.may_add(path).await => return,
+            AddKeysToAgent::Ask => (false, None),
+            AddKeysToAgent::Yes { confirm, lifetime } => (confirm, lifetime),
+        };
+        let (Some(mut agent), Some(encoded)) =
+            (Agent::find(&self.auth.agent).await.0, keys::for_agent(key))
+        else {
+            return;
+        };
+        if let Err(why) = agent.add(&encoded, path, confirm, lifetime).await {
+            tracing::warn!("adding the key {path} to the agent: {why}");
+        }
+    }
+
+    async fn may_add(&self, path: &str) -> bool {
+        let question = Question {
+            kind: PromptKind::KeyboardInteractive,
+            host: self.host.to_owned(),
+            text: format!("Add the key {path} to the agent?"),
+            fields: vec![PromptField {
+                label: "yes/no: ".into(),
+                echo: true,
+            }],
+            fingerprint: None,
+        };
+        let answer = self.desk.ask_one(question).await;
+        answer.is_ok_and(|answer| answer.expose_secret().trim().eq_ignore_ascii_case("yes"))
+    }
+}
+
 impl Sign for Signer<'_> {
     async fn sign(&mut self, data: &[u8]) -> Result<Vec<u8>, SignError> {
         match &self.candidate.holder {
@@ -281,8 +320,10 @@ impl Sign for Signer<'_> {
             Holder::File(file) => {
                 let mut file = file.lock().await;
                 let key = file.unlock(self.auth, self.desk, self.host).await?;
-                keys::sign(&key, data, &self.algorithm)
-                    .map_err(|why| SignError::Unable(text::escape(&why)))
+                let signed = keys::sign(&key, data, &self.algorithm)
+                    .map_err(|why| SignError::Unable(text::escape(&why)))?;
+                self.give_to_agent(&key, &file.shown()).await;
+                Ok(signed)
             }
         }
     }

@@ -12,9 +12,11 @@ use tunneld_ssh::algorithm::Kind;
 use tunneld_ssh::connection;
 use tunneld_ssh::driver::{self, ForwardError, Options, Stream};
 use tunneld_ssh::error::Party;
+use tunneld_ssh::transport::{HostKey, HostKeyOffer};
 use tunneld_ssh::{Config, Error};
 
 use super::host_key::Trust;
+use super::update_keys::Updates;
 use super::{Channel, Established, Incoming, OpenError, PendingChannel, Session, SessionInfo};
 use crate::addr::{Bind, Listen};
 use crate::config::model::{Crypto, Route};
@@ -30,6 +32,7 @@ pub(super) struct Connected {
     pub(super) core: driver::Connected,
     /// How much of the banner has been told.
     pub(super) told: usize,
+    updates: Updates,
 }
 
 /// Exchanges keys over `stream` and has the host key judged.
@@ -50,8 +53,9 @@ pub(super) async fn connect(
         login: route.connect_timeout.saturating_mul(2),
         ..Options::default()
     };
+    let updates = trust.updates();
     let mut untrusted = None;
-    let judge = async |offer: tunneld_ssh::transport::HostKeyOffer| {
+    let judge = async |offer: HostKeyOffer| {
         at_host_key();
         match trust.judge(offer.blob.to_vec()).await {
             Ok(()) => true,
@@ -64,7 +68,11 @@ pub(super) async fn connect(
     let done = driver::handshake(stream, Arc::new(config), options, &route.user, judge).await;
     match (done, untrusted) {
         (_, Some(failure)) => Err(failure),
-        (Ok(core), None) => Ok(Connected { core, told: 0 }),
+        (Ok(core), None) => Ok(Connected {
+            core,
+            told: 0,
+            updates,
+        }),
         (Err(error), None) => Err(failure_of(&error)),
     }
 }
@@ -166,6 +174,10 @@ impl Connected {
         let (sender, incoming) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         tasks.spawn(pass_on(from_core, sender, Arc::clone(&asked)));
+        let certified = matches!(core.info().host_key.key, HostKey::Certificate(_));
+        if self.updates.wanted() && !certified {
+            tasks.spawn(self.updates.heed(core.clone()));
+        }
         let session = Session(Arc::new(Client {
             core,
             info,

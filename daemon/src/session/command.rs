@@ -50,6 +50,18 @@ impl Drop for Group {
 /// Runs `argv` and gives the first line of its stdout, which may be a secret. An error tells the program's name and
 /// its stderr, never its stdout.
 pub(super) async fn first_line(argv: &[String]) -> Result<SecretString, String> {
+    let mut said = output(argv).await?;
+    let line = first_line_of(&said);
+    said.zeroize();
+    let name = argv
+        .first()
+        .map(|name| text::escape(name))
+        .unwrap_or_default();
+    line.ok_or_else(|| format!("{name} said nothing that could be used"))
+}
+
+/// Runs `argv` and gives its stdout, up to 64 KiB.
+pub(super) async fn output(argv: &[String]) -> Result<Vec<u8>, String> {
     let Some((program, arguments)) = argv.split_first() else {
         return Err("no command is given".into());
     };
@@ -72,8 +84,6 @@ pub(super) async fn first_line(argv: &[String]) -> Result<SecretString, String> 
         read_capped(&mut stderr, &mut complaint)
     );
     let ended = child.0.wait().await;
-    let line = first_line_of(&said);
-    said.zeroize();
     let tell = |what: String| {
         let complaint = text::escape_bytes(complaint.trim_ascii());
         match complaint.is_empty() {
@@ -83,10 +93,13 @@ pub(super) async fn first_line(argv: &[String]) -> Result<SecretString, String> 
     };
     read.map_err(|error| tell(format!("could not be read: {error}")))?;
     let status = ended.map_err(|error| tell(format!("could not be waited for: {error}")))?;
-    if !status.success() {
-        return Err(tell(describe(status)));
+    match status.success() {
+        true => Ok(said),
+        false => {
+            said.zeroize();
+            Err(tell(describe(status)))
+        }
     }
-    line.ok_or_else(|| tell("said nothing that could be used".into()))
 }
 
 fn first_line_of(said: &[u8]) -> Option<SecretString> {
@@ -237,7 +250,8 @@ impl AsyncWrite for Proxy {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
     use secrecy::ExposeSecret;

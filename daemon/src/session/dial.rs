@@ -167,7 +167,7 @@ impl Dial<'_> {
             ..
         } = self;
         let way = self.open_way(over).await?;
-        let trust = Trust::gather(&route.host_keys, &self.host, route.port, desk, tunnel).await?;
+        let trust = Trust::gather(route, &self.host, desk, tunnel).await?;
         self.enter(Phase::Kex);
         let complained = |failure: Failure| with_complaint(failure, way.complaint.as_ref());
         let at_host_key = || self.enter(Phase::HostKey);

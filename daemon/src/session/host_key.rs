@@ -9,8 +9,10 @@ use tunneld_ssh::algorithm::Kind;
 use super::blob;
 use super::budget::Desk;
 use super::keys::{certified_key, key_data_blob};
+use super::known_command::KnownHostsCommand;
 use super::known_files;
-use crate::config::model::{HostKeyChecking, HostKeys};
+use super::update_keys::Updates;
+use crate::config::model::{HostKeyChecking, HostKeys, Route};
 use crate::failure::{Failure, FailureKind};
 use crate::known_hosts::{self, KnownHost, Name, Place, Verdict};
 use crate::pattern;
@@ -29,33 +31,52 @@ pub(super) struct Trust {
     principal: String,
     name: Name,
     known: KnownHost,
+    command: Option<KnownHostsCommand>,
     desk: Desk,
     tunnel: String,
 }
 
 impl Trust {
-    /// Reads what is known about `host`.
+    /// Reads what is known about `host`, as which `route` leads now.
     pub(super) async fn gather(
-        host_keys: &HostKeys,
+        route: &Route,
         host: &str,
-        port: u16,
         desk: &Desk,
         tunnel: &str,
     ) -> Result<Self, Failure> {
+        let host_keys = &route.host_keys;
         let (name, principal) = match &host_keys.alias {
             Some(alias) => (Name::alias(alias), alias.to_lowercase()),
-            None => (Name::new(host, port), host.to_lowercase()),
+            None => (Name::new(host, route.port), host.to_lowercase()),
         };
-        let known = known_files::look_up(host_keys, &name).await?;
+        let command = host_keys
+            .command
+            .as_ref()
+            .map(|template| KnownHostsCommand::new(template, route, host, &name));
+        let said = match &command {
+            Some(command) => Some(command.ask("ORDER", None).await?),
+            None => None,
+        };
+        let known = known_files::look_up(host_keys, &name, said).await?;
         Ok(Self {
             host_keys: host_keys.clone(),
             shown: text::escape(&name.lookup),
             principal,
             name,
             known,
+            command,
             desk: desk.clone(),
             tunnel: tunnel.to_owned(),
         })
+    }
+
+    /// Where further keys of this host go.
+    pub(super) fn updates(&self) -> Updates {
+        Updates {
+            host_keys: self.host_keys.clone(),
+            name: self.name.clone(),
+            tunnel: self.tunnel.clone(),
+        }
     }
 
     /// The host key algorithms to offer: what is known of the host first, certificates where an authority is trusted.
@@ -96,7 +117,11 @@ impl Trust {
     }
 
     /// Judges the key or certificate that the host showed.
-    pub(super) async fn judge(self, shown: Vec<u8>) -> Result<(), Failure> {
+    pub(super) async fn judge(mut self, shown: Vec<u8>) -> Result<(), Failure> {
+        if let Some(command) = &self.command {
+            let said = command.ask("HOSTNAME", Some(&shown)).await?;
+            self.known = known_files::look_up(&self.host_keys, &self.name, Some(said)).await?;
+        }
         let (plain, note) = match Certificate::from_bytes(&shown) {
             Err(_) => (shown, None),
             Ok(certificate) => match self.judge_certificate(&certificate)? {

@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use base64ct::{Base64, Encoding as _};
 use ring::digest;
 use russh::keys::signature::Signer as _;
+use russh::keys::ssh_encoding::Encode as _;
 use russh::keys::ssh_key::{private::KeypairData, public::KeyData};
 use russh::keys::{Certificate, HashAlg, PrivateKey, PublicKeyBase64 as _, decode_secret_key};
 use secrecy::{ExposeSecret as _, SecretString};
 use tunneld_proto::status::{PromptField, PromptKind};
+use zeroize::Zeroizing;
 
 use super::blob;
 use super::budget::Desk;
@@ -217,6 +219,13 @@ pub(super) fn sign(key: &PrivateKey, data: &[u8], algorithm: &str) -> Result<Vec
     };
     let signature = signature.map_err(|error| format!("the key cannot sign: {error}"))?;
     Vec::try_from(signature).map_err(|error| format!("the signature cannot be written: {error}"))
+}
+
+/// The key as an agent takes it: its type and numbers.
+pub(super) fn for_agent(key: &PrivateKey) -> Option<Zeroizing<Vec<u8>>> {
+    let mut encoded = Zeroizing::new(Vec::with_capacity(4096));
+    key.key_data().encode(&mut *encoded).ok()?;
+    Some(encoded)
 }
 
 fn read_key(path: PathBuf, asked_for: bool) -> Result<Option<KeyFile>, Note> {

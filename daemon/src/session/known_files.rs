@@ -19,8 +19,13 @@ const LIMIT: u64 = 64 << 20;
 /// One writer at a time: each reads, adds and replaces.
 static WRITING: Mutex<()> = Mutex::const_new(());
 
-/// What the files say of `name`. A missing file says nothing; one that cannot be read is a failure.
-pub(super) async fn look_up(host_keys: &HostKeys, name: &Name) -> Result<KnownHost, Failure> {
+/// What the files, and the lines that a KnownHostsCommand said, tell of `name`. A missing file says nothing; one that
+/// cannot be read is a failure.
+pub(super) async fn look_up(
+    host_keys: &HostKeys,
+    name: &Name,
+    said: Option<Vec<u8>>,
+) -> Result<KnownHost, Failure> {
     let paths: Vec<PathBuf> = host_keys
         .user_files
         .iter()
@@ -33,6 +38,7 @@ pub(super) async fn look_up(host_keys: &HostKeys, name: &Name) -> Result<KnownHo
         for path in &paths {
             files.push((path.to_string_lossy().into_owned(), read(path)?));
         }
+        files.extend(said.map(|said| ("KnownHostsCommand".to_owned(), said)));
         let sources: Vec<Source<'_>> = files
             .iter()
             .map(|(file, text)| Source { file, text })
@@ -227,7 +233,8 @@ async fn off_runtime<T: Send + 'static>(
     })
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
     use crate::config::model::{HostKeyChecking, UpdateHostKeys};
@@ -267,7 +274,10 @@ mod tests {
             let host_keys = host_keys(&file, hash);
             add(&host_keys, &name, &key(1)).await.unwrap();
             assert_eq!(
-                look_up(&host_keys, &name).await.unwrap().judge(&key(1)),
+                look_up(&host_keys, &name, None)
+                    .await
+                    .unwrap()
+                    .judge(&key(1)),
                 Verdict::Known
             );
         }
@@ -298,9 +308,9 @@ mod tests {
     async fn what_cannot_be_read_is_refused_and_what_is_missing_is_empty() {
         let dir = tempfile::tempdir().unwrap();
         let name = Name::new("h", 22);
-        let missing = look_up(&host_keys(&dir.path().join("none"), false), &name).await;
+        let missing = look_up(&host_keys(&dir.path().join("none"), false), &name, None).await;
         assert_eq!(missing.unwrap().judge(&key(1)), Verdict::Unknown);
-        let folder = look_up(&host_keys(dir.path(), false), &name).await;
+        let folder = look_up(&host_keys(dir.path(), false), &name, None).await;
         assert_eq!(folder.unwrap_err().kind, FailureKind::KnownHosts);
     }
 

@@ -12,10 +12,12 @@ mod dial;
 mod host_key;
 mod interactive;
 mod keys;
+mod known_command;
 mod known_files;
 mod login;
 mod passwords;
 mod tcp;
+mod update_keys;
 
 use std::io;
 use std::net::SocketAddr;

@@ -107,16 +107,38 @@ fn is_of(address: &SocketAddr, family: AddressFamily) -> bool {
 }
 
 async fn local_addresses(route: &Route) -> Result<Vec<IpAddr>, Failure> {
-    let Some(bind) = route.bind_address.as_deref() else {
+    let failed = |what: String| Failure::new(FailureKind::BindFailed, what);
+    if let Some(bind) = route.bind_address.as_deref() {
+        let found = tokio::net::lookup_host((bind, 0)).await.map_err(|error| {
+            failed(format!(
+                "looking up bind_address {}: {error}",
+                text::escape(bind)
+            ))
+        })?;
+        return Ok(found.map(|address| address.ip()).collect());
+    }
+    let Some(name) = route.bind_interface.as_deref() else {
         return Ok(Vec::new());
     };
-    let found = tokio::net::lookup_host((bind, 0)).await.map_err(|error| {
-        Failure::new(
-            FailureKind::BindFailed,
-            format!("looking up bind_address {}: {error}", text::escape(bind)),
-        )
-    })?;
-    Ok(found.map(|address| address.ip()).collect())
+    let shown = text::escape(name);
+    let interfaces = netwatcher::list_interfaces()
+        .map_err(|error| failed(format!("looking for the interface {shown}: {error}")))?;
+    let found: Vec<IpAddr> = interfaces
+        .values()
+        .filter(|interface| interface.name == name)
+        .flat_map(|interface| interface.ips.iter().map(|record| record.ip))
+        .filter(|ip| !is_link_local(ip))
+        .collect();
+    match found.is_empty() {
+        true => Err(failed(format!("the interface {shown} has no address now"))
+            .hint("check bind_interface, and that the interface is up")),
+        false => Ok(found),
+    }
+}
+
+/// Such an address is of no use without its scope.
+fn is_link_local(ip: &IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 async fn connect_one(
@@ -135,7 +157,7 @@ async fn connect_one(
             .ok_or_else(|| {
                 io::Error::new(
                     io::ErrorKind::AddrNotAvailable,
-                    "bind_address is of the other address family",
+                    "the local address to dial from is of the other address family",
                 )
             })?;
         socket.bind(SocketAddr::new(*from, 0))?;

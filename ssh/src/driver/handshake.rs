@@ -85,7 +85,7 @@ where
     )
     .await?;
     let ident = handle.shared.drive(|state| match &mut state.stage {
-        Stage::Login(login) => std::mem::take(&mut login.ident),
+        Stage::Login(login) => login.ident.clone(),
         Stage::Standing { .. } => String::new(),
     });
     let (auth, service) = Auth::new(user);

@@ -6,6 +6,7 @@
 mod channel;
 mod handshake;
 mod io;
+mod prove;
 mod session;
 mod signer;
 mod state;

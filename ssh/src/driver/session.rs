@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Options;
 use super::channel::Channel;
+use super::prove;
 use super::state::{Shared, State};
 use super::task::Driver;
 use crate::connection::{Listen, Reply, RequestId, Target};
@@ -326,6 +327,34 @@ impl Session {
         self.handle
             .shared
             .drive(|state| state.host_keys.subscribe())
+    }
+
+    /// Asks the server to prove that it holds these host keys (OpenSSH PROTOCOL §2.5): all of them, or none.
+    ///
+    /// # Errors
+    /// Why it is not proven; [`ForwardError::Nonsense`] where a signature is wrong.
+    pub async fn prove_host_keys(&self, keys: &[Bytes]) -> Result<(), ForwardError> {
+        let reply = self
+            .ask(self.handle.options.request, |state| {
+                let State {
+                    connection,
+                    transport,
+                    ..
+                } = state;
+                connection.prove_host_keys(keys, transport)
+            })
+            .await?;
+        let Reply::Proof(proof) = reply else {
+            return Err(ForwardError::Nonsense);
+        };
+        let session_id = self
+            .handle
+            .shared
+            .drive(|state| state.transport.session_id().to_vec());
+        match prove::holds(&session_id, keys, &proof) {
+            true => Ok(()),
+            false => Err(ForwardError::Nonsense),
+        }
     }
 
     /// Waits until the session has ended; why.

@@ -182,6 +182,17 @@ impl State {
         Some(slot)
     }
 
+    /// The server closed the connection: what it said instead of an identification tells why.
+    pub(crate) fn eof(&self) -> Error {
+        let said = self.transport.pre_banner();
+        match &self.stage {
+            Stage::Login(login) if login.ident.is_empty() && !said.is_empty() => {
+                Error::Ident(format!("it closed the connection after saying: {said}"))
+            }
+            _ => Error::Eof,
+        }
+    }
+
     /// Takes in all that was read.
     pub(crate) fn read(&mut self, now: Instant) -> Result<(), Error> {
         while let Some(event) = self.transport.poll(now)? {

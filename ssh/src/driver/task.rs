@@ -90,7 +90,7 @@ impl Driver {
     fn read(&mut self, cx: &mut Context<'_>) -> Result<usize, Error> {
         let count = match self.stream.poll_read(cx, &mut self.read, self.block) {
             Poll::Pending => return Ok(0),
-            Poll::Ready(Ok(0)) => return Err(Error::Eof),
+            Poll::Ready(Ok(0)) => return Err(self.shared.drive(|state| state.eof())),
             Poll::Ready(count) => count?,
         };
         self.last_heard = Instant::now();

@@ -1,6 +1,9 @@
 //! Sessions of the daemon's own, without the daemon: `dial` against real servers.
 
 mod basics;
+mod hosts;
+mod logins;
+mod ways;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

@@ -1,0 +1,110 @@
+//! Host keys: questions, learning, commands.
+
+use anyhow::Result;
+use tunneld::config::model::{HostKeyChecking, UpdateHostKeys};
+use tunneld::failure::FailureKind;
+use tunneld_tests::sshd::{Setup, Sshd};
+use tunneld_tests::{keys, wait};
+
+use super::{Person, connect, connect_with, refused, route};
+
+#[tokio::test]
+async fn a_new_host_is_asked_about_and_learnt() -> Result<()> {
+    let server = Sshd::start().await?;
+    let mut route = route(&server);
+    let known = server.dir().join("fresh/known_hosts");
+    route.host_keys.user_files = vec![known.clone()];
+    let failure = refused(&route).await;
+    assert_eq!(failure.kind, FailureKind::HostKeyUnknown, "{failure:?}");
+
+    route.host_keys.checking = HostKeyChecking::Ask;
+    assert_eq!(refused(&route).await.kind, FailureKind::NotAnswered);
+    let no = Person::who_says(&[Some("no")]);
+    let failure = connect_with(&route, &no).await.err().unwrap();
+    assert_eq!(failure.kind, FailureKind::HostKeyUnknown);
+    assert_eq!(server.log()?.count_after(0, "userauth-request"), 0);
+
+    let yes = Person::who_says(&[Some("maybe"), Some("yes")]);
+    connect_with(&route, &yes).await?;
+    let print = keys::fingerprint(&server.host_key("ed25519")).await?;
+    let asked = yes.asked();
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[0].fingerprint.as_deref(), Some(print.as_str()));
+    assert!(asked[0].text.contains(&print) && asked[0].text.contains("ED25519"));
+    let learnt = std::fs::read_to_string(&known)?;
+    assert_eq!(learnt, server.known_hosts_at(server.port())?);
+    connect(&route).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_changed_key_shows_both_and_sends_no_login() -> Result<()> {
+    let mut server = Sshd::start().await?;
+    let mut route = route(&server);
+    route.host_keys.checking = HostKeyChecking::AcceptNew;
+    let before = keys::fingerprint(&server.host_key("ed25519")).await?;
+    server.change_host_keys().await?;
+    let now = keys::fingerprint(&server.host_key("ed25519")).await?;
+    let failure = refused(&route).await;
+    assert_eq!(failure.kind, FailureKind::HostKeyChanged, "{failure:?}");
+    let file = route.host_keys.user_files[0].display().to_string();
+    for part in [&before, &now, &format!("{file}:1")] {
+        assert!(failure.message.contains(part.as_str()), "{failure:?}");
+    }
+    assert!(
+        failure
+            .hint
+            .unwrap()
+            .starts_with("if the host's owner confirms")
+    );
+    assert_eq!(server.log()?.count_after(0, "userauth-request"), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn further_keys_are_learnt_once_they_are_proven() -> Result<()> {
+    let server = Sshd::with(Setup {
+        host_keys: vec!["ed25519".into(), "ecdsa".into(), "rsa".into()],
+        ..Setup::default()
+    })
+    .await?;
+    let mut route = route(&server);
+    let whole = server.known_hosts_at(server.port())?;
+    let known = route.host_keys.user_files[0].clone();
+    std::fs::write(&known, whole.lines().next().unwrap())?;
+    route.host_keys.update = UpdateHostKeys::Yes;
+    let _session = connect(&route).await?;
+    let learning = async {
+        while std::fs::read_to_string(&known).unwrap().lines().count() < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    wait::within(wait::LONG, "three keys", learning).await?;
+    let learnt = std::fs::read_to_string(&known)?;
+    for line in whole.lines() {
+        assert!(learnt.contains(line), "{learnt}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_knows_hosts_and_its_failure_refuses() -> Result<()> {
+    let server = Sshd::start().await?;
+    let mut route = route(&server);
+    let known = route.host_keys.user_files[0].display().to_string();
+    route.host_keys.user_files = vec![server.dir().join("none")];
+    let said = server.dir().join("said");
+    route.host_keys.command = Some(format!(
+        "sh -c \"echo $0 $1 >> {}; cat {known}\" %I %t",
+        said.display()
+    ));
+    connect(&route).await?;
+    assert_eq!(
+        std::fs::read_to_string(&said)?,
+        "ORDER NONE\nHOSTNAME ssh-ed25519\n"
+    );
+    route.host_keys.command = Some("false".into());
+    let failure = refused(&route).await;
+    assert_eq!(failure.kind, FailureKind::KnownHosts, "{failure:?}");
+    Ok(())
+}

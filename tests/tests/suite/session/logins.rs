@@ -1,0 +1,158 @@
+//! Logins: what is asked, what is tried, what is told.
+
+use std::os::unix::fs::PermissionsExt;
+
+use anyhow::Result;
+use tunneld::config::model::{AddKeysToAgent, Agent as Where};
+use tunneld::failure::FailureKind;
+use tunneld_proto::status::PromptKind;
+use tunneld_tests::agent::Agent;
+use tunneld_tests::keys;
+use tunneld_tests::sshd::Sshd;
+
+use super::{Person, connect, connect_with, refused, route};
+
+#[tokio::test]
+async fn a_passphrase_is_asked_until_it_is_right_and_kept() -> Result<()> {
+    let server = Sshd::start().await?;
+    let key = server.dir().join("locked");
+    keys::generate_with(&key, "ed25519", "open sesame").await?;
+    std::fs::copy(
+        key.with_extension("pub"),
+        server.dir().join("authorized_keys"),
+    )?;
+    let mut route = route(&server);
+    route.auth.identity_files = vec![key];
+    let person = Person::who_says(&[Some("wrong"), Some("open sesame")]);
+    let session = connect_with(&route, &person).await?.session;
+    let asked = person.asked();
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[0].kind, PromptKind::Passphrase);
+    assert!(asked[0].text.contains("/locked") && !asked[0].fields[0].echo);
+    assert!(asked[1].text.contains("wrong"), "{asked:?}");
+    assert!(
+        session.info().auth.contains("file"),
+        "{}",
+        session.info().auth
+    );
+    // The next dial asks nobody.
+    connect(&route).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_that_the_server_does_not_take_is_not_unlocked() -> Result<()> {
+    let server = Sshd::start().await?;
+    let key = server.dir().join("locked");
+    keys::generate_with(&key, "ed25519", "open sesame").await?;
+    let mut route = route(&server);
+    route.auth.identity_files = vec![key, server.user_key()];
+    let person = Person::who_says(&[]);
+    connect_with(&route, &person).await?;
+    assert!(person.asked().is_empty(), "{:?}", person.asked());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_unanswered_prompt_burns_no_attempt() -> Result<()> {
+    let server =
+        Sshd::with_lines(&["PasswordAuthentication yes", "PubkeyAuthentication no"]).await?;
+    let mut route = route(&server);
+    let failure = refused(&route).await;
+    assert_eq!(failure.kind, FailureKind::NotAnswered, "{failure:?}");
+    assert!(!server.log()?.text().contains("Failed password"));
+
+    let person = Person::who_says(&[Some("a"), Some("b"), Some("c")]);
+    let failure = connect_with(&route, &person).await.err().unwrap();
+    assert_eq!(failure.kind, FailureKind::AuthRefused, "{failure:?}");
+    let asked = person.asked();
+    assert_eq!(asked.len(), 3);
+    assert!(asked[1].text.contains("wrong"), "{asked:?}");
+
+    route.auth.password_command = ["sh", "-c", "echo hunter2"].map(str::to_owned).to_vec();
+    let failure = refused(&route).await;
+    assert_eq!(failure.kind, FailureKind::AuthRefused, "{failure:?}");
+    assert!(!format!("{failure:?}").contains("hunter2"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn files_that_are_no_good_are_named_with_the_remedy() -> Result<()> {
+    let server = Sshd::start().await?;
+    let dir = server.dir();
+    let mut route = route(&server);
+    let open = dir.join("open_to_all");
+    keys::generate(&open, "ed25519").await?;
+    std::fs::set_permissions(&open, PermissionsExt::from_mode(0o644))?;
+    let (folder, fifo, big, junk) = (
+        dir.join("folder"),
+        dir.join("fifo"),
+        dir.join("big"),
+        dir.join("junk"),
+    );
+    std::fs::create_dir(&folder)?;
+    keys::run("mkfifo", &[fifo.to_str().unwrap()]).await?;
+    std::fs::File::create(&big)?.set_len(1 << 30)?;
+    std::fs::write(&junk, "no key")?;
+    std::fs::set_permissions(&junk, PermissionsExt::from_mode(0o600))?;
+    for (path, told) in [
+        (open, "chmod 600"),
+        (folder, "no regular file"),
+        (fifo, "no regular file"),
+        (big, "larger than 1 MiB"),
+        (junk, "no private key"),
+        (dir.join("missing"), "does not exist"),
+    ] {
+        route.auth.identity_files = vec![path.clone()];
+        let failure = refused(&route).await;
+        assert_eq!(failure.kind, FailureKind::NoCredentials, "{failure:?}");
+        assert!(failure.message.contains(told), "{failure:?}");
+        assert!(
+            failure.message.contains(path.to_str().unwrap()),
+            "{failure:?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn too_many_keys_are_a_refusal_and_the_right_file_goes_first() -> Result<()> {
+    let server = Sshd::with_lines(&["MaxAuthTries 3"]).await?;
+    let agent = Agent::start().await?;
+    for n in 0..8 {
+        let key = server.dir().join(format!("agent{n}"));
+        keys::generate(&key, "ed25519").await?;
+        agent.add(&key).await?;
+    }
+    let mut route = route(&server);
+    route.auth.agent = Where::Socket(agent.socket().to_owned());
+    connect(&route).await?;
+    route.auth.identity_files = Vec::new();
+    let failure = refused(&route).await;
+    assert_eq!(failure.kind, FailureKind::AuthRefused, "{failure:?}");
+    assert!(failure.hint.unwrap().contains("identities_only"));
+    route.auth.identities_only = true;
+    assert_eq!(refused(&route).await.kind, FailureKind::NoCredentials);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_is_given_to_the_agent_where_that_is_asked_for() -> Result<()> {
+    let server = Sshd::start().await?;
+    let agent = Agent::start().await?;
+    let mut route = route(&server);
+    route.auth.agent = Where::Socket(agent.socket().to_owned());
+    route.auth.add_keys_to_agent = AddKeysToAgent::Yes {
+        confirm: false,
+        lifetime: None,
+    };
+    let first = connect(&route).await?.session;
+    assert!(first.info().auth.contains("file"), "{}", first.info().auth);
+    let second = connect(&route).await?.session;
+    assert!(
+        second.info().auth.contains("agent"),
+        "{}",
+        second.info().auth
+    );
+    Ok(())
+}
