@@ -22,6 +22,5 @@ mod identification;
 mod kexinit;
 mod packets;
 mod play;
-mod random;
 mod rekey;
 mod tcp;

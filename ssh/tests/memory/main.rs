@@ -13,6 +13,7 @@
 mod peer;
 #[path = "../hostile/play.rs"]
 mod play;
+mod random;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
