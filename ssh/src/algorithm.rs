@@ -205,24 +205,30 @@ fn cpu_has_aes() -> bool {
     }
 }
 
-/// ssh_config's patterns: `*` for any run, `?` for one character.
+/// ssh_config's patterns: `*` for any run, `?` for one character. Only the last `*` is ever gone back to, so
+/// that no pattern of a stranger's takes long.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
-    let mut pattern_chars = pattern.chars();
-    match pattern_chars.next() {
-        None => name.is_empty(),
-        Some('*') => {
-            let rest = pattern_chars.as_str().trim_start_matches('*');
-            name.char_indices()
-                .map(|(at, _)| at)
-                .chain([name.len()])
-                .any(|at| name.get(at..).is_some_and(|tail| matches(rest, tail)))
-        }
-        Some(one) => {
-            let mut name_chars = name.chars();
-            name_chars
-                .next()
-                .is_some_and(|first| one == '?' || one == first)
-                && matches(pattern_chars.as_str(), name_chars.as_str())
+    let (mut pattern, mut name) = (pattern.chars(), name.chars());
+    let mut last_star = None;
+    loop {
+        let name_here = name.clone();
+        match (pattern.next(), name.next()) {
+            (Some('*'), _) => {
+                last_star = Some((pattern.clone(), name_here.clone()));
+                name = name_here;
+            }
+            (None, None) => return true,
+            (Some('?'), Some(_)) => {}
+            (Some(one), Some(first)) if one == first => {}
+            _ => {
+                let Some((after, from)) = &mut last_star else {
+                    return false;
+                };
+                if from.next().is_none() {
+                    return false;
+                }
+                (pattern, name) = (after.clone(), from.clone());
+            }
         }
     }
 }
@@ -252,6 +258,36 @@ mod tests {
         let error = Kind::Cipher.resolve("aes128-gmc").unwrap_err().to_string();
         assert!(error.contains("aes128-gmc") && error.contains("aes128-gcm@openssh.com"));
         assert!(Kind::Cipher.resolve("").is_err());
+    }
+
+    #[test]
+    fn patterns_match_as_a_whole() {
+        for (pattern, name, fits) in [
+            ("", "", true),
+            ("", "a", false),
+            ("*", "", true),
+            ("a*", "a", true),
+            ("*.example.org", "a.b.example.org", true),
+            ("*.example.org", "example.org", false),
+            ("a?c", "abc", true),
+            ("a?c", "ac", false),
+            ("*a*b", "aabab", true),
+            ("*ab", "aab", true),
+            ("a*b*c", "abbcbc", true),
+            ("a*b*c", "abbcb", false),
+            ("ä?*", "äöü", true),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+
+    /// A certificate's principals are patterns that a stranger wrote.
+    #[test]
+    fn no_pattern_takes_long() {
+        let (pattern, name) = ("*?".repeat(5000) + "x", "a".repeat(10_000));
+        let start = tokio::time::Instant::now();
+        assert!(!matches(&pattern, &name));
+        assert!(start.elapsed() < std::time::Duration::from_secs(5));
     }
 
     #[test]
