@@ -90,6 +90,11 @@ impl Store {
         });
     }
 
+    /// Forgets what was wanted of tunnels that are no longer configured.
+    pub fn unwant(&self, names: &[String]) {
+        self.change(|state| state.desired.retain(|name, _| !names.contains(name)));
+    }
+
     /// Forgets that a tunnel was made: it stands in the configuration by now.
     pub fn forget_made(&self, name: &str) {
         self.change(|state| drop(state.made.remove(name)));
@@ -154,9 +159,12 @@ mod tests {
         store.make("quick", serde_json::json!({"host": "h"}));
         store.make("gone", serde_json::json!({}));
         store.forget("gone");
+        store.want(&["removed".into()], Desired::Up);
+        store.unwant(&["removed".into()]);
         let again = Store::open(file.clone());
         assert_eq!(again.desired()["db"], Desired::Down);
         assert_eq!(again.desired()["web"], Desired::Up);
+        assert!(!again.desired().contains_key("removed"));
         assert!(again.is_made("quick") && !again.is_made("gone"));
         #[cfg(unix)]
         {

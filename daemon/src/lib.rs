@@ -80,7 +80,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
     let mut loader = Loader::new(dir.clone(), config::env::Env::from_process());
     let first = loader.load().await;
-    let store = Store::open(listener.endpoint().beside("state.json"));
+    let store = Arc::new(Store::open(listener.endpoint().beside("state.json")));
     let made = bring_back(&store, &loader).await;
     if let (false, Some(filter)) = (filter_given, &first.daemon.log)
         && let Err(error) = log.set_filter(filter)
@@ -91,7 +91,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let supervisor = Supervisor::start(first.daemon.max_concurrent_connects, &mut tasks);
     let level = (!filter_given).then(|| log.clone());
-    let (reloader, reloading) = Reloader::new(dir, loader, &first, level, supervisor.clone());
+    let (reloader, reloading) = Reloader::new(
+        dir,
+        loader,
+        &first,
+        level,
+        store.clone(),
+        supervisor.clone(),
+    );
     let context = Arc::new(Context {
         supervisor,
         reloader,

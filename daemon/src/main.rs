@@ -45,8 +45,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = tunneld::platform::process::harden().and_then(|()| {
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime.enable_all().build()?;
+        let runtime = tokio::runtime::Runtime::new()?;
         let ended = runtime.block_on(perform(arguments));
         // A lookup that hangs in a thread of its own does not keep the process.
         runtime.shutdown_background();

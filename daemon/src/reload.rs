@@ -13,6 +13,7 @@ use crate::config::load::{Loaded, Loader, ad_hoc};
 use crate::config::model::{DaemonConfig, Tunnel};
 use crate::config::save::save;
 use crate::config::watch::Watcher;
+use crate::desired::Store;
 use crate::log::Log;
 use crate::platform::service::{Notice, tell};
 use crate::supervisor::Supervisor;
@@ -50,6 +51,7 @@ pub struct Reloading {
     loader: Loader,
     daemon: DaemonConfig,
     log: Option<Log>,
+    store: Arc<Store>,
     supervisor: Supervisor,
     requests: mpsc::Receiver<Request>,
     shared: Arc<Shared>,
@@ -62,6 +64,7 @@ impl Reloader {
         loader: Loader,
         first: &Loaded,
         log: Option<Log>,
+        store: Arc<Store>,
         supervisor: Supervisor,
     ) -> (Self, Reloading) {
         let (requests, inbox) = mpsc::channel(16);
@@ -74,6 +77,7 @@ impl Reloader {
             loader,
             daemon: first.daemon.clone(),
             log,
+            store,
             supervisor,
             requests: inbox,
             shared: shared.clone(),
@@ -180,6 +184,7 @@ impl Reloading {
         self.set_daemon(loaded.daemon);
         let applied = self.supervisor.apply(loaded.tunnels).await;
         let applied = applied.unwrap_or_default();
+        self.store.unwant(&applied.removed);
         tell(&Notice::Ready);
         let report = Reloaded {
             added: applied.added,

@@ -11,6 +11,7 @@ mod stream;
 mod tests;
 mod wait;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use jiff::Timestamp;
@@ -30,7 +31,7 @@ pub struct Context {
     /// The configuration.
     pub reloader: Reloader,
     /// What outlives a restart.
-    pub store: Store,
+    pub store: Arc<Store>,
     /// The log.
     pub log: Log,
     /// The control socket, as it is told.

@@ -1,7 +1,6 @@
 //! The connection over a stream in memory with a paused clock, and the server over a real socket.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -36,16 +35,23 @@ impl Bench {
         std::fs::create_dir(&dir).unwrap();
         let mut loader = Loader::new(dir.clone(), Env::from_process());
         let first = loader.load().await;
+        let store = Arc::new(Store::open(folder.path().join("state.json")));
         let mut tasks = JoinSet::new();
         let supervisor = Supervisor::start(16, &mut tasks);
-        let (reloader, reloading) =
-            Reloader::new(dir.clone(), loader, &first, None, supervisor.clone());
+        let (reloader, reloading) = Reloader::new(
+            dir.clone(),
+            loader,
+            &first,
+            None,
+            store.clone(),
+            supervisor.clone(),
+        );
         let watcher = crate::config::watch::Watcher::new(&dir);
         tasks.spawn(reloading.run(watcher));
         let context = Arc::new(Context {
             supervisor,
             reloader,
-            store: Store::open(folder.path().join("state.json")),
+            store,
             log: Log::in_memory(),
             socket: "here".into(),
             notes: vec!["a note".into()],

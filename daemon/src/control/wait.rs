@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
 use tunneld_proto::error::{ErrorKind, RpcError};
-use tunneld_proto::status::{LastError, State, TunnelStatus};
+use tunneld_proto::status::{Desired, LastError, State, TunnelStatus};
 
 use crate::supervisor::Supervisor;
 
@@ -87,7 +87,9 @@ fn reached(
 }
 
 fn has_reached(status: &TunnelStatus, goal: Goal, begun: Timestamp) -> bool {
-    let stands = matches!(status.state, State::Up | State::Degraded);
+    // One that an earlier `down` is still closing stands, and is not wanted.
+    let stands =
+        status.desired == Desired::Up && matches!(status.state, State::Up | State::Degraded);
     match goal {
         Goal::Up => stands || status.state == State::Idle,
         Goal::Anew => {
@@ -160,7 +162,7 @@ fn late(
 mod tests {
     use super::*;
     use jiff::ToSpan as _;
-    use tunneld_proto::status::{Desired, SessionStatus};
+    use tunneld_proto::status::SessionStatus;
 
     fn status(state: State) -> TunnelStatus {
         TunnelStatus {
@@ -217,6 +219,11 @@ mod tests {
         }
         assert_eq!(check(status(State::Stopped), Goal::Down, now), Ok(true));
         assert_eq!(check(status(State::Up), Goal::Down, now), Ok(false));
+        let closing = TunnelStatus {
+            desired: Desired::Down,
+            ..status(State::Up)
+        };
+        assert_eq!(check(closing, Goal::Up, now), Ok(false));
     }
 
     #[test]

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use anyhow::bail;
-
 /// Makes the process fit to hold keys; called once, before a runtime or a key exists.
 ///
 /// # Errors
@@ -19,7 +17,8 @@ pub fn harden() -> anyhow::Result<()> {
 
 #[cfg(unix)]
 mod imp {
-    use super::{Path, bail};
+    use super::Path;
+    use anyhow::bail;
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
     use std::os::unix::fs::MetadataExt as _;
 
@@ -72,7 +71,6 @@ mod imp {
 
     pub(super) fn harden() {}
 
-    #[expect(clippy::unnecessary_wraps, reason = "the other systems can refuse")]
     pub(super) fn refuse_foreign_home(_: &Path) -> anyhow::Result<()> {
         Ok(())
     }
