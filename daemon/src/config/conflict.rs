@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::fault::{Problem, Source, Span, did_you_mean};
 use super::file::{Named, Parsed};
 use super::model::Forward;
-use super::resolve::shown;
+use super::resolve_forwards::shown;
 use super::spec::Jump;
 use crate::addr::{Bind, Endpoint, Listen};
 

@@ -1,5 +1,7 @@
 //! `[user@]host[:port]`, and which characters a host and a user may have (OpenSSH's rules, and a little stricter).
 
+use std::fmt;
+
 use crate::text::is_plain;
 
 /// A destination as it was written.
@@ -11,6 +13,23 @@ pub struct Destination {
     pub host: String,
     /// The port.
     pub port: Option<u16>,
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(user) = &self.user {
+            write!(f, "{user}@")?;
+        }
+        if self.host.contains(':') {
+            write!(f, "[{}]", self.host)?;
+        } else {
+            f.write_str(&self.host)?;
+        }
+        match self.port {
+            Some(port) => write!(f, ":{port}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Reads `[user@]host[:port]` or `ssh://[user@]host[:port]`; an IPv6 address with a port goes in brackets.
@@ -171,6 +190,7 @@ mod tests {
                 host: host.into(),
                 port,
             };
+            assert_eq!(parse(&expected.to_string()), Ok(expected.clone()), "{text}");
             assert_eq!(parse(text), Ok(expected), "{text}");
         }
     }

@@ -308,3 +308,8 @@ pub fn from_json(name: &str, value: &serde_json::Value) -> (Spec, Vec<Problem>) 
     let spec = read::spec(Owner::Tunnel, &title, entries, &mut problems);
     (spec, problems)
 }
+
+#[cfg(unix)]
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

@@ -7,10 +7,11 @@ use super::algorithms::{self, Kind as Algorithms};
 use super::destination::{self, check_host, check_user};
 use super::fault::{At, Problem};
 use super::forward;
-use super::model::{AddressFamily, Answer, Forward, UpdateHostKeys};
+use super::model::{AddressFamily, Forward};
 use super::raw::{Entry, Node, Value};
+use super::read_login;
 use super::spec::{Jump, Spec, SshConfig};
-use super::table::{Table, Wrong, argv, boolean, expected, integer, short_time, string};
+use super::table::{Table, Wrong, boolean, expected, integer, short_time, string};
 use super::values;
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -64,9 +65,9 @@ pub(super) fn spec(
         }
     }
     destination(&mut table, &mut spec);
-    authentication(&mut table, &mut spec);
-    host_keys(&mut table, &mut spec);
-    crypto(&mut table, &mut spec);
+    read_login::authentication(&mut table, &mut spec);
+    read_login::host_keys(&mut table, &mut spec);
+    read_login::crypto(&mut table, &mut spec);
     liveness(&mut table, &mut spec);
     forwards(&mut table, &mut spec);
     life(&mut table, &mut spec);
@@ -174,115 +175,6 @@ fn jump(node: &Node) -> Result<Jump, Wrong> {
     }
 }
 
-fn authentication(table: &mut Table<'_, '_>, spec: &mut Spec) {
-    spec.identity_file = paths(table, "identity_file");
-    spec.identities_only = table.boolean("identities_only");
-    spec.identity_agent = table.text("identity_agent", |text| Ok(text.to_owned()));
-    spec.certificate_file = paths(table, "certificate_file");
-    spec.preferred_authentications = table
-        .list("preferred_authentications", |node| {
-            values::methods(string(node)?).map_err(Wrong::from)
-        })
-        .map(flat);
-    spec.pubkey_authentication = table.boolean("pubkey_authentication");
-    spec.password_authentication = table.boolean("password_authentication");
-    spec.kbd_interactive_authentication = table.boolean("kbd_interactive_authentication");
-    spec.pubkey_accepted_algorithms =
-        algorithms(table, "pubkey_accepted_algorithms", algorithms::KEY_KIND);
-    spec.add_keys_to_agent = table.proved("add_keys_to_agent", |node| {
-        Ok(match &node.value {
-            Value::Bool(true) => values::add_keys("yes")?,
-            Value::Bool(false) => values::add_keys("no")?,
-            _ => values::add_keys(string(node)?)?,
-        })
-    });
-    spec.number_of_password_prompts = narrow(table.integer("number_of_password_prompts", 0..=100));
-    spec.password_command = table.argv("password_command");
-    spec.passphrase_command = table.argv("passphrase_command");
-    spec.answers = answers(table);
-}
-
-fn answers(table: &mut Table<'_, '_>) -> Option<At<Vec<Answer>>> {
-    let node = table.node("answers")?;
-    let Value::Array(items) = &node.value else {
-        let wrong = expected("a list of { prompt = \"regex\", command = [...] }", node);
-        return table.refused("answers", node.at, wrong);
-    };
-    let mut answers = Vec::new();
-    for item in items {
-        let Value::Table(entries) = &item.value else {
-            let wrong = expected("{ prompt = \"regex\", command = [...] }", item);
-            table.refuse("answers", item.at, wrong);
-            continue;
-        };
-        let mut inner = table.inner("answers", entries);
-        let prompt = inner.text("prompt", |text| match regex::Regex::new(text) {
-            Ok(_) => Ok(text.to_owned()),
-            Err(_) => Err(format!("`{text}` is no regular expression")),
-        });
-        let command = inner.proved("command", argv);
-        for (key, present) in [("prompt", prompt.is_some()), ("command", command.is_some())] {
-            if !present && !entries.iter().any(|entry| entry.key == key) {
-                inner.problem(Problem::new(item.at, format!("answers: {key} is missing")));
-            }
-        }
-        inner.finish();
-        if let (Some(prompt), Some(command)) = (prompt, command) {
-            answers.push(Answer {
-                prompt: prompt.value,
-                command: command.value,
-            });
-        }
-    }
-    Some(At {
-        value: answers,
-        at: node.at,
-    })
-}
-
-fn host_keys(table: &mut Table<'_, '_>, spec: &mut Spec) {
-    spec.strict_host_key_checking = table.proved("strict_host_key_checking", |node| {
-        let word = match &node.value {
-            Value::Bool(true) => "yes",
-            Value::Bool(false) => "no",
-            _ => string(node)?,
-        };
-        values::checking(word).ok_or_else(|| {
-            format!("expected \"ask\", \"yes\", \"accept-new\" or \"no\", found \"{word}\"").into()
-        })
-    });
-    spec.user_known_hosts_file = paths(table, "user_known_hosts_file");
-    spec.global_known_hosts_file = paths(table, "global_known_hosts_file");
-    spec.revoked_host_keys = paths(table, "revoked_host_keys");
-    spec.known_hosts_command = table.text("known_hosts_command", |text| {
-        Ok((!text.eq_ignore_ascii_case("none")).then(|| text.to_owned()))
-    });
-    spec.host_key_alias = table.text("host_key_alias", |text| {
-        check_host(text).map(|()| text.to_owned())
-    });
-    spec.host_key_algorithms = algorithms(table, "host_key_algorithms", algorithms::KEY_KIND);
-    spec.hash_known_hosts = table.boolean("hash_known_hosts");
-    spec.update_host_keys = table.proved("update_host_keys", |node| match &node.value {
-        Value::String(text) if text == "ask" => Ok(UpdateHostKeys::Ask),
-        _ => Ok(if boolean(node)? {
-            UpdateHostKeys::Yes
-        } else {
-            UpdateHostKeys::No
-        }),
-    });
-}
-
-fn crypto(table: &mut Table<'_, '_>, spec: &mut Spec) {
-    spec.ciphers = algorithms(table, "ciphers", algorithms::CIPHER_KIND);
-    spec.macs = algorithms(table, "macs", algorithms::MAC_KIND);
-    spec.kex_algorithms = algorithms(table, "kex_algorithms", algorithms::KEX_KIND);
-    spec.compression = table.boolean("compression");
-    spec.rekey_limit = table.proved("rekey_limit", |node| match &node.value {
-        Value::Integer(bytes) => Ok(values::rekey(&bytes.to_string())?),
-        _ => Ok(values::rekey(string(node)?)?),
-    });
-}
-
 fn liveness(table: &mut Table<'_, '_>, spec: &mut Spec) {
     spec.server_alive_interval = table.duration("server_alive_interval", Duration::ZERO..=YEAR);
     spec.server_alive_count_max = narrow(table.integer("server_alive_count_max", 1..=1_000));
@@ -373,7 +265,7 @@ fn life(table: &mut Table<'_, '_>, spec: &mut Spec) {
         });
 }
 
-fn paths(table: &mut Table<'_, '_>, key: &'static str) -> Option<At<Vec<At<String>>>> {
+pub(super) fn paths(table: &mut Table<'_, '_>, key: &'static str) -> Option<At<Vec<At<String>>>> {
     let list = table.list(key, |node| {
         let text = string(node)?;
         // A list holds one path an item; ssh_config's string of several is for these keywords alone.
@@ -404,7 +296,7 @@ fn paths(table: &mut Table<'_, '_>, key: &'static str) -> Option<At<Vec<At<Strin
     })
 }
 
-fn algorithms(
+pub(super) fn algorithms(
     table: &mut Table<'_, '_>,
     key: &'static str,
     kind: Algorithms,
@@ -438,14 +330,14 @@ fn choice<T: Copy>(
     })
 }
 
-fn flat<T>(list: At<Vec<At<Vec<T>>>>) -> At<Vec<T>> {
+pub(super) fn flat<T>(list: At<Vec<At<Vec<T>>>>) -> At<Vec<T>> {
     At {
         value: list.value.into_iter().flat_map(|item| item.value).collect(),
         at: list.at,
     }
 }
 
-fn narrow<T: TryFrom<i64>>(number: Option<At<i64>>) -> Option<At<T>> {
+pub(super) fn narrow<T: TryFrom<i64>>(number: Option<At<i64>>) -> Option<At<T>> {
     let number = number?;
     Some(At {
         value: T::try_from(number.value).ok()?,

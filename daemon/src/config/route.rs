@@ -11,8 +11,9 @@ use super::fault::{At, Problem};
 use super::model::{Route, Tunnel, Via};
 use super::resolve::{self, Resolved, SshOptions};
 use super::spec::{Spec, SshConfig};
-use crate::ssh_config::options::{self, Printed, Sources};
-use crate::ssh_config::query::{Files, Query, QueryError};
+use crate::ssh_config::options;
+use crate::ssh_config::printed::{Printed, Sources};
+use crate::ssh_config::query::{Files, Query, QueryError, Question};
 use crate::ssh_config::tokens;
 
 /// The longest chain of jump hosts.
@@ -139,7 +140,7 @@ impl<'a> Resolver<'a> {
     }
 
     async fn resolve(&self, name: &str, spec: &Spec) -> Result<Resolved, Vec<Problem>> {
-        let ssh = self.ssh(&resolve::asked(name, spec), spec).await?;
+        let ssh = self.ssh(&resolve::asked(name, spec), spec, None).await?;
         resolve::resolve(name, spec, ssh.as_ref(), self.env)
     }
 
@@ -148,6 +149,7 @@ impl<'a> Resolver<'a> {
         &self,
         asked: &Destination,
         spec: &Spec,
+        over: Option<&Destination>,
     ) -> Result<Option<SshOptions>, Vec<Problem>> {
         let at = spec.ssh_config.as_ref().and_then(|config| config.at);
         let problem = |message: String| vec![Problem::new(at, format!("ssh_config: {message}"))];
@@ -163,7 +165,12 @@ impl<'a> Resolver<'a> {
         let Some(query) = &self.query else {
             return self.without_ssh(&files).map_err(problem);
         };
-        match query.ask(&files, asked).await {
+        let question = Question {
+            files,
+            to: asked.clone(),
+            over: over.cloned(),
+        };
+        match query.ask(&question).await {
             Ok(text) => {
                 let host = Printed::parse(&text);
                 let none = self
@@ -184,7 +191,7 @@ impl<'a> Resolver<'a> {
                     .map(Some)
                     .map_err(problem)
             }
-            Err(QueryError::Absent) => self.without_ssh(&files).map_err(problem),
+            Err(QueryError::Absent) => self.without_ssh(&question.files).map_err(problem),
             Err(error) => Err(problem(error.to_string())),
         }
     }
@@ -203,12 +210,16 @@ impl<'a> Resolver<'a> {
     /// What ssh prints of a host that these files say nothing special of.
     async fn baseline(&self, files: &Files) -> Result<Printed, QueryError> {
         let query = self.query.as_ref().ok_or(QueryError::Absent)?;
-        let nobody = Destination {
-            user: None,
-            host: "tunneld.invalid".to_owned(),
-            port: None,
+        let question = Question {
+            files: files.clone(),
+            to: Destination {
+                user: None,
+                host: "tunneld.invalid".to_owned(),
+                port: None,
+            },
+            over: None,
         };
-        Ok(Printed::parse(&query.ask(files, &nobody).await?))
+        Ok(Printed::parse(&query.ask(&question).await?))
     }
 }
 
@@ -251,7 +262,8 @@ impl Chain<'_, '_> {
             let mut part = Vec::with_capacity(pending.len());
             let mut outer = Vec::new();
             for (place, hop) in pending.iter().enumerate() {
-                let mut resolved = self.hop(hop).await?;
+                let over = place.checked_sub(1).and_then(|before| pending.get(before));
+                let mut resolved = self.hop(hop, over).await?;
                 if place == 0 {
                     outer = resolved.hops;
                 } else {
@@ -268,7 +280,11 @@ impl Chain<'_, '_> {
 
     /// One hop, by ssh_config where it speaks and by the defaults where it does not: the tunnel's own keys are
     /// about its own host.
-    async fn hop(&mut self, hop: &Destination) -> Result<Resolved, String> {
+    async fn hop(
+        &mut self,
+        hop: &Destination,
+        over: Option<&Destination>,
+    ) -> Result<Resolved, String> {
         let told = |problems: Vec<Problem>| {
             let told: Vec<String> = problems
                 .into_iter()
@@ -284,7 +300,7 @@ impl Chain<'_, '_> {
             ssh_config: self.ssh_config.clone(),
             ..Spec::default()
         };
-        let ssh = self.resolver.ssh(hop, &spec).await.map_err(told)?;
+        let ssh = self.resolver.ssh(hop, &spec, over).await.map_err(told)?;
         let mut ssh = ssh.unwrap_or_else(|| SshOptions {
             host: hop.host.clone(),
             ..SshOptions::default()

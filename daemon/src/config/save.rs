@@ -82,7 +82,7 @@ fn holder(dir: &Path, name: &str) -> Option<PathBuf> {
     let mut paths: Vec<PathBuf> = std::fs::read_dir(dir)
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| super::load::is_config(path))
+        .filter(|path| super::scan::is_config(path))
         .collect();
     paths.sort();
     paths.into_iter().find(|path| {

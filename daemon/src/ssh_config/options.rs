@@ -1,9 +1,5 @@
 //! What `ssh -G` prints, read into the keys of `[tunnel.NAME]`: honoured, passed over, or told as impossible.
-//!
-//! `ssh -G` prints ssh's own defaults too. What it prints without any file counts as not said, so that tunneld's
-//! defaults hold there.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::destination::{self, Destination, check_host};
@@ -13,63 +9,9 @@ use crate::config::model::{AddressFamily, Forward, UpdateHostKeys};
 use crate::config::resolve::SshOptions;
 use crate::config::spec::{Jump, Spec};
 use crate::config::{env::Env, values};
+use crate::ssh_config::printed::Sources;
 use crate::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
 use crate::{addr, duration};
-
-/// Every keyword with its values, in the order they were printed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Printed(BTreeMap<String, Vec<String>>);
-
-impl Printed {
-    /// Reads what `ssh -G` printed.
-    pub fn parse(text: &str) -> Self {
-        let mut printed: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for line in text.lines() {
-            let (keyword, value) = line.split_once(' ').unwrap_or((line, ""));
-            printed
-                .entry(keyword.to_ascii_lowercase())
-                .or_default()
-                .push(value.to_owned());
-        }
-        Self(printed)
-    }
-
-    fn all(&self, keyword: &str) -> &[String] {
-        self.0.get(keyword).map_or(&[], Vec::as_slice)
-    }
-
-    fn one(&self, keyword: &str) -> Option<&str> {
-        self.all(keyword).first().map(String::as_str)
-    }
-}
-
-/// What is printed for a host, and what is printed where nobody has said anything.
-#[derive(Debug, Clone, Copy)]
-pub struct Sources<'a> {
-    /// For the host.
-    pub host: &'a Printed,
-    /// Without any file: ssh's own defaults.
-    pub none: &'a Printed,
-    /// By the system's file alone: what it says for all hosts is no wish of this one.
-    pub system: &'a Printed,
-}
-
-impl<'a> Sources<'a> {
-    fn said(&self, keyword: &str) -> Option<&'a [String]> {
-        let values = self.host.all(keyword);
-        (!values.is_empty() && values != self.none.all(keyword)).then_some(values)
-    }
-
-    fn one(&self, keyword: &str) -> Option<&'a str> {
-        self.said(keyword)?.first().map(String::as_str)
-    }
-
-    /// Whether the host, and not just the system, asks for it.
-    fn wished(&self, keyword: &str) -> Option<&'a str> {
-        let values = self.said(keyword)?;
-        (values != self.system.all(keyword)).then(|| values.first().map(String::as_str))?
-    }
-}
 
 /// Keywords that tunneld cannot honour, when they are wishes, and what to do instead.
 const IMPOSSIBLE: &[(&str, &[&str], &str)] = &[

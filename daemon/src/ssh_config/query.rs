@@ -53,7 +53,17 @@ pub enum Files {
     None,
 }
 
-type Question = (Files, Destination);
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Question {
+    /// Which files are read.
+    pub files: Files,
+    /// About whom.
+    pub to: Destination,
+    /// The jump host that it is reached over whatever the files say, as ssh says `-J` for each hop but the nearest.
+    pub over: Option<Destination>,
+}
+
 type Answer = Result<Arc<str>, QueryError>;
 
 /// Asks, and remembers the answers for as long as it lives: one load.
@@ -78,31 +88,36 @@ impl Query {
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn ask(&self, files: &Files, to: &Destination) -> Answer {
-        check_host(&to.host).map_err(QueryError::Unfit)?;
-        if let Some(user) = &to.user {
-            check_user(user).map_err(QueryError::Unfit)?;
+    pub async fn ask(&self, question: &Question) -> Answer {
+        for named in [Some(&question.to), question.over.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            check_host(&named.host).map_err(QueryError::Unfit)?;
+            if let Some(user) = &named.user {
+                check_user(user).map_err(QueryError::Unfit)?;
+            }
         }
         let cell = {
             // Held for the look-up alone, no await under it.
             let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(answers.entry((files.clone(), to.clone())).or_default())
+            Arc::clone(answers.entry(question.clone()).or_default())
         };
         cell.get_or_init(|| async {
             let Ok(_turn) = self.turns.acquire().await else {
                 return Err(QueryError::Failed("it is too late to ask".to_owned()));
             };
-            run(&self.ssh, files, to).await.map(Arc::from)
+            run(&self.ssh, question).await.map(Arc::from)
         })
         .await
         .clone()
     }
 }
 
-async fn run(ssh: &Path, files: &Files, to: &Destination) -> Result<String, QueryError> {
+async fn run(ssh: &Path, question: &Question) -> Result<String, QueryError> {
     let mut command = Command::new(ssh);
     command
-        .args(arguments(files, to))
+        .args(arguments(question))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -159,13 +174,17 @@ async fn output(child: &mut Child) -> Result<String, QueryError> {
     String::from_utf8(out).map_err(|_| QueryError::Failed("its answer is no UTF-8".to_owned()))
 }
 
-fn arguments(files: &Files, to: &Destination) -> Vec<OsString> {
+fn arguments(question: &Question) -> Vec<OsString> {
+    let Question { files, to, over } = question;
     // No session is meant: without -N, ForkAfterAuthentication and its like are refused for want of a command.
     let mut arguments: Vec<OsString> = vec!["-G".into(), "-T".into(), "-N".into()];
     match files {
         Files::Usual => {}
         Files::One(path) => arguments.extend(["-F".into(), path.into()]),
         Files::None => arguments.extend(["-F".into(), "none".into()]),
+    }
+    if let Some(over) = over {
+        arguments.extend(["-J".into(), over.to_string().into()]);
     }
     if let Some(port) = to.port {
         arguments.extend(["-p".into(), port.to_string().into()]);
