@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::inbox::Inbox;
-use super::window::{Limits, ReceiveWindow, SendWindow};
+use super::pace::SendWindow;
+use super::window::{Limits, ReceiveWindow};
 
 /// How far an open channel has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,6 +10,7 @@ mod global;
 mod inbox;
 mod message;
 mod open;
+mod pace;
 mod request;
 mod rtt;
 mod table;
@@ -138,6 +139,8 @@ pub struct Connection {
     requests: Meter,
     offences: u64,
     events: VecDeque<Event>,
+    /// When a channel that waits for its pace is looked at again.
+    patience: Option<Instant>,
 }
 
 impl Connection {
@@ -153,6 +156,7 @@ impl Connection {
             requests: Meter::new(1000, Duration::from_secs(1)),
             offences: 0,
             events: VecDeque::new(),
+            patience: None,
         }
     }
 
@@ -277,10 +281,11 @@ impl Connection {
     }
 
     fn window_adjust(&mut self, now: Instant, id: u32, credit: u32) -> Result<(), Error> {
+        let rtt = self.rtt.least();
         let Some(channel) = self.channels.standing(id) else {
             return self.offend(now);
         };
-        if !channel.send.extend(credit) {
+        if !channel.send.extend(now, credit, rtt) {
             return Err(broken("a window of 2^32 bytes or more"));
         }
         self.events.push_back(Event::Writable(ChannelId(id)));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::channel::{Channel, End, Stage, Taken};
 use super::global::Belongs;
 use super::message::{self, Forwarded, Open, Target};
-use super::window::SendWindow;
+use super::pace::SendWindow;
 use super::{ChannelId, Connection, Event, Incoming, Outbox, TEXT, broken, credit};
 use crate::error::{Error, bounded};
 use crate::wire::Reader;
@@ -231,11 +231,18 @@ impl Connection {
         Ok(len)
     }
 
-    /// What [`Connection::write`] would do with `len` bytes.
+    /// What [`Connection::write`] would do with `len` bytes; where it is nothing for want of window, the writer
+    /// waits for [`Event::Writable`].
     ///
     /// # Errors
     /// As there.
-    pub fn may_write(&mut self, id: ChannelId, len: usize) -> Result<usize, Unwritten> {
+    pub fn may_write(
+        &mut self,
+        id: ChannelId,
+        len: usize,
+        now: Instant,
+    ) -> Result<usize, Unwritten> {
+        let rtt = self.rtt.least();
         let channel = self.channels.get_mut(id.0).ok_or(Unwritten::Closed)?;
         if channel.theirs == End::Close {
             return Err(Unwritten::Closed);
@@ -244,9 +251,36 @@ impl Connection {
             return Err(Unwritten::Ended);
         }
         match channel.send.allows(len) {
-            0 if len > 0 => Err(Unwritten::NoWindow),
+            0 if len > 0 => {
+                if let Some(until) = channel.send.wait(now, rtt) {
+                    self.patience = Some(self.patience.map_or(until, |known| known.min(until)));
+                }
+                Err(Unwritten::NoWindow)
+            }
             len => Ok(len),
         }
+    }
+
+    /// When [`Connection::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.patience
+    }
+
+    /// Lets channels go on that waited for their pace too long.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.patience.is_none_or(|until| now < until) {
+            return;
+        }
+        let rtt = self.rtt.least();
+        let mut next: Option<Instant> = None;
+        for (id, channel) in self.channels.iter_mut() {
+            if channel.send.give_up(now, rtt) {
+                self.events.push_back(Event::Writable(ChannelId(id)));
+            } else if let Some(until) = channel.send.waits_until(rtt) {
+                next = Some(next.map_or(until, |known| known.min(until)));
+            }
+        }
+        self.patience = next;
     }
 
     /// Ends our direction: the server will read to the end of what was written.

@@ -44,6 +44,13 @@ impl Table {
         self.slots.iter().filter_map(|slot| slot.as_deref())
     }
 
+    /// All of them with their numbers.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Channel)> {
+        (0..)
+            .zip(&mut self.slots)
+            .filter_map(|(id, slot)| Some((id, slot.as_deref_mut()?)))
+    }
+
     /// Takes one out.
     pub(crate) fn remove(&mut self, id: u32) -> Option<Box<Channel>> {
         let channel = self.slots.get_mut(id as usize)?.take()?;

@@ -1,4 +1,4 @@
-//! Flow control (RFC 4254 §5.2): what the peer may still send, and what we may.
+//! Flow control (RFC 4254 §5.2): what the peer may still send.
 //!
 //! Credit is given when bytes are consumed, never when they arrive. The target grows with the bandwidth-delay
 //! product: the rate at which this channel's reader takes bytes, times the session's least round trip. The least
@@ -125,44 +125,6 @@ impl ReceiveWindow {
     }
 }
 
-/// The window we are given.
-#[derive(Debug)]
-pub(crate) struct SendWindow {
-    open: u32,
-    packet: u32,
-}
-
-impl SendWindow {
-    /// A window as the peer announced it.
-    pub(crate) fn new(open: u32, packet: u32) -> Self {
-        Self { open, packet }
-    }
-
-    /// How much of `len` bytes may go in one packet now.
-    pub(crate) fn allows(&self, len: usize) -> usize {
-        len.min(self.open as usize).min(self.packet as usize)
-    }
-
-    /// Books what was sent.
-    pub(crate) fn spend(&mut self, len: usize) {
-        self.open = self
-            .open
-            .saturating_sub(u32::try_from(len).unwrap_or(u32::MAX));
-    }
-
-    /// Adds credit; `false` where it overflows (RFC 4254 §5.2 forbids it).
-    #[must_use]
-    pub(crate) fn extend(&mut self, credit: u32) -> bool {
-        match self.open.checked_add(credit) {
-            Some(open) => {
-                self.open = open;
-                true
-            }
-            None => false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,12 +187,5 @@ mod tests {
         assert!(window.receive(2 << 20));
         assert_eq!(window.credit(), None);
         assert!(!window.receive(1));
-    }
-
-    #[test]
-    fn credit_past_the_top_is_an_offence() {
-        let mut window = SendWindow::new(u32::MAX - 1, 1);
-        assert!(window.extend(1));
-        assert!(!window.extend(1));
     }
 }

@@ -227,7 +227,9 @@ fn write(
     if let Some(error) = &state.ended {
         return Poll::Ready(Err(aborted(error)));
     }
-    let allowed = state.connection.may_write(id, data.len());
+    let now = Instant::now().into_std();
+    let before = state.connection.poll_timeout();
+    let allowed = state.connection.may_write(id, data.len(), now);
     if let Err(why @ (Unwritten::Closed | Unwritten::Ended)) = allowed {
         return Poll::Ready(Err(unwritten(why)));
     }

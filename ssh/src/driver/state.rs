@@ -239,10 +239,24 @@ impl State {
     /// Takes in one packet of the standing session.
     pub(crate) fn packet(&mut self, now: Instant, payload: Bytes) -> Result<(), Error> {
         let handled = self.connection.handle(now, payload, &mut self.transport);
+        self.tell_all();
+        handled
+    }
+
+    /// Does what is due.
+    pub(crate) fn on_time(&mut self, now: Instant) -> Result<(), Error> {
+        self.connection.handle_timeout(now);
+        self.tell_all();
+        match self.transport.poll_timeout() {
+            Some(due) if due <= now => self.transport.handle_timeout(now),
+            _ => Ok(()),
+        }
+    }
+
+    fn tell_all(&mut self) {
         while let Some(event) = self.connection.poll_event() {
             self.tell(event);
         }
-        handled
     }
 
     fn tell(&mut self, event: Event) {

@@ -173,7 +173,11 @@ impl Driver {
             let (due, begins) = self.shared.drive(|state| {
                 let standing = matches!(state.stage, Stage::Standing { .. });
                 let begins = standing && self.next_ping.is_none() && options.dead_after().is_some();
-                (state.transport.poll_timeout(), begins)
+                let due = [
+                    state.transport.poll_timeout(),
+                    state.connection.poll_timeout(),
+                ];
+                (due.into_iter().flatten().min(), begins)
             });
             if begins {
                 // The first one measures the line before there is any load on it.
@@ -228,14 +232,11 @@ impl Driver {
                 });
             }
         }
-        self.shared
-            .drive(|state| match state.transport.poll_timeout() {
-                Some(due) if due <= now.into_std() => state
-                    .transport
-                    .handle_timeout(now.into_std())
-                    .inspect_err(|error| farewell(state, error)),
-                _ => Ok(()),
-            })?;
+        self.shared.drive(|state| {
+            state
+                .on_time(now.into_std())
+                .inspect_err(|error| farewell(state, error))
+        })?;
         self.write(cx)
     }
 
