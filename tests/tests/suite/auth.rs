@@ -136,12 +136,13 @@ async fn encrypted_keys_by_command_and_by_prompt() -> Result<()> {
         with_key(&server, "two", &ppk2)?,
         with_key(&server, "three", &ppk3)?,
         with_key(&server, "asks", &open)?,
-    );
-    let (_home, daemon) = home(&text).await?;
+    ) + "autostart = false\n";
+    let (home, daemon) = home(&text).await?;
     for name in ["open", "two", "three"] {
         daemon.wait_up(name).await?;
     }
     let mut watch = daemon.watch().await?;
+    home.ctl(&["up", "asks", "--no-wait"]).await?.expect(0)?;
     let first = prompt(&mut watch, "asks").await?;
     assert_eq!(first.kind, PromptKind::Passphrase);
     assert!(
@@ -258,16 +259,17 @@ async fn password_by_command_and_by_prompt_carries_bytes() -> Result<()> {
     let target = Target::echo().await?;
     let forward = format!("local_forward = \"0 127.0.0.1:{}\"\n", target.port());
     let text = format!(
-        "{}{forward}password_command = [\"echo\", \"s3cret\"]\n{}{forward}",
+        "{}{forward}password_command = [\"echo\", \"s3cret\"]\n{}{forward}autostart = false\n",
         server.tunnel("command")?,
         server.tunnel("person")?
     );
-    let (_home, daemon) = home(&text).await?;
+    let (home, daemon) = home(&text).await?;
     let tunnel = daemon.wait_up("command").await?;
     let data = payload::random(70, 1 << 20);
     let stream = tcp(listen(&tunnel, ForwardKind::Local)?).await?;
     payload::same(&data, &payload::exchange(stream, &data).await?)?;
     let mut watch = daemon.watch().await?;
+    home.ctl(&["up", "person", "--no-wait"]).await?.expect(0)?;
     let asked = prompt(&mut watch, "person").await?;
     assert_eq!(asked.kind, PromptKind::Password);
     assert!(!asked.fields[0].echo);
@@ -332,12 +334,13 @@ async fn keyboard_interactive_rounds_by_commands_and_by_a_person() -> Result<()>
     let server = Asking::start(vec![Factor::Keyboard(code_rounds())]).await?;
     let answers = "answers = [{ prompt = \"(?i)^password\", command = [\"echo\", \"pw\"] }, { prompt = \"Project\", command = [\"echo\", \"p42\"] }, { prompt = \"(?i)code\", command = [\"echo\", \"123456\"] }]\n";
     let text = format!(
-        "{}{answers}{}",
+        "{}{answers}{}autostart = false\n",
         server.tunnel("commands")?,
         server.tunnel("person")?
     );
-    let (_home, daemon) = home(&text).await?;
+    let (home, daemon) = home(&text).await?;
     daemon.wait_up("commands").await?;
+    home.ctl(&["up", "person", "--no-wait"]).await?.expect(0)?;
     let mut watch = daemon.watch().await?;
     let first = prompt(&mut watch, "person").await?;
     assert_eq!(first.kind, PromptKind::KeyboardInteractive);

@@ -97,7 +97,7 @@ async fn frozen_peer_is_dead_after_interval_times_count() -> Result<()> {
 
 #[tokio::test]
 async fn frozen_sshd_under_uploads_and_a_stopped_reader_is_dead_as_soon() -> Result<()> {
-    let target = Target::start(Manner::Silent).await?;
+    let mut target = Target::start(Manner::Silent).await?;
     let (scene, before) = Scene::up(&forward(&target)).await?;
     let addr = listen(&before, ForwardKind::Local)?;
     let mut writers = tokio::task::JoinSet::new();
@@ -111,7 +111,15 @@ async fn frozen_sshd_under_uploads_and_a_stopped_reader_is_dead_as_soon() -> Res
             {}
         });
     }
+    target.wait_accepted(8, LONG).await?;
     let mut watch = scene.daemon.watch().await?;
+    within(LONG, "bytes on every connection", async {
+        while scene.daemon.status("t").await?.forwards[0].bytes_out < 8 << 20 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        anyhow::Ok(())
+    })
+    .await??;
     scene.server.freeze_sessions()?;
     let frozen = Instant::now();
     let dead = |tunnel: &TunnelStatus| tunnel.state != State::Up;
@@ -230,9 +238,11 @@ async fn no_hold_closes_at_once() -> Result<()> {
     scene.server.stop().await?;
     let away = |tunnel: &TunnelStatus| tunnel.state == State::Waiting;
     scene.daemon.wait_for("t", LONG, away).await?;
-    let mut stream = tcp(addr).await?;
-    let read = within(secs(1), "the end", stream.read_u8()).await?;
-    assert!(was_reset(read));
+    let read = within(secs(1), "the end", async {
+        // The reset may come before the connect has returned.
+        tokio::net::TcpStream::connect(addr).await?.read_u8().await
+    });
+    assert!(was_reset(read.await?));
     Ok(())
 }
 
@@ -299,7 +309,14 @@ async fn changed_host_key_stops_before_any_login() -> Result<()> {
     assert!(told.contains(&old) && told.contains(&new), "{told}");
     assert!(told.contains("ssh-keygen"), "{told}");
     let log = scene.server.log()?;
-    log.wait("Connection closed by", LONG).await?;
+    log.wait("Connection from", LONG).await?;
+    // Once the sessions are gone the server has said all that it will.
+    within(LONG, "the session to go", async {
+        while !scene.server.sessions().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await?;
     assert_eq!(log.count_after(0, "userauth-request"), 0);
     assert_eq!(std::fs::read_to_string(&known)?, before);
     Ok(())

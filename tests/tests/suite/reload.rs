@@ -163,7 +163,7 @@ async fn sighup_reads_again() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     let mut watch = scene.daemon.watch().await?;
     scene.daemon.process().signal(Signal::HUP)?;
-    reloaded(&mut watch, |_| true).await?;
+    scene.daemon.log().wait("SIGHUP", LONG).await?;
     scene.rewrite("description = \"after the signal\"")?;
     scene.daemon.process().signal(Signal::HUP)?;
     let told = |tunnel: &TunnelStatus| tunnel.description.is_some();

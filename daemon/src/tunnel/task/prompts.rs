@@ -4,14 +4,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use tunneld_proto::error::{ErrorKind, RpcError};
-use tunneld_proto::status::Prompt;
+use tunneld_proto::status::{Prompt, PromptKind};
 
 use super::{Task, Waiting};
 use crate::failure::{Failure, FailureKind};
-use crate::prompt::Asked;
+use crate::prompt::{Asked, Question};
 use crate::tunnel::machine::Event;
 use crate::tunnel::recent::Recent;
 
@@ -85,6 +85,15 @@ impl Task {
                 RpcError::new(ErrorKind::InvalidAnswer, message).hint("give one answer a field")
             );
         }
+        if let Some(answers) = &answers
+            && !is_verdict(&waiting.question, answers)
+        {
+            return Err(RpcError::new(
+                ErrorKind::InvalidAnswer,
+                "a host key is answered with \"yes\", \"no\" or its fingerprint",
+            )
+            .hint("compare the fingerprint with the one that the host's owner tells"));
+        }
         let Some(Waiting {
             question, answer, ..
         }) = self.take_prompt()
@@ -141,4 +150,18 @@ impl Task {
     pub(super) fn drop_prompt(&mut self) {
         drop(self.take_prompt());
     }
+}
+
+/// Whether an answer about a host key is one: a slip of the keyboard is neither consent nor refusal.
+fn is_verdict(question: &Question, answers: &[SecretString]) -> bool {
+    if question.kind != PromptKind::HostKey {
+        return true;
+    }
+    answers.iter().all(|answer| {
+        let answer = answer.expose_secret().trim();
+        let word = ["yes", "no"]
+            .iter()
+            .any(|word| answer.eq_ignore_ascii_case(word));
+        word || Some(answer) == question.fingerprint.as_deref()
+    })
 }
