@@ -303,6 +303,19 @@ async fn a_login_that_is_never_answered_times_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn banners_without_end_are_no_answer() {
+    let end = attack(When::Auth, async |server| {
+        server.service().await;
+        while server.send(&banner(b"soon")).await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    end.says("timed out while waiting for an answer to the login");
+    assert_eq!(end.after, Duration::from_secs(30));
+}
+
+#[tokio::test(start_paused = true)]
 async fn cut_answers_end_it() {
     for payload in [
         &[FAILURE][..],
