@@ -151,3 +151,38 @@ proptest! {
         });
     }
 }
+
+/// The manual and the reader know the same keys.
+#[test]
+fn every_key_is_in_the_manual_and_the_other_way_round() {
+    let manual = include_str!("../../../docs/configuration.md");
+    let documented: Vec<&str> = manual
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("| `")?
+                .split_once('`')
+                .map(|(key, _)| key)
+        })
+        .collect();
+    for key in &documented {
+        let daemon = matches!(*key, "log" | "max_concurrent_connects");
+        let title = if daemon { "daemon" } else { "tunnel.t" };
+        let (_, problems) = parse(0, &format!("[{title}]\n{key} = 1979-05-27\n"));
+        let unknown = problems
+            .iter()
+            .any(|problem| problem.message.contains("unknown key"));
+        assert!(!unknown && !problems.is_empty(), "{key}: {problems:?}");
+    }
+    let fields = format!("{:?}", Spec::default());
+    for field in fields
+        .split(['{', ','])
+        .filter_map(|part| part.split_once(':').map(|(name, _)| name.trim()))
+    {
+        let key = if field.starts_with("backoff_") {
+            "backoff"
+        } else {
+            field
+        };
+        assert!(documented.contains(&key), "{key} is not in the manual");
+    }
+}

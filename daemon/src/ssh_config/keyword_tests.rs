@@ -311,3 +311,21 @@ async fn what_cannot_be_done_is_told_for_that_host_alone() {
         assert_eq!(other.notes, Vec::<String>::new(), "{line}");
     }
 }
+
+/// The manual names every keyword of these tables.
+#[test]
+fn every_keyword_is_in_the_manual() {
+    let manual = include_str!("../../../docs/ssh_config.md");
+    let lines = HONOURED
+        .iter()
+        .map(|(lines, _)| *lines)
+        .chain(IGNORED.iter().copied());
+    for lines in lines.chain(TOLD.iter().map(|(line, _)| *line)) {
+        for keyword in lines.lines().filter_map(|line| line.split(' ').next()) {
+            assert!(
+                keyword == "Foo" || manual.contains(keyword),
+                "{keyword} is not in the manual"
+            );
+        }
+    }
+}
