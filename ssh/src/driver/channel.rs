@@ -245,6 +245,10 @@ fn write(
     }
     if allowed.is_err() {
         remember(&mut slot.writer, cx.waker());
+        if state.connection.poll_timeout() != before {
+            // The driver keeps the time of this wait.
+            state.kick();
+        }
         return Poll::Pending;
     }
     let full = match (turn, data.len() <= SMALL) {

@@ -4,6 +4,8 @@
 //! write (twice, while a batch is under way) and one window a channel to read.
 
 mod channel;
+#[cfg(test)]
+mod far;
 mod handshake;
 mod io;
 mod prove;
@@ -13,6 +15,8 @@ mod state;
 mod task;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_pace;
 mod wake;
 
 use std::time::Duration;
