@@ -110,6 +110,10 @@ async fn encrypted_keys_by_command_and_by_prompt() -> Result<()> {
     authorized += &std::fs::read_to_string(open.with_extension("pub"))?;
     let words = dir.join("words");
     std::fs::write(&words, "open sesame\n")?;
+    // A key of its own: one that was opened already needs no second answer.
+    let closed = dir.join("closed");
+    keys::generate_with(&closed, "ed25519", "open sesame").await?;
+    authorized += &std::fs::read_to_string(closed.with_extension("pub"))?;
     for (version, ppk) in [("2", &ppk2), ("3", &ppk3)] {
         let plain = dir.join(format!("plain{version}"));
         keys::generate(&plain, "ed25519").await?;
@@ -135,7 +139,7 @@ async fn encrypted_keys_by_command_and_by_prompt() -> Result<()> {
         with_key(&server, "open", &open)?,
         with_key(&server, "two", &ppk2)?,
         with_key(&server, "three", &ppk3)?,
-        with_key(&server, "asks", &open)?,
+        with_key(&server, "asks", &closed)?,
     ) + "autostart = false\n";
     let (home, daemon) = home(&text).await?;
     for name in ["open", "two", "three"] {
@@ -146,8 +150,8 @@ async fn encrypted_keys_by_command_and_by_prompt() -> Result<()> {
     let first = prompt(&mut watch, "asks").await?;
     assert_eq!(first.kind, PromptKind::Passphrase);
     assert!(
-        !first.fields[0].echo && first.fields[0].label.contains("open")
-            || first.text.contains("open")
+        !first.fields[0].echo
+            && (first.fields[0].label.contains("closed") || first.text.contains("closed"))
     );
     answer(&daemon, &first, &["wrong"]).await?;
     let other = |tunnel: &TunnelStatus| {

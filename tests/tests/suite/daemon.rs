@@ -133,7 +133,11 @@ async fn stops(mut daemon: Daemon, home: &Home, limit: u64) -> Result<()> {
 async fn sigterm_when_idle_or_up_is_prompt() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
-    let (scene, _) = Scene::up(&lines).await?;
+    let (scene, tunnel) = Scene::up(&lines).await?;
+    // A server that has just let us in may not listen for a goodbye yet.
+    let mut stream = tcp(listen(&tunnel, ForwardKind::Local)?).await?;
+    payload::ping(&mut stream, b"x").await?;
+    drop(stream);
     stops(scene.daemon, &scene.home, 2).await?;
     let log = scene.server.log()?;
     log.wait("Connection closed by", LONG)
