@@ -55,7 +55,10 @@ impl Agent {
             Where::Socket(path) => (path.clone(), true),
             Where::Environment => match std::env::var_os("SSH_AUTH_SOCK") {
                 Some(path) => (PathBuf::from(path), false),
-                None => return (None, default_place()),
+                None => match default_place() {
+                    Some(path) => (path, false),
+                    None => return (None, None),
+                },
             },
             Where::Variable(variable) => match std::env::var_os(variable) {
                 Some(path) => (PathBuf::from(path), true),
@@ -238,8 +241,14 @@ fn parse_signature(answer: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-#[cfg(unix)]
-fn default_place() -> Option<String> {
+/// Where the agent is when the environment does not say.
+#[cfg(windows)]
+fn default_place() -> Option<PathBuf> {
+    Some(PathBuf::from(r"\\.\pipe\openssh-ssh-agent"))
+}
+
+#[cfg(not(windows))]
+fn default_place() -> Option<PathBuf> {
     None
 }
 
@@ -256,11 +265,6 @@ async fn connect(path: &Path) -> io::Result<Box<dyn Io>> {
     }
     let stream = tokio::net::UnixStream::connect(path).await?;
     Ok(Box::new(stream))
-}
-
-#[cfg(not(unix))]
-fn default_place() -> Option<String> {
-    Some("no agent is named: set identity_agent to its named pipe".to_owned())
 }
 
 #[cfg(windows)]

@@ -19,12 +19,62 @@ impl<'a> Reader<'a> {
         Some(u32::from_be_bytes(*first))
     }
 
+    /// The next uint64.
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        let (first, rest) = self.0.split_first_chunk::<8>()?;
+        self.0 = rest;
+        Some(u64::from_be_bytes(*first))
+    }
+
     /// The next string.
     pub(super) fn string(&mut self) -> Option<&'a [u8]> {
         let len = usize::try_from(self.u32()?).ok()?;
         let (string, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         Some(string)
+    }
+}
+
+/// What a login wants to know of a certificate (OpenSSH PROTOCOL.certkeys); the server judges the rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Certificate {
+    /// The plain key that is certified.
+    pub(super) key: Vec<u8>,
+    /// The first second of its validity.
+    pub(super) valid_after: u64,
+    /// The second from which it is not valid any more.
+    pub(super) valid_before: u64,
+}
+
+impl Certificate {
+    /// Reads a certificate; none where the blob is anything else.
+    pub(super) fn read(blob: &[u8]) -> Option<Self> {
+        let mut reader = Reader(blob);
+        let name = std::str::from_utf8(reader.string()?).ok()?;
+        let (plain, certified) = plain_type(name);
+        if !certified {
+            return None;
+        }
+        let numbers = match plain.as_str() {
+            "ssh-ed25519" => 1,
+            "ssh-dss" => 4,
+            "sk-ecdsa-sha2-nistp256@openssh.com" => 3,
+            _ => 2,
+        };
+        let _nonce = reader.string()?;
+        let mut key = Vec::with_capacity(blob.len());
+        put_string(&mut key, plain.as_bytes());
+        for _ in 0..numbers {
+            put_string(&mut key, reader.string()?);
+        }
+        let _serial = reader.u64()?;
+        let _kind = reader.u32()?;
+        let (_key_id, _principals) = (reader.string()?, reader.string()?);
+        Some(Self {
+            key,
+            valid_after: reader.u64()?,
+            valid_before: reader.u64()?,
+        })
     }
 }
 
@@ -63,4 +113,48 @@ pub(super) fn short_type(name: &str) -> String {
         _ => return crate::text::escape(name),
     };
     format!("{short}{}", if certified { "-CERT" } else { "" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn certificate() -> Vec<u8> {
+        let mut blob = Vec::new();
+        put_string(&mut blob, b"ssh-ed25519-cert-v01@openssh.com");
+        put_string(&mut blob, b"nonce");
+        put_string(&mut blob, &[7; 32]);
+        blob.extend(1u64.to_be_bytes());
+        blob.extend(1u32.to_be_bytes());
+        put_string(&mut blob, b"id");
+        put_string(&mut blob, b"");
+        blob.extend(10u64.to_be_bytes());
+        blob.extend(20u64.to_be_bytes());
+        blob
+    }
+
+    #[test]
+    fn reads_what_a_certificate_certifies_and_until_when() {
+        let read = Certificate::read(&certificate()).unwrap();
+        let mut key = Vec::new();
+        put_string(&mut key, b"ssh-ed25519");
+        put_string(&mut key, &[7; 32]);
+        assert_eq!(
+            (read.key.clone(), read.valid_after, read.valid_before),
+            (key, 10, 20)
+        );
+        assert_eq!(Certificate::read(&read.key), None, "a plain key");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_cut_or_random_is_no_certificate(
+            cut in 0..certificate().len(),
+            random in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            prop_assert_eq!(Certificate::read(&certificate()[..cut]), None);
+            let _no_panic = (Certificate::read(&random), name(&random));
+        }
+    }
 }

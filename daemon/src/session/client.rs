@@ -15,7 +15,7 @@ use tunneld_ssh::error::Party;
 use tunneld_ssh::transport::{HostKey, HostKeyOffer};
 use tunneld_ssh::{Config, Error};
 
-use super::host_key::Trust;
+use super::host_key::{Trust, plain_key};
 use super::update_keys::Updates;
 use super::{Channel, Established, Incoming, OpenError, PendingChannel, Session, SessionInfo};
 use crate::addr::{Bind, Listen};
@@ -57,7 +57,7 @@ pub(super) async fn connect(
     let mut untrusted = None;
     let judge = async |offer: HostKeyOffer| {
         at_host_key();
-        match trust.judge(offer.blob.to_vec()).await {
+        match trust.judge(&offer).await {
             Ok(()) => true,
             Err(failure) => {
                 untrusted = Some(failure);
@@ -199,7 +199,7 @@ fn info(core: &driver::SessionInfo, auth: String, local_addr: Option<SocketAddr>
         host_key: format!(
             "{} {}",
             agreed.host_key,
-            known_hosts::fingerprint(&Trust::plain_key(&core.host_key.blob))
+            known_hosts::fingerprint(&plain_key(&core.host_key))
         ),
         auth,
         local_addr,
@@ -309,10 +309,8 @@ impl Client {
         let granted = self.core.request_forward(&wire).await;
         granted.map_err(|error| {
             lock(&self.asked).retain(|(core, _)| *core != wire);
-            forward_failure(
-                &error,
-                &format!("to listen on {}", text::escape(&listen.to_string())),
-            )
+            let shown = text::escape(&listen.to_string());
+            forward_failure(&error, &format!("the remote forward on {shown}"))
         })
     }
 
@@ -322,8 +320,11 @@ impl Client {
         match self.core.cancel_forward(&wire).await {
             Ok(()) | Err(ForwardError::Unknown) => Ok(()),
             Err(error) => {
-                let what = format!("to listen on {} no more", text::escape(&listen.to_string()));
-                Err(forward_failure(&error, &what))
+                let shown = text::escape(&listen.to_string());
+                Err(forward_failure(
+                    &error,
+                    &format!("the end of the remote forward on {shown}"),
+                ))
             }
         }
     }
@@ -334,7 +335,7 @@ impl Client {
                 FailureKind::DeadPeer,
                 format!("the server gave no sign of life within {deadline:?}"),
             ),
-            error => forward_failure(&error, "for a sign of life"),
+            error => forward_failure(&error, "a sign of life"),
         })
     }
 }
@@ -366,10 +367,10 @@ fn forward_failure(error: &ForwardError, what: &str) -> Failure {
              AllowStreamLocalForwarding, GatewayPorts or PermitListen forbid it",
         ),
         ForwardError::Timeout(after) => {
-            refused(format!("asked {what}, the server did not answer within {after:?}"))
+            refused(format!("asked for {what}, the server did not answer within {after:?}"))
         }
         ForwardError::Nonsense | ForwardError::Unknown => {
-            refused(format!("asked {what}: {error}"))
+            refused(format!("asked for {what}: {error}"))
         }
     }
 }

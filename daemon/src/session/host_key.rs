@@ -1,21 +1,20 @@
 //! Whether a host key is trusted: what the known_hosts files say, what a person says, what an authority has signed.
 
-use russh::keys::ssh_key::certificate::CertType;
-use russh::keys::{Algorithm, Certificate, HashAlg};
+use russh::keys::PublicKeyBase64 as _;
 use secrecy::ExposeSecret as _;
 use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_ssh::algorithm::Kind;
+use tunneld_ssh::driver::{HostKey, HostKeyOffer};
+use tunneld_ssh::signature::Certificate;
 
 use super::blob;
 use super::budget::Desk;
-use super::keys::{certified_key, key_data_blob};
 use super::known_command::KnownHostsCommand;
 use super::known_files;
 use super::update_keys::Updates;
 use crate::config::model::{HostKeyChecking, HostKeys, Route};
 use crate::failure::{Failure, FailureKind};
 use crate::known_hosts::{self, KnownHost, Name, Place, Verdict};
-use crate::pattern;
 use crate::prompt::Question;
 use crate::text;
 
@@ -111,31 +110,30 @@ impl Trust {
         offered
     }
 
-    /// The plain key of what a host showed: itself, or what its certificate certifies.
-    pub(super) fn plain_key(shown: &[u8]) -> Vec<u8> {
-        certified_key(shown).unwrap_or_else(|| shown.to_vec())
-    }
-
-    /// Judges the key or certificate that the host showed.
-    pub(super) async fn judge(mut self, shown: Vec<u8>) -> Result<(), Failure> {
+    /// Judges the key or certificate that the host showed and proved to hold.
+    pub(super) async fn judge(mut self, offer: &HostKeyOffer) -> Result<(), Failure> {
         if let Some(command) = &self.command {
-            let said = command.ask("HOSTNAME", Some(&shown)).await?;
+            let said = command.ask("HOSTNAME", Some(&offer.blob)).await?;
             self.known = known_files::look_up(&self.host_keys, &self.name, Some(said)).await?;
         }
-        let (plain, note) = match Certificate::from_bytes(&shown) {
-            Err(_) => (shown, None),
-            Ok(certificate) => match self.judge_certificate(&certificate)? {
-                Ok(()) => return Ok(()),
-                // As ssh does: the certificate falls away, the key in it is judged by itself.
-                Err(why) => {
-                    let plain = key_data_blob(certificate.public_key()).ok_or_else(unreadable)?;
-                    (plain, Some(why))
-                }
-            },
-        };
+        let plain = plain_key(offer);
         if known_files::is_revoked(&self.host_keys, &plain).await? {
             return Err(self.revoked(&plain, "a RevokedHostKeys file"));
         }
+        let note = match &offer.key {
+            HostKey::Plain(_) => None,
+            HostKey::Certificate(certificate) => {
+                let authority = certificate.authority.public_key_bytes();
+                if known_files::is_revoked(&self.host_keys, &authority).await? {
+                    return Err(self.revoked(&authority, "a RevokedHostKeys file"));
+                }
+                match self.judge_certificate(certificate, &plain)? {
+                    Ok(()) => return Ok(()),
+                    // As ssh does: the certificate falls away, the key in it is judged by itself.
+                    Err(why) => Some(why),
+                }
+            }
+        };
         match self.known.judge(&plain) {
             Verdict::Known => Ok(()),
             Verdict::Revoked(place) => Err(self.revoked(&plain, &at(&place))),
@@ -145,10 +143,13 @@ impl Trust {
     }
 
     /// Whether the certificate holds; the inner error is why not.
-    fn judge_certificate(&self, certificate: &Certificate) -> Result<Result<(), String>, Failure> {
-        let authority = key_data_blob(certificate.signature_key()).ok_or_else(unreadable)?;
-        let certified = key_data_blob(certificate.public_key()).ok_or_else(unreadable)?;
-        for key in [&authority, &certified] {
+    fn judge_certificate(
+        &self,
+        certificate: &Certificate,
+        plain: &[u8],
+    ) -> Result<Result<(), String>, Failure> {
+        let authority = certificate.authority.public_key_bytes();
+        for key in [authority.as_slice(), plain] {
             if let Some(place) = self.known.revoked(key) {
                 return Err(self.revoked(key, &at(&place)));
             }
@@ -156,44 +157,9 @@ impl Trust {
         if !self.known.trusts_authority(&authority) {
             return Ok(Err("its authority is not trusted for this host".into()));
         }
-        let now = jiff::Timestamp::now().as_second();
-        Ok(self.check_claims(certificate, u64::try_from(now).unwrap_or_default()))
-    }
-
-    fn check_claims(&self, certificate: &Certificate, now: u64) -> Result<(), String> {
-        if certificate.cert_type() != CertType::Host {
-            return Err("it is not for hosts".into());
-        }
-        if now >= certificate.valid_before() {
-            return Err("it has expired".into());
-        }
-        if now < certificate.valid_after() {
-            return Err("it is not valid yet".into());
-        }
-        if !certificate.critical_options().is_empty() {
-            return Err("it bears critical options that nobody knows".into());
-        }
-        if matches!(
-            certificate.signature().algorithm(),
-            Algorithm::Rsa { hash: None } | Algorithm::Dsa
-        ) {
-            return Err("its signature is of a kind that is no longer trusted".into());
-        }
-        let principals = certificate.valid_principals();
-        if !principals.is_empty()
-            && !principals
-                .iter()
-                .any(|principal| pattern::matches(&self.principal, principal))
-        {
-            return Err(format!(
-                "it is not for the name {}",
-                text::escape(&self.principal)
-            ));
-        }
-        let authority = certificate.signature_key().fingerprint(HashAlg::Sha256);
-        certificate
-            .validate_at(now, [&authority])
-            .map_err(|_| "its signature does not hold".into())
+        let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+        let checked = certificate.check_host(&self.principal, now);
+        Ok(checked.map_err(|why| text::escape(&why.to_string())))
     }
 
     /// The host is seen for the first time.
@@ -306,11 +272,12 @@ fn at(place: &Place) -> String {
     format!("{}:{}", text::escape(&place.file), place.line)
 }
 
-fn unreadable() -> Failure {
-    Failure::new(
-        FailureKind::Protocol,
-        "the server's host certificate cannot be read",
-    )
+/// The plain key of what a host showed: itself, or what its certificate certifies.
+pub(super) fn plain_key(offer: &HostKeyOffer) -> Vec<u8> {
+    match &offer.key {
+        HostKey::Plain(_) => offer.blob.to_vec(),
+        HostKey::Certificate(certificate) => certificate.key.public_key_bytes(),
+    }
 }
 
 /// The key type behind an algorithm's name.

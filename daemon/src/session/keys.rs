@@ -11,13 +11,13 @@ use base64ct::{Base64, Encoding as _};
 use ring::digest;
 use russh::keys::signature::Signer as _;
 use russh::keys::ssh_encoding::Encode as _;
-use russh::keys::ssh_key::{private::KeypairData, public::KeyData};
-use russh::keys::{Certificate, HashAlg, PrivateKey, PublicKeyBase64 as _, decode_secret_key};
+use russh::keys::ssh_key::private::KeypairData;
+use russh::keys::{HashAlg, PrivateKey, PublicKeyBase64 as _, decode_secret_key};
 use secrecy::{ExposeSecret as _, SecretString};
 use tunneld_proto::status::{PromptField, PromptKind};
 use zeroize::Zeroizing;
 
-use super::blob;
+use super::blob::{self, Certificate};
 use super::budget::Desk;
 use super::command;
 use super::login::SignError;
@@ -384,13 +384,13 @@ pub(super) async fn read_certificate(path: &Path) -> Result<Vec<u8>, Note> {
     };
     let blob = public_in(&content).ok_or_else(|| format!("{shown} is no certificate"))?;
     let certificate =
-        Certificate::from_bytes(&blob).map_err(|_| format!("{shown} is no certificate"))?;
+        Certificate::read(&blob).ok_or_else(|| format!("{shown} is no certificate"))?;
     let now = jiff::Timestamp::now().as_second();
     let after = |limit: u64| i64::try_from(limit).is_ok_and(|limit| now >= limit);
-    if after(certificate.valid_before()) {
+    if after(certificate.valid_before) {
         return Err(format!("certificate {shown} has expired: get a new one"));
     }
-    if !after(certificate.valid_after()) {
+    if !after(certificate.valid_after) {
         return Err(format!("certificate {shown} is not valid yet"));
     }
     Ok(blob)
@@ -398,11 +398,5 @@ pub(super) async fn read_certificate(path: &Path) -> Result<Vec<u8>, Note> {
 
 /// The plain key that a certificate certifies.
 pub(super) fn certified_key(certificate: &[u8]) -> Option<Vec<u8>> {
-    let certificate = Certificate::from_bytes(certificate).ok()?;
-    key_data_blob(certificate.public_key())
-}
-
-/// A key as it goes on the wire.
-pub(super) fn key_data_blob(key: &KeyData) -> Option<Vec<u8>> {
-    russh::keys::PublicKey::from(key.clone()).to_bytes().ok()
+    Certificate::read(certificate).map(|certificate| certificate.key)
 }
