@@ -11,6 +11,8 @@ use secrecy::SecretString;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, BufReader, ReadBuf};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinSet;
+use tokio::time::{Duration, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use zeroize::Zeroize;
 
 use crate::text;
@@ -133,21 +135,41 @@ pub(super) struct Proxy {
     stdin: ChildStdin,
     stdout: ChildStdout,
     _group: Group,
-    _log: JoinSet<()>,
+    _log: Arc<JoinSet<()>>,
 }
 
-/// The last that a ProxyCommand wrote to stderr, escaped.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Complaint(Arc<Mutex<String>>);
+/// How long after the command's end the last of its stderr is waited for.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// What a ProxyCommand wrote to stderr, escaped.
+#[derive(Clone, Debug)]
+pub(super) struct Complaint {
+    text: Arc<Mutex<String>>,
+    whole: CancellationToken,
+    _log: Arc<JoinSet<()>>,
+}
+
+/// The end of [`Complaint`] that is written.
+struct Complains {
+    text: Arc<Mutex<String>>,
+    _whole: DropGuard,
+}
 
 impl Complaint {
-    /// The text; empty where there is none.
-    pub(super) fn text(&self) -> String {
-        self.0.lock().map(|text| text.clone()).unwrap_or_default()
+    /// All that it said, once it is gone; empty where that is nothing.
+    pub(super) async fn last_words(&self) -> String {
+        // A grandchild that left the group may hold the pipe open.
+        let _whole_or_not = timeout(LAST_WORDS, self.whole.cancelled()).await;
+        self.text
+            .lock()
+            .map(|text| text.clone())
+            .unwrap_or_default()
     }
+}
 
+impl Complains {
     fn add(&self, line: &str) {
-        if let Ok(mut text) = self.0.lock()
+        if let Ok(mut text) = self.text.lock()
             && text.len() + line.len() < STDERR_LIMIT
         {
             if !text.is_empty() {
@@ -173,13 +195,23 @@ impl Proxy {
         else {
             return Err(io::Error::other("the command's pipes are not to be had"));
         };
-        let complaint = Complaint::default();
+        let (text, whole) = (Arc::default(), CancellationToken::new());
+        let complains = Complains {
+            text: Arc::clone(&text),
+            _whole: whole.clone().drop_guard(),
+        };
         let mut log = JoinSet::new();
-        log.spawn(log_stderr(stderr, complaint.clone(), tunnel.to_owned()));
+        log.spawn(log_stderr(stderr, complains, tunnel.to_owned()));
+        let log = Arc::new(log);
         let proxy = Self {
             stdin,
             stdout,
             _group: group,
+            _log: Arc::clone(&log),
+        };
+        let complaint = Complaint {
+            text,
+            whole,
             _log: log,
         };
         Ok((proxy, complaint))
@@ -201,7 +233,7 @@ fn shell(command: &str) -> Command {
 }
 
 /// Logs what the command says, as far as it is bearable, and keeps the beginning for the error.
-async fn log_stderr(stderr: ChildStderr, complaint: Complaint, tunnel: String) {
+async fn log_stderr(stderr: ChildStderr, complains: Complains, tunnel: String) {
     let mut lines = BufReader::new(stderr.take(u64::MAX));
     let mut logged = 0;
     loop {
@@ -220,7 +252,7 @@ async fn log_stderr(stderr: ChildStderr, complaint: Complaint, tunnel: String) {
             logged += line.len();
             tracing::info!(tunnel, "the proxy command says: {line}");
         }
-        complaint.add(&line);
+        complains.add(&line);
     }
 }
 
@@ -298,14 +330,11 @@ mod tests {
             .unwrap();
         let stat = format!("/proc/{}/stat", pid.trim());
         assert!(std::fs::exists(&stat).unwrap());
-        while complaint.text().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(complaint.text(), "oops");
         drop(proxy);
         let alive = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
         while alive() {
             tokio::task::yield_now().await;
         }
+        assert_eq!(complaint.last_words().await, "oops");
     }
 }

@@ -169,11 +169,12 @@ impl Dial<'_> {
         let way = self.open_way(over).await?;
         let trust = Trust::gather(route, &self.host, desk, tunnel).await?;
         self.enter(Phase::Kex);
-        let complained = |failure: Failure| with_complaint(failure, way.complaint.as_ref());
         let at_host_key = || self.enter(Phase::HostKey);
-        let mut connected = client::connect(way.carrier, route, trust, at_host_key)
-            .await
-            .map_err(complained)?;
+        let connected = client::connect(way.carrier, route, trust, at_host_key).await;
+        let mut connected = match connected {
+            Ok(connected) => connected,
+            Err(failure) => return Err(with_complaint(failure, way.complaint).await),
+        };
         self.enter(Phase::Auth);
         let who = self.who();
         let means = Means {
@@ -182,10 +183,13 @@ impl Dial<'_> {
             who: &who,
             tunnel,
         };
-        let how = auth::log_in(&mut connected, &means)
-            .await
-            .map_err(complained)?;
-        connected.establish(how, way.local_addr, way.over)
+        match auth::log_in(&mut connected, &means).await {
+            Ok(how) => connected.establish(how, way.local_addr, way.over),
+            Err(failure) => {
+                drop(connected);
+                Err(with_complaint(failure, way.complaint).await)
+            }
+        }
     }
 
     async fn open_way(&self, over: Option<(String, Session)>) -> Result<Way, Failure> {
@@ -255,7 +259,7 @@ impl Dial<'_> {
     }
 }
 
-fn with_complaint(failure: Failure, complaint: Option<&Complaint>) -> Failure {
+async fn with_complaint(failure: Failure, complaint: Option<Complaint>) -> Failure {
     let Some(complaint) = complaint else {
         return failure;
     };
@@ -263,7 +267,7 @@ fn with_complaint(failure: Failure, complaint: Option<&Complaint>) -> Failure {
         FailureKind::Disconnected | FailureKind::Protocol => FailureKind::Proxy,
         kind => kind,
     };
-    let said = text::escape(&complaint.text());
+    let said = text::escape(&complaint.last_words().await);
     let message = match said.is_empty() {
         true => format!("over proxy_command: {}", failure.message),
         false => format!(

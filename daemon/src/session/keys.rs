@@ -1,5 +1,5 @@
-//! Key files: read with ssh's care, unlocked when they are really needed, kept unlocked for the daemon's life so that
-//! a reconnect at night asks nobody. OpenSSH, PEM, PKCS#8 and PuTTY's formats; certificates beside them.
+//! Key files: read with ssh's care, unlocked when they are really needed, those that a person unlocked are kept for
+//! the daemon's life, so that a reconnect at night asks nobody. OpenSSH, PEM, PKCS#8 and PuTTY's formats; certificates beside them.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -95,11 +95,7 @@ impl KeyFile {
         };
         let key = match remembered(&sealed) {
             Some(key) => key,
-            None => {
-                let key = self.ask_for_key(&sealed, auth, desk, host).await?;
-                remember(&sealed, &key);
-                key
-            }
+            None => self.ask_for_key(&sealed, auth, desk, host).await?,
         };
         self.public = Some(key.public_key_bytes());
         self.secret = Some(Secret::Open(Arc::clone(&key)));
@@ -140,7 +136,10 @@ impl KeyFile {
                 .await
                 .map_err(|_| SignError::NotAnswered)?;
             match open(sealed, passphrase).await {
-                Ok(key) => return Ok(key),
+                Ok(key) => {
+                    remember(sealed, &key);
+                    return Ok(key);
+                }
                 Err(why) => trouble = format!("{why}. "),
             }
         }
@@ -179,7 +178,7 @@ fn unopened(sealed: &str) -> String {
 
 type Memory = Mutex<HashMap<[u8; 32], Arc<PrivateKey>>>;
 
-/// Keys that were unlocked, by the digest of their file. The lock is never held across an await.
+/// Keys that a person unlocked, by the digest of their file; a command can be asked again. The lock is never held across an await.
 fn memory() -> &'static Memory {
     static MEMORY: OnceLock<Memory> = OnceLock::new();
     MEMORY.get_or_init(Memory::default)

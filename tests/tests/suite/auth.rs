@@ -400,6 +400,7 @@ async fn sshd_wants_key_and_password() -> Result<()> {
     let (_home, daemon) = home(&text).await?;
     daemon.wait_up("t").await?;
     let log = server.log()?;
+    log.wait("Accepted password", LONG).await?;
     assert_eq!(log.count_after(0, "Accepted password"), 1, "{}", log.text());
     assert_eq!(log.count_after(0, "Failed password"), 0, "{}", log.text());
     Ok(())
