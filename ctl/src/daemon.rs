@@ -349,6 +349,7 @@ pub(crate) fn run_detached(_argv: &[OsString]) -> Exit {
 mod tests {
     use super::*;
 
+    #[cfg(unix)]
     #[test]
     fn units_are_looked_for_at_home_first() {
         let env = Env {

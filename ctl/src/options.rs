@@ -241,6 +241,10 @@ mod tests {
         Ok(Value::Object(spec.into_keys()))
     }
 
+    fn here(file: &str) -> String {
+        Path::new("/here").join(file).display().to_string()
+    }
+
     #[test]
     fn keywords_become_keys_in_any_case_and_form() {
         let got = spec(&[
@@ -262,8 +266,8 @@ mod tests {
             got.unwrap(),
             json!({
                 "server_alive_interval": "15", "port": 2222, "tcp_keep_alive": false, "macs": "+hmac-sha2-256",
-                "local_forward": ["1 a:2", "3 b:4"], "identity_file": ["/here/k", "none"],
-                "user_known_hosts_file": ["~/a", "/here/b"], "hold": "10s", "strict_host_key_checking": "no",
+                "local_forward": ["1 a:2", "3 b:4"], "identity_file": [here("k"), "none"],
+                "user_known_hosts_file": ["~/a", here("b")], "hold": "10s", "strict_host_key_checking": "no",
                 "compression": "maybe", "exit_on_forward_failure": true,
             })
         );

@@ -285,7 +285,7 @@ mod tests {
             got.spec,
             json!({
                 "host": "db.example.org", "user": "me", "port": 2222, "proxy_jump": "a,b@c:7", "address_family": "inet",
-                "compression": true, "identity_file": ["/here/key.pem", "~/k"],
+                "compression": true, "identity_file": [Path::new("/here").join("key.pem").display().to_string(), "~/k"],
                 "local_forward": ["8088:localhost:80", "/tmp/s:/run/s"], "remote_forward": ["9000:localhost:9"],
                 "dynamic_forward": ["1080"], "server_alive_interval": "15",
             })
