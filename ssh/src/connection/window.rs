@@ -13,6 +13,9 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// After so long without consumption the target falls back.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// As much credit is always worth a message: servers read that much from the target at once and keep it.
+const LUMP: u32 = 256 * 1024;
+
 /// Bounds of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -105,7 +108,7 @@ impl ReceiveWindow {
     /// The credit to give now, if it is worth a message.
     pub(crate) fn credit(&mut self) -> Option<u32> {
         let due = self.target.saturating_sub(self.open + self.held);
-        if due == 0 || due < self.target / 8 {
+        if due == 0 || due < (self.target / 8).min(LUMP) {
             return None;
         }
         self.open += due;
