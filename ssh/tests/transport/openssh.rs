@@ -36,6 +36,10 @@ fn every_key_exchange() {
             Err(Error::NoCommon { theirs, .. }) if kex.starts_with("mlkem") => {
                 eprintln!("SKIPPED: {kex} is not in {theirs}");
             }
+            // It hangs up when it finds nothing in common, and its reset may overtake its list.
+            Err(Error::Io(_) | Error::Eof) if kex.starts_with("mlkem") => {
+                eprintln!("SKIPPED: {kex}: the server hung up");
+            }
             Err(error) => panic!("{kex}: {error}"),
         }
     }
