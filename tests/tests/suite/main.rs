@@ -10,14 +10,17 @@
 
 mod auth;
 mod cli;
+mod clients;
 mod config_input;
 mod control;
 mod daemon;
 mod dynamic;
+mod faults;
 mod host_keys;
 mod lab;
 mod life;
 mod local;
+mod prompts;
 mod reach;
 mod reload;
 mod remote;
