@@ -1,4 +1,4 @@
-//! The named pipe: it is the lock, it carries both directions, its name bears the user's SID.
+//! The named pipe: one daemon has it, it carries both directions, its name bears the user's SID.
 #![cfg(windows)]
 
 use tempfile::TempDir;

@@ -1,7 +1,9 @@
 //! The named pipe: its name bears the user's SID, its security descriptor lets in the user and the system alone.
 //!
-//! The first instance of a pipe is made with FILE_FLAG_FIRST_PIPE_INSTANCE, so the name itself is the lock.
+//! A lock file decides who is the daemon, as elsewhere; the first instance of the pipe is made with
+//! FILE_FLAG_FIRST_PIPE_INSTANCE, so that a name that somebody else has taken is an error and no trap.
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -170,13 +172,36 @@ pub(super) fn prepare(endpoint: &Endpoint) -> Result<(), ListenError> {
 /// Listens.
 ///
 /// # Errors
-/// [`ListenError::Running`] where the pipe exists; else what the system said.
+/// [`ListenError::Running`] where another daemon holds the lock or the pipe; else what the system said.
 pub fn listen(endpoint: &Endpoint) -> Result<Listener, ListenError> {
     prepare(endpoint)?;
+    let lock = lock(endpoint)?;
     Ok(Listener {
         inner: create(endpoint)?,
         endpoint: endpoint.clone(),
+        _lock: lock,
     })
+}
+
+fn lock(endpoint: &Endpoint) -> Result<File, ListenError> {
+    let path = endpoint.beside("lock");
+    let file = File::create(&path).map_err(|err| failed("opening the lock", &path, err))?;
+    // A locked file cannot be read by others here: the pid stands beside it.
+    let pid = endpoint.beside("pid");
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let text = std::fs::read_to_string(&pid).unwrap_or_default();
+            return Err(ListenError::Running {
+                pid: text.trim().parse().ok(),
+                endpoint: endpoint.to_string(),
+            });
+        }
+        Err(TryLockError::Error(err)) => return Err(failed("locking", &path, err)),
+    }
+    std::fs::write(&pid, format!("{}\n", std::process::id()))
+        .map_err(|err| failed("writing", &pid, err))?;
+    Ok(file)
 }
 
 fn create(endpoint: &Endpoint) -> Result<local::Listener, ListenError> {
@@ -211,6 +236,8 @@ fn widestring_of(text: &str) -> io::Result<widestring::U16CString> {
 pub struct Listener {
     endpoint: Endpoint,
     inner: local::Listener,
+    /// Held for the listener's life: whoever holds it is the daemon.
+    _lock: File,
 }
 
 impl Listener {
