@@ -45,7 +45,10 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = tunneld::platform::process::harden().and_then(|()| {
-        let runtime = tokio::runtime::Runtime::new()?;
+        // One thread: a byte that changes threads on its way costs more than a second core gives.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let ended = runtime.block_on(perform(arguments));
         // A lookup that hangs in a thread of its own does not keep the process.
         runtime.shutdown_background();

@@ -107,19 +107,10 @@ impl Link for Session {
         target: &Target,
         originator: Option<SocketAddr>,
     ) -> Result<session::Channel, OpenError> {
-        let untellable = |what: &str| OpenError::Refused {
-            code: 2,
-            text: format!("{what} is not valid UTF-8"),
-        };
         match target {
-            Target::Tcp { host, port } => {
-                let host = std::str::from_utf8(host).map_err(|_| untellable("the host's name"))?;
-                self.open_direct_tcpip(host, *port, originator).await
-            }
+            Target::Tcp { host, port } => self.open_direct_tcpip(host, *port, originator).await,
             Target::Unix(path) => {
-                let path = path
-                    .to_str()
-                    .ok_or_else(|| untellable("the socket's path"))?;
+                let path = path.as_os_str().as_encoded_bytes();
                 self.open_direct_streamlocal(path).await
             }
         }

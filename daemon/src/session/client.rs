@@ -282,7 +282,7 @@ impl Client {
 
     pub(super) async fn open_direct_tcpip(
         &self,
-        host: &str,
+        host: &[u8],
         port: u16,
         originator: Option<SocketAddr>,
     ) -> Result<Channel, OpenError> {
@@ -294,7 +294,7 @@ impl Client {
         opened.map(Channel).map_err(open_error)
     }
 
-    pub(super) async fn open_direct_streamlocal(&self, path: &str) -> Result<Channel, OpenError> {
+    pub(super) async fn open_direct_streamlocal(&self, path: &[u8]) -> Result<Channel, OpenError> {
         let opened = self.core.open_direct_streamlocal(path).await;
         opened.map(Channel).map_err(open_error)
     }

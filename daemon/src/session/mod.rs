@@ -163,19 +163,23 @@ impl Session {
     /// The server's refusal, its silence, or the session's end.
     pub async fn open_direct_tcpip(
         &self,
-        host: &str,
+        host: impl AsRef<[u8]>,
         port: u16,
         originator: Option<SocketAddr>,
     ) -> Result<Channel, OpenError> {
-        self.0.open_direct_tcpip(host, port, originator).await
+        let opened = self.0.open_direct_tcpip(host.as_ref(), port, originator);
+        opened.await
     }
 
     /// Opens a connection to a Unix socket at the far end (OpenSSH PROTOCOL §2.4).
     ///
     /// # Errors
     /// The server's refusal, its silence, or the session's end.
-    pub async fn open_direct_streamlocal(&self, path: &str) -> Result<Channel, OpenError> {
-        self.0.open_direct_streamlocal(path).await
+    pub async fn open_direct_streamlocal(
+        &self,
+        path: impl AsRef<[u8]>,
+    ) -> Result<Channel, OpenError> {
+        self.0.open_direct_streamlocal(path.as_ref()).await
     }
 
     /// Asks the server to listen; the port really bound (0 for a Unix socket).

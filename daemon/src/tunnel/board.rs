@@ -129,11 +129,19 @@ impl Board {
         }
     }
 
-    /// A prompt waits.
-    pub fn put_prompt(&self, prompt: Prompt) {
+    /// A prompt waits, unless another tunnel asks the same host's person already: then that one's prompt.
+    pub fn put_prompt(&self, prompt: Prompt) -> Option<Prompt> {
         let mut inner = self.inner();
+        let first = inner
+            .prompts
+            .values()
+            .find(|first| first.host == prompt.host && first.tunnel != prompt.tunnel);
+        if let Some(first) = first {
+            return Some(first.clone());
+        }
         inner.prompts.insert(prompt.id, prompt.clone());
         self.tell(&mut inner, EventBody::Prompt { prompt });
+        None
     }
 
     /// A prompt waits no more.

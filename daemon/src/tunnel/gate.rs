@@ -17,15 +17,12 @@ pub struct Gate {
 
 /// The right to dial; given back when dropped.
 #[derive(Debug)]
-pub struct Pass {
-    _server: OwnedSemaphorePermit,
-    all: Option<OwnedSemaphorePermit>,
-}
+pub struct Pass(Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>);
 
 impl Pass {
-    /// Gives the place among all dials back and keeps the server's: a person who thinks must not hold up other hosts.
+    /// Gives the places back: a person who thinks must not hold up a tunnel that needs none.
     pub fn wait_for_a_person(&mut self) {
-        self.all = None;
+        self.0 = None;
     }
 }
 
@@ -42,10 +39,7 @@ impl Gate {
     pub async fn pass(&self, route: &Route) -> Option<Pass> {
         let server = self.server(route).acquire_owned().await.ok()?;
         let all = Arc::clone(&self.all).acquire_owned().await.ok()?;
-        Some(Pass {
-            _server: server,
-            all: Some(all),
-        })
+        Some(Pass(Some((server, all))))
     }
 
     fn server(&self, route: &Route) -> Arc<Semaphore> {

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use tunneld_proto::error::RpcError;
 use tunneld_proto::status::{Desired, Phase, Prompt, SessionStatus};
 
+use self::prompts::{Behind, Waiting};
 use super::gate::{Gate, Pass};
 use super::machine::{Action, Event, Machine, State};
 use super::recent::Recent;
@@ -107,6 +108,8 @@ pub struct Task {
     dial: Option<Dial>,
     session: Option<Live>,
     asked: Option<Waiting>,
+    /// Another tunnel's prompt that this one waits behind.
+    behind: Option<Behind>,
     /// An answer given while the tunnel was parked, for the same question of the next dial.
     answered: Option<(Question, Vec<SecretString>)>,
     /// What this dial was answered, worth keeping once it has let us in.
@@ -131,14 +134,6 @@ struct Live {
     epoch: u64,
     session: Session,
     told: SessionStatus,
-}
-
-/// A prompt that waits for its answer.
-struct Waiting {
-    prompt: Prompt,
-    question: Question,
-    /// None once the dial that asked is gone.
-    answer: Option<oneshot::Sender<Vec<SecretString>>>,
 }
 
 /// What is told and not computed.
@@ -176,6 +171,7 @@ enum Stir {
     ForwardsChanged,
     Deadline,
     LookForRemedy,
+    FirstMovedOn,
 }
 
 impl Task {
@@ -200,6 +196,7 @@ impl Task {
             dial: None,
             session: None,
             asked: None,
+            behind: None,
             answered: None,
             given: Vec::new(),
             causes: None,
@@ -237,6 +234,7 @@ impl Task {
                 Stir::ForwardsChanged => self.publish(),
                 Stir::Deadline => self.step(Event::Deadline),
                 Stir::LookForRemedy => self.look_for_remedy(),
+                Stir::FirstMovedOn => self.step(Event::Unparked),
             }
         }
         self.stop().await;
@@ -248,6 +246,7 @@ impl Task {
         }
         let deadline = self.machine.deadline();
         let dial = &mut self.dial;
+        let behind = &mut self.behind;
         tokio::select! {
             command = self.commands.recv() => Stir::Command(command),
             Some(done) = self.work.join_next() => Stir::Done(done),
@@ -263,6 +262,12 @@ impl Task {
                     None => std::future::pending().await,
                 }
             } => stir,
+            () = async {
+                match behind {
+                    Some(behind) => behind.moved_on().await,
+                    None => std::future::pending().await,
+                }
+            } => Stir::FirstMovedOn,
             () = self.changed.notified() => Stir::ForwardsChanged,
             () = async {
                 match deadline {
@@ -382,8 +387,15 @@ impl Task {
             State::NeedsInput { .. } | State::Parked { .. }
         ) {
             self.drop_prompt();
+            self.behind = None;
         }
         self.publish();
+    }
+
+    /// What it waits for: its own prompt, or the one of the tunnel before it.
+    fn prompt(&self) -> Option<&Prompt> {
+        let own = self.asked.as_ref().map(|waiting| &waiting.prompt);
+        own.or(self.behind.as_ref().map(|behind| &behind.prompt))
     }
 
     fn look_for_remedy(&mut self) {
@@ -480,7 +492,7 @@ impl Task {
             since: self.facts.since,
             desired: self.desired,
             last_error: self.facts.last_error.clone(),
-            prompt: self.asked.as_ref().map(|waiting| waiting.prompt.clone()),
+            prompt: self.prompt().cloned(),
             session: self.session.as_ref().map(|live| live.told.clone()),
             reconnects: self.facts.reconnects,
         };

@@ -5,15 +5,52 @@ use std::sync::{MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::{broadcast, oneshot};
 use tokio::time::Instant;
 use tunneld_proto::error::{ErrorKind, RpcError};
-use tunneld_proto::status::{Prompt, PromptKind};
+use tunneld_proto::message::{Event as BoardEvent, EventBody};
+use tunneld_proto::status::{Prompt, PromptKind, State as WireState};
 
-use super::{Task, Waiting};
+use super::Task;
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{Asked, Question};
 use crate::tunnel::machine::Event;
 use crate::tunnel::recent::Recent;
+
+/// A prompt that waits for its answer.
+pub(super) struct Waiting {
+    pub(super) prompt: Prompt,
+    question: Question,
+    /// None once the dial that asked is gone.
+    pub(super) answer: Option<oneshot::Sender<Vec<SecretString>>>,
+}
+
+/// Another tunnel that asks the same host's person.
+pub(super) struct Behind {
+    pub(super) prompt: Prompt,
+    events: broadcast::Receiver<BoardEvent>,
+}
+
+impl Behind {
+    /// Waits until that tunnel is let in, has failed, or is gone.
+    pub(super) async fn moved_on(&mut self) {
+        loop {
+            match self.events.recv().await.map(|event| event.body) {
+                Ok(EventBody::Tunnel { tunnel }) if tunnel.name == self.prompt.tunnel => {
+                    let busy =
+                        matches!(tunnel.state, WireState::NeedsInput | WireState::Connecting);
+                    if !busy {
+                        return;
+                    }
+                }
+                Ok(EventBody::Removed { name }) if name == self.prompt.tunnel => return,
+                Ok(_) => {}
+                // What was missed may have been it.
+                Err(_) => return,
+            }
+        }
+    }
+}
 
 impl Task {
     pub(super) fn ask(&mut self, Asked { question, answer }: Asked) {
@@ -50,13 +87,36 @@ impl Task {
             since: Timestamp::now(),
         };
         self.drop_prompt();
+        // Heard from before the look, so that the first tunnel's moving on cannot be missed.
+        let events = self.shared.board.subscribe().1;
+        if let Some(first) = self.shared.board.put_prompt(prompt.clone()) {
+            self.stand_behind(
+                epoch,
+                Behind {
+                    prompt: first,
+                    events,
+                },
+            );
+            return;
+        }
         self.asked = Some(Waiting {
-            prompt: prompt.clone(),
+            prompt,
             question,
             answer: Some(answer),
         });
-        self.shared.board.put_prompt(prompt);
         self.step(Event::Asked { epoch, prompt: id });
+    }
+
+    /// Another tunnel asks the same host's person: this one hangs up, and dials again once that one has moved on.
+    fn stand_behind(&mut self, epoch: u64, behind: Behind) {
+        let prompt = behind.prompt.id;
+        self.behind = Some(behind);
+        if let Some(dial) = self.dial.take() {
+            dial.abort.abort();
+        }
+        self.step(Event::Asked { epoch, prompt });
+        let why = Failure::new(FailureKind::Disconnected, "another tunnel asks first");
+        self.step(Event::Lost { epoch, why });
     }
 
     pub(super) fn answer(
