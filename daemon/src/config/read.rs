@@ -3,7 +3,9 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::algorithms::{self, Kind as Algorithms};
+use tunneld_ssh::algorithm::Kind;
+
+use super::algorithms;
 use super::destination::{self, check_host, check_user};
 use super::fault::{At, Problem};
 use super::forward;
@@ -299,7 +301,7 @@ pub(super) fn paths(table: &mut Table<'_, '_>, key: &'static str) -> Option<At<V
 pub(super) fn algorithms(
     table: &mut Table<'_, '_>,
     key: &'static str,
-    kind: Algorithms,
+    kind: Kind,
 ) -> Option<At<Vec<String>>> {
     table.proved(key, |node| match &node.value {
         Value::Array(items) => {

@@ -1,6 +1,7 @@
 //! Reads the keys of logging in: authentication, host keys, crypto.
 
-use super::algorithms;
+use tunneld_ssh::algorithm::Kind;
+
 use super::destination::check_host;
 use super::fault::{At, Problem};
 use super::model::{Answer, UpdateHostKeys};
@@ -24,7 +25,7 @@ pub(super) fn authentication(table: &mut Table<'_, '_>, spec: &mut Spec) {
     spec.password_authentication = table.boolean("password_authentication");
     spec.kbd_interactive_authentication = table.boolean("kbd_interactive_authentication");
     spec.pubkey_accepted_algorithms =
-        algorithms(table, "pubkey_accepted_algorithms", algorithms::KEY_KIND);
+        algorithms(table, "pubkey_accepted_algorithms", Kind::HostKey);
     spec.add_keys_to_agent = table.proved("add_keys_to_agent", |node| {
         Ok(match &node.value {
             Value::Bool(true) => values::add_keys("yes")?,
@@ -96,7 +97,7 @@ pub(super) fn host_keys(table: &mut Table<'_, '_>, spec: &mut Spec) {
     spec.host_key_alias = table.text("host_key_alias", |text| {
         check_host(text).map(|()| text.to_owned())
     });
-    spec.host_key_algorithms = algorithms(table, "host_key_algorithms", algorithms::KEY_KIND);
+    spec.host_key_algorithms = algorithms(table, "host_key_algorithms", Kind::HostKey);
     spec.hash_known_hosts = table.boolean("hash_known_hosts");
     spec.update_host_keys = table.proved("update_host_keys", |node| match &node.value {
         Value::String(text) if text == "ask" => Ok(UpdateHostKeys::Ask),
@@ -109,9 +110,9 @@ pub(super) fn host_keys(table: &mut Table<'_, '_>, spec: &mut Spec) {
 }
 
 pub(super) fn crypto(table: &mut Table<'_, '_>, spec: &mut Spec) {
-    spec.ciphers = algorithms(table, "ciphers", algorithms::CIPHER_KIND);
-    spec.macs = algorithms(table, "macs", algorithms::MAC_KIND);
-    spec.kex_algorithms = algorithms(table, "kex_algorithms", algorithms::KEX_KIND);
+    spec.ciphers = algorithms(table, "ciphers", Kind::Cipher);
+    spec.macs = algorithms(table, "macs", Kind::Mac);
+    spec.kex_algorithms = algorithms(table, "kex_algorithms", Kind::Kex);
     spec.compression = table.boolean("compression");
     spec.rekey_limit = table.proved("rekey_limit", |node| match &node.value {
         Value::Integer(bytes) => Ok(values::rekey(&bytes.to_string())?),
