@@ -13,6 +13,7 @@ use tunneld_proto::status::{ForwardKind, ForwardState, State, TunnelStatus};
 
 use crate::config::watch::Watcher;
 use crate::control::{self, Context};
+use crate::hooks::{Askpass, Hooks};
 use crate::platform::events::{Happening, Machine};
 use crate::platform::service::{Notice, tell, watchdog};
 use crate::platform::signals::{Signal, Signals};
@@ -49,6 +50,16 @@ impl Daemon {
         self.tasks
             .spawn(control::serve(listener, self.context.clone()));
         self.tasks.spawn(tell_status(self.context.clone()));
+        let Context {
+            supervisor,
+            stopping,
+            ..
+        } = &*self.context;
+        let hooks = Hooks::new(
+            supervisor.clone(),
+            Askpass::of(&|name| std::env::var_os(name)),
+        );
+        self.tasks.spawn(hooks.run(stopping.clone()));
     }
 
     /// Says that the daemon is ready once the first local listeners are bound, or have failed to be.

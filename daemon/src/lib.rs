@@ -4,6 +4,7 @@
 pub mod addr;
 pub mod backoff;
 pub mod check;
+mod command;
 pub mod config;
 pub mod control;
 mod daemon;
@@ -12,6 +13,7 @@ pub mod desired;
 pub mod duration;
 pub mod failure;
 pub mod forward;
+mod hooks;
 pub mod known_hosts;
 pub mod log;
 pub mod pattern;

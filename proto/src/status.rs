@@ -276,6 +276,20 @@ pub struct PromptField {
     pub echo: bool,
 }
 
+impl PromptKind {
+    /// The kind as it stands on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::HostKey => "host_key",
+            Self::Passphrase => "passphrase",
+            Self::Password => "password",
+            Self::NewPassword => "new_password",
+            Self::KeyboardInteractive => "keyboard_interactive",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What a prompt asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -280,7 +280,7 @@ pub struct Life {
     pub autostart: bool,
     /// How long a new connection is kept waiting for the session; zero closes it at once.
     pub hold: Duration,
-    /// argv run when a prompt waits and nobody is there to be asked; empty for none.
+    /// argv run when a prompt waits; empty for none.
     pub on_needs_input: Vec<String>,
 }
 

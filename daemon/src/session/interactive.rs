@@ -5,8 +5,8 @@ use secrecy::SecretString;
 use tunneld_proto::status::{PromptField, PromptKind};
 
 use super::auth::{Means, Step, not_answered};
-use super::command;
 use super::login::{Challenge, Login, Reply};
+use crate::command;
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::Question;
 use crate::text;

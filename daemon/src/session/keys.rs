@@ -19,8 +19,8 @@ use zeroize::Zeroizing;
 
 use super::blob::{self, Certificate};
 use super::budget::Desk;
-use super::command;
 use super::login::SignError;
+use crate::command;
 use crate::config::model::Auth;
 use crate::prompt::Question;
 use crate::text;

@@ -3,7 +3,7 @@
 
 use base64ct::{Base64, Encoding as _};
 
-use super::command;
+use crate::command;
 use crate::config::env::Env;
 use crate::config::model::Route;
 use crate::config::values;

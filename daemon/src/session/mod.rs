@@ -7,7 +7,6 @@ mod budget;
 mod candidates;
 mod client;
 mod client_login;
-mod command;
 mod dial;
 mod host_key;
 mod interactive;
@@ -16,6 +15,7 @@ mod known_command;
 mod known_files;
 mod login;
 mod passwords;
+mod proxy_command;
 mod tcp;
 mod update_keys;
 

@@ -4,8 +4,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tunneld_proto::status::{PromptField, PromptKind};
 
 use super::auth::{Means, Step, not_answered};
-use super::command;
 use super::login::{Login, Reply};
+use crate::command;
 use crate::failure::Failure;
 use crate::prompt::Question;
 

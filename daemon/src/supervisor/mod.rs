@@ -259,6 +259,11 @@ impl Supervisor {
         self.board.prompts()
     }
 
+    /// The command that a tunnel has for its prompts; empty where there is none.
+    pub fn on_needs_input(&self, name: &str) -> Vec<String> {
+        self.board.on_needs_input(name)
+    }
+
     /// The live session of a tunnel.
     ///
     /// # Errors

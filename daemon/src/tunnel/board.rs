@@ -172,6 +172,15 @@ impl Board {
         self.inner().entries.get(name).map(Entry::status)
     }
 
+    /// The `on_needs_input` of a tunnel; empty where there is none.
+    pub fn on_needs_input(&self, name: &str) -> Vec<String> {
+        self.inner()
+            .entries
+            .get(name)
+            .map(|entry| entry.facts.spec.life.on_needs_input.clone())
+            .unwrap_or_default()
+    }
+
     /// The waiting prompts, oldest first.
     pub fn prompts(&self) -> Vec<Prompt> {
         self.inner().prompts.values().cloned().collect()

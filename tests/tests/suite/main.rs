@@ -16,6 +16,7 @@ mod control;
 mod daemon;
 mod dynamic;
 mod faults;
+mod hooks;
 mod host_keys;
 mod lab;
 mod life;

@@ -1,134 +1,19 @@
-//! Programs that a dial runs: a command that says one line (host_command, password_command, …), and the ProxyCommand
-//! whose stdin and stdout carry the session. Each has a process group of its own, which is killed as a whole.
+//! The ProxyCommand whose stdin and stdout carry the session, and what it says on stderr meanwhile.
 
 use std::io;
 use std::pin::Pin;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use secrecy::SecretString;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, BufReader, ReadBuf};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinSet;
-use tokio::time::{Duration, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use zeroize::Zeroize;
 
+use crate::command::{Group, LAST_WORDS, STDERR_LIMIT};
 use crate::text;
-
-/// How much of a command's answer is taken.
-const ANSWER_LIMIT: u64 = 64 * 1024;
-/// How much of a command's stderr is kept.
-const STDERR_LIMIT: usize = 8 * 1024;
-
-/// A child and its whole process group, killed when dropped.
-struct Group(Child);
-
-impl Group {
-    fn spawn(mut command: Command) -> io::Result<Self> {
-        command.kill_on_drop(true);
-        #[cfg(unix)]
-        command.process_group(0);
-        command.spawn().map(Self)
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        #[cfg(unix)]
-        if let Some(group) = self
-            .0
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .and_then(rustix::process::Pid::from_raw)
-        {
-            use rustix::process::{Signal, kill_process_group};
-            let _gone_already = kill_process_group(group, Signal::KILL);
-        }
-    }
-}
-
-/// Runs `argv` and gives the first line of its stdout, which may be a secret. An error tells the program's name and
-/// its stderr, never its stdout.
-pub(super) async fn first_line(argv: &[String]) -> Result<SecretString, String> {
-    let mut said = output(argv).await?;
-    let line = first_line_of(&said);
-    said.zeroize();
-    let name = argv
-        .first()
-        .map(|name| text::escape(name))
-        .unwrap_or_default();
-    line.ok_or_else(|| format!("{name} said nothing that could be used"))
-}
-
-/// Runs `argv` and gives its stdout, up to 64 KiB.
-pub(super) async fn output(argv: &[String]) -> Result<Vec<u8>, String> {
-    let Some((program, arguments)) = argv.split_first() else {
-        return Err("no command is given".into());
-    };
-    let name = text::escape(program);
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = Group::spawn(command).map_err(|error| format!("running {name}: {error}"))?;
-    let (Some(stdout), Some(mut stderr)) = (child.0.stdout.take(), child.0.stderr.take()) else {
-        return Err(format!("running {name}: its output is not to be had"));
-    };
-    let mut said = Vec::with_capacity(4096);
-    let mut complaint = Vec::new();
-    let mut stdout = stdout.take(ANSWER_LIMIT);
-    let (read, _) = tokio::join!(
-        stdout.read_to_end(&mut said),
-        read_capped(&mut stderr, &mut complaint)
-    );
-    let ended = child.0.wait().await;
-    let tell = |what: String| {
-        let complaint = text::escape_bytes(complaint.trim_ascii());
-        match complaint.is_empty() {
-            true => format!("{name} {what}"),
-            false => format!("{name} {what}: {complaint}"),
-        }
-    };
-    read.map_err(|error| tell(format!("could not be read: {error}")))?;
-    let status = ended.map_err(|error| tell(format!("could not be waited for: {error}")))?;
-    match status.success() {
-        true => Ok(said),
-        false => {
-            said.zeroize();
-            Err(tell(describe(status)))
-        }
-    }
-}
-
-fn first_line_of(said: &[u8]) -> Option<SecretString> {
-    let line = said.split(|&byte| byte == b'\n').next()?;
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let line = std::str::from_utf8(line).ok()?;
-    (!line.is_empty()).then(|| SecretString::from(line))
-}
-
-fn describe(status: ExitStatus) -> String {
-    match status.code() {
-        Some(code) => format!("ended with status {code}"),
-        None => format!("ended: {status}"),
-    }
-}
-
-async fn read_capped(from: &mut ChildStderr, into: &mut Vec<u8>) -> io::Result<()> {
-    let mut space = [0; 1024];
-    loop {
-        let got = from.read(&mut space).await?;
-        if got == 0 {
-            return Ok(());
-        }
-        let room = STDERR_LIMIT.saturating_sub(into.len()).min(got);
-        into.extend_from_slice(space.get(..room).unwrap_or_default());
-    }
-}
 
 /// A running ProxyCommand.
 pub(super) struct Proxy {
@@ -137,9 +22,6 @@ pub(super) struct Proxy {
     _group: Group,
     _log: Arc<JoinSet<()>>,
 }
-
-/// How long after the command's end the last of its stderr is waited for.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What a ProxyCommand wrote to stderr, escaped.
 #[derive(Clone, Debug)]
@@ -189,7 +71,7 @@ impl Proxy {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut group = Group::spawn(shell)?;
-        let child = &mut group.0;
+        let child = group.child();
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
@@ -286,34 +168,6 @@ impl AsyncWrite for Proxy {
 #[cfg(unix)]
 mod tests {
     use super::*;
-    use secrecy::ExposeSecret;
-
-    fn sh(script: &str) -> Vec<String> {
-        ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
-    }
-
-    #[tokio::test]
-    async fn gives_the_first_line_alone() {
-        let line = first_line(&sh("printf 'one\\r\\ntwo\\n'")).await.unwrap();
-        assert_eq!(line.expose_secret(), "one");
-    }
-
-    #[tokio::test]
-    async fn tells_why_there_is_none_and_no_secret() {
-        let script = sh("echo hunter2; echo 'vault \u{1b}[1mlocked' >&2; exit 3");
-        let error = first_line(&script).await.unwrap_err();
-        assert_eq!(error, "/bin/sh ended with status 3: vault \\u{1b}[1mlocked");
-        assert!(
-            first_line(&sh("true"))
-                .await
-                .unwrap_err()
-                .contains("said nothing")
-        );
-        let missing = first_line(&["/nonexistent/x".to_owned()])
-            .await
-            .unwrap_err();
-        assert!(missing.contains("/nonexistent/x"), "{missing}");
-    }
 
     #[tokio::test]
     async fn a_dropped_proxy_takes_its_whole_group_with_it() {

@@ -1,0 +1,255 @@
+//! Programs that are run for the person: one that says a line (host_command, password_command, askpass, …), one that
+//! is told something (a hook). Each has a process group of its own, which is killed as a whole.
+
+use std::io;
+use std::process::{ExitStatus, Stdio};
+
+use secrecy::SecretString;
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::{Duration, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroize;
+
+use crate::text;
+
+/// How much of a command's answer is taken.
+const ANSWER_LIMIT: u64 = 64 * 1024;
+/// How much of a command's stderr is kept.
+pub(crate) const STDERR_LIMIT: usize = 8 * 1024;
+/// How long after a command's end the last of its stderr is waited for.
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// A child and its whole process group, killed when dropped.
+pub(crate) struct Group(Child);
+
+impl Group {
+    pub(crate) fn spawn(mut command: Command) -> io::Result<Self> {
+        command.kill_on_drop(true);
+        #[cfg(unix)]
+        command.process_group(0);
+        command.spawn().map(Self)
+    }
+
+    /// The child itself.
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Some(group) = self
+            .0
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(rustix::process::Pid::from_raw)
+        {
+            use rustix::process::{Signal, kill_process_group};
+            let _gone_already = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// Runs `argv` and gives the first line of its stdout, which may be a secret. An error tells the program's name and
+/// its stderr, never its stdout.
+pub(crate) async fn first_line(argv: &[String]) -> Result<SecretString, String> {
+    let mut said = output(argv).await?;
+    let line = first_line_of(&said);
+    said.zeroize();
+    let name = argv
+        .first()
+        .map(|name| text::escape(name))
+        .unwrap_or_default();
+    line.ok_or_else(|| format!("{name} said nothing that could be used"))
+}
+
+/// Runs `argv` and gives its stdout, up to 64 KiB.
+pub(crate) async fn output(argv: &[String]) -> Result<Vec<u8>, String> {
+    let (name, mut command) = prepare(argv)?;
+    command.stdout(Stdio::piped());
+    let mut child = Group::spawn(command).map_err(|error| format!("running {name}: {error}"))?;
+    let (Some(stdout), Some(mut stderr)) = (child.0.stdout.take(), child.0.stderr.take()) else {
+        return Err(format!("running {name}: its output is not to be had"));
+    };
+    let mut said = Vec::with_capacity(4096);
+    let mut complaint = Vec::new();
+    let mut stdout = stdout.take(ANSWER_LIMIT);
+    let (read, _) = tokio::join!(
+        stdout.read_to_end(&mut said),
+        read_capped(&mut stderr, &mut complaint)
+    );
+    let ended = child.0.wait().await;
+    read.map_err(|error| tell(&name, &format!("could not be read: {error}"), &complaint))?;
+    judge(&name, ended, &complaint).inspect_err(|_| said.zeroize())?;
+    Ok(said)
+}
+
+/// Runs `argv` with `vars` added to its environment until it ends, at most for `limit`; what it left in the
+/// background stays. What it says on stdout is nobody's.
+pub(crate) async fn run(
+    argv: &[String],
+    vars: &[(&str, &str)],
+    limit: Duration,
+) -> Result<(), String> {
+    let (name, mut command) = prepare(argv)?;
+    command.stdout(Stdio::null()).envs(vars.iter().copied());
+    let mut child = Group::spawn(command).map_err(|error| format!("running {name}: {error}"))?;
+    let Some(mut stderr) = child.0.stderr.take() else {
+        return Err(format!("running {name}: its stderr is not to be had"));
+    };
+    let mut complaint = Vec::new();
+    let ended = CancellationToken::new();
+    let waiting = async {
+        let status = child.0.wait().await;
+        ended.cancel();
+        status
+    };
+    let reading = async {
+        // What it left in the background may hold the pipe open.
+        let last_words = async {
+            ended.cancelled().await;
+            sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            _whole = read_capped(&mut stderr, &mut complaint) => {}
+            () = last_words => {}
+        }
+    };
+    match timeout(limit, async { tokio::join!(waiting, reading).0 }).await {
+        Ok(status) => judge(&name, status, &complaint),
+        Err(_) => {
+            let what = format!("did not end within {limit:?} and was killed");
+            Err(tell(&name, &what, &complaint))
+        }
+    }
+}
+
+/// The program's name, escaped, and the command that runs it with no stdin.
+fn prepare(argv: &[String]) -> Result<(String, Command), String> {
+    let Some((program, arguments)) = argv.split_first() else {
+        return Err("no command is given".into());
+    };
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped());
+    Ok((text::escape(program), command))
+}
+
+/// What happened to the program, and what it says about that itself.
+fn tell(name: &str, what: &str, complaint: &[u8]) -> String {
+    let complaint = text::escape_bytes(complaint.trim_ascii());
+    match complaint.is_empty() {
+        true => format!("{name} {what}"),
+        false => format!("{name} {what}: {complaint}"),
+    }
+}
+
+fn judge(name: &str, ended: io::Result<ExitStatus>, complaint: &[u8]) -> Result<(), String> {
+    match ended {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(tell(name, &describe(status), complaint)),
+        Err(error) => {
+            let what = format!("could not be waited for: {error}");
+            Err(tell(name, &what, complaint))
+        }
+    }
+}
+
+fn first_line_of(said: &[u8]) -> Option<SecretString> {
+    let line = said.split(|&byte| byte == b'\n').next()?;
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let line = std::str::from_utf8(line).ok()?;
+    (!line.is_empty()).then(|| SecretString::from(line))
+}
+
+fn describe(status: ExitStatus) -> String {
+    match status.code() {
+        Some(code) => format!("ended with status {code}"),
+        None => format!("ended: {status}"),
+    }
+}
+
+async fn read_capped(from: &mut ChildStderr, into: &mut Vec<u8>) -> io::Result<()> {
+    let mut space = [0; 1024];
+    loop {
+        let got = from.read(&mut space).await?;
+        if got == 0 {
+            return Ok(());
+        }
+        let room = STDERR_LIMIT.saturating_sub(into.len()).min(got);
+        into.extend_from_slice(space.get(..room).unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret;
+
+    fn sh(script: &str) -> Vec<String> {
+        ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
+    }
+
+    #[tokio::test]
+    async fn gives_the_first_line_alone() {
+        let line = first_line(&sh("printf 'one\\r\\ntwo\\n'")).await.unwrap();
+        assert_eq!(line.expose_secret(), "one");
+    }
+
+    #[tokio::test]
+    async fn tells_why_there_is_none_and_no_secret() {
+        let script = sh("echo hunter2; echo 'vault \u{1b}[1mlocked' >&2; exit 3");
+        let error = first_line(&script).await.unwrap_err();
+        assert_eq!(error, "/bin/sh ended with status 3: vault \\u{1b}[1mlocked");
+        assert!(
+            first_line(&sh("true"))
+                .await
+                .unwrap_err()
+                .contains("said nothing")
+        );
+        let missing = first_line(&["/nonexistent/x".to_owned()])
+            .await
+            .unwrap_err();
+        assert!(missing.contains("/nonexistent/x"), "{missing}");
+    }
+
+    #[tokio::test]
+    async fn a_hook_is_told_by_its_environment_and_complains_on_stderr() {
+        let vars = [("TUNNELD_TEST", "a b")];
+        let second = Duration::from_secs(10);
+        let told = run(&sh("test \"$TUNNELD_TEST\" = 'a b'"), &vars, second).await;
+        assert_eq!(told, Ok(()));
+        let failed = run(&sh("echo lost; echo why >&2; exit 4"), &vars, second).await;
+        assert_eq!(failed, Err("/bin/sh ended with status 4: why".into()));
+    }
+
+    #[tokio::test]
+    async fn a_hook_without_end_is_killed_as_a_group() {
+        // The grandchild holds the FIFO's only write end: its reader meets the end when the grandchild is killed.
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
+        let mut reader = tokio::net::unix::pipe::OpenOptions::new()
+            .open_receiver(&fifo)
+            .unwrap();
+        let writer = std::fs::OpenOptions::new().write(true).open(&fifo).unwrap();
+        let script = format!("echo stuck >&2; sleep 600 3>'{}' & wait", fifo.display());
+        let ended = run(&sh(&script), &[], Duration::from_millis(500)).await;
+        let error = ended.unwrap_err();
+        assert!(error.ends_with("was killed: stuck"), "{error}");
+        drop(writer);
+        assert_eq!(reader.read(&mut [0; 1]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_hook_may_leave_a_program_in_the_background() {
+        let ended = run(&sh("sleep 5 & exit 0"), &[], Duration::from_secs(4)).await;
+        assert_eq!(ended, Ok(()));
+    }
+}
