@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use super::blob::{self, Certificate};
 use super::budget::Desk;
 use super::login::SignError;
+use super::ppk::{self, Ppk};
 use crate::command;
 use crate::config::model::Auth;
 use crate::prompt::Question;
@@ -152,9 +153,13 @@ impl KeyFile {
 async fn open(sealed: &SecretString, passphrase: SecretString) -> Result<Arc<PrivateKey>, String> {
     let sealed = sealed.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        decode_secret_key(sealed.expose_secret(), Some(passphrase.expose_secret()))
-            .map(Arc::new)
-            .map_err(|_| unopened(sealed.expose_secret()))
+        let (text, passphrase) = (sealed.expose_secret(), passphrase.expose_secret());
+        let opened = if ppk::is_ppk(text) {
+            Ppk::read(text).and_then(|ppk| ppk.open(passphrase))
+        } else {
+            decode_secret_key(text, Some(passphrase)).map_err(|_| unopened(text))
+        };
+        opened.map(Arc::new)
     });
     opened
         .await
@@ -259,23 +264,35 @@ fn read_key(path: PathBuf, asked_for: bool) -> Result<Option<KeyFile>, Note> {
     let sealed = String::from_utf8(content)
         .map(SecretString::from)
         .map_err(|_| format!("key {shown} is no private key in any known format"))?;
-    let text = sealed.expose_secret();
+    let (public, key) = read_private(sealed.expose_secret(), &shown)?;
+    let public = public.or_else(beside);
+    Ok(Some(KeyFile {
+        path,
+        public,
+        secret: Some(match key {
+            Some(key) => Secret::Open(Arc::new(key)),
+            None => Secret::Locked(sealed),
+        }),
+    }))
+}
+
+/// The public key, where the text tells it, and the private one where it needs no passphrase.
+fn read_private(text: &str, shown: &str) -> Result<(Option<Vec<u8>>, Option<PrivateKey>), Note> {
+    if ppk::is_ppk(text) {
+        let unusable = |why| format!("key {shown} cannot be used: {why}");
+        let ppk = Ppk::read(text).map_err(unusable)?;
+        let public = ppk.public().to_vec();
+        let key = (!ppk.is_locked()).then(|| ppk.open("")).transpose();
+        return Ok((Some(public), key.map_err(unusable)?));
+    }
     if is_locked(text) {
-        let public = public_of_locked(text).or_else(beside);
-        return Ok(Some(KeyFile {
-            path,
-            public,
-            secret: Some(Secret::Locked(sealed)),
-        }));
+        let key = PrivateKey::from_openssh(text).ok();
+        return Ok((key.map(|key| key.public_key_bytes()), None));
     }
     let key = decode_secret_key(text, None).map_err(|_| {
         format!("key {shown} is no private key in any known format (`ssh-keygen -y -f` tells whether ssh can read it)")
     })?;
-    Ok(Some(KeyFile {
-        path,
-        public: Some(key.public_key_bytes()),
-        secret: Some(Secret::Open(Arc::new(key))),
-    }))
+    Ok((Some(key.public_key_bytes()), Some(key)))
 }
 
 enum Unread {
@@ -330,25 +347,7 @@ fn is_locked(text: &str) -> bool {
     if text.contains("BEGIN OPENSSH PRIVATE KEY") {
         return PrivateKey::from_openssh(text).is_ok_and(|key| key.is_encrypted());
     }
-    text.contains("BEGIN ENCRYPTED PRIVATE KEY")
-        || text.contains("Proc-Type: 4,ENCRYPTED")
-        || text.lines().any(|line| {
-            line.trim_end()
-                .strip_prefix("Encryption: ")
-                .is_some_and(|cipher| cipher != "none")
-        })
-}
-
-/// The public key that an encrypted file tells.
-fn public_of_locked(text: &str) -> Option<Vec<u8>> {
-    if text.trim_start().starts_with("PuTTY-User-Key-File-") {
-        let mut lines = text.lines().map(str::trim_end);
-        let count = lines.find_map(|line| line.strip_prefix("Public-Lines: "))?;
-        let base64: String = lines.take(count.parse().ok()?).collect();
-        return Base64::decode_vec(&base64).ok();
-    }
-    let key = PrivateKey::from_openssh(text).ok()?;
-    Some(key.public_key_bytes())
+    text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED")
 }
 
 /// The public key in the file at `path`, where there is one.

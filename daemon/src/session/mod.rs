@@ -15,6 +15,7 @@ mod known_command;
 mod known_files;
 mod login;
 mod passwords;
+mod ppk;
 mod proxy_command;
 mod tcp;
 mod update_keys;
