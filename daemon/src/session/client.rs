@@ -164,6 +164,7 @@ impl Connected {
         auth: String,
         local_addr: Option<SocketAddr>,
         over: Option<(String, Session)>,
+        by_command: bool,
     ) -> Result<Established, Failure> {
         let (core, from_core) = self
             .core
@@ -183,6 +184,7 @@ impl Connected {
             info,
             asked,
             over,
+            by_command,
             _tasks: tasks,
         }));
         Ok(Established { session, incoming })
@@ -245,6 +247,8 @@ pub(super) struct Client {
     info: SessionInfo,
     asked: Arc<Asked>,
     over: Option<(String, Session)>,
+    /// Whether a ProxyCommand carries it.
+    by_command: bool,
     _tasks: JoinSet<()>,
 }
 
@@ -277,7 +281,19 @@ impl Client {
                 ..cause
             };
         }
-        failure_of(&error)
+        let failure = failure_of(&error);
+        // Session Manager's plugin prints that it ends, into the stream.
+        match failure.kind {
+            FailureKind::Protocol if self.by_command => Failure {
+                kind: FailureKind::Proxy,
+                message: format!(
+                    "proxy_command gave something else than SSH, as some do when they end: {}",
+                    failure.message
+                ),
+                ..failure
+            },
+            _ => failure,
+        }
     }
 
     pub(super) async fn open_direct_tcpip(

@@ -128,6 +128,10 @@ async fn host_of(argv: &[String]) -> Result<String, Failure> {
     };
     let said = command::first_line(argv).await.map_err(failed)?;
     let host = said.expose_secret().trim();
+    // What `aws --output text` and `jq -r` print for a name that there is not yet.
+    if matches!(host, "None" | "null") {
+        return Err(failed(format!("it said {host}: there is no host yet")));
+    }
     let odd = |c: char| !(c.is_ascii_alphanumeric() || ".-_:%".contains(c));
     if host.is_empty() || host.len() > 255 || host.starts_with('-') || host.contains(odd) {
         return Err(failed(format!(
@@ -176,6 +180,9 @@ impl Dial<'_> {
             Ok(connected) => connected,
             Err(failure) => return Err(with_complaint(failure, way.complaint).await),
         };
+        for line in connected.core.info().pre_banner.lines() {
+            tracing::info!(tunnel, "said before SSH: {}", text::escape(line));
+        }
         self.enter(Phase::Auth);
         let who = self.who();
         let means = Means {
@@ -185,7 +192,7 @@ impl Dial<'_> {
             tunnel,
         };
         match auth::log_in(&mut connected, &means).await {
-            Ok(how) => connected.establish(how, way.local_addr, way.over),
+            Ok(how) => connected.establish(how, way.local_addr, way.over, way.complaint.is_some()),
             Err(failure) => {
                 drop(connected);
                 Err(with_complaint(failure, way.complaint).await)
@@ -264,9 +271,12 @@ async fn with_complaint(failure: Failure, complaint: Option<Complaint>) -> Failu
     let Some(complaint) = complaint else {
         return failure;
     };
-    let kind = match failure.kind {
-        FailureKind::Disconnected | FailureKind::Protocol => FailureKind::Proxy,
-        kind => kind,
+    let (kind, hint) = match failure.kind {
+        FailureKind::Disconnected | FailureKind::Protocol => {
+            let hint = "run proxy_command by hand: an SSH server's SSH-2.0-… must come of it";
+            (FailureKind::Proxy, Some(hint.to_owned()))
+        }
+        kind => (kind, failure.hint),
     };
     let said = text::escape(&complaint.last_words().await);
     let message = match said.is_empty() {
@@ -279,6 +289,6 @@ async fn with_complaint(failure: Failure, complaint: Option<Complaint>) -> Failu
     Failure {
         kind,
         message,
-        ..failure
+        hint,
     }
 }

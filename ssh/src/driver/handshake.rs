@@ -84,9 +84,12 @@ where
         |login| login.ready.take(),
     )
     .await?;
-    let ident = handle.shared.drive(|state| match &mut state.stage {
-        Stage::Login(login) => login.ident.clone(),
-        Stage::Standing { .. } => String::new(),
+    let (ident, pre_banner) = handle.shared.drive(|state| {
+        let ident = match &state.stage {
+            Stage::Login(login) => login.ident.clone(),
+            Stage::Standing { .. } => String::new(),
+        };
+        (ident, state.transport.pre_banner().to_owned())
     });
     let (auth, service) = Auth::new(user);
     Ok(Connected {
@@ -96,6 +99,7 @@ where
         logged_in: false,
         info: SessionInfo {
             ident,
+            pre_banner,
             negotiated: *negotiated,
             host_key: *offer,
         },

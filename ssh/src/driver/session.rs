@@ -25,6 +25,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub struct SessionInfo {
     /// The server's identification, not escaped.
     pub ident: String,
+    /// The lines that came before it, cut to 1 KiB and not escaped.
+    pub pre_banner: String,
     /// The algorithms.
     pub negotiated: Negotiated,
     /// The host key.

@@ -23,6 +23,7 @@ mod life;
 mod local;
 mod prompts;
 mod reach;
+mod recipes;
 mod reload;
 mod remote;
 mod scene;
