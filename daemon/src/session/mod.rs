@@ -14,6 +14,7 @@ mod keys;
 mod known_command;
 mod known_files;
 mod login;
+mod openssh_key;
 mod passwords;
 mod ppk;
 mod proxy_command;

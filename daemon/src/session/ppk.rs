@@ -41,8 +41,9 @@ enum Version {
     Three,
 }
 
+/// The types of keys that can be read.
 #[derive(Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     Ed25519,
     Rsa,
     /// With the bytes of a private number.
@@ -55,7 +56,8 @@ enum Lock {
 }
 
 impl Kind {
-    fn of(algorithm: &str) -> Result<Self, String> {
+    /// The type of that name.
+    pub(super) fn of(algorithm: &str) -> Result<Self, String> {
         match algorithm {
             "ssh-ed25519" => Ok(Self::Ed25519),
             "ssh-rsa" => Ok(Self::Rsa),
@@ -253,7 +255,7 @@ fn put_rsa(into: &mut Vec<u8>, public: &mut Reader<'_>, private: &mut Reader<'_>
 }
 
 /// The private number is an mpint; ssh-key refuses short ones, so it is given all `size` bytes.
-fn put_ecdsa(
+pub(super) fn put_ecdsa(
     into: &mut Vec<u8>,
     public: &mut Reader<'_>,
     private: &mut Reader<'_>,

@@ -1,0 +1,100 @@
+//! Key files in OpenSSH's format (OpenSSH's PROTOCOL.key). ssh-key reads them, but not an ECDSA key whose private
+//! number has less than 32 bytes, as one P-256 key of some hundreds has: such a file is read here, with the number
+//! filled up.
+
+use base64ct::{Base64, Encoding as _};
+use russh::keys::ssh_encoding::Decode as _;
+use russh::keys::ssh_key::private::KeypairData;
+use russh::keys::ssh_key::{self, Cipher, Kdf};
+use russh::keys::{self, PrivateKey};
+use zeroize::Zeroizing;
+
+use super::blob::{self, Reader, put_string};
+use super::ppk::{Kind, put_ecdsa};
+
+const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
+const END: &str = "-----END OPENSSH PRIVATE KEY-----";
+const MAGIC: &[u8] = b"openssh-key-v1\0";
+
+/// Decodes a private key of any format but PuTTY's, and ECDSA keys with short numbers too.
+pub(super) fn decode_secret_key(
+    text: &str,
+    passphrase: Option<&str>,
+) -> Result<PrivateKey, keys::Error> {
+    keys::decode_secret_key(text, passphrase).or_else(|error| match error {
+        // A wrong passphrase is another error: bcrypt is not run twice for it.
+        keys::Error::SshKey(ssh_key::Error::Encoding(_)) => {
+            read_ecdsa(text, passphrase).ok_or(error)
+        }
+        _ => Err(error),
+    })
+}
+
+fn read_ecdsa(text: &str, passphrase: Option<&str>) -> Option<PrivateKey> {
+    let content = unarmoured(text)?;
+    let mut rest = Reader(content.strip_prefix(MAGIC)?);
+    let cipher = Cipher::new(std::str::from_utf8(rest.string()?).ok()?).ok()?;
+    let kdf = Kdf::decode(&mut rest.0).ok()?;
+    if rest.u32()? != 1 {
+        return None;
+    }
+    let public = rest.string()?;
+    let mut private = Zeroizing::new(rest.string()?.to_vec());
+    if !private.len().is_multiple_of(cipher.block_size()) {
+        return None;
+    }
+    match cipher {
+        Cipher::None if kdf.is_none() => {}
+        _ => {
+            let (key, iv) = kdf.derive_key_and_iv(cipher, passphrase?).ok()?;
+            let iv = Zeroizing::new(iv);
+            let tag = match rest.0.split_first_chunk::<16>() {
+                Some((tag, after)) if cipher.has_tag() => {
+                    rest.0 = after;
+                    Some((*tag).into())
+                }
+                _ => None,
+            };
+            cipher.decrypt(&key, &iv, &mut private, tag).ok()?;
+        }
+    }
+    rest.0.is_empty().then_some(())?;
+    pair(public, &private)
+}
+
+/// The key pair of a decrypted private part.
+fn pair(public: &[u8], private: &[u8]) -> Option<PrivateKey> {
+    let mut private = Reader(private);
+    if private.u32()? != private.u32()? {
+        return None;
+    }
+    // Of an ECDSA key both parts begin alike: with the type, the curve and the point.
+    let mut private = Reader(private.0.strip_prefix(public)?);
+    let Ok(Kind::Ecdsa(size)) = Kind::of(blob::name(public)?) else {
+        return None;
+    };
+    let mut numbers = Reader(public);
+    let mut wire = Zeroizing::new(Vec::with_capacity(public.len() + 4 + size));
+    put_string(&mut wire, numbers.string()?);
+    put_ecdsa(&mut wire, &mut numbers, &mut private, size)?;
+    numbers.0.is_empty().then_some(())?;
+    let comment = private.string()?;
+    let padding = private.0.iter().copied();
+    if !padding.eq((1..=u8::MAX).take(private.0.len())) {
+        return None;
+    }
+    let data = KeypairData::decode(&mut wire.as_slice()).ok()?;
+    PrivateKey::new(data, comment).ok()
+}
+
+fn unarmoured(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let (_, rest) = text.split_once(BEGIN)?;
+    let (base64, _) = rest.split_once(END)?;
+    // One allocation, so that no half is left behind.
+    let mut joined = Zeroizing::new(String::with_capacity(base64.len()));
+    joined.extend(base64.split_ascii_whitespace());
+    Base64::decode_vec(&joined).ok().map(Zeroizing::new)
+}
+
+#[cfg(test)]
+mod tests;
