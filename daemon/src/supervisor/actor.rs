@@ -212,7 +212,6 @@ impl Actor {
         self.desired
             .send_if_modified(|all| all.remove(name).is_some());
         self.tunnels.remove(name);
-        self.shared.board.remove(name);
     }
 
     async fn command(&mut self, names: &[String], verb: Verb) -> Result<(), RpcError> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{Event, Reloaded, Snapshot};
 use tunneld_proto::status::{Desired, Prompt, TunnelStatus};
@@ -155,11 +156,19 @@ impl Supervisor {
     /// # Errors
     /// `tunnel_not_found`, also for a configured one; `stopping`.
     pub async fn remove(&self, name: &str) -> Result<(), RpcError> {
+        let mut events = self.board.subscribe().1;
         self.order(|reply| Order::Remove {
             name: name.to_owned(),
             reply,
         })
-        .await?
+        .await??;
+        let gone = async {
+            // What was missed is looked up.
+            while self.board.status(name).is_some() && events.recv().await.is_ok() {}
+        };
+        // It goes by itself, whoever waits.
+        let _ = timeout(STOP_GRACE, gone).await;
+        Ok(())
     }
 
     /// Wants tunnels up.

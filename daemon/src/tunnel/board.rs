@@ -115,9 +115,12 @@ impl Board {
         self.tell(&mut inner, EventBody::Tunnel { tunnel });
     }
 
-    /// A tunnel is gone.
-    pub fn remove(&self, name: &str) {
+    /// A tunnel is gone, unless its name was given to another already.
+    pub fn leave(&self, tenant: Tenant, name: &str) {
         let mut inner = self.inner();
+        if inner.tenants.get(name) != Some(&tenant) {
+            return;
+        }
         inner.tenants.remove(name);
         if inner.entries.remove(name).is_some() {
             self.tell(

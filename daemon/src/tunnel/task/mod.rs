@@ -221,7 +221,8 @@ impl Task {
         }
         loop {
             match self.stir().await {
-                Stir::Command(None | Some(Command::Stop)) => break,
+                Stir::Command(None) => break self.leave().await,
+                Stir::Command(Some(Command::Stop)) => break,
                 Stir::Command(Some(command)) => self.obey(command).await,
                 Stir::Done(done) => self.done(done).await,
                 Stir::Phase(phase) => self.reached(phase),
@@ -505,6 +506,12 @@ impl Task {
                 session,
             },
         );
+    }
+
+    /// Nobody commands it any more: it is gone as soon as its addresses are free.
+    async fn leave(&mut self) {
+        self.forwards.declare(&[]).await;
+        self.shared.board.leave(self.tenant, &self.spec.name);
     }
 
     async fn stop(mut self) {
