@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod asking;
+pub mod asyncssh;
 pub mod ctl;
 pub mod daemon;
 pub mod dropbear;

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
+use tunneld_tests::asyncssh::Asyncssh;
 use tunneld_tests::daemon::{Daemon, listen};
 use tunneld_tests::dropbear::Dropbear;
 use tunneld_tests::home::Home;
@@ -13,19 +14,25 @@ use tunneld_tests::wait::LONG;
 
 use crate::scene::tcp;
 
-#[tokio::test]
-async fn dropbear_carries_every_forward() -> Result<()> {
+/// How much a whole transfer through one server is.
+const WHOLE: usize = 100_000_000;
+
+/// A Dropbear, where one can be had.
+async fn dropbear() -> Result<Option<Dropbear>> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: only root can give dropbear a home of its own");
-        return Ok(());
+        return Ok(None);
     }
-    let server = Dropbear::start().await?;
+    Ok(Some(Dropbear::start().await?))
+}
+
+/// Carries 10 MiB there and back through each kind of forward of the tunnel whose lines these are.
+async fn every_forward(tunnel: &str) -> Result<()> {
     let target = Target::start(Manner::Collect).await?;
     let far = tunneld_tests::ports::free()?;
     let home = Home::new()?;
     let text = format!(
-        "{}local_forward = \"0 127.0.0.1:{to}\"\nremote_forward = \"{far} 127.0.0.1:{to}\"\ndynamic_forward = 0\n",
-        server.tunnel("t")?,
+        "{tunnel}local_forward = \"0 127.0.0.1:{to}\"\nremote_forward = \"{far} 127.0.0.1:{to}\"\ndynamic_forward = 0\n",
         to = target.port()
     );
     home.write("t.toml", &text)?;
@@ -41,7 +48,70 @@ async fn dropbear_carries_every_forward() -> Result<()> {
     let through = socks::v5(proxy, &dest, target.port())
         .await?
         .expect("granted");
-    same(&data, &exchange(through, &data).await?)
+    same(&data, &exchange(through, &data).await?)?;
+    one_session(&daemon).await
+}
+
+/// Carries `len` bytes there and back through a local forward of the tunnel whose lines these are.
+async fn whole(tunnel: &str, len: usize) -> Result<()> {
+    let target = Target::start(Manner::Collect).await?;
+    let home = Home::new()?;
+    let text = format!(
+        "{tunnel}local_forward = \"0 127.0.0.1:{}\"\n",
+        target.port()
+    );
+    home.write("t.toml", &text)?;
+    let daemon = Daemon::start(&home).await?;
+    let tunnel = daemon.wait_up("t").await?;
+    let data = random(93, len);
+    let local = tcp(listen(&tunnel, ForwardKind::Local)?).await?;
+    same(&data, &exchange(local, &data).await?)?;
+    one_session(&daemon).await
+}
+
+/// Proves that the tunnel is up and never was renewed.
+async fn one_session(daemon: &Daemon) -> Result<()> {
+    let tunnel = daemon.wait_up("t").await?;
+    assert_eq!(tunnel.reconnects, 0, "{tunnel:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn dropbear_carries_every_forward() -> Result<()> {
+    let Some(server) = dropbear().await? else {
+        return Ok(());
+    };
+    every_forward(&server.tunnel("t")?).await
+}
+
+#[tokio::test]
+async fn asyncssh_carries_every_forward() -> Result<()> {
+    let server = Asyncssh::start(1_000_000).await?;
+    every_forward(&server.tunnel("t")?).await?;
+    // It sent 30 MiB.
+    let count = server.key_exchanges();
+    assert!(count > 20, "only {count} key exchanges");
+    Ok(())
+}
+
+#[tokio::test]
+async fn sshd_carries_a_hundred_megabytes() -> Result<()> {
+    let server = Sshd::start().await?;
+    whole(&server.tunnel("t")?, WHOLE).await
+}
+
+#[tokio::test]
+async fn dropbear_carries_a_hundred_megabytes() -> Result<()> {
+    let Some(server) = dropbear().await? else {
+        return Ok(());
+    };
+    whole(&server.tunnel("t")?, WHOLE).await
+}
+
+#[tokio::test]
+async fn asyncssh_carries_a_hundred_megabytes() -> Result<()> {
+    let server = Asyncssh::start(1 << 30).await?;
+    whole(&server.tunnel("t")?, WHOLE).await
 }
 
 /// One tunnel for each of `values` of `key`; each is up with that very algorithm and carries 1 MiB.
