@@ -233,8 +233,7 @@ mod tests {
         // The grandchild holds the FIFO's only write end: its reader meets the end when the grandchild is killed.
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
-        let mode = rustix::fs::Mode::from_raw_mode(0o600);
-        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
+        crate::fifo::make(&fifo);
         let mut reader = tokio::net::unix::pipe::OpenOptions::new()
             .open_receiver(&fifo)
             .unwrap();

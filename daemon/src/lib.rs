@@ -12,6 +12,8 @@ pub mod demo;
 pub mod desired;
 pub mod duration;
 pub mod failure;
+#[cfg(all(test, unix))]
+mod fifo;
 pub mod forward;
 mod hooks;
 pub mod known_hosts;

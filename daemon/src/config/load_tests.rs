@@ -232,12 +232,7 @@ async fn what_is_no_trustworthy_text_is_refused_and_never_blocks() {
     dir.write("open.toml", "[tunnel.z]\n");
     fs::set_permissions(dir.dir.join("open.toml"), fs::Permissions::from_mode(0o622)).unwrap();
     fs::create_dir(dir.dir.join("dir.toml")).unwrap();
-    rustix::fs::mkfifoat(
-        rustix::fs::CWD,
-        dir.dir.join("fifo.toml"),
-        rustix::fs::Mode::RUSR,
-    )
-    .unwrap();
+    crate::fifo::make(&dir.dir.join("fifo.toml"));
     dir.write(".hidden.toml", "x");
     dir.write("old.toml~", "x");
     dir.write("#edited.toml#", "x");
