@@ -173,7 +173,7 @@ mod tests {
     async fn a_dropped_proxy_takes_its_whole_group_with_it() {
         // The grandchild holds the write end of a pipe whose other end we read: it closes when the grandchild dies.
         let (mut proxy, complaint) = Proxy::start(
-            "sh -c 'sleep 600 & echo $! ; echo oops >&2; exec sleep 600'",
+            "sh -c 'echo oops >&2; sleep 600 & echo $! ; exec sleep 600'",
             "t",
         )
         .unwrap();
