@@ -14,6 +14,7 @@ pub mod asyncssh;
 pub mod ctl;
 pub mod daemon;
 pub mod dropbear;
+pub mod fifo;
 pub mod home;
 pub mod keys;
 pub mod link;

@@ -290,20 +290,11 @@ async fn files_that_others_could_write_are_refused() -> Result<()> {
     Ok(())
 }
 
-fn make_fifo(path: &std::path::Path) -> Result<()> {
-    let made = std::process::Command::new("mkfifo")
-        .args(["-m", "600"])
-        .arg(path)
-        .status()?;
-    anyhow::ensure!(made.success(), "mkfifo {}", path.display());
-    Ok(())
-}
-
 #[tokio::test]
 async fn a_fifo_for_a_file_never_blocks() -> Result<()> {
     let home = Home::bare()?;
     let path = home.config_dir().join("t.toml");
-    make_fifo(&path)?;
+    tunneld_tests::fifo::make(&path)?;
     let said = home.run("tunneld", &["check"]).await?.expect(2)?;
     assert!(said.stderr.contains("t.toml"), "{said:#?}");
     Ok(())
@@ -386,7 +377,7 @@ async fn a_key_that_is_a_folder_is_named() -> Result<()> {
 
 #[tokio::test]
 async fn a_key_that_is_a_fifo_never_blocks() -> Result<()> {
-    bad_key(make_fifo).await.map(drop)
+    bad_key(tunneld_tests::fifo::make).await.map(drop)
 }
 
 #[tokio::test]

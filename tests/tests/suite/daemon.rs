@@ -259,13 +259,7 @@ async fn a_log_that_cannot_be_written_never_harms_a_tunnel() -> Result<()> {
         "2<>log.fifo",
     ] {
         let home = Home::new()?;
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            home.path("log.fifo"),
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::from_raw_mode(0o600),
-            0,
-        )?;
+        tunneld_tests::fifo::make(&home.path("log.fifo"))?;
         let text = server.tunnel("t")?;
         let text = format!("{text}local_forward = \"0 127.0.0.1:{}\"\n", target.port());
         home.write("t.toml", &text)?;

@@ -119,8 +119,7 @@ async fn askpass_goes_when_the_prompt_is_answered_elsewhere() -> Result<()> {
     // Its child holds the FIFO open until it is killed.
     let home = with_askpass("exec 3>fifo\necho open >&3\nsleep 600 &\nwait")?;
     let fifo = home.path("fifo");
-    let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode)?;
+    tunneld_tests::fifo::make(&fifo)?;
     let mut window = BufReader::new(OpenOptions::new().open_receiver(&fifo)?);
     // Without a writer the reader would meet an end before the askpass begins.
     let writer = std::fs::OpenOptions::new().write(true).open(&fifo)?;
