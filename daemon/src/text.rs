@@ -26,11 +26,7 @@ pub fn escape_bytes(bytes: &[u8]) -> String {
 
 /// Whether a character may stand in shown text as it is.
 pub fn is_plain(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c,
-            // What turns the reading direction, ends lines, or is not seen.
-            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+    !tunneld_proto::text::is_unsafe(c)
 }
 
 fn escape_chunks<'a>(chunks: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> String {
