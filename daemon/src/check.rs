@@ -63,7 +63,11 @@ pub async fn run(config_dir: Option<&Path>, arguments: &Arguments) -> anyhow::Re
             })? + "\n"
         }
         Output::Text if faults.is_empty() => {
-            format!("{tunnels} tunnels, {forwards} forwards: ok\n")
+            format!(
+                "{}, {}: ok\n",
+                count(tunnels, "tunnel"),
+                count(forwards, "forward")
+            )
         }
         Output::Text => String::new(),
     };
@@ -81,4 +85,11 @@ pub async fn run(config_dir: Option<&Path>, arguments: &Arguments) -> anyhow::Re
     } else {
         ExitCode::from(2)
     })
+}
+
+fn count(number: usize, noun: &str) -> String {
+    match number {
+        1 => format!("1 {noun}"),
+        _ => format!("{number} {noun}s"),
+    }
 }

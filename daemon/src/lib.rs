@@ -10,7 +10,6 @@ pub mod control;
 mod daemon;
 pub mod demo;
 pub mod desired;
-pub mod duration;
 pub mod failure;
 #[cfg(all(test, unix))]
 mod fifo;

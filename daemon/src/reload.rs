@@ -226,7 +226,8 @@ impl Reloading {
 
     fn set_daemon(&mut self, daemon: DaemonConfig) {
         if daemon.max_concurrent_connects != self.daemon.max_concurrent_connects {
-            tracing::warn!("max_concurrent_connects changes when the daemon is started again");
+            self.supervisor
+                .limit_connects(daemon.max_concurrent_connects);
         }
         if daemon.log != self.daemon.log
             && let Some(log) = &self.log

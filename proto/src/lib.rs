@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod codec;
+pub mod duration;
 pub mod endpoint;
 pub mod error;
 pub mod message;

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 pub struct Env {
     /// The user's home.
     pub home: PathBuf,
+    /// Where ssh looks for its files, whatever `HOME` says; none where the system does not tell.
+    pub passwd_home: Option<PathBuf>,
     /// The user's name.
     pub user: String,
     /// The user's number.
@@ -56,6 +58,7 @@ impl Env {
             .filter(|home| home.is_absolute())
             .or_else(|| entry.as_ref().map(|(_, home)| home.clone()))
             .unwrap_or_else(|| PathBuf::from("/"));
+        let passwd_home = entry.as_ref().map(|(_, home)| home.clone());
         let user = entry
             .map(|(user, _)| user)
             .or_else(|| of("USER"))
@@ -64,6 +67,7 @@ impl Env {
             .unwrap_or_else(|| uid.to_string());
         Self {
             home,
+            passwd_home,
             user,
             uid,
             hostname: hostname(&variables),
@@ -88,6 +92,7 @@ impl Env {
     pub(crate) fn for_tests(home: impl Into<PathBuf>) -> Self {
         Self {
             home: home.into(),
+            passwd_home: None,
             user: "me".into(),
             uid: 1000,
             hostname: "box.example".into(),

@@ -1,7 +1,7 @@
 //! Resolves tunnels with all that they pass through: each jump host is a route of its own.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt as _;
 
@@ -77,23 +77,23 @@ impl<'a> Resolver<'a> {
                 "{config} is not read: there is no ssh program to ask; install OpenSSH's client"
             ));
         }
-        let without: Vec<&str> = wanted
+        let (without, with): (Vec<&Wanted>, Vec<&Wanted>) = wanted
             .iter()
-            .filter(|tunnel| {
-                let own = tunnel
-                    .spec
-                    .ssh_config
-                    .as_ref()
-                    .or(tunnel.defaults.ssh_config.as_ref());
-                own.is_some_and(|own| own.value == SshConfig::No)
-            })
-            .map(|tunnel| tunnel.name.as_str())
-            .collect();
-        let some = !without.is_empty();
-        some.then(|| {
+            .filter(|tunnel| !matches!(ssh_config(tunnel), Some(SshConfig::File(_))))
+            .partition(|tunnel| ssh_config(tunnel) == Some(&SshConfig::No));
+        if let (Some(passwd_home), false) = (&self.env.passwd_home, with.is_empty())
+            && !same(passwd_home, &self.env.home)
+        {
+            return Some(format!(
+                "{config} is not read: ssh reads {} whatever HOME says; to have the other, write ssh_config = \"{config}\"",
+                passwd_home.join(".ssh").join("config").display()
+            ));
+        }
+        let names: Vec<&str> = without.iter().map(|tunnel| tunnel.name.as_str()).collect();
+        (!names.is_empty()).then(|| {
             format!(
                 "{config} is not read for {}: ssh_config = false",
-                without.join(", ")
+                names.join(", ")
             )
         })
     }
@@ -326,4 +326,16 @@ impl Chain<'_, '_> {
         }
         Ok(resolved)
     }
+}
+
+/// What the tunnel's table or the defaults say of ssh_config.
+fn ssh_config(tunnel: &Wanted) -> Option<&SshConfig> {
+    let own = tunnel.spec.ssh_config.as_ref();
+    own.or(tunnel.defaults.ssh_config.as_ref())
+        .map(|own| &own.value)
+}
+
+/// Whether two paths are one folder.
+fn same(one: &Path, other: &Path) -> bool {
+    one == other || one.canonicalize().ok() == other.canonicalize().ok()
 }

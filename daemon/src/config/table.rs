@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::fault::{At, Problem, Span, did_you_mean};
 use super::raw::{Entry, Node, Value};
-use crate::duration;
+use tunneld_proto::duration;
 
 /// How many unknown keys of one table are told one by one.
 const MOST_UNKNOWN: usize = 20;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::model::{AddKeysToAgent, HostKeyChecking, Rekey};
-use crate::duration;
+use tunneld_proto::duration;
 
 /// The methods of login that tunneld has, in OpenSSH's order.
 pub const METHODS: &[&str] = &["publickey", "keyboard-interactive", "password"];

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::addr;
 use crate::config::destination::{self, Destination, check_host};
 use crate::config::fault::At;
 use crate::config::forward::{self, Kind};
@@ -11,7 +12,7 @@ use crate::config::spec::{Jump, Spec};
 use crate::config::{env::Env, values};
 use crate::ssh_config::printed::Sources;
 use crate::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
-use crate::{addr, duration};
+use tunneld_proto::duration;
 
 /// Keywords that tunneld cannot honour, when they are wishes, and what to do instead.
 const IMPOSSIBLE: &[(&str, &[&str], &str)] = &[

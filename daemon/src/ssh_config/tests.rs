@@ -246,6 +246,16 @@ async fn without_an_ssh_the_toml_is_the_whole_truth_and_that_is_told() {
         "{:?}",
         loaded.notes
     );
+    let elsewhere = Env {
+        passwd_home: Some("/no/such/home".into()),
+        ..home.env()
+    };
+    let loaded = Loader::new(dir.clone(), elsewhere).load().await;
+    assert!(
+        loaded.notes.len() == 1 && loaded.notes[0].contains("ssh reads /no/such/home/.ssh/config"),
+        "{:?}",
+        loaded.notes
+    );
     let loaded = Loader::new(dir, home.env()).load().await;
     assert!(
         loaded.notes.len() == 1

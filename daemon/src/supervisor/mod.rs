@@ -34,6 +34,7 @@ const COMMANDS: usize = 64;
 pub struct Supervisor {
     orders: mpsc::Sender<Order>,
     board: Board,
+    gate: Gate,
     desired: watch::Receiver<BTreeMap<String, Desired>>,
 }
 
@@ -104,9 +105,10 @@ impl Supervisor {
     pub fn start(max_connects: usize, tasks: &mut JoinSet<()>) -> Self {
         let (orders, inbox) = mpsc::channel(COMMANDS);
         let board = Board::new();
+        let gate = Gate::new(max_connects);
         let shared = Shared {
             board: board.clone(),
-            gate: Gate::new(max_connects),
+            gate: gate.clone(),
             prompts: Arc::new(AtomicU64::new(0)),
             recent: Arc::default(),
         };
@@ -115,8 +117,14 @@ impl Supervisor {
         Self {
             orders,
             board,
+            gate,
             desired,
         }
+    }
+
+    /// Lets at most `max_connects` handshakes run at once from now on.
+    pub fn limit_connects(&self, max_connects: usize) {
+        self.gate.resize(max_connects);
     }
 
     async fn order<T>(
