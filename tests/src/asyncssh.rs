@@ -1,7 +1,7 @@
 //! A private asyncssh: a server written in Python, with nothing in common with OpenSSH or Dropbear.
 //!
-//! It asks for new keys as often as the test wants, which Dropbear cannot be told. Debian's asyncssh sends channel
-//! data in the middle of the key exchanges that it began; the script makes it wait, as RFC 4253 demands.
+//! It asks for new keys as often as the test wants, which Dropbear cannot be told. Debian's asyncssh goes on with
+//! channel data in the middle of the key exchanges that it began.
 
 use std::path::PathBuf;
 

@@ -5,26 +5,6 @@ import logging
 import sys
 
 import asyncssh
-from asyncssh.connection import SSHConnection
-
-LAST_BELOW_CHANNELS = 79
-send_packet = SSHConnection.send_packet
-
-
-# RFC 4253, section 7.1: whoever has sent its KEXINIT sends nothing of a channel before its NEWKEYS.
-# The asyncssh of Debian 12 (2.10.1-2+deb12u2) does send it; this holds it back.
-def conforming(self, pkttype, *args, **kwargs):
-    if pkttype > LAST_BELOW_CHANNELS and self._auth_complete:
-        if self._kex_complete and self._rekey_bytes_sent >= self._rekey_bytes:
-            self._send_kexinit()
-            self._kexinit_sent = True
-        if not self._kex_complete:
-            self._deferred_packets.append((pkttype, args))
-            return
-    send_packet(self, pkttype, *args, **kwargs)
-
-
-SSHConnection.send_packet = conforming
 
 
 class Server(asyncssh.SSHServer):

@@ -1,12 +1,13 @@
 //! One key exchange, from our KEXINIT to the new keys: RFC 4253 §7 to §9.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use russh::keys::ssh_key;
 use zeroize::Zeroizing;
 
 use super::cipher::{CipherSpec, Opener, Sealer, Way};
+use super::limits::Patience;
 use super::mac::MacSpec;
 use super::negotiate::Agreement;
 use super::{Fill, HostKey, HostKeyOffer, Negotiated};
@@ -28,10 +29,8 @@ pub(super) struct Exchange {
     /// The server's, once it came.
     pub(super) theirs: Bytes,
     pub(super) stage: Stage,
-    /// When the server has taken too long.
-    pub(super) deadline: Option<Instant>,
-    /// The latest deadline there will be.
-    pub(super) last_deadline: Option<Instant>,
+    /// How long the server may take.
+    pub(super) patience: Patience,
 }
 
 pub(super) enum Stage {
@@ -52,17 +51,24 @@ pub(super) struct Keys {
 }
 
 impl Exchange {
-    pub(super) fn new(ours: Vec<u8>) -> Self {
+    pub(super) fn new(ours: Vec<u8>, now: Instant, timeout: Duration) -> Self {
         Self {
             ours,
             theirs: Bytes::new(),
             stage: Stage::Init,
-            deadline: None,
-            last_deadline: None,
+            patience: Patience::new(now, timeout),
         }
     }
 
-    /// Whether the server's KEXINIT came, so that it may send nothing but its exchange.
+    /// When the server has taken too long; a person who looks at the host key has no deadline.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::HostKey(_) => None,
+            _ => self.patience.deadline(),
+        }
+    }
+
+    /// Whether the server's KEXINIT came.
     pub(super) fn server_began(&self) -> bool {
         !matches!(self.stage, Stage::Init)
     }

@@ -1,4 +1,4 @@
-//! Bounds on what costs the server nothing: its rekeys and its idle talk.
+//! Bounds on what costs the server nothing: its rekeys, its idle talk, and the time it takes for an exchange.
 
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,53 @@ impl Bucket {
     }
 }
 
+/// How long the server may take to finish an exchange of keys.
+///
+/// Each step has its time. What was under way when the exchange began comes first, and a slow line takes long for
+/// it, so that traffic buys time, at the pace of the slowest line that is believed in; never more than three times
+/// that of one step in all. What is under way is bounded by the windows, as no credit is given meanwhile.
+#[derive(Debug)]
+pub(super) struct Patience {
+    timeout: Duration,
+    began: Instant,
+    step: Instant,
+    /// What came in since the step began.
+    bytes: u64,
+}
+
+/// The slowest line that is believed in, in bytes a second.
+const SLOWEST: u64 = 8 * 1024;
+
+impl Patience {
+    pub(super) fn new(now: Instant, timeout: Duration) -> Self {
+        Self {
+            timeout,
+            began: now,
+            step: now,
+            bytes: 0,
+        }
+    }
+
+    /// The exchange went one step on.
+    pub(super) fn step(&mut self, now: Instant) {
+        self.step = now;
+        self.bytes = 0;
+    }
+
+    /// So much came in.
+    pub(super) fn extend(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+    }
+
+    /// When the server has taken too long.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let bought = Duration::from_secs(self.bytes / SLOWEST);
+        let step = self.step.checked_add(self.timeout.saturating_add(bought))?;
+        let all = self.began.checked_add(self.timeout.saturating_mul(3))?;
+        Some(step.min(all))
+    }
+}
+
 /// When new keys are due.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RekeyLimits {
@@ -51,6 +98,24 @@ pub(super) const MAX_PACKETS: u64 = 1 << 31;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn traffic_buys_time_for_an_exchange_and_a_drip_does_not() {
+        let (now, second) = (crate::transport::tests::start(), Duration::from_secs(1));
+        let mut patience = Patience::new(now, 60 * second);
+        for _ in 0..600 {
+            patience.extend(10);
+        }
+        assert_eq!(patience.deadline(), Some(now + 60 * second));
+        patience.extend(1 << 20);
+        assert!(patience.deadline() > Some(now + 180 * second - second));
+        patience.extend(1 << 30);
+        assert_eq!(patience.deadline(), Some(now + 180 * second));
+        patience.step(now + 30 * second);
+        assert_eq!(patience.deadline(), Some(now + 90 * second));
+        patience.step(now + 150 * second);
+        assert_eq!(patience.deadline(), Some(now + 180 * second));
+    }
 
     #[test]
     fn a_bucket_empties_and_refills() {

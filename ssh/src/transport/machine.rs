@@ -1,12 +1,12 @@
 //! What the transport does with each message, and when new keys are made.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::compress::{Deflate, Inflate};
 use super::exchange::{Exchange, Greeting, Keys, Reply, Stage, spec};
-use super::limits::{MAX_PACKETS, RekeyLimits};
+use super::limits::{MAX_PACKETS, Patience, RekeyLimits};
 use super::message::{self, *};
 use super::negotiate::{self, KEXINIT};
 use super::{Event, Negotiated, Transport};
@@ -42,9 +42,7 @@ impl Transport {
         let first = self.negotiated.is_none();
         let payload = negotiate::offer(&self.config, first, cookie);
         self.send_now(&payload, &[]);
-        let mut exchange = Exchange::new(payload);
-        exchange.arm(self.now, self.config.kex_timeout);
-        self.exchange = Some(exchange);
+        self.exchange = Some(Exchange::new(payload, self.now, self.config.kex_timeout));
     }
 
     /// Seals a payload, whatever goes on.
@@ -111,11 +109,9 @@ impl Transport {
     pub(super) fn on_payload(&mut self, payload: Bytes) -> Result<Option<Event>, Error> {
         let number = payload.first().copied().unwrap_or_default();
         let in_exchange = self.exchange.as_ref().is_some_and(Exchange::server_began);
-        if let Some(exchange) = &mut self.exchange
-            && !in_exchange
-        {
+        if let Some(exchange) = &mut self.exchange {
             // It still sends what was under way before it saw our KEXINIT.
-            exchange.extend(self.now, self.config.kex_timeout);
+            exchange.patience.extend(payload.len());
         }
         match number {
             DISCONNECT => {
@@ -133,6 +129,10 @@ impl Transport {
                 return Err(Error::KexFailed("the server does not know it".to_owned()));
             }
             IGNORE | UNIMPLEMENTED | DEBUG => self.on_idle_talk()?,
+            // RFC 4253 §7.1 forbids it, and some servers let their channels go on under the old keys all the same.
+            CONNECTION.. if in_exchange && self.authenticated => {
+                return Ok(Some(Event::Packet(payload)));
+            }
             _ if in_exchange || self.negotiated.is_none() => {
                 return Err(protocol("a message in the middle of a key exchange"));
             }
@@ -178,7 +178,7 @@ impl Transport {
         if let Some(exchange) = &mut self.exchange {
             exchange.theirs = payload;
             exchange.stage = Stage::Method(Box::new((agreement, method)));
-            exchange.arm(self.now, self.config.kex_timeout);
+            exchange.patience.step(self.now);
         }
         Ok(())
     }
@@ -188,7 +188,7 @@ impl Transport {
             .exchange
             .as_mut()
             .ok_or_else(|| protocol("a message of a key exchange that does not run"))?;
-        exchange.arm(self.now, self.config.kex_timeout);
+        exchange.patience.step(self.now);
         match exchange.on_message(payload, &mut *self.entropy)? {
             Reply::Nothing => Ok(None),
             Reply::Send(payload) => {
@@ -234,7 +234,11 @@ impl Transport {
             return Ok(());
         };
         match std::mem::replace(&mut exchange.stage, Stage::Init) {
-            Stage::HostKey(keys) => self.send_newkeys(&keys),
+            Stage::HostKey(keys) => {
+                // How long a person took is not the server's time.
+                exchange.patience = Patience::new(self.now, self.config.kex_timeout);
+                self.send_newkeys(&keys)
+            }
             other => {
                 exchange.stage = other;
                 Ok(())
@@ -251,7 +255,7 @@ impl Transport {
         self.outbound.rekey(sealer, deflate, negotiated.strict);
         if let Some(exchange) = &mut self.exchange {
             exchange.stage = Stage::NewKeys(Box::new((negotiated, opener)));
-            exchange.arm(self.now, self.config.kex_timeout);
+            exchange.patience.step(self.now);
         }
         self.release();
         Ok(())
@@ -368,30 +372,5 @@ impl Transport {
             _ => (PROTOCOL_ERROR, "protocol error"),
         };
         self.disconnect(code, text);
-    }
-}
-
-impl Exchange {
-    /// Gives the server this long for its next step.
-    fn arm(&mut self, now: Instant, timeout: Duration) {
-        self.deadline = now.checked_add(timeout);
-        self.last_deadline = now.checked_add(timeout.saturating_mul(10));
-    }
-
-    /// Gives it more time while it does something, but not for ever.
-    fn extend(&mut self, now: Instant, timeout: Duration) {
-        let later = now.checked_add(timeout);
-        self.deadline = match (later, self.last_deadline) {
-            (Some(later), Some(last)) => Some(later.min(last)),
-            _ => later,
-        };
-    }
-
-    /// When the server has taken too long; a person who looks at the host key has no deadline.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        match self.stage {
-            Stage::HostKey(_) => None,
-            _ => self.deadline,
-        }
     }
 }

@@ -15,6 +15,9 @@ pub(super) const KEX_LAST: u8 = 49;
 /// USERAUTH_SUCCESS: from it on zlib@openssh.com compresses.
 pub(super) const AUTH_SUCCESS: u8 = 52;
 
+/// From here on messages are of the connection, RFC 4254.
+pub(super) const CONNECTION: u8 = 80;
+
 pub(super) const PROTOCOL_ERROR: u32 = 2;
 pub(super) const KEY_EXCHANGE_FAILED: u32 = 3;
 pub(super) const MAC_ERROR: u32 = 5;

@@ -99,16 +99,99 @@ async fn strict_stays_in_force_without_its_marker() {
     .await;
 }
 
+/// RFC 4253 §7.1 forbids it, and asyncssh does it.
 #[tokio::test(start_paused = true)]
-async fn data_in_the_middle_of_an_exchange_ends_it() {
+async fn data_in_the_middle_of_an_exchange_is_taken_in_order() {
+    let script = async |server: &mut Server| {
+        let id = server.confirm(1 << 20, 32768).await;
+        for round in 0..10 {
+            server.send(&data(id, &[round, 0])).await;
+            server.init(&Offer::default()).await;
+            server.send(&data(id, &[round, 1])).await;
+            server.send(&global("x", true, b"")).await;
+            server.peer.theirs = server.aside(KEXINIT).await;
+            let init = server.aside(KEX_INIT).await;
+            server.send(&data(id, &[round, 2])).await;
+            let (reply, keys) = server.peer.reply(&init);
+            server.send(&reply).await;
+            // The client's new keys are in use already.
+            server.aside(NEWKEYS).await;
+            server.send(&data(id, &[round, 3])).await;
+            server.send(&[NEWKEYS]).await;
+            let later = server.peer.rekey_out(keys);
+            server.peer.rekey_in(later);
+            server.send(&data(id, &[round, 4])).await;
+            server.expect(REQUEST_FAILURE).await;
+            sleep(Duration::from_secs(1)).await;
+        }
+        server.send(&of(EOF, id)).await;
+        let written = server.expect(DATA).await;
+        assert_eq!(&written[9..], b"still here");
+    };
+    play(script, async |session, _incoming| {
+        let mut channel = open(&session).await.unwrap();
+        let mut read = Vec::new();
+        channel.read_to_end(&mut read).await.unwrap();
+        let sent = (0..10).flat_map(|round| (0..5).flat_map(move |n| [round, n]));
+        assert_eq!(read, sent.collect::<Vec<u8>>());
+        channel.write_all(b"still here").await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+    })
+    .await;
+}
+
+/// Of the old windows only: what the client consumes meanwhile gives no credit before the new keys.
+#[tokio::test(start_paused = true)]
+async fn an_exchange_is_not_prolonged_for_ever_by_data() {
+    let script = async |server: &mut Server| {
+        let id = server.confirm(0, 32768).await;
+        server.init(&Offer::default()).await;
+        while server.send(&data(id, &[7; 1000])).await {
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let start = tokio::time::Instant::now();
+    let error = play(script, async |session, _incoming| {
+        let mut channel = open(&session).await.unwrap();
+        let mut read = Vec::new();
+        assert!(channel.read_to_end(&mut read).await.is_err());
+        session.closed().await
+    })
+    .await;
+    assert!(
+        matches!(error, Error::Timeout("the key exchange")),
+        "{error}"
+    );
+    let lasted = start.elapsed().as_secs();
+    assert!((60..=70).contains(&lasted), "{lasted} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_of_a_channel_in_the_middle_of_an_exchange_ends_it() {
     for payload in [
-        data(0, b"x"),
-        global("x", true, b""),
+        vec![SERVICE_REQUEST, 0, 0, 0, 0],
+        message(SERVICE_ACCEPT, |out| out.string("ssh-userauth")),
+        vec![SUCCESS],
+        vec![60],
+        vec![79],
         vec![EXT_INFO, 0, 0, 0, 0],
+        vec![10],
     ] {
         let end = attack(When::Session, async |server| {
             server.init(&Offer::default()).await;
             server.send(&payload).await;
+        })
+        .await;
+        end.says("a message in the middle of a key exchange");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn channels_in_the_middle_of_an_exchange_before_the_login_end_it() {
+    for when in [When::Kex, When::Auth] {
+        let end = attack(when, async |server| {
+            server.init(&Offer::lax()).await;
+            server.send(&data(0, b"x")).await;
         })
         .await;
         end.says("a message in the middle of a key exchange");

@@ -125,7 +125,7 @@ fn messages_out_of_turn_end_the_session() {
     }
     let mut pair = Pair::authenticated(Config::default(), Manners::default());
     pair.server.begin();
-    pair.server.send(&[94]);
+    pair.server.send(&[79]);
     assert!(matches!(pair.run(), Err(Error::Protocol(_))));
     let mut pair = Pair::authenticated(Config::default(), Manners::default());
     pair.server.begin();
