@@ -14,6 +14,7 @@ use super::blob;
 use super::budget::Desk;
 use super::keys::{self, KeyFile, Note};
 use super::login::{Offer, Sign, SignError};
+use super::private_key;
 use crate::config::model::{AddKeysToAgent, Auth};
 use crate::known_hosts;
 use crate::prompt::Question;
@@ -144,10 +145,14 @@ fn order(
             continue;
         }
         if !file.can_sign() {
-            notes.push(format!(
-                "{} is a public key that the agent does not hold",
-                file.shown()
-            ));
+            let shown = file.shown();
+            notes.push(match public.as_deref().is_some_and(private_key::is_of_token) {
+                true => format!(
+                    "{shown} is of a security key, which signs through the agent: `ssh-add {shown}`, for the agent \
+                     that tunneld sees"
+                ),
+                false => format!("{shown} is a public key that the agent does not hold"),
+            });
             continue;
         }
         from_files.push(Candidate {

@@ -20,8 +20,7 @@ use zeroize::Zeroizing;
 use super::blob::{self, Certificate};
 use super::budget::Desk;
 use super::login::SignError;
-use super::openssh_key::decode_secret_key;
-use super::ppk::{self, Ppk};
+use super::private_key::{self, Unopened};
 use crate::command;
 use crate::config::model::Auth;
 use crate::prompt::Question;
@@ -29,6 +28,7 @@ use crate::text;
 
 /// No key is longer; what is, is no key.
 const FILE_LIMIT: u64 = 1 << 20;
+const BOM: &[u8] = "\u{feff}".as_bytes();
 
 /// A key file.
 pub(super) struct KeyFile {
@@ -142,7 +142,11 @@ impl KeyFile {
                     remember(sealed, &key);
                     return Ok(key);
                 }
-                Err(why) => trouble = format!("{why}. "),
+                Err(Unopened::Wrong) => trouble = format!("{}. ", Unopened::Wrong),
+                Err(Unopened::Why(why)) => {
+                    let why = format!("key {}: {why}", self.shown());
+                    return Err(SignError::Unable(why));
+                }
             }
         }
         let why = format!("key {}: {}", self.shown(), trouble.trim_end_matches(". "));
@@ -151,35 +155,16 @@ impl KeyFile {
 }
 
 /// Decrypts off the runtime: bcrypt and argon2 take their time.
-async fn open(sealed: &SecretString, passphrase: SecretString) -> Result<Arc<PrivateKey>, String> {
+async fn open(
+    sealed: &SecretString,
+    passphrase: SecretString,
+) -> Result<Arc<PrivateKey>, Unopened> {
     let sealed = sealed.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        let (text, passphrase) = (sealed.expose_secret(), passphrase.expose_secret());
-        let opened = if ppk::is_ppk(text) {
-            Ppk::read(text).and_then(|ppk| ppk.open(passphrase))
-        } else {
-            decode_secret_key(text, Some(passphrase)).map_err(|_| unopened(text))
-        };
-        opened.map(Arc::new)
+        private_key::open(sealed.expose_secret(), passphrase.expose_secret()).map(Arc::new)
     });
-    opened
-        .await
-        .unwrap_or_else(|_| Err("unlocking the key failed".into()))
-}
-
-fn unopened(sealed: &str) -> String {
-    let odd_cipher = sealed
-        .lines()
-        .find_map(|line| line.strip_prefix("DEK-Info: "))
-        .is_some_and(|info| !info.starts_with("AES-128-CBC,"))
-        || sealed.contains("BEGIN EC PRIVATE KEY");
-    if odd_cipher {
-        "the passphrase is wrong, or the old PEM encryption is not supported (`ssh-keygen -p -f FILE` rewrites the \
-         key in OpenSSH's format)"
-            .into()
-    } else {
-        "the passphrase is wrong".into()
-    }
+    let broken = |_| Err(Unopened::Why("unlocking it broke off".into()));
+    opened.await.unwrap_or_else(broken)
 }
 
 type Memory = Mutex<HashMap<[u8; 32], Arc<PrivateKey>>>;
@@ -262,38 +247,33 @@ fn read_key(path: PathBuf, asked_for: bool) -> Result<Option<KeyFile>, Note> {
             secret: None,
         }));
     }
-    let sealed = String::from_utf8(content)
-        .map(SecretString::from)
-        .map_err(|_| format!("key {shown} is no private key in any known format"))?;
-    let (public, key) = read_private(sealed.expose_secret(), &shown)?;
-    let public = public.or_else(beside);
+    let sealed = text_of(content).map_err(|why| format!("key {shown} {why}"))?;
+    let found = private_key::look(sealed.expose_secret())
+        .map_err(|why| format!("key {shown} cannot be used: {why}"))?;
+    let public = found.public.or_else(beside);
+    let secret = match found.key {
+        _ if public.as_deref().is_some_and(private_key::is_of_token) => None,
+        Some(key) => Some(Secret::Open(Arc::new(key))),
+        None => Some(Secret::Locked(sealed)),
+    };
     Ok(Some(KeyFile {
         path,
         public,
-        secret: Some(match key {
-            Some(key) => Secret::Open(Arc::new(key)),
-            None => Secret::Locked(sealed),
-        }),
+        secret,
     }))
 }
 
-/// The public key, where the text tells it, and the private one where it needs no passphrase.
-fn read_private(text: &str, shown: &str) -> Result<(Option<Vec<u8>>, Option<PrivateKey>), Note> {
-    if ppk::is_ppk(text) {
-        let unusable = |why| format!("key {shown} cannot be used: {why}");
-        let ppk = Ppk::read(text).map_err(unusable)?;
-        let public = ppk.public().to_vec();
-        let key = (!ppk.is_locked()).then(|| ppk.open("")).transpose();
-        return Ok((Some(public), key.map_err(unusable)?));
+/// The text of a file, without the mark that Windows' editors put before it.
+fn text_of(mut content: Vec<u8>) -> Result<SecretString, &'static str> {
+    if content.starts_with(&[0xff, 0xfe]) || content.starts_with(&[0xfe, 0xff]) {
+        return Err("is written in UTF-16: save it as UTF-8 or ASCII");
     }
-    if is_locked(text) {
-        let key = PrivateKey::from_openssh(text).ok();
-        return Ok((key.map(|key| key.public_key_bytes()), None));
+    if content.starts_with(BOM) {
+        content.drain(..BOM.len());
     }
-    let key = decode_secret_key(text, None).map_err(|_| {
-        format!("key {shown} is no private key in any known format (`ssh-keygen -y -f` tells whether ssh can read it)")
-    })?;
-    Ok((Some(key.public_key_bytes()), Some(key)))
+    String::from_utf8(content)
+        .map(SecretString::from)
+        .map_err(|_| "is no private key in any known format")
 }
 
 enum Unread {
@@ -344,13 +324,6 @@ fn check_mode(_found: &std::fs::Metadata) -> Result<(), String> {
     Ok(())
 }
 
-fn is_locked(text: &str) -> bool {
-    if text.contains("BEGIN OPENSSH PRIVATE KEY") {
-        return PrivateKey::from_openssh(text).is_ok_and(|key| key.is_encrypted());
-    }
-    text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED")
-}
-
 /// The public key in the file at `path`, where there is one.
 fn read_public(path: &Path) -> Option<Vec<u8>> {
     read_carefully(path, false)
@@ -361,6 +334,7 @@ fn read_public(path: &Path) -> Option<Vec<u8>> {
 fn public_in(content: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(content).ok()?;
     let line = text
+        .trim_start_matches('\u{feff}')
         .lines()
         .map(str::trim)
         .find(|line| !line.is_empty() && !line.starts_with('#'))?;

@@ -6,32 +6,72 @@ use base64ct::{Base64, Encoding as _};
 use russh::keys::ssh_encoding::Decode as _;
 use russh::keys::ssh_key::private::KeypairData;
 use russh::keys::ssh_key::{self, Cipher, Kdf};
-use russh::keys::{self, PrivateKey};
+use russh::keys::{Algorithm, PrivateKey, PublicKeyBase64 as _};
 use zeroize::Zeroizing;
 
 use super::blob::{self, Reader, put_string};
 use super::ppk::{Kind, put_ecdsa};
+use super::private_key::{Found, NO_DSA, Unopened, damaged};
+use crate::text;
 
 const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 const END: &str = "-----END OPENSSH PRIVATE KEY-----";
 const MAGIC: &[u8] = b"openssh-key-v1\0";
 
-/// Decodes a private key of any format but PuTTY's, and ECDSA keys with short numbers too.
-pub(super) fn decode_secret_key(
-    text: &str,
-    passphrase: Option<&str>,
-) -> Result<PrivateKey, keys::Error> {
-    keys::decode_secret_key(text, passphrase).or_else(|error| match error {
-        // A wrong passphrase is another error: bcrypt is not run twice for it.
-        keys::Error::SshKey(ssh_key::Error::Encoding(_)) => {
-            read_ecdsa(text, passphrase).ok_or(error)
-        }
-        _ => Err(error),
+/// bcrypt's rounds: ssh-keygen takes 16 (24 of late), and each takes some milliseconds.
+const ROUNDS_LIMIT: u32 = 10_000;
+
+/// Whether the file is one of OpenSSH's.
+pub(super) fn is_openssh(text: &str) -> bool {
+    text.contains(BEGIN)
+}
+
+/// Looks at a file; an error where no passphrase would make a key of it.
+pub(super) fn look(text: &str) -> Result<Found, String> {
+    let content = unarmoured(text).ok_or_else(|| damaged("it is not whole, or not base64"))?;
+    let mut rest = Reader(content.strip_prefix(MAGIC).unwrap_or_default());
+    let cipher = rest.string().unwrap_or_default();
+    if std::str::from_utf8(cipher).is_ok_and(|name| Cipher::new(name).is_err()) {
+        let cipher = text::escape(&String::from_utf8_lossy(cipher));
+        return Err(format!("its encryption, {cipher}, is not supported"));
+    }
+    let foreign = || damaged("it does not hold what its first line says");
+    let key = PrivateKey::from_bytes(&content)
+        .ok()
+        .or_else(|| read_ecdsa(&content, None))
+        .ok_or_else(foreign)?;
+    if key.algorithm() == Algorithm::Dsa {
+        return Err(NO_DSA.into());
+    }
+    if let Kdf::Bcrypt { rounds, .. } = key.kdf()
+        && *rounds > ROUNDS_LIMIT
+    {
+        return Err(format!(
+            "unlocking it would take {rounds} rounds of bcrypt, which is more than tunneld spends on a key \
+             (`ssh-keygen -p -a 100 -f FILE` rewrites it)"
+        ));
+    }
+    Ok(Found {
+        public: Some(key.public_key_bytes()),
+        key: (!key.is_encrypted()).then_some(key),
     })
 }
 
-fn read_ecdsa(text: &str, passphrase: Option<&str>) -> Option<PrivateKey> {
-    let content = unarmoured(text)?;
+/// Opens a key that needs a passphrase.
+pub(super) fn open(text: &str, passphrase: &str) -> Result<PrivateKey, Unopened> {
+    let gone = || Unopened::Why(damaged("it is not whole, or not base64"));
+    let content = unarmoured(text).ok_or_else(gone)?;
+    let opened = PrivateKey::from_bytes(&content).and_then(|key| key.decrypt(passphrase));
+    match opened {
+        Ok(key) => Ok(key),
+        // A wrong passphrase is another error: bcrypt is not run twice for it.
+        Err(ssh_key::Error::Encoding(_)) => read_ecdsa(&content, Some(passphrase))
+            .ok_or_else(|| Unopened::Why(damaged("its private part cannot be read"))),
+        Err(_) => Err(Unopened::Wrong),
+    }
+}
+
+fn read_ecdsa(content: &[u8], passphrase: Option<&str>) -> Option<PrivateKey> {
     let mut rest = Reader(content.strip_prefix(MAGIC)?);
     let cipher = Cipher::new(std::str::from_utf8(rest.string()?).ok()?).ok()?;
     let kdf = Kdf::decode(&mut rest.0).ok()?;

@@ -11,6 +11,7 @@ use russh::keys::ssh_key::private::KeypairData;
 use zeroize::Zeroizing;
 
 use super::blob::{self, Reader, put_string};
+use super::private_key::{Unopened, damaged};
 use crate::text;
 
 const MAGIC: &str = "PuTTY-User-Key-File-";
@@ -141,22 +142,22 @@ impl Ppk {
     }
 
     /// Opens the key; the passphrase of one that has none is not looked at.
-    pub(super) fn open(mut self, passphrase: &str) -> Result<PrivateKey, String> {
-        let keys = self.keys(passphrase.as_bytes())?;
+    pub(super) fn open(mut self, passphrase: &str) -> Result<PrivateKey, Unopened> {
+        let keys = self.keys(passphrase.as_bytes()).map_err(Unopened::Why)?;
         if self.is_locked() {
             Cipher::Aes256Cbc
                 .decrypt(&keys.cipher, &keys.iv, &mut self.private, None)
-                .map_err(|error| format!("decrypting failed: {error}"))?;
+                .map_err(|error| Unopened::Why(format!("decrypting failed: {error}")))?;
         }
         if !self.is_whole(&keys.mac) {
             return Err(match self.lock {
-                Some(_) => "the passphrase is wrong".into(),
-                None => damaged("its content does not match `Private-MAC`"),
+                Some(_) => Unopened::Wrong,
+                None => Unopened::Why(damaged("its content does not match `Private-MAC`")),
             });
         }
-        let wire = self.wire()?;
+        let wire = self.wire().map_err(Unopened::Why)?;
         let wire: &mut &[u8] = &mut wire.as_slice();
-        let foreign = || damaged("its private part does not fit its public part");
+        let foreign = || Unopened::Why(damaged("its private part does not fit its public part"));
         let data = KeypairData::decode(wire).map_err(|_| foreign())?;
         PrivateKey::new(data, self.comment).map_err(|_| foreign())
     }
@@ -352,10 +353,6 @@ impl<'a> Lines<'a> {
     }
 }
 
-fn damaged(why: &str) -> String {
-    format!("the file is damaged: {why}")
-}
-
 fn sha1(first: &[u8], second: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     context.update(first);
@@ -363,7 +360,8 @@ fn sha1(first: &[u8], second: &[u8]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(context.finish().as_ref().to_vec())
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+/// The bytes of hexadecimal digits.
+pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
     let text = text.trim_end();
     if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;

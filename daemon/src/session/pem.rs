@@ -1,0 +1,334 @@
+//! Key files in PEM (RFC 7468), but for OpenSSH's own: PKCS#1 and SEC 1, encrypted as OpenSSL did of old (the headers
+//! of RFC 1421), and PKCS#8 (RFC 5958). The formats and ciphers are libraries'; here is what holds them together.
+
+use base64ct::{Base64, Encoding as _};
+use pkcs8::der::SecretDocument;
+use pkcs8::der::asn1::{AnyRef, OctetStringRef};
+use pkcs8::pkcs5::{self, pbes1, pbes2};
+use pkcs8::spki::AlgorithmIdentifierRef;
+use pkcs8::{EncryptedPrivateKeyInfoRef, ObjectIdentifier, PrivateKeyInfoRef};
+use ring::digest;
+use russh::keys::ssh_key::Cipher;
+use russh::keys::{self, PrivateKey};
+use zeroize::Zeroizing;
+
+use super::private_key::{NO_DSA, Unopened, damaged};
+use crate::text;
+
+const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const DSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10040.4.1");
+/// The most work and memory (in bytes) that a file may make us spend on its passphrase.
+const ROUNDS_LIMIT: u32 = 20_000_000;
+const MEMORY_LIMIT: u64 = 256 << 20;
+const WORK_LIMIT: u64 = 16 * MEMORY_LIMIT;
+
+/// A key file as it is read before its passphrase is known.
+pub(super) struct Pem {
+    kind: Kind,
+    lock: Option<Lock>,
+    /// Encrypted where there is a lock.
+    content: Zeroizing<Vec<u8>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// PKCS#1.
+    Rsa,
+    /// SEC 1 or PKCS#8.
+    Other,
+}
+
+enum Lock {
+    /// `DEK-Info`: the cipher, and its initial vector, whose begin is the salt.
+    Dek(Dek, Vec<u8>),
+    /// PKCS#8's own.
+    Pkcs8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dek {
+    Ssh(Cipher),
+    /// DES is 3DES with the same key three times.
+    Des,
+}
+
+impl Pem {
+    /// Reads a file; what it asks for is known and within bounds.
+    pub(super) fn read(text: &str) -> Result<Self, String> {
+        let mut lines = text.lines().map(str::trim);
+        let label = lines
+            .find_map(|line| {
+                line.strip_prefix("-----BEGIN ")?
+                    .strip_suffix("PRIVATE KEY-----")
+            })
+            .ok_or("it is no private key in any known format")?;
+        let (kind, locked) = match label.trim_end() {
+            "RSA" => (Kind::Rsa, false),
+            "EC" | "" => (Kind::Other, false),
+            "ENCRYPTED" => (Kind::Other, true),
+            "DSA" => return Err(NO_DSA.into()),
+            other => {
+                let other = text::escape(other);
+                return Err(format!("it is in a format that is not supported: {other}"));
+            }
+        };
+        let mut lock = locked.then_some(Lock::Pkcs8);
+        let mut base64 = Zeroizing::new(String::with_capacity(text.len()));
+        let mut ended = false;
+        for line in lines {
+            if line.starts_with("-----END ") {
+                ended = true;
+                break;
+            }
+            match line.split_once(':') {
+                Some(("DEK-Info", value)) => lock = Some(dek(value.trim())?),
+                Some(_) => {}
+                None => base64.extend(line.split_ascii_whitespace()),
+            }
+        }
+        if !ended {
+            return Err(damaged("its last line is missing"));
+        }
+        let content = Base64::decode_vec(&base64).map(Zeroizing::new);
+        let content = content.map_err(|_| damaged("it is not base64"))?;
+        if matches!(lock, Some(Lock::Pkcs8)) {
+            check_scheme(&sealed(&content)?.encryption_algorithm)?;
+        }
+        Ok(Self {
+            kind,
+            lock,
+            content,
+        })
+    }
+
+    /// Whether the file needs a passphrase.
+    pub(super) fn is_locked(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// Opens the key; the passphrase of one that has none is not looked at.
+    pub(super) fn open(&self, passphrase: &str) -> Result<PrivateKey, Unopened> {
+        let passphrase = passphrase.as_bytes();
+        let opened;
+        let der: &[u8] = match &self.lock {
+            None => &self.content,
+            Some(Lock::Dek(cipher, iv)) => {
+                opened = self.open_dek(*cipher, iv, passphrase)?;
+                &opened
+            }
+            Some(Lock::Pkcs8) => {
+                opened = open_pkcs8(&self.content, passphrase)?;
+                &opened
+            }
+        };
+        // With one wrong passphrase of 256 the padding looks right.
+        let key = match self.kind {
+            Kind::Rsa => pkcs1(der),
+            Kind::Other => keys::pkcs8::decode_pkcs8(der, None).map_err(|error| told(&error)),
+        };
+        key.map_err(|why| match (&self.lock, why) {
+            (Some(_), None) => Unopened::Wrong,
+            (_, Some(why)) => Unopened::Why(why),
+            (None, None) => Unopened::Why(damaged("it does not hold what its first line says")),
+        })
+    }
+
+    fn open_dek(
+        &self,
+        dek: Dek,
+        iv: &[u8],
+        passphrase: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, Unopened> {
+        let salt = iv.get(..8).unwrap_or_default();
+        match dek {
+            Dek::Ssh(cipher) => {
+                let (size, _) = cipher.key_and_iv_size().unwrap_or_default();
+                let key = bytes_to_key(passphrase, salt, size);
+                decrypt(cipher, &key, iv, &self.content)
+            }
+            Dek::Des => {
+                let key = bytes_to_key(passphrase, salt, 8);
+                decrypt_des(&key, iv, &self.content)
+            }
+        }
+    }
+}
+
+fn dek(value: &str) -> Result<Lock, String> {
+    let (name, iv) = value.split_once(',').unwrap_or((value, ""));
+    let cipher = match name.trim() {
+        "AES-128-CBC" => Dek::Ssh(Cipher::Aes128Cbc),
+        "AES-192-CBC" => Dek::Ssh(Cipher::Aes192Cbc),
+        "AES-256-CBC" => Dek::Ssh(Cipher::Aes256Cbc),
+        "DES-EDE3-CBC" => Dek::Ssh(Cipher::TdesCbc),
+        "DES-CBC" => Dek::Des,
+        other => return Err(unsupported(&text::escape(other))),
+    };
+    let size = match cipher {
+        Dek::Ssh(cipher) => cipher.block_size(),
+        Dek::Des => 8,
+    };
+    let iv = super::ppk::unhex(iv.trim()).filter(|iv| iv.len() == size);
+    let iv = iv.ok_or_else(|| damaged("the line `DEK-Info` is not whole"))?;
+    Ok(Lock::Dek(cipher, iv))
+}
+
+fn unsupported(what: &str) -> String {
+    format!(
+        "its encryption, {what}, is not supported (`openssl pkey -aes256 -in FILE -out NEW` writes it with one that is)"
+    )
+}
+
+fn sealed(content: &[u8]) -> Result<EncryptedPrivateKeyInfoRef<'_>, String> {
+    EncryptedPrivateKeyInfoRef::try_from(content)
+        .map_err(|_| unsupported("neither PBES2 nor PBES1 with DES"))
+}
+
+fn check_scheme(scheme: &pkcs5::EncryptionScheme) -> Result<(), String> {
+    let within = match scheme {
+        pkcs5::EncryptionScheme::Pbes1(old) => {
+            return match (old.encryption.cipher(), old.encryption.digest()) {
+                (
+                    pbes1::SymmetricCipher::DesCbc,
+                    pbes1::DigestAlgorithm::Md5 | pbes1::DigestAlgorithm::Sha1,
+                ) => Ok(()),
+                _ => Err(unsupported("PBES1 with RC2 or MD2")),
+            };
+        }
+        pkcs5::EncryptionScheme::Pbes2(new) => match &new.kdf {
+            pbes2::Kdf::Pbkdf2(params) => params.iteration_count <= ROUNDS_LIMIT,
+            pbes2::Kdf::Scrypt(params) => {
+                let memory = 128_u64
+                    .saturating_mul(params.cost_parameter)
+                    .saturating_mul(params.block_size.into());
+                let work = memory.saturating_mul(params.parallelization.into());
+                memory <= MEMORY_LIMIT && work <= WORK_LIMIT
+            }
+            _ => return Err(unsupported("an unknown derivation of its key")),
+        },
+        _ => return Err(unsupported("an unknown scheme")),
+    };
+    match within {
+        true => Ok(()),
+        false => Err(
+            "unlocking it would take more work or memory than tunneld spends on a key \
+                      (`ssh-keygen -p -f FILE` rewrites it)"
+                .into(),
+        ),
+    }
+}
+
+fn open_pkcs8(content: &[u8], passphrase: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unopened> {
+    let sealed = sealed(content).map_err(Unopened::Why)?;
+    let data = sealed.encrypted_data.as_bytes();
+    match &sealed.encryption_algorithm {
+        pkcs5::EncryptionScheme::Pbes1(old) => {
+            let salt = &old.parameters.salt;
+            let rounds = old.parameters.iteration_count;
+            let md5 = old.encryption.digest() == pbes1::DigestAlgorithm::Md5;
+            let derived = pbkdf1(md5, passphrase, salt, rounds);
+            let (key, rest) = derived.split_at_checked(8).unwrap_or_default();
+            decrypt_des(key, rest.get(..8).unwrap_or_default(), data)
+        }
+        scheme => match scheme.decrypt(passphrase, data) {
+            Ok(opened) => Ok(Zeroizing::new(opened)),
+            Err(pkcs5::Error::DecryptFailed) => Err(Unopened::Wrong),
+            Err(error) => Err(Unopened::Why(unsupported(&error.to_string()))),
+        },
+    }
+}
+
+fn decrypt_des(key: &[u8], iv: &[u8], content: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unopened> {
+    let mut thrice = Zeroizing::new(Vec::with_capacity(24));
+    for _ in 0..3 {
+        thrice.extend(key);
+    }
+    decrypt(Cipher::TdesCbc, &thrice, iv, content)
+}
+
+fn decrypt(
+    cipher: Cipher,
+    key: &[u8],
+    iv: &[u8],
+    content: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, Unopened> {
+    let mut content = Zeroizing::new(content.to_vec());
+    if content.is_empty() || !content.len().is_multiple_of(cipher.block_size()) {
+        return Err(Unopened::Why(damaged("it is not of whole blocks")));
+    }
+    let done = cipher.decrypt(key, iv, &mut content, None);
+    done.map_err(|error| Unopened::Why(format!("decrypting failed: {error}")))?;
+    let padding = content.last().copied().unwrap_or_default();
+    let kept = content.len().checked_sub(padding.into());
+    let whole = (1..=cipher.block_size()).contains(&padding.into())
+        && content
+            .iter()
+            .rev()
+            .take(padding.into())
+            .all(|byte| *byte == padding);
+    match kept {
+        Some(kept) if whole => content.truncate(kept),
+        _ => return Err(Unopened::Wrong),
+    }
+    Ok(content)
+}
+
+/// OpenSSL's EVP_BytesToKey with MD5 and one round.
+fn bytes_to_key(passphrase: &[u8], salt: &[u8], size: usize) -> Zeroizing<Vec<u8>> {
+    let mut key = Zeroizing::new(Vec::with_capacity(size + 16));
+    while key.len() < size {
+        let mut context = md5::Context::new();
+        let last = key.len().saturating_sub(16);
+        context.consume(key.get(last..).unwrap_or_default());
+        context.consume(passphrase);
+        context.consume(salt);
+        key.extend(context.finalize().0);
+    }
+    key.truncate(size);
+    key
+}
+
+/// RFC 8018 §5.1.
+fn pbkdf1(md5: bool, passphrase: &[u8], salt: &[u8], rounds: u16) -> Zeroizing<Vec<u8>> {
+    let hash = |content: &[u8]| match md5 {
+        true => md5::compute(content).0.to_vec(),
+        false => digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, content)
+            .as_ref()
+            .to_vec(),
+    };
+    let mut derived = Zeroizing::new(Vec::with_capacity(passphrase.len() + salt.len()));
+    derived.extend(passphrase);
+    derived.extend(salt);
+    for _ in 0..rounds.max(1) {
+        derived = Zeroizing::new(hash(&derived));
+    }
+    derived
+}
+
+/// A PKCS#1 key, wrapped as PKCS#8, which the library takes.
+fn pkcs1(der: &[u8]) -> Result<PrivateKey, Option<String>> {
+    let algorithm = AlgorithmIdentifierRef {
+        oid: RSA,
+        parameters: Some(AnyRef::NULL),
+    };
+    let wrapped = OctetStringRef::new(der)
+        .and_then(|der| SecretDocument::encode_msg(&PrivateKeyInfoRef::new(algorithm, der)));
+    let wrapped = wrapped.map_err(|_| None)?;
+    keys::pkcs8::decode_pkcs8(wrapped.as_bytes(), None).map_err(|error| told(&error))
+}
+
+/// What there is to say of an error beyond "damaged", or "a wrong passphrase".
+fn told(error: &keys::Error) -> Option<String> {
+    match error {
+        keys::Error::UnknownAlgorithm(oid) if oid.to_string() == DSA.to_string() => {
+            Some(NO_DSA.into())
+        }
+        keys::Error::UnknownAlgorithm(oid) => Some(format!(
+            "keys of its type or curve ({oid}) are not supported (`ssh-keygen -t ed25519` makes one that is)"
+        )),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
