@@ -1,7 +1,8 @@
 //! What came in on a channel and nobody has taken yet.
 //!
 //! Bounded in bytes by the channel's window; the number of packets costs nothing, because small ones
-//! are copied together. Copying also keeps a small packet from holding the large read buffer it came in.
+//! are copied together. Copying also keeps a packet from holding the large read buffer it came in, which
+//! holds other channels' bytes too: small ones always, all of them when the reader stands still.
 
 use std::collections::VecDeque;
 
@@ -12,7 +13,9 @@ const SMALL: usize = 2 * 1024;
 /// A payload below this is copied once the reader lags.
 const MEDIUM: usize = 16 * 1024;
 /// From here on the reader lags.
-const LAG: usize = 64 * 1024;
+const LAG: usize = 32 * 1024;
+/// From here on the reader stands still, and down to half of it.
+const STILL: usize = 256 * 1024;
 /// The largest block that small payloads are gathered in.
 const BLOCK: usize = 16 * 1024;
 
@@ -22,6 +25,8 @@ pub(crate) struct Inbox {
     chunks: VecDeque<Bytes>,
     tail: BytesMut,
     len: usize,
+    /// The reader stands still: nothing here holds a read buffer.
+    still: bool,
 }
 
 impl Inbox {
@@ -39,12 +44,20 @@ impl Inbox {
     /// Adds what came in.
     pub(crate) fn push(&mut self, data: Bytes) {
         self.len += data.len();
+        if self.len > STILL && !std::mem::replace(&mut self.still, true) {
+            for chunk in &mut self.chunks {
+                *chunk = Bytes::copy_from_slice(chunk);
+            }
+        }
         if data.len() < SMALL || (self.len > LAG && data.len() < MEDIUM) {
             self.gather(&data);
-        } else {
-            self.seal();
-            self.chunks.push_back(data);
+            return;
         }
+        self.seal();
+        self.chunks.push_back(match self.still {
+            true => Bytes::copy_from_slice(&data),
+            false => data,
+        });
     }
 
     fn gather(&mut self, mut data: &[u8]) {
@@ -64,8 +77,12 @@ impl Inbox {
 
     fn seal(&mut self) {
         if !self.tail.is_empty() {
-            let full = std::mem::take(&mut self.tail);
-            self.chunks.push_back(full.freeze());
+            let tail = std::mem::take(&mut self.tail);
+            let unused = tail.capacity() - tail.len();
+            self.chunks.push_back(match unused > tail.len() / 8 {
+                true => Bytes::copy_from_slice(&tail),
+                false => tail.freeze(),
+            });
         }
     }
 
@@ -77,6 +94,7 @@ impl Inbox {
             None => std::mem::take(&mut self.tail).freeze(),
         };
         self.len -= chunk.len();
+        self.still &= self.len > STILL / 2;
         if self.len == 0 {
             self.chunks = VecDeque::new();
         }
@@ -120,6 +138,24 @@ mod tests {
         let buffer = Bytes::from(vec![7u8; 64 * 1024]);
         inbox.push(buffer.slice(0..100));
         assert!(buffer.is_unique());
+    }
+
+    #[test]
+    fn a_reader_that_stands_still_holds_no_read_buffer() {
+        let mut inbox = Inbox::default();
+        let mut buffers = Vec::new();
+        for _ in 0..STILL / MEDIUM + 1 {
+            let buffer = Bytes::from(vec![7u8; 128 * 1024]);
+            inbox.push(buffer.slice(0..MEDIUM));
+            buffers.push(buffer);
+        }
+        assert!(buffers.iter().all(Bytes::is_unique));
+        while inbox.len() > STILL / 2 {
+            let _ = inbox.pop();
+        }
+        let buffer = Bytes::from(vec![7u8; 128 * 1024]);
+        inbox.push(buffer.slice(0..MEDIUM));
+        assert!(!buffer.is_unique(), "it reads again: nothing is copied");
     }
 
     proptest! {

@@ -369,28 +369,58 @@ fn packets_of_one_byte_that_nobody_reads() {
     });
 }
 
-/// What is kept of a packet keeps the block that it was read into, a seventh more than its bytes.
-#[test]
-fn twenty_stopped_readers_cost_their_windows() {
-    let window = 2 << 20;
-    within(20 * window * 6 / 5, async {
-        let script = async |server: &mut Server| {
-            let block = vec![3; 32768];
-            for _ in 0..20 {
-                let id = server.confirm(0, 32768).await;
-                server.flood(&data(id, &block), 64).await;
+const WINDOW: usize = 2 << 20;
+
+/// Twenty readers stand still with full windows; `live` pieces for one that reads follow each of theirs.
+fn stopped_readers(piece: usize, live: usize) {
+    let script = async |server: &mut Server| {
+        let mut ids = Vec::new();
+        for _ in 0..20 {
+            ids.push(server.confirm(0, 32768).await);
+        }
+        let reader = server.confirm(0, 32768).await;
+        let block = vec![3; 32768];
+        let mut sent = 0;
+        for _ in 0..WINDOW / piece {
+            for id in &ids {
+                server.send(&data(*id, &block[..piece])).await;
+                for _ in 0..live {
+                    server.send(&data(reader, &block)).await;
+                    sent += block.len();
+                    if sent >= WINDOW / 2 {
+                        server.expect(ADJUST).await;
+                        sent = 0;
+                    }
+                }
             }
-        };
+        }
+    };
+    within(20 * WINDOW * 11 / 10, async {
         play(script, async |session, _incoming| {
             let mut stopped = Vec::new();
             for _ in 0..20 {
                 stopped.push(open(&session).await.unwrap());
             }
-            sleep(Duration::from_secs(60)).await;
+            let (mut reader, _writer) = open(&session).await.unwrap().split();
+            let reads = async { while let Ok(Some(_)) = reader.next().await {} };
+            let _ = tokio::time::timeout(Duration::from_secs(60), reads).await;
             assert!(!session.is_closed());
         })
         .await;
     });
+}
+
+#[test]
+fn twenty_stopped_readers_cost_their_windows() {
+    stopped_readers(32768, 0);
+}
+
+/// What is kept of a packet must not keep the block that it was read into: the others' bytes are in it too.
+#[test]
+fn stopped_readers_beside_a_live_one_cost_their_windows() {
+    for piece in [1024, 4096, 16384, 32768] {
+        stopped_readers(piece, if piece < 16384 { 1 } else { 3 });
+    }
 }
 
 #[test]
