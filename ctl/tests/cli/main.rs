@@ -1,0 +1,14 @@
+//! The program against a scripted daemon: exit codes, stdout and stderr, closed pipes, bytes through `connect`.
+#![cfg(unix)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test's helpers fail with them"
+)]
+
+mod connect;
+mod daemon;
+mod reach;
+mod show;
+mod up;
