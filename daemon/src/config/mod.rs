@@ -12,6 +12,7 @@ pub mod load;
 pub mod model;
 pub mod raw;
 mod read;
+mod read_lists;
 mod read_login;
 pub mod resolve;
 mod resolve_forwards;

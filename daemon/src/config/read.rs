@@ -3,14 +3,12 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use tunneld_ssh::algorithm::Kind;
-
-use super::algorithms;
 use super::destination::{self, check_host, check_user};
 use super::fault::{At, Problem};
 use super::forward;
 use super::model::{AddressFamily, Forward};
 use super::raw::{Entry, Node, Value};
+use super::read_lists::{flat, narrow};
 use super::read_login;
 use super::spec::{Jump, Spec, SshConfig};
 use super::table::{Table, Wrong, boolean, expected, integer, short_time, string};
@@ -267,51 +265,6 @@ fn life(table: &mut Table<'_, '_>, spec: &mut Spec) {
         });
 }
 
-pub(super) fn paths(table: &mut Table<'_, '_>, key: &'static str) -> Option<At<Vec<At<String>>>> {
-    let list = table.list(key, |node| {
-        let text = string(node)?;
-        // A list holds one path an item; ssh_config's string of several is for these keywords alone.
-        let several = key.ends_with("known_hosts_file") || key == "revoked_host_keys";
-        Ok(if several {
-            values::words(text)?
-        } else {
-            vec![text.to_owned()]
-        })
-    })?;
-    let mut paths: Vec<At<String>> = Vec::new();
-    for item in list.value {
-        paths.extend(
-            item.value
-                .into_iter()
-                .map(|value| At { value, at: item.at }),
-        );
-    }
-    if paths
-        .iter()
-        .any(|path| path.value.eq_ignore_ascii_case("none"))
-    {
-        paths.clear();
-    }
-    Some(At {
-        value: paths,
-        at: list.at,
-    })
-}
-
-pub(super) fn algorithms(
-    table: &mut Table<'_, '_>,
-    key: &'static str,
-    kind: Kind,
-) -> Option<At<Vec<String>>> {
-    table.proved(key, |node| match &node.value {
-        Value::Array(items) => {
-            let names: Result<Vec<&str>, Wrong> = items.iter().map(string).collect();
-            Ok(algorithms::list(kind, &names?.join(","))?)
-        }
-        _ => Ok(algorithms::list(kind, string(node)?)?),
-    })
-}
-
 fn choice<T: Copy>(
     table: &mut Table<'_, '_>,
     key: &'static str,
@@ -329,21 +282,6 @@ fn choice<T: Copy>(
                     .collect();
                 format!("expected {}, found \"{text}\"", known.join(" or "))
             })
-    })
-}
-
-pub(super) fn flat<T>(list: At<Vec<At<Vec<T>>>>) -> At<Vec<T>> {
-    At {
-        value: list.value.into_iter().flat_map(|item| item.value).collect(),
-        at: list.at,
-    }
-}
-
-pub(super) fn narrow<T: TryFrom<i64>>(number: Option<At<i64>>) -> Option<At<T>> {
-    let number = number?;
-    Some(At {
-        value: T::try_from(number.value).ok()?,
-        at: number.at,
     })
 }
 

@@ -6,7 +6,7 @@ use super::destination::check_host;
 use super::fault::{At, Problem};
 use super::model::{Answer, UpdateHostKeys};
 use super::raw::Value;
-use super::read::{algorithms, flat, narrow, paths};
+use super::read_lists::{algorithms, flat, narrow, paths};
 use super::spec::Spec;
 use super::table::{Table, Wrong, argv, boolean, expected, string};
 use super::values;

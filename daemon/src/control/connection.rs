@@ -19,6 +19,7 @@ use tunneld_proto::message::{
 };
 use tunneld_proto::version::{MAX_LINE, PROTOCOLS, VERSION};
 
+use super::dispatch::json;
 use super::outbox::{Gone, Outbox, send_all};
 use super::request::{Call, params, parse};
 use super::{Context, dispatch, follow, stream};
@@ -307,14 +308,5 @@ fn greet(hello: &Hello) -> Result<Welcome, RpcError> {
         protocol: *protocol,
         pid: std::process::id(),
         features: Vec::new(),
-    })
-}
-
-pub(super) fn json(value: &impl serde::Serialize) -> Result<Value, RpcError> {
-    serde_json::to_value(value).map_err(|error| {
-        RpcError::new(
-            ErrorKind::Internal,
-            format!("the answer has no JSON form: {error}"),
-        )
     })
 }

@@ -13,7 +13,6 @@ use tunneld_proto::status::{Desired, TunnelStatus};
 use tunneld_proto::version::VERSION;
 
 use super::Context;
-use super::connection::json;
 use super::request::params;
 use super::wait::{self, Goal};
 use crate::session::{Channel, OpenError};
@@ -244,5 +243,15 @@ pub(super) async fn connect(context: &Context, call: Connect) -> Result<Channel,
             format!("{name}: cannot open {target}:{port}: {error}"),
         )
         .hint("the far end resolves and reaches the host: try it from there")
+    })
+}
+
+/// A result as the reply bears it.
+pub(super) fn json(value: &impl serde::Serialize) -> Result<Value, RpcError> {
+    serde_json::to_value(value).map_err(|error| {
+        RpcError::new(
+            ErrorKind::Internal,
+            format!("the answer has no JSON form: {error}"),
+        )
     })
 }

@@ -235,7 +235,7 @@ impl Ways {
         page::get(self.remote)
             .await
             .context("through the remote forward")?;
-        let through = page::get_by_socks(self.dynamic, world::FAR_HOST, 80);
+        let through = page::get_by_socks(self.dynamic, ssh_server::FAR_HOST, 80);
         through.await.context("through the dynamic forward")
     }
 
@@ -251,7 +251,7 @@ impl Ways {
              curl http://{remote}/\n  \
              curl --socks5-hostname {dynamic} http://{host}/\n  \
              {tunnelctl} status\n",
-            host = world::FAR_HOST,
+            host = ssh_server::FAR_HOST,
         )
     }
 }

@@ -19,10 +19,7 @@ use tunneld_proto::message::method;
 use tunneld_proto::place::Env;
 
 use super::page;
-use super::ssh_server::SshServer;
-
-/// A name that only the demo's SSH server knows.
-pub(super) const FAR_HOST: &str = "web.demo";
+use super::ssh_server::{FAR_HOST, SshServer};
 
 /// The daemon may take so long to begin, and to end.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -8,11 +8,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::carry::{pump, tell};
 use super::facts::Facts;
 use super::ground::Ground;
 use super::hold::{self, NotOpened};
 use super::link::{Link, Stream, Target};
-use super::local;
 use super::socket::Socket;
 use super::waiting::WaitingRoom;
 use crate::proxy::{Handshake, Reply, Request, Step};
@@ -76,7 +76,7 @@ pub(super) async fn serve<L: Link>(
 ) {
     let at_once = ground.options.borrow().hold.is_zero();
     if at_once && ground.live().is_none() {
-        return local::tell(ground, facts, &NotOpened::HoldOver);
+        return tell(ground, facts, &NotOpened::HoldOver);
     }
     let greeted = cancel.run_until_cancelled(greet(&ground.greeters, &mut near));
     let Some(greeted) = greeted.await else {
@@ -94,12 +94,12 @@ pub(super) async fn serve<L: Link>(
         Some(Ok(opened)) => {
             let granted = request.answer(Reply::Granted);
             match near.write_all(&granted).await {
-                Ok(()) => local::pump(facts, near, opened, payload).await,
-                Err(_) => local::tell(ground, facts, &NotOpened::ClientGone),
+                Ok(()) => pump(facts, near, opened, payload).await,
+                Err(_) => tell(ground, facts, &NotOpened::ClientGone),
             }
         }
         Some(Err(why)) => {
-            local::tell(ground, facts, &why);
+            tell(ground, facts, &why);
             let reply = match &why {
                 NotOpened::Refused(error) => Reply::of_open(error),
                 NotOpened::HoldOver => Reply::HostUnreachable,

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
+use super::carry::{pump, tell};
 use super::descriptors::{self, Spare};
 use super::dynamic;
 use super::facts::Facts;
 use super::ground::{CONNECTIONS, Ground};
-use super::hold::{self, NotOpened, Opened};
+use super::hold;
 use super::link::{Link, Target};
 use super::listener::Listener;
-use super::pump::{Ending, Pump};
 use super::socket::Socket;
 use crate::config::model::Forward;
 
@@ -152,38 +152,5 @@ async fn carry<L: Link>(
         Some(Ok(opened)) => pump(facts, near, opened, Vec::new()).await,
         Some(Err(why)) => tell(ground, facts, &why),
         None => {}
-    }
-}
-
-/// Carries an opened connection to its end.
-pub(super) async fn pump<L: Link>(
-    facts: &Facts,
-    near: Socket,
-    opened: Opened<L>,
-    first_out: Vec<u8>,
-) {
-    let pump = Pump {
-        near: &near,
-        far: opened.channel,
-        link: &opened.link,
-        first_out,
-        first_in: Vec::new(),
-        counters: &facts.counters,
-    };
-    if pump.run().await == Ending::InOrder {
-        near.close();
-    }
-}
-
-/// Says in the log why a connection is not carried.
-pub(super) fn tell<L: Link>(ground: &Ground<L>, facts: &Facts, why: &NotOpened) {
-    let (tunnel, listen) = (&ground.tunnel, facts.listen());
-    match why {
-        NotOpened::Refused(error) => info!(tunnel, %listen, "a connection is reset: {error}"),
-        NotOpened::HoldOver => {
-            debug!(tunnel, %listen, "a connection is reset: no session within the hold time")
-        }
-        NotOpened::ClientGone => debug!(tunnel, %listen, "a waiting client went away"),
-        NotOpened::Ousted => debug!(tunnel, %listen, "a connection is reset: too many wait"),
     }
 }

@@ -3,6 +3,7 @@
 //! `hold` waits for a session, `pump` carries.
 
 mod buffer;
+mod carry;
 mod counters;
 mod descriptors;
 mod dial;

@@ -14,8 +14,14 @@ use interprocess::os::unix::local_socket::ListenerOptionsExt as _;
 use interprocess::os::unix::uds_local_socket::tokio::Listener as Inner;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use super::unix::{SOCKET, euid};
 use super::{Endpoint, ListenError};
+
+/// The socket's name where none is given.
+pub(super) const SOCKET: &str = "control.sock";
+
+pub(super) fn euid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
 
 /// The socket's folder, held open so that nobody can swap it between two looks.
 pub(super) struct Place<'a> {

@@ -18,17 +18,12 @@ use rustix::fs::AtFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 
-use super::folder::Place;
+use super::folder::{Place, SOCKET, euid};
 use super::{AcceptError, ConnectError, Endpoint, ListenError, Peer};
 use crate::place::{Env, PlaceError};
 
 /// `sun_path` holds 108 bytes on Linux and 104 elsewhere, the closing NUL included.
 const MAX_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
-pub(super) const SOCKET: &str = "control.sock";
-
-pub(super) fn euid() -> u32 {
-    rustix::process::geteuid().as_raw()
-}
 
 pub(super) fn resolve(given: Option<&Path>, env: &Env) -> Result<Endpoint, PlaceError> {
     let mut notes = Vec::new();

@@ -1,0 +1,43 @@
+//! What becomes of a connection that was accepted here: carried to its end, or told in the log.
+
+use tracing::{debug, info};
+
+use super::facts::Facts;
+use super::ground::Ground;
+use super::hold::{NotOpened, Opened};
+use super::link::Link;
+use super::pump::{Ending, Pump};
+use super::socket::Socket;
+
+/// Carries an opened connection to its end.
+pub(super) async fn pump<L: Link>(
+    facts: &Facts,
+    near: Socket,
+    opened: Opened<L>,
+    first_out: Vec<u8>,
+) {
+    let pump = Pump {
+        near: &near,
+        far: opened.channel,
+        link: &opened.link,
+        first_out,
+        first_in: Vec::new(),
+        counters: &facts.counters,
+    };
+    if pump.run().await == Ending::InOrder {
+        near.close();
+    }
+}
+
+/// Says in the log why a connection is not carried.
+pub(super) fn tell<L: Link>(ground: &Ground<L>, facts: &Facts, why: &NotOpened) {
+    let (tunnel, listen) = (&ground.tunnel, facts.listen());
+    match why {
+        NotOpened::Refused(error) => info!(tunnel, %listen, "a connection is reset: {error}"),
+        NotOpened::HoldOver => {
+            debug!(tunnel, %listen, "a connection is reset: no session within the hold time")
+        }
+        NotOpened::ClientGone => debug!(tunnel, %listen, "a waiting client went away"),
+        NotOpened::Ousted => debug!(tunnel, %listen, "a connection is reset: too many wait"),
+    }
+}
