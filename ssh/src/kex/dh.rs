@@ -4,9 +4,8 @@ use crypto_bigint::modular::{BoxedMontyForm, BoxedMontyParams};
 use crypto_bigint::{BoxedUint, Odd, Resize};
 use zeroize::Zeroizing;
 
-use super::{Outcome, Step, failed, groups};
+use super::{Fill, Outcome, Step, failed, groups};
 use crate::error::Error;
-use crate::transport::Fill;
 use crate::wire::{Reader, Writer};
 
 const KEXDH_INIT: u8 = 30;

@@ -12,7 +12,9 @@ pub(crate) use derive::{Hash, KeyMaterial};
 use zeroize::Zeroizing;
 
 use crate::error::Error;
-use crate::transport::Fill;
+
+/// A lent source of random bytes: fills what it is given.
+pub(crate) type Fill<'a> = &'a mut (dyn FnMut(&mut [u8]) + Send);
 
 /// What a method does next.
 pub(crate) enum Step {

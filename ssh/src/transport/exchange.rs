@@ -10,9 +10,9 @@ use super::cipher::{CipherSpec, Opener, Sealer, Way};
 use super::limits::Patience;
 use super::mac::MacSpec;
 use super::negotiate::Agreement;
-use super::{Fill, HostKey, HostKeyOffer, Negotiated};
+use super::{HostKey, HostKeyOffer, Negotiated};
 use crate::error::Error;
-use crate::kex::{self, KeyMaterial, Method, Outcome, Step};
+use crate::kex::{self, Fill, KeyMaterial, Method, Outcome, Step};
 use crate::signature::{self, Certificate, Refused};
 use crate::wire::Writer;
 

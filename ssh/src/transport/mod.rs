@@ -40,9 +40,6 @@ use packet::{Inbound, Outbound};
 /// A source of random bytes: fills what it is given.
 pub type Entropy = Box<dyn FnMut(&mut [u8]) + Send>;
 
-/// An [`Entropy`], lent.
-pub(crate) type Fill<'a> = &'a mut (dyn FnMut(&mut [u8]) + Send);
-
 /// Something that the transport has to tell.
 #[derive(Debug)]
 pub enum Event {
