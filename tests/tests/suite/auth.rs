@@ -3,38 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde_json::json;
-use tunneld_proto::status::{Prompt, PromptKind, State, TunnelStatus};
+use tunneld_proto::status::{PromptKind, TunnelStatus};
 use tunneld_tests::agent::Agent;
-use tunneld_tests::daemon::{Daemon, Watch};
-use tunneld_tests::home::Home;
 use tunneld_tests::keys;
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::wait::LONG;
 
-fn up(tunnel: &TunnelStatus) -> bool {
-    tunnel.state == State::Up
-}
-
-/// Waits for the next prompt of the tunnel `name`.
-async fn prompt(watch: &mut Watch, name: &str) -> Result<Prompt> {
-    let asks = |tunnel: &TunnelStatus| tunnel.state == State::NeedsInput;
-    let tunnel = watch.until(name, LONG, asks).await?;
-    tunnel.prompt.context("needs_input without a prompt")
-}
-
-async fn answer(daemon: &Daemon, prompt: &Prompt, answers: &[&str]) -> Result<()> {
-    let params = json!({"id": prompt.id, "answers": answers});
-    daemon.call("prompt.answer", params).await.map(drop)
-}
-
-/// A home with one tunnel `t` to `server`, its lines changed so.
-async fn home(text: &str) -> Result<(Home, Daemon)> {
-    let home = Home::new()?;
-    home.write("t.toml", text)?;
-    let daemon = Daemon::start(&home).await?;
-    Ok((home, daemon))
-}
+use crate::scene::{answer, home, prompt, up};
 
 fn with_key(server: &Sshd, name: &str, key: &Path) -> Result<String> {
     let text = server.tunnel(name)?;

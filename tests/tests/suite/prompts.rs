@@ -3,40 +3,15 @@
 use anyhow::{Context, Result};
 use serde_json::json;
 use tunneld_proto::message::{EventBody, Prompts};
-use tunneld_proto::status::{ForwardKind, Prompt, PromptKind, State, TunnelStatus};
+use tunneld_proto::status::{ForwardKind, PromptKind, State, TunnelStatus};
 use tunneld_tests::asking::{Asking, Factor, Round};
-use tunneld_tests::daemon::{Daemon, Watch, listen};
-use tunneld_tests::home::Home;
+use tunneld_tests::daemon::listen;
 use tunneld_tests::payload;
 use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::tcp;
-
-fn up(tunnel: &TunnelStatus) -> bool {
-    tunnel.state == State::Up
-}
-
-/// Waits for the next prompt of the tunnel `name`.
-async fn prompt(watch: &mut Watch, name: &str) -> Result<Prompt> {
-    let asks = |tunnel: &TunnelStatus| tunnel.state == State::NeedsInput;
-    let tunnel = watch.until(name, LONG, asks).await?;
-    tunnel.prompt.context("needs_input without a prompt")
-}
-
-async fn answer(daemon: &Daemon, prompt: &Prompt, answers: &[&str]) -> Result<()> {
-    let params = json!({"id": prompt.id, "answers": answers});
-    daemon.call("prompt.answer", params).await.map(drop)
-}
-
-/// A home with one tunnel `t` to `server`, its lines changed so.
-async fn home(text: &str) -> Result<(Home, Daemon)> {
-    let home = Home::new()?;
-    home.write("t.toml", text)?;
-    let daemon = Daemon::start(&home).await?;
-    Ok((home, daemon))
-}
+use crate::scene::{answer, home, prompt, tcp, up};
 
 #[tokio::test]
 async fn password_by_command_and_by_prompt_carries_bytes() -> Result<()> {

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use serde_json::json;
 use tokio::net::{TcpStream, UnixStream};
-use tunneld_proto::status::{State, TunnelStatus};
-use tunneld_tests::daemon::Daemon;
+use tunneld_proto::status::{Prompt, State, TunnelStatus};
+use tunneld_tests::daemon::{Daemon, Watch};
 use tunneld_tests::home::Home;
 use tunneld_tests::link::Link;
 use tunneld_tests::sshd::Sshd;
@@ -66,6 +67,32 @@ impl Scene {
         self.home.write("t.toml", &text)?;
         Ok(())
     }
+}
+
+/// A daemon with these tunnels.
+pub(crate) async fn home(tunnels: &str) -> Result<(Home, Daemon)> {
+    let home = Home::new()?;
+    home.write("t.toml", tunnels)?;
+    let daemon = Daemon::start(&home).await?;
+    Ok((home, daemon))
+}
+
+/// Whether the tunnel is up.
+pub(crate) fn up(tunnel: &TunnelStatus) -> bool {
+    tunnel.state == State::Up
+}
+
+/// Waits for the next prompt of the tunnel `name`.
+pub(crate) async fn prompt(watch: &mut Watch, name: &str) -> Result<Prompt> {
+    let asks = |tunnel: &TunnelStatus| tunnel.state == State::NeedsInput;
+    let tunnel = watch.until(name, LONG, asks).await?;
+    tunnel.prompt.context("needs_input without a prompt")
+}
+
+/// Answers a prompt.
+pub(crate) async fn answer(daemon: &Daemon, prompt: &Prompt, answers: &[&str]) -> Result<()> {
+    let params = json!({"id": prompt.id, "answers": answers});
+    daemon.call("prompt.answer", params).await.map(drop)
 }
 
 /// Whether the tunnel's session is not the one that stood at `before`.
