@@ -2,7 +2,11 @@
 //! of a key. Pure: text in, verdicts out. Reading and writing the files is the session's.
 
 mod key;
+mod krl;
+#[cfg(test)]
+mod krl_tests;
 mod pattern;
+pub mod revoked;
 #[cfg(test)]
 mod tests;
 

@@ -40,6 +40,10 @@ impl<'a> Reader<'a> {
 pub(super) struct Certificate {
     /// The plain key that is certified.
     pub(super) key: Vec<u8>,
+    /// The serial number.
+    pub(super) serial: u64,
+    /// The authority's name for it.
+    pub(super) key_id: Vec<u8>,
     /// The first second of its validity.
     pub(super) valid_after: u64,
     /// The second from which it is not valid any more.
@@ -67,11 +71,13 @@ impl Certificate {
         for _ in 0..numbers {
             put_string(&mut key, reader.string()?);
         }
-        let _serial = reader.u64()?;
+        let serial = reader.u64()?;
         let _kind = reader.u32()?;
-        let (_key_id, _principals) = (reader.string()?, reader.string()?);
+        let (key_id, _principals) = (reader.string()?.to_vec(), reader.string()?);
         Some(Self {
             key,
+            serial,
+            key_id,
             valid_after: reader.u64()?,
             valid_before: reader.u64()?,
         })

@@ -117,16 +117,23 @@ impl Trust {
             self.known = known_files::look_up(&self.host_keys, &self.name, Some(said)).await?;
         }
         let plain = plain_key(offer);
-        if known_files::is_revoked(&self.host_keys, &plain).await? {
-            return Err(self.revoked(&plain, "a RevokedHostKeys file"));
+        let certificate = match &offer.key {
+            HostKey::Plain(_) => None,
+            HostKey::Certificate(certificate) => {
+                let authority = certificate.authority.public_key_bytes();
+                let says = blob::Certificate::read(&offer.blob).ok_or_else(|| {
+                    Failure::new(FailureKind::Protocol, "the host's certificate is not whole")
+                })?;
+                Some((says, authority))
+            }
+        };
+        let revoked = known_files::revoked_by(&self.host_keys, &plain, certificate).await?;
+        if let Some(file) = revoked {
+            return Err(self.revoked(&plain, &text::escape(&file)));
         }
         let note = match &offer.key {
             HostKey::Plain(_) => None,
             HostKey::Certificate(certificate) => {
-                let authority = certificate.authority.public_key_bytes();
-                if known_files::is_revoked(&self.host_keys, &authority).await? {
-                    return Err(self.revoked(&authority, "a RevokedHostKeys file"));
-                }
                 match self.judge_certificate(certificate, &plain)? {
                     Ok(()) => return Ok(()),
                     // As ssh does: the certificate falls away, the key in it is judged by itself.

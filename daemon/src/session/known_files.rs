@@ -4,12 +4,12 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use base64ct::{Base64, Encoding as _};
 use tokio::sync::Mutex;
 
 use super::blob;
 use crate::config::model::HostKeys;
 use crate::failure::{Failure, FailureKind};
+use crate::known_hosts::revoked::{self, Certified, Shown};
 use crate::known_hosts::{self, KnownHost, Name, Source};
 use crate::text;
 
@@ -48,45 +48,42 @@ pub(super) async fn look_up(
     .await
 }
 
-/// Whether a RevokedHostKeys file names the key.
-pub(super) async fn is_revoked(host_keys: &HostKeys, key: &[u8]) -> Result<bool, Failure> {
+/// The RevokedHostKeys file that revokes what the host has shown, where one does.
+pub(super) async fn revoked_by(
+    host_keys: &HostKeys,
+    plain: &[u8],
+    certificate: Option<(blob::Certificate, Vec<u8>)>,
+) -> Result<Option<String>, Failure> {
     if host_keys.revoked_files.is_empty() {
-        return Ok(false);
+        return Ok(None);
     }
     let paths = host_keys.revoked_files.clone();
-    let key = key.to_vec();
+    let plain = plain.to_vec();
     off_runtime(move || {
+        let shown = Shown {
+            plain: &plain,
+            certified: certificate.as_ref().map(|(says, authority)| Certified {
+                authority,
+                serial: says.serial,
+                key_id: &says.key_id,
+            }),
+        };
         for path in &paths {
-            if file_revokes(path, &key)? {
-                return Ok(true);
+            if file_revokes(path, &shown)? {
+                return Ok(Some(path.to_string_lossy().into_owned()));
             }
         }
-        Ok(false)
+        Ok(None)
     })
     .await
 }
 
-fn file_revokes(path: &Path, key: &[u8]) -> Result<bool, Failure> {
+fn file_revokes(path: &Path, shown: &Shown<'_>) -> Result<bool, Failure> {
     // As for ssh: revocations that cannot be read revoke everything.
     if !path.exists() {
         return Err(unreadable(path, "it does not exist"));
     }
-    let text = read(path)?;
-    if text.starts_with(b"SSHKRL\n\0") {
-        return Err(
-            unreadable(path, "binary revocation lists are not supported")
-                .hint("list the revoked public keys in a text file, one a line"),
-        );
-    }
-    let text = String::from_utf8_lossy(&text);
-    Ok(text.lines().any(|line| {
-        let mut fields = line.split_ascii_whitespace();
-        let kind = fields.next().unwrap_or_default();
-        let listed = fields
-            .next()
-            .and_then(|base64| Base64::decode_vec(base64).ok());
-        listed.is_some_and(|listed| blob::name(&listed) == Some(kind) && listed == key)
-    }))
+    revoked::revokes(&read(path)?, shown).map_err(|why| unreadable(path, &why))
 }
 
 /// Writes down that `key` is the host's, in the first user file.
@@ -239,6 +236,7 @@ mod tests {
     use super::*;
     use crate::config::model::{HostKeyChecking, UpdateHostKeys};
     use crate::known_hosts::Verdict;
+    use base64ct::{Base64, Encoding as _};
     use std::os::unix::fs::PermissionsExt as _;
 
     fn host_keys(file: &Path, hash: bool) -> HostKeys {
@@ -320,13 +318,14 @@ mod tests {
         let file = dir.path().join("revoked");
         let mut host_keys = host_keys(&dir.path().join("none"), false);
         host_keys.revoked_files = vec![file.clone()];
-        assert!(is_revoked(&host_keys, &key(1)).await.is_err(), "missing");
-        std::fs::write(
-            &file,
-            format!("ssh-ed25519 {} c\n", Base64::encode_string(&key(1))),
-        )
-        .unwrap();
-        assert!(is_revoked(&host_keys, &key(1)).await.unwrap());
-        assert!(!is_revoked(&host_keys, &key(2)).await.unwrap());
+        let by = async |seed| revoked_by(&host_keys, &key(seed), None).await;
+        assert!(by(1).await.is_err(), "missing");
+        let line = format!("ssh-ed25519 {} c", Base64::encode_string(&key(1)));
+        std::fs::write(&file, format!("# old\n\n {line}\r\n")).unwrap();
+        assert_eq!(by(1).await.unwrap().unwrap(), file.to_string_lossy());
+        assert_eq!(by(2).await.unwrap(), None);
+        std::fs::write(&file, format!("{line}\nssh-ed25519 AAAA\n")).unwrap();
+        let failure = by(2).await.unwrap_err();
+        assert!(failure.message.contains("line 2"), "{failure:?}");
     }
 }

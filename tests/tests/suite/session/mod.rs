@@ -3,6 +3,7 @@
 mod basics;
 mod hosts;
 mod logins;
+mod revoked;
 mod ways;
 
 use std::collections::VecDeque;
