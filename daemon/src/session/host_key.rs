@@ -78,7 +78,8 @@ impl Trust {
         }
     }
 
-    /// The host key algorithms to offer: what is known of the host first, certificates where an authority is trusted.
+    /// The host key algorithms to offer: what is known of the host first, certificates where an authority is trusted or
+    /// some may be revoked.
     pub(super) fn algorithms(&self) -> Vec<String> {
         let wanted: Vec<String> = if self.host_keys.algorithms.is_empty() {
             Kind::HostKey
@@ -94,7 +95,10 @@ impl Trust {
             .into_iter()
             .partition(|name| !name.contains("-cert-v01@"));
         if !self.known.has_authority() {
-            offered.clear();
+            // A revoked certificate counts against its key, whoever signed it.
+            if self.host_keys.revoked_files.is_empty() {
+                offered.clear();
+            }
         } else if offered.is_empty() {
             offered = plain
                 .iter()
