@@ -12,14 +12,17 @@ use russh::server::{
 };
 use russh::{Channel, MethodKind, MethodSet};
 use tempfile::TempDir;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+
+use crate::far_side::FarSide;
 
 /// One factor of a login.
 #[derive(Debug, Clone)]
 pub enum Factor {
-    /// Any key whose signature is right.
+    /// Nothing at all.
+    Nothing,
+    /// Any key or certificate whose signature is right.
     Key,
     /// This password.
     Password(&'static str),
@@ -50,6 +53,14 @@ impl Asking {
     /// # Errors
     /// Where it does not start.
     pub async fn start(factors: Vec<Factor>) -> Result<Self> {
+        Self::rekeying(factors, 1 << 30).await
+    }
+
+    /// The same, and the server asks for new keys after it has sent `bytes`.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub async fn rekeying(factors: Vec<Factor>, bytes: usize) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("lab-asking").tempdir()?;
         for key in ["host_key", "user_key"] {
             crate::keys::generate(&dir.path().join(key), "ed25519").await?;
@@ -59,6 +70,7 @@ impl Asking {
             keys: vec![key],
             methods: MethodSet::from([method(factors.first().context("a factor")?)].as_slice()),
             auth_rejection_time: std::time::Duration::from_millis(50),
+            limits: russh::Limits::new(bytes, 1 << 30, std::time::Duration::from_secs(3600)),
             max_auth_attempts: 6,
             ..Config::default()
         });
@@ -76,7 +88,7 @@ impl Asking {
                     at: 0,
                     round: 0,
                     wrong: false,
-                    carried: JoinSet::new(),
+                    far: FarSide::default(),
                 };
                 let config = config.clone();
                 sessions.spawn(async move {
@@ -124,6 +136,7 @@ impl Asking {
 
 fn method(factor: &Factor) -> MethodKind {
     match factor {
+        Factor::Nothing => MethodKind::None,
         Factor::Key => MethodKind::PublicKey,
         Factor::Password(_) => MethodKind::Password,
         Factor::Keyboard(_) => MethodKind::KeyboardInteractive,
@@ -136,7 +149,7 @@ struct Login {
     at: usize,
     round: usize,
     wrong: bool,
-    carried: JoinSet<()>,
+    far: FarSide,
 }
 
 impl Login {
@@ -173,6 +186,21 @@ impl Login {
 
 impl Handler for Login {
     type Error = russh::Error;
+
+    async fn auth_none(&mut self, _user: &str) -> Result<Auth, Self::Error> {
+        let right = matches!(self.factors.get(self.at), Some(Factor::Nothing));
+        Ok(self.passed(right))
+    }
+
+    async fn auth_openssh_certificate(
+        &mut self,
+        _user: &str,
+        _certificate: &russh::keys::Certificate,
+    ) -> Result<Auth, Self::Error> {
+        let right = matches!(self.factors.get(self.at), Some(Factor::Key));
+        self.seen("certificate", right);
+        Ok(self.passed(right))
+    }
 
     async fn auth_password(&mut self, _user: &str, password: &str) -> Result<Auth, Self::Error> {
         let right =
@@ -234,13 +262,55 @@ impl Handler for Login {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let port = u16::try_from(port_to_connect).unwrap_or(0);
-        if let Ok(mut target) = TcpStream::connect((host_to_connect, port)).await {
-            reply.accept().await;
-            self.carried.spawn(async move {
-                let _ = copy_bidirectional(&mut channel.into_stream(), &mut target).await;
-            });
-        }
+        let to = (host_to_connect, port_to_connect);
+        self.far.dial(channel, to, reply).await;
         Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        socket_path: &str,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.far.dial_unix(channel, socket_path, reply).await;
+        Ok(())
+    }
+
+    async fn tcpip_forward(
+        &mut self,
+        address: &str,
+        port: &mut u32,
+        session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        let bound = self.far.listen(address, *port, session.handle()).await;
+        *port = bound.unwrap_or(*port);
+        Ok(bound.is_some())
+    }
+
+    async fn cancel_tcpip_forward(
+        &mut self,
+        address: &str,
+        port: u32,
+        _session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        Ok(self.far.forget(&format!("{address} {port}")))
+    }
+
+    async fn streamlocal_forward(
+        &mut self,
+        socket_path: &str,
+        session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        Ok(self.far.listen_unix(socket_path, session.handle()))
+    }
+
+    async fn cancel_streamlocal_forward(
+        &mut self,
+        socket_path: &str,
+        _session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        Ok(self.far.forget(socket_path))
     }
 }

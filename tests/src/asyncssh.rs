@@ -28,15 +28,27 @@ impl Asyncssh {
     /// # Errors
     /// Where it does not start.
     pub async fn start(rekey_bytes: usize) -> Result<Self> {
+        Self::with(rekey_bytes, "").await
+    }
+
+    /// The same with these further lines of authorized keys. The user `none` needs no login, and every user may
+    /// come with the password `lab pass` or, by keyboard-interactive, with it and then the code 123456.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub async fn with(rekey_bytes: usize, authorized: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("lab-asyncssh").tempdir()?;
         crate::keys::generate(&dir.path().join("user_key"), "ed25519").await?;
         crate::keys::generate(&dir.path().join("host_key"), "ed25519").await?;
+        let keys = dir.path().join("authorized_keys");
+        let own = std::fs::read_to_string(dir.path().join("user_key.pub"))?;
+        std::fs::write(&keys, own + authorized)?;
         let mut command = Command::new(PYTHON);
         command
             .args(["-W", "ignore", "-u", "-c"])
             .arg(include_str!("asyncssh_server.py"))
             .arg(dir.path().join("host_key"))
-            .arg(dir.path().join("user_key.pub"))
+            .arg(keys)
             .arg(rekey_bytes.to_string());
         let process = Process::start("asyncssh", command)?;
         let line = process.log().wait("listening on", LONG).await?;
@@ -52,6 +64,11 @@ impl Asyncssh {
     /// How many times the server itself began a key exchange, the first of each connection included.
     pub fn key_exchanges(&self) -> usize {
         self.process.log().count_after(0, "Requesting key exchange")
+    }
+
+    /// How many key exchanges there were, whoever began them, the first of each connection included.
+    pub fn all_key_exchanges(&self) -> usize {
+        self.process.log().count_after(0, "Completed key exchange")
     }
 
     /// The user's private key.

@@ -1,4 +1,4 @@
-# An SSH server that forwards everything for whoever holds the one key.
+# An SSH server that forwards everything for whoever holds a key, knows the password, or is the user none.
 # Arguments: host key, authorized keys, bytes after which the server asks for new keys.
 import asyncio
 import logging
@@ -7,7 +7,37 @@ import sys
 import asyncssh
 
 
+PASSWORD, CODE = "lab pass", "123456"
+
+
 class Server(asyncssh.SSHServer):
+    def begin_auth(self, username):
+        return username != "none"
+
+    def password_auth_supported(self):
+        return True
+
+    def validate_password(self, username, password):
+        return password == PASSWORD
+
+    def kbdint_auth_supported(self):
+        return True
+
+    def get_kbdint_challenge(self, username, lang, submethods):
+        self.asked = [PASSWORD, CODE]
+        return "", "Two factors", "", [("Password: ", False)]
+
+    def validate_kbdint_response(self, username, responses):
+        if list(responses) != [self.asked.pop(0)]:
+            return False
+        return ("", "", "", [("Verification code: ", True)]) if self.asked else True
+
+    def unix_connection_requested(self, dest_path):
+        return True
+
+    def unix_server_requested(self, listen_path):
+        return True
+
     def connection_requested(self, dest_host, dest_port, orig_host, orig_port):
         return True
 

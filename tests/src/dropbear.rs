@@ -4,10 +4,22 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use tempfile::TempDir;
-use tokio::process::Command;
 
 use crate::process::Process;
 use crate::wait::LONG;
+
+/// By which way its user gets in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// A key.
+    Key,
+    /// A key or this password.
+    Password(&'static str),
+    /// A key and this password.
+    Both(&'static str),
+    /// Nothing: the account has no password.
+    Open,
+}
 
 /// A running Dropbear.
 pub struct Dropbear {
@@ -22,6 +34,14 @@ impl Dropbear {
     /// # Errors
     /// Where it does not start.
     pub async fn start() -> Result<Self> {
+        Self::with(Door::Key).await
+    }
+
+    /// A server with this door.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub async fn with(door: Door) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("lab-dropbear").tempdir()?;
         let ssh = dir.path().join("home/.ssh");
         std::fs::create_dir_all(&ssh)?;
@@ -32,18 +52,27 @@ impl Dropbear {
         let made = crate::keys::run("dropbearkey", &["-t", "ed25519", "-f", &host]).await?;
         let public = made.lines().find(|line| line.starts_with("ssh-ed25519"));
         std::fs::write(dir.path().join("host_key.pub"), public.unwrap_or_default())?;
-        let home = dir.path().join("home");
-        let passwd = dir.path().join("passwd");
-        let line = format!("root:x:0:0:root:{}:/bin/sh\n", home.display());
-        std::fs::write(&passwd, line)?;
+        let home = dir.path().join("home").display().to_string();
+        let (passwd, shadow) = (dir.path().join("passwd"), dir.path().join("shadow"));
+        std::fs::write(&passwd, format!("root:x:0:0:root:{home}:/bin/sh\n"))?;
+        let hash = match door {
+            Door::Key => "!".to_owned(),
+            Door::Password(password) | Door::Both(password) => crate::keys::crypt(password).await?,
+            Door::Open => String::new(),
+        };
+        std::fs::write(&shadow, format!("root:{hash}:19000:0:99999:7:::\n"))?;
         let port = crate::ports::free()?;
-        let mut command = Command::new("unshare");
+        let mounts = [(passwd, "/etc/passwd"), (shadow, "/etc/shadow")];
+        let mut command = crate::process::mounted(&mounts);
+        command.args(["dropbear", "-F", "-E", "-r", &host]);
+        match door {
+            Door::Key => command.arg("-s"),
+            Door::Password(_) => &mut command,
+            Door::Both(_) => command.arg("-t"),
+            Door::Open => command.arg("-B"),
+        };
         command
-            .args(["--mount", "sh", "-c"])
-            .arg("mount --bind \"$1\" /etc/passwd; shift; exec dropbear \"$@\"")
-            .arg("sh")
-            .arg(&passwd)
-            .args(["-F", "-E", "-s", "-r", &host, "-p"])
+            .arg("-p")
             .arg(format!("127.0.0.1:{port}"))
             .arg("-P")
             .arg(dir.path().join("pid"));
@@ -55,6 +84,11 @@ impl Dropbear {
     /// Its process.
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// The keys that it accepts, a file of lines.
+    pub fn authorized_keys(&self) -> PathBuf {
+        self.dir.path().join("home/.ssh/authorized_keys")
     }
 
     /// The user's private key.

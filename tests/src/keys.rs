@@ -39,6 +39,29 @@ pub async fn fingerprint(path: &Path) -> Result<String> {
     Ok(word.context("no fingerprint")?.to_owned())
 }
 
+/// Certifies the user key `public` for these login names; the certificate lies beside it, `…-cert.pub`.
+///
+/// # Errors
+/// Where `ssh-keygen` fails.
+pub async fn certify(authority: &Path, public: &Path, names: &str) -> Result<()> {
+    let authority = authority.to_str().context("the path is not UTF-8")?;
+    let public = public.to_str().context("the path is not UTF-8")?;
+    let args = ["-q", "-s", authority, "-I", "lab", "-n", names, public];
+    run("ssh-keygen", &args).await.map(drop)
+}
+
+/// A password as the password database holds it; empty for none.
+///
+/// # Errors
+/// Where `perl` fails.
+pub async fn crypt(password: &str) -> Result<String> {
+    if password.is_empty() {
+        return Ok(String::new());
+    }
+    let script = "print crypt($ARGV[0], q($6$laboratory$))";
+    run("perl", &["-e", script, password]).await
+}
+
 /// Runs a tool to its end and returns its stdout.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! A child process: its lines kept and waited for, itself killed by its id when dropped.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -192,6 +193,18 @@ async fn read_lines(
         };
         count.send_replace(len);
     }
+}
+
+/// A command in a mount namespace of its own, each of the files bound over its place; its program is still to be given.
+pub fn mounted(files: &[(PathBuf, &str)]) -> Command {
+    let mut command = Command::new("unshare");
+    let script = "while [ \"$1\" != -- ]; do mount --bind \"$1\" \"$2\" || exit 1; shift 2; done; shift; exec \"$@\"";
+    command.args(["--mount", "sh", "-c", script, "sh"]);
+    for (file, place) in files {
+        command.arg(file).arg(place);
+    }
+    command.arg("--");
+    command
 }
 
 /// Sends `signal` to the process `pid`.

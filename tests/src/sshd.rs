@@ -28,6 +28,8 @@ pub struct Setup {
     pub ipv6: bool,
     /// The user's password, in a private copy of the password database; only root can make one.
     pub password: Option<String>,
+    /// What PAM does for it, a private copy of its service's file; only beside a password of its own.
+    pub pam: Option<String>,
 }
 
 impl Default for Setup {
@@ -39,6 +41,7 @@ impl Default for Setup {
             user_key: "ed25519".to_owned(),
             ipv6: false,
             password: None,
+            pam: None,
         }
     }
 }
@@ -129,20 +132,21 @@ impl Sshd {
         Ok(())
     }
 
-    /// The server in a mount namespace where the user has this password.
+    /// The server in a mount namespace where the user has this password, none where it is empty.
     async fn with_password(&self, password: &str) -> Result<Command> {
         let (user, dir) = (user()?, self.dir.path());
-        let hash = "print crypt($ARGV[0], q($6$laboratory$))";
-        let hash = crate::keys::run("perl", &["-e", hash, password]).await?;
-        let shadow = dir.join("shadow");
-        std::fs::write(&shadow, format!("{user}:{hash}:19000:0:99999:7:::\n"))?;
-        let mut command = Command::new("unshare");
-        command
-            .args(["--mount", "sh", "-c"])
-            .arg("mount --bind \"$1\" /etc/shadow; shift; exec \"$@\"")
-            .arg("sh")
-            .arg(&shadow)
-            .arg(program()?);
+        let mut mounts = vec![(dir.join("shadow"), "/etc/shadow")];
+        let hash = crate::keys::crypt(password).await?;
+        std::fs::write(
+            dir.join("shadow"),
+            format!("{user}:{hash}:19000:0:99999:7:::\n"),
+        )?;
+        if let Some(pam) = &self.setup.pam {
+            std::fs::write(dir.join("pam"), pam)?;
+            mounts.push((dir.join("pam"), "/etc/pam.d/sshd"));
+        }
+        let mut command = process::mounted(&mounts);
+        command.arg(program()?);
         Ok(command)
     }
 

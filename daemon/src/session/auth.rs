@@ -155,30 +155,55 @@ impl<L: Login> Attempt<'_, L> {
                     continue;
                 }
             };
-            let Some(algorithm) = self.algorithm(&blob) else {
-                self.notes.push(format!(
-                    "{}: no algorithm that both sides allow",
-                    candidate.shown()
-                ));
-                continue;
-            };
-            let offer = Offer { algorithm, blob };
-            let mut signer = candidate.signer(&offer, auth, desk, who);
-            self.offers += 1;
             let shown = format!("publickey {}", candidate.shown());
-            match self.login.public_key(&offer, &mut signer).await? {
-                Signed::Replied(reply) => return Ok((Step::Replied(reply), shown)),
-                Signed::NotSigned(SignError::NotAnswered) => {
+            match self.offer(&candidate, blob).await? {
+                Some(Signed::Replied(reply)) => return Ok((Step::Replied(reply), shown)),
+                Some(Signed::NotSigned(SignError::NotAnswered)) => {
                     return Err(not_answered(who, "a passphrase"));
                 }
-                Signed::NotSigned(SignError::Unable(why)) => {
+                Some(Signed::NotSigned(SignError::Unable(why))) => {
                     self.notes.push(format!(
                         "the server would take {}, but: {why}",
                         candidate.shown()
                     ));
                 }
+                None => self.notes.push(format!(
+                    "{}: no algorithm that both sides allow",
+                    candidate.shown()
+                )),
             }
         }
+    }
+
+    /// Offers one key with each algorithm in turn until the server takes it; none where there is no algorithm.
+    async fn offer(
+        &mut self,
+        candidate: &Candidate,
+        blob: Vec<u8>,
+    ) -> Result<Option<Signed>, Failure> {
+        let Means {
+            auth, desk, who, ..
+        } = *self.means;
+        let server = self.login.signature_algorithms();
+        let mut told = None;
+        for algorithm in algorithms(&blob, &auth.pubkey_algorithms, server.as_deref()) {
+            let offer = Offer {
+                algorithm,
+                blob: blob.clone(),
+            };
+            let mut signer = candidate.signer(&offer, auth, desk, who);
+            self.offers += 1;
+            let signed = self.login.public_key(&offer, &mut signer).await?;
+            let declined = matches!(
+                signed,
+                Signed::Replied(Reply::Failure { partial: false, .. })
+            );
+            told = Some(signed);
+            if !declined {
+                break;
+            }
+        }
+        Ok(told)
     }
 
     async fn next_candidate(&mut self) -> Option<Candidate> {
@@ -193,14 +218,6 @@ impl<L: Login> Attempt<'_, L> {
             self.candidates = Some(candidates);
         }
         self.candidates.as_mut()?.list.pop_front()
-    }
-
-    fn algorithm(&mut self, blob: &[u8]) -> Option<String> {
-        let server = self.login.signature_algorithms();
-        let allowed = &self.means.auth.pubkey_algorithms;
-        algorithms(blob, allowed, server.as_deref())
-            .into_iter()
-            .next()
     }
 
     /// Nothing is left to try.

@@ -334,7 +334,8 @@ impl Sign for Signer<'_> {
     }
 }
 
-/// The signature algorithms for a key, best first: what the configuration allows and the server says it takes.
+/// The signature algorithms to offer a key with, one after the other: what the configuration allows and the server
+/// says it takes.
 pub(super) fn algorithms(
     blob: &[u8],
     allowed: &[String],
@@ -357,16 +358,21 @@ pub(super) fn algorithms(
     } else {
         ""
     };
-    ["rsa-sha2-512", "rsa-sha2-256", "ssh-rsa"]
+    let named = |plain: &str| allowed.contains(&format!("{plain}{suffix}"));
+    let told = |plain: &str| server.is_none_or(|server| server.iter().any(|taken| taken == plain));
+    let sha2 = ["rsa-sha2-512", "rsa-sha2-256"]
         .into_iter()
-        .filter(|plain| server.is_none_or(|server| server.iter().any(|taken| taken == plain)))
-        .map(|plain| format!("{plain}{suffix}"))
-        .filter(|name| match allowed.is_empty() {
-            // SHA-1 only where it was written.
-            true => !name.starts_with("ssh-rsa"),
-            false => allowed.contains(name),
-        })
-        .collect()
+        .find(|plain| told(plain) && (allowed.is_empty() || named(plain)));
+    // SHA-1 only where it was written. A server that tells nothing is one of its time; one that tells of SHA-2 may
+    // tell more than it takes.
+    let sha1 = Some("ssh-rsa").filter(|plain| told(plain) && named(plain));
+    let order = if server.is_none() {
+        [sha1, sha2]
+    } else {
+        [sha2, sha1]
+    };
+    let known = order.into_iter().flatten();
+    known.map(|plain| format!("{plain}{suffix}")).collect()
 }
 
 #[cfg(test)]
@@ -382,13 +388,20 @@ mod tests {
     #[test]
     fn rsa_signs_with_sha2() {
         let rsa = key("ssh-rsa");
-        assert_eq!(
-            algorithms(&rsa, &[], None),
-            ["rsa-sha2-512", "rsa-sha2-256"]
-        );
+        assert_eq!(algorithms(&rsa, &[], None), ["rsa-sha2-512"]);
         let only_256 = ["rsa-sha2-256".to_owned(), "ssh-rsa".to_owned()];
         assert_eq!(algorithms(&rsa, &[], Some(&only_256)), ["rsa-sha2-256"]);
         assert_eq!(algorithms(&rsa, &["ssh-rsa".to_owned()], None), ["ssh-rsa"]);
+        let with_sha1 = ["rsa-sha2-512".to_owned(), "ssh-rsa".to_owned()];
+        assert_eq!(
+            algorithms(&rsa, &with_sha1, None),
+            ["ssh-rsa", "rsa-sha2-512"],
+            "an old server that tells nothing"
+        );
+        assert_eq!(
+            algorithms(&rsa, &with_sha1, Some(&with_sha1)),
+            ["rsa-sha2-512", "ssh-rsa"]
+        );
         let certified = algorithms(&key("ssh-rsa-cert-v01@openssh.com"), &[], None);
         assert_eq!(
             certified.first().unwrap(),

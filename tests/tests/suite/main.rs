@@ -21,6 +21,7 @@ mod host_keys;
 mod lab;
 mod life;
 mod local;
+mod matrix;
 mod prompts;
 mod reach;
 mod recipes;

@@ -1,130 +1,15 @@
-//! Other servers and every algorithm: each carries bytes through every kind of forward.
+//! Every algorithm: each is agreed on when it is named, and carries bytes.
 
 use anyhow::{Context, Result};
 use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
-use tunneld_tests::asyncssh::Asyncssh;
 use tunneld_tests::daemon::{Daemon, listen};
-use tunneld_tests::dropbear::Dropbear;
 use tunneld_tests::home::Home;
 use tunneld_tests::payload::{MIB, exchange, random, same};
-use tunneld_tests::socks::{self, Dest};
 use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::LONG;
 
 use crate::scene::tcp;
-
-/// How much a whole transfer through one server is.
-const WHOLE: usize = 100_000_000;
-
-/// A Dropbear, where one can be had.
-async fn dropbear() -> Result<Option<Dropbear>> {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root can give dropbear a home of its own");
-        return Ok(None);
-    }
-    Ok(Some(Dropbear::start().await?))
-}
-
-/// Carries 10 MiB there and back through each kind of forward of the tunnel whose lines these are.
-async fn every_forward(tunnel: &str) -> Result<()> {
-    let target = Target::start(Manner::Collect).await?;
-    let far = tunneld_tests::ports::free()?;
-    let home = Home::new()?;
-    let text = format!(
-        "{tunnel}local_forward = \"0 127.0.0.1:{to}\"\nremote_forward = \"{far} 127.0.0.1:{to}\"\ndynamic_forward = 0\n",
-        to = target.port()
-    );
-    home.write("t.toml", &text)?;
-    let daemon = Daemon::start(&home).await?;
-    let tunnel = daemon.wait_up("t").await?;
-    let data = random(90, 10 * MIB);
-    let local = tcp(listen(&tunnel, ForwardKind::Local)?).await?;
-    let remote = tcp(tunneld_tests::ports::local(far)).await?;
-    let proxy = listen(&tunnel, ForwardKind::Dynamic)?;
-    let dest = Dest::Ip(target.addr().ip());
-    let through = socks::v5(proxy, &dest, target.port())
-        .await?
-        .expect("granted");
-    // All at once: keys are exchanged while the others have bytes under way.
-    let back = tokio::try_join!(
-        exchange(local, &data),
-        exchange(remote, &data),
-        exchange(through, &data)
-    )?;
-    for bytes in [back.0, back.1, back.2] {
-        same(&data, &bytes)?;
-    }
-    one_session(&daemon).await
-}
-
-/// Carries `len` bytes there and back through a local forward of the tunnel whose lines these are.
-async fn whole(tunnel: &str, len: usize) -> Result<()> {
-    let target = Target::start(Manner::Collect).await?;
-    let home = Home::new()?;
-    let text = format!(
-        "{tunnel}local_forward = \"0 127.0.0.1:{}\"\n",
-        target.port()
-    );
-    home.write("t.toml", &text)?;
-    let daemon = Daemon::start(&home).await?;
-    let tunnel = daemon.wait_up("t").await?;
-    let data = random(93, len);
-    let local = tcp(listen(&tunnel, ForwardKind::Local)?).await?;
-    same(&data, &exchange(local, &data).await?)?;
-    one_session(&daemon).await
-}
-
-/// Proves that the tunnel is up and never was renewed.
-async fn one_session(daemon: &Daemon) -> Result<()> {
-    let tunnel = daemon.wait_up("t").await?;
-    assert_eq!(tunnel.reconnects, 0, "{tunnel:#?}");
-    Ok(())
-}
-
-#[tokio::test]
-async fn dropbear_carries_every_forward() -> Result<()> {
-    let Some(server) = dropbear().await? else {
-        return Ok(());
-    };
-    every_forward(&server.tunnel("t")?).await
-}
-
-#[tokio::test]
-async fn asyncssh_carries_every_forward() -> Result<()> {
-    let server = Asyncssh::start(1_000_000).await?;
-    every_forward(&server.tunnel("t")?).await?;
-    // It sent 30 MiB; what it sends in the middle of an exchange counts towards none.
-    let count = server.key_exchanges();
-    assert!(count > 5, "only {count} key exchanges");
-    Ok(())
-}
-
-#[tokio::test]
-async fn asyncssh_and_we_both_ask_for_new_keys_under_traffic() -> Result<()> {
-    let server = Asyncssh::start(1_000_000).await?;
-    every_forward(&format!("{}rekey_limit = \"1M\"\n", server.tunnel("t")?)).await
-}
-
-#[tokio::test]
-async fn sshd_carries_a_hundred_megabytes() -> Result<()> {
-    let server = Sshd::start().await?;
-    whole(&server.tunnel("t")?, WHOLE).await
-}
-
-#[tokio::test]
-async fn dropbear_carries_a_hundred_megabytes() -> Result<()> {
-    let Some(server) = dropbear().await? else {
-        return Ok(());
-    };
-    whole(&server.tunnel("t")?, WHOLE).await
-}
-
-#[tokio::test]
-async fn asyncssh_carries_a_hundred_megabytes() -> Result<()> {
-    let server = Asyncssh::start(1 << 30).await?;
-    whole(&server.tunnel("t")?, WHOLE).await
-}
 
 /// One tunnel for each of `values` of `key`; each is up with that very algorithm and carries 1 MiB.
 async fn each(
