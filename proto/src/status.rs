@@ -171,6 +171,10 @@ pub struct SessionStatus {
     pub auth: String,
     /// The last measured round trip in milliseconds.
     pub rtt_ms: Option<f64>,
+    /// How often the server did what nothing allows, such as opening a channel that nobody asked for; all of it was
+    /// refused.
+    #[serde(default)]
+    pub offences: u64,
 }
 
 /// One forward.

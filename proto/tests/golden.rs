@@ -84,6 +84,7 @@ fn tunnel() -> TunnelStatus {
             host_key: "ssh-ed25519 SHA256:abc".into(),
             auth: "publickey (agent, ED25519 SHA256:def)".into(),
             rtt_ms: Some(12.5),
+            offences: 2,
         }),
         reconnects: 3,
         forwards: vec![

@@ -1,4 +1,5 @@
-# An SSH server that forwards everything for whoever holds a key, knows the password, or is the user none.
+# An SSH server that forwards everything for whoever holds a key, knows the password, or is the user none. Of the user
+# intruder it opens three channels that nobody asked for.
 # Arguments: host key, authorized keys, bytes after which the server asks for new keys.
 import asyncio
 import logging
@@ -11,6 +12,20 @@ PASSWORD, CODE = "lab pass", "123456"
 
 
 class Server(asyncssh.SSHServer):
+    def connection_made(self, conn):
+        self.conn = conn
+
+    def auth_completed(self):
+        if self.conn.get_extra_info("username") == "intruder":
+            for _ in range(3):
+                asyncio.get_running_loop().create_task(self.intrude())
+
+    async def intrude(self):
+        try:
+            await self.conn.open_connection("localhost", 1, "localhost", 1)
+        except asyncssh.ChannelOpenError as error:
+            logging.info("refused: %s", error)
+
     def begin_auth(self, username):
         return username != "none"
 

@@ -54,6 +54,15 @@ pub(crate) fn lines(tunnel: &TunnelStatus, now: Timestamp) -> Vec<Line> {
                 .map(|rtt| format!("{rtt:.1} ms"))
                 .unwrap_or_default(),
         );
+        if session.offences > 0 {
+            field(
+                "offences",
+                format!(
+                    "{}: the server tried what nobody asked it for, and was refused",
+                    session.offences
+                ),
+            );
+        }
     }
     if tunnel.attempt > 1 && tunnel.session.is_none() {
         field("attempt", tunnel.attempt.to_string());

@@ -53,6 +53,7 @@ pub(crate) fn session(since: Timestamp) -> SessionStatus {
         host_key: "ssh-ed25519 SHA256:abc".into(),
         auth: "publickey".into(),
         rtt_ms: Some(12.5),
+        offences: 0,
     }
 }
 

@@ -239,6 +239,7 @@ mod tests {
                 host_key: String::new(),
                 auth: String::new(),
                 rtt_ms: None,
+                offences: 0,
             }),
             ..status(State::Up)
         };

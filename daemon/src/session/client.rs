@@ -261,6 +261,10 @@ impl Client {
         self.core.rtt()
     }
 
+    pub(super) fn offences(&self) -> u64 {
+        self.core.offences()
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.core.is_closed()
     }

@@ -161,6 +161,11 @@ impl Session {
         self.0.rtt()
     }
 
+    /// How often the server did what nothing allows.
+    pub fn offences(&self) -> u64 {
+        self.0.offences()
+    }
+
     /// Opens a connection from the far end to `host:port` (RFC 4254 §7.2).
     ///
     /// # Errors

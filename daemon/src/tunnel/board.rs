@@ -23,7 +23,7 @@ pub struct Entry {
     pub facts: Facts,
     /// The forwards' states and counters.
     pub forwards: Monitor,
-    /// The live session, for its round trip.
+    /// The live session, for its round trip and the server's offences.
     pub session: Option<Session>,
 }
 
@@ -36,6 +36,7 @@ impl Entry {
         );
         if let (Some(told), Some(live)) = (&mut status.session, &self.session) {
             told.rtt_ms = live.rtt().map(|rtt| rtt.as_secs_f64() * 1000.0);
+            told.offences = live.offences();
         }
         status
     }

@@ -29,7 +29,7 @@ pub struct Facts {
     pub last_error: Option<(Failure, Timestamp)>,
     /// The prompt that waits.
     pub prompt: Option<Prompt>,
-    /// The live session, but for its round trip.
+    /// The live session, but for what is read of it when someone looks.
     pub session: Option<SessionStatus>,
     /// Sessions that followed a lost one.
     pub reconnects: u64,

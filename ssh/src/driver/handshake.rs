@@ -35,7 +35,8 @@ pub enum LoginError {
     NotSigned(#[source] NotSigned),
 }
 
-/// Exchanges keys over a stream. `host_key` decides whether the server's key is the right one.
+/// Exchanges keys over a stream. `host_key` decides whether the server's key is the right one; it is dropped where the
+/// server goes meanwhile.
 ///
 /// Cancel-safe: dropping it, or what it gave, closes the stream.
 ///
@@ -65,7 +66,12 @@ where
         |login| login.host_key.take(),
     )
     .await?;
-    if !host_key((*offer).clone()).await {
+    // A person may take long: a server that goes meanwhile has no need of the verdict.
+    let accepted = tokio::select! {
+        accepted = host_key((*offer).clone()) => accepted,
+        error = handle.closed() => return Err(error),
+    };
+    if !accepted {
         handle
             .shared
             .with(|state| state.transport.reject_host_key());

@@ -263,9 +263,48 @@ async fn while_a_person_looks_at_the_host_key_nothing_piles_up() {
             true
         },
     );
-    let (connected, taken) = tokio::join!(client, scene);
-    assert!(connected.is_err());
+    let start = tokio::time::Instant::now();
+    let client = async { (client.await, start.elapsed()) };
+    let ((connected, lasted), taken) = tokio::join!(client, scene);
+    assert!(matches!(connected, Err(Error::Protocol(_))));
+    assert_eq!(lasted, Duration::ZERO, "the person was waited for");
     assert!(taken < 1 << 20, "{taken} bytes were taken in");
+}
+
+/// Nobody is kept looking at the host key of a server that has gone.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_goes_while_a_person_looks_at_the_host_key_ends_it_at_once() {
+    for goodbye in [false, true] {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let scene = async {
+            let mut server = Server::new(theirs);
+            server.identify().await;
+            server.init(&Offer::default()).await;
+            server.peer.theirs = server.aside(KEXINIT).await;
+            let init = server.aside(KEX_INIT).await;
+            let (reply, _keys) = server.peer.reply(&init);
+            server.send(&reply).await;
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            if goodbye {
+                server
+                    .send(&[
+                        DISCONNECT, 0, 0, 0, 2, 0, 0, 0, 3, b'b', b'y', b'e', 0, 0, 0, 0,
+                    ])
+                    .await;
+            }
+        };
+        let config = Arc::new(Config::default());
+        let start = tokio::time::Instant::now();
+        let client = async {
+            let stream = Stream::other(ours);
+            let judge = |_| std::future::pending();
+            let end = handshake(stream, config, Options::default(), "user", judge).await;
+            (end.err(), start.elapsed())
+        };
+        let ((end, lasted), ()) = tokio::join!(client, scene);
+        assert!(matches!(end, Some(Error::Eof)), "{end:?}");
+        assert_eq!(lasted, Duration::from_secs(100));
+    }
 }
 
 #[tokio::test(start_paused = true)]

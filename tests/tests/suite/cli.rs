@@ -162,7 +162,7 @@ async fn data_goes_to_stdout_and_talk_to_stderr() -> Result<()> {
         assert!(tunnel.get(key).is_some(), "no {key}: {tunnel:#}");
     }
     for key in [
-        "since", "server", "kex", "cipher", "mac", "host_key", "auth", "rtt_ms",
+        "since", "server", "kex", "cipher", "mac", "host_key", "auth", "rtt_ms", "offences",
     ] {
         assert!(
             tunnel["session"].get(key).is_some(),

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rustix::process::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
+use tunneld_tests::asyncssh::Asyncssh;
 use tunneld_tests::daemon::{Daemon, listen};
 use tunneld_tests::home::Home;
 use tunneld_tests::payload::{self, MIB, exchange, random, same};
@@ -253,4 +254,27 @@ async fn settled_files(pid: u32) -> Result<usize> {
         last = now;
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// What a server tries is refused, counted, and told; the tunnel goes on.
+#[tokio::test]
+async fn channels_that_nobody_asked_for_are_counted_in_the_status() -> Result<()> {
+    let server = Asyncssh::start(1 << 30).await?;
+    let target = Target::start(Manner::Collect).await?;
+    let home = Home::new()?;
+    let lines = server.tunnel("t")?.replace("lab@", "intruder@");
+    let forward = format!("local_forward = \"0 127.0.0.1:{}\"\n", target.port());
+    home.write("t.toml", &(lines + &forward))?;
+    let daemon = Daemon::start(&home).await?;
+    let tunnel = daemon.wait_up("t").await?;
+    // Its channels came before the answer to this one.
+    let data = random(94, 1000);
+    let local = tcp(listen(&tunnel, ForwardKind::Local)?).await?;
+    same(&data, &exchange(local, &data).await?)?;
+    let tunnel = daemon.status("t").await?;
+    assert_eq!(tunnel.session.context("a session")?.offences, 3);
+    let told = home.ctl(&["status", "t"]).await?.expect(0)?;
+    let text = &told.stdout;
+    assert!(text.contains("offences    3: the server"), "{text}");
+    Ok(())
 }

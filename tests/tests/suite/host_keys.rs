@@ -7,6 +7,7 @@ use tunneld_proto::status::{PromptKind, State, TunnelStatus};
 use tunneld_tests::daemon::Daemon;
 use tunneld_tests::home::Home;
 use tunneld_tests::keys;
+use tunneld_tests::link::Link;
 use tunneld_tests::sshd::{self, Setup, Sshd};
 use tunneld_tests::wait::LONG;
 
@@ -14,6 +15,54 @@ use crate::scene::session_since;
 
 fn settled(tunnel: &TunnelStatus) -> bool {
     matches!(tunnel.state, State::Up | State::Failed)
+}
+
+/// The question outlives the server that hung up, and its answer counts for that very key alone.
+#[tokio::test]
+async fn a_server_that_goes_while_its_key_is_asked_about_is_dialled_again_with_the_answer()
+-> Result<()> {
+    let mut server = Sshd::start().await?;
+    let mut link = Link::to(server.addr()).await?;
+    let home = Home::new()?;
+    let text = server.tunnel_at("t", link.port())?;
+    let line = |line: &&str| line.starts_with("user_known");
+    let line = text.lines().find(line).context("a line")?;
+    let new = format!(
+        "user_known_hosts_file = \"{}\"\nstrict_host_key_checking = \"ask\"",
+        home.path("known").display()
+    );
+    home.write("t.toml", &text.replace(line, &new))?;
+    let daemon = Daemon::start(&home).await?;
+    let mut watch = daemon.watch().await?;
+    let asks = |tunnel: &TunnelStatus| tunnel.prompt.is_some();
+    let hung_up = |tunnel: &TunnelStatus| tunnel.prompt.is_some() && tunnel.last_error.is_some();
+    let yes = |id| json!({"id": id, "answers": ["yes"]});
+
+    let first = watch.until("t", LONG, asks).await?;
+    let first = first.prompt.context("a prompt")?;
+    link.close();
+    let tunnel = watch.until("t", LONG, hung_up).await?;
+    assert_eq!(tunnel.state, State::NeedsInput);
+    assert_eq!(tunnel.prompt.as_ref(), Some(&first));
+    link.wait_live(0, LONG).await?;
+    server.change_host_keys().await?;
+    daemon.call("prompt.answer", yes(first.id)).await?;
+    let other =
+        |tunnel: &TunnelStatus| tunnel.prompt.as_ref().is_some_and(|now| now.id != first.id);
+    let second = watch.until("t", LONG, other).await?.prompt;
+    let second = second.context("a prompt")?;
+    assert_ne!(second.fingerprint, first.fingerprint);
+
+    link.reset();
+    let again = |now: &TunnelStatus| {
+        let at = |tunnel: &TunnelStatus| tunnel.last_error.as_ref().map(|error| error.at);
+        at(now) != at(&tunnel)
+    };
+    watch.until("t", LONG, again).await?;
+    daemon.call("prompt.answer", yes(second.id)).await?;
+    let settled = watch.until("t", LONG, settled).await?;
+    assert_eq!(settled.state, State::Up, "{settled:#?}");
+    Ok(())
 }
 
 #[tokio::test]

@@ -154,6 +154,7 @@ impl Task {
             host_key: info.host_key.clone(),
             auth: info.auth.clone(),
             rtt_ms: None,
+            offences: 0,
         };
         self.session = Some(Live {
             epoch,
