@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::inbox::Inbox;
 use super::pace::SendWindow;
-use super::window::{Limits, ReceiveWindow};
+use super::window::ReceiveWindow;
 
 /// How far an open channel has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub(crate) struct Channel {
     /// Nobody will write.
     pub(crate) unwritten: bool,
     pub(crate) send: SendWindow,
-    receive: ReceiveWindow,
+    pub(crate) receive: ReceiveWindow,
     inbox: Inbox,
     /// Handed out, and consumed when the reader comes back.
     lent: usize,
@@ -83,7 +83,7 @@ pub(crate) struct Channel {
 
 impl Channel {
     /// A channel before it stands.
-    pub(crate) fn new(stage: Stage, remote: u32, limits: Limits, send: SendWindow) -> Self {
+    pub(crate) fn new(stage: Stage, remote: u32, receive: ReceiveWindow, send: SendWindow) -> Self {
         Self {
             stage,
             asked: None,
@@ -93,7 +93,7 @@ impl Channel {
             unread: false,
             unwritten: false,
             send,
-            receive: ReceiveWindow::new(limits),
+            receive,
             inbox: Inbox::default(),
             lent: 0,
             had_eof: false,

@@ -17,6 +17,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_flow;
+#[cfg(test)]
 mod tests_random;
 mod window;
 
@@ -34,6 +36,8 @@ use global::{Forwards, Pending};
 pub use global::{Reply, RequestId};
 pub use message::{Listen, Target};
 pub use open::Unwritten;
+pub(crate) use pace::SMALL;
+use pace::Small;
 use rtt::RoundTrips;
 use table::Table;
 pub use window::Limits;
@@ -141,6 +145,9 @@ pub struct Connection {
     events: VecDeque<Event>,
     /// When a channel that waits for its pace is looked at again.
     patience: Option<Instant>,
+    small: Small,
+    /// The largest window that a channel was found to need.
+    learned: u32,
 }
 
 impl Connection {
@@ -157,6 +164,8 @@ impl Connection {
             offences: 0,
             events: VecDeque::new(),
             patience: None,
+            small: Small::default(),
+            learned: 0,
         }
     }
 

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::channel::{Channel, End, Stage, Taken};
 use super::global::Belongs;
 use super::message::{self, Forwarded, Open, Target};
-use super::pace::SendWindow;
+use super::pace::{SMALL, SendWindow};
+use super::window::ReceiveWindow;
 use super::{ChannelId, Connection, Event, Incoming, Outbox, TEXT, broken, credit};
 use crate::error::{Error, bounded};
 use crate::wire::Reader;
@@ -18,7 +19,6 @@ const PROHIBITED: u32 = 1;
 const SHORTAGE: u32 = 4;
 /// No working peer announces less; every payload byte would cost many on the line.
 const LEAST_PACKET: u32 = 256;
-
 /// Why nothing was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unwritten {
@@ -41,17 +41,21 @@ impl Connection {
         if self.channels.len() >= self.settings.channels {
             return None;
         }
-        let limits = self.settings.window;
-        let mut channel = Channel::new(Stage::Opening, 0, limits, SendWindow::new(0, 0));
+        let receive = self.receive_window();
+        let window = receive.open();
+        let mut channel = Channel::new(Stage::Opening, 0, receive, SendWindow::new(0, 0));
         channel.asked = Some(now);
         let id = self.channels.insert(channel);
-        out.send(&message::open(
-            target,
-            id,
-            limits.initial,
-            self.settings.packet,
-        ));
+        self.small.note(id, now);
+        out.send(&message::open(target, id, window, self.settings.packet));
         Some(ChannelId(id))
+    }
+
+    /// What a new channel begins with: its share of what an earlier one was found to need on this line.
+    fn receive_window(&self) -> ReceiveWindow {
+        let limits = self.settings.window;
+        let among = u32::try_from(self.channels.len() + 1).unwrap_or(u32::MAX);
+        ReceiveWindow::new(limits, (self.learned / among).max(limits.initial))
     }
 
     pub(super) fn confirmed(
@@ -153,10 +157,10 @@ impl Connection {
             ));
             return Ok(());
         }
-        let limits = self.settings.window;
+        let receive = self.receive_window();
         let id = self
             .channels
-            .insert(Channel::new(Stage::Offered, open.sender, limits, send));
+            .insert(Channel::new(Stage::Offered, open.sender, receive, send));
         self.events.push_back(Event::Incoming(Incoming {
             channel: ChannelId(id),
             listen,
@@ -173,9 +177,10 @@ impl Connection {
 
     /// Takes a channel that the server opened.
     pub fn accept(&mut self, id: ChannelId, out: &mut impl Outbox) {
-        let (window, packet) = (self.settings.window.initial, self.settings.packet);
+        let packet = self.settings.packet;
         if let Some(channel) = self.offered(id) {
             channel.stage = Stage::Open;
+            let window = channel.receive.open();
             out.send(&message::open_confirmation(
                 channel.remote,
                 id.0,
@@ -243,6 +248,10 @@ impl Connection {
         now: Instant,
     ) -> Result<usize, Unwritten> {
         let rtt = self.rtt.least();
+        if len <= SMALL {
+            self.small.note(id.0, now);
+        }
+        let tight = self.small.is_beside(id.0, now, rtt);
         let channel = self.channels.get_mut(id.0).ok_or(Unwritten::Closed)?;
         if channel.theirs == End::Close {
             return Err(Unwritten::Closed);
@@ -250,6 +259,7 @@ impl Connection {
         if !channel.writable() {
             return Err(Unwritten::Ended);
         }
+        channel.send.tighten(tight);
         match channel.send.allows(len) {
             0 if len > 0 => {
                 if let Some(until) = channel.send.wait(now, rtt) {
@@ -300,6 +310,7 @@ impl Connection {
             return Taken::Reset;
         };
         let taken = channel.take(now, rtt);
+        self.learned = self.learned.max(channel.receive.target());
         credit(channel, out);
         taken
     }

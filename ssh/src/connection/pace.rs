@@ -2,13 +2,18 @@
 //!
 //! A window that is far larger than the line needs is a queue in the server's socket, and everyone's small
 //! messages stand in it. So no more is kept under way than a few round trips of what the server consumes, found
-//! from the credit it gives. A server that gives credit by some other rule shows itself by giving none: then the
+//! from the credit it gives; on a short line about one while another channel has small things to say, for large
+//! batches are cheaper and small ones quicker. A server that gives credit by some other rule shows itself by giving none: then the
 //! channel uses all its window again, as it does from the start.
 
 use std::time::{Duration, Instant};
 
-/// As much is under way at least.
+/// As much is under way at least, beside the round trips.
 const FLOOR: u32 = 256 * 1024;
+/// As many round trips' worth is under way.
+const TRIPS: u32 = 3;
+/// As much at least while others have small things to say: OpenSSH gives credit for four packets at a time.
+const TIGHT: u32 = 128 * 1024;
 /// The shortest stretch over which a rate is measured.
 const STRETCH: Duration = Duration::from_millis(5);
 /// So many stretches are measured before the first judgement.
@@ -16,13 +21,39 @@ const STRETCHES: u32 = 2;
 /// A server that has given no credit for so long goes by another rule, or its target stands still.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// A write of no more than this is somebody's who waits for an answer: it does not wait behind bulk.
+pub(crate) const SMALL: usize = 4 * 1024;
+/// On a line shorter than this bulk keeps out of their way; a longer one is left to TCP.
+const SHORT: Duration = Duration::from_millis(1);
+/// Bulk does so for as long after each of them.
+const BRISK: Duration = Duration::from_millis(500);
+
+/// Which channel was opened or wrote something small last, and when.
+#[derive(Debug, Default)]
+pub(crate) struct Small(Option<(u32, Instant)>);
+
+impl Small {
+    /// Notes one.
+    pub(crate) fn note(&mut self, channel: u32, now: Instant) {
+        self.0 = Some((channel, now));
+    }
+
+    /// Whether a channel's bulk has to keep out of another one's way.
+    pub(crate) fn is_beside(&self, channel: u32, now: Instant, rtt: Option<Duration>) -> bool {
+        rtt.is_some_and(|rtt| rtt < SHORT)
+            && self.0.is_some_and(|(other, at)| {
+                other != channel && now.saturating_duration_since(at) < BRISK
+            })
+    }
+}
+
 /// How much is kept under way.
 #[derive(Debug)]
 enum Pace {
     /// All of the window, while the rate is measured.
     Measuring { stretches: u32 },
-    /// So many bytes.
-    Kept { bytes: u32, waits: Option<Instant> },
+    /// A few times what the server consumes in a round trip.
+    Kept { trip: u32, waits: Option<Instant> },
     /// All of the window, for good.
     Free,
 }
@@ -35,6 +66,7 @@ pub(crate) struct SendWindow {
     under_way: u32,
     stretch: Option<(Instant, u64)>,
     pace: Pace,
+    tight: bool,
 }
 
 impl SendWindow {
@@ -46,16 +78,31 @@ impl SendWindow {
             under_way: 0,
             stretch: None,
             pace: Pace::Measuring { stretches: 0 },
+            tight: false,
         }
+    }
+
+    /// Whether others have small things to say.
+    pub(crate) fn tighten(&mut self, tight: bool) {
+        self.tight = tight;
     }
 
     /// How much of `len` bytes may go in one packet now.
     pub(crate) fn allows(&self, len: usize) -> usize {
         let room = match self.pace {
-            Pace::Kept { bytes, .. } => self.open.min(bytes.saturating_sub(self.under_way)),
+            Pace::Kept { trip, .. } => self
+                .open
+                .min(self.bound(trip).saturating_sub(self.under_way)),
             Pace::Measuring { .. } | Pace::Free => self.open,
         };
         len.min(room as usize).min(self.packet as usize)
+    }
+
+    fn bound(&self, trip: u32) -> u32 {
+        if self.tight {
+            return trip.saturating_add(trip / 4).max(TIGHT);
+        }
+        trip.saturating_mul(TRIPS).saturating_add(FLOOR)
     }
 
     /// Books what was sent.
@@ -63,6 +110,12 @@ impl SendWindow {
         let len = u32::try_from(len).unwrap_or(u32::MAX);
         self.open = self.open.saturating_sub(len);
         self.under_way = self.under_way.saturating_add(len);
+    }
+
+    /// What was sent and not credited.
+    #[cfg(test)]
+    pub(crate) fn under_way(&self) -> u32 {
+        self.under_way
     }
 
     /// Adds credit; `false` where it overflows (RFC 4254 §5.2 forbids it).
@@ -95,21 +148,19 @@ impl SendWindow {
         }
         self.stretch = Some((now, 0));
         let product = u128::from(bytes) * rtt.as_nanos() / elapsed.as_nanos().max(1);
-        let wish = u32::try_from(product * 3)
-            .unwrap_or(u32::MAX)
-            .saturating_add(FLOOR);
+        let product = u32::try_from(product).unwrap_or(u32::MAX);
         self.pace = match self.pace {
             Pace::Free => Pace::Free,
             Pace::Measuring { stretches } if stretches < STRETCHES => Pace::Measuring {
                 stretches: stretches + 1,
             },
             Pace::Measuring { .. } => Pace::Kept {
-                bytes: wish,
+                trip: product,
                 waits: None,
             },
             // Falls slowly: a stretch in which little was written says nothing about the line.
-            Pace::Kept { bytes, waits } => Pace::Kept {
-                bytes: wish.max(bytes - bytes / 16),
+            Pace::Kept { trip, waits } => Pace::Kept {
+                trip: product.max(trip - trip / 16),
                 waits,
             },
         };
@@ -158,8 +209,9 @@ mod tests {
     const WINDOW: u32 = 2 << 20;
 
     /// Writes all that may be written, and gives credit for `rate` bytes/s each `step`.
-    fn play(rate: u64, rtt: Duration, step: Duration) -> u32 {
+    fn play(rate: u64, rtt: Duration, step: Duration, tight: bool) -> u32 {
         let mut window = SendWindow::new(WINDOW, 32768);
+        window.tighten(tight);
         let mut now = start();
         for _ in 0..200 {
             while window.allows(32768) > 0 {
@@ -182,15 +234,25 @@ mod tests {
     #[test]
     fn a_short_line_is_not_filled_with_a_queue() {
         let rtt = Duration::from_micros(300);
-        let under_way = play(500_000_000, rtt, Duration::from_micros(300));
+        let under_way = play(500_000_000, rtt, Duration::from_micros(300), false);
         assert!(under_way < 1 << 20, "{under_way}");
         assert!(under_way >= FLOOR);
     }
 
     #[test]
+    fn small_things_beside_it_halve_the_queue() {
+        let (rate, rtt) = (500_000_000, Duration::from_micros(300));
+        let under_way = play(rate, rtt, rtt, true);
+        assert!(under_way < play(rate, rtt, rtt, false) / 2, "{under_way}");
+        assert!(under_way >= TIGHT);
+    }
+
+    #[test]
     fn a_long_line_uses_all_of_the_window() {
         let rtt = Duration::from_millis(100);
-        assert_eq!(play(1_000_000_000, rtt, rtt), WINDOW);
+        for tight in [false, true] {
+            assert_eq!(play(1_000_000_000, rtt, rtt, tight), WINDOW);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Credit is given when bytes are consumed, never when they arrive. The target grows with the bandwidth-delay
 //! product: the rate at which this channel's reader takes bytes, times the session's least round trip. The least
 //! one, because a round trip measured beside bulk data holds the server's own queue and would grow without end.
+//! On a long line half a window that comes in one train tells the rate before the round trip is over.
 
 use std::time::{Duration, Instant};
 
@@ -43,16 +44,35 @@ pub(crate) struct ReceiveWindow {
     open: u32,
     /// What it has sent and nobody has consumed.
     held: u32,
-    stretch: Option<(Instant, u64)>,
+    stretch: Option<Stretch>,
+}
+
+/// What was consumed since.
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    since: Instant,
+    bytes: u64,
+    /// The most that waited for the reader meanwhile.
+    lag: u32,
+}
+
+impl Stretch {
+    fn new(since: Instant) -> Self {
+        Self {
+            since,
+            bytes: 0,
+            lag: 0,
+        }
+    }
 }
 
 impl ReceiveWindow {
     /// A window as announced when the channel opens.
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits, start: u32) -> Self {
         Self {
             limits,
-            target: limits.initial,
-            open: limits.initial,
+            target: start,
+            open: start,
             held: 0,
             stretch: None,
         }
@@ -72,34 +92,39 @@ impl ReceiveWindow {
     /// Books what was consumed.
     pub(crate) fn consume(&mut self, now: Instant, len: usize, rtt: Option<Duration>) {
         let len = u32::try_from(len).unwrap_or(u32::MAX).min(self.held);
+        let lag = self.held;
         self.held -= len;
-        let (since, bytes) = match self.stretch {
-            Some((since, bytes)) => (since, bytes + u64::from(len)),
-            None => {
-                self.stretch = Some((now, 0));
-                return;
-            }
+        let Some(stretch) = &mut self.stretch else {
+            self.stretch = Some(Stretch::new(now));
+            return;
         };
+        stretch.bytes += u64::from(len);
+        stretch.lag = stretch.lag.max(lag);
+        let Stretch { since, bytes, lag } = *stretch;
         let elapsed = now.saturating_duration_since(since);
         if elapsed > IDLE {
             self.target = self.limits.initial;
         }
         match rtt {
             Some(rtt) if elapsed >= rtt.max(STRETCH) => {
-                self.stretch = Some((now, 0));
+                self.stretch = Some(Stretch::new(now));
                 if elapsed < PAUSE.max(rtt * 2) {
-                    self.grow(bytes, elapsed, rtt);
+                    // Twice the product leaves room to find a faster line.
+                    self.grow(bytes * 2, elapsed, rtt);
                 }
             }
-            _ if elapsed > PAUSE => self.stretch = Some((now, 0)),
-            _ => self.stretch = Some((since, bytes)),
+            // A reader that lagged took what had waited: that tells nothing of the line.
+            Some(rtt) if bytes >= u64::from(self.target / 2) && lag <= self.target / 2 => {
+                self.grow(bytes, elapsed.max(STRETCH), rtt);
+            }
+            _ if elapsed > PAUSE => self.stretch = Some(Stretch::new(now)),
+            _ => {}
         }
     }
 
-    /// Twice the product leaves room to find a faster line.
     fn grow(&mut self, bytes: u64, elapsed: Duration, rtt: Duration) {
         let product = u128::from(bytes) * rtt.as_nanos() / elapsed.as_nanos().max(1);
-        let wish = u32::try_from(product * 2).unwrap_or(u32::MAX);
+        let wish = u32::try_from(product).unwrap_or(u32::MAX);
         if wish > self.target {
             self.target = wish.min(self.limits.max).max(self.target);
         }
@@ -116,13 +141,11 @@ impl ReceiveWindow {
     }
 
     /// What the peer may still send.
-    #[cfg(test)]
     pub(crate) fn open(&self) -> u32 {
         self.open
     }
 
     /// What it would be, were nothing under way.
-    #[cfg(test)]
     pub(crate) fn target(&self) -> u32 {
         self.target
     }
@@ -138,7 +161,7 @@ mod tests {
 
     /// Plays a line of `rate` bytes/s and `rtt` for `seconds`; the target at the end.
     fn play(rate: u64, rtt: Duration, seconds: u64) -> u32 {
-        let mut window = ReceiveWindow::new(Limits::default());
+        let mut window = ReceiveWindow::new(Limits::default(), 2 << 20);
         let mut now = start();
         let end = now + Duration::from_secs(seconds);
         while now < end {
@@ -164,6 +187,29 @@ mod tests {
     }
 
     #[test]
+    fn a_train_on_a_long_fat_line_tells_its_rate() {
+        let mut window = ReceiveWindow::new(Limits::default(), 2 << 20);
+        let mut now = start();
+        for _ in 0..48 {
+            assert!(window.receive(32768));
+            window.consume(now, 32768, Some(Duration::from_millis(100)));
+            now += Duration::from_micros(300);
+        }
+        assert!(window.target() > 9 << 20, "{}", window.target());
+    }
+
+    #[test]
+    fn what_waited_for_its_reader_tells_nothing() {
+        let mut window = ReceiveWindow::new(Limits::default(), 2 << 20);
+        let now = start();
+        assert!(window.receive(2 << 20));
+        for _ in 0..64 {
+            window.consume(now, 32768, Some(Duration::from_millis(100)));
+        }
+        assert_eq!(window.target(), 2 << 20);
+    }
+
+    #[test]
     fn a_short_line_leaves_it_alone() {
         assert_eq!(play(1_000_000_000, Duration::from_micros(200), 1), 2 << 20);
     }
@@ -175,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_pause_takes_the_growth_back() {
-        let mut window = ReceiveWindow::new(Limits::default());
+        let mut window = ReceiveWindow::new(Limits::default(), 2 << 20);
         window.target = 16 << 20;
         let now = start();
         window.consume(now, 0, None);
@@ -186,7 +232,7 @@ mod tests {
 
     #[test]
     fn no_credit_without_consumption() {
-        let mut window = ReceiveWindow::new(Limits::default());
+        let mut window = ReceiveWindow::new(Limits::default(), 2 << 20);
         assert!(window.receive(2 << 20));
         assert_eq!(window.credit(), None);
         assert!(!window.receive(1));

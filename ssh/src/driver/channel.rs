@@ -13,11 +13,8 @@ use tokio::time::Instant;
 use super::session::Handle;
 use super::state::{OUT_HIGH, OUT_SLACK, State};
 use super::wake::remember;
-use crate::connection::{ChannelId, Listen, Taken, Unwritten};
+use crate::connection::{ChannelId, Listen, SMALL, Taken, Unwritten};
 use crate::error::Error;
-
-/// A write of no more than this does not wait behind bulk.
-const SMALL: usize = 4 * 1024;
 
 /// A connection that the server opened for one of our forwards.
 #[derive(Debug)]
