@@ -45,23 +45,33 @@ impl Stream {
     }
 
     /// Reads into the end of `buffer`. Room is made only when there may be something to read, so that
-    /// a connection that is quiet holds no memory.
+    /// a connection that is quiet holds no memory. `owed`: bytes came that are not acknowledged at once yet.
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut BytesMut,
         room: usize,
+        owed: &mut bool,
     ) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(tcp) => {
-                ready!(tcp.poll_read_ready(cx))?;
+                let ready = tcp.poll_read_ready(cx)?;
+                if ready.is_pending() {
+                    acknowledge_at_once(tcp, owed);
+                    return Poll::Pending;
+                }
                 make_room(buffer, room);
-                let read = ready!(poll_read_buf(Pin::new(&mut *tcp), cx, buffer));
-                // A server that has not set TCP_NODELAY holds its next small packet back until the last is
-                // acknowledged; the kernel leaves this mode by itself, so it is set again each time.
-                #[cfg(target_os = "linux")]
-                let _ = socket2::SockRef::from(&*tcp).set_tcp_quickack(true);
-                Poll::Ready(read)
+                let free = buffer.capacity() - buffer.len();
+                let read = poll_read_buf(Pin::new(&mut *tcp), cx, buffer);
+                // After a full read comes another one.
+                let full = matches!(read, Poll::Ready(Ok(count)) if count == free);
+                if full {
+                    *owed = true;
+                } else {
+                    *owed |= read.is_ready();
+                    acknowledge_at_once(tcp, owed);
+                }
+                read
             }
             Self::Other(stream) => {
                 make_room(buffer, room);
@@ -98,6 +108,17 @@ impl Stream {
 impl From<TcpStream> for Stream {
     fn from(tcp: TcpStream) -> Self {
         Self::Tcp(tcp)
+    }
+}
+
+/// A server that has not set TCP_NODELAY holds its next small packet back until the last is acknowledged; the
+/// kernel leaves this mode by itself, so it is set again each time that everything was read.
+fn acknowledge_at_once(tcp: &TcpStream, owed: &mut bool) {
+    if std::mem::take(owed) {
+        #[cfg(target_os = "linux")]
+        let _ = socket2::SockRef::from(tcp).set_tcp_quickack(true);
+        #[cfg(not(target_os = "linux"))]
+        let _ = tcp;
     }
 }
 

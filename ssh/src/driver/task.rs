@@ -34,6 +34,8 @@ pub(crate) struct Driver {
     block: usize,
     written: BytesMut,
     flushed: bool,
+    /// Bytes came that are not acknowledged at once yet.
+    owed: bool,
     last_heard: Instant,
     next_ping: Option<Instant>,
     busy_since: Option<Instant>,
@@ -52,6 +54,7 @@ impl Driver {
             block: LEAST,
             written: BytesMut::new(),
             flushed: true,
+            owed: false,
             last_heard: now,
             next_ping: None,
             busy_since: None,
@@ -88,7 +91,10 @@ impl Driver {
 
     /// Reads once and takes it in; how much, 0 where there is nothing.
     fn read(&mut self, cx: &mut Context<'_>) -> Result<usize, Error> {
-        let count = match self.stream.poll_read(cx, &mut self.read, self.block) {
+        let count = match self
+            .stream
+            .poll_read(cx, &mut self.read, self.block, &mut self.owed)
+        {
             Poll::Pending => return Ok(0),
             Poll::Ready(Ok(0)) => return Err(self.shared.drive(|state| state.eof())),
             Poll::Ready(count) => count?,
