@@ -317,11 +317,14 @@ impl FakeReader {
 }
 
 impl FarReader for FakeReader {
-    async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        if !self.begun.is_empty() {
-            return Ok(Some(std::mem::take(&mut self.begun)));
-        }
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    async fn next(&mut self, pieces: &mut Vec<Bytes>, _: usize) -> io::Result<bool> {
+        let bytes = match std::mem::take(&mut self.begun) {
+            begun if begun.is_empty() => std::future::poll_fn(|cx| self.poll_next(cx)).await?,
+            begun => Some(begun),
+        };
+        let more = bytes.is_some();
+        pieces.extend(bytes);
+        Ok(more)
     }
 }
 

@@ -88,8 +88,12 @@ pub trait Far: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 
 /// Reads from the far end.
 pub trait FarReader: Send {
-    /// The next bytes; none after the far side's EOF.
-    fn next(&mut self) -> impl Future<Output = io::Result<Option<Bytes>>> + Send;
+    /// Waits for bytes, and appends all that are there, about `most` at most; `false` after the far side's EOF.
+    fn next(
+        &mut self,
+        pieces: &mut Vec<Bytes>,
+        most: usize,
+    ) -> impl Future<Output = io::Result<bool>> + Send;
 }
 
 /// Writes to the far end.
@@ -163,8 +167,8 @@ impl Far for session::Channel {
 }
 
 impl FarReader for session::ChannelReader {
-    async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        session::ChannelReader::next(self).await
+    async fn next(&mut self, pieces: &mut Vec<Bytes>, most: usize) -> io::Result<bool> {
+        self.next_pieces(pieces, most).await
     }
 }
 

@@ -4,6 +4,7 @@
 use std::io;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::task::consume_budget;
 use tokio::time::{Instant, sleep_until};
@@ -15,6 +16,9 @@ use super::socket::Socket;
 
 /// How long bytes that came before the session's end may still take to a near end that reads slowly.
 const AFTER_LOSS: Duration = Duration::from_secs(1);
+
+/// As much goes to a near end in one write.
+const BATCH: usize = 256 * 1024;
 
 /// One connection, ready to be carried.
 pub(super) struct Pump<'a, L: Link> {
@@ -130,18 +134,20 @@ async fn inward<R: FarReader>(
     }
     counters.add_in(first.len());
     drop(first);
+    let mut pieces = Vec::new();
     loop {
-        match far.next().await {
-            Ok(Some(bytes)) => {
-                if near.write_all(&bytes).await.is_err() {
+        match far.next(&mut pieces, BATCH).await {
+            Ok(true) => {
+                let count = pieces.iter().map(Bytes::len).sum();
+                if near.write_pieces(&mut pieces).await.is_err() {
                     return Inward::NearBroke;
                 }
-                counters.add_in(bytes.len());
+                counters.add_in(count);
                 // A stream that never waits leaves the others their turn.
                 consume_budget().await;
             }
             // A near end that is gone already shows as such in the other direction.
-            Ok(None) => {
+            Ok(false) => {
                 let _ = near.finish();
                 return Inward::Finished;
             }

@@ -1,17 +1,21 @@
 //! A connection on this side: TCP or a Unix socket.
 //! Dropped, it is reset; only [`Socket::close`] ends it in order, so that no lost session looks like an end of data.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
+
+/// As many pieces go into one system call.
+const SLICES: usize = 16;
 
 /// One connection.
 #[derive(Debug)]
@@ -93,6 +97,44 @@ impl Socket {
         Ok(())
     }
 
+    /// Writes all of them, and lets go of each as soon as it is written.
+    pub(crate) async fn write_pieces(&self, pieces: &mut Vec<Bytes>) -> io::Result<()> {
+        let mut done = 0;
+        while done < pieces.len() {
+            match self.try_write_pieces(pieces.get(done..).unwrap_or_default()) {
+                Ok(mut written) => {
+                    for piece in pieces.iter_mut().skip(done) {
+                        let now = written.min(piece.len());
+                        piece.advance(now);
+                        written -= now;
+                        if !piece.is_empty() {
+                            break;
+                        }
+                        *piece = Bytes::new();
+                        done += 1;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    each!(&self.stream, stream => stream.writable().await)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        pieces.clear();
+        pieces.shrink_to(SLICES);
+        Ok(())
+    }
+
+    fn try_write_pieces(&self, pieces: &[Bytes]) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        for (slice, piece) in slices.iter_mut().zip(pieces) {
+            *slice = IoSlice::new(piece);
+        }
+        let slices = slices.get(..pieces.len()).unwrap_or(&slices);
+        each!(&self.stream, stream => stream.try_write_vectored(slices))
+    }
+
     /// Says that nothing more is written; reading goes on.
     pub(crate) fn finish(&self) -> io::Result<()> {
         self.sock().shutdown(std::net::Shutdown::Write)
@@ -169,5 +211,39 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(&mut self.stream, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn pieces_arrive_whole_and_in_order() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap());
+        let (near, far) = tokio::join!(near, listener.accept());
+        let (socket, mut far) = (Socket::from(near.unwrap()), far.unwrap().0);
+        // More than the kernel holds, in pieces of every size.
+        let all: Vec<u8> = (0..20_000_000u32).map(|n| (n % 251) as u8).collect();
+        let bytes = Bytes::from(all.clone());
+        let (mut pieces, mut start, mut size) = (Vec::new(), 0, 1);
+        while start < bytes.len() {
+            let end = (start + size).min(bytes.len());
+            pieces.push(bytes.slice(start..end));
+            (start, size) = (end, size * 7 % 100_003);
+        }
+        assert!(pieces.len() > 10 * SLICES);
+        let write = async {
+            socket.write_pieces(&mut pieces).await.unwrap();
+            socket.finish().unwrap();
+        };
+        let mut read = Vec::new();
+        let (_, end) = tokio::join!(write, far.read_to_end(&mut read));
+        end.unwrap();
+        assert!(read == all);
+        assert!(pieces.is_empty());
     }
 }
