@@ -154,6 +154,9 @@ impl Outbox for Sink {
     fn send_data(&mut self, _header: &[u8], _data: &[u8]) {
         self.0 += 1;
     }
+    fn sent(&self) -> Option<u32> {
+        u32::try_from(self.0).ok()
+    }
     fn unimplemented(&mut self) {
         self.0 += 1;
     }

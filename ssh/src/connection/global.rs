@@ -45,23 +45,41 @@ pub(crate) enum Asked {
 /// Requests without an answer, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    queue: VecDeque<(RequestId, Asked)>,
+    queue: VecDeque<Request>,
     next: u64,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Request {
+    id: RequestId,
+    asked: Asked,
+    /// The message's sequence number, where it is known.
+    number: Option<u32>,
 }
 
 impl Pending {
     /// As many requests may wait at once.
     pub(crate) const MOST: usize = 1024;
 
-    pub(crate) fn push(&mut self, asked: Asked) -> RequestId {
+    pub(crate) fn push(&mut self, asked: Asked, number: Option<u32>) -> RequestId {
         let id = RequestId(self.next);
         self.next += 1;
-        self.queue.push_back((id, asked));
+        self.queue.push_back(Request { id, asked, number });
         id
     }
 
     pub(crate) fn pop(&mut self) -> Option<(RequestId, Asked)> {
-        self.queue.pop_front()
+        let oldest = self.queue.pop_front()?;
+        Some((oldest.id, oldest.asked))
+    }
+
+    /// Takes out the one whose message has this sequence number.
+    pub(crate) fn take(&mut self, number: u32) -> Option<(RequestId, Asked)> {
+        let fits = |request: &Request| request.number == Some(number);
+        let at = self.queue.iter().position(fits)?;
+        let request = self.queue.remove(at)?;
+        Some((request.id, request.asked))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -69,9 +87,9 @@ impl Pending {
     }
 
     pub(crate) fn abandon(&mut self, request: RequestId) {
-        for (id, asked) in &mut self.queue {
-            if let Asked::Forward { unwanted, .. } = asked
-                && *id == request
+        for waiting in &mut self.queue {
+            if let Asked::Forward { unwanted, .. } = &mut waiting.asked
+                && waiting.id == request
             {
                 *unwanted = true;
             }
@@ -81,7 +99,7 @@ impl Pending {
     pub(crate) fn pinging(&self) -> bool {
         self.queue
             .iter()
-            .any(|(_, asked)| matches!(asked, Asked::Ping(_)))
+            .any(|request| matches!(request.asked, Asked::Ping(_)))
     }
 }
 
@@ -91,6 +109,12 @@ struct Active {
     listen: Listen,
     port: u16,
     cancelled: bool,
+}
+
+impl Active {
+    fn is(&self, listen: &Listen) -> bool {
+        self.listen == *listen && !self.cancelled
+    }
 }
 
 /// The forwards that the server granted: only they may open channels.
@@ -137,14 +161,21 @@ impl Forwards {
         Reply::Listening(port)
     }
 
+    /// The forward that was granted first of those that listen there.
+    pub(crate) fn oldest(&self, listen: &Listen) -> Option<usize> {
+        self.active.iter().position(|active| active.is(listen))
+    }
+
+    /// The forward that was granted last of those that listen there.
+    pub(crate) fn newest(&self, listen: &Listen) -> Option<usize> {
+        self.active.iter().rposition(|active| active.is(listen))
+    }
+
     /// From now on its channels are refused. What to name in the request: the port really bound.
-    pub(crate) fn cancel(&mut self, listen: &Listen) -> Option<Listen> {
-        let active = self
-            .active
-            .iter_mut()
-            .find(|active| active.listen == *listen && !active.cancelled)?;
+    pub(crate) fn cancel(&mut self, at: usize) -> Option<Listen> {
+        let active = self.active.get_mut(at)?;
         active.cancelled = true;
-        Some(match listen {
+        Some(match &active.listen {
             Listen::Tcp { address, .. } => Listen::Tcp {
                 address: address.clone(),
                 port: active.port,
@@ -160,7 +191,7 @@ impl Forwards {
             .iter()
             .position(|active| active.cancelled && active.listen == *listen)
         {
-            self.active.swap_remove(at);
+            self.active.remove(at);
         }
     }
 
@@ -253,7 +284,7 @@ mod tests {
             Belongs::Nowhere
         );
         assert_eq!(
-            forwards.cancel(&tcp("localhost", 0)),
+            forwards.cancel(forwards.oldest(&tcp("localhost", 0)).unwrap()),
             Some(tcp("localhost", 80))
         );
         assert_eq!(forwards.find(&from("localhost", 80)), Belongs::Late);

@@ -52,6 +52,8 @@ pub trait Outbox {
     fn send(&mut self, payload: &[u8]);
     /// One message in two pieces.
     fn send_data(&mut self, header: &[u8], data: &[u8]);
+    /// The sequence number of the message sent last, where that is known.
+    fn sent(&self) -> Option<u32>;
     /// Answers the packet received last with UNIMPLEMENTED (RFC 4253 §11.4).
     fn unimplemented(&mut self);
 }
@@ -62,6 +64,9 @@ impl Outbox for crate::transport::Transport {
     }
     fn send_data(&mut self, header: &[u8], data: &[u8]) {
         Self::send_data(self, header, data);
+    }
+    fn sent(&self) -> Option<u32> {
+        Self::sent(self)
     }
     fn unimplemented(&mut self) {
         Self::unimplemented(self);

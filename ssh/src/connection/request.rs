@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::global::{Asked, Pending, Reply, RequestId};
+use super::global::{Asked, Forwards, Pending, Reply, RequestId};
 use super::message::{self, Listen};
 use super::{Connection, Event, Outbox, broken};
 use crate::error::Error;
@@ -62,6 +62,25 @@ impl Connection {
         let Some((id, asked)) = self.pending.pop() else {
             return Err(broken("an answer to a request that was not made"));
         };
+        self.settle(now, (id, asked), yes, out);
+        Ok(())
+    }
+
+    /// The server does not know the message of this sequence number. Where it was a request, that is its answer, and
+    /// of a ping as good a sign of life as any.
+    pub fn unknown(&mut self, now: Instant, number: u32, out: &mut impl Outbox) {
+        if let Some(request) = self.pending.take(number) {
+            self.settle(now, request, None, out);
+        }
+    }
+
+    fn settle(
+        &mut self,
+        now: Instant,
+        (id, asked): (RequestId, Asked),
+        yes: Option<&[u8]>,
+        out: &mut impl Outbox,
+    ) {
         let reply = match (asked, yes) {
             (Asked::Ping(sent), _) => {
                 let rtt = now.saturating_duration_since(sent);
@@ -76,40 +95,55 @@ impl Connection {
             (Asked::Forward { listen, unwanted }, Some(body)) => {
                 let reply = self.forwards.grant(listen.clone(), body);
                 if unwanted && reply != Reply::Nonsense {
-                    self.cancel_forward(&listen, out);
+                    self.undo_forward(&listen, out);
                 }
                 reply
             }
             (Asked::Proof, Some(body)) => Reply::Proof(Bytes::copy_from_slice(body)),
         };
         self.events.push_back(Event::Reply(id, reply));
-        Ok(())
     }
 
-    fn ask(&mut self, asked: Asked) -> Option<RequestId> {
-        (self.pending.len() < Pending::MOST).then(|| self.pending.push(asked))
+    fn ask(&mut self, asked: Asked, payload: &[u8], out: &mut impl Outbox) -> Option<RequestId> {
+        (self.pending.len() < Pending::MOST).then(|| {
+            out.send(payload);
+            self.pending.push(asked, out.sent())
+        })
     }
 
     /// Asks the server to listen; `None` where too many requests wait already.
     pub fn request_forward(&mut self, listen: &Listen, out: &mut impl Outbox) -> Option<RequestId> {
-        let id = self.ask(Asked::Forward {
+        let asked = Asked::Forward {
             listen: listen.clone(),
             unwanted: false,
-        })?;
-        out.send(&message::forward(listen, false));
-        Some(id)
+        };
+        self.ask(asked, &message::forward(listen, false), out)
     }
 
     /// Asks the server to listen no more; its channels are refused from now on. `None` where it does
     /// not listen, or too many requests wait.
     pub fn cancel_forward(&mut self, listen: &Listen, out: &mut impl Outbox) -> Option<RequestId> {
+        self.cancel(listen, Forwards::oldest, out)
+    }
+
+    /// As [`Connection::cancel_forward`], for the one that was granted last, should there be several alike.
+    pub fn undo_forward(&mut self, listen: &Listen, out: &mut impl Outbox) -> Option<RequestId> {
+        self.cancel(listen, Forwards::newest, out)
+    }
+
+    fn cancel(
+        &mut self,
+        listen: &Listen,
+        which: fn(&Forwards, &Listen) -> Option<usize>,
+        out: &mut impl Outbox,
+    ) -> Option<RequestId> {
         if self.pending.len() >= Pending::MOST {
             return None;
         }
-        let bound = self.forwards.cancel(listen)?;
-        let id = self.ask(Asked::Cancel(listen.clone()))?;
-        out.send(&message::forward(&bound, true));
-        Some(id)
+        let at = which(&self.forwards, listen)?;
+        let bound = self.forwards.cancel(at)?;
+        let asked = Asked::Cancel(listen.clone());
+        self.ask(asked, &message::forward(&bound, true), out)
     }
 
     /// Nobody waits for this forward any more: should the server grant it, it is cancelled at once.
@@ -119,15 +153,11 @@ impl Connection {
 
     /// Asks for a sign of life (OpenSSH PROTOCOL §2.9); `None` where too many requests wait.
     pub fn ping(&mut self, now: Instant, out: &mut impl Outbox) -> Option<RequestId> {
-        let id = self.ask(Asked::Ping(now))?;
-        out.send(&message::keepalive());
-        Some(id)
+        self.ask(Asked::Ping(now), &message::keepalive(), out)
     }
 
     /// Asks the server to prove that it holds these host keys (OpenSSH PROTOCOL §2.5).
     pub fn prove_host_keys(&mut self, keys: &[Bytes], out: &mut impl Outbox) -> Option<RequestId> {
-        let id = self.ask(Asked::Proof)?;
-        out.send(&message::prove_host_keys(keys));
-        Some(id)
+        self.ask(Asked::Proof, &message::prove_host_keys(keys), out)
     }
 }

@@ -18,6 +18,9 @@ impl Outbox for Sent {
     fn send_data(&mut self, header: &[u8], data: &[u8]) {
         self.0.push_back([header, data].concat());
     }
+    fn sent(&self) -> Option<u32> {
+        None
+    }
     fn unimplemented(&mut self) {
         self.1 += 1;
     }

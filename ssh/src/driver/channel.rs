@@ -206,7 +206,10 @@ impl ChannelWriter {
                     return Poll::Ready(());
                 }
                 if let Some(slot) = state.slot(self.id) {
-                    remember(&mut slot.closer, cx.waker());
+                    // Several may wait.
+                    if !slot.closers.iter().any(|known| known.will_wake(cx.waker())) {
+                        slot.closers.push(cx.waker().clone());
+                    }
                 }
                 Poll::Pending
             })
@@ -391,7 +394,7 @@ impl Drop for ChannelWriter {
         self.handle.shared.with(|state| {
             if let Some(slot) = state.slot(self.id) {
                 slot.writer = None;
-                slot.closer = None;
+                slot.closers = Vec::new();
             }
             state.connection.drop_writer(self.id, &mut state.transport);
         });

@@ -202,9 +202,9 @@ impl Connected {
 
     async fn answer(&mut self) -> Result<AuthResult, Error> {
         let asked = Instant::now();
-        let deadline = asked + self.handle.options.login;
+        let deadline = self.handle.options.login;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_sub(asked.elapsed());
             let next = |login: &mut Login| login.inbox.pop_front();
             let payload = wait(&self.handle.shared, left, "an answer to the login", next).await?;
             match self.auth.handle(&payload) {

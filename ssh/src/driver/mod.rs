@@ -30,6 +30,9 @@ pub use signer::{KeySigner, NotSigned, Signer, Signing};
 use crate::connection::Settings;
 pub use crate::transport::{HostKey, HostKeyOffer};
 
+/// Longer than any session: what the clocks can still add to.
+const EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// How a session is kept.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -69,7 +72,7 @@ impl Options {
     fn dead_after(&self) -> Option<Duration> {
         self.alive
             .filter(|(interval, _)| !interval.is_zero())
-            .map(|(interval, count)| interval.saturating_mul(count.max(1)))
+            .map(|(interval, count)| interval.saturating_mul(count.max(1)).min(EVER))
     }
 
     /// A sign of life is asked for this often: at least twice before the end.

@@ -238,6 +238,7 @@ impl Session {
     async fn ask(
         &self,
         deadline: Duration,
+        undo: Option<&Listen>,
         ask: impl FnOnce(&mut State) -> Option<RequestId>,
     ) -> Result<Reply, ForwardError> {
         let (sender, answer) = oneshot::channel();
@@ -249,13 +250,13 @@ impl Session {
             state.requests.insert(id, sender);
             Ok(id)
         })?;
-        let asked = Asked {
+        let mut asked = Asked {
             handle: &self.handle,
             id,
+            answer,
+            undo,
         };
-        let answer = tokio::time::timeout(deadline, answer).await;
-        drop(asked);
-        match answer {
+        match tokio::time::timeout(deadline, &mut asked.answer).await {
             Ok(Ok(Reply::Refused)) => Err(ForwardError::Refused),
             Ok(Ok(Reply::Nonsense)) => Err(ForwardError::Nonsense),
             Ok(Ok(reply)) => Ok(reply),
@@ -271,7 +272,7 @@ impl Session {
     /// Why it does not.
     pub async fn request_forward(&self, listen: &Listen) -> Result<u16, ForwardError> {
         let reply = self
-            .ask(self.handle.options.request, |state| {
+            .ask(self.handle.options.request, Some(listen), |state| {
                 let State {
                     connection,
                     transport,
@@ -291,7 +292,7 @@ impl Session {
     /// # Errors
     /// What it said.
     pub async fn cancel_forward(&self, listen: &Listen) -> Result<(), ForwardError> {
-        self.ask(self.handle.options.request, |state| {
+        self.ask(self.handle.options.request, None, |state| {
             let State {
                 connection,
                 transport,
@@ -309,7 +310,7 @@ impl Session {
     /// That there is none within the deadline, or the session's end.
     pub async fn ping(&self, deadline: Duration) -> Result<Duration, ForwardError> {
         let reply = self
-            .ask(deadline, |state| {
+            .ask(deadline, None, |state| {
                 let State {
                     connection,
                     transport,
@@ -337,7 +338,7 @@ impl Session {
     /// Why it is not proven; [`ForwardError::Nonsense`] where a signature is wrong.
     pub async fn prove_host_keys(&self, keys: &[Bytes]) -> Result<(), ForwardError> {
         let reply = self
-            .ask(self.handle.options.request, |state| {
+            .ask(self.handle.options.request, None, |state| {
                 let State {
                     connection,
                     transport,
@@ -375,17 +376,24 @@ impl Session {
     }
 }
 
-/// A request whose asker may go before the answer comes.
+/// A request whose asker may go before the answer comes, or before it has seen it.
 struct Asked<'a> {
     handle: &'a Handle,
     id: RequestId,
+    answer: oneshot::Receiver<Reply>,
+    /// What is not to be listened on then.
+    undo: Option<&'a Listen>,
 }
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        self.handle.shared.drive(|state| {
+        self.handle.shared.with(|state| {
             if state.requests.remove(&self.id).is_some() {
                 state.connection.abandon_forward(self.id);
+            } else if let Ok(Reply::Listening(_)) = self.answer.try_recv()
+                && let Some(listen) = self.undo
+            {
+                state.connection.undo_forward(listen, &mut state.transport);
             }
         });
     }

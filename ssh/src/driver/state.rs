@@ -40,7 +40,7 @@ pub(crate) type Refusal = (u32, String);
 pub(crate) struct Slot {
     pub(crate) reader: Option<Waker>,
     pub(crate) writer: Option<Waker>,
-    pub(crate) closer: Option<Waker>,
+    pub(crate) closers: Vec<Waker>,
     pub(crate) opener: Option<oneshot::Sender<Result<(), Refusal>>>,
     /// Its writer waits for a turn.
     pub(crate) queued: bool,
@@ -228,8 +228,13 @@ impl State {
                 Ok(())
             }
             Stage::Standing { .. } => {
-                if let transport::Event::Packet(payload) = event {
-                    self.packet(now, payload)?;
+                match event {
+                    transport::Event::Packet(payload) => self.packet(now, payload)?,
+                    transport::Event::Unimplemented(number) => {
+                        self.connection.unknown(now, number, &mut self.transport);
+                        self.tell_all();
+                    }
+                    _ => {}
                 }
                 Ok(())
             }
@@ -272,7 +277,7 @@ impl State {
                 };
                 self.wakes.push(slot.writer.take());
                 if closed {
-                    self.wakes.push(slot.closer.take());
+                    self.wakes.extend(&mut slot.closers);
                 }
             }
             Event::Opened(id) => self.opened(id, Ok(())),
@@ -357,7 +362,7 @@ impl State {
             slot.opener = None;
             self.wakes.push(slot.reader.take());
             self.wakes.push(slot.writer.take());
-            self.wakes.push(slot.closer.take());
+            self.wakes.extend(&mut slot.closers);
         }
         match &mut self.stage {
             Stage::Login(login) => self.wakes.push(login.waker.take()),

@@ -232,7 +232,7 @@ impl Driver {
             if now >= ping {
                 self.next_ping = self.options.period().map(|period| now + period);
                 self.shared.drive(|state| {
-                    if !state.connection.pinging() {
+                    if !state.connection.pinging() && !state.transport.is_rekeying() {
                         state.connection.ping(now.into_std(), &mut state.transport);
                     }
                 });

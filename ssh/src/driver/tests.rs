@@ -1,6 +1,7 @@
 //! The driver over a pipe in memory, its clock paused, against a server half that does what it is told.
 
 use std::io::ErrorKind;
+use std::task::Poll;
 
 use tokio::io::{AsyncWriteExt, duplex};
 use tokio::task::JoinSet;
@@ -118,6 +119,73 @@ async fn a_forward_that_is_granted_too_late_is_cancelled() {
     let cancel = far.expect(80).await;
     assert!(cancel.ends_with(&4000u32.to_be_bytes()));
     assert!(cancel[5..].starts_with(b"cancel-tcpip-forward"));
+}
+
+/// The answer has come, and whoever asked goes before seeing it.
+#[tokio::test(start_paused = true)]
+async fn a_forward_whose_answer_nobody_sees_is_cancelled() {
+    let (session, _incoming, mut far) = standing(trusting(), 100_000).await;
+    let listen = Listen::Tcp {
+        address: "localhost".into(),
+        port: 0,
+    };
+    let forward = async |far: &mut Far, port| {
+        far.expect(80).await;
+        far.send(81, |out| out.u32(port)).await;
+    };
+    let (kept, ()) = tokio::join!(session.request_forward(&listen), forward(&mut far, 4000));
+    assert_eq!(kept.unwrap(), 4000);
+    let mut asked = Box::pin(session.request_forward(&listen));
+    let first = std::future::poll_fn(|cx| Poll::Ready(asked.as_mut().poll(cx)));
+    assert!(first.await.is_pending());
+    forward(&mut far, 4001).await;
+    // The client has taken it in when it answers what came after.
+    far.send(80, |out| {
+        out.string("x");
+        out.bool(true);
+    })
+    .await;
+    far.expect(82).await;
+    drop(asked);
+    let cancel = far.expect(80).await;
+    assert!(cancel[5..].starts_with(b"cancel-tcpip-forward"));
+    assert!(
+        cancel.ends_with(&4001u32.to_be_bytes()),
+        "the one that is wanted was cancelled"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn everyone_who_waits_for_a_close_hears_of_it() {
+    let (session, _incoming, mut far) = standing(trusting(), 100_000).await;
+    let (channel, id) = channel(&session, &mut far, 10).await;
+    let writer = std::sync::Arc::new(channel.split().1);
+    let mut waiting = JoinSet::new();
+    for _ in 0..3 {
+        let writer = std::sync::Arc::clone(&writer);
+        waiting.spawn(async move { writer.closed().await });
+    }
+    tokio::task::yield_now().await;
+    far.send(97, |out| out.u32(id)).await;
+    while let Some(done) = waiting.join_next().await {
+        done.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_without_end_are_none_that_a_clock_cannot_hold() {
+    let options = Options {
+        alive: Some((Duration::MAX, u32::MAX)),
+        handshake: Duration::MAX,
+        login: Duration::MAX,
+        open: Duration::MAX,
+        request: Duration::MAX,
+        ..Options::default()
+    };
+    let (session, _incoming, mut far) = standing(options, 100_000).await;
+    let (_channel, _) = channel(&session, &mut far, 10).await;
+    tokio::time::sleep(3600 * SECOND).await;
+    assert!(!session.is_closed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,6 +19,13 @@ impl Wakes {
         }
     }
 
+    /// Adds all of these, and leaves none behind.
+    pub(crate) fn extend(&mut self, wakers: &mut Vec<Waker>) {
+        for waker in wakers.drain(..) {
+            self.push(Some(waker));
+        }
+    }
+
     /// Calls them.
     pub(crate) fn wake(self) {
         for waker in self.first.into_iter().chain(self.rest) {

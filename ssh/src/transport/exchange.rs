@@ -1,6 +1,6 @@
 //! One key exchange, from our KEXINIT to the new keys: RFC 4253 §7 to §9.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use russh::keys::ssh_key;
@@ -26,6 +26,8 @@ pub(super) struct Greeting<'a> {
 pub(super) struct Exchange {
     /// Our KEXINIT.
     pub(super) ours: Vec<u8>,
+    /// Its sequence number.
+    number: u32,
     /// The server's, once it came.
     pub(super) theirs: Bytes,
     pub(super) stage: Stage,
@@ -51,12 +53,13 @@ pub(super) struct Keys {
 }
 
 impl Exchange {
-    pub(super) fn new(ours: Vec<u8>, now: Instant, timeout: Duration) -> Self {
+    pub(super) fn new(ours: Vec<u8>, number: u32, patience: Patience) -> Self {
         Self {
             ours,
+            number,
             theirs: Bytes::new(),
             stage: Stage::Init,
-            patience: Patience::new(now, timeout),
+            patience,
         }
     }
 
@@ -76,6 +79,11 @@ impl Exchange {
     /// Whether our NEWKEYS is still to be sent, so that we may send nothing but our exchange.
     pub(super) fn holds_output(&self) -> bool {
         !matches!(self.stage, Stage::NewKeys(_))
+    }
+
+    /// Whether the message of this sequence number is of the exchange: up to our NEWKEYS nothing else is sent.
+    pub(super) fn sent(&self, number: u32) -> bool {
+        self.holds_output() && number.wrapping_sub(self.number) < 1 << 31
     }
 
     /// Gives one of the server's messages to the method.

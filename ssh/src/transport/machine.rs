@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use zeroize::Zeroizing;
 
 use super::compress::{Deflate, Inflate};
 use super::exchange::{Exchange, Greeting, Keys, Reply, Stage, spec};
@@ -42,7 +43,9 @@ impl Transport {
         let first = self.negotiated.is_none();
         let payload = negotiate::offer(&self.config, first, cookie);
         self.send_now(&payload, &[]);
-        self.exchange = Some(Exchange::new(payload, self.now, self.config.kex_timeout));
+        let number = self.outbound.last_sequence();
+        let patience = Patience::new(self.now, self.config.kex_timeout);
+        self.exchange = Some(Exchange::new(payload, number, patience));
     }
 
     /// Seals a payload, whatever goes on.
@@ -61,7 +64,8 @@ impl Transport {
     }
 
     fn release(&mut self) {
-        let held = std::mem::take(&mut self.held);
+        // A password may be among it.
+        let held = Zeroizing::new(std::mem::take(&mut self.held));
         let mut rest = &held[..];
         while let Some((length, tail)) = rest.split_first_chunk() {
             let Some((payload, tail)) = tail.split_at_checked(usize::from_ne_bytes(*length)) else {
@@ -125,10 +129,8 @@ impl Transport {
             _ if self.strict == Some(true) && self.negotiated.is_none() => {
                 return Err(protocol("a stray message in a strict key exchange"));
             }
-            UNIMPLEMENTED if in_exchange => {
-                return Err(Error::KexFailed("the server does not know it".to_owned()));
-            }
-            IGNORE | UNIMPLEMENTED | DEBUG => self.on_idle_talk()?,
+            UNIMPLEMENTED => return self.on_unimplemented(&payload),
+            IGNORE | DEBUG => self.on_idle_talk()?,
             // RFC 4253 §7.1 forbids it, and some servers let their channels go on under the old keys all the same.
             CONNECTION.. if in_exchange && self.authenticated => {
                 return Ok(Some(Event::Packet(payload)));
@@ -299,6 +301,18 @@ impl Transport {
         } else {
             Err(protocol("a flood of messages that mean nothing"))
         }
+    }
+
+    /// Some servers answer requests that they do not know so.
+    fn on_unimplemented(&mut self, payload: &[u8]) -> Result<Option<Event>, Error> {
+        self.on_idle_talk()?;
+        let Some(number) = message::read_unimplemented(payload) else {
+            return Ok(None);
+        };
+        if matches!(&self.exchange, Some(exchange) if exchange.sent(number)) {
+            return Err(Error::KexFailed("the server does not know it".to_owned()));
+        }
+        Ok(Some(Event::Unimplemented(number)))
     }
 
     fn on_ext_info(&mut self, payload: &[u8]) -> Result<(), Error> {

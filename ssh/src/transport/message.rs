@@ -50,6 +50,11 @@ pub(super) fn unimplemented(sequence: u32) -> Vec<u8> {
     payload
 }
 
+/// The sequence number of what the server does not know.
+pub(super) fn read_unimplemented(payload: &[u8]) -> Option<u32> {
+    Reader::new(payload.get(1..)?).u32().ok()
+}
+
 /// The value of `server-sig-algs`, if it is there.
 pub(super) fn read_ext_info(payload: &[u8]) -> Result<Option<Vec<String>>, Malformed> {
     let mut reader = Reader::new(payload);
@@ -107,6 +112,7 @@ mod tests {
         fn no_bytes_panic(bytes: Vec<u8>) {
             let _ = read_ext_info(&bytes);
             let _ = read_disconnect(&bytes);
+            let _ = read_unimplemented(&bytes);
         }
     }
 }

@@ -52,6 +52,8 @@ pub enum Event {
     Ready(Box<Negotiated>),
     /// New keys are in use.
     Rekeyed,
+    /// The server does not know the message of this sequence number of ours ([`Transport::sent`]).
+    Unimplemented(u32),
     /// A payload for the floors above, never empty: message number 6, or 50 and up.
     Packet(Bytes),
     /// The server said goodbye; nothing comes after it.
@@ -209,6 +211,12 @@ impl Transport {
         } else {
             self.send_now(header, data);
         }
+    }
+
+    /// The sequence number of the message that was sent last; none while it is held for new keys.
+    pub fn sent(&self) -> Option<u32> {
+        let sent = self.outbound.last_sequence();
+        (!self.is_rekeying()).then_some(sent)
     }
 
     /// Answers the packet that [`Transport::poll`] gave last with UNIMPLEMENTED.

@@ -133,6 +133,11 @@ impl Outbound {
         }
     }
 
+    /// The sequence number of the packet that was sealed last.
+    pub(super) fn last_sequence(&self) -> u32 {
+        self.sequence.wrapping_sub(1)
+    }
+
     /// Seals a payload, given in two pieces, at the end of the output.
     pub(super) fn send(
         &mut self,

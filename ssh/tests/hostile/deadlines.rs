@@ -39,6 +39,26 @@ async fn a_session_that_falls_silent_is_dead_after_interval_times_count() {
     assert_eq!(end.after, Duration::from_secs(45));
 }
 
+/// Some servers answer what they do not know with UNIMPLEMENTED: as good a sign of life as any.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_knows_no_requests_lives_on() {
+    let script = async |server: &mut Server| server.obtuse = true;
+    play(script, async |session, _incoming| {
+        sleep(Duration::from_secs(600)).await;
+        assert!(!session.is_closed());
+        assert!(session.rtt().is_some());
+        let listen = Listen::Tcp {
+            address: "localhost".into(),
+            port: 80,
+        };
+        let start = Instant::now();
+        let asked = session.request_forward(&listen).await;
+        assert!(matches!(asked, Err(ForwardError::Refused)), "{asked:?}");
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_open_that_is_never_answered_ends_alone() {
     let script = async |server: &mut Server| {

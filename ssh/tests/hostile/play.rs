@@ -62,6 +62,8 @@ pub(crate) struct Server {
     pub(crate) peer: Peer,
     /// Answers the client's keepalives.
     pub(crate) polite: bool,
+    /// Knows no global requests at all, not even how to refuse them.
+    pub(crate) obtuse: bool,
     /// Everything that the client has sent, by its number.
     pub(crate) seen: Vec<u8>,
     backlog: VecDeque<Vec<u8>>,
@@ -80,6 +82,7 @@ impl Server {
             io: Box::new(io),
             peer: Peer::default(),
             polite: true,
+            obtuse: false,
             seen: Vec::new(),
             backlog: VecDeque::new(),
         }
@@ -137,6 +140,10 @@ impl Server {
     pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
         loop {
             let payload = self.any().await?;
+            if self.obtuse && payload[0] == GLOBAL_REQUEST {
+                self.unimplemented().await;
+                continue;
+            }
             if !is_keepalive(&payload) {
                 return Some(payload);
             }
@@ -144,6 +151,13 @@ impl Server {
                 self.send(&[REQUEST_FAILURE]).await;
             }
         }
+    }
+
+    /// Does not know the packet that was read last.
+    pub(crate) async fn unimplemented(&mut self) {
+        let number = self.peer.received - 1;
+        let answer = message(UNIMPLEMENTED, |out| out.u32(number));
+        self.send(&answer).await;
     }
 
     /// Waits until the client's session stands: it asks for a sign of life then.

@@ -121,6 +121,8 @@ pub(crate) struct Peer {
     pub(crate) deflate: Option<Compress>,
     /// What comes in is not looked at: it is under keys that never came into use.
     pub(crate) deaf: bool,
+    /// How many packets came in since strict key exchange began to count.
+    pub(crate) received: u32,
     seal: Option<Gcm>,
     open: Option<Gcm>,
     read: Vec<u8>,
@@ -137,6 +139,7 @@ impl Default for Peer {
             key: Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap(),
             deflate: None,
             deaf: false,
+            received: 0,
             seal: None,
             open: None,
             read: Vec::new(),
@@ -179,6 +182,7 @@ impl Peer {
                 .open_in_place(nonce, Aad::from(&*head), body)
                 .unwrap();
         }
+        self.received += 1;
         let padding = usize::from(packet[4]);
         Some(packet[5..4 + length - padding].to_vec())
     }
@@ -290,6 +294,7 @@ impl Peer {
     pub(crate) fn rekey(&mut self, keys: NewKeys) {
         self.seal = Some(keys.seal);
         self.open = Some(keys.open);
+        self.received = 0;
     }
 
     /// Ours has passed, theirs is to come.
@@ -301,6 +306,7 @@ impl Peer {
     /// Theirs has passed.
     pub(crate) fn rekey_in(&mut self, later: Later) {
         self.open = Some(later.0);
+        self.received = 0;
     }
 }
 
