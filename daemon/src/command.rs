@@ -13,8 +13,8 @@ use zeroize::Zeroize;
 
 use crate::text;
 
-/// How much of a command's answer is taken.
-const ANSWER_LIMIT: u64 = 64 * 1024;
+/// How much a command may answer.
+const ANSWER_LIMIT: usize = 4 << 20;
 /// How much of a command's stderr is kept.
 pub(crate) const STDERR_LIMIT: usize = 8 * 1024;
 /// How long after a command's end the last of its stderr is waited for.
@@ -65,24 +65,43 @@ pub(crate) async fn first_line(argv: &[String]) -> Result<SecretString, String> 
     line.ok_or_else(|| format!("{name} said nothing that could be used"))
 }
 
-/// Runs `argv` and gives its stdout, up to 64 KiB.
+/// Runs `argv` and gives its stdout; more than 4 MiB is an error. What it left in the background may go on, and hold
+/// its stderr.
 pub(crate) async fn output(argv: &[String]) -> Result<Vec<u8>, String> {
     let (name, mut command) = prepare(argv)?;
     command.stdout(Stdio::piped());
     let mut child = Group::spawn(command).map_err(|error| format!("running {name}: {error}"))?;
-    let (Some(stdout), Some(mut stderr)) = (child.0.stdout.take(), child.0.stderr.take()) else {
+    let (Some(stdout), Some(stderr)) = (child.0.stdout.take(), child.0.stderr.take()) else {
         return Err(format!("running {name}: its output is not to be had"));
     };
     let mut said = Vec::with_capacity(4096);
     let mut complaint = Vec::new();
-    let mut stdout = stdout.take(ANSWER_LIMIT);
-    let (read, _) = tokio::join!(
-        stdout.read_to_end(&mut said),
-        read_capped(&mut stderr, &mut complaint)
-    );
-    let ended = child.0.wait().await;
-    read.map_err(|error| tell(&name, &format!("could not be read: {error}"), &complaint))?;
-    judge(&name, ended, &complaint).inspect_err(|_| said.zeroize())?;
+    let ended = CancellationToken::new();
+    let waiting = async {
+        let read = stdout
+            .take(ANSWER_LIMIT as u64 + 1)
+            .read_to_end(&mut said)
+            .await;
+        if said.len() > ANSWER_LIMIT {
+            return Err("said more than 4 MiB".to_owned());
+        }
+        read.map_err(|error| format!("could not be read: {error}"))?;
+        let status = child.0.wait().await;
+        ended.cancel();
+        Ok(status)
+    };
+    let reading = async {
+        last_words(stderr, &mut complaint, &ended).await;
+        Ok(())
+    };
+    let status = match tokio::try_join!(waiting, reading) {
+        Ok((status, ())) => status,
+        Err(trouble) => {
+            said.zeroize();
+            return Err(tell(&name, &trouble, &complaint));
+        }
+    };
+    judge(&name, status, &complaint).inspect_err(|_| said.zeroize())?;
     Ok(said)
 }
 
@@ -96,7 +115,7 @@ pub(crate) async fn run(
     let (name, mut command) = prepare(argv)?;
     command.stdout(Stdio::null()).envs(vars.iter().copied());
     let mut child = Group::spawn(command).map_err(|error| format!("running {name}: {error}"))?;
-    let Some(mut stderr) = child.0.stderr.take() else {
+    let Some(stderr) = child.0.stderr.take() else {
         return Err(format!("running {name}: its stderr is not to be had"));
     };
     let mut complaint = Vec::new();
@@ -106,17 +125,7 @@ pub(crate) async fn run(
         ended.cancel();
         status
     };
-    let reading = async {
-        // What it left in the background may hold the pipe open.
-        let last_words = async {
-            ended.cancelled().await;
-            sleep(LAST_WORDS).await;
-        };
-        tokio::select! {
-            _whole = read_capped(&mut stderr, &mut complaint) => {}
-            () = last_words => {}
-        }
-    };
+    let reading = last_words(stderr, &mut complaint, &ended);
     match timeout(limit, async { tokio::join!(waiting, reading).0 }).await {
         Ok(status) => judge(&name, status, &complaint),
         Err(_) => {
@@ -173,6 +182,23 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
+/// Reads what a program complains of until it is silent or has ended: what it left in the background may hold the
+/// pipe open.
+pub(crate) async fn last_words(
+    mut stderr: ChildStderr,
+    complaint: &mut Vec<u8>,
+    ended: &CancellationToken,
+) {
+    let over = async {
+        ended.cancelled().await;
+        sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        _whole = read_capped(&mut stderr, complaint) => {}
+        () = over => {}
+    }
+}
+
 async fn read_capped(from: &mut ChildStderr, into: &mut Vec<u8>) -> io::Result<()> {
     let mut space = [0; 1024];
     loop {
@@ -216,6 +242,25 @@ mod tests {
             .await
             .unwrap_err();
         assert!(missing.contains("/nonexistent/x"), "{missing}");
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_is_whole_and_an_endless_one_an_error() {
+        let long = output(&sh("head -c 3000000 /dev/zero")).await.unwrap();
+        assert_eq!(long.len(), 3_000_000);
+        let endless = output(&sh("yes")).await.unwrap_err();
+        assert!(endless.contains("more than 4 MiB"), "{endless}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_does_not_wait_for_what_was_left_in_the_background() {
+        let script = sh("sleep 600 >/dev/null & echo $! ; echo why >&2");
+        let pid = timeout(Duration::from_secs(60), first_line(&script));
+        let pid = pid.await.unwrap().unwrap();
+        let pid = pid.expose_secret().parse().unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        // It still runs, and is this test's to end.
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     }
 
     #[tokio::test]

@@ -42,6 +42,7 @@ where
     H: Fn() -> bool + Send + Sync,
 {
     let (reader, writer) = tokio::io::split(stream);
+    let hung_up = Arc::new(hung_up);
     let (outbox, entries) = Outbox::new();
     let mut sending = pin!(send_all(writer, entries));
     let mut client = Client {
@@ -50,7 +51,7 @@ where
         followers: JoinSet::new(),
         greeted: false,
         context: context.clone(),
-        hung_up: Arc::new(hung_up),
+        hung_up: hung_up.clone(),
     };
     let end = tokio::select! {
         end = client.talk() => end,
@@ -76,7 +77,12 @@ where
     if let Ok(writer) = parting.await {
         let rest = lines.read_buffer_mut().split().freeze();
         let near = tokio::io::join(Prefixed::new(rest, lines.into_inner()), writer);
-        stream::carry(near, channel, &context.stopped).await;
+        let left = async {
+            gone(&*hung_up).await;
+            // Its last bytes may still be under way.
+            sleep(PARTING).await;
+        };
+        stream::carry(near, channel, left, &context.stopped).await;
     }
 }
 

@@ -191,12 +191,18 @@ impl Trust {
             }
             HostKeyChecking::Ask => self.ask(&kind, &fingerprint, &note).await?,
         }
-        known_files::add(&self.host_keys, &self.name, key).await?;
-        tracing::info!(
-            tunnel = self.tunnel,
-            "{} is now known by its {kind} host key {fingerprint}",
-            self.shown
-        );
+        match known_files::add(&self.host_keys, &self.name, key).await {
+            Ok(()) => tracing::info!(
+                tunnel = self.tunnel,
+                "{} is now known by its {kind} host key {fingerprint}",
+                self.shown
+            ),
+            // As ssh does: it was trusted, and will be asked about again.
+            Err(failure) if failure.kind == FailureKind::KnownHosts => {
+                tracing::warn!(tunnel = self.tunnel, "{failure}; the host stays unknown")
+            }
+            Err(failure) => return Err(failure),
+        }
         Ok(())
     }
 

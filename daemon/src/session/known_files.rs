@@ -106,6 +106,10 @@ pub(super) async fn add(host_keys: &HostKeys, name: &Name, key: &[u8]) -> Result
     let _one_writer = WRITING.lock().await;
     off_runtime(move || {
         let path = std::fs::canonicalize(&path).unwrap_or(path);
+        // `/dev/null` is how ssh_config says "remember nothing".
+        if path == Path::new("/dev/null") {
+            return Ok(());
+        }
         let old = read(&path)?;
         let file = path.to_string_lossy();
         let source = Source {
@@ -115,7 +119,7 @@ pub(super) async fn add(host_keys: &HostKeys, name: &Name, key: &[u8]) -> Result
         if KnownHost::look_up(&[source], &name).lists(&key) {
             return Ok(());
         }
-        append(&path, &old, &line).map_err(|error| {
+        write(&path, &old, &line).map_err(|error| {
             Failure::new(
                 FailureKind::KnownHosts,
                 format!(
@@ -129,7 +133,16 @@ pub(super) async fn add(host_keys: &HostKeys, name: &Name, key: &[u8]) -> Result
     .await
 }
 
-fn append(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
+/// Replaces the file as a whole; where only the file itself can be written (a folder of root's, a file that a
+/// container mounts), adds the line to it.
+fn write(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
+    replace(path, old, line).or_else(|why| match append(path, old, line) {
+        Ok(()) => Ok(()),
+        Err(_) => Err(why),
+    })
+}
+
+fn replace(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
@@ -148,6 +161,21 @@ fn append(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
     written
 }
 
+fn append(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
+    let mut file = std::fs::File::options().append(true).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let begin = if ends_in_a_line(old) { "" } else { "\n" };
+    // In one write: a second writer's line stays whole.
+    file.write_all(format!("{begin}{line}").as_bytes())?;
+    file.sync_all()
+}
+
+fn ends_in_a_line(text: &[u8]) -> bool {
+    text.last().is_none_or(|last| *last == b'\n')
+}
+
 fn write_new(temporary: &Path, like: &Path, old: &[u8], line: &str) -> io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
@@ -161,7 +189,7 @@ fn write_new(temporary: &Path, like: &Path, old: &[u8], line: &str) -> io::Resul
         file.set_permissions(found.permissions())?;
     }
     file.write_all(old)?;
-    if old.last().is_some_and(|last| *last != b'\n') {
+    if !ends_in_a_line(old) {
         file.write_all(b"\n")?;
     }
     file.write_all(line.as_bytes())?;
@@ -300,6 +328,29 @@ mod tests {
             std::fs::read_dir(file.parent().unwrap()).unwrap().count(),
             1
         );
+    }
+
+    #[tokio::test]
+    async fn dev_null_remembers_nothing_and_stays_what_it_is() {
+        let host_keys = host_keys(Path::new("/dev/null"), false);
+        let name = Name::new("h", 22);
+        add(&host_keys, &name, &key(1)).await.unwrap();
+        let known = look_up(&host_keys, &name, None).await.unwrap();
+        assert_eq!(known.judge(&key(1)), Verdict::Unknown);
+        assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_replaced_is_added_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("known_hosts");
+        std::fs::write(&file, "# no end of line").unwrap();
+        append(&file, b"# no end of line", "one\n").unwrap();
+        append(&file, b"one\n", "two\n").unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(text, "# no end of line\none\ntwo\n");
+        assert!(append(Path::new("/dev/null"), b"", "x\n").is_err());
+        assert!(append(&dir.path().join("none"), b"", "x\n").is_err());
     }
 
     #[tokio::test]

@@ -11,7 +11,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
+use crate::command::last_words;
 use crate::config::destination::{Destination, check_host, check_user};
 use crate::text::escape;
 
@@ -143,22 +145,24 @@ async fn run(ssh: &Path, question: &Question) -> Result<String, QueryError> {
 async fn output(child: &mut Child) -> Result<String, QueryError> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let failed = |error: std::io::Error| QueryError::Failed(error.to_string());
-    let reading = async {
+    let ended = CancellationToken::new();
+    let answering = async {
         if let Some(stdout) = stdout {
             stdout.take(LONGEST).read_to_end(&mut out).await?;
         }
-        Ok(())
+        let status = child.wait().await;
+        ended.cancel();
+        status
     };
-    let complaints = async {
+    let complaining = async {
         if let Some(stderr) = stderr {
-            stderr.take(LONGEST).read_to_end(&mut err).await?;
+            // What `Match exec` has left in the background may hold it open.
+            last_words(stderr, &mut err, &ended).await;
         }
-        Ok(())
     };
-    let (a, b) = tokio::join!(reading, complaints);
-    a.and(b).map_err(failed)?;
-    let status = child.wait().await.map_err(failed)?;
+    let (status, ()) = tokio::join!(answering, complaining);
+    let failed = |error: std::io::Error| QueryError::Failed(error.to_string());
+    let status = status.map_err(failed)?;
     if !status.success() {
         let told: Vec<String> = String::from_utf8_lossy(&err)
             .lines()
