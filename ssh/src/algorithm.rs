@@ -206,8 +206,8 @@ fn cpu_has_aes() -> bool {
 }
 
 /// ssh_config's patterns: `*` for any run, `?` for one character. Only the last `*` is ever gone back to, so
-/// that no pattern of a stranger's takes long.
-pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+/// that no pattern takes long.
+fn matches(pattern: &str, name: &str) -> bool {
     let (mut pattern, mut name) = (pattern.chars(), name.chars());
     let mut last_star = None;
     loop {
@@ -281,7 +281,6 @@ mod tests {
         }
     }
 
-    /// A certificate's principals are patterns that a stranger wrote.
     #[test]
     fn no_pattern_takes_long() {
         let (pattern, name) = ("*?".repeat(5000) + "x", "a".repeat(10_000));

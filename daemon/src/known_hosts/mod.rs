@@ -138,22 +138,29 @@ impl KnownHost {
 
     /// What is said of the plain key `blob`.
     pub fn judge(&self, blob: &[u8]) -> Verdict {
-        if let Some(place) = self.revoked(blob) {
+        if let Some(place) = revoked(&self.lines, blob) {
             return Verdict::Revoked(place);
         }
+        // As ssh does: what stands under the name itself leaves the bare name unasked.
         match judge_plain(&self.lines, blob) {
-            Verdict::Unknown if judge_plain(&self.bare, blob) == Verdict::Known => Verdict::Known,
+            Verdict::Unknown => match revoked(&self.bare, blob) {
+                Some(place) => Verdict::Revoked(place),
+                None if judge_plain(&self.bare, blob) == Verdict::Known => Verdict::Known,
+                None => Verdict::Unknown,
+            },
             verdict => verdict,
         }
     }
 
     /// Where a `@revoked` line names `blob`, a key or an authority.
     pub fn revoked(&self, blob: &[u8]) -> Option<Place> {
-        self.lines
-            .iter()
-            .chain(&self.bare)
-            .find(|line| line.marker == Marker::Revoked && line.blob == blob)
-            .map(|line| line.place.clone())
+        revoked(&self.lines, blob).or_else(|| revoked(&self.bare, blob))
+    }
+
+    /// Whether any key or authority is revoked for this host.
+    pub fn has_revoked(&self) -> bool {
+        let mut lines = self.lines.iter().chain(&self.bare);
+        lines.any(|line| line.marker == Marker::Revoked)
     }
 
     /// Whether a `@cert-authority` line trusts `authority` to name this host.
@@ -198,6 +205,13 @@ impl KnownHost {
     }
 }
 
+fn revoked(lines: &[Line], blob: &[u8]) -> Option<Place> {
+    let found = lines
+        .iter()
+        .find(|line| line.marker == Marker::Revoked && line.blob == blob);
+    found.map(|line| line.place.clone())
+}
+
 fn judge_plain(lines: &[Line], blob: &[u8]) -> Verdict {
     let mut other = None;
     for line in lines.iter().filter(|line| line.marker == Marker::Plain) {
@@ -221,30 +235,35 @@ struct RawLine<'a> {
 
 /// The fields of a line; none where OpenSSH would skip it.
 fn raw_line(text: &[u8]) -> Option<RawLine<'_>> {
-    // Only the comment may be anything but ASCII, and it is of no interest.
-    let end = text.iter().position(|byte| !byte.is_ascii());
+    // Only the comment may be anything but ASCII, and it is of no interest; ssh reads up to the first NUL.
+    let end = text.iter().position(|byte| !byte.is_ascii() || *byte == 0);
     let text = std::str::from_utf8(text.get(..end.unwrap_or(text.len()))?).ok()?;
     let text = text.trim_matches(['\r', ' ', '\t']);
-    if text.is_empty() || text.starts_with('#') || text.contains('\0') {
+    if text.is_empty() || text.starts_with('#') {
         return None;
     }
-    let mut fields = text.split([' ', '\t']).filter(|field| !field.is_empty());
-    let mut hosts = fields.next()?;
-    let marker = match hosts {
-        "@cert-authority" => Marker::Authority,
-        "@revoked" => Marker::Revoked,
-        unknown if unknown.starts_with('@') => return None,
-        _ => Marker::Plain,
+    let (marker, rest) = match text.starts_with('@') {
+        true => marked(text)?,
+        false => (Marker::Plain, text),
     };
-    if marker != Marker::Plain {
-        hosts = fields.next()?;
-    }
+    let mut fields = rest.split([' ', '\t']).filter(|field| !field.is_empty());
     Some(RawLine {
         marker,
-        hosts,
+        hosts: fields.next()?,
         key_type: fields.next()?,
         key: fields.next()?,
     })
+}
+
+/// The marker of a line that begins with `@`, and what follows. To ssh it ends at the line's first space, or at the
+/// first tab of a line without any.
+fn marked(text: &str) -> Option<(Marker, &str)> {
+    let (marker, rest) = text.split_once(' ').or_else(|| text.split_once('\t'))?;
+    match marker {
+        "@cert-authority" => Some((Marker::Authority, rest)),
+        "@revoked" => Some((Marker::Revoked, rest)),
+        _ => None,
+    }
 }
 
 impl RawLine<'_> {

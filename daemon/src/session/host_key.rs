@@ -96,7 +96,7 @@ impl Trust {
             .partition(|name| !name.contains("-cert-v01@"));
         if !self.known.has_authority() {
             // A revoked certificate counts against its key, whoever signed it.
-            if self.host_keys.revoked_files.is_empty() {
+            if self.host_keys.revoked_files.is_empty() && !self.known.has_revoked() {
                 offered.clear();
             }
         } else if offered.is_empty() {

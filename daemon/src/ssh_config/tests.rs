@@ -52,7 +52,7 @@ impl Home {
                 .collect()
         })
     }
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 }

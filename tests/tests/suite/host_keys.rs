@@ -1,14 +1,13 @@
-//! Host keys: asked about, learnt, certified, and judged as OpenSSH judges them.
+//! Host keys: asked about, learnt, certified.
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use tokio::process::Command;
 use tunneld_proto::status::{PromptKind, State, TunnelStatus};
 use tunneld_tests::daemon::Daemon;
 use tunneld_tests::home::Home;
 use tunneld_tests::keys;
 use tunneld_tests::link::Link;
-use tunneld_tests::sshd::{self, Setup, Sshd};
+use tunneld_tests::sshd::Sshd;
 use tunneld_tests::wait::LONG;
 
 use crate::scene::session_since;
@@ -157,123 +156,4 @@ async fn a_certified_host_is_known_by_its_authority() -> Result<()> {
     let daemon = Daemon::start(&home).await?;
     daemon.wait_up("t").await?;
     Ok(())
-}
-
-/// What is written into known_hosts, with `HOST` for the server as it is reached and `KEY` for its key.
-const CORPUS: &[&str] = &[
-    "HOST KEY",
-    "",
-    "# HOST KEY",
-    "HOST OTHER",
-    "HOST OTHER\nHOST KEY",
-    "HOST KEY\nHOST OTHER",
-    "other.example.com KEY",
-    "*,!HOST KEY",
-    "!HOST,* KEY",
-    "[127.0.0.?]:* KEY",
-    "*:* KEY",
-    "* KEY",
-    "127.0.0.1 KEY",
-    "@revoked HOST KEY",
-    "@revoked * KEY\nHOST KEY",
-    "HOST KEY\n@revoked HOST KEY",
-    "@revoked HOST OTHER\nHOST KEY",
-    "@revoked other.example.com KEY\nHOST KEY",
-    "@cert-authority HOST KEY",
-    "@unknown-marker HOST KEY",
-    "   HOST   KEY   trailing words",
-    "HOST,other.example.com KEY",
-    "other.example.com,HOST KEY comment",
-    "HOST ssh-ed25519 not-base64!",
-    "HOST ssh-ed25519",
-    "HOST ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQ==\nHOST KEY",
-    "garbage\nHOST KEY",
-    "\u{feff}HOST KEY",
-];
-
-#[tokio::test]
-async fn verdicts_are_those_of_openssh() -> Result<()> {
-    let server = Sshd::with(Setup {
-        lines: vec!["MaxStartups 100".into()],
-        ..Setup::default()
-    })
-    .await?;
-    let host = format!("[127.0.0.1]:{}", server.port());
-    let public = |path: &std::path::Path| -> Result<String> {
-        let key = std::fs::read_to_string(path)?;
-        Ok(key.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
-    };
-    let other = server.dir().join("other");
-    keys::generate(&other, "ed25519").await?;
-    let (key, other) = (
-        public(&server.host_key("ed25519"))?,
-        public(&other.with_extension("pub"))?,
-    );
-    let home = Home::new()?;
-    let mut files = Vec::new();
-    let mut text = String::new();
-    for (n, entry) in CORPUS.iter().enumerate() {
-        let known = home.path(format!("known{n}"));
-        let lines = entry
-            .replace("HOST", &host)
-            .replace("KEY", &key)
-            .replace("OTHER", &other);
-        std::fs::write(&known, format!("{lines}\n"))?;
-        let tunnel = server.tunnel(&format!("t{n}"))?;
-        let line = tunnel.lines().find(|line| line.starts_with("user_known"));
-        let new = format!("user_known_hosts_file = \"{}\"", known.display());
-        text += &tunnel.replace(line.context("a line")?, &new);
-        files.push((lines, known));
-    }
-    let hashed = home.path("known-hashed");
-    std::fs::write(&hashed, format!("{host} {key}\n"))?;
-    let file = hashed.to_str().context("UTF-8")?;
-    keys::run("ssh-keygen", &["-q", "-H", "-f", file]).await?;
-    let tunnel = server.tunnel(&format!("t{}", files.len()))?;
-    let line = tunnel.lines().find(|line| line.starts_with("user_known"));
-    let new = format!("user_known_hosts_file = \"{}\"", hashed.display());
-    text += &tunnel.replace(line.context("a line")?, &new);
-    files.push(("hashed".into(), hashed));
-    home.write("t.toml", &text)?;
-    let daemon = Daemon::start(&home).await?;
-    let mut watch = daemon.watch().await?;
-    let mut differ = Vec::new();
-    for (n, (lines, known)) in files.iter().enumerate() {
-        let ours = watch.until(&format!("t{n}"), LONG, settled).await?;
-        let ours = ours.state == State::Up;
-        let theirs = openssh(&server, known).await?;
-        if ours != theirs {
-            differ.push(format!("{lines:?}: OpenSSH {theirs}, we {ours}"));
-        }
-    }
-    assert!(differ.is_empty(), "{differ:#?}");
-    Ok(())
-}
-
-async fn openssh(server: &Sshd, known: &std::path::Path) -> Result<bool> {
-    let out = Command::new("ssh")
-        .args([
-            "-F",
-            "none",
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            "StrictHostKeyChecking=yes",
-        ])
-        .args([
-            "-o",
-            "GlobalKnownHostsFile=none",
-            "-o",
-            "UpdateHostKeys=no",
-            "-o",
-        ])
-        .arg(format!("UserKnownHostsFile={}", known.display()))
-        .arg("-i")
-        .arg(server.user_key())
-        .args(["-p", &server.port().to_string()])
-        .arg(format!("{}@127.0.0.1", sshd::user()?))
-        .arg("true")
-        .output()
-        .await?;
-    Ok(out.status.success())
 }

@@ -18,6 +18,7 @@ mod dynamic;
 mod faults;
 mod hooks;
 mod host_keys;
+mod known_hosts;
 mod lab;
 mod life;
 mod local;
