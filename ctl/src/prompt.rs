@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tunneld_proto::client::{Client, Notification};
 use tunneld_proto::error::ErrorKind;
-use tunneld_proto::message::{Answer, Cancel, EventBody, Snapshot, method};
+use tunneld_proto::message::{Answer, Attend, Cancel, EventBody, Snapshot, method};
 use tunneld_proto::status::{Prompt, PromptField};
 use tunneld_proto::text::{escape, escape_lines};
 use zeroize::Zeroize as _;
@@ -33,6 +33,25 @@ impl Source {
     pub(crate) fn terminal() -> Option<Self> {
         let attended = io::stdin().is_terminal() || io::stderr().is_terminal();
         (attended && std::fs::File::open(TERMINAL).is_ok()).then_some(Self::Terminal)
+    }
+}
+
+/// Tells the daemon that prompts of these tunnels are asked here, where there is a terminal for it.
+pub(crate) async fn attend(client: &mut Client, names: &[String]) -> Result<(), Exit> {
+    if Source::terminal().is_none() {
+        return Ok(());
+    }
+    let names = names.to_vec();
+    let said: Result<serde_json::Value, _> =
+        client.call(method::PROMPT_ATTEND, &Attend { names }).await;
+    match said {
+        // An older daemon opens its window after a while.
+        Err(tunneld_proto::client::ClientError::Rpc(err))
+            if err.data.kind == ErrorKind::UnknownMethod =>
+        {
+            Ok(())
+        }
+        said => Ok(said.map(drop)?),
     }
 }
 

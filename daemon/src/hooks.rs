@@ -35,8 +35,8 @@ impl Askpass {
         let program = set("SSH_ASKPASS")?.into_string().ok()?;
         let display = || set("DISPLAY").is_some() || set("WAYLAND_DISPLAY").is_some();
         let usable = match set("SSH_ASKPASS_REQUIRE") {
-            Some(require) if require == "never" => false,
-            Some(require) if require == "force" => true,
+            Some(require) if require.eq_ignore_ascii_case("never") => false,
+            Some(require) if require.eq_ignore_ascii_case("force") => true,
             _ => display(),
         };
         usable.then_some(Self(program))
@@ -156,9 +156,12 @@ async fn tell(argv: &[String], prompt: &Prompt) {
 async fn ask(askpass: &Askpass, prompt: &Prompt, supervisor: &Supervisor, window: &Semaphore) {
     let tunnel = prompt.tunnel.as_str();
     sleep(TERMINAL_FIRST).await;
+    supervisor.unattended(prompt).await;
     let Ok(_window) = window.acquire().await else {
         return;
     };
+    // Its turn may have been long in coming.
+    supervisor.unattended(prompt).await;
     match askpass.ask(prompt).await {
         Ok(answers) => {
             if let Err(error) = supervisor.answer(prompt.id, answers).await {
@@ -192,6 +195,7 @@ mod tests {
         assert_eq!(of(&[program, ("DISPLAY", ":0")]), used);
         assert_eq!(of(&[program, ("WAYLAND_DISPLAY", "wayland-0")]), used);
         assert_eq!(of(&[program, force]), used);
+        assert_eq!(of(&[program, ("SSH_ASKPASS_REQUIRE", "FORCE")]), used);
         let never = ("SSH_ASKPASS_REQUIRE", "never");
         assert_eq!(of(&[program, ("DISPLAY", ":0"), never]), None);
         assert_eq!(of(&[("DISPLAY", ":0"), force]), None);

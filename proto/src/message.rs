@@ -59,6 +59,8 @@ pub mod method {
     pub const PROMPT_ANSWER: &str = "prompt.answer";
     /// Cancels a prompt.
     pub const PROMPT_CANCEL: &str = "prompt.cancel";
+    /// Says that this client asks prompts of a person, so that no window need open for them.
+    pub const PROMPT_ATTEND: &str = "prompt.attend";
     /// Reads the configuration again.
     pub const RELOAD: &str = "config.reload";
     /// The last log lines, and the coming ones.
@@ -190,6 +192,14 @@ impl std::fmt::Debug for Answer {
 pub struct Cancel {
     /// The prompt's id.
     pub id: u64,
+}
+
+/// `prompt.attend`'s parameters: from then on, and until the connection ends or says otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attend {
+    /// The tunnels; all where there are none.
+    #[serde(default)]
+    pub names: Vec<String>,
 }
 
 /// `config.reload`'s result, and the body of the `config` event.

@@ -252,6 +252,8 @@ fn calls(golden: &mut Golden) {
     };
     golden.request(method::PROMPT_ANSWER, &answer);
     golden.request(method::PROMPT_CANCEL, &Cancel { id: 12 });
+    let names = vec!["db".into()];
+    golden.request(method::PROMPT_ATTEND, &Attend { names });
     golden.request(method::RELOAD, &Value::Null);
     let tail = LogTail {
         name: Some("db".into()),

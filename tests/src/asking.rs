@@ -12,7 +12,7 @@ use russh::server::{
 };
 use russh::{Channel, MethodKind, MethodSet};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::far_side::FarSide;
@@ -26,6 +26,8 @@ pub enum Factor {
     Key,
     /// This password.
     Password(&'static str),
+    /// No password: whoever tries one is hung up on.
+    HangsUp,
     /// These rounds of prompts.
     Keyboard(Vec<Round>),
 }
@@ -44,6 +46,7 @@ pub struct Asking {
     dir: TempDir,
     addr: SocketAddr,
     attempts: Arc<Mutex<Vec<String>>>,
+    connections: Arc<Mutex<Vec<std::net::TcpStream>>>,
     _tasks: JoinSet<()>,
 }
 
@@ -78,10 +81,19 @@ impl Asking {
         let addr = listener.local_addr()?;
         let attempts = Arc::new(Mutex::new(Vec::new()));
         let (factors, seen) = (Arc::new(factors), attempts.clone());
+        let connections: Arc<Mutex<Vec<std::net::TcpStream>>> = Arc::default();
+        let open = connections.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut sessions = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                let Some((stream, twin)) = twins(stream) else {
+                    continue;
+                };
+                let Ok(end) = twin.try_clone() else { continue };
+                open.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(twin);
                 let handler = Login {
                     factors: factors.clone(),
                     attempts: seen.clone(),
@@ -95,6 +107,7 @@ impl Asking {
                     if let Ok(session) = russh::server::run_stream(config, stream, handler).await {
                         let _ = session.await;
                     }
+                    let _gone_already = end.shutdown(std::net::Shutdown::Both);
                 });
             }
         });
@@ -102,8 +115,20 @@ impl Asking {
             dir,
             addr,
             attempts,
+            connections,
             _tasks: tasks,
         })
+    }
+
+    /// Closes every connection, as a server does whose patience is at an end.
+    pub fn hang_up(&self) {
+        let connections = self.connections.lock();
+        for twin in connections
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+        {
+            let _gone_already = twin.shutdown(std::net::Shutdown::Both);
+        }
     }
 
     /// Its port.
@@ -134,11 +159,18 @@ impl Asking {
     }
 }
 
+/// The stream, and another handle to close it by.
+fn twins(stream: TcpStream) -> Option<(TcpStream, std::net::TcpStream)> {
+    let stream = stream.into_std().ok()?;
+    let twin = stream.try_clone().ok()?;
+    Some((TcpStream::from_std(stream).ok()?, twin))
+}
+
 fn method(factor: &Factor) -> MethodKind {
     match factor {
         Factor::Nothing => MethodKind::None,
         Factor::Key => MethodKind::PublicKey,
-        Factor::Password(_) => MethodKind::Password,
+        Factor::Password(_) | Factor::HangsUp => MethodKind::Password,
         Factor::Keyboard(_) => MethodKind::KeyboardInteractive,
     }
 }
@@ -206,6 +238,9 @@ impl Handler for Login {
         let right =
             matches!(self.factors.get(self.at), Some(Factor::Password(p)) if *p == password);
         self.seen("password", right);
+        if matches!(self.factors.get(self.at), Some(Factor::HangsUp)) {
+            return Err(russh::Error::Disconnect);
+        }
         Ok(self.passed(right))
     }
 

@@ -45,6 +45,8 @@ pub(crate) async fn run(context: &Context, asked: &Answer) -> Result<(), Exit> {
     } else {
         Source::Stdin
     };
+    let names: Vec<String> = prompts.iter().map(|prompt| prompt.tunnel.clone()).collect();
+    prompt::attend(&mut client, &names).await?;
     let mut declined = false;
     for prompt in &prompts {
         // What is said meanwhile is of no use here.

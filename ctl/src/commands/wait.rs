@@ -52,6 +52,9 @@ pub(super) async fn run(
         timeout_ms: None,
     };
     let mut following = following;
+    if command.limit.is_some() {
+        prompt::attend(client, &command.names).await?;
+    }
     let tunnels: Tunnels = client.call_within(command.method, &params, COMMAND).await?;
     following.update(tunnels);
     let Some(limit) = command.limit else {

@@ -15,7 +15,7 @@ use tokio_util::codec::FramedRead;
 use tunneld_proto::codec::{CodecError, LineCodec, Prefixed};
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{
-    Event, Hello, LogLine, LogLines, LogTail, Subscribe, Welcome, method,
+    Attend, Event, Hello, LogLine, LogLines, LogTail, Subscribe, Welcome, method,
 };
 use tunneld_proto::version::{MAX_LINE, PROTOCOLS, VERSION};
 
@@ -24,6 +24,7 @@ use super::outbox::{Gone, Outbox, send_all};
 use super::request::{Call, params, parse};
 use super::{Context, dispatch, follow, stream};
 use crate::session::Channel;
+use crate::tunnel::attendance::Attending;
 
 /// A client that has not said a good `hello` by then is dropped.
 const GREETING: Duration = Duration::from_secs(10);
@@ -52,6 +53,7 @@ where
         greeted: false,
         context: context.clone(),
         hung_up: hung_up.clone(),
+        attending: None,
     };
     let end = tokio::select! {
         end = client.talk() => end,
@@ -93,6 +95,8 @@ struct Client<S, H> {
     greeted: bool,
     context: Arc<Context>,
     hung_up: Arc<H>,
+    /// Where it asks prompts of a person.
+    attending: Option<Attending>,
 }
 
 /// What a call leads to once it is answered.
@@ -227,6 +231,11 @@ where
                 self.may_follow()?;
                 let (snapshot, events) = context.supervisor.subscribe();
                 Ok((json(&snapshot)?, Then::Events(events)))
+            }
+            method::PROMPT_ATTEND => {
+                let attend: Attend = params(name, given)?;
+                self.attending = Some(context.supervisor.attend(attend.names));
+                Ok((Value::Object(serde_json::Map::new()), Then::Nothing))
             }
             method::LOG_TAIL => {
                 let tail: LogTail = params(name, given)?;

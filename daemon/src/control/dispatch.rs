@@ -85,6 +85,7 @@ fn unknown(name: &str) -> RpcError {
         method::PROMPT_LIST,
         method::PROMPT_ANSWER,
         method::PROMPT_CANCEL,
+        method::PROMPT_ATTEND,
         method::RELOAD,
         method::LOG_TAIL,
         method::LOG_SET_LEVEL,

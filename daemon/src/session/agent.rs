@@ -16,7 +16,7 @@ use tunneld_ssh::driver::Io;
 
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(10);
-/// How long where a person has to touch a security key.
+/// How long a signature may take: a person may have to touch a security key, or to consent.
 const TOUCH_LIMIT: Duration = Duration::from_secs(60);
 /// The longest answer that is read; OpenSSH's own bound.
 const MESSAGE: u32 = 256 * 1024;
@@ -130,12 +130,7 @@ impl Agent {
             0
         };
         request.extend(flags.to_be_bytes());
-        let limit = if algorithm.starts_with("sk-") {
-            TOUCH_LIMIT
-        } else {
-            LIMIT
-        };
-        let answer = self.request(&request, limit).await?;
+        let answer = self.request(&request, TOUCH_LIMIT).await?;
         let signature = parse_signature(&answer)
             .ok_or_else(|| format!("the agent {} refused to sign", self.place))?;
         let wanted = algorithm.split("-cert-v01@").next().unwrap_or(algorithm);

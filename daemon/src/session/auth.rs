@@ -277,6 +277,22 @@ impl<L: Login> Attempt<'_, L> {
     }
 }
 
+/// The server's word upon a password or a code. One that hangs up instead of answering has refused it, as far as can be
+/// told, and is not hurried: such servers count.
+pub(super) fn tried<T>(answer: Result<T, Failure>, means: &Means<'_>) -> Result<T, Failure> {
+    answer.map_err(|failure| match failure.kind {
+        FailureKind::Disconnected => Failure::new(
+            FailureKind::AuthRefused,
+            format!(
+                "{}: the server hung up upon the password or code: {}",
+                means.who, failure.message
+            ),
+        )
+        .hint("check the user and what was typed, or what password_command and answers say"),
+        _ => failure,
+    })
+}
+
 /// A person was asked and did not answer.
 pub(super) fn not_answered(who: &str, what: &str) -> Failure {
     Failure::new(

@@ -298,6 +298,7 @@ impl Signer<'_> {
         let question = Question {
             kind: PromptKind::KeyboardInteractive,
             host: self.host.to_owned(),
+            note: String::new(),
             text: format!("Add the key {path} to the agent?"),
             fields: vec![PromptField {
                 label: "yes/no: ".into(),
@@ -314,8 +315,8 @@ impl Sign for Signer<'_> {
     async fn sign(&mut self, data: &[u8]) -> Result<Vec<u8>, SignError> {
         match &self.candidate.holder {
             Holder::Agent(agent) => {
-                // A touch is a person's time.
-                let _pause = self.algorithm.starts_with("sk-").then(|| self.desk.pause());
+                // A touch is a person's time, and so is the consent that an agent asks for.
+                let _pause = self.desk.pause();
                 let mut agent = agent.lock().await;
                 let signed = agent
                     .sign(&self.candidate.signs_as, data, &self.algorithm)

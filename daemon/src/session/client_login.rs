@@ -118,6 +118,10 @@ impl Login for Connected {
         challenge(self.core.answers(&answers).await)
     }
 
+    async fn closed(&self) -> Failure {
+        lost(&self.core.closed().await)
+    }
+
     fn banner(&mut self) -> String {
         let whole = self.core.banner();
         let fresh = whole.get(self.told..).unwrap_or_default();

@@ -212,8 +212,9 @@ impl Trust {
             let question = Question {
                 kind: PromptKind::HostKey,
                 host: self.shown.clone(),
+                note: again.to_owned(),
                 text: format!(
-                    "{again}The authenticity of host {} cannot be established{note}. Its {kind} key fingerprint is {fingerprint}.",
+                    "The authenticity of host {} cannot be established{note}. Its {kind} key fingerprint is {fingerprint}.",
                     self.shown
                 ),
                 fields: vec![PromptField {

@@ -4,7 +4,7 @@ use regex::Regex;
 use secrecy::SecretString;
 use tunneld_proto::status::{PromptField, PromptKind};
 
-use super::auth::{Means, Step, not_answered};
+use super::auth::{Means, Step, not_answered, tried};
 use super::login::{Challenge, Login, Reply};
 use crate::command;
 use crate::failure::{Failure, FailureKind};
@@ -72,10 +72,15 @@ impl<'a> Interactive<'a> {
             }
             let banner = login.banner();
             let said = one_line(&format!("{banner} {name} {instructions}"));
-            let Some(answers) = self.answers(&said, prompts, notes).await? else {
+            let answers = tokio::select! {
+                biased;
+                answers = self.answers(&said, prompts, notes) => answers?,
+                lost = login.closed() => return Err(lost),
+            };
+            let Some(answers) = answers else {
                 return Ok(Step::Exhausted);
             };
-            challenge = login.answer(answers).await?;
+            challenge = tried(login.answer(answers).await, self.means)?;
         }
         Err(endless(self.means.who, "asks without end"))
     }
@@ -148,7 +153,8 @@ impl<'a> Interactive<'a> {
         let question = Question {
             kind: PromptKind::KeyboardInteractive,
             host: who.to_owned(),
-            text: format!("{again}{said}{who} asks:"),
+            note: again.to_owned(),
+            text: format!("{said}{who} asks:"),
             fields,
             fingerprint: None,
         };

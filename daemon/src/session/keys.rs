@@ -126,7 +126,8 @@ impl KeyFile {
             let question = Question {
                 kind: PromptKind::Passphrase,
                 host: host.to_owned(),
-                text: format!("{trouble}The key {} needs its passphrase.", self.shown()),
+                note: std::mem::take(&mut trouble),
+                text: format!("The key {} needs its passphrase.", self.shown()),
                 fields: vec![PromptField {
                     label: "Passphrase: ".into(),
                     echo: false,
@@ -142,14 +143,14 @@ impl KeyFile {
                     remember(sealed, &key);
                     return Ok(key);
                 }
-                Err(Unopened::Wrong) => trouble = format!("{}. ", Unopened::Wrong),
+                Err(Unopened::Wrong) => trouble = "The passphrase is wrong. ".into(),
                 Err(Unopened::Why(why)) => {
                     let why = format!("key {}: {why}", self.shown());
                     return Err(SignError::Unable(why));
                 }
             }
         }
-        let why = format!("key {}: {}", self.shown(), trouble.trim_end_matches(". "));
+        let why = format!("key {}: {}", self.shown(), Unopened::Wrong);
         Err(SignError::Unable(why))
     }
 }

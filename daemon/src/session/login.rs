@@ -103,6 +103,9 @@ pub(super) trait Login: Send {
         answers: Vec<SecretString>,
     ) -> impl Future<Output = Result<Challenge, Failure>> + Send;
 
+    /// Waits until the server ends the connection, while nothing is asked of it.
+    fn closed(&self) -> impl Future<Output = Failure> + Send;
+
     /// What the server has said in banners since it was last asked, escaped.
     fn banner(&mut self) -> String;
 }

@@ -3,7 +3,7 @@
 use secrecy::{ExposeSecret as _, SecretString};
 use tunneld_proto::status::{PromptField, PromptKind};
 
-use super::auth::{Means, Step, not_answered};
+use super::auth::{Means, Step, not_answered, tried};
 use super::login::{Login, Reply};
 use crate::command;
 use crate::failure::Failure;
@@ -45,14 +45,18 @@ impl<'a> Passwords<'a> {
         let Some(password) = self.password(login, notes).await? else {
             return Ok(Step::Exhausted);
         };
-        let mut reply = login.password(&password, None).await?;
+        let mut reply = tried(login.password(&password, None).await, self.means)?;
         let mut changes = 0;
         while let Reply::ChangePassword(said) = &reply {
             changes += 1;
             if changes > CHANGES {
                 return Ok(Step::Exhausted);
             }
-            let new = self.new_password(said).await?;
+            let new = tokio::select! {
+                biased;
+                new = self.new_password(said) => new?,
+                lost = login.closed() => return Err(lost),
+            };
             reply = login.password(&password, Some(&new)).await?;
         }
         self.wrong = matches!(reply, Reply::Failure { partial: false, .. });
@@ -85,16 +89,21 @@ impl<'a> Passwords<'a> {
         let question = Question {
             kind: PromptKind::Password,
             host: who.to_owned(),
-            text: format!("{again}{banner}{who} wants a password."),
+            note: format!("{again}{banner}"),
+            text: format!("{who} wants a password."),
             fields: vec![PromptField {
                 label: "Password: ".into(),
                 echo: false,
             }],
             fingerprint: None,
         };
-        match desk.ask_one(question).await {
-            Ok(password) => Ok(Some(password)),
-            Err(_) => Err(not_answered(who, "a password")),
+        tokio::select! {
+            biased;
+            answer = desk.ask_one(question) => match answer {
+                Ok(password) => Ok(Some(password)),
+                Err(_) => Err(not_answered(who, "a password")),
+            },
+            lost = login.closed() => Err(lost),
         }
     }
 
@@ -110,7 +119,8 @@ impl<'a> Passwords<'a> {
             let question = Question {
                 kind: PromptKind::NewPassword,
                 host: who.to_owned(),
-                text: format!("{again}The password of {who} has expired. {said}"),
+                note: again.to_owned(),
+                text: format!("The password of {who} has expired. {said}"),
                 fields: vec![field("New password: "), field("Once more: ")],
                 fingerprint: None,
             };

@@ -17,6 +17,7 @@ use tunneld_proto::status::{Desired, Prompt, TunnelStatus};
 
 use crate::config::model::Tunnel;
 use crate::session::Session;
+use crate::tunnel::attendance::Attending;
 use crate::tunnel::board::Board;
 use crate::tunnel::gate::Gate;
 use crate::tunnel::task::{Command, Shared};
@@ -279,6 +280,16 @@ impl Supervisor {
     /// The command that a tunnel has for its prompts; empty where there is none.
     pub fn on_needs_input(&self, name: &str) -> Vec<String> {
         self.board.on_needs_input(name)
+    }
+
+    /// Somebody asks the prompts of these tunnels at a terminal, until what is returned is dropped.
+    pub fn attend(&self, names: Vec<String>) -> Attending {
+        self.board.attend(names)
+    }
+
+    /// Waits until nobody asks this prompt at a terminal.
+    pub async fn unattended(&self, prompt: &Prompt) {
+        self.board.unattended(prompt).await;
     }
 
     /// The live session of a tunnel.

@@ -11,6 +11,7 @@ use tunneld_proto::status::{Prompt, TunnelStatus};
 
 use crate::forward::Monitor;
 use crate::session::Session;
+use crate::tunnel::attendance::{Attendance, Attending};
 use crate::tunnel::report::{self, Facts};
 
 /// How many events a slow reader may be behind before it is told that it lags.
@@ -54,6 +55,7 @@ struct Shared {
     // A std mutex, because a snapshot and the events after it must meet at one number; nothing is awaited under it.
     inner: Mutex<Inner>,
     events: broadcast::Sender<Event>,
+    attendance: Attendance,
 }
 
 #[derive(Default)]
@@ -78,6 +80,7 @@ impl Board {
         Self(Arc::new(Shared {
             inner: Mutex::default(),
             events: broadcast::channel(BACKLOG).0,
+            attendance: Attendance::default(),
         }))
     }
 
@@ -154,6 +157,22 @@ impl Board {
         if inner.prompts.remove(&id).is_some() {
             self.tell(&mut inner, EventBody::PromptGone { id });
         }
+    }
+
+    /// Somebody asks the prompts of these tunnels at a terminal; of all where none is named.
+    pub fn attend(&self, names: Vec<String>) -> Attending {
+        self.0.attendance.attend(names)
+    }
+
+    /// Waits until nobody asks this prompt at a terminal: its own tunnel's, or one's that waits behind it.
+    pub async fn unattended(&self, prompt: &Prompt) {
+        let waits = |name: &str| {
+            let inner = self.inner();
+            let entry = inner.entries.get(name);
+            let waiting = entry.and_then(|entry| entry.facts.prompt.as_ref());
+            name == prompt.tunnel || waiting.is_some_and(|waiting| waiting.id == prompt.id)
+        };
+        self.0.attendance.nobody(waits).await;
     }
 
     /// The configuration was read again.

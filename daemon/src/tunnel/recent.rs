@@ -3,11 +3,9 @@
 
 use std::time::Duration;
 
+use crate::prompt::Question;
 use secrecy::SecretString;
 use tokio::time::Instant;
-use tunneld_proto::status::PromptKind;
-
-use crate::prompt::Question;
 
 /// How long an answer serves the tunnels that waited behind the one that asked.
 const KEPT: Duration = Duration::from_secs(30);
@@ -20,8 +18,8 @@ impl Recent {
     /// Keeps an answer that was right, if it is one that stays right.
     pub fn keep(&mut self, now: Instant, question: Question, answers: Vec<SecretString>) {
         self.forget(now);
-        if matches!(question.kind, PromptKind::Password | PromptKind::Passphrase) {
-            self.0.retain(|(kept, ..)| *kept != question);
+        if question.lasts() {
+            self.0.retain(|(kept, ..)| !kept.is_again(&question));
             self.0.push((question, answers, now));
         }
     }
@@ -31,7 +29,7 @@ impl Recent {
         self.forget(now);
         self.0
             .iter()
-            .find(|(kept, ..)| kept == question)
+            .find(|(kept, ..)| kept.is_again(question))
             .map(|(_, answers, _)| answers.clone())
     }
 
@@ -45,7 +43,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use secrecy::ExposeSecret;
-    use tunneld_proto::status::PromptField;
+    use tunneld_proto::status::{PromptField, PromptKind};
 
     use super::*;
 
@@ -53,9 +51,15 @@ mod tests {
         Question {
             kind,
             host: "ada@login:22".to_owned(),
+            note: String::new(),
             text: String::new(),
             fields: vec![PromptField {
-                label: "Password: ".to_owned(),
+                label: if kind == PromptKind::Password {
+                    "Password: "
+                } else {
+                    "Code: "
+                }
+                .to_owned(),
                 echo: false,
             }],
             fingerprint: None,

@@ -269,10 +269,11 @@ impl Connected {
     ) -> Result<AuthResult, LoginError> {
         let data = self.auth.to_sign(&self.session_id(), algorithm, key);
         let plain = crate::auth::plain_algorithm(algorithm);
-        let signature = signer
-            .sign(&plain, &data)
-            .await
-            .map_err(LoginError::NotSigned)?;
+        let signature = tokio::select! {
+            biased;
+            signature = signer.sign(&plain, &data) => signature.map_err(LoginError::NotSigned)?,
+            error = self.handle.closed() => return Err(LoginError::Session(error)),
+        };
         let message = self.auth.public_key(algorithm, key, &signature);
         self.send(&message);
         Ok(self.answer().await?)

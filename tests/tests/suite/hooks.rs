@@ -138,3 +138,34 @@ async fn askpass_goes_when_the_prompt_is_answered_elsewhere() -> Result<()> {
     assert_eq!(end, 0);
     Ok(())
 }
+
+#[tokio::test]
+async fn askpass_stays_away_while_somebody_asks_at_a_terminal() -> Result<()> {
+    let (watched, other) = (
+        Asking::start(vec![Factor::Password("pw")]).await?,
+        Asking::start(vec![Factor::Password("pw")]).await?,
+    );
+    let home = with_askpass("echo pw")?;
+    let off = "autostart = false\n";
+    let text = format!(
+        "{}{off}{}{off}",
+        watched.tunnel("watched")?,
+        other.tunnel("other")?
+    );
+    home.write("t.toml", &text)?;
+    let daemon = Daemon::start(&home).await?;
+    let mut terminal = daemon.rpc().await?;
+    let names = json!({"names": ["watched"]});
+    let attending = terminal.call("prompt.attend", names).await?;
+    attending.map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    home.ctl(&["up", "watched", "--no-wait"]).await?.expect(0)?;
+    daemon.wait_for("watched", LONG, asks).await?;
+    // The later prompt gets its window: the earlier one would have had its own by then.
+    home.ctl(&["up", "other", "--no-wait"]).await?.expect(0)?;
+    daemon.wait_up("other").await?;
+    assert!(asks(&daemon.status("watched").await?));
+    assert!(watched.attempts().is_empty(), "{:?}", watched.attempts());
+    drop(terminal);
+    daemon.wait_up("watched").await?;
+    Ok(())
+}

@@ -3,13 +3,14 @@
 use anyhow::{Context, Result};
 use serde_json::json;
 use tunneld_proto::message::{EventBody, Prompts};
-use tunneld_proto::status::{ForwardKind, PromptKind, State, TunnelStatus};
+use tunneld_proto::status::{ForwardKind, Prompt, PromptKind, State, TunnelStatus};
 use tunneld_tests::asking::{Asking, Factor, Round};
-use tunneld_tests::daemon::listen;
-use tunneld_tests::payload;
+use tunneld_tests::daemon::{Daemon, listen};
+use tunneld_tests::home::Home;
 use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
+use tunneld_tests::{keys, payload};
 
 use crate::scene::{answer, home, prompt, tcp, up};
 
@@ -197,6 +198,139 @@ async fn tunnels_that_wait_for_one_host_ask_once_at_a_time() -> Result<()> {
         anyhow::Ok(())
     })
     .await??;
-    assert!(answered <= 2);
+    assert_eq!(answered, 1);
+    Ok(())
+}
+
+fn asked_anew(old: &Prompt) -> impl Fn(&TunnelStatus) -> bool {
+    move |tunnel| {
+        let prompt = tunnel.prompt.as_ref();
+        prompt.is_some_and(|prompt| prompt.id != old.id)
+    }
+}
+
+/// Hangs up, and waits until the daemon knows: the prompt stays.
+async fn hang_up(server: &Asking, daemon: &Daemon) -> Result<()> {
+    let mark = daemon.log().mark();
+    server.hang_up();
+    let told = "the server hung up while an answer was awaited";
+    daemon.log().wait_after(mark, told, LONG).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_password_that_comes_after_the_server_hung_up_serves_the_next_login() -> Result<()> {
+    let server = Asking::start(vec![Factor::Password("pw")]).await?;
+    let (_home, daemon) = home(&server.tunnel("t")?).await?;
+    let mut watch = daemon.watch().await?;
+    let asked = prompt(&mut watch, "t").await?;
+    answer(&daemon, &asked, &["wrong"]).await?;
+    let again = watch.until("t", LONG, asked_anew(&asked)).await?;
+    let again = again.prompt.context("a prompt")?;
+    hang_up(&server, &daemon).await?;
+    let list: Prompts = serde_json::from_value(daemon.call("prompt.list", json!({})).await?)?;
+    assert_eq!(list.prompts, std::slice::from_ref(&again));
+    answer(&daemon, &again, &["pw"]).await?;
+    let settled = |tunnel: &TunnelStatus| up(tunnel) || asked_anew(&again)(tunnel);
+    let tunnel = watch.until("t", LONG, settled).await?;
+    assert!(up(&tunnel), "asked twice: {tunnel:?}");
+    assert_eq!(server.attempts(), ["password wrong", "password right"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_code_that_comes_after_the_server_hung_up_is_asked_for_again() -> Result<()> {
+    let rounds = vec![Round {
+        instructions: "",
+        prompts: vec![("Verification code: ", false, "222222")],
+    }];
+    let server = Asking::start(vec![Factor::Keyboard(rounds)]).await?;
+    let (_home, daemon) = home(&server.tunnel("t")?).await?;
+    let mut watch = daemon.watch().await?;
+    let asked = prompt(&mut watch, "t").await?;
+    hang_up(&server, &daemon).await?;
+    answer(&daemon, &asked, &["111111"]).await?;
+    let again = watch.until("t", LONG, asked_anew(&asked)).await?;
+    assert!(server.attempts().is_empty(), "{:?}", server.attempts());
+    answer(&daemon, &again.prompt.context("a prompt")?, &["222222"]).await?;
+    watch.until("t", LONG, up).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_unlocked_key_and_a_trusted_host_survive_the_servers_hanging_up() -> Result<()> {
+    let server = Asking::start(vec![Factor::Key]).await?;
+    let home = Home::new()?;
+    let key = home.path("locked");
+    keys::generate_with(&key, "ed25519", "open sesame").await?;
+    let known = home.path("known");
+    let text = server.tunnel("t")?;
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.retain(|line| !line.starts_with("identity_file") && !line.starts_with("user_known"));
+    lines.push(format!("identity_file = \"{}\"", key.display()));
+    lines.push(format!("user_known_hosts_file = \"{}\"", known.display()));
+    lines.push("strict_host_key_checking = \"ask\"".into());
+    home.write("t.toml", &lines.join("\n"))?;
+    let daemon = Daemon::start(&home).await?;
+    let mut watch = daemon.watch().await?;
+    let host = prompt(&mut watch, "t").await?;
+    assert_eq!(host.kind, PromptKind::HostKey);
+    hang_up(&server, &daemon).await?;
+    answer(&daemon, &host, &["yes"]).await?;
+    let passphrase = watch.until("t", LONG, asked_anew(&host)).await?;
+    let passphrase = passphrase.prompt.context("a prompt")?;
+    assert_eq!(passphrase.kind, PromptKind::Passphrase, "{passphrase:?}");
+    hang_up(&server, &daemon).await?;
+    answer(&daemon, &passphrase, &["open sesame"]).await?;
+    let settled = |tunnel: &TunnelStatus| up(tunnel) || asked_anew(&passphrase)(tunnel);
+    let tunnel = watch.until("t", LONG, settled).await?;
+    assert!(up(&tunnel), "asked twice: {tunnel:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_upon_a_password_is_not_hurried() -> Result<()> {
+    let server = Asking::start(vec![Factor::HangsUp]).await?;
+    let text = format!(
+        "{}password_command = [\"echo\", \"pw\"]\nbackoff = {{ initial = \"100ms\", max = \"100ms\" }}\n",
+        server.tunnel("t")?
+    );
+    let (_home, daemon) = home(&text).await?;
+    let waits = |tunnel: &TunnelStatus| tunnel.state == State::Waiting;
+    let tunnel = daemon.wait_for("t", LONG, waits).await?;
+    let error = tunnel.last_error.context("an error")?;
+    assert_eq!(error.kind, "auth_refused", "{error:?}");
+    let wait = tunnel.retry_at.context("a time")?.duration_since(error.at);
+    assert!(wait.as_secs() >= 29, "{wait}");
+    assert_eq!(server.attempts(), ["password wrong"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_password_asked_by_keyboard_interactive_serves_the_tunnels_behind() -> Result<()> {
+    let rounds = vec![Round {
+        instructions: "",
+        prompts: vec![("Password: ", false, "pw")],
+    }];
+    let server = Asking::start(vec![Factor::Keyboard(rounds)]).await?;
+    let names = ["one", "two", "three"];
+    let text: Vec<String> = names
+        .iter()
+        .map(|name| server.tunnel(name))
+        .collect::<Result<_>>()?;
+    let (_home, daemon) = home(&text.concat()).await?;
+    let mut watch = daemon.watch().await?;
+    let asks = |tunnel: &TunnelStatus| tunnel.prompt.is_some();
+    let asked = watch
+        .until("three", LONG, asks)
+        .await?
+        .prompt
+        .context("a prompt")?;
+    answer(&daemon, &asked, &["pw"]).await?;
+    for name in names {
+        let settled = |tunnel: &TunnelStatus| up(tunnel) || asked_anew(&asked)(tunnel);
+        let tunnel = watch.until(name, LONG, settled).await?;
+        assert!(up(&tunnel), "asked twice: {tunnel:?}");
+    }
     Ok(())
 }

@@ -58,9 +58,14 @@ impl Task {
             return;
         };
         let now = Instant::now();
-        let parked = self.answered.take_if(|(asked, _)| *asked == question);
+        let parked = self
+            .answered
+            .take_if(|(asked, _)| asked.is_again(&question));
         // A kept answer is tried once: what the server asks again, a person must answer.
-        let tried = self.given.iter().any(|(asked, _)| *asked == question);
+        let tried = self
+            .given
+            .iter()
+            .any(|(asked, _)| asked.is_again(&question));
         let known = match parked {
             Some((_, answers)) => Some(answers),
             None if tried => None,
@@ -81,7 +86,7 @@ impl Task {
             tunnel: self.spec.name.clone(),
             kind: question.kind,
             host: question.host.clone(),
-            text: question.text.clone(),
+            text: format!("{}{}", question.note, question.text),
             fields: question.fields.clone(),
             fingerprint: question.fingerprint.clone(),
             since: Timestamp::now(),
@@ -171,7 +176,8 @@ impl Task {
             // The dial hears of the cancel by the sender that is dropped here.
             (Some(_), None) => {}
             (None, Some(answers)) => {
-                self.answered = Some((question, answers));
+                // A code was for the login that the server has given up: the next one asks for its own.
+                self.answered = question.lasts().then_some((question, answers));
                 self.step(Event::Unparked);
             }
             (None, None) => {
@@ -194,6 +200,7 @@ impl Task {
     /// The dial was let in: its answers serve the tunnels that wait behind it.
     pub(super) fn keep_answers(&mut self) {
         let given = std::mem::take(&mut self.given);
+        self.answered = None;
         let mut recent = self.recent();
         recent.forget(Instant::now());
         for (question, answers) in given {

@@ -1,6 +1,7 @@
 //! Logins: what is asked, what is tried, what is told.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use anyhow::Result;
 use tunneld::config::model::{AddKeysToAgent, Agent as Where};
@@ -29,7 +30,7 @@ async fn a_passphrase_is_asked_until_it_is_right_and_kept() -> Result<()> {
     assert_eq!(asked.len(), 2);
     assert_eq!(asked[0].kind, PromptKind::Passphrase);
     assert!(asked[0].text.contains("/locked") && !asked[0].fields[0].echo);
-    assert!(asked[1].text.contains("wrong"), "{asked:?}");
+    assert!(asked[1].note.contains("wrong"), "{asked:?}");
     assert!(
         session.info().auth.contains("file"),
         "{}",
@@ -67,7 +68,7 @@ async fn an_unanswered_prompt_burns_no_attempt() -> Result<()> {
     assert_eq!(failure.kind, FailureKind::AuthRefused, "{failure:?}");
     let asked = person.asked();
     assert_eq!(asked.len(), 3);
-    assert!(asked[1].text.contains("wrong"), "{asked:?}");
+    assert!(asked[1].note.contains("wrong"), "{asked:?}");
 
     route.auth.password_command = ["sh", "-c", "echo hunter2"].map(str::to_owned).to_vec();
     let failure = refused(&route).await;
@@ -154,5 +155,24 @@ async fn a_key_is_given_to_the_agent_where_that_is_asked_for() -> Result<()> {
         "{}",
         second.info().auth
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn consent_at_the_agent_takes_the_time_that_a_person_takes() -> Result<()> {
+    let server = Sshd::start().await?;
+    let askpass = server.dir().join("askpass");
+    // Longer than the dial, and what the core waits for an answer, may take.
+    std::fs::write(&askpass, "#!/bin/sh\nsleep 5\n")?;
+    std::fs::set_permissions(&askpass, PermissionsExt::from_mode(0o700))?;
+    let agent = Agent::with_askpass(&askpass).await?;
+    agent.add_with(&["-c"], &server.user_key()).await?;
+    let mut route = route(&server);
+    route.auth.identity_files = Vec::new();
+    route.auth.agent = Where::Socket(agent.socket());
+    route.connect_timeout = Duration::from_secs(2);
+    let session = connect(&route).await?.session;
+    let how = &session.info().auth;
+    assert!(how.contains("agent"), "{how}");
     Ok(())
 }
