@@ -99,7 +99,7 @@ impl Certificate {
     }
 
     /// Checks the claims: a host's, for this name, at this time (seconds since 1970), without
-    /// critical options. The name is compared as OpenSSH does: `*` and `?` in a principal mean nothing.
+    /// critical options. As OpenSSH has it, a principal is the name itself and no pattern, and none are all.
     pub fn check_host(&self, host: &str, now: u64) -> Result<(), CertificateFault> {
         if self.kind != HOST {
             return Err(CertificateFault::NotHost);
@@ -114,8 +114,7 @@ impl Certificate {
             return Err(CertificateFault::CriticalOption(option.clone()));
         }
         let host = host.to_ascii_lowercase();
-        let named = |principal: &String| principal.eq_ignore_ascii_case(&host);
-        if !self.principals.is_empty() && !self.principals.iter().any(named) {
+        if !self.principals.is_empty() && !self.principals.contains(&host) {
             return Err(CertificateFault::Principal {
                 host,
                 principals: self.principals.clone(),

@@ -66,14 +66,14 @@ fn a_hosts_certificate_is_read_and_its_claims_checked() {
     let check = |host, now| certificate.check_host(host, now);
     assert_eq!(check("db.example", IN_TIME), Ok(()));
     assert_eq!(check("DB.Example", IN_TIME), Ok(()));
-    assert!(matches!(
-        check("a.lab.example", IN_TIME),
-        Err(CertificateFault::Principal { .. })
-    ));
-    assert!(matches!(
-        check("db.example.com", IN_TIME),
-        Err(CertificateFault::Principal { .. })
-    ));
+    // A principal is no pattern; ssh has it so.
+    for other in ["a.lab.example", "db.example.com", "*", ""] {
+        let refused = check(other, IN_TIME);
+        assert!(
+            matches!(refused, Err(CertificateFault::Principal { .. })),
+            "{other}"
+        );
+    }
     assert_eq!(
         check("db.example", certificate.valid_after - 1),
         Err(CertificateFault::NotYet)
@@ -82,6 +82,117 @@ fn a_hosts_certificate_is_read_and_its_claims_checked() {
         check("db.example", certificate.valid_before),
         Err(CertificateFault::Expired)
     );
+}
+
+/// What a certificate says, and who signs it.
+struct Claims<'a> {
+    principals: &'a [&'a str],
+    critical: &'a [&'a str],
+    authority: Option<Vec<u8>>,
+    signed_with: &'a str,
+}
+
+impl Default for Claims<'_> {
+    fn default() -> Self {
+        Self {
+            principals: &["db.example"],
+            critical: &[],
+            authority: None,
+            signed_with: "ssh-ed25519",
+        }
+    }
+}
+
+impl Claims<'_> {
+    /// A host's certificate, its signature right by an Ed25519 key whatever it is said to be.
+    fn certificate(&self) -> Vec<u8> {
+        let authority = Ed25519KeyPair::from_seed_unchecked(&[3; 32]).unwrap();
+        let list = |names: &[&str], with_data: bool| {
+            let mut list = Vec::new();
+            for name in names {
+                list.string(name);
+                if with_data {
+                    list.string("");
+                }
+            }
+            list
+        };
+        let mut blob = plain(&[b"ssh-ed25519-cert-v01@openssh.com", &[1; 32], &[7; 32]]);
+        blob.u64(1);
+        blob.u32(2);
+        blob.string("id");
+        blob.string(list(self.principals, false));
+        blob.u64(0);
+        blob.u64(u64::MAX);
+        blob.string(list(self.critical, true));
+        blob.string("");
+        blob.string("");
+        let own = plain(&[b"ssh-ed25519", authority.public_key().as_ref()]);
+        blob.string(self.authority.as_ref().unwrap_or(&own));
+        let signature = authority.sign(&blob);
+        blob.string(plain(&[self.signed_with.as_bytes(), signature.as_ref()]));
+        blob
+    }
+}
+
+#[test]
+fn without_principals_it_is_for_every_host_and_no_option_is_passed_over() {
+    let check = |claims: Claims<'_>| {
+        let certificate = Certificate::read(&claims.certificate(), false).unwrap();
+        certificate.check_host("db.example", IN_TIME)
+    };
+    assert_eq!(check(Claims::default()), Ok(()));
+    let all = Claims {
+        principals: &[],
+        ..Claims::default()
+    };
+    assert_eq!(check(all), Ok(()));
+    for principal in ["*", "*.example", "db.exampl?", "DB.example", ""] {
+        let one = Claims {
+            principals: &[principal],
+            ..Claims::default()
+        };
+        assert!(
+            matches!(check(one), Err(CertificateFault::Principal { .. })),
+            "{principal}"
+        );
+    }
+    for option in ["force-command", "verify-required", "x@y", ""] {
+        let critical = Claims {
+            critical: &[option],
+            ..Claims::default()
+        };
+        assert_eq!(
+            check(critical),
+            Err(CertificateFault::CriticalOption(option.to_owned()))
+        );
+    }
+}
+
+#[test]
+fn authorities_are_plain_keys_and_do_not_sign_by_sha_1() {
+    let nested = Claims {
+        authority: Some(Claims::default().certificate()),
+        signed_with: "ssh-ed25519-cert-v01@openssh.com",
+        ..Claims::default()
+    };
+    assert!(matches!(
+        Certificate::read(&nested.certificate(), true),
+        Err(Refused::Type(_))
+    ));
+    let rsa = plain(&[b"ssh-rsa", &[1, 0, 1], &[0x7f; 256]]);
+    let by = |signed_with, sha1| {
+        let claims = Claims {
+            authority: Some(rsa.clone()),
+            signed_with,
+            ..Claims::default()
+        };
+        Certificate::read(&claims.certificate(), sha1).unwrap_err()
+    };
+    assert_eq!(by("ssh-rsa", false), Refused::Algorithm("ssh-rsa".into()));
+    assert_eq!(by("ssh-rsa", true), Refused::Signature);
+    assert_eq!(by("rsa-sha2-512", false), Refused::Signature);
+    assert_eq!(by("ssh-ed25519", false), Refused::Type("ssh-rsa".into()));
 }
 
 #[test]

@@ -220,3 +220,41 @@ impl Padding {
         self.pool.get(start..self.used).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::super::cipher::{CipherSpec, Way};
+    use super::super::mac::MacSpec;
+    use super::*;
+    use crate::kex::{Hash, KeyMaterial};
+
+    /// Where keys are not strict the numbers go on for ever, and are part of what is sealed.
+    #[test]
+    fn sequence_numbers_come_round() {
+        let material = KeyMaterial {
+            hash: Hash::Sha256,
+            secret: Zeroizing::new(vec![0, 0, 0, 1, 7]),
+            exchange_hash: Zeroizing::new(vec![1; 32]),
+            session_id: vec![2; 32],
+        };
+        let mac = || MacSpec::of("hmac-sha2-256-etm@openssh.com");
+        for cipher in ["chacha20-poly1305@openssh.com", "aes128-ctr"] {
+            let spec = CipherSpec::of(cipher).unwrap();
+            let (mut out, mut inbound) = (Outbound::new(), Inbound::new());
+            (out.sequence, inbound.sequence) = (u32::MAX - 2, u32::MAX - 2);
+            let sealer = spec.sealer(mac(), &material, Way::Out).unwrap();
+            out.rekey(sealer, None, false);
+            let opener = spec.opener(mac(), &material, Way::Out).unwrap();
+            inbound.rekey(opener, None, false);
+            for n in 0..6u8 {
+                out.send(&[94, n], &[], &mut |bytes| bytes.fill(0)).unwrap();
+                inbound.read.extend_from_slice(&out.out.split());
+                assert_eq!(inbound.poll().unwrap().unwrap()[..], [94, n]);
+                assert_eq!(inbound.last_sequence(), out.last_sequence());
+            }
+            assert_eq!(out.last_sequence(), 2);
+        }
+    }
+}

@@ -241,6 +241,44 @@ fn bytes_and_time_make_new_keys_due() {
 }
 
 #[test]
+fn no_key_is_used_for_longer_than_is_safe() {
+    for (cipher, most) in [
+        ("aes128-gcm@openssh.com", 1 << 35),
+        ("chacha20-poly1305@openssh.com", 1 << 35),
+        ("aes256-ctr", 1 << 35),
+        ("aes128-cbc", 1 << 35),
+        ("3des-cbc", 1 << 30),
+    ] {
+        let manners = Manners {
+            cipher,
+            ..Manners::default()
+        };
+        // However much the configuration allows.
+        let config = Config {
+            rekey_bytes: Some(u64::MAX),
+            ..all()
+        };
+        let used = |bytes, packets, inward| {
+            let mut pair = Pair::authenticated(config.clone(), manners.clone());
+            let client = &mut pair.client;
+            let usage = match inward {
+                true => &mut client.inbound.usage,
+                false => &mut client.outbound.usage,
+            };
+            (usage.bytes, usage.packets) = (bytes, packets);
+            pair.client.handle_timeout(pair.now).unwrap();
+            pair.run().unwrap();
+            pair.server.exchanges - 1
+        };
+        for inward in [false, true] {
+            assert_eq!(used(most - 1, (1 << 31) - 1, inward), 0, "{cipher}");
+            assert_eq!(used(most, 1, inward), 1, "{cipher}");
+            assert_eq!(used(1, 1 << 31, inward), 1, "{cipher}");
+        }
+    }
+}
+
+#[test]
 fn a_limit_of_nothing_does_not_rekey_for_ever() {
     let config = Config {
         rekey_bytes: Some(0),

@@ -12,7 +12,7 @@ use russh::keys::ssh_key::{Algorithm, PrivateKey};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tunneld_ssh::auth::AuthResult;
 use tunneld_ssh::driver::{self, Connected, Incoming, KeySigner, Options, Session};
@@ -169,11 +169,14 @@ pub(crate) enum Does {
     Check,
     /// Never reads.
     Stall,
+    /// As [`Does::Check`], once it is let go.
+    CheckLater,
 }
 
 /// A target on a port of its own; its tasks end with it.
 pub(crate) struct Target {
     pub(crate) addr: SocketAddr,
+    released: watch::Sender<bool>,
     _tasks: JoinSet<()>,
 }
 
@@ -182,16 +185,29 @@ impl Target {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
+        let (released, release) = watch::channel(false);
         tasks.spawn(async move {
             let mut each = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                each.spawn(serve(stream, does));
+                let mut release = release.clone();
+                each.spawn(async move {
+                    if matches!(does, Does::CheckLater) {
+                        let _ = release.wait_for(|released| *released).await;
+                    }
+                    serve(stream, does).await;
+                });
             }
         });
         Self {
             addr,
+            released,
             _tasks: tasks,
         }
+    }
+
+    /// Lets those go that wait to read.
+    pub(crate) fn release(&self) {
+        self.released.send_replace(true);
     }
 }
 
@@ -218,7 +234,7 @@ async fn serve(mut stream: TcpStream, does: Does) {
             let _ = stream.shutdown().await;
             let _ = stream.read(&mut buffer).await;
         }
-        Does::Check => {
+        Does::Check | Does::CheckLater => {
             let mut pattern = Pattern::default();
             let mut count = 0u64;
             let mut buffer = vec![0; 64 * 1024];

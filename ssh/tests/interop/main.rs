@@ -1,4 +1,4 @@
-//! The client against a real sshd: private, on loopback, with keys of its own.
+//! The client against real servers: a private sshd on loopback with keys of its own, and russh's in memory.
 #![cfg(target_os = "linux")]
 #![expect(
     clippy::unwrap_used,
@@ -8,4 +8,5 @@
 
 mod ends;
 mod lab;
+mod russh;
 mod streams;

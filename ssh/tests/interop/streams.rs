@@ -121,18 +121,15 @@ async fn stopped_readers_hold_up_nobody() {
 #[tokio::test]
 async fn stopped_remote_writers_hold_up_nobody() {
     let (_sshd, session, _) = Sshd::session("", Config::default(), Options::default()).await;
-    let stall = Target::start(Does::Stall).await;
+    let later = Target::start(Does::CheckLater).await;
     let target = Target::start(Does::Echo).await;
     let check = Target::start(Does::Check).await;
     let mut ping = open(&session, &target).await;
     let mut writers = JoinSet::new();
     for count in [1, 20] {
         while writers.len() < count {
-            let mut channel = open(&session, &stall).await;
-            writers.spawn(async move {
-                let block = vec![0; 64 * 1024];
-                while channel.write_all(&block).await.is_ok() {}
-            });
+            // More than its window and all the buffers on the way.
+            writers.spawn(upload(open(&session, &later).await, 16 * MB));
         }
         upload(open(&session, &check).await, 8 * MB).await;
         let took = best_echo(&mut ping).await;
@@ -141,8 +138,8 @@ async fn stopped_remote_writers_hold_up_nobody() {
             "{count} stopped: {took:?}"
         );
     }
-    session.close().await;
-    // All of them wake and end.
+    assert!(writers.try_join_next().is_none(), "none was stopped");
+    later.release();
     while let Some(done) = writers.join_next().await {
         done.unwrap();
     }
