@@ -45,7 +45,7 @@ pub enum ClientError {
     #[error("talking to the daemon failed")]
     Io(#[from] CodecError),
     /// No common protocol version.
-    #[error("the daemon speaks protocol {}, this program {}", .daemon.join(", "), list(PROTOCOLS))]
+    #[error("the daemon speaks {}, this program {}", protocol(.daemon), list(PROTOCOLS))]
     Version {
         /// The daemon's versions.
         daemon: Vec<String>,
@@ -61,6 +61,14 @@ pub enum ClientError {
     /// The daemon's own error.
     #[error(transparent)]
     Rpc(#[from] RpcError),
+}
+
+/// A daemon need not tell which it speaks.
+fn protocol(versions: &[String]) -> String {
+    match versions {
+        [] => "another protocol".into(),
+        told => format!("protocol {}", told.join(", ")),
+    }
 }
 
 fn list(numbers: &[u32]) -> String {
@@ -375,4 +383,25 @@ fn notification(method: String, params: Value) -> Result<Notification, ClientErr
         method::LOG => Notification::Log(of(&method, params)?),
         _ => Notification::Unknown(method),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_tells_no_version_is_told_without_one() {
+        let told = |daemon: &[&str]| {
+            let daemon = daemon.iter().map(|version| (*version).to_owned()).collect();
+            ClientError::Version { daemon }.to_string()
+        };
+        assert_eq!(
+            told(&["2", "3"]),
+            "the daemon speaks protocol 2, 3, this program 1"
+        );
+        assert_eq!(
+            told(&[]),
+            "the daemon speaks another protocol, this program 1"
+        );
+    }
 }

@@ -171,6 +171,11 @@ impl<S> Prefixed<S> {
             stream,
         }
     }
+
+    /// The stream below.
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {

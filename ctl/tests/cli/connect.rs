@@ -1,7 +1,8 @@
 //! `connect`: both directions to their own ends.
 
 use std::io::{Read as _, Write as _};
-use std::process::Stdio;
+use std::net::Shutdown;
+use std::process::{ChildStdin, Stdio};
 
 use serde_json::json;
 
@@ -44,10 +45,67 @@ fn connect_ends_with_the_far_end_although_stdin_is_open() {
     let place = Place::new();
     let daemon = place.daemon(|daemon| {
         daemon.answer("connect", &json!({}));
+        daemon.raw(b"whole");
+        daemon.lines.get_ref().shutdown(Shutdown::Write).unwrap();
+        let mut heard = Vec::new();
+        daemon.lines.read_to_end(&mut heard).unwrap();
     });
+    let (ran, held) = connected(&place);
+    assert_eq!(
+        (ran.code, ran.out.as_str(), ran.err.as_str()),
+        (0, "whole", "")
+    );
+    daemon.join().unwrap();
+    drop(held);
+}
+
+#[test]
+fn connect_tells_of_a_session_that_died_in_the_middle() {
+    let place = Place::new();
+    let daemon = place.daemon(|daemon| {
+        daemon.answer("connect", &json!({}));
+        daemon.raw(b"half");
+    });
+    let (ran, held) = connected(&place);
+    assert_eq!((ran.code, ran.out.as_str()), (1, "half"));
+    assert!(
+        ran.err
+            .starts_with("error: the connection was lost\nhint: see tunnelctl status db"),
+        "{}",
+        ran.err
+    );
+    daemon.join().unwrap();
+    drop(held);
+}
+
+/// `connect` with a stdin that stays open.
+fn connected(place: &Place) -> (Ran, Option<ChildStdin>) {
     let mut child = place
         .command(&["connect", "db", "h:22"])
         .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let held = child.stdin.take();
+    (Ran::of(child.wait_with_output().unwrap()), held)
+}
+
+#[test]
+fn connect_whose_reader_has_gone_is_no_error() {
+    let place = Place::new();
+    let daemon = place.daemon(|daemon| {
+        daemon.answer("connect", &json!({}));
+        daemon.raw(b"unread");
+        let mut heard = Vec::new();
+        daemon.lines.read_to_end(&mut heard).unwrap();
+    });
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut child = place
+        .command(&["connect", "db", "h:22"])
+        .stdin(Stdio::piped())
+        .stdout(writer)
         .spawn()
         .unwrap();
     let held = child.stdin.take();
