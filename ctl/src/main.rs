@@ -10,6 +10,7 @@ mod options;
 mod output;
 mod prompt;
 mod select;
+mod signals;
 mod spot;
 mod standing;
 mod time;
@@ -72,7 +73,12 @@ fn execute(cli: Cli, ui: &Ui) -> Result<(), Exit> {
                 .caused_by(&err)
                 .hint("see that the system has threads and file descriptors to spare")
         })?;
-    let result = runtime.block_on(run(&context, &cli.command));
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = run(&context, &cli.command) => result,
+            exit = signals::ended() => Err(exit),
+        }
+    });
     // A thread may still be reading a stdin that never ends.
     runtime.shutdown_background();
     result

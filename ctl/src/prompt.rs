@@ -13,6 +13,7 @@ use zeroize::Zeroize as _;
 
 use crate::daemon::Context;
 use crate::exit::{Exit, FAILED, INTERRUPTED};
+use crate::signals::{self, Ends};
 
 #[cfg(unix)]
 const TERMINAL: &str = "/dev/tty";
@@ -120,7 +121,10 @@ async fn ask(
     source: Source,
     heard: &mut Vec<Notification>,
 ) -> Result<Option<Option<Vec<String>>>, Exit> {
-    let guard = Terminal::save();
+    let _guard = Terminal::save();
+    // Before the echo goes off: whoever ends this program gets it back.
+    let mut signals = Ends::listen()?;
+    signals::arm();
     let asked = prompt.clone();
     let gone = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&gone);
@@ -134,6 +138,7 @@ async fn ask(
                     _ if gone.load(Relaxed) => Ok(None),
                     Ok(answers) => Ok(Some(answers)),
                     Err(err) if err.kind() == io::ErrorKind::Interrupted => Err(Exit::silent(INTERRUPTED)),
+                    Err(err) if source == Source::Stdin && err.kind() == io::ErrorKind::UnexpectedEof => Err(unanswered(prompt)),
                     Err(err) => Err(Exit::new(FAILED, "reading the answer failed")
                         .caused_by(&err)
                         .hint("answer from a terminal: tunnelctl answer")),
@@ -149,12 +154,19 @@ async fn ask(
                     heard.push(said);
                 }
             },
-            _ = tokio::signal::ctrl_c() => {
-                guard.restore();
-                return Err(Exit::silent(INTERRUPTED));
-            }
+            _ = tokio::signal::ctrl_c() => return Err(Exit::silent(INTERRUPTED)),
+            exit = signals.next() => return Err(exit),
         }
     }
+}
+
+/// The end of a stdin that held no line for the prompt: nobody has declined.
+fn unanswered(prompt: &Prompt) -> Exit {
+    let name = &prompt.tunnel;
+    let message = format!("{name} still waits for an answer: stdin has no line for it");
+    Exit::new(FAILED, message).hint(format!(
+        "give a line of stdin a question, or answer in a terminal: tunnelctl answer {name}"
+    ))
 }
 
 /// Whether the daemon has just said that the prompt waits no more.
@@ -183,7 +195,7 @@ fn read(prompt: &Prompt, source: Source, gone: &AtomicBool) -> io::Result<Option
         match answer {
             Ok(Some(answer)) => answers.push(answer),
             Err(err) if err.kind() != io::ErrorKind::UnexpectedEof => return Err(err),
-            _ if source == Source::Stdin => return Ok(None),
+            _ if source == Source::Stdin => return Err(io::ErrorKind::UnexpectedEof.into()),
             // Ctrl-D leaves the cursor behind the question.
             _ => return show("\n").map(|()| None),
         }
@@ -245,7 +257,7 @@ fn line(input: &mut impl io::BufRead) -> io::Result<Option<String>> {
     Ok(Some(line))
 }
 
-/// The terminal as it was: whoever interrupts a hidden answer gets the echo back.
+/// The terminal as it was, and is again once this is dropped: the console of other systems resets itself.
 struct Terminal {
     #[cfg(unix)]
     was: Option<(std::fs::File, rustix::termios::Termios)>,
@@ -262,25 +274,20 @@ impl Terminal {
         Self { was: open() }
     }
 
-    #[cfg(unix)]
-    fn restore(&self) {
+    #[cfg(not(unix))]
+    fn save() -> Self {
+        Self {}
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Terminal {
+    fn drop(&mut self) {
         if let Some((terminal, was)) = &self.was {
             let _ =
                 rustix::termios::tcsetattr(terminal, rustix::termios::OptionalActions::Now, was);
         }
     }
-
-    #[cfg(not(unix))]
-    fn save() -> Self {
-        Self {}
-    }
-
-    #[cfg(not(unix))]
-    #[expect(
-        clippy::unused_self,
-        reason = "the console resets itself when its reader ends"
-    )]
-    fn restore(&self) {}
 }
 
 #[cfg(test)]

@@ -1,17 +1,18 @@
-//! How every tunnel stands, kept true by events.
+//! How every tunnel stands and what waits for an answer, kept true by events.
 
 use std::collections::BTreeMap;
 
 use tunneld_proto::client::{Client, Notification};
 use tunneld_proto::message::{EventBody, Snapshot, Subscribe, Tunnels, method};
-use tunneld_proto::status::TunnelStatus;
+use tunneld_proto::status::{Prompt, TunnelStatus};
 
 use crate::exit::{Exit, NO_DAEMON};
 
-/// The tunnels by name.
+/// The tunnels by name, the prompts by age.
 #[derive(Debug, Default)]
 pub(super) struct Following {
     tunnels: BTreeMap<String, TunnelStatus>,
+    prompts: Vec<Prompt>,
 }
 
 /// What a notification has changed.
@@ -36,7 +37,7 @@ impl Following {
             .call(method::SUBSCRIBE, &Subscribe::default())
             .await?;
         let mut following = Self::default();
-        following.reset(snapshot.tunnels);
+        following.reset(snapshot);
         Ok(following)
     }
 
@@ -44,7 +45,7 @@ impl Following {
     pub(super) fn hear(&mut self, said: Notification) -> Change {
         match said {
             Notification::Lagged(snapshot) => {
-                self.reset(snapshot.tunnels);
+                self.reset(snapshot);
                 Change::All
             }
             Notification::Event(event) => match event.body {
@@ -56,6 +57,14 @@ impl Following {
                 EventBody::Removed { name } => {
                     self.tunnels.remove(&name);
                     Change::Removed(name)
+                }
+                EventBody::Prompt { prompt } => {
+                    self.prompts.push(prompt);
+                    Change::Nothing
+                }
+                EventBody::PromptGone { id } => {
+                    self.prompts.retain(|prompt| prompt.id != id);
+                    Change::Nothing
                 }
                 EventBody::Bye => Change::Bye,
                 _ => Change::Nothing,
@@ -71,9 +80,23 @@ impl Following {
         }
     }
 
-    fn reset(&mut self, tunnels: Vec<TunnelStatus>) {
+    fn reset(&mut self, snapshot: Snapshot) {
+        let Snapshot {
+            tunnels, prompts, ..
+        } = snapshot;
         self.tunnels.clear();
         self.update(Tunnels { tunnels });
+        self.prompts = prompts;
+    }
+
+    /// The prompts that wait, oldest first.
+    pub(super) fn prompts(&self) -> &[Prompt] {
+        &self.prompts
+    }
+
+    /// Each of them, by name.
+    pub(super) fn tunnels(&self) -> impl Iterator<Item = &TunnelStatus> {
+        self.tunnels.values()
     }
 
     /// All of them, by name.

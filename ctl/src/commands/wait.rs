@@ -218,29 +218,7 @@ impl Waiting<'_> {
     fn up(&mut self, tunnel: &TunnelStatus) {
         self.open.remove(&tunnel.name);
         self.spinner.clear();
-        let forwards: Vec<String> = tunnel
-            .forwards
-            .iter()
-            .filter(|forward| forward.state == ForwardState::Listening)
-            .map(|forward| forward.listen.clone())
-            .collect();
-        let listens = if forwards.is_empty() {
-            String::new()
-        } else {
-            format!("  {}", forwards.join("  "))
-        };
-        self.context.ui.say(
-            Line::of(Ink::Bold, &tunnel.name)
-                .and(" ")
-                .with(status::ink(tunnel.state), tunnel.state.as_str())
-                .with(Ink::Dim, listens),
-        );
-        // What does not work is told even to the quiet.
-        if tunnel.state == State::Degraded {
-            for line in status::troubles(tunnel) {
-                self.context.ui.complain(&line);
-            }
-        }
+        say_up(self.context, tunnel);
     }
 
     fn fail(&mut self, name: &str, exit: &Exit) {
@@ -316,7 +294,35 @@ impl Waiting<'_> {
     }
 }
 
-fn failure(tunnel: &TunnelStatus, error: Option<&LastError>) -> Exit {
+/// Says that a tunnel stands, where it listens, and what of it does not work.
+pub(super) fn say_up(context: &Context, tunnel: &TunnelStatus) {
+    let forwards: Vec<String> = tunnel
+        .forwards
+        .iter()
+        .filter(|forward| forward.state == ForwardState::Listening)
+        .map(|forward| forward.listen.clone())
+        .collect();
+    let listens = if forwards.is_empty() {
+        String::new()
+    } else {
+        format!("  {}", forwards.join("  "))
+    };
+    context.ui.say(
+        Line::of(Ink::Bold, &tunnel.name)
+            .and(" ")
+            .with(status::ink(tunnel.state), tunnel.state.as_str())
+            .with(Ink::Dim, listens),
+    );
+    // What does not work is told even to the quiet.
+    if tunnel.state == State::Degraded {
+        for line in status::troubles(tunnel) {
+            context.ui.complain(&line);
+        }
+    }
+}
+
+/// Why a tunnel is not up.
+pub(super) fn failure(tunnel: &TunnelStatus, error: Option<&LastError>) -> Exit {
     let name = &tunnel.name;
     match error {
         Some(error) => {

@@ -7,8 +7,10 @@
     reason = "a test's helpers fail with them"
 )]
 
+mod answer;
 mod connect;
 mod daemon;
 mod reach;
 mod show;
+mod terminal;
 mod up;

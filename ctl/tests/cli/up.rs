@@ -1,11 +1,10 @@
-//! `up` and `answer`: what ends the wait, and with which exit code.
+//! `up`: what ends the wait, and with which exit code.
 
-use std::io::{Read as _, Write as _};
-use std::process::Stdio;
+use std::io::Read as _;
 
 use serde_json::json;
 
-use crate::daemon::{Place, Ran, failing, now, snapshot, tunnel, tunnels};
+use crate::daemon::{Place, failing, now, snapshot, tunnel, tunnels};
 
 #[test]
 fn up_waits_through_network_troubles_until_up() {
@@ -99,31 +98,4 @@ fn up_on_the_spot_adds_then_starts() {
     daemon.join().unwrap();
     assert_eq!(ran.code, 0);
     assert_eq!(ran.err, "h is written to /c/h.toml\nh idle\n");
-}
-
-#[test]
-fn answers_come_from_stdin_where_there_is_no_terminal() {
-    let place = Place::new();
-    let daemon = place.daemon(|daemon| {
-        daemon.answer("events.subscribe", &snapshot(&[tunnel("db", "needs_input")]));
-        let prompt = json!({"id": 3, "tunnel": "db", "kind": "keyboard_interactive", "host": "u@h:22", "text": "Codes",
-            "fields": [{"label": "One", "echo": false}, {"label": "Two", "echo": true}], "fingerprint": null, "since": now()});
-        daemon.answer("prompt.list", &json!({"prompts": [prompt]}));
-        let call = daemon.answer("prompt.answer", &json!({}));
-        assert_eq!(call["params"], json!({"id": 3, "answers": ["a b", ""]}));
-    });
-    let mut child = place
-        .command(&["answer", "db"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(b"a b\n\n").unwrap();
-    let ran = Ran::of(child.wait_with_output().unwrap());
-    daemon.join().unwrap();
-    assert_eq!(
-        (ran.code, ran.out.as_str(), ran.err.as_str()),
-        (0, "", "db answered\n")
-    );
 }

@@ -1,7 +1,10 @@
 //! Logins that ask: passwords, codes, several factors; answered by commands or by a person.
 
+use std::process::Stdio;
+
 use anyhow::{Context, Result};
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 use tunneld_proto::message::{EventBody, Prompts};
 use tunneld_proto::status::{ForwardKind, Prompt, PromptKind, State, TunnelStatus};
 use tunneld_tests::asking::{Asking, Factor, Round};
@@ -122,6 +125,32 @@ async fn keyboard_interactive_rounds_by_commands_and_by_a_person() -> Result<()>
         .context("a prompt")?;
     answer(&daemon, &second, &["123456"]).await?;
     watch.until("person", LONG, up).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn lines_of_stdin_answer_every_round() -> Result<()> {
+    let server = Asking::start(vec![Factor::Keyboard(code_rounds())]).await?;
+    let (home, daemon) = home(&server.tunnel("t")?).await?;
+    let mut watch = daemon.watch().await?;
+    prompt(&mut watch, "t").await?;
+    home.ctl(&["answer", "t"]).await?.expect(1)?;
+    prompt(&mut watch, "t").await?;
+    let mut command = home.command("tunnelctl")?;
+    let mut child = command
+        .args(["answer", "t"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("a stdin")?;
+    stdin.write_all(b"pw\np42\n123456\n").await?;
+    drop(stdin);
+    let out = within(LONG, "the answers", child.wait_with_output()).await??;
+    let talk = String::from_utf8_lossy(&out.stderr);
+    anyhow::ensure!(out.status.code() == Some(0), "{talk}");
+    assert_eq!(talk, "t answered\nt answered\nt up\n");
+    assert_eq!(server.attempts(), ["keyboard right"]);
     Ok(())
 }
 
