@@ -172,3 +172,29 @@ async fn new_keys_under_load() {
     let rekeys = sshd.log().matches("rekey out after").count();
     assert!(rekeys > 20, "only {rekeys} exchanges of keys");
 }
+
+/// Each direction's compression begins anew with its keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compression_begins_anew_with_each_keys() {
+    let config = Config {
+        compression: vec!["zlib@openssh.com"],
+        rekey_bytes: Some(MB / 2),
+        ..Config::default()
+    };
+    let lines = "RekeyLimit 1M\nCompression yes";
+    let (sshd, session, _) = Sshd::session(lines, config, Options::default()).await;
+    assert_eq!(session.info().negotiated.compression_in, "zlib@openssh.com");
+    let source = Target::start(Does::Send(3 * MB)).await;
+    let check = Target::start(Does::Check).await;
+    let mut streams = JoinSet::new();
+    for _ in 0..4 {
+        let (down, up) = (open(&session, &source).await, open(&session, &check).await);
+        streams.spawn(download(down, 3 * MB));
+        streams.spawn(upload(up, 3 * MB));
+    }
+    while let Some(done) = streams.join_next().await {
+        done.unwrap();
+    }
+    let rekeys = sshd.log().matches("rekey out after").count();
+    assert!(rekeys > 5, "only {rekeys} exchanges of keys");
+}
