@@ -36,10 +36,7 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Begins to hear clients and the configuration directory.
-    pub(crate) fn serve(&mut self, listener: Listener, reloading: Reloading) {
-        let mut watcher = Watcher::new(self.context.reloader.dir());
-        // ssh's own file, which tunnels may take their options from.
-        watcher.also(std::env::home_dir().map(|home| home.join(".ssh/config")));
+    pub(crate) fn serve(&mut self, listener: Listener, reloading: Reloading, watcher: Watcher) {
         let stopping = self.context.stopping.clone();
         self.tasks.spawn(async move {
             tokio::select! {

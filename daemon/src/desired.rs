@@ -90,9 +90,13 @@ impl Store {
         });
     }
 
-    /// Forgets what was wanted of tunnels that are no longer configured.
-    pub fn unwant(&self, names: &[String]) {
-        self.change(|state| state.desired.retain(|name, _| !names.contains(name)));
+    /// Forgets what was wanted of tunnels that are neither configured, as these are, nor made.
+    pub fn unwant_all_but(&self, configured: &[&str]) {
+        self.change(|state| {
+            let State { desired, made, .. } = state;
+            desired
+                .retain(|name, _| configured.contains(&name.as_str()) || made.contains_key(name));
+        });
     }
 
     /// Forgets that a tunnel was made: it stands in the configuration by now.
@@ -160,10 +164,12 @@ mod tests {
         store.make("gone", serde_json::json!({}));
         store.forget("gone");
         store.want(&["removed".into()], Desired::Up);
-        store.unwant(&["removed".into()]);
+        store.want(&["quick".into()], Desired::Down);
+        store.unwant_all_but(&["db", "web"]);
         let again = Store::open(file.clone());
         assert_eq!(again.desired()["db"], Desired::Down);
         assert_eq!(again.desired()["web"], Desired::Up);
+        assert_eq!(again.desired()["quick"], Desired::Down);
         assert!(!again.desired().contains_key("removed"));
         assert!(again.is_made("quick") && !again.is_made("gone"));
         #[cfg(unix)]

@@ -38,13 +38,14 @@ use tokio_util::sync::CancellationToken;
 use tunneld_proto::endpoint::{self, Endpoint, Listener};
 use tunneld_proto::place::{self, Env};
 
-use config::load::{self, Loaded, Loader};
+use config::load::{Loaded, Loader};
 use config::model::Tunnel;
+use config::watch::Watcher;
 use control::Context;
 use daemon::Daemon;
 use desired::Store;
 use log::Log;
-use platform::signals::Signals;
+use platform::signals::{Signal, Signals};
 use reload::Reloader;
 use supervisor::Supervisor;
 
@@ -81,10 +82,22 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let listener = listen(options.socket.as_deref())?;
     let dir = config_dir(options.config_dir.as_deref())?;
 
-    let mut loader = Loader::new(dir.clone(), config::env::Env::from_process());
-    let first = loader.load().await;
+    // Before the first reading, so that what changes meanwhile is seen.
+    let mut watcher = Watcher::new(&dir);
+    // ssh's own file, which tunnels may take their options from.
+    watcher.also(std::env::home_dir().map(|home| home.join(".ssh/config")));
+    let loader = Loader::new(dir.clone(), config::env::Env::from_process());
+    let mut loader = loader.asked_for(options.config_dir.is_some());
     let store = Arc::new(Store::open(listener.endpoint().beside("state.json")));
-    let made = bring_back(&store, &loader).await;
+    let reading = async {
+        let first = loader.load().await;
+        let made = reload::bring_back(&store, &loader, &[]).await;
+        (first, made)
+    };
+    let Some((first, made)) = unless_stopped(&mut signals, reading).await else {
+        tracing::info!("stopped before the configuration was read");
+        return Ok(());
+    };
     if let (false, Some(filter)) = (filter_given, &first.daemon.log)
         && let Err(error) = log.set_filter(filter)
     {
@@ -116,11 +129,23 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     });
     begin(&context, first, made).await;
     let mut daemon = Daemon { context, tasks };
-    daemon.serve(listener, reloading);
+    daemon.serve(listener, reloading, watcher);
     daemon.ready().await;
     daemon.watch(&mut signals).await;
     daemon.stop().await;
     Ok(())
+}
+
+/// What comes of `work`; none where a signal says stop before.
+async fn unless_stopped<T>(signals: &mut Signals, work: impl Future<Output = T>) -> Option<T> {
+    let stopped = async {
+        // A reload is under way already.
+        while signals.next().await != Signal::Stop {}
+    };
+    tokio::select! {
+        done = work => Some(done),
+        () = stopped => None,
+    }
 }
 
 /// The log, and whether its filter was given on the command line or in the environment.
@@ -163,26 +188,6 @@ fn with_hint(error: &dyn std::error::Error, hint: &str) -> anyhow::Error {
     anyhow::anyhow!("{text}\n  hint: {hint}")
 }
 
-/// The tunnels that an earlier daemon was told to make.
-async fn bring_back(store: &Store, loader: &Loader) -> Vec<Tunnel> {
-    let mut made = Vec::new();
-    for (name, spec) in store.made() {
-        match load::ad_hoc(&name, &spec, loader).await {
-            Ok(tunnel) => made.push(tunnel),
-            Err(faults) => {
-                for fault in faults {
-                    let why = fault.message;
-                    tracing::error!(
-                        tunnel = name,
-                        "not brought back from the command line: {why}"
-                    );
-                }
-            }
-        }
-    }
-    made
-}
-
 /// The first tunnels.
 async fn begin(context: &Context, first: Loaded, made: Vec<Tunnel>) {
     let Context {
@@ -190,6 +195,14 @@ async fn begin(context: &Context, first: Loaded, made: Vec<Tunnel>) {
     } = context;
     supervisor.set_desired(store.desired()).await;
     let count = first.tunnels.len();
+    if first.faults.is_empty() {
+        let known: Vec<&str> = first
+            .tunnels
+            .iter()
+            .map(|tunnel| tunnel.name.as_str())
+            .collect();
+        store.unwant_all_but(&known);
+    }
     if let Err(error) = supervisor.apply(first.tunnels).await {
         tracing::error!("cannot start the tunnels: {error}");
     }

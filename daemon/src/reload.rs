@@ -3,9 +3,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{ConfigFault, Reloaded};
 
@@ -55,6 +57,36 @@ pub struct Reloading {
     supervisor: Supervisor,
     requests: mpsc::Receiver<Request>,
     shared: Arc<Shared>,
+    again: Again,
+}
+
+/// When the configuration is read once more by itself: something failed that may go well another time.
+#[derive(Debug, Default)]
+struct Again {
+    tries: u32,
+    at: Option<Instant>,
+}
+
+impl Again {
+    /// Between two tries at most.
+    const SELDOM: Duration = Duration::from_secs(60);
+
+    fn note(&mut self, failed: bool) {
+        self.tries = if failed {
+            self.tries.saturating_add(1)
+        } else {
+            0
+        };
+        let pause = Duration::from_secs(1 << self.tries.min(6)).min(Self::SELDOM);
+        self.at = failed.then(|| Instant::now() + pause);
+    }
+
+    async fn due(&self) {
+        match self.at {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 impl Reloader {
@@ -73,7 +105,7 @@ impl Reloader {
             dir,
             told: Mutex::new(told),
         });
-        let task = Reloading {
+        let mut task = Reloading {
             loader,
             daemon: first.daemon.clone(),
             log,
@@ -81,7 +113,9 @@ impl Reloader {
             supervisor,
             requests: inbox,
             shared: shared.clone(),
+            again: Again::default(),
         };
+        task.again.note(first.try_again);
         task.tell(first);
         (Self { requests, shared }, task)
     }
@@ -130,14 +164,26 @@ impl Reloader {
         proved.await?.map_err(refused)
     }
 
-    /// Writes a proved tunnel to the configuration; the file's name.
+    /// Writes a proved tunnel to the configuration and applies it; the file's name.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// What stands in the way, and then the file is as it was.
     pub async fn save(&self, name: &str, spec: &Value) -> Result<String, RpcError> {
+        let before = self.faults();
         let saved = save(&self.shared.dir, name, spec).await;
-        let file = saved.map_err(|fault| refused(vec![fault]))?;
-        Ok(file.display().to_string())
+        let saved = saved.map_err(|fault| refused(vec![fault]))?;
+        self.reload().await?;
+        let mut fresh = self.faults();
+        fresh.retain(|fault| !before.contains(fault));
+        if fresh.is_empty() {
+            return Ok(saved.path.display().to_string());
+        }
+        let file = saved.path.display().to_string();
+        if let Err(error) = saved.undo().await {
+            tracing::error!("{file} has faults, and could not be made what it was: {error}");
+        }
+        self.reload().await?;
+        Err(refused(fresh))
     }
 }
 
@@ -165,6 +211,7 @@ impl Reloading {
                     None => return,
                 },
                 () = watcher.changed() => None,
+                () = self.again.due() => None,
             };
             // Whoever asked may have gone meanwhile.
             match request {
@@ -181,10 +228,11 @@ impl Reloading {
         tell(&Notice::Reloading);
         let loaded = self.loader.load().await;
         let fresh = self.tell(&loaded);
+        self.again.note(loaded.try_again);
         self.set_daemon(loaded.daemon);
         let applied = self.supervisor.apply(loaded.tunnels).await;
         let applied = applied.unwrap_or_default();
-        self.store.unwant(&applied.removed);
+        self.bring_back().await;
         tell(&Notice::Ready);
         let report = Reloaded {
             added: applied.added,
@@ -204,6 +252,16 @@ impl Reloading {
             self.supervisor.reloaded(report.clone());
         }
         report
+    }
+
+    /// Brings back what could not be before, such as while ssh did not answer.
+    async fn bring_back(&self) {
+        let statuses = self.supervisor.statuses();
+        let there: Vec<&str> = statuses.iter().map(|tunnel| tunnel.name.as_str()).collect();
+        for tunnel in bring_back(&self.store, &self.loader, &there).await {
+            // The daemon stops, or somebody was quicker.
+            let _ = self.supervisor.add(tunnel).await;
+        }
     }
 
     /// Keeps and logs what the reading told; whether it is something else than before.
@@ -238,6 +296,29 @@ impl Reloading {
         }
         self.daemon = daemon;
     }
+}
+
+/// The tunnels that an earlier daemon was told to make, without those that are `there` already.
+pub(crate) async fn bring_back(store: &Store, loader: &Loader, there: &[&str]) -> Vec<Tunnel> {
+    let mut made = Vec::new();
+    for (name, spec) in store.made() {
+        if there.contains(&name.as_str()) {
+            continue;
+        }
+        match ad_hoc(&name, &spec, loader).await {
+            Ok(tunnel) => made.push(tunnel),
+            Err(faults) => {
+                for fault in faults {
+                    let why = fault.message;
+                    tracing::error!(
+                        tunnel = name,
+                        "not brought back from the command line: {why}"
+                    );
+                }
+            }
+        }
+    }
+    made
 }
 
 /// Logs each fault with its place.

@@ -138,10 +138,9 @@ impl ListenError {
             Self::Running { .. } => {
                 "command that one with tunnelctl, stop it first, or give another place with --socket".into()
             }
-            Self::UnsafeFolder { dir, .. } => format!(
-                "make the folder your own (chown, then chmod 700 {}), or give another place with --socket",
-                dir.display()
-            ),
+            Self::UnsafeFolder { .. } => {
+                "give a place in a folder of your own with --socket, one that nobody else can write in".into()
+            }
             Self::InTheWay { path, .. } => format!("move {} away, or give another place with --socket", path.display()),
             Self::Io { .. } => "mend that, or give another place with --socket".into(),
         }

@@ -147,6 +147,19 @@ fn shown(c: char) -> String {
     }
 }
 
+/// Proves a HostKeyAlias: a name of known_hosts, such as `bastion` or `[127.0.0.1]:2222`. It never reaches a shell.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_alias(alias: &str) -> Result<(), String> {
+    let odd = |c: &char| c.is_whitespace() || c.is_control() || "*?!,|#@".contains(*c);
+    match (alias.is_empty(), alias.chars().find(odd)) {
+        (true, _) => Err("the alias is empty".into()),
+        (false, Some(c)) => Err(format!("a host key's alias may not hold {}", shown(c))),
+        (false, None) => Ok(()),
+    }
+}
+
 /// Proves a tunnel's name: `[A-Za-z0-9._-]{1,64}`, no leading `-`, not `.` or `..`.
 ///
 /// # Errors
@@ -240,5 +253,11 @@ mod tests {
             assert!(check_name(name).is_err(), "{name:?}");
         }
         assert_eq!(check_name("db.prod-1_x"), Ok(()));
+        for alias in ["bastion", "[127.0.0.1]:22401", "::1", "a_b"] {
+            assert_eq!(check_alias(alias), Ok(()), "{alias}");
+        }
+        for alias in ["", "a b", "a,b", "*", "!a", "|1|x", "a\n", "@revoked"] {
+            assert!(check_alias(alias).is_err(), "{alias:?}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use super::raw::{self, Entry, Value};
 use super::read::{self, Owner};
 use super::spec::Spec;
 use super::table::{Table, expected, integer};
+use super::values;
 
 /// The largest file that is read.
 pub const LARGEST: u64 = 1 << 20;
@@ -41,6 +42,12 @@ fn unreadable<T>(message: impl Into<String>, help: impl Into<String>) -> Result<
 pub fn text(path: &Path, env: &Env) -> Result<Option<String>, Unreadable> {
     let file = match open(path) {
         Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_symlink() => {
+            return unreadable(
+                "is a link to a file that is not there",
+                "make the file, or remove the link",
+            );
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
             return unreadable(
@@ -201,6 +208,7 @@ pub fn parse(file: usize, text: &str) -> (Parsed, Vec<Problem>) {
     if let Some(entry) = defaults {
         parsed.defaults = read::spec(Owner::Defaults, "[defaults]", tables(entry), &mut found);
     }
+    let defaults_are_good = found.is_empty();
     if let Some(entry) = daemon {
         let config = self::daemon(tables(entry), &mut found);
         parsed.daemon = Some(At {
@@ -214,9 +222,12 @@ pub fn parse(file: usize, text: &str) -> (Parsed, Vec<Problem>) {
             found.push(Problem::new(entry.at, message));
             break;
         }
-        if let Some(tunnel) = tunnel(entry, &mut found) {
-            parsed.tunnels.push(tunnel);
-        }
+        // What has a fault is told, and is good for nothing else.
+        let before = found.len();
+        let tunnel = tunnel(entry, &mut found);
+        parsed
+            .tunnels
+            .extend(tunnel.filter(|_| found.len() == before && defaults_are_good));
     }
     problems.append(&mut found);
     problems.sort_by_key(|problem| problem.at);
@@ -270,10 +281,7 @@ fn daemon(entries: &[Entry], problems: &mut Vec<Problem>) -> DaemonConfig {
     let mut table = Table::new("[daemon]", entries, problems);
     let mut config = DaemonConfig::default();
     let log = table.text("log", |text| {
-        match text.parse::<tracing_subscriber::filter::Targets>() {
-            Ok(_) => Ok(text.to_owned()),
-            Err(error) => Err(format!("\"{text}\" is no log filter: {error}")),
-        }
+        values::log_filter(text).map(|()| text.to_owned())
     });
     config.log = log.map(|log| log.value);
     let connects = table.proved("max_concurrent_connects", |node| {

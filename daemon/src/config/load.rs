@@ -11,7 +11,7 @@ use super::fault::{Problem, Source, unreadable};
 use super::file::{self, Parsed};
 use super::model::{DaemonConfig, Tunnel};
 use super::route::{Resolver, Wanted};
-use super::scan::{Candidate, Entry, Scan, State, stale, tell};
+use super::scan::{Candidate, Draft, Entry, Scan, State, stale, tell};
 use super::spec::Spec;
 
 /// The file whose `[defaults]` hold for all.
@@ -28,6 +28,8 @@ pub struct Loaded {
     pub faults: Vec<ConfigFault>,
     /// What a person should know of the configuration as a whole.
     pub notes: Vec<String>,
+    /// Whether something failed that may go well another time: ssh did not answer.
+    pub try_again: bool,
 }
 
 /// Reads the directory again and again, and remembers what was good.
@@ -69,14 +71,15 @@ impl Loader {
     /// Reads everything.
     pub async fn load(&mut self) -> Loaded {
         let mut loaded = Loaded::default();
-        let candidates = self.scan(&mut loaded.faults).await;
-        let accepted = accept(candidates, &mut loaded.faults, &mut self.files);
+        let (candidates, mut drafts) = self.scan(&mut loaded.faults).await;
+        let accepted = accept(candidates, &mut loaded.faults, &mut self.files, &mut drafts);
         loaded.daemon = accepted
             .iter()
             .find_map(|taken| taken.state.parsed.daemon.as_ref())
             .map(|daemon| daemon.value.clone())
             .unwrap_or_default();
         self.resolve(&accepted, &mut loaded).await;
+        self.prove(drafts, &mut loaded).await;
         loaded.tunnels.sort_by(|a, b| a.name.cmp(&b.name));
         self.last = loaded
             .tunnels
@@ -87,7 +90,7 @@ impl Loader {
     }
 
     /// Reads and parses every file, off the runtime's threads.
-    async fn scan(&mut self, faults: &mut Vec<ConfigFault>) -> Vec<Candidate> {
+    async fn scan(&mut self, faults: &mut Vec<ConfigFault>) -> (Vec<Candidate>, Vec<Draft>) {
         let mut scan = Scan {
             dir: self.dir.clone(),
             env: self.env.clone(),
@@ -96,6 +99,7 @@ impl Loader {
             asked_for: self.asked_for,
             faults: Vec::new(),
             candidates: Vec::new(),
+            drafts: Vec::new(),
         };
         let before = scan.files.clone();
         match tokio::task::spawn_blocking(move || {
@@ -108,7 +112,7 @@ impl Loader {
                 self.files = scan.files;
                 self.next_id = scan.next_id;
                 faults.append(&mut scan.faults);
-                scan.candidates
+                (scan.candidates, scan.drafts)
             }
             Err(error) => {
                 self.files = before;
@@ -118,7 +122,37 @@ impl Loader {
                     &format!("could not be read: {error}"),
                     "report this defect",
                 ));
-                stale(&self.files)
+                (stale(&self.files), Vec::new())
+            }
+        }
+    }
+
+    /// Tells what else is wrong in files that have faults already, so that one repair does not uncover the next.
+    async fn prove(&self, drafts: Vec<Draft>, loaded: &mut Loaded) {
+        for draft in drafts {
+            let Draft { id, source, parsed } = draft;
+            let defaults = parsed.defaults.clone().or(&self.defaults());
+            let wanted = parsed.tunnels.iter().map(|tunnel| Wanted {
+                name: tunnel.name.clone(),
+                spec: tunnel.spec.clone(),
+                defaults: defaults.clone(),
+            });
+            let resolver = Resolver::new(&self.env);
+            let (mut results, _) = resolver.all(wanted.collect()).await;
+            loaded.try_again |= resolver.left_unanswered();
+            for tunnel in &parsed.tunnels {
+                let Some(Err(problems)) = results.remove(&tunnel.name) else {
+                    continue;
+                };
+                for mut problem in problems {
+                    if problem.at.is_none_or(|at| at.file != id) {
+                        problem.at = tunnel.at;
+                    }
+                    let fault = source.fault(&problem);
+                    if !loaded.faults.contains(&fault) {
+                        loaded.faults.push(fault);
+                    }
+                }
             }
         }
     }
@@ -158,6 +192,7 @@ impl Loader {
         let resolver = Resolver::new(&self.env);
         let (mut results, notes) = resolver.all(requests).await;
         loaded.notes.extend(notes);
+        loaded.try_again |= resolver.left_unanswered();
         for (taken, tunnel, _) in wanted {
             let result = match circles.remove(&tunnel.name) {
                 Some(problem) => Err(vec![problem]),
@@ -213,7 +248,14 @@ fn accept(
     mut candidates: Vec<Candidate>,
     faults: &mut Vec<ConfigFault>,
     files: &mut BTreeMap<PathBuf, Entry>,
+    drafts: &mut Vec<Draft>,
 ) -> Vec<Candidate> {
+    for draft in drafts.iter() {
+        // What else is wrong in a file is told by itself: what others hold shows once it is whole.
+        if let Err(problems) = Claims::default().take(&draft.source, &draft.parsed) {
+            tell(&draft.source, &problems, faults);
+        }
+    }
     candidates.sort_by_key(|candidate| !candidate.unchanged);
     let mut claims = Claims::default();
     let mut accepted = Vec::new();
@@ -227,6 +269,11 @@ fn accept(
             }
             Err(problems) => {
                 tell(&candidate.state.source, &problems, faults);
+                drafts.push(Draft {
+                    id: candidate.id,
+                    source: candidate.state.source.clone(),
+                    parsed: candidate.state.parsed.clone(),
+                });
                 let old = files
                     .get(&candidate.path)
                     .and_then(|entry| entry.good.clone());

@@ -140,6 +140,51 @@ async fn every_fault_of_every_file_in_one_pass() {
 }
 
 #[tokio::test]
+async fn a_fault_hides_no_other_of_its_file() {
+    let dir = Dir::new();
+    dir.write(
+        "a.toml",
+        "[tunnel.a]\nprt = 1\n[tunnel.b]\nlocal_forward = \"*:8080:h:80\"\n[tunnel.c]\nidentity_file = \"%Z\"\n\
+         [tunnel.d]\nlocal_forward = [\"1 h:1\", \"1 h:2\"]\n",
+    );
+    let text = rendered(&dir.loader().load().await);
+    for fault in ["prt", "*:8080", "%Z", "one address"] {
+        assert!(text.contains(fault), "{fault}: {text}");
+    }
+    assert_eq!(
+        text.matches("prt").count(),
+        1 + text.matches("prt = 1").count(),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_link_that_leads_nowhere_is_told() {
+    let dir = Dir::new();
+    std::os::unix::fs::symlink("/no/such/file", dir.dir.join("a.toml")).unwrap();
+    let text = rendered(&dir.loader().load().await);
+    assert!(
+        text.contains("a link to a file that is not there"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn what_ssh_does_not_answer_is_asked_again() {
+    let dir = Dir::new();
+    dir.write("a.toml", "[tunnel.t]\nhost = \"h\"\n");
+    dir.write("ssh", "#!/bin/sh\nexit 3\n");
+    let env = Env {
+        ssh: Some(dir.dir.join("ssh")),
+        ..dir.env()
+    };
+    // Not to be run: another time it may be.
+    let loaded = Loader::new(dir.dir.clone(), env).load().await;
+    assert!(loaded.try_again && loaded.tunnels.is_empty(), "{loaded:?}");
+    assert!(!dir.loader().load().await.try_again);
+}
+
+#[tokio::test]
 async fn syntax_errors_and_bad_keys_of_one_file_are_both_told() {
     let dir = Dir::new();
     dir.write(

@@ -2,7 +2,7 @@
 
 use tunneld_ssh::algorithm::Kind;
 
-use super::destination::check_host;
+use super::destination::check_alias;
 use super::fault::{At, Problem};
 use super::model::{Answer, UpdateHostKeys};
 use super::raw::Value;
@@ -95,7 +95,7 @@ pub(super) fn host_keys(table: &mut Table<'_, '_>, spec: &mut Spec) {
         Ok((!text.eq_ignore_ascii_case("none")).then(|| text.to_owned()))
     });
     spec.host_key_alias = table.text("host_key_alias", |text| {
-        check_host(text).map(|()| text.to_owned())
+        check_alias(text).map(|()| text.to_owned())
     });
     spec.host_key_algorithms = algorithms(table, "host_key_algorithms", Kind::HostKey);
     spec.hash_known_hosts = table.boolean("hash_known_hosts");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt as _;
 
@@ -37,6 +38,7 @@ pub(super) struct Wanted {
 pub(super) struct Resolver<'a> {
     env: &'a Env,
     query: Option<Query>,
+    unanswered: AtomicBool,
 }
 
 /// What became of each tunnel.
@@ -48,7 +50,13 @@ impl<'a> Resolver<'a> {
         Self {
             env,
             query: env.ssh.clone().map(Query::new),
+            unanswered: AtomicBool::new(false),
         }
+    }
+
+    /// Whether ssh has left a question unanswered that it may answer another time.
+    pub(super) fn left_unanswered(&self) -> bool {
+        self.unanswered.load(Ordering::Relaxed)
     }
 
     /// Resolves all, and tells what a person should know about the whole.
@@ -140,7 +148,8 @@ impl<'a> Resolver<'a> {
     }
 
     async fn resolve(&self, name: &str, spec: &Spec) -> Result<Resolved, Vec<Problem>> {
-        let ssh = self.ssh(&resolve::asked(name, spec), spec, None).await?;
+        let ssh = self.ssh(&resolve::asked(name, spec), spec, None).await;
+        let ssh = ssh.map_err(|problems| of_tunnel(name, problems))?;
         resolve::resolve(name, spec, ssh.as_ref(), self.env)
     }
 
@@ -177,11 +186,14 @@ impl<'a> Resolver<'a> {
                     .baseline(&Files::None)
                     .await
                     .map_err(|error| problem(error.to_string()))?;
-                // Where the system has no file, there is nothing that it says.
-                let system = self
-                    .baseline(&Files::One(PathBuf::from("/etc/ssh/ssh_config")))
-                    .await;
-                let system = system.unwrap_or_else(|_| none.clone());
+                let system = match &question.files {
+                    // Where the system has no file, there is nothing that it says.
+                    Files::Usual => self
+                        .baseline(&Files::One(PathBuf::from("/etc/ssh/ssh_config")))
+                        .await
+                        .unwrap_or_else(|_| none.clone()),
+                    Files::One(_) | Files::None => none.clone(),
+                };
                 let sources = Sources {
                     host: &host,
                     none: &none,
@@ -192,7 +204,12 @@ impl<'a> Resolver<'a> {
                     .map_err(problem)
             }
             Err(QueryError::Absent) => self.without_ssh(&question.files).map_err(problem),
-            Err(error) => Err(problem(error.to_string())),
+            Err(error) => {
+                if matches!(error, QueryError::Timeout | QueryError::Failed(_)) {
+                    self.unanswered.store(true, Ordering::Relaxed);
+                }
+                Err(problem(error.to_string()))
+            }
         }
     }
 
@@ -326,6 +343,15 @@ impl Chain<'_, '_> {
         }
         Ok(resolved)
     }
+}
+
+/// These problems, each telling the tunnel: the place where it is written may be everybody's.
+fn of_tunnel(name: &str, problems: Vec<Problem>) -> Vec<Problem> {
+    let told = |problem: Problem| Problem {
+        message: format!("{name}: {}", problem.message),
+        ..problem
+    };
+    problems.into_iter().map(told).collect()
 }
 
 /// What the tunnel's table or the defaults say of ssh_config.

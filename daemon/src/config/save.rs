@@ -10,11 +10,36 @@ use super::destination::check_name;
 use super::fault::unreadable;
 use super::file;
 
+/// A file that was written, and what stood in it.
+#[derive(Debug)]
+pub struct Saved {
+    /// The file.
+    pub path: PathBuf,
+    before: Option<String>,
+}
+
+impl Saved {
+    /// Makes the file what it was.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub async fn undo(self) -> std::io::Result<()> {
+        let Self { path, before } = self;
+        let undone = tokio::task::spawn_blocking(move || match before {
+            Some(text) => write(&path, &text),
+            None => std::fs::remove_file(&path),
+        });
+        undone
+            .await
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+    }
+}
+
 /// Saves the keys of `[tunnel.NAME]`. Keys that the file has and `spec` has not stay as they are.
 ///
 /// # Errors
 /// The folder or the file cannot be read or written, or is no TOML; nothing is changed then.
-pub async fn save(dir: &Path, name: &str, spec: &Json) -> Result<PathBuf, ConfigFault> {
+pub async fn save(dir: &Path, name: &str, spec: &Json) -> Result<Saved, ConfigFault> {
     let (dir, name, spec) = (dir.to_owned(), name.to_owned(), spec.clone());
     let shown = dir.display().to_string();
     match tokio::task::spawn_blocking(move || saved(&dir, &name, &spec)).await {
@@ -27,7 +52,7 @@ pub async fn save(dir: &Path, name: &str, spec: &Json) -> Result<PathBuf, Config
     }
 }
 
-fn saved(dir: &Path, name: &str, spec: &Json) -> Result<PathBuf, ConfigFault> {
+fn saved(dir: &Path, name: &str, spec: &Json) -> Result<Saved, ConfigFault> {
     let fault = |path: &Path, message: String, help: &str| {
         unreadable(&path.display().to_string(), &message, help)
     };
@@ -47,9 +72,9 @@ fn saved(dir: &Path, name: &str, spec: &Json) -> Result<PathBuf, ConfigFault> {
         )
     })?;
     let path = holder(dir, name).unwrap_or_else(|| dir.join(format!("{name}.toml")));
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+    let before = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => {
             return Err(fault(
                 &path,
@@ -58,6 +83,7 @@ fn saved(dir: &Path, name: &str, spec: &Json) -> Result<PathBuf, ConfigFault> {
             ));
         }
     };
+    let text = before.as_deref().unwrap_or_default();
     let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
         fault(
             &path,
@@ -74,7 +100,7 @@ fn saved(dir: &Path, name: &str, spec: &Json) -> Result<PathBuf, ConfigFault> {
             "look at the folder's mode and at the disk",
         )
     })?;
-    Ok(path)
+    Ok(Saved { path, before })
 }
 
 /// The file that defines the tunnel.
@@ -247,13 +273,14 @@ mod tests {
     async fn a_new_tunnel_gets_its_own_file() {
         let home = tempfile::TempDir::new().unwrap();
         let dir = home.path().join("a/tunneld");
-        let path = save(
+        let saved = save(
             &dir,
             "db",
             &json!({"host": "h", "local_forward": ["1 a:1", "2 b:2"]}),
         )
         .await
         .unwrap();
+        let path = saved.path.clone();
         assert_eq!(path, dir.join("db.toml"));
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(
@@ -269,6 +296,8 @@ mod tests {
             0o700
         );
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+        saved.undo().await.unwrap();
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
     }
 
     #[tokio::test]
@@ -279,9 +308,10 @@ mod tests {
         fs::write(&real, text).unwrap();
         fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
         std::os::unix::fs::symlink(&real, dir.path().join("work.toml")).unwrap();
-        let path = save(dir.path(), "db", &json!({"host": "new", "proxy_jump": "j"}))
+        let saved = save(dir.path(), "db", &json!({"host": "new", "proxy_jump": "j"}))
             .await
             .unwrap();
+        let path = saved.path.clone();
         assert_eq!(path, dir.path().join("work.toml"));
         assert!(path.is_symlink());
         assert_eq!(
@@ -292,6 +322,9 @@ mod tests {
             fs::metadata(&real).unwrap().permissions().mode() & 0o777,
             0o640
         );
+        saved.undo().await.unwrap();
+        assert_eq!(fs::read_to_string(&real).unwrap(), text);
+        assert!(path.is_symlink());
     }
 
     #[tokio::test]

@@ -71,6 +71,16 @@ pub(super) struct Scan {
     pub(super) asked_for: bool,
     pub(super) faults: Vec<ConfigFault>,
     pub(super) candidates: Vec<Candidate>,
+    /// What is whole in files that have faults: looked at for more of them, and never run.
+    pub(super) drafts: Vec<Draft>,
+}
+
+/// The good part of a file that has faults.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    pub(super) id: usize,
+    pub(super) source: Source,
+    pub(super) parsed: Parsed,
 }
 
 impl Scan {
@@ -187,6 +197,11 @@ impl Scan {
         }
         tell(&source, &problems, &mut self.faults);
         self.candidates.extend(old(entry, true));
+        self.drafts.push(Draft {
+            id: entry.id,
+            source,
+            parsed,
+        });
     }
 }
 

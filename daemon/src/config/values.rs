@@ -2,8 +2,46 @@
 
 use std::time::Duration;
 
+use super::fault::did_you_mean;
 use super::model::{AddKeysToAgent, HostKeyChecking, Rekey};
 use tunneld_proto::duration;
+
+/// Proves a log filter: a level, or `TARGET=LEVEL`, between commas.
+///
+/// # Errors
+/// What is wrong with it, and what was meant.
+pub fn log_filter(text: &str) -> Result<(), String> {
+    log_levels(text)?;
+    text.parse::<tracing_subscriber::filter::Targets>()
+        .map(drop)
+        .map_err(|error| format!("\"{text}\" is no log filter: {error}"))
+}
+
+/// Proves that the words of a log filter that stand alone are levels.
+///
+/// # Errors
+/// The first that is none, and what was meant.
+pub fn log_levels(text: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    for directive in text.split(',').map(str::trim) {
+        // A word alone would be taken for the name of a module, and everything else be silent.
+        if directive.contains(['=', '[', ':'])
+            || directive.starts_with("tunneld")
+            || LEVELS
+                .iter()
+                .any(|level| directive.eq_ignore_ascii_case(level))
+        {
+            continue;
+        }
+        let meant = did_you_mean(directive, LEVELS);
+        let meant = meant.map_or_else(
+            || LEVELS.join(", "),
+            |level| format!("did you mean \"{level}\"?"),
+        );
+        return Err(format!("\"{directive}\" is no level: {meant}"));
+    }
+    Ok(())
+}
 
 /// The methods of login that tunneld has, in OpenSSH's order.
 pub const METHODS: &[&str] = &["publickey", "keyboard-interactive", "password"];
@@ -164,6 +202,27 @@ pub fn words(text: &str) -> Result<Vec<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_filter_of_no_level_is_no_filter() {
+        for filter in [
+            "info",
+            "WARN",
+            "off",
+            "info,tunneld=debug",
+            "tunneld::session=trace,russh=error",
+        ] {
+            assert_eq!(log_filter(filter), Ok(()), "{filter}");
+        }
+        let error = log_filter("debg").unwrap_err();
+        assert!(error.contains("did you mean \"debug\"?"), "{error}");
+        assert!(
+            log_filter("loud")
+                .unwrap_err()
+                .contains("error, warn, info")
+        );
+        assert!(log_filter("tunneld=loud").is_err());
+    }
 
     #[test]
     fn rekey_limits() {

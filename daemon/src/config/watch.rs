@@ -14,6 +14,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 const QUIET: Duration = Duration::from_millis(200);
 /// How long a change is kept back at most while writing goes on.
 const AT_MOST: Duration = Duration::from_millis(600);
+/// How long a file that has just become empty may take to be written.
+const EMPTY_AT_MOST: Duration = Duration::from_secs(3);
 /// How often is looked where events are trusted.
 const SELDOM: Duration = Duration::from_secs(2);
 /// How often is looked where there are none.
@@ -42,6 +44,18 @@ struct Look {
     files: Vec<(PathBuf, Stamp)>,
     /// Whether a link leads elsewhere, so that events may be missing.
     linked: bool,
+}
+
+impl Look {
+    /// Whether a file is empty now that was not.
+    fn is_emptied_since(&self, before: &Self) -> bool {
+        let was_full = |path: &Path| {
+            let mut files = before.files.iter();
+            files.any(|(file, stamp)| file == path && stamp.size > 0)
+        };
+        let mut files = self.files.iter();
+        files.any(|(path, stamp)| stamp.size == 0 && was_full(path))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +109,13 @@ impl Watcher {
                 }
             }
             self.arm();
-            let look = self.look();
+            let mut look = self.look();
+            let latest = Instant::now() + EMPTY_AT_MOST;
+            // Whoever writes a file in its place empties it first.
+            while look.is_emptied_since(&self.seen) && Instant::now() < latest {
+                self.settle().await;
+                look = self.look();
+            }
             if look != self.seen {
                 self.seen = look;
                 return;
@@ -261,6 +281,23 @@ mod tests {
         told(&mut watcher).await;
         // The watch hangs on the new folder.
         fs::write(root.path().join("two/a.toml"), "# more").unwrap();
+        told(&mut watcher).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_emptied_is_told_once_it_is_written() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let file = dir.path().join("a.toml");
+        fs::write(&file, "# one").unwrap();
+        let mut watcher = Watcher::new(dir.path());
+        let writing = async {
+            fs::write(&file, "").unwrap();
+            tokio::time::sleep(2 * AT_MOST).await;
+            fs::write(&file, "# two").unwrap();
+        };
+        tokio::join!(told(&mut watcher), writing);
+        assert_eq!(watcher.seen.files[0].1.size, 5);
+        fs::write(&file, "").unwrap();
         told(&mut watcher).await;
     }
 

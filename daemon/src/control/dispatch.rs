@@ -15,6 +15,7 @@ use tunneld_proto::version::VERSION;
 use super::Context;
 use super::request::params;
 use super::wait::{self, Goal};
+use crate::config::model::Via;
 use crate::session::{Channel, OpenError};
 
 /// Whether a method may be called while the daemon stops.
@@ -172,16 +173,23 @@ fn has(tunnels: &[TunnelStatus], name: &str) -> bool {
 
 async fn add(context: &Context, call: Add) -> Result<Value, RpcError> {
     let Add { name, spec, save } = call;
-    if has(&context.supervisor.statuses(), &name) {
+    let tunnels = context.supervisor.statuses();
+    if has(&tunnels, &name) && !save {
         let message = format!("a tunnel named {} exists", crate::text::escape(&name));
         return Err(RpcError::new(ErrorKind::TunnelExists, message)
-            .hint("choose another name with --name, or change that one"));
+            .hint("choose another name with --name, or change that one with --save"));
     }
     let reloader = &context.reloader;
     let tunnel = reloader.prove(&name, &spec).await?;
+    if let Via::Tunnel(carrier) = &tunnel.route.via
+        && (*carrier == name || !has(&tunnels, carrier))
+    {
+        let message = format!("proxy_jump: there is no other tunnel named {carrier}");
+        return Err(RpcError::new(ErrorKind::Config, message).hint("run: tunnelctl status"));
+    }
     let file = if save {
         let file = reloader.save(&name, &spec).await?;
-        reloader.reload().await?;
+        context.store.forget_made(&name);
         Some(file)
     } else {
         context.supervisor.add(tunnel).await?;
@@ -192,8 +200,11 @@ async fn add(context: &Context, call: Add) -> Result<Value, RpcError> {
 }
 
 async fn remove(context: &Context, call: Remove) -> Result<Value, RpcError> {
+    // Before it goes, so that nothing brings it back meanwhile.
+    if context.store.is_made(&call.name) {
+        context.store.forget(&call.name);
+    }
     context.supervisor.remove(&call.name).await?;
-    context.store.forget(&call.name);
     Ok(nothing())
 }
 

@@ -404,6 +404,50 @@ async fn a_tunnel_is_made_kept_and_removed() {
             .contains("[tunnel.kept]")
     );
     assert!(!bench.context.store.is_made("kept"));
+
+    // What stands is changed where it stands, and what would break the others is not written.
+    let add =
+        |name: &str, spec: serde_json::Value| json!({"name": name, "spec": spec, "save": true});
+    let changed =
+        json!({"host": "127.0.0.1", "port": 1, "ssh_config": false, "local_forward": "2 h:1"});
+    let again = client
+        .call("tunnel.add", add("kept", changed.clone()))
+        .await;
+    assert_eq!(again["result"]["file"].as_str(), Some(file), "{again}");
+    let text = std::fs::read_to_string(Path::new(file)).unwrap();
+    assert!(text.contains("local_forward"), "{text}");
+    let clash = client
+        .call("tunnel.add", add("clash", changed.clone()))
+        .await;
+    assert_eq!(kind(&clash), "config", "{clash}");
+    assert!(
+        clash
+            .to_string()
+            .contains("two forwards listen on one address"),
+        "{clash}"
+    );
+    assert!(!Path::new(file).with_file_name("clash.toml").exists());
+    assert!(bench.context.reloader.faults().is_empty());
+
+    let quick =
+        json!({"name": "quick", "spec": {"host": "127.0.0.1", "port": 1, "ssh_config": false}});
+    client.call("tunnel.add", quick).await;
+    let kept = client
+        .call(
+            "tunnel.add",
+            add("quick", json!({"host": "h", "ssh_config": false})),
+        )
+        .await;
+    assert!(kept["result"]["file"].is_string(), "{kept}");
+    assert!(!bench.context.store.is_made("quick"));
+    for carrier in ["lost", "nobody"] {
+        let jump =
+            json!({"host": "h", "ssh_config": false, "proxy_jump": format!("tunnel:{carrier}")});
+        let lost = client
+            .call("tunnel.add", json!({"name": "lost", "spec": jump}))
+            .await;
+        assert_eq!(kind(&lost), "config", "{lost}");
+    }
 }
 
 #[cfg(unix)]

@@ -19,6 +19,8 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 pub use ring::Ring;
 use sink::{Sink, Writer};
 
+use crate::config::values::log_levels;
+
 /// What is logged where nothing else was said. The SSH library repeats what hostile peers send, so it is kept short.
 pub const DEFAULT_FILTER: &str = "info,russh=error";
 
@@ -104,6 +106,7 @@ impl Log {
 /// # Errors
 /// What of it does not parse.
 pub fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
+    log_levels(filter).map_err(|error| anyhow::anyhow!(crate::text::escape(&error)))?;
     EnvFilter::builder()
         .parse(filter)
         .with_context(|| format!("`{}` is no log filter", crate::text::escape(filter)))

@@ -78,6 +78,12 @@ mod imp {
 
 /// What tells one run of the machine from the next, where the system has it.
 pub fn boot_id() -> Option<String> {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(id.trim().to_owned())
+    let id = if cfg!(target_os = "macos") {
+        let mut sysctl = std::process::Command::new("/usr/sbin/sysctl");
+        let output = sysctl.args(["-n", "kern.bootsessionuuid"]).output().ok()?;
+        String::from_utf8(output.stdout).ok()?
+    } else {
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?
+    };
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::addr;
-use crate::config::destination::{self, Destination, check_host};
+use crate::config::destination::{self, Destination, check_alias};
 use crate::config::fault::At;
 use crate::config::forward::{self, Kind};
 use crate::config::model::{AddressFamily, Forward, UpdateHostKeys};
@@ -260,7 +260,7 @@ fn host_keys(sources: Sources<'_>, spec: &mut Spec) -> Result<(), String> {
         .map(|text| at(none_word(text)));
     spec.host_key_alias = text(sources, "hostkeyalias");
     if let Some(alias) = &spec.host_key_alias {
-        check_host(&alias.value).map_err(|error| format!("HostKeyAlias: {error}"))?;
+        check_alias(&alias.value).map_err(|error| format!("HostKeyAlias: {error}"))?;
     }
     spec.host_key_algorithms = algorithms(sources, "hostkeyalgorithms");
     spec.hash_known_hosts = flag(sources, "hashknownhosts");

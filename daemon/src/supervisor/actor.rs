@@ -106,7 +106,8 @@ impl Actor {
             .map(|(name, _)| name.clone())
             .collect();
         for name in &applied.removed {
-            self.forget(name);
+            // What was said of it stays said, for a file that is away for a moment.
+            self.tunnels.remove(name);
         }
         for tunnel in tunnels {
             let name = tunnel.name.clone();
