@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tunneld_proto::message::EventBody;
-use tunneld_proto::status::{Prompt, State};
+use tunneld_proto::status::{Prompt, PromptKind, State};
 
 use crate::command;
 use crate::supervisor::Supervisor;
@@ -113,7 +113,8 @@ impl Hooks {
     }
 
     fn begin(&mut self, prompt: Prompt) {
-        if self.waiting.contains_key(&prompt.id) {
+        // Nothing waits for the answer about further host keys: no reason to fetch a person.
+        if self.waiting.contains_key(&prompt.id) || prompt.kind == PromptKind::HostKeyUpdate {
             return;
         }
         let gone = CancellationToken::new();

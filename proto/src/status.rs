@@ -289,6 +289,7 @@ impl PromptKind {
             Self::Password => "password",
             Self::NewPassword => "new_password",
             Self::KeyboardInteractive => "keyboard_interactive",
+            Self::HostKeyUpdate => "host_key_update",
             Self::Unknown => "unknown",
         }
     }
@@ -308,6 +309,8 @@ pub enum PromptKind {
     NewPassword,
     /// keyboard-interactive, RFC 4256: whatever the server asks.
     KeyboardInteractive,
+    /// Whether further keys of a trusted host are written down: "yes" or "no"; the tunnel is up meanwhile.
+    HostKeyUpdate,
     /// A kind of a newer daemon.
     #[serde(other)]
     Unknown,

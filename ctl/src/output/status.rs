@@ -93,6 +93,7 @@ pub(crate) fn question(kind: PromptKind) -> &'static str {
         PromptKind::Password => "password",
         PromptKind::NewPassword => "new password",
         PromptKind::KeyboardInteractive => "login question",
+        PromptKind::HostKeyUpdate => "further host keys",
         PromptKind::Unknown => "an answer",
     }
 }

@@ -112,6 +112,11 @@ impl Desk {
         Self { asker, budget }
     }
 
+    /// The line to the person, for what costs no dial anything.
+    pub(super) fn asker(&self) -> &Asker {
+        &self.asker
+    }
+
     /// Asks.
     pub(super) async fn ask(&self, question: Question) -> Result<Vec<SecretString>, NotAnswered> {
         let _pause = self.budget.pause();

@@ -75,6 +75,8 @@ impl Trust {
             host_keys: self.host_keys.clone(),
             name: self.name.clone(),
             tunnel: self.tunnel.clone(),
+            shown: self.shown.clone(),
+            asker: self.desk.asker().clone(),
         }
     }
 

@@ -2,12 +2,15 @@
 //! holds them (OpenSSH PROTOCOL §2.5), so that the host may change its key one day and still be known.
 
 use bytes::Bytes;
+use secrecy::ExposeSecret as _;
+use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_ssh::driver::Session;
 
 use super::blob;
 use super::known_files;
 use crate::config::model::{HostKeys, UpdateHostKeys};
 use crate::known_hosts::{self, Name};
+use crate::prompt::{Asker, Question};
 
 /// More keys than this no host has.
 const MOST: usize = 32;
@@ -17,12 +20,15 @@ pub(super) struct Updates {
     pub(super) host_keys: HostKeys,
     pub(super) name: Name,
     pub(super) tunnel: String,
+    /// The host as it is told to a person.
+    pub(super) shown: String,
+    pub(super) asker: Asker,
 }
 
 impl Updates {
     /// Whether there is anything to do for a host that was known, or met, by its plain key.
     pub(super) fn wanted(&self) -> bool {
-        let wanted = self.host_keys.update == UpdateHostKeys::Yes;
+        let wanted = self.host_keys.update != UpdateHostKeys::No;
         wanted && !self.host_keys.user_files.is_empty()
     }
 
@@ -55,16 +61,51 @@ impl Updates {
                 "further host keys of the server are left out: {error}"
             );
         }
+        if self.host_keys.update == UpdateHostKeys::Ask && !self.may_add(&session, &fresh).await {
+            return;
+        }
         for key in fresh {
             match known_files::add(&self.host_keys, &self.name, &key).await {
                 Ok(()) => tracing::info!(
                     tunnel = self.tunnel,
-                    "the host has proven a further key: {} {}",
-                    blob::short_type(known_hosts::key_type(&key).unwrap_or_default()),
-                    known_hosts::fingerprint(&key)
+                    "the host has proven a further key: {}",
+                    named(&key)
                 ),
                 Err(failure) => return tracing::warn!(tunnel = self.tunnel, "{failure}"),
             }
         }
     }
+
+    /// UpdateHostKeys ask. Nobody's answer is no, and so is the session's end.
+    async fn may_add(&self, session: &Session, keys: &[Bytes]) -> bool {
+        let keys: Vec<String> = keys.iter().map(|key| named(key)).collect();
+        let question = Question {
+            kind: PromptKind::HostKeyUpdate,
+            host: self.shown.clone(),
+            note: String::new(),
+            text: format!(
+                "The host {}, which is trusted, has proven further keys: {}",
+                self.shown,
+                keys.join(", ")
+            ),
+            fields: vec![PromptField {
+                label: "Write them to known_hosts (yes/no)? ".into(),
+                echo: true,
+            }],
+            fingerprint: None,
+        };
+        tokio::select! {
+            answer = self.asker.ask(question) => answer
+                .ok()
+                .and_then(|answers| answers.into_iter().next())
+                .is_some_and(|answer| answer.expose_secret().trim().eq_ignore_ascii_case("yes")),
+            _ = session.closed() => false,
+        }
+    }
+}
+
+/// `ED25519 SHA256:…`
+fn named(key: &[u8]) -> String {
+    let kind = blob::short_type(known_hosts::key_type(key).unwrap_or_default());
+    format!("{kind} {}", known_hosts::fingerprint(key))
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tunneld_proto::message::{Event, EventBody, Reloaded, Snapshot};
-use tunneld_proto::status::{Prompt, TunnelStatus};
+use tunneld_proto::status::{Prompt, PromptKind, TunnelStatus};
 
 use crate::forward::Monitor;
 use crate::session::Session;
@@ -139,10 +139,13 @@ impl Board {
     /// A prompt waits, unless another tunnel asks the same host's person already: then that one's prompt.
     pub fn put_prompt(&self, prompt: Prompt) -> Option<Prompt> {
         let mut inner = self.inner();
-        let first = inner
-            .prompts
-            .values()
-            .find(|first| first.host == prompt.host && first.tunnel != prompt.tunnel);
+        let first = inner.prompts.values().find(|first| {
+            // What a tunnel can do without holds nobody up.
+            first.host == prompt.host
+                && first.tunnel != prompt.tunnel
+                && (first.kind == PromptKind::HostKeyUpdate)
+                    == (prompt.kind == PromptKind::HostKeyUpdate)
+        });
         if let Some(first) = first {
             return Some(first.clone());
         }

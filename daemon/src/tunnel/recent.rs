@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tunneld_proto::status::PromptKind;
+
 use crate::prompt::Question;
 use secrecy::SecretString;
 use tokio::time::Instant;
@@ -18,7 +20,9 @@ impl Recent {
     /// Keeps an answer that was right, if it is one that stays right.
     pub fn keep(&mut self, now: Instant, question: Question, answers: Vec<SecretString>) {
         self.forget(now);
-        if question.lasts() {
+        // Trust in a host is written down, or was meant for that once.
+        let of_login = !matches!(question.kind, PromptKind::HostKey | PromptKind::NewPassword);
+        if question.lasts() && of_login {
             self.0.retain(|(kept, ..)| !kept.is_again(&question));
             self.0.push((question, answers, now));
         }
@@ -43,7 +47,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use secrecy::ExposeSecret;
-    use tunneld_proto::status::{PromptField, PromptKind};
+    use tunneld_proto::status::PromptField;
 
     use super::*;
 

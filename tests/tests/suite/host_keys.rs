@@ -2,13 +2,14 @@
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use tunneld_proto::status::{PromptKind, State, TunnelStatus};
+use tunneld_proto::message::Prompts;
+use tunneld_proto::status::{Prompt, PromptKind, State, TunnelStatus};
 use tunneld_tests::daemon::Daemon;
 use tunneld_tests::home::Home;
 use tunneld_tests::keys;
 use tunneld_tests::link::Link;
-use tunneld_tests::sshd::Sshd;
-use tunneld_tests::wait::LONG;
+use tunneld_tests::sshd::{Setup, Sshd};
+use tunneld_tests::wait::{LONG, within};
 
 use crate::scene::session_since;
 
@@ -155,5 +156,95 @@ async fn a_certified_host_is_known_by_its_authority() -> Result<()> {
     home.write("t.toml", &text)?;
     let daemon = Daemon::start(&home).await?;
     daemon.wait_up("t").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn further_keys_are_asked_about_while_the_tunnel_is_up() -> Result<()> {
+    let server = Sshd::with(Setup {
+        host_keys: vec!["ed25519".into(), "ecdsa".into(), "rsa".into()],
+        ..Setup::default()
+    })
+    .await?;
+    let home = Home::new()?;
+    let text = server.tunnel("t")?;
+    let known = server.dir().join(format!("known_hosts_{}", server.port()));
+    let whole = std::fs::read_to_string(&known)?;
+    let first = whole.lines().next().context("a line")?.to_owned() + "\n";
+    std::fs::write(&known, &first)?;
+    let hook = home.path("hook-ran");
+    home.write(
+        "t.toml",
+        &format!(
+            "{text}update_host_keys = \"ask\"\non_needs_input = [\"touch\", \"{}\"]\n",
+            hook.display()
+        ),
+    )?;
+    let daemon = Daemon::start(&home).await?;
+    daemon.wait_up("t").await?;
+    let update = async |daemon: &Daemon| -> Result<Prompt> {
+        within(LONG, "a prompt", async {
+            loop {
+                let list = daemon.call("prompt.list", json!({})).await?;
+                let list: Prompts = serde_json::from_value(list)?;
+                if let Some(prompt) = list.prompts.into_iter().next() {
+                    return anyhow::Ok(prompt);
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await?
+    };
+    let asked = update(&daemon).await?;
+    assert_eq!(asked.kind, PromptKind::HostKeyUpdate);
+    for kind in ["ecdsa", "rsa"] {
+        let print = keys::fingerprint(&server.host_key(kind)).await?;
+        assert!(asked.text.contains(&print), "{asked:?}");
+    }
+    assert_eq!(daemon.status("t").await?.state, State::Up);
+    assert_eq!(std::fs::read_to_string(&known)?, first);
+    let told = "run: tunnelctl answer t";
+    assert_eq!(
+        daemon.log().count_after(0, told),
+        1,
+        "{}",
+        daemon.log().text()
+    );
+
+    // It goes with its session, and the next one asks anew; no is no.
+    server.kill_sessions()?;
+    let other = within(LONG, "another prompt", async {
+        loop {
+            let prompt = update(&daemon).await?;
+            if prompt.id != asked.id {
+                return anyhow::Ok(prompt);
+            }
+        }
+    })
+    .await??;
+    let wrong = json!({"id": other.id, "answers": ["so"]});
+    let error = daemon.rpc().await?.call("prompt.answer", wrong).await?;
+    assert!(error.is_err());
+    daemon
+        .call("prompt.answer", json!({"id": other.id, "answers": ["no"]}))
+        .await?;
+    assert_eq!(std::fs::read_to_string(&known)?, first);
+    home.ctl(&["restart", "t"]).await?.expect(0)?;
+    let last = update(&daemon).await?;
+    daemon
+        .call("prompt.answer", json!({"id": last.id, "answers": ["yes"]}))
+        .await?;
+    daemon
+        .log()
+        .wait("the host has proven a further key: RSA", LONG)
+        .await?;
+    let mut learnt: Vec<String> = std::fs::read_to_string(&known)?
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    let mut all: Vec<String> = whole.lines().map(str::to_owned).collect();
+    (learnt.sort(), all.sort());
+    assert_eq!(learnt, all);
+    assert!(!hook.exists(), "nothing waited for that answer");
     Ok(())
 }

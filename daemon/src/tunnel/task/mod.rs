@@ -1,5 +1,6 @@
 //! The actor of one tunnel: feeds the machine, carries its actions out, tells the board.
 
+mod aside;
 mod prompts;
 mod session;
 
@@ -108,6 +109,8 @@ pub struct Task {
     dial: Option<Dial>,
     session: Option<Live>,
     asked: Option<Waiting>,
+    /// What the session asks beside its work.
+    asides: Vec<Waiting>,
     /// Another tunnel's prompt that this one waits behind.
     behind: Option<Behind>,
     /// An answer given while the tunnel was parked, for the same question of the next dial.
@@ -134,6 +137,8 @@ struct Live {
     epoch: u64,
     session: Session,
     told: SessionStatus,
+    /// Where it asks what it can do without.
+    asks: Option<mpsc::Receiver<Asked>>,
 }
 
 /// What is told and not computed.
@@ -172,6 +177,7 @@ enum Stir {
     Deadline,
     LookForRemedy,
     FirstMovedOn,
+    AsksNothingMore,
 }
 
 impl Task {
@@ -196,6 +202,7 @@ impl Task {
             dial: None,
             session: None,
             asked: None,
+            asides: Vec::new(),
             behind: None,
             answered: None,
             given: Vec::new(),
@@ -236,6 +243,11 @@ impl Task {
                 Stir::Deadline => self.step(Event::Deadline),
                 Stir::LookForRemedy => self.look_for_remedy(),
                 Stir::FirstMovedOn => self.step(Event::Unparked),
+                Stir::AsksNothingMore => {
+                    if let Some(live) = &mut self.session {
+                        live.asks = None;
+                    }
+                }
             }
         }
         self.stop().await;
@@ -248,6 +260,7 @@ impl Task {
         let deadline = self.machine.deadline();
         let dial = &mut self.dial;
         let behind = &mut self.behind;
+        let live = self.session.as_mut().and_then(|live| live.asks.as_mut());
         tokio::select! {
             command = self.commands.recv() => Stir::Command(command),
             Some(done) = self.work.join_next() => Stir::Done(done),
@@ -269,6 +282,15 @@ impl Task {
                     None => std::future::pending().await,
                 }
             } => Stir::FirstMovedOn,
+            asked = async {
+                match live {
+                    Some(asks) => asks.recv().await,
+                    None => std::future::pending().await,
+                }
+            } => match asked {
+                Some(asked) => Stir::Asked(asked),
+                None => Stir::AsksNothingMore,
+            },
             () = self.changed.notified() => Stir::ForwardsChanged,
             () = async {
                 match deadline {
@@ -516,6 +538,7 @@ impl Task {
 
     async fn stop(mut self) {
         self.drop_prompt();
+        self.drop_asides();
         self.dial = None;
         self.work.shutdown().await;
         self.forwards.close(STOP_GRACE).await;

@@ -12,6 +12,7 @@ use tunneld_proto::message::{Event as BoardEvent, EventBody};
 use tunneld_proto::status::{Prompt, PromptKind, State as WireState};
 
 use super::Task;
+use super::aside::is_aside;
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{Asked, Question};
 use crate::tunnel::machine::Event;
@@ -20,7 +21,7 @@ use crate::tunnel::recent::Recent;
 /// A prompt that waits for its answer.
 pub(super) struct Waiting {
     pub(super) prompt: Prompt,
-    question: Question,
+    pub(super) question: Question,
     /// None once the dial that asked is gone.
     pub(super) answer: Option<oneshot::Sender<Vec<SecretString>>>,
 }
@@ -54,6 +55,9 @@ impl Behind {
 
 impl Task {
     pub(super) fn ask(&mut self, Asked { question, answer }: Asked) {
+        if is_aside(&question) {
+            return self.ask_aside(Asked { question, answer });
+        }
         let Some(epoch) = self.dial.as_ref().map(|dial| dial.epoch) else {
             return;
         };
@@ -81,16 +85,7 @@ impl Task {
             pass.wait_for_a_person();
         }
         let id = self.shared.prompts.fetch_add(1, Ordering::Relaxed) + 1;
-        let prompt = Prompt {
-            id,
-            tunnel: self.spec.name.clone(),
-            kind: question.kind,
-            host: question.host.clone(),
-            text: format!("{}{}", question.note, question.text),
-            fields: question.fields.clone(),
-            fingerprint: question.fingerprint.clone(),
-            since: Timestamp::now(),
-        };
+        let prompt = self.prompt_of(id, &question);
         self.drop_prompt();
         // Heard from before the look, so that the first tunnel's moving on cannot be missed.
         let events = self.shared.board.subscribe().1;
@@ -112,6 +107,20 @@ impl Task {
         self.step(Event::Asked { epoch, prompt: id });
     }
 
+    /// The question as a client sees it.
+    pub(super) fn prompt_of(&self, id: u64, question: &Question) -> Prompt {
+        Prompt {
+            id,
+            tunnel: self.spec.name.clone(),
+            kind: question.kind,
+            host: question.host.clone(),
+            text: format!("{}{}", question.note, question.text),
+            fields: question.fields.clone(),
+            fingerprint: question.fingerprint.clone(),
+            since: Timestamp::now(),
+        }
+    }
+
     /// Another tunnel asks the same host's person: this one hangs up, and dials again once that one has moved on.
     fn stand_behind(&mut self, epoch: u64, behind: Behind) {
         let prompt = behind.prompt.id;
@@ -129,6 +138,9 @@ impl Task {
         id: u64,
         answers: Option<Vec<SecretString>>,
     ) -> Result<(), RpcError> {
+        if let Some(done) = self.answer_aside(id, answers.as_ref()) {
+            return done;
+        }
         let Some(waiting) = self
             .asked
             .as_ref()
@@ -139,25 +151,8 @@ impl Task {
                     .hint("run: tunnelctl answer"),
             );
         };
-        let fields = waiting.question.fields.len();
-        if let Some(given) = answers
-            .as_ref()
-            .map(Vec::len)
-            .filter(|given| *given != fields)
-        {
-            let message = format!("the prompt has {fields} fields, and {given} answers came");
-            return Err(
-                RpcError::new(ErrorKind::InvalidAnswer, message).hint("give one answer a field")
-            );
-        }
-        if let Some(answers) = &answers
-            && !is_verdict(&waiting.question, answers)
-        {
-            return Err(RpcError::new(
-                ErrorKind::InvalidAnswer,
-                "a host key is answered with \"yes\", \"no\" or its fingerprint",
-            )
-            .hint("compare the fingerprint with the one that the host's owner tells"));
+        if let Some(answers) = &answers {
+            check(&waiting.question, answers)?;
         }
         let Some(Waiting {
             question, answer, ..
@@ -219,9 +214,32 @@ impl Task {
     }
 }
 
+/// Whether the answers can be the question's.
+pub(super) fn check(question: &Question, answers: &[SecretString]) -> Result<(), RpcError> {
+    let (fields, given) = (question.fields.len(), answers.len());
+    if given != fields {
+        let message = format!("the prompt has {fields} fields, and {given} answers came");
+        return Err(
+            RpcError::new(ErrorKind::InvalidAnswer, message).hint("give one answer a field")
+        );
+    }
+    if is_verdict(question, answers) {
+        return Ok(());
+    }
+    let wrong = |message: &str| RpcError::new(ErrorKind::InvalidAnswer, message);
+    Err(match question.fingerprint {
+        Some(_) => wrong("a host key is answered with \"yes\", \"no\" or its fingerprint")
+            .hint("compare the fingerprint with the one that the host's owner tells"),
+        None => wrong("host keys are answered with \"yes\" or \"no\""),
+    })
+}
+
 /// Whether an answer about a host key is one: a slip of the keyboard is neither consent nor refusal.
 fn is_verdict(question: &Question, answers: &[SecretString]) -> bool {
-    if question.kind != PromptKind::HostKey {
+    if !matches!(
+        question.kind,
+        PromptKind::HostKey | PromptKind::HostKeyUpdate
+    ) {
         return true;
     }
     answers.iter().all(|answer| {

@@ -9,7 +9,7 @@ use tunneld_proto::status::{Phase, SessionStatus};
 use super::{CLOSE_GRACE, Dial, Done, Live, PROBE_DEADLINE, Task};
 use crate::config::model::Via;
 use crate::failure::{Failure, FailureKind};
-use crate::prompt::Asker;
+use crate::prompt::{Asked, Asker};
 use crate::session::{self, DialContext, Established, Incoming, Session};
 use crate::tunnel::board::Board;
 use crate::tunnel::machine::{Event, State};
@@ -77,6 +77,7 @@ impl Task {
             dial.abort.abort();
         }
         let live = self.session.take_if(|live| live.epoch == epoch);
+        self.drop_asides();
         self.forwards.detach();
         self.facts.was_lost = false;
         self.work.spawn(async move {
@@ -114,8 +115,8 @@ impl Task {
             return;
         }
         self.keep_answers();
-        self.dial = None;
-        self.keep(epoch, &session);
+        let asks = self.dial.take().map(|dial| dial.asks);
+        self.keep(epoch, &session, asks);
         self.step(Event::Reached {
             epoch,
             phase: Phase::Forwards,
@@ -143,7 +144,12 @@ impl Task {
         self.step(Event::Established { epoch });
     }
 
-    pub(super) fn keep(&mut self, epoch: u64, session: &Session) {
+    pub(super) fn keep(
+        &mut self,
+        epoch: u64,
+        session: &Session,
+        asks: Option<mpsc::Receiver<Asked>>,
+    ) {
         let info = session.info();
         let told = SessionStatus {
             since: Timestamp::now(),
@@ -160,6 +166,7 @@ impl Task {
             epoch,
             session: session.clone(),
             told,
+            asks,
         });
         let watched = session.clone();
         self.work.spawn(async move {
@@ -206,6 +213,7 @@ impl Task {
                 );
                 self.facts.was_lost = true;
             }
+            self.drop_asides();
             self.forwards.detach();
             self.work.spawn(async move {
                 let _ = timeout(CLOSE_GRACE, live.session.close()).await;
