@@ -63,8 +63,9 @@ impl Dropbear {
         std::fs::write(&shadow, format!("root:{hash}:19000:0:99999:7:::\n"))?;
         let port = crate::ports::free()?;
         let mounts = [(passwd, "/etc/passwd"), (shadow, "/etc/shadow")];
-        let mut command = crate::process::mounted(&mounts);
-        command.args(["dropbear", "-F", "-E", "-r", &host]);
+        let before = crate::process::mounting(&mounts);
+        let mut command = crate::process::wrapped(&before, "dropbear");
+        command.args(["-F", "-E", "-r", &host]);
         match door {
             Door::Key => command.arg("-s"),
             Door::Password(_) => &mut command,

@@ -104,7 +104,15 @@ impl Home {
     /// # Errors
     /// Where it is not built.
     pub fn command(&self, program: &str) -> Result<Command> {
-        let mut command = Command::new(built(program)?);
+        self.command_after(&[], program)
+    }
+
+    /// The same, and these words go before it.
+    ///
+    /// # Errors
+    /// Where it is not built.
+    pub fn command_after(&self, before: &[String], program: &str) -> Result<Command> {
+        let mut command = crate::process::wrapped(before, built(program)?);
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod asking;
 pub mod asyncssh;
+pub mod clock;
 pub mod ctl;
 pub mod daemon;
 pub mod dropbear;
@@ -19,6 +20,7 @@ pub mod fifo;
 pub mod home;
 pub mod keys;
 pub mod link;
+pub mod net;
 pub mod payload;
 pub mod ports;
 pub mod process;

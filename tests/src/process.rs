@@ -1,5 +1,6 @@
 //! A child process: its lines kept and waited for, itself killed by its id when dropped.
 
+use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -195,15 +196,26 @@ async fn read_lines(
     }
 }
 
-/// A command in a mount namespace of its own, each of the files bound over its place; its program is still to be given.
-pub fn mounted(files: &[(PathBuf, &str)]) -> Command {
-    let mut command = Command::new("unshare");
+/// What goes before a command that runs in a mount namespace of its own, each of the files bound over its place.
+pub fn mounting(files: &[(PathBuf, &str)]) -> Vec<String> {
     let script = "while [ \"$1\" != -- ]; do mount --bind \"$1\" \"$2\" || exit 1; shift 2; done; shift; exec \"$@\"";
-    command.args(["--mount", "sh", "-c", script, "sh"]);
+    let mut words = ["unshare", "--mount", "sh", "-c", script, "sh"]
+        .map(str::to_owned)
+        .to_vec();
     for (file, place) in files {
-        command.arg(file).arg(place);
+        words.extend([file.display().to_string(), (*place).to_owned()]);
     }
-    command.arg("--");
+    words.push("--".to_owned());
+    words
+}
+
+/// `program` as a command, after the words that go before it.
+pub fn wrapped(before: &[String], program: impl AsRef<OsStr>) -> Command {
+    let Some((first, rest)) = before.split_first() else {
+        return Command::new(program);
+    };
+    let mut command = Command::new(first);
+    command.args(rest).arg(program);
     command
 }
 

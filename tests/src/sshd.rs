@@ -28,6 +28,10 @@ pub struct Setup {
     pub ipv6: bool,
     /// The user's password, in a private copy of the password database; only root can make one.
     pub password: Option<String>,
+    /// What goes before its command, such as a way into another network.
+    pub before: Vec<String>,
+    /// The address that it listens on.
+    pub ip: String,
     /// What PAM does for it, a private copy of its service's file; only beside a password of its own.
     pub pam: Option<String>,
 }
@@ -42,6 +46,8 @@ impl Default for Setup {
             ipv6: false,
             password: None,
             pam: None,
+            before: Vec::new(),
+            ip: "127.0.0.1".to_owned(),
         }
     }
 }
@@ -119,7 +125,7 @@ impl Sshd {
             std::fs::create_dir_all("/run/sshd")?;
         }
         let mut command = match &self.setup.password {
-            None => Command::new(program()?),
+            None => process::wrapped(&self.setup.before, program()?),
             Some(password) => self.with_password(password).await?,
         };
         command.args(["-D", "-e", "-f"]).arg(&config);
@@ -145,9 +151,8 @@ impl Sshd {
             std::fs::write(dir.join("pam"), pam)?;
             mounts.push((dir.join("pam"), "/etc/pam.d/sshd"));
         }
-        let mut command = process::mounted(&mounts);
-        command.arg(program()?);
-        Ok(command)
+        let before = [self.setup.before.clone(), process::mounting(&mounts)];
+        Ok(process::wrapped(&before.concat(), program()?))
     }
 
     fn config(&self) -> String {
@@ -158,10 +163,11 @@ impl Sshd {
         let mut text = first.join("\n");
         let _ = write!(
             text,
-            "\nListenAddress 127.0.0.1:{port}\nPidFile none\nAuthorizedKeysFile {dir}/authorized_keys\n\
+            "\nListenAddress {ip}:{port}\nPidFile none\nAuthorizedKeysFile {dir}/authorized_keys\n\
              StrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n\
              KbdInteractiveAuthentication no\nLogLevel DEBUG1\nGatewayPorts clientspecified\n\
              MaxStartups 200:30:300\nUseDNS no\nPrintMotd no\nPrintLastLog no\n",
+            ip = self.setup.ip,
             port = self.port
         );
         if self.setup.ipv6 {
@@ -219,7 +225,7 @@ impl Sshd {
         Ok(self.process()?.log())
     }
 
-    /// The known_hosts lines for its host keys as they stand, reached at `port` of 127.0.0.1.
+    /// The known_hosts lines for its host keys as they stand, reached at `port` of its address.
     ///
     /// # Errors
     /// Where a key cannot be read.
@@ -228,7 +234,7 @@ impl Sshd {
         for kind in &self.setup.host_keys {
             let key = std::fs::read_to_string(self.host_key(kind))?;
             let key = key.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-            let _ = writeln!(text, "[127.0.0.1]:{port} {key}");
+            let _ = writeln!(text, "[{}]:{port} {key}", self.setup.ip);
         }
         Ok(text)
     }
@@ -249,9 +255,10 @@ impl Sshd {
         let known = self.dir.path().join(format!("known_hosts_{port}"));
         std::fs::write(&known, self.known_hosts_at(port)?)?;
         Ok(format!(
-            "[tunnel.{name}]\nhost = \"{user}@127.0.0.1:{port}\"\nidentity_file = \"{key}\"\n\
+            "[tunnel.{name}]\nhost = \"{user}@{ip}:{port}\"\nidentity_file = \"{key}\"\n\
              user_known_hosts_file = \"{known}\"\n",
             user = user()?,
+            ip = self.setup.ip,
             key = self.user_key().display(),
             known = known.display(),
         ))

@@ -26,6 +26,9 @@ use crate::proxy::{Host, Reply, Request};
 
 /// How long the server may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
+/// The longest pause between two: a port that a session of ours held, which died unseen, is free at a time of the
+/// server's own, and asking is one message.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// One session, as the remote forwards use it.
 pub(super) struct Attached<L> {
@@ -67,7 +70,7 @@ impl<L: Link> Attached<L> {
                 }
                 drop(answered);
                 for delay in retries() {
-                    tokio::time::sleep(delay).await;
+                    tokio::time::sleep(delay.min(LONGEST)).await;
                     if ask_once(&ground_, &link, &facts).await {
                         return;
                     }

@@ -15,7 +15,7 @@ use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{Scene, renewed, secs, session_since, tcp, was_reset};
+use crate::scene::{Scene, renewed, secs, session_since, settled_files, tcp, was_reset};
 
 fn forward(target: &Target) -> String {
     format!("local_forward = \"0 127.0.0.1:{}\"", target.port())
@@ -241,19 +241,6 @@ async fn resources_return_after_reconnects() -> Result<()> {
         "{files} files, {baseline:?} before"
     );
     Ok(())
-}
-
-/// The number of open files once it stands still: the last control connection may be closing.
-async fn settled_files(pid: u32) -> Result<usize> {
-    let mut last = usize::MAX;
-    loop {
-        let now = tunneld_tests::process::open_files(pid)?;
-        if now >= last {
-            return Ok(last);
-        }
-        last = now;
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
 }
 
 /// What a server tries is refused, counted, and told; the tunnel goes on.

@@ -129,3 +129,16 @@ pub(crate) fn was_reset<T: std::fmt::Debug>(read: std::io::Result<T>) -> bool {
 pub(crate) fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
+
+/// The number of open files once it stands still: the last control connection may be closing.
+pub(crate) async fn settled_files(pid: u32) -> Result<usize> {
+    let mut last = usize::MAX;
+    loop {
+        let now = tunneld_tests::process::open_files(pid)?;
+        if now >= last {
+            return Ok(last);
+        }
+        last = now;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}

@@ -1,0 +1,144 @@
+//! Faults of the machine: a clock that is set, too few file descriptors.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
+use tunneld_tests::clock::Clock;
+use tunneld_tests::daemon::{Daemon, listen};
+use tunneld_tests::home::Home;
+use tunneld_tests::payload;
+use tunneld_tests::sshd::Sshd;
+use tunneld_tests::target::Target;
+use tunneld_tests::wait::{LONG, within};
+
+use crate::scene::{renewed, secs, session_since, settled_files, tcp};
+
+const HOUR: i64 = 3600;
+const TEN_YEARS: i64 = 10 * 365 * 24 * HOUR;
+
+#[tokio::test]
+async fn a_clock_that_is_set_changes_timestamps_alone() -> Result<()> {
+    let mut server = Sshd::start().await?;
+    let target = Target::echo().await?;
+    let (clock, home) = Clock::of(Home::new()?).await?;
+    let text = format!(
+        "{}server_alive_interval = \"1s\"\nlocal_forward = \"0 127.0.0.1:{}\"\n",
+        server.tunnel("t")?,
+        target.port()
+    );
+    home.write("t.toml", &text)?;
+    let daemon = Daemon::start(&home).await?;
+    let before = daemon.wait_up("t").await?;
+    let mut stream = tcp(listen(&before, ForwardKind::Local)?).await?;
+    for seconds in [HOUR, -HOUR, TEN_YEARS, -TEN_YEARS, TEN_YEARS] {
+        clock.set(seconds)?;
+        let until = Instant::now() + Duration::from_millis(1500);
+        while Instant::now() < until {
+            within(secs(5), "an echo", payload::ping(&mut stream, b"tick")).await??;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let now = daemon.status("t").await?;
+        ensure!(
+            now.state == State::Up && session_since(&now) == session_since(&before),
+            "{now:#?}"
+        );
+    }
+    // The program does see that clock, and waits by another.
+    server.stop().await?;
+    let waits = |tunnel: &TunnelStatus| tunnel.retry_at.is_some();
+    let waiting = daemon.wait_for("t", LONG, waits).await?;
+    let year = |at: jiff::Timestamp| at.to_string()[..4].parse::<i64>();
+    let told = year(waiting.last_error.context("an error")?.at)?;
+    ensure!(
+        told - year(jiff::Timestamp::now())? >= 9,
+        "it is told as of {told}"
+    );
+    clock.set(-TEN_YEARS)?;
+    server.resume().await?;
+    daemon.wait_for("t", LONG, renewed(&before)).await?;
+    Ok(())
+}
+
+/// What became of a client.
+async fn client(addr: std::net::SocketAddr) -> Result<Option<TcpStream>> {
+    let Ok(mut stream) = TcpStream::connect(addr).await else {
+        return Ok(None);
+    };
+    let served = payload::ping(&mut stream, b"a client").await.is_ok();
+    Ok(served.then_some(stream))
+}
+
+#[tokio::test]
+async fn too_few_file_descriptors_cost_the_clients_that_are_too_many() -> Result<()> {
+    let server = Sshd::start().await?;
+    let target = Target::echo().await?;
+    let home = Home::new()?;
+    let forward = format!("local_forward = \"0 127.0.0.1:{}\"\n", target.port());
+    let text = format!(
+        "{}{forward}{}{forward}",
+        server.tunnel("t")?,
+        server.tunnel("n")?
+    );
+    home.write("t.toml", &text)?;
+    let few = ["prlimit", "--nofile=80:80"].map(str::to_owned);
+    let daemon = Daemon::launch(&home, home.command_after(&few, "tunneld")?).await?;
+    let (tunnel, neighbour) = (daemon.wait_up("t").await?, daemon.wait_up("n").await?);
+    let addr = listen(&tunnel, ForwardKind::Local)?;
+    let mut beside = tcp(listen(&neighbour, ForwardKind::Local)?).await?;
+    payload::ping(&mut beside, b"beside").await?;
+    let files = settled_files(daemon.process().pid()).await?;
+
+    let mut clients = JoinSet::new();
+    for _ in 0..100 {
+        clients.spawn(timeout(LONG, client(addr)));
+    }
+    let mut served = Vec::new();
+    while let Some(done) = clients.join_next().await {
+        served.extend(done?.context("a client hangs")??);
+    }
+    ensure!(
+        (4..100).contains(&served.len()),
+        "{} were served",
+        served.len()
+    );
+    let began = Instant::now();
+    daemon.call("tunnel.status", json!({"names": []})).await?;
+    ensure!(
+        began.elapsed() < secs(2),
+        "the status took {:?}",
+        began.elapsed()
+    );
+    within(
+        secs(5),
+        "the neighbour",
+        payload::ping(&mut beside, b"beside"),
+    )
+    .await??;
+    let told = daemon.log().lines();
+    let told = told
+        .iter()
+        .filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+    ensure!(told.count() < 10, "{}", daemon.log().text());
+
+    drop(served);
+    let again = within(LONG, "a client after the flood", async {
+        loop {
+            if let Some(stream) = client(addr).await? {
+                return anyhow::Ok(stream);
+            }
+        }
+    });
+    drop(again.await??);
+    let kept = daemon.status("t").await?;
+    ensure!(session_since(&kept) == session_since(&tunnel), "{kept:#?}");
+    within(LONG, "the files to be closed", async {
+        while settled_files(daemon.process().pid()).await? > files {}
+        anyhow::Ok(())
+    })
+    .await?
+}

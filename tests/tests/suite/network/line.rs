@@ -1,0 +1,136 @@
+//! The line itself: silent, down, with another address, slow and lossy; and a machine that sleeps.
+
+use anyhow::Result;
+use rustix::process::Signal;
+use tokio::io::AsyncReadExt;
+use tunneld_tests::net::{CABLE, NEAR};
+use tunneld_tests::payload::{self, random, same};
+use tunneld_tests::wait::{LONG, within};
+
+use super::{Field, NEVER, SHORT};
+use crate::scene::{secs, was_reset};
+
+#[tokio::test]
+async fn a_black_hole_longer_than_the_keepalives_is_a_dead_peer_and_passes() -> Result<()> {
+    let Some((field, before)) = Field::up(SHORT).await? else {
+        return Ok(());
+    };
+    let mut live = field.connect_tcp(&before)?;
+    payload::ping(&mut live, b"before").await?;
+    field.net.black_hole().await?;
+    let (took, kind) = field.lost(secs(10)).await?;
+    assert_eq!(kind, "dead_peer");
+    assert!(took >= secs(1) && took < secs(6), "{took:?}");
+    let ended = within(LONG, "an end", live.read_u8()).await?;
+    assert!(was_reset(ended), "a dead session is no end of file");
+    // Until an attempt has been in vain.
+    let tried = |tunnel: &tunneld_proto::status::TunnelStatus| {
+        tunnel
+            .last_error
+            .as_ref()
+            .is_some_and(|error| error.kind != "dead_peer")
+    };
+    field.daemon.wait_for("t", secs(15), tried).await?;
+    field.net.heal().await?;
+    field.back(&before, secs(10)).await
+}
+
+#[tokio::test]
+async fn a_link_that_comes_up_is_used_at_once() -> Result<()> {
+    // Without the event the next attempt would be a minute away.
+    let lines = format!("{SHORT}backoff = {{ initial = \"1m\", max = \"2m\" }}\n");
+    let Some((field, before)) = Field::up(&lines).await? else {
+        return Ok(());
+    };
+    field.net.near(&format!("ip link set {CABLE} down")).await?;
+    field.lost(secs(10)).await?;
+    let waits = |tunnel: &tunneld_proto::status::TunnelStatus| tunnel.retry_at.is_some();
+    field.daemon.wait_for("t", secs(15), waits).await?;
+    field.net.near(&format!("ip link set {CABLE} up")).await?;
+    field.back(&before, secs(10)).await
+}
+
+#[tokio::test]
+async fn a_session_whose_address_is_gone_is_given_up_at_once() -> Result<()> {
+    // Neither keepalives nor the next attempt come in time; the events must do.
+    let lines = format!("{NEVER}backoff = {{ initial = \"1m\", max = \"2m\" }}\n");
+    let Some((field, before)) = Field::up(&lines).await? else {
+        return Ok(());
+    };
+    let mut live = field.connect_tcp(&before)?;
+    payload::ping(&mut live, b"before").await?;
+    field
+        .net
+        .near(&format!("ip addr del {NEAR}/24 dev {CABLE}"))
+        .await?;
+    assert!(was_reset(
+        within(secs(10), "the reset", live.read_u8()).await?
+    ));
+    field
+        .net
+        .near(&format!("ip addr add 10.213.7.3/24 dev {CABLE}"))
+        .await?;
+    field.back(&before, secs(10)).await
+}
+
+#[tokio::test]
+async fn a_slow_line_that_loses_packets_is_no_dead_peer() -> Result<()> {
+    let Some((field, before)) = Field::up(SHORT).await? else {
+        return Ok(());
+    };
+    let slow = "root tbf rate 1mbit burst 8kb latency 200ms";
+    field
+        .net
+        .near(&format!("tc qdisc add dev {CABLE} {slow}"))
+        .await?;
+    field
+        .net
+        .far(&format!("tc qdisc add dev far0 {slow}"))
+        .await?;
+    field
+        .net
+        .drop_what("iifname != lo numgen random mod 100 < 3")
+        .await?;
+    let data = random(98, 400_000);
+    let mut stream = field.connect().await?;
+    let (mut reader, mut writer) = stream.split();
+    let mut got = vec![0; data.len()];
+    let both = async {
+        tokio::try_join!(
+            tokio::io::AsyncWriteExt::write_all(&mut writer, &data),
+            reader.read_exact(&mut got)
+        )
+    };
+    within(secs(60), "400 kB each way", both).await??;
+    same(&data, &got)?;
+    drop(stream);
+    field.kept(&before).await?;
+    // What is dead is noticed all the same.
+    field.net.black_hole().await?;
+    let (_, kind) = field.lost(secs(10)).await?;
+    assert_eq!(kind, "dead_peer");
+    field.unharmed().await
+}
+
+#[tokio::test]
+async fn a_machine_that_wakes_looks_after_its_sessions() -> Result<()> {
+    let Some((field, before)) = Field::up(NEVER).await? else {
+        return Ok(());
+    };
+    let process = field.daemon.process();
+    // Asleep for longer than a busy machine would keep a process waiting.
+    process.signal(Signal::STOP)?;
+    tokio::time::sleep(secs(6)).await;
+    process.signal(Signal::CONT)?;
+    field.daemon.log().wait("slept for", LONG).await?;
+    field.kept(&before).await?;
+
+    let port = field.port().await?;
+    process.signal(Signal::STOP)?;
+    field.net.forget_flow(port).await?;
+    tokio::time::sleep(secs(6)).await;
+    process.signal(Signal::CONT)?;
+    let new = crate::scene::renewed(&before);
+    field.daemon.wait_for("t", secs(12), new).await?;
+    field.echo().await
+}
