@@ -157,7 +157,7 @@ pub(crate) struct Up {
 pub(crate) struct Down {
     #[command(flatten)]
     pub(crate) which: Which,
-    /// Forget those that were made on the command line
+    /// Forget those that were made on the command line; configured ones are only stopped
     #[arg(long)]
     pub(crate) remove: bool,
 }

@@ -19,7 +19,7 @@ use crate::output::Ui;
 const NAME: &str = "tunnelctl";
 const UNIT: &str = "tunneld.service";
 /// How long a daemon that was started may take until it answers.
-const START: Duration = Duration::from_secs(15);
+const START: Duration = Duration::from_secs(30);
 /// How often it is looked for meanwhile.
 const LOOK: Duration = Duration::from_millis(20);
 /// How much of a dead daemon's log is shown.
@@ -119,7 +119,7 @@ impl Context {
     fn spawn(&self, endpoint: &Endpoint) -> Result<Detached, Exit> {
         endpoint.prepare()?;
         let log = endpoint.beside("log");
-        let program = sibling("tunneld");
+        let program = program("tunneld")?;
         let mut args: Vec<OsString> = vec!["--socket".into(), endpoint.path().into()];
         if let Some(dir) = &self.global.config_dir {
             args.extend(["--config-dir".into(), self.env.absolute(dir)?.into()]);
@@ -151,7 +151,10 @@ impl Context {
         loop {
             match Client::connect(endpoint, NAME).await {
                 Ok(client) => return Ok(self.greeted(client)),
-                Err(err) if !is_absent(&err) => return Err(err.into()),
+                // Its first reading of the configuration may take longer than a greeting has time.
+                Err(err) if !is_absent(&err) && !matches!(err, ClientError::Hung { .. }) => {
+                    return Err(err.into());
+                }
                 Err(_) => {}
             }
             let now = Instant::now();
@@ -277,15 +280,30 @@ fn unit_paths(env: &Env) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The program that stands beside this one, else the one in PATH.
-pub(crate) fn sibling(name: &str) -> PathBuf {
+/// The program that stands beside this one, else the one in PATH: looked for here, because who starts it detached
+/// hears nothing of its absence.
+pub(crate) fn program(name: &str) -> Result<PathBuf, Exit> {
     let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
-    let beside = std::env::current_exe()
-        .ok()
-        .and_then(|own| Some(own.parent()?.join(&file)));
+    let own = std::env::current_exe().ok();
+    let beside = own.and_then(|own| Some(own.parent()?.to_owned()));
+    let path = std::env::var_os("PATH").unwrap_or_default();
     beside
-        .filter(|path| path.is_file())
-        .unwrap_or_else(|| PathBuf::from(file))
+        .into_iter()
+        .chain(std::env::split_paths(&path))
+        .map(|dir| dir.join(&file))
+        .find(|file| may_run(file))
+        .ok_or_else(|| not_run(Path::new(name), &io::ErrorKind::NotFound.into()))
+}
+
+fn may_run(file: &Path) -> bool {
+    #[cfg(unix)]
+    let allowed = |meta: &std::fs::Metadata| {
+        use std::os::unix::fs::PermissionsExt as _;
+        meta.permissions().mode() & 0o111 != 0
+    };
+    #[cfg(not(unix))]
+    let allowed = |_: &std::fs::Metadata| true;
+    std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && allowed(&meta))
 }
 
 /// The error of a program that cannot be run.

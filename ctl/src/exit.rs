@@ -153,6 +153,12 @@ impl From<RpcError> for Exit {
         // A failure leads its causes with its kind, and often repeats the message.
         let lead = usize::from(data.kind == ErrorKind::TunnelFailed);
         let causes = data.causes.into_iter().skip(lead);
+        // A fault of the configuration is rendered with the message in front.
+        let own = format!("error: {message}");
+        let causes = causes.map(|cause| match cause.strip_prefix(&own) {
+            Some(rest) => rest.trim_start_matches('\n').to_owned(),
+            None => cause,
+        });
         Self {
             code,
             causes: causes
@@ -219,6 +225,15 @@ mod tests {
     fn the_daemons_hint_goes_before_ours() {
         let exit = Exit::from(RpcError::new(ErrorKind::NotUp, "m").hint("do that"));
         assert_eq!(exit.hint.as_deref(), Some("do that"));
+    }
+
+    #[test]
+    fn what_the_message_says_is_not_said_twice() {
+        let fault = "error: port: 0 is no port\n --> tunnel db".to_owned();
+        let error = RpcError::new(ErrorKind::Config, "port: 0 is no port").causes([fault.clone()]);
+        assert_eq!(Exit::from(error).causes, [" --> tunnel db"]);
+        let several = RpcError::new(ErrorKind::Config, "2 faults").causes([fault.clone()]);
+        assert_eq!(Exit::from(several).causes, [fault]);
     }
 
     #[test]

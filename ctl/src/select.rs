@@ -24,15 +24,18 @@ pub(crate) fn select(tunnels: &[TunnelStatus], which: &Which) -> Result<Vec<Stri
             );
         }
     }
-    let meant = |tunnel: &&TunnelStatus| {
-        which.names.iter().any(|name| matches(name, &tunnel.name))
-            || which.tag.iter().any(|tag| tunnel.tags.contains(tag))
-    };
     Ok(tunnels
         .iter()
-        .filter(meant)
+        .filter(|tunnel| is_meant(tunnel, which))
         .map(|tunnel| tunnel.name.clone())
         .collect())
+}
+
+/// Whether this tunnel is meant.
+pub(crate) fn is_meant(tunnel: &TunnelStatus, which: &Which) -> bool {
+    which.all
+        || which.names.iter().any(|name| matches(name, &tunnel.name))
+        || which.tag.iter().any(|tag| tunnel.tags.contains(tag))
 }
 
 /// Whether anything is named at all.

@@ -19,7 +19,7 @@ pub(crate) struct Spot {
     /// Forward a port or socket from there, as ssh -R
     #[arg(short = 'R', value_name = "[BIND:]PORT[:HOST:HOSTPORT]")]
     remote: Vec<String>,
-    /// Serve SOCKS and HTTP proxying, as ssh -D
+    /// Serve SOCKS proxying, as ssh -D
     #[arg(short = 'D', value_name = "[BIND:]PORT")]
     dynamic: Vec<String>,
     /// Jump hosts, as ssh -J
@@ -101,11 +101,15 @@ impl Spot {
     /// The call that makes the tunnel; relative files are taken from `cwd`.
     pub(crate) fn add(&self, names: &[String], cwd: Option<&Path>) -> Result<Add, Exit> {
         let [dest] = names else {
-            let given = if names.is_empty() { "none" } else { "several" };
-            return Err(Exit::usage(format!(
-                "ssh's flags want one destination, and {given} was given"
-            ))
-            .hint("tunnelctl up -L 8088:localhost:80 user@host"));
+            let given = if names.is_empty() {
+                "none was given"
+            } else {
+                "several were given"
+            };
+            return Err(
+                Exit::usage(format!("ssh's flags want one destination, and {given}"))
+                    .hint("tunnelctl up -L 8088:localhost:80 user@host"),
+            );
         };
         let mut spec = options::Spec::new(cwd);
         let dest = Dest::parse(dest)?;

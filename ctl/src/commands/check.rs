@@ -2,14 +2,17 @@
 
 use std::process::Command;
 
-use crate::daemon::{Context, not_run, sibling};
+use crate::daemon::{Context, not_run, program};
 use crate::exit::{Exit, FAILED};
 
 /// Runs the command; its output and its exit code are `tunneld check`'s.
 pub(crate) fn run(context: &Context) -> Result<(), Exit> {
-    let program = sibling("tunneld");
+    let program = program("tunneld")?;
     let mut command = Command::new(&program);
     command.arg("check");
+    if context.ui.json {
+        command.args(["--output", "json"]);
+    }
     if let Some(dir) = &context.global.config_dir {
         command.arg("--config-dir").arg(context.env.absolute(dir)?);
     }

@@ -31,6 +31,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Exit> {
                     context.ui.data(&lines(&event))?;
                 }
                 if event.body == EventBody::Bye {
+                    context.ui.say("the daemon has stopped");
                     return Ok(());
                 }
             }

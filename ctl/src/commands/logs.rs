@@ -1,8 +1,8 @@
 //! `logs`: the daemon's log, and what comes.
 
 use jiff::Timestamp;
-use tunneld_proto::client::Notification;
-use tunneld_proto::message::{LogLine, LogLines, LogTail, method};
+use tunneld_proto::client::{Client, Notification};
+use tunneld_proto::message::{EventBody, LogLine, LogLines, LogTail, Snapshot, Subscribe, method};
 
 use super::{follow::lost, tunnels};
 use crate::cli::{Logs, Which};
@@ -36,17 +36,29 @@ pub(crate) async fn run(context: &Context, asked: &Logs) -> Result<(), Exit> {
     if !asked.follow {
         return Ok(());
     }
+    follow(context, &mut client).await
+}
+
+/// Shows what comes. Only events tell a daemon that stops from one that is lost; its last lines may come after.
+async fn follow(context: &Context, client: &mut Client) -> Result<(), Exit> {
+    let _: Snapshot = client
+        .call(method::SUBSCRIBE, &Subscribe::default())
+        .await?;
+    let mut stopping = false;
     loop {
-        tokio::select! {
-            said = client.notification() => match said?.ok_or_else(lost)? {
-                Notification::Log(line) => show(context, &line)?,
-                Notification::Lagged(snapshot) => {
-                    let missed = snapshot.missed.unwrap_or_default();
-                    context.ui.say(format!("{missed} lines were missed"));
-                }
-                _ => {}
-            },
+        let said = tokio::select! {
+            said = client.notification() => said?,
             _ = tokio::signal::ctrl_c() => return Err(Exit::silent(INTERRUPTED)),
+        };
+        match said {
+            Some(Notification::Log(line)) => show(context, &line)?,
+            Some(Notification::Event(event)) => stopping |= event.body == EventBody::Bye,
+            Some(_) => {}
+            None if stopping => {
+                context.ui.say("the daemon has stopped");
+                return Ok(());
+            }
+            None => return Err(lost()),
         }
     }
 }

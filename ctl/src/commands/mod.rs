@@ -7,6 +7,7 @@ pub(crate) mod down;
 pub(crate) mod events;
 mod follow;
 pub(crate) mod logs;
+mod named;
 pub(crate) mod reload;
 pub(crate) mod restart;
 pub(crate) mod shutdown;

@@ -48,6 +48,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Exit> {
         .map(|fault| fault.file.as_str())
         .collect();
     let files: Vec<&str> = files.into_iter().collect();
-    Err(Exit::new(USAGE, format!("not read: {}", files.join(", ")))
-        .hint("the other files apply, and what ran keeps running; correct these and run: tunnelctl reload"))
+    Err(Exit::new(USAGE, format!("errors in: {}", files.join(", "))).hint(
+        "what they stand in keeps its last good state, all else applies; correct them and run: tunnelctl reload",
+    ))
 }

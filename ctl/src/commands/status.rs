@@ -10,13 +10,14 @@ use tunneld_proto::message::{DaemonStatus, method};
 use tunneld_proto::status::{State, TunnelStatus};
 
 use super::follow::{Change, Following, lost};
+use super::named::named;
 use super::tunnels;
 use crate::cli::{Status, Which};
 use crate::daemon::Context;
 use crate::exit::{Exit, INTERRUPTED, NOT_UP};
 use crate::output::line::{Ink, Line};
 use crate::output::{Ui, detail, status};
-use crate::select::{is_pattern, select};
+use crate::select::{is_meant, is_pattern};
 
 /// Runs the command.
 pub(crate) async fn run(context: &Context, asked: &Status) -> Result<(), Exit> {
@@ -24,7 +25,9 @@ pub(crate) async fn run(context: &Context, asked: &Status) -> Result<(), Exit> {
     if asked.watch {
         return watch(context, &mut client, asked).await;
     }
-    let shown = meant(&tunnels(&mut client).await?, asked)?;
+    let mut shown = tunnels(&mut client).await?;
+    let names = named(&mut client, &shown, &which(asked)).await?;
+    shown.retain(|tunnel| names.contains(&tunnel.name));
     if context.ui.json {
         context.ui.json(&shown)?;
     } else {
@@ -42,18 +45,12 @@ pub(crate) async fn run(context: &Context, asked: &Status) -> Result<(), Exit> {
     Ok(())
 }
 
-fn meant(tunnels: &[TunnelStatus], asked: &Status) -> Result<Vec<TunnelStatus>, Exit> {
-    let which = Which {
+fn which(asked: &Status) -> Which {
+    Which {
         names: asked.names.clone(),
         tag: asked.tag.clone(),
         all: asked.names.is_empty() && asked.tag.is_empty(),
-    };
-    let names = select(tunnels, &which)?;
-    Ok(tunnels
-        .iter()
-        .filter(|tunnel| names.contains(&tunnel.name))
-        .cloned()
-        .collect())
+    }
 }
 
 fn lines(shown: &[TunnelStatus], asked: &Status) -> Vec<Line> {
@@ -97,9 +94,10 @@ async fn faults(context: &Context, client: &mut Client, empty: bool) -> Result<(
 async fn watch(context: &Context, client: &mut Client, asked: &Status) -> Result<(), Exit> {
     let mut following = Following::begin(client).await?;
     // A name that finds nothing is told at once; later ones may come and go.
-    meant(&following.all(), asked)?;
+    named(client, &following.all(), &which(asked)).await?;
     let screen = Ui::width().is_some() && !context.ui.json;
     show(context, &following, asked, &Change::All, screen)?;
+    let mut before = names(&following, asked);
     // The ages that a screen shows grow by themselves.
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -118,9 +116,27 @@ async fn watch(context: &Context, client: &mut Client, asked: &Status) -> Result
                 context.ui.say("the daemon has stopped");
                 return Ok(());
             }
-            change => show(context, &following, asked, &change, screen)?,
+            // Whether one that is gone was meant is known from before alone: by its tags, for one.
+            Change::Removed(name) if !before.contains(&name) => {}
+            change => {
+                show(context, &following, asked, &change, screen)?;
+                before = names(&following, asked);
+            }
         }
     }
+}
+
+/// Those that are meant; a name that finds nothing any more takes none of the others away.
+fn meant(following: &Following, asked: &Status) -> Vec<TunnelStatus> {
+    let which = which(asked);
+    let mut meant = following.all();
+    meant.retain(|tunnel| is_meant(tunnel, &which));
+    meant
+}
+
+fn names(following: &Following, asked: &Status) -> Vec<String> {
+    let shown = meant(following, asked);
+    shown.into_iter().map(|tunnel| tunnel.name).collect()
 }
 
 fn show(
@@ -130,7 +146,7 @@ fn show(
     change: &Change,
     screen: bool,
 ) -> Result<(), Exit> {
-    let shown = meant(&following.all(), asked).unwrap_or_default();
+    let shown = meant(following, asked);
     if screen {
         return context.ui.redraw(&lines(&shown, asked));
     }

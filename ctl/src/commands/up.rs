@@ -7,11 +7,12 @@ use tunneld_proto::client::Client;
 use tunneld_proto::message::{Add, Added, method};
 
 use super::follow::Following;
+use super::named::named;
 use super::wait::{self, Command};
 use crate::cli::Up;
 use crate::daemon::Context;
 use crate::exit::Exit;
-use crate::select::{check, select};
+use crate::select::check;
 
 /// How long the daemon may take to prove a new tunnel: it asks ssh about every host.
 const PROVE: Duration = Duration::from_secs(60);
@@ -36,7 +37,7 @@ pub(crate) async fn run(context: &Context, up: &Up) -> Result<(), Exit> {
     let begun = Timestamp::now();
     let names = match add {
         Some(add) => vec![make(context, &mut client, &add).await?],
-        None => select(&following.all(), &up.which)?,
+        None => named(&mut client, &following.all(), &up.which).await?,
     };
     if names.is_empty() {
         context.ui.say(

@@ -100,7 +100,6 @@ pub(crate) fn question(kind: PromptKind) -> &'static str {
 
 /// `L8088`, with ! behind where it is broken: loopback is not worth the room, anything else is.
 fn short(forward: &ForwardStatus) -> Line {
-    let letter = letter(forward.kind);
     let listen = ["127.0.0.1:", "localhost:", "[::1]:"]
         .iter()
         .find_map(|loopback| forward.listen.strip_prefix(loopback))
@@ -109,6 +108,13 @@ fn short(forward: &ForwardStatus) -> Line {
         Some((_, file)) => file,
         None => listen,
     };
+    // A name right behind the letter reads as one word.
+    let gap = if listen.starts_with(char::is_alphabetic) {
+        " "
+    } else {
+        ""
+    };
+    let letter = format!("{}{gap}", letter(forward.kind));
     match forward.state {
         ForwardState::Failed => Line::of(Ink::Bad, format!("{letter}{listen}!")),
         ForwardState::Pending => Line::of(Ink::Dim, format!("{letter}{listen}")),
@@ -148,7 +154,7 @@ pub(crate) fn troubles(tunnel: &TunnelStatus) -> Vec<Line> {
     for forward in &tunnel.forwards {
         if let (ForwardState::Failed, Some(error)) = (forward.state, &forward.error) {
             tell(
-                &format!(" {}{}", letter(forward.kind), forward.listen),
+                &format!(" {} {}", letter(forward.kind), forward.listen),
                 error,
             );
         }
@@ -208,12 +214,30 @@ mod tests {
                 "web      connecting  deploy@example.org                             kex",
                 "mahuika  waiting     deploy@example.org                             retry in 12s",
                 "",
-                "db R0.0.0.0:9000: the server refused",
+                "db R 0.0.0.0:9000: the server refused",
                 "  hint: ask its owner",
                 "mahuika: the server refused",
                 "  hint: ask its owner",
             ]
         );
+    }
+
+    #[test]
+    fn a_forward_in_short_is_a_letter_and_what_it_listens_on() {
+        let forward = sample::busy("db").forwards.remove(0);
+        for (listen, text) in [
+            ("127.0.0.1:8088", "L8088"),
+            ("localhost:8088", "L8088"),
+            ("[::]:8088", "L[::]:8088"),
+            ("box.example:8088", "L box.example:8088"),
+            ("/run/user/1/db.sock", "L db.sock"),
+        ] {
+            let forward = ForwardStatus {
+                listen: listen.into(),
+                ..forward.clone()
+            };
+            assert_eq!(short(&forward).paint(false), text);
+        }
     }
 
     #[test]

@@ -28,14 +28,12 @@ fn snapshot(tunnels: &[Value], prompts: &[Value]) -> Value {
 
 /// Tells of a prompt as the daemon does: the prompt, then its tunnel.
 fn asks(daemon: &mut Daemon, seq: u64, name: &str, prompt: &Value) {
-    let params = json!({"seq": seq, "at": now(), "kind": "prompt", "prompt": prompt});
-    daemon.say(&json!({"jsonrpc": "2.0", "method": "event", "params": params}));
+    daemon.happens(seq, &json!({"kind": "prompt", "prompt": prompt}));
     daemon.event(seq + 1, &asking(name, prompt));
 }
 
 fn gone(daemon: &mut Daemon, seq: u64, id: u64) {
-    let params = json!({"seq": seq, "at": now(), "kind": "prompt_gone", "id": id});
-    daemon.say(&json!({"jsonrpc": "2.0", "method": "event", "params": params}));
+    daemon.happens(seq, &json!({"kind": "prompt_gone", "id": id}));
 }
 
 fn run(place: &Place, args: &[&str], stdin: &[u8]) -> Ran {

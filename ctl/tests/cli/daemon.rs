@@ -36,10 +36,7 @@ impl Place {
             let mut daemon = Daemon {
                 lines: BufReader::new(stream),
             };
-            daemon.answer(
-                "hello",
-                &json!({"version": "0.1.0", "protocol": 1, "pid": 1, "features": []}),
-            );
+            daemon.greet();
             script(&mut daemon);
         })
     }
@@ -81,6 +78,11 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    pub(crate) fn greet(&mut self) {
+        let welcome = json!({"version": "0.1.0", "protocol": 1, "pid": 1, "features": []});
+        self.answer("hello", &welcome);
+    }
+
     pub(crate) fn hear(&mut self) -> Value {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
@@ -106,7 +108,13 @@ impl Daemon {
     }
 
     pub(crate) fn event(&mut self, seq: u64, tunnel: &Value) {
-        let params = json!({"seq": seq, "at": now(), "kind": "tunnel", "tunnel": tunnel});
+        self.happens(seq, &json!({"kind": "tunnel", "tunnel": tunnel}));
+    }
+
+    pub(crate) fn happens(&mut self, seq: u64, body: &Value) {
+        let mut params = body.clone();
+        params["seq"] = seq.into();
+        params["at"] = now().into();
         self.say(&json!({"jsonrpc": "2.0", "method": "event", "params": params}));
     }
 

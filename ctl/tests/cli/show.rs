@@ -85,7 +85,7 @@ fn reload_with_a_broken_file_is_two() {
     assert_eq!((ran.code, ran.out.as_str()), (2, ""));
     assert!(
         ran.err
-            .starts_with("added: x\nerror: m\n --> a.toml:1:1\nerror: not read: /c/a.toml\n"),
+            .starts_with("added: x\nerror: m\n --> a.toml:1:1\nerror: errors in: /c/a.toml\nhint: what they stand in keeps its last good state"),
         "{}",
         ran.err
     );
@@ -129,7 +129,7 @@ fn following_prints_each_change_and_ends_with_the_daemon() {
     let daemon = place.daemon(|daemon| {
         daemon.answer("events.subscribe", &snapshot(&[tunnel("db", "connecting")]));
         daemon.event(2, &tunnel("db", "up"));
-        daemon.say(&json!({"jsonrpc": "2.0", "method": "event", "params": {"seq": 3, "at": now(), "kind": "bye"}}));
+        daemon.happens(3, &json!({"kind": "bye"}));
     });
     let ran = place.run(&["status", "--watch", "--output=json", "-q"]);
     daemon.join().unwrap();
@@ -140,4 +140,123 @@ fn following_prints_each_change_and_ends_with_the_daemon() {
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["state"].clone())
         .collect();
     assert_eq!(states, ["connecting", "up"]);
+}
+
+#[test]
+fn following_a_name_tells_of_no_others_end() {
+    let place = Place::new();
+    let daemon = place.daemon(|daemon| {
+        let mut tagged = tunnel("web", "up");
+        tagged["tags"] = json!(["x"]);
+        daemon.answer(
+            "events.subscribe",
+            &snapshot(&[tunnel("db", "up"), tunnel("other", "up"), tagged]),
+        );
+        for (seq, name) in [(2, "other"), (3, "db"), (4, "web")] {
+            daemon.happens(seq, &json!({"kind": "removed", "name": name}));
+        }
+        daemon.happens(5, &json!({"kind": "bye"}));
+    });
+    let ran = place.run(&["status", "db", "--tag=x", "--watch"]);
+    daemon.join().unwrap();
+    assert_eq!(
+        (ran.code, ran.out.as_str(), ran.err.as_str()),
+        (
+            0,
+            "db up\nweb up\ndb removed\nweb removed\n",
+            "the daemon has stopped\n"
+        )
+    );
+}
+
+#[test]
+fn whoever_follows_is_told_of_a_stop_and_of_a_loss() {
+    type Script = fn(&mut Daemon);
+    let follow: [(&[&str], Script); 3] = [
+        (&["logs", "-f"], |daemon| {
+            daemon.answer("log.tail", &json!({"lines": []}));
+            daemon.answer("events.subscribe", &snapshot(&[]));
+        }),
+        (&["events", "--output", "json"], |daemon| {
+            daemon.answer("events.subscribe", &snapshot(&[]));
+        }),
+        (&["status", "--watch", "--output", "json"], |daemon| {
+            daemon.answer("events.subscribe", &snapshot(&[]));
+        }),
+    ];
+    let place = Place::new();
+    for (args, script) in follow {
+        for stops in [true, false] {
+            let daemon = place.daemon(move |daemon| {
+                script(daemon);
+                if stops {
+                    daemon.happens(2, &json!({"kind": "bye"}));
+                }
+            });
+            let ran = place.run(args);
+            daemon.join().unwrap();
+            let (code, word) = match stops {
+                true => (0, "the daemon has stopped\n"),
+                false => (5, "error: the daemon has closed the connection\n"),
+            };
+            assert_eq!(ran.code, code, "{args:?}: {}", ran.err);
+            assert!(ran.err.starts_with(word), "{args:?}: {}", ran.err);
+            std::fs::remove_file(place.socket()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_name_that_stands_in_a_broken_file_is_two() {
+    let place = Place::new();
+    let file = place.dir.path().join("a.toml");
+    std::fs::write(&file, "[tunnel.bd]\nhost = \n").unwrap();
+    for (args, code, word) in [
+        (["status", "bd"], 2, "bd stands in "),
+        (["down", "bd"], 2, "which has errors\n  error: m\n"),
+        (
+            ["status", "bt"],
+            4,
+            "or it stands in a file that has errors: ",
+        ),
+    ] {
+        let mut status = daemon_status();
+        status["config_errors"] =
+            json!([{"file": file, "line": 2, "column": 8, "message": "m", "rendered": "error: m"}]);
+        let daemon = place.daemon(move |daemon| {
+            daemon.answer("tunnel.status", &tunnels(&[tunnel("web", "up")]));
+            daemon.answer("daemon.status", &status);
+        });
+        let ran = place.run(&args);
+        daemon.join().unwrap();
+        assert_eq!(ran.code, code, "{args:?}: {}", ran.err);
+        assert!(ran.err.contains(word), "{args:?}: {}", ran.err);
+        std::fs::remove_file(place.socket()).unwrap();
+    }
+}
+
+#[test]
+fn down_forgets_what_can_be_forgotten() {
+    let place = Place::new();
+    for (args, code) in [
+        (&["down", "--all", "--remove"][..], 0),
+        (&["down", "*", "--remove"], 0),
+        (&["down", "a", "b", "c", "--remove"], 2),
+    ] {
+        let daemon = place.daemon(|daemon| {
+            let all = ["a", "b", "c"].map(|name| tunnel(name, "stopped"));
+            daemon.answer("tunnel.status", &tunnels(&all));
+            daemon.answer("tunnel.down", &tunnels(&all));
+            daemon.answer("tunnel.remove", &json!({}));
+            daemon.refuse("tunnel.remove", "invalid_params", &[]);
+            let call = daemon.answer("tunnel.remove", &json!({}));
+            assert_eq!(call["params"], json!({"name": "c"}));
+        });
+        let ran = place.run(args);
+        daemon.join().unwrap();
+        assert_eq!(ran.code, code, "{args:?}: {}", ran.err);
+        let told = ran.err.contains("a removed\nc removed\n");
+        assert!(told && !ran.err.contains("b removed"), "{}", ran.err);
+        std::fs::remove_file(place.socket()).unwrap();
+    }
 }
