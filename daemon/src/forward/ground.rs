@@ -83,17 +83,25 @@ impl<L: Link> Ground<L> {
 
     /// Runs one connection's task: it ends with the tunnel, and its panic is its own.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let kill = self.kill.clone();
+        self.tasks.spawn(self.guard(task));
+    }
+
+    /// In a box, for each future around a future would hold room for it twice.
+    pub(super) fn guard(
+        &self,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let task = Box::pin(AssertUnwindSafe(task).catch_unwind());
+        let run = self.kill.clone().run_until_cancelled_owned(task);
         let tunnel = self.tunnel.clone();
-        self.tasks.spawn(async move {
-            let run = kill.run_until_cancelled_owned(AssertUnwindSafe(task).catch_unwind());
+        async move {
             if let Some(Err(_)) = run.await {
                 warn!(
                     tunnel,
                     "a connection's task panicked; its connection is reset"
                 );
             }
-        });
+        }
     }
 
     /// Warns, at most once in a while.

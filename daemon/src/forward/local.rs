@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::carry::{pump, tell};
+use super::counters::Counted;
 use super::descriptors::{self, Spare};
 use super::dynamic;
 use super::facts::Facts;
@@ -127,17 +129,31 @@ fn admit<L: Link>(
         return;
     };
     let counted = facts.connection();
-    let (ground_, facts, cancel) = (Arc::clone(ground), Arc::clone(facts), cancel.clone());
-    ground.spawn(async move {
-        let _kept = (place, counted);
-        match &facts.forward {
-            Forward::Dynamic { .. } => dynamic::serve(&ground_, &facts, &cancel, socket).await,
-            Forward::Local { to, .. } => {
-                carry(&ground_, &facts, &cancel, socket, &Target::from(to)).await;
-            }
-            Forward::Remote { .. } => {}
+    let (facts, cancel) = (Arc::clone(facts), cancel.clone());
+    ground.spawn(serve_one(
+        Arc::clone(ground),
+        facts,
+        cancel,
+        socket,
+        (place, counted),
+    ));
+}
+
+/// Serves one connection to its end, and keeps its place until then.
+async fn serve_one<L: Link>(
+    ground: Arc<Ground<L>>,
+    facts: Arc<Facts>,
+    cancel: CancellationToken,
+    socket: Socket,
+    _kept: (OwnedSemaphorePermit, Counted),
+) {
+    match &facts.forward {
+        Forward::Dynamic { .. } => dynamic::serve(&ground, &facts, &cancel, socket).await,
+        Forward::Local { to, .. } => {
+            carry(&ground, &facts, &cancel, socket, &Target::from(to)).await;
         }
-    });
+        Forward::Remote { .. } => {}
+    }
 }
 
 async fn carry<L: Link>(
@@ -152,5 +168,48 @@ async fn carry<L: Link>(
         Some(Ok(opened)) => pump(facts, near, opened, Vec::new()).await,
         Some(Err(why)) => tell(ground, facts, &why),
         None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::size_of_val;
+
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::addr::{Bind, Listen};
+    use crate::config::model::Forwarding;
+    use crate::forward::Options;
+    use crate::session::Session;
+
+    #[tokio::test]
+    async fn a_connection_that_waits_costs_little_memory() {
+        let changed = Arc::new(Notify::new());
+        let options = Options {
+            hold: Duration::from_secs(1),
+            forwarding: Forwarding {
+                exit_on_failure: false,
+                unlink_socket: false,
+                socket_mask: 0o177,
+                permit_remote_open: vec![],
+            },
+        };
+        let ground = Arc::new(Ground::<Session>::new("t", options, Arc::clone(&changed)));
+        let listen = Listen::Tcp {
+            bind: Bind::Loopback,
+            port: 0,
+        };
+        let facts = Arc::new(Facts::new(Forward::Dynamic { listen }, changed));
+        let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(door.local_addr().unwrap()).await;
+        let kept = (ground.place().unwrap(), facts.connection());
+        let (token, near) = (CancellationToken::new(), near.unwrap().into());
+        let served = serve_one(Arc::clone(&ground), facts, token, near, kept);
+        let once = size_of_val(&served);
+        assert!(once < 4096, "{once}");
+        let around = size_of_val(&ground.guard(served));
+        assert!(around < 1024, "{around}");
     }
 }
