@@ -20,9 +20,10 @@ pub(crate) enum Standing<'a> {
     Stopped,
 }
 
-/// Refused logins and failing forwards: retried for ever, and yet hopeless without a person.
+/// Refused logins, servers too old and failing forwards: retried for ever, and yet hopeless without a person.
 const HOPELESS: &[&str] = &[
     "auth_refused",
+    "no_common_algorithm",
     "forward",
     "bind_failed",
     "remote_forward_refused",

@@ -55,7 +55,9 @@ kinds! {
     Timeout = "timeout" => Retry,
     /// The ProxyCommand or a jump host failed.
     Proxy = "proxy" => Retry,
-    /// No common algorithm, a bad signature, or any other break of the SSH protocol.
+    /// The two sides share no algorithm of one kind.
+    NoCommonAlgorithm = "no_common_algorithm" => RetrySlowly,
+    /// A bad signature, or any other break of the SSH protocol.
     Protocol = "protocol" => Retry,
     /// The host key is unknown and nobody may be asked, or said no.
     HostKeyUnknown = "host_key_unknown" => NeedsPerson,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::algorithm::Kind;
 use crate::wire::Malformed;
 
 /// Who ended the session.
@@ -21,10 +22,10 @@ pub enum Error {
     #[error("the server did not identify itself as an SSH server: {0}")]
     Ident(String),
     /// The two sides share no algorithm of one kind.
-    #[error("no common {what}: ours are {ours}, theirs are {theirs}")]
+    #[error("no common {}: ours are {ours}, theirs are {theirs}", kind.what())]
     NoCommon {
         /// What kind of algorithm.
-        what: &'static str,
+        kind: Kind,
         /// Ours, parted by commas.
         ours: String,
         /// Theirs, parted by commas; cut to 1 KiB.

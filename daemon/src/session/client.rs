@@ -124,7 +124,9 @@ pub(super) fn failure_of(error: &Error) -> Failure {
             "the server closed the connection",
         ),
         Error::Disconnected {
-            text, by: Party::Them, ..
+            text,
+            by: Party::Them,
+            ..
         } => Failure::new(
             FailureKind::Disconnected,
             format!("the server closed the connection: {}", text::escape(text)),
@@ -146,14 +148,31 @@ pub(super) fn failure_of(error: &Error) -> Failure {
             format!("the connection broke: {}", text::escape(&error.to_string())),
         ),
         Error::UnknownAlgorithm { .. } => Failure::new(FailureKind::Config, shown()),
-        Error::NoCommon { .. } => Failure::new(FailureKind::Protocol, shown()).hint(
-            "an old server: set ciphers, macs, kex_algorithms or host_key_algorithms to what it has",
-        ),
+        Error::NoCommon { kind, theirs, .. } => {
+            Failure::new(FailureKind::NoCommonAlgorithm, shown()).hint(in_common(*kind, theirs))
+        }
         Error::Terrapin { .. } => Failure::new(FailureKind::Protocol, shown())
             .hint("update the server, or set ciphers to aes128-gcm@openssh.com,aes256-ctr"),
         Error::Ident(_) => Failure::new(FailureKind::Protocol, shown())
             .hint("check that host and port are an SSH server's, and what answers there"),
         _ => Failure::new(FailureKind::Protocol, shown()),
+    }
+}
+
+/// How to come to share an algorithm with a server that has `theirs`.
+fn in_common(kind: Kind, theirs: &str) -> String {
+    let key = match kind {
+        Kind::Kex => "kex_algorithms",
+        Kind::HostKey => "host_key_algorithms",
+        Kind::Cipher => "ciphers",
+        Kind::Mac => "macs",
+        Kind::Compression => "compression",
+    };
+    match theirs.split(',').find_map(|name| kind.find(name)) {
+        Some(name) => format!(
+            "update the server; until then, if its old algorithm is good enough: {key} = \"+{name}\""
+        ),
+        None => "update the server: tunneld has none of its algorithms".to_owned(),
     }
 }
 

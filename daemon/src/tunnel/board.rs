@@ -65,6 +65,8 @@ struct Inner {
     tenants: BTreeMap<String, Tenant>,
     last_tenant: u64,
     entries: BTreeMap<String, Entry>,
+    /// What was last told of each.
+    told: BTreeMap<String, TunnelStatus>,
     prompts: BTreeMap<u64, Prompt>,
 }
 
@@ -114,8 +116,13 @@ impl Board {
         if inner.tenants.get(&name) != Some(&tenant) {
             return;
         }
-        let tunnel = Box::new(entry.status());
-        inner.entries.insert(name, entry);
+        let tunnel = entry.status();
+        inner.entries.insert(name.clone(), entry);
+        if inner.told.get(&name) == Some(&tunnel) {
+            return;
+        }
+        inner.told.insert(name, tunnel.clone());
+        let tunnel = Box::new(tunnel);
         self.tell(&mut inner, EventBody::Tunnel { tunnel });
     }
 
@@ -126,6 +133,7 @@ impl Board {
             return;
         }
         inner.tenants.remove(name);
+        inner.told.remove(name);
         if inner.entries.remove(name).is_some() {
             self.tell(
                 &mut inner,

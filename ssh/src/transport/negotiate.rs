@@ -134,16 +134,38 @@ fn mac(config: &Config, cipher: &str, theirs: NameList<'_>) -> Result<Option<&'s
     common(Kind::Mac, &config.macs, theirs).map(Some)
 }
 
+/// How much of a server's list is told.
+const SHOWN: usize = 1024;
+
 /// The first of our names that the server has too.
 fn common(kind: Kind, ours: &[&'static str], theirs: NameList<'_>) -> Result<&'static str, Error> {
     ours.iter()
         .find(|name| theirs.contains(name))
         .copied()
         .ok_or_else(|| Error::NoCommon {
-            what: kind.what(),
+            kind,
             ours: ours.join(","),
-            theirs: bounded(theirs.as_str().as_bytes(), 1024),
+            theirs: named(theirs.as_str()),
         })
+}
+
+/// The beginning of a list of algorithms, without the words that stand among them and are none (RFC 8308 §2.1,
+/// strict key exchange).
+fn named(list: &str) -> String {
+    let mut named = String::new();
+    for word in list.split(',') {
+        if word.starts_with("ext-info-") || word.starts_with("kex-strict-") {
+            continue;
+        }
+        if named.len() > SHOWN {
+            break;
+        }
+        if !named.is_empty() {
+            named.push(',');
+        }
+        named.push_str(word.get(..SHOWN).unwrap_or(word));
+    }
+    bounded(named.as_bytes(), SHOWN)
 }
 
 #[cfg(test)]
