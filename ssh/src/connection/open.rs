@@ -51,11 +51,17 @@ impl Connection {
         Some(ChannelId(id))
     }
 
-    /// What a new channel begins with: its share of what an earlier one was found to need on this line.
+    /// What a new channel begins with: its share of what an earlier one was found to need on this line, and of
+    /// what is left for all of them.
     fn receive_window(&self) -> ReceiveWindow {
         let limits = self.settings.window;
         let among = u32::try_from(self.channels.len() + 1).unwrap_or(u32::MAX);
-        ReceiveWindow::new(limits, (self.learned / among).max(limits.initial))
+        let wish = (self.learned / among).max(limits.initial);
+        let given = self
+            .channels
+            .iter()
+            .map(|channel| u64::from(channel.receive.target()));
+        ReceiveWindow::new(limits, limits.start(wish, given.sum()))
     }
 
     pub(super) fn confirmed(

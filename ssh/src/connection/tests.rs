@@ -101,6 +101,22 @@ fn opened(window: u32) -> (Connection, Sent, ChannelId) {
 }
 
 #[test]
+fn a_crowd_of_channels_starts_small() {
+    let mut connection = Connection::new(Settings::default());
+    let mut out = Sent::default();
+    let mut windows = Vec::new();
+    for _ in 0..1000 {
+        connection.open(&tcp(), now(), &mut out).unwrap();
+        let last = connection.channels.iter().last().unwrap();
+        windows.push(last.receive.open());
+    }
+    assert!(windows.iter().take(64).all(|window| *window == 2 << 20));
+    let all: u64 = windows.iter().map(|window| u64::from(*window)).sum();
+    assert!(all < 256 << 20, "{} MiB", all >> 20);
+    assert_eq!(windows.last(), Some(&(64 * 1024)));
+}
+
+#[test]
 fn an_unread_channel_takes_one_window_and_no_more() {
     let (mut connection, mut out, id) = opened(0);
     let packet = data(id.0, &[7; 32768]);

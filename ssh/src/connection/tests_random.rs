@@ -51,7 +51,7 @@ proptest! {
     /// on gets the window back.
     #[test]
     fn flow_control_holds(ops in proptest::collection::vec(op(), 1..300)) {
-        let limits = Limits { initial: 100_000, max: 400_000 };
+        let limits = Limits { initial: 100_000, max: 400_000, together: 1 << 30 };
         let mut connection = Connection::new(Settings { window: limits, ..Settings::default() });
         let mut out = Sent::default();
         let mut time = now();

@@ -17,6 +17,11 @@ const IDLE: Duration = Duration::from_secs(10);
 /// As much credit is always worth a message: servers read that much from the target at once and keep it.
 const LUMP: u32 = 256 * 1024;
 
+/// A channel starts with this part of what is left for all of them.
+const SHARE: u64 = 16;
+/// And with this much, however many there are: two messages.
+const LEAST: u32 = 64 * 1024;
+
 /// Bounds of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -24,6 +29,17 @@ pub struct Limits {
     pub initial: u32,
     /// What it grows to at most.
     pub max: u32,
+    /// What all channels of a session are given to start with; when it is nearly used up they start small.
+    pub together: u64,
+}
+
+impl Limits {
+    /// What a channel that would start with `wish` starts with beside others that have `given` between them.
+    pub(crate) fn start(&self, wish: u32, given: u64) -> u32 {
+        let share = self.together.saturating_sub(given) / SHARE;
+        let share = u32::try_from(share).unwrap_or(u32::MAX);
+        wish.min(share.max(LEAST))
+    }
 }
 
 impl Default for Limits {
@@ -31,6 +47,7 @@ impl Default for Limits {
         Self {
             initial: 2 << 20,
             max: 16 << 20,
+            together: 192 << 20,
         }
     }
 }
@@ -39,6 +56,8 @@ impl Default for Limits {
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
     limits: Limits,
+    /// What it falls back to.
+    rest: u32,
     target: u32,
     /// What the peer may still send.
     open: u32,
@@ -71,6 +90,7 @@ impl ReceiveWindow {
     pub(crate) fn new(limits: Limits, start: u32) -> Self {
         Self {
             limits,
+            rest: start.min(limits.initial),
             target: start,
             open: start,
             held: 0,
@@ -103,7 +123,7 @@ impl ReceiveWindow {
         let Stretch { since, bytes, lag } = *stretch;
         let elapsed = now.saturating_duration_since(since);
         if elapsed > IDLE {
-            self.target = self.limits.initial;
+            self.target = self.rest;
         }
         match rtt {
             Some(rtt) if elapsed >= rtt.max(STRETCH) => {

@@ -327,6 +327,7 @@ fn small_windows() -> Options {
     let window = Limits {
         initial: 256 * 1024,
         max: 256 * 1024,
+        together: 1 << 30,
     };
     Options {
         connection: Settings {

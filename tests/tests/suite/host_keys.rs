@@ -243,7 +243,8 @@ async fn further_keys_are_asked_about_while_the_tunnel_is_up() -> Result<()> {
         .map(str::to_owned)
         .collect();
     let mut all: Vec<String> = whole.lines().map(str::to_owned).collect();
-    (learnt.sort(), all.sort());
+    learnt.sort();
+    all.sort();
     assert_eq!(learnt, all);
     assert!(!hook.exists(), "nothing waited for that answer");
     Ok(())

@@ -1,19 +1,20 @@
-//! Faults of the machine: a clock that is set, too few file descriptors.
+//! Faults of the machine: a clock that is set, too few file descriptors, clients that take memory.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
 use tunneld_tests::clock::Clock;
 use tunneld_tests::daemon::{Daemon, listen};
 use tunneld_tests::home::Home;
-use tunneld_tests::payload;
+use tunneld_tests::payload::{self, MIB, random};
+use tunneld_tests::process;
 use tunneld_tests::sshd::Sshd;
-use tunneld_tests::target::Target;
+use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::{LONG, within};
 
 use crate::scene::{renewed, secs, session_since, settled_files, tcp};
@@ -141,4 +142,59 @@ async fn too_few_file_descriptors_cost_the_clients_that_are_too_many() -> Result
         anyhow::Ok(())
     })
     .await?
+}
+
+#[tokio::test]
+async fn three_hundred_clients_that_never_read_take_bounded_memory() -> Result<()> {
+    const CLIENTS: usize = 300;
+    let server = Sshd::start().await?;
+    let mut source = Target::start(Manner::Source(random(99, 4 * MIB).into())).await?;
+    let echo = Target::echo().await?;
+    let home = Home::new()?;
+    let text = format!(
+        "{}local_forward = [\"0 127.0.0.1:{}\", \"0 127.0.0.1:{}\"]\n",
+        server.tunnel("t")?,
+        source.port(),
+        echo.port()
+    );
+    home.write("t.toml", &text)?;
+    let daemon = Daemon::start(&home).await?;
+    let tunnel = daemon.wait_up("t").await?;
+    let pid = daemon.process().pid();
+    let base = process::resident(pid)?;
+    let addr = tunneld_tests::daemon::listen_at(&tunnel, 0)?;
+    let mut stalled = Vec::new();
+    for _ in 0..CLIENTS {
+        let socket = TcpSocket::new_v4()?;
+        // What never is read waits in tunneld and not in the kernel.
+        socket.set_recv_buffer_size(32 * 1024)?;
+        let stream = within(LONG, "a connection", socket.connect(addr)).await??;
+        stalled.push(stream);
+    }
+    within(
+        LONG,
+        "every connection to have begun",
+        source.wait_accepted(CLIENTS as u64, LONG),
+    )
+    .await??;
+    let mut probe = tcp(tunneld_tests::daemon::listen_at(&tunnel, 1)?).await?;
+    let mut worst = 0;
+    for _ in 0..20 {
+        within(secs(5), "an echo", payload::ping(&mut probe, b"probe")).await??;
+        worst = worst.max(process::resident(pid)?);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let grown = (worst.saturating_sub(base)) >> 20;
+    ensure!(grown <= 256, "{CLIENTS} clients take {grown} MiB");
+    drop(stalled);
+    let returned = async {
+        while process::resident(pid)? > base + (48 << 20) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        anyhow::Ok(())
+    };
+    within(LONG, "the memory to be given back", returned).await??;
+    let kept = daemon.status("t").await?;
+    ensure!(session_since(&kept) == session_since(&tunnel), "{kept:#?}");
+    Ok(())
 }
