@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::spot::Spot;
 use crate::time::{Since, parse_duration, parse_since};
@@ -43,11 +43,11 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_enum, default_value_t)]
     pub(crate) color: Color,
     /// Say nothing but errors
-    #[arg(short, long, global = true)]
-    pub(crate) quiet: bool,
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) quiet: u8,
     /// Say more
-    #[arg(short, long, global = true, conflicts_with = "quiet")]
-    pub(crate) verbose: bool,
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub(crate) verbose: u8,
 }
 
 /// The form of what is printed.
@@ -283,7 +283,7 @@ mod tests {
             (cli.global.output, cli.global.color),
             (Output::Json, Color::Never)
         );
-        assert!(cli.global.quiet);
+        assert_eq!(cli.global.quiet, 1);
         assert!(
             parse(&["--socket", "/s", "down", "--all"])
                 .unwrap()

@@ -11,6 +11,7 @@ mod output;
 mod prompt;
 mod select;
 mod signals;
+mod silent;
 mod spot;
 mod standing;
 mod time;

@@ -1,107 +1,19 @@
 //! `-o Key=Value`: ssh_config's keywords, and the keys of `[tunnel.NAME]` that they become.
 
+mod keywords;
+
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use crate::exit::Exit;
-
-/// The form of a key's value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// A string.
-    Text,
-    /// yes or no.
-    Flag,
-    /// A whole number.
-    Number,
-    /// Strings; the keyword may stand more than once.
-    Texts,
-    /// As `Texts`, and files.
-    Files,
-    /// Files, blank-separated; the keyword counts once.
-    FileList,
-}
-
-use Form::{FileList, Files, Flag, Number, Text, Texts};
-
-/// ssh_config's keywords, then tunneld's own keys, which ssh has no word for.
-const KEYS: &[(&str, &str, Form)] = &[
-    ("User", "user", Text),
-    ("Port", "port", Number),
-    ("AddressFamily", "address_family", Text),
-    ("BindAddress", "bind_address", Text),
-    ("BindInterface", "bind_interface", Text),
-    ("ConnectTimeout", "connect_timeout", Text),
-    ("ProxyJump", "proxy_jump", Text),
-    ("ProxyCommand", "proxy_command", Text),
-    ("IdentityFile", "identity_file", Files),
-    ("IdentitiesOnly", "identities_only", Flag),
-    ("IdentityAgent", "identity_agent", Text),
-    ("CertificateFile", "certificate_file", Files),
-    ("AddKeysToAgent", "add_keys_to_agent", Text),
-    (
-        "PreferredAuthentications",
-        "preferred_authentications",
-        Text,
-    ),
-    ("PubkeyAuthentication", "pubkey_authentication", Flag),
-    ("PasswordAuthentication", "password_authentication", Flag),
-    (
-        "KbdInteractiveAuthentication",
-        "kbd_interactive_authentication",
-        Flag,
-    ),
-    (
-        "PubkeyAcceptedAlgorithms",
-        "pubkey_accepted_algorithms",
-        Text,
-    ),
-    (
-        "NumberOfPasswordPrompts",
-        "number_of_password_prompts",
-        Number,
-    ),
-    ("StrictHostKeyChecking", "strict_host_key_checking", Text),
-    ("UserKnownHostsFile", "user_known_hosts_file", FileList),
-    ("GlobalKnownHostsFile", "global_known_hosts_file", FileList),
-    ("RevokedHostKeys", "revoked_host_keys", FileList),
-    ("KnownHostsCommand", "known_hosts_command", Text),
-    ("HostKeyAlias", "host_key_alias", Text),
-    ("HostKeyAlgorithms", "host_key_algorithms", Text),
-    ("HashKnownHosts", "hash_known_hosts", Flag),
-    ("UpdateHostKeys", "update_host_keys", Text),
-    ("Ciphers", "ciphers", Text),
-    ("MACs", "macs", Text),
-    ("KexAlgorithms", "kex_algorithms", Text),
-    ("Compression", "compression", Flag),
-    ("RekeyLimit", "rekey_limit", Text),
-    ("ServerAliveInterval", "server_alive_interval", Text),
-    ("ServerAliveCountMax", "server_alive_count_max", Number),
-    ("TCPKeepAlive", "tcp_keep_alive", Flag),
-    ("LocalForward", "local_forward", Texts),
-    ("RemoteForward", "remote_forward", Texts),
-    ("DynamicForward", "dynamic_forward", Texts),
-    ("ClearAllForwardings", "clear_all_forwardings", Flag),
-    ("GatewayPorts", "gateway_ports", Flag),
-    ("ExitOnForwardFailure", "exit_on_forward_failure", Flag),
-    ("StreamLocalBindUnlink", "stream_local_bind_unlink", Flag),
-    ("StreamLocalBindMask", "stream_local_bind_mask", Text),
-    ("PermitRemoteOpen", "permit_remote_open", Text),
-    ("", "ssh_config", Text),
-    ("", "autostart", Flag),
-    ("", "on_demand", Flag),
-    ("", "idle_timeout", Text),
-    ("", "hold", Text),
-    ("", "sessions", Number),
-    ("", "description", Text),
-    ("", "tags", Texts),
-    ("", "proxy_for", Texts),
-];
+use keywords::Form::{FileList, FileOrFlag, Files, Flag, Number, Text, Texts};
+use keywords::{Found, find};
 
 /// The keys of one tunnel in the making.
 pub(crate) struct Spec<'a> {
     keys: Map<String, Value>,
+    notes: Vec<String>,
     cwd: Option<&'a Path>,
 }
 
@@ -110,13 +22,25 @@ impl<'a> Spec<'a> {
     pub(crate) fn new(cwd: Option<&'a Path>) -> Self {
         Self {
             keys: Map::new(),
+            notes: Vec::new(),
             cwd,
         }
     }
 
-    /// The keys.
-    pub(crate) fn into_keys(self) -> Map<String, Value> {
-        self.keys
+    /// The keys, and what was asked for and cannot be honoured.
+    pub(crate) fn into_parts(self) -> (Map<String, Value>, Vec<String>) {
+        (self.keys, self.notes)
+    }
+
+    /// The host to dial; ssh's tokens in it, whose meaning only the command line knows, are expanded.
+    pub(crate) fn expand_host_name(&mut self, host: &str) {
+        if let Some(Value::String(name)) = self.keys.get_mut("host_name") {
+            let parts: Vec<String> = name
+                .split("%%")
+                .map(|part| part.replace("%h", host))
+                .collect();
+            *name = parts.join("%");
+        }
     }
 
     /// Sets a key unless it is set: as in ssh, the first word counts.
@@ -160,18 +84,36 @@ impl<'a> Spec<'a> {
             Exit::usage(format!("-o {text}: the value is missing")).hint("write -o Key=Value")
         })?;
         let value = value.trim_start_matches(separator).trim_end();
-        let (key, form) = find(keyword)?;
+        let found = find(keyword)?;
         if value.is_empty() {
             return Err(
                 Exit::usage(format!("-o {text}: the value is missing")).hint("write -o Key=Value")
             );
         }
+        let (key, form) = match found {
+            Found::Key(key, form) => (key, form),
+            Found::Ignored => return Ok(()),
+            Found::Impossible(fine, instead) => {
+                if !fine.iter().any(|fine| fine.eq_ignore_ascii_case(value)) {
+                    self.notes
+                        .push(format!("-o {} is not done: {instead}", text.trim()));
+                }
+                return Ok(());
+            }
+        };
         match form {
             Text => self.set(key, value.into()),
             Flag => self.set(key, flag(value)),
             Number => self.set(key, number(value)),
             Texts => self.push(key, value),
             Files => self.push_path(key, value),
+            FileOrFlag => match flag(value) {
+                Value::String(file) => {
+                    let path = self.absolute(&file);
+                    self.set(key, path.into());
+                }
+                flag => self.set(key, flag),
+            },
             FileList if self.keys.contains_key(key) => {}
             FileList => {
                 for file in value.split_whitespace() {
@@ -198,36 +140,6 @@ fn number(value: &str) -> Value {
         .map_or_else(|_| value.into(), Value::from)
 }
 
-fn find(keyword: &str) -> Result<(&'static str, Form), Exit> {
-    let known = !keyword.is_empty();
-    let found = KEYS.iter().find(|(ssh, own, _)| {
-        known && (keyword.eq_ignore_ascii_case(ssh) || keyword.eq_ignore_ascii_case(own))
-    });
-    if let Some((_, key, form)) = found {
-        return Ok((key, *form));
-    }
-    let error = Exit::usage(format!("-o {keyword}: tunneld knows no such option"));
-    if keyword.eq_ignore_ascii_case("hostname") || keyword.eq_ignore_ascii_case("host") {
-        return Err(error.hint("the host is the destination, the last word of the command"));
-    }
-    let lower = keyword.to_ascii_lowercase();
-    let words = KEYS
-        .iter()
-        .map(|(ssh, own, _)| if ssh.is_empty() { own } else { ssh });
-    let nearest = words
-        .map(|word| {
-            (
-                strsim::jaro_winkler(&lower, &word.to_ascii_lowercase()),
-                word,
-            )
-        })
-        .max_by(|(a, _), (b, _)| a.total_cmp(b));
-    Err(match nearest {
-        Some((near, word)) if near > 0.8 => error.hint(format!("did you mean {word}?")),
-        _ => error.hint("tunneld takes the options of ssh_config that are about reaching, trusting and forwarding"),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,7 +150,7 @@ mod tests {
         for option in options {
             spec.option(option)?;
         }
-        Ok(Value::Object(spec.into_keys()))
+        Ok(Value::Object(spec.into_parts().0))
     }
 
     fn here(file: &str) -> String {
@@ -286,23 +198,56 @@ mod tests {
             (2, Some("did you mean ServerAliveInterval?"))
         );
         assert!(
-            spec(&["HostName=x"])
+            spec(&["Host=x"])
                 .unwrap_err()
                 .hint
                 .unwrap()
                 .contains("destination")
         );
-        for bad in ["Port", "Port=", "=3", ""] {
+        for bad in [
+            "Port",
+            "Port=",
+            "=3",
+            "",
+            "BatchMode",
+            "LogLevel=",
+            "Tunnel ",
+        ] {
             assert_eq!(spec(&[bad]).unwrap_err().code, 2, "{bad}");
         }
     }
 
     #[test]
-    fn every_key_is_its_keyword_in_snake_case() {
-        for (ssh, own, _) in KEYS {
-            if !ssh.is_empty() {
-                assert_eq!(ssh.to_ascii_lowercase(), own.replace('_', ""));
-            }
+    fn sshs_other_names_and_files_of_its_own() {
+        let got = spec(&[
+            "ChallengeResponseAuthentication=no",
+            "pubkeyacceptedkeytypes +ssh-rsa",
+            "ssh_config=f",
+        ]);
+        assert_eq!(
+            got.unwrap(),
+            json!({"kbd_interactive_authentication": false, "pubkey_accepted_algorithms": "+ssh-rsa",
+                "ssh_config": here("f")})
+        );
+        assert_eq!(
+            spec(&["ssh_config=no"]).unwrap(),
+            json!({"ssh_config": false})
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_told_unless_nothing_is_lost() {
+        let mut spec = Spec::new(None);
+        for option in ["GSSAPIAuthentication=no", "Tunnel=NO", "BatchMode=yes"] {
+            spec.option(option).unwrap();
         }
+        assert_eq!(spec.notes, Vec::<String>::new());
+        spec.option("GSSAPIAuthentication=yes").unwrap();
+        let (keys, notes) = spec.into_parts();
+        assert!(keys.is_empty());
+        assert_eq!(
+            notes,
+            ["-o GSSAPIAuthentication=yes is not done: tunneld logs in without Kerberos"]
+        );
     }
 }

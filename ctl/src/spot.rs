@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use clap::Args;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tunneld_proto::message::Add;
 
 use crate::exit::Exit;
 use crate::options;
+use crate::silent::Silent;
 
 /// ssh's flags, and what the new tunnel is called.
 #[derive(Debug, Clone, Default, Args)]
@@ -49,18 +50,29 @@ pub(crate) struct Spot {
     /// Let other machines use the forwards
     #[arg(short = 'g')]
     gateway: bool,
-    /// Taken for ssh's sake: a tunnel runs no command and asks for no terminal
-    #[arg(short = 'N', hide = true)]
-    no_command: bool,
-    /// As -N
-    #[arg(short = 'T', hide = true)]
-    no_terminal: bool,
-    /// As -N
-    #[arg(short = 'f', hide = true)]
-    background: bool,
-    /// As -N
-    #[arg(short = 'n', hide = true)]
-    no_stdin: bool,
+    /// The ssh_config to read alone, or none
+    #[arg(short = 'F', value_name = "FILE")]
+    config: Option<String>,
+    /// The local address to dial from
+    #[arg(short = 'b', value_name = "ADDR")]
+    bind_address: Option<String>,
+    /// The interface to dial from
+    #[arg(short = 'B', value_name = "NAME")]
+    bind_interface: Option<String>,
+    /// The ciphers, best first
+    #[arg(short = 'c', value_name = "CIPHERS")]
+    ciphers: Option<String>,
+    /// The MACs, best first
+    #[arg(short = 'm', value_name = "MACS")]
+    macs: Option<String>,
+    /// Kerberos, which is told to be impossible
+    #[arg(short = 'K', hide = true)]
+    kerberos: bool,
+    /// A token, which is told to be the agent's
+    #[arg(short = 'I', hide = true, value_name = "LIBRARY")]
+    token: Option<String>,
+    #[command(flatten)]
+    silent: Silent,
     /// What it is called [default: the host]
     #[arg(long)]
     name: Option<String>,
@@ -84,22 +96,34 @@ impl Spot {
             self.ipv6,
             self.compress,
             self.gateway,
-            self.no_command,
-            self.no_terminal,
-            self.background,
-            self.no_stdin,
+            self.kerberos,
             self.save,
+        ];
+        let texts = [
+            &self.jump,
+            &self.login,
+            &self.name,
+            &self.config,
+            &self.bind_address,
+            &self.bind_interface,
+            &self.ciphers,
+            &self.macs,
+            &self.token,
         ];
         lists.iter().any(|list| !list.is_empty())
             || flags.contains(&true)
-            || [&self.jump, &self.login, &self.name]
-                .iter()
-                .any(|text| text.is_some())
+            || texts.iter().any(|text| text.is_some())
             || self.port.is_some()
+            || self.silent.is_given()
     }
 
-    /// The call that makes the tunnel; relative files are taken from `cwd`.
-    pub(crate) fn add(&self, names: &[String], cwd: Option<&Path>) -> Result<Add, Exit> {
+    /// The call that makes the tunnel, and what was asked for and cannot be honoured; relative files are taken from
+    /// `cwd`.
+    pub(crate) fn add(
+        &self,
+        names: &[String],
+        cwd: Option<&Path>,
+    ) -> Result<(Add, Vec<String>), Exit> {
         let [dest] = names else {
             let given = if names.is_empty() {
                 "none was given"
@@ -117,14 +141,20 @@ impl Spot {
             "host",
             Value::String(dest.without(self.login.is_some(), self.port.is_some())),
         );
-        if let Some(user) = &self.login {
-            spec.set("user", user.as_str().into());
+        for (key, text) in [
+            ("user", &self.login),
+            ("proxy_jump", &self.jump),
+            ("bind_address", &self.bind_address),
+            ("bind_interface", &self.bind_interface),
+            ("ciphers", &self.ciphers),
+            ("macs", &self.macs),
+        ] {
+            if let Some(text) = text {
+                spec.set(key, text.as_str().into());
+            }
         }
         if let Some(port) = self.port {
             spec.set("port", port.into());
-        }
-        if let Some(jump) = &self.jump {
-            spec.set("proxy_jump", jump.as_str().into());
         }
         for (given, family) in [(self.ipv4, "inet"), (self.ipv6, "inet6")] {
             if given {
@@ -151,16 +181,35 @@ impl Spot {
                 spec.push(key, forward);
             }
         }
-        for option in &self.option {
-            spec.option(option)?;
-        }
+        self.options(&mut spec)?;
+        spec.expand_host_name(dest.host);
         let name = self.name.clone().unwrap_or_else(|| dest.name());
         check_name(&name)?;
-        Ok(Add {
+        let (keys, notes) = spec.into_parts();
+        let add = Add {
             name,
-            spec: Value::Object(Map::from_iter(spec.into_keys())),
+            spec: Value::Object(keys),
             save: self.save,
-        })
+        };
+        Ok((add, notes))
+    }
+
+    /// `-o`, and the flags that are short for it.
+    fn options(&self, spec: &mut options::Spec<'_>) -> Result<(), Exit> {
+        match self.config.as_deref() {
+            Some("none") => spec.set("ssh_config", false.into()),
+            Some(file) => spec.option(&format!("ssh_config={file}"))?,
+            None => {}
+        }
+        if self.kerberos {
+            spec.option("GSSAPIAuthentication=yes")?;
+        }
+        if let Some(library) = &self.token {
+            spec.option(&format!("PKCS11Provider={library}"))?;
+        }
+        self.option
+            .iter()
+            .try_for_each(|option| spec.option(option))
     }
 }
 
@@ -254,7 +303,8 @@ mod tests {
             unreachable!()
         };
         assert!(up.spot.is_given());
-        up.spot.add(&up.which.names, Some(Path::new("/here")))
+        let made = up.spot.add(&up.which.names, Some(Path::new("/here")));
+        made.map(|(add, _)| add)
     }
 
     #[test]
@@ -294,6 +344,32 @@ mod tests {
                 "dynamic_forward": ["1080"], "server_alive_interval": "15",
             })
         );
+    }
+
+    #[test]
+    fn what_people_paste_from_ssh_is_taken() {
+        let spec = |line: &str| {
+            let words: Vec<&str> = line.split(' ').collect();
+            add(&words).unwrap().spec
+        };
+        let wanted = json!({"host": "u@h", "local_forward": ["1:a:2"]});
+        for line in [
+            "-fNT -L 1:a:2 u@h",
+            "-qfnNT -L 1:a:2 u@h",
+            "-vvv -N -L 1:a:2 u@h -N",
+            "-AXYaxkMy -tt -S /s -e none -E /l -L 1:a:2 u@h",
+            "-o BatchMode=yes -oLogLevel=ERROR -o ControlMaster=no -oControlPath=none -L1:a:2 u@h",
+        ] {
+            assert_eq!(spec(line), wanted, "{line}");
+        }
+        assert_eq!(
+            spec(
+                "-b 10.0.0.1 -B eth0 -c aes128-ctr -m hmac-sha2-256 -F cfg -o HostName=%h.example h"
+            ),
+            json!({"host": "h", "host_name": "h.example", "bind_address": "10.0.0.1", "bind_interface": "eth0",
+                "ciphers": "aes128-ctr", "macs": "hmac-sha2-256", "ssh_config": Path::new("/here").join("cfg").display().to_string()})
+        );
+        assert_eq!(spec("-F none h"), json!({"host": "h", "ssh_config": false}));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::wait::{self, Command};
 use crate::cli::Up;
 use crate::daemon::Context;
 use crate::exit::Exit;
+use crate::output::line::{Ink, Line};
 use crate::select::check;
 
 /// How long the daemon may take to prove a new tunnel: it asks ssh about every host.
@@ -27,7 +28,13 @@ pub(crate) async fn run(context: &Context, up: &Up) -> Result<(), Exit> {
             )
             .hint("give either, not both"));
         }
-        Some(up.spot.add(&up.which.names, context.env.cwd.as_deref())?)
+        let (add, notes) = up.spot.add(&up.which.names, context.env.cwd.as_deref())?;
+        for note in notes {
+            context
+                .ui
+                .say(Line::of(Ink::Warn, "note").and(": ").and(note));
+        }
+        Some(add)
     } else {
         check(&up.which)?;
         None

@@ -42,8 +42,8 @@ impl Ui {
         };
         Self {
             json: global.output == Output::Json,
-            quiet: global.quiet,
-            verbose: global.verbose,
+            quiet: global.quiet > 0,
+            verbose: global.verbose > 0,
             out_color: wanted(AutoStream::choice(&io::stdout())),
             err_color: wanted(AutoStream::choice(&io::stderr())),
         }

@@ -56,6 +56,7 @@ pub(super) fn spec(
     if owner == Owner::Defaults {
         for key in [
             "host",
+            "host_name",
             "host_command",
             "local_forward",
             "dynamic_forward",
@@ -80,6 +81,9 @@ pub(super) fn spec(
 
 fn destination(table: &mut Table<'_, '_>, spec: &mut Spec) {
     spec.host = table.text("host", destination::parse);
+    spec.host_name = table.text("host_name", |host| {
+        check_host(host).map(|()| host.to_owned())
+    });
     spec.user = table.text("user", |user| check_user(user).map(|()| user.to_owned()));
     spec.port = narrow(table.integer("port", 1..=65_535));
     spec.host_command = table.argv("host_command");

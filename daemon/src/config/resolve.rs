@@ -83,7 +83,9 @@ pub fn resolve(
         .port
         .or_else(|| theirs.port.as_ref().map(|port| port.value))
         .unwrap_or(22);
-    let host = ssh.map_or_else(|| asked.host.clone(), |ssh| ssh.host.clone());
+    let host = value(&toml.host_name)
+        .or_else(|| ssh.map(|ssh| ssh.host.clone()))
+        .unwrap_or_else(|| asked.host.clone());
     let jump = jump_text(&spec);
     let mut work = Work {
         facts: Facts {

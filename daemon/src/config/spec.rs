@@ -50,6 +50,8 @@ macro_rules! spec {
 spec! {
     /// `host`.
     host: Destination,
+    /// `host_name`.
+    host_name: String,
     /// `user`.
     user: String,
     /// `port`.
@@ -184,6 +186,7 @@ impl Spec {
     pub fn for_hop(&self) -> Self {
         Self {
             host: None,
+            host_name: None,
             host_command: None,
             proxy_jump: None,
             proxy_command: None,

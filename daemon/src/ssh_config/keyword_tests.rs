@@ -234,6 +234,27 @@ async fn every_honoured_keyword_does_what_it_says() {
     }
 }
 
+/// As `ssh -o HostName=…` does: the rest of what is said of the host holds.
+#[tokio::test]
+async fn a_host_name_of_our_own_goes_before_theirs() {
+    let home = Home::new();
+    let config = "Host box\nHostName box.example\nUser me\n";
+    let keys = json!({"host_name": "10.0.0.7"});
+    let route = home.tunnel("box", config, keys).await.unwrap().route;
+    assert_eq!(
+        (
+            route.alias.as_str(),
+            route.host.as_str(),
+            route.user.as_str()
+        ),
+        ("box", "10.0.0.7", "me")
+    );
+    let odd = home
+        .tunnel("box", config, json!({"host_name": "a b"}))
+        .await;
+    assert!(odd.unwrap_err().contains("host_name"));
+}
+
 /// Keywords that a forwarding daemon has no use for.
 const IGNORED: &[&str] = &[
     "ForwardX11 yes",
