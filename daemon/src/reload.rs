@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{ConfigFault, Reloaded};
@@ -19,6 +20,7 @@ use crate::desired::Store;
 use crate::log::Log;
 use crate::platform::service::{Notice, tell};
 use crate::supervisor::Supervisor;
+use crate::tunnel::refresh::Stale;
 
 /// A handle to the task.
 #[derive(Clone)]
@@ -58,6 +60,7 @@ pub struct Reloading {
     requests: mpsc::Receiver<Request>,
     shared: Arc<Shared>,
     again: Again,
+    stale: mpsc::Receiver<Stale>,
 }
 
 /// When the configuration is read once more by itself: something failed that may go well another time.
@@ -100,6 +103,8 @@ impl Reloader {
         supervisor: Supervisor,
     ) -> (Self, Reloading) {
         let (requests, inbox) = mpsc::channel(16);
+        // A second reloader, which there is none of, would answer nobody.
+        let stale = supervisor.stale().unwrap_or_else(|| mpsc::channel(1).1);
         let told = Told::default();
         let shared = Arc::new(Shared {
             dir,
@@ -114,6 +119,7 @@ impl Reloader {
             requests: inbox,
             shared: shared.clone(),
             again: Again::default(),
+            stale,
         };
         task.again.note(first.try_again);
         task.tell(first);
@@ -204,8 +210,14 @@ fn refused(faults: Vec<ConfigFault>) -> RpcError {
 impl Reloading {
     /// Reloads whenever it is asked to, or the directory changes.
     pub async fn run(mut self, mut watcher: Watcher) {
+        let mut refreshing = JoinSet::new();
         loop {
             let request = tokio::select! {
+                Some(stale) = self.stale.recv() => {
+                    self.refresh(stale, &mut refreshing);
+                    continue;
+                }
+                Some(_) = refreshing.join_next() => continue,
                 request = self.requests.recv() => match request {
                     Some(request) => Some(request),
                     None => return,
@@ -222,6 +234,24 @@ impl Reloading {
                 None => drop(self.reload().await),
             }
         }
+    }
+
+    /// Resolves one tunnel again, beside all else: it waits for that with its dial.
+    fn refresh(&self, stale: Stale, refreshing: &mut JoinSet<()>) {
+        let made = self.store.made().remove(&stale.name);
+        let Some(again) = self.loader.again(&stale.name, made.as_ref()) else {
+            return;
+        };
+        refreshing.spawn(async move {
+            match again.resolve().await {
+                // Whoever asked may have gone meanwhile.
+                Ok(fresh) => drop(stale.fresh.send(fresh)),
+                Err(why) => tracing::warn!(
+                    tunnel = stale.name,
+                    "its configuration cannot be resolved now, and stays what it was: {why}"
+                ),
+            }
+        });
     }
 
     async fn reload(&mut self) -> Reloaded {

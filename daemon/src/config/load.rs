@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tunneld_proto::message::ConfigFault;
 
 use super::conflict::{self, Claims};
 use super::env::Env;
 use super::fault::{Problem, Source, unreadable};
 use super::file::{self, Parsed};
-use super::model::{DaemonConfig, Tunnel};
+use super::model::{DaemonConfig, STALE, Tunnel};
 use super::route::{Resolver, Wanted};
 use super::scan::{Candidate, Draft, Entry, Scan, State, stale, tell};
 use super::spec::Spec;
 
+/// Within so long nothing is asked again.
+const JUST_NOW: Duration = Duration::from_secs(2);
 /// The file whose `[defaults]` hold for all.
 const MAIN_FILE: &str = "tunneld.toml";
 
@@ -41,6 +45,34 @@ pub struct Loader {
     last: BTreeMap<String, Tunnel>,
     next_id: usize,
     asked_for: bool,
+    /// What the last reading resolved, to be resolved again.
+    wanted: BTreeMap<String, Wanted>,
+    read_at: Option<Instant>,
+}
+
+/// A tunnel to be resolved by itself.
+#[derive(Debug)]
+pub struct Again {
+    env: Env,
+    wanted: Wanted,
+}
+
+impl Again {
+    /// Asks ssh once more; the rest stands as it was read.
+    ///
+    /// # Errors
+    /// All that is wrong with it, in words.
+    pub async fn resolve(self) -> Result<Tunnel, String> {
+        let told = |problems: Vec<Problem>| {
+            let told: Vec<String> = problems
+                .into_iter()
+                .map(|problem| problem.message)
+                .collect();
+            told.join("; ")
+        };
+        let resolved = Resolver::new(&self.env).one(&self.wanted).await;
+        resolved.map_err(told)
+    }
 }
 
 impl Loader {
@@ -53,6 +85,8 @@ impl Loader {
             last: BTreeMap::new(),
             next_id: 0,
             asked_for: false,
+            wanted: BTreeMap::new(),
+            read_at: None,
         }
     }
 
@@ -180,7 +214,7 @@ impl Loader {
             })
             .collect();
         let mut circles = conflict::carriers(&carried);
-        let requests = wanted
+        let requests: Vec<Wanted> = wanted
             .iter()
             .filter(|(_, tunnel, _)| !circles.contains_key(&tunnel.name))
             .map(|(_, tunnel, defaults)| Wanted {
@@ -189,6 +223,11 @@ impl Loader {
                 defaults: defaults.clone(),
             })
             .collect();
+        self.wanted = requests
+            .iter()
+            .map(|wanted| (wanted.name.clone(), wanted.clone()))
+            .collect();
+        self.read_at = Some(Instant::now());
         let resolver = Resolver::new(&self.env);
         let (mut results, notes) = resolver.all(requests).await;
         loaded.notes.extend(notes);
@@ -238,7 +277,7 @@ fn source_of(accepted: &[Candidate], file: usize) -> Option<&Source> {
 
 fn stale_note(path: &Path) -> String {
     format!(
-        "stale: {} has errors; this is its last good configuration",
+        "{STALE}{} has errors; this is its last good configuration",
         path.display()
     )
 }
@@ -356,6 +395,30 @@ pub async fn ad_hoc(
 }
 
 impl Loader {
+    /// A tunnel to be resolved again, as it stands in the files or, made on the command line, in `made`; none where it
+    /// was resolved just now.
+    pub fn again(&self, name: &str, made: Option<&serde_json::Value>) -> Option<Again> {
+        if self.read_at.is_some_and(|at| at.elapsed() < JUST_NOW) {
+            return None;
+        }
+        let wanted = match made {
+            None => self.wanted.get(name)?.clone(),
+            Some(spec) => {
+                let (spec, problems) = file::from_json(name, spec);
+                problems.is_empty().then_some(())?;
+                Wanted {
+                    name: name.to_owned(),
+                    spec,
+                    defaults: self.defaults(),
+                }
+            }
+        };
+        Some(Again {
+            env: self.env.clone(),
+            wanted,
+        })
+    }
+
     /// tunneld.toml's `[defaults]`, in their last good state.
     fn defaults(&self) -> Spec {
         self.files

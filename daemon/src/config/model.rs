@@ -186,6 +186,9 @@ pub enum HostKeyChecking {
     AcceptNew,
 }
 
+/// What the note begins with on a tunnel whose file has errors.
+pub const STALE: &str = "stale: ";
+
 /// UpdateHostKeys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpdateHostKeys {

@@ -73,6 +73,11 @@ impl<'a> Resolver<'a> {
         (results, unread.into_iter().collect())
     }
 
+    /// Resolves one.
+    pub(super) async fn one(&self, wanted: &Wanted) -> Result<Tunnel, Vec<Problem>> {
+        self.tunnel(wanted).await
+    }
+
     /// The note on a ~/.ssh/config that is there and is not read.
     async fn unread(&self, wanted: &[Wanted]) -> Option<String> {
         let config = self.env.home.join(".ssh").join("config");

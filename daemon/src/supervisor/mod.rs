@@ -20,6 +20,7 @@ use crate::session::Session;
 use crate::tunnel::attendance::Attending;
 use crate::tunnel::board::Board;
 use crate::tunnel::gate::Gate;
+use crate::tunnel::refresh::{Refresher, Stale};
 use crate::tunnel::task::{Command, Shared};
 
 use actor::Actor;
@@ -36,6 +37,7 @@ pub struct Supervisor {
     orders: mpsc::Sender<Order>,
     board: Board,
     gate: Gate,
+    refresher: Refresher,
     desired: watch::Receiver<BTreeMap<String, Desired>>,
 }
 
@@ -112,7 +114,9 @@ impl Supervisor {
             gate: gate.clone(),
             prompts: Arc::new(AtomicU64::new(0)),
             recent: Arc::default(),
+            refresher: Refresher::default(),
         };
+        let refresher = shared.refresher.clone();
         let (told, desired) = watch::channel(BTreeMap::new());
         tasks.spawn(Actor::new(shared, told).run(inbox));
         Self {
@@ -120,7 +124,13 @@ impl Supervisor {
             board,
             gate,
             desired,
+            refresher,
         }
+    }
+
+    /// Where tunnels ask for their newest state before they dial; whoever takes it first answers.
+    pub fn stale(&self) -> Option<mpsc::Receiver<Stale>> {
+        self.refresher.answered()
     }
 
     /// Lets at most `max_connects` handshakes run at once from now on.

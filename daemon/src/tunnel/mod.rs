@@ -5,6 +5,7 @@ pub mod board;
 pub mod gate;
 pub mod machine;
 pub mod recent;
+pub mod refresh;
 pub mod remedy;
 pub mod report;
 pub mod task;

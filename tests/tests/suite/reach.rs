@@ -8,7 +8,7 @@ use tunneld_tests::payload::{self, exchange, random, same};
 use tunneld_tests::process;
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::{Manner, Target};
-use tunneld_tests::wait::LONG;
+use tunneld_tests::wait::{LONG, within};
 
 use crate::scene::{renewed, session_since, tcp};
 
@@ -289,5 +289,71 @@ async fn several_ways_in_at_once_are_independent() -> Result<()> {
         let mut stream = tcp(listen(&tunnel, ForwardKind::Local)?).await?;
         payload::ping(&mut stream, name.as_bytes()).await?;
     }
+    Ok(())
+}
+
+/// Ends the sessions of `t` until one reaches `port`.
+async fn until_reached(daemon: &Daemon, servers: [&Sshd; 2], port: u16) -> Result<()> {
+    let mut watch = daemon.watch().await?;
+    let at = |tunnel: &TunnelStatus| tunnel.host.ends_with(&format!(":{port}"));
+    within(LONG, "the other server", async {
+        loop {
+            let up = |tunnel: &TunnelStatus| tunnel.state == State::Up;
+            let tunnel = watch.until("t", LONG, up).await?;
+            if at(&tunnel) {
+                return anyhow::Ok(());
+            }
+            for server in servers {
+                server.signal_sessions(rustix::process::Signal::KILL);
+            }
+            watch.until("t", LONG, renewed(&tunnel)).await?;
+        }
+    })
+    .await?
+}
+
+#[tokio::test]
+async fn an_included_file_and_match_exec_hold_from_the_next_dial_on() -> Result<()> {
+    let (one, two) = (Sshd::start().await?, Sshd::start().await?);
+    let target = Target::start(Manner::Collect).await?;
+    let apart = tempfile::tempdir()?;
+    let (included, flag) = (apart.path().join("included"), apart.path().join("flag"));
+    let config = format!(
+        "Match originalhost t exec \"test -e {}\"\n  Port {}\nMatch all\nInclude {}\n",
+        flag.display(),
+        one.port(),
+        included.display()
+    );
+    let known = apart.path().join("known");
+    let hosts = one.known_hosts_at(one.port())? + &two.known_hosts_at(two.port())?;
+    std::fs::write(&known, hosts)?;
+    let both = std::fs::read_to_string(one.dir().join("authorized_keys"))?;
+    std::fs::write(two.dir().join("authorized_keys"), both)?;
+    let host = one.ssh_host("t")? + &format!("  UserKnownHostsFile {}\n", known.display());
+    let host = host.replacen("UserKnownHostsFile", "# ", 1);
+    let free = tunneld_tests::ports::free()?;
+    let forward = format!("  LocalForward {free} 127.0.0.1:{}\n", target.port());
+    std::fs::write(&included, &host)?;
+    let (_home, daemon) = home(&config, "[tunnel.t]\n").await?;
+    let tunnel = daemon.wait_up("t").await?;
+    assert!(tunnel.forwards.is_empty());
+
+    let other = host.replace(
+        &format!("Port {}", one.port()),
+        &format!("Port {}", two.port()),
+    );
+    std::fs::write(&included, other + &forward)?;
+    until_reached(&daemon, [&one, &two], two.port()).await?;
+    let tunnel = daemon.wait_up("t").await?;
+    carries(&tunnel).await?;
+
+    std::fs::write(&flag, "")?;
+    until_reached(&daemon, [&one, &two], one.port()).await?;
+
+    // What ssh refuses changes nothing.
+    std::fs::write(&included, "Nonsense yes\n")?;
+    one.signal_sessions(rustix::process::Signal::KILL);
+    daemon.log().wait("and stays what it was", LONG).await?;
+    daemon.wait_up("t").await?;
     Ok(())
 }

@@ -23,11 +23,12 @@ use self::prompts::{Behind, Waiting};
 use super::gate::{Gate, Pass};
 use super::machine::{Action, Event, Machine, State};
 use super::recent::Recent;
+use super::refresh::Refresher;
 use super::remedy::{self, Causes};
 use super::report::{self, Facts};
 use crate::backoff::Backoff;
 use crate::config::diff::{Change, diff};
-use crate::config::model::{Liveness, Tunnel};
+use crate::config::model::{Liveness, STALE, Tunnel};
 use crate::failure::{Failure, FailureKind, Verdict};
 use crate::forward::{Forwards, Options};
 use crate::prompt::{Asked, Question};
@@ -92,6 +93,8 @@ pub struct Shared {
     pub prompts: Arc<AtomicU64>,
     /// Answers given just now. A std mutex: nothing is awaited under it.
     pub recent: Arc<Mutex<Recent>>,
+    /// Where each asks, before it dials, whether it is still what it was.
+    pub refresher: Refresher,
 }
 
 /// One tunnel.
@@ -129,6 +132,7 @@ struct Dial {
     phases: mpsc::UnboundedReceiver<Phase>,
     asks: mpsc::Receiver<Asked>,
     passes: mpsc::UnboundedReceiver<Pass>,
+    fresh: mpsc::UnboundedReceiver<Tunnel>,
     pass: Option<Pass>,
 }
 
@@ -172,6 +176,7 @@ enum Stir {
     Done(Result<Done, tokio::task::JoinError>),
     Phase(Phase),
     Asked(Asked),
+    Fresh(Box<Tunnel>),
     Pass(Pass),
     ForwardsChanged,
     Deadline,
@@ -234,6 +239,7 @@ impl Task {
                 Stir::Done(done) => self.done(done).await,
                 Stir::Phase(phase) => self.reached(phase),
                 Stir::Asked(asked) => self.ask(asked),
+                Stir::Fresh(fresh) => self.take(*fresh).await,
                 Stir::Pass(pass) => {
                     if let Some(dial) = &mut self.dial {
                         dial.pass = Some(pass);
@@ -268,6 +274,7 @@ impl Task {
                 match dial {
                     Some(dial) => tokio::select! {
                         biased;
+                        Some(fresh) = dial.fresh.recv() => Stir::Fresh(Box::new(fresh)),
                         Some(pass) = dial.passes.recv() => Stir::Pass(pass),
                         Some(phase) = dial.phases.recv() => Stir::Phase(phase),
                         Some(asked) = dial.asks.recv() => Stir::Asked(asked),
@@ -346,6 +353,27 @@ impl Task {
             );
             self.step(Event::RouteChanged);
         }
+        self.publish();
+    }
+
+    /// What the dial that is under way goes by.
+    async fn take(&mut self, mut fresh: Tunnel) {
+        let kept = self
+            .spec
+            .notes
+            .iter()
+            .filter(|note| note.starts_with(STALE));
+        fresh.notes.extend(kept.cloned());
+        if *self.spec == fresh {
+            return;
+        }
+        info!(
+            tunnel = fresh.name,
+            "ssh_config says something else than before"
+        );
+        self.spec = Arc::new(fresh);
+        self.machine.set_backoff(backoff(&self.spec.route.liveness));
+        self.apply_forwards().await;
         self.publish();
     }
 

@@ -27,18 +27,23 @@ impl Task {
         let (phases, phases_end) = mpsc::unbounded_channel();
         let (passes, passes_end) = mpsc::unbounded_channel();
         let (asker, asks) = Asker::new();
+        let (freshes, fresh_end) = mpsc::unbounded_channel();
         let route = self.spec.route.clone();
+        let refresher = self.shared.refresher.clone();
         let gate = self.shared.gate.clone();
-        let carrier = match &route.via {
-            Via::Tunnel(name) => Some((name.clone(), self.shared.board.clone())),
-            _ => None,
-        };
+        let board = self.shared.board.clone();
         let tunnel = self.spec.name.clone();
         let abort = self.work.spawn(async move {
+            let mut route = route;
+            if let Some(fresh) = refresher.ask(&tunnel).await {
+                route.clone_from(&fresh.route);
+                // The task shows what this dial goes by.
+                let _ = freshes.send(fresh);
+            }
             let result = async {
-                let carrier = match carrier {
-                    Some((name, board)) => Some(carried_by(&name, &board)?),
-                    None => None,
+                let carrier = match &route.via {
+                    Via::Tunnel(name) => Some(carried_by(name, &board)?),
+                    _ => None,
                 };
                 let pass = gate
                     .pass(&route)
@@ -68,6 +73,7 @@ impl Task {
             phases: phases_end,
             asks,
             passes: passes_end,
+            fresh: fresh_end,
             pass: None,
         });
     }
