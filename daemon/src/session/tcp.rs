@@ -176,11 +176,34 @@ fn all_failed(failures: &[(SocketAddr, io::Error)]) -> Failure {
         .map(|(address, error)| format!("{address}: {error}"))
         .collect();
     let message = format!("connecting to {}", told.join("; "));
+    let network = "check the network, the address and firewalls between here and there";
     if all(io::ErrorKind::ConnectionRefused) {
         Failure::new(FailureKind::ConnectRefused, message)
             .hint("no SSH server listens there now: check the port, and whether sshd runs")
+    } else if all(io::ErrorKind::TimedOut) {
+        Failure::new(FailureKind::Timeout, message).hint(network)
     } else {
-        Failure::new(FailureKind::Connect, message)
-            .hint("check the network, the address and firewalls between here and there")
+        Failure::new(FailureKind::Connect, message).hint(network)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_told_from_a_refusal() {
+        use io::ErrorKind::{ConnectionRefused, HostUnreachable, TimedOut};
+        for (kinds, wanted) in [
+            (vec![TimedOut], FailureKind::Timeout),
+            (vec![TimedOut, TimedOut], FailureKind::Timeout),
+            (vec![TimedOut, HostUnreachable], FailureKind::Connect),
+            (vec![ConnectionRefused, TimedOut], FailureKind::Connect),
+            (vec![ConnectionRefused], FailureKind::ConnectRefused),
+        ] {
+            let address = SocketAddr::from(([192, 0, 2, 1], 22));
+            let failures: Vec<_> = kinds.iter().map(|kind| (address, (*kind).into())).collect();
+            assert_eq!(all_failed(&failures).kind, wanted, "{kinds:?}");
+        }
     }
 }
