@@ -20,9 +20,11 @@ pub(crate) enum Standing<'a> {
     Stopped,
 }
 
-/// Refused logins, servers too old and failing forwards: retried for ever, and yet hopeless without a person.
+/// Refused logins, absent agents, servers too old and failing forwards: retried for ever, and yet hopeless without a
+/// person.
 const HOPELESS: &[&str] = &[
     "auth_refused",
+    "agent",
     "no_common_algorithm",
     "forward",
     "bind_failed",

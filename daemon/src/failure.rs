@@ -71,8 +71,10 @@ kinds! {
     AuthRefused = "auth_refused" => RetrySlowly,
     /// A prompt was cancelled or ran out; no login attempt was burnt.
     NotAnswered = "not_answered" => NeedsPerson,
-    /// No usable key, agent or other means to log in.
+    /// No usable key or other means to log in.
     NoCredentials = "no_credentials" => NeedsPerson,
+    /// Nothing to log in with as long as the agent is away, silent, locked, empty or declines to sign.
+    Agent = "agent" => RetrySlowly,
     /// The server closed the connection.
     Disconnected = "disconnected" => Retry,
     /// Nothing was heard for interval × count.

@@ -109,7 +109,7 @@ fn hopeless(status: &TunnelStatus, begun: Timestamp) -> Option<&LastError> {
     let hopeless = status.state == State::Failed
         || matches!(
             error.kind.as_str(),
-            "auth_refused" | "forward" | "bind_failed" | "remote_forward_refused"
+            "auth_refused" | "agent" | "forward" | "bind_failed" | "remote_forward_refused"
         );
     hopeless.then_some(error)
 }
@@ -253,6 +253,7 @@ mod tests {
         for (state, kind) in [
             (State::Failed, "host_key_changed"),
             (State::Waiting, "auth_refused"),
+            (State::Waiting, "agent"),
             (State::Connecting, "forward"),
         ] {
             let error = check(with_error(state, kind, now), Goal::Up, now).unwrap_err();

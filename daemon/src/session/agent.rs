@@ -41,6 +41,19 @@ pub(super) struct Identity {
     pub(super) comment: String,
 }
 
+/// The agent's socket, whether or not there is anything at it.
+pub fn socket(place: &Where) -> Option<PathBuf> {
+    let path = match place {
+        Where::None => None,
+        Where::Socket(path) => Some(path.clone()),
+        Where::Environment => std::env::var_os("SSH_AUTH_SOCK")
+            .map(PathBuf::from)
+            .or_else(default_place),
+        Where::Variable(variable) => std::env::var_os(variable).map(PathBuf::from),
+    };
+    path.filter(|path| !path.as_os_str().is_empty())
+}
+
 /// A connection to the agent.
 pub(super) struct Agent {
     stream: Box<dyn Io>,
@@ -50,27 +63,14 @@ pub(super) struct Agent {
 impl Agent {
     /// Finds the agent; none where there is none to be had, with the reason where that is worth telling.
     pub(super) async fn find(place: &Where) -> (Option<Self>, Option<String>) {
-        let (path, asked_for) = match place {
-            Where::None => return (None, None),
-            Where::Socket(path) => (path.clone(), true),
-            Where::Environment => match std::env::var_os("SSH_AUTH_SOCK") {
-                Some(path) => (PathBuf::from(path), false),
-                None => match default_place() {
-                    Some(path) => (path, false),
-                    None => return (None, None),
-                },
-            },
-            Where::Variable(variable) => match std::env::var_os(variable) {
-                Some(path) => (PathBuf::from(path), true),
-                None => {
-                    let note = format!("identity_agent: ${} is not set", text::escape(variable));
-                    return (None, Some(note));
-                }
-            },
+        let Some(path) = socket(place) else {
+            let unset = match place {
+                Where::Variable(variable) if std::env::var_os(variable).is_none() => Some(variable),
+                _ => None,
+            };
+            let note = |variable| format!("identity_agent: ${} is not set", text::escape(variable));
+            return (None, unset.map(|variable| note(variable)));
         };
-        if path.as_os_str().is_empty() {
-            return (None, None);
-        }
         let shown = text::escape(&path.to_string_lossy());
         match timeout(LIMIT, connect(&path)).await {
             Ok(Ok(stream)) => (
@@ -81,10 +81,9 @@ impl Agent {
                 None,
             ),
             Ok(Err(error)) => {
-                let name = if asked_for {
-                    "identity_agent"
-                } else {
-                    "the agent of SSH_AUTH_SOCK"
+                let name = match place {
+                    Where::Environment => "the agent of SSH_AUTH_SOCK",
+                    _ => "identity_agent",
                 };
                 (None, Some(format!("{name} {shown} is left out: {error}")))
             }

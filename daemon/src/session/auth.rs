@@ -41,6 +41,8 @@ struct Attempt<'a, L> {
     notes: Vec<String>,
     methods: Vec<String>,
     candidates: Option<Candidates>,
+    /// Whether an agent did not give what it may give at another time.
+    agent_wanting: bool,
     offers: usize,
 }
 
@@ -54,6 +56,7 @@ pub(super) async fn log_in<L: Login>(login: &mut L, means: &Means<'_>) -> Result
         notes: Vec::new(),
         methods: Vec::new(),
         candidates: None,
+        agent_wanting: false,
         offers: 0,
     };
     let done = attempt
@@ -162,6 +165,7 @@ impl<L: Login> Attempt<'_, L> {
                     return Err(not_answered(who, "a passphrase"));
                 }
                 Some(Signed::NotSigned(SignError::Unable(why))) => {
+                    self.agent_wanting |= candidate.is_agents();
                     self.notes.push(format!(
                         "the server would take {}, but: {why}",
                         candidate.shown()
@@ -215,6 +219,7 @@ impl<L: Login> Attempt<'_, L> {
                     self.notes.push(note);
                 }
             }
+            self.agent_wanting |= candidates.agent_wanting;
             self.candidates = Some(candidates);
         }
         self.candidates.as_mut()?.list.pop_front()
@@ -236,14 +241,24 @@ impl<L: Login> Attempt<'_, L> {
             false => format!("; {}", self.notes.join("; ")),
         };
         if self.refused.is_empty() {
+            let kind = match self.agent_wanting {
+                true => FailureKind::Agent,
+                false => FailureKind::NoCredentials,
+            };
             return Failure::new(
-                FailureKind::NoCredentials,
+                kind,
                 format!("{who}: there is nothing to log in with; the server takes {takes}{right}{notes}"),
             )
-            .hint(
-                "set identity_file, load a key into the agent that tunneld sees (identity_agent), or set \
-                 password_command",
-            );
+            .hint(match self.agent_wanting {
+                true => {
+                    "start or unlock the agent that tunneld sees (identity_agent) and load the key into it; or set \
+                     identity_file or password_command"
+                }
+                false => {
+                    "set identity_file, load a key into the agent that tunneld sees (identity_agent), or set \
+                     password_command"
+                }
+            });
         }
         Failure::new(
             FailureKind::AuthRefused,

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret as _;
 use tokio::sync::Mutex;
 use tunneld_proto::status::{PromptField, PromptKind};
 
-use super::agent::Agent;
+use super::agent::{self, Agent};
 use super::blob;
 use super::budget::Desk;
 use super::keys::{self, KeyFile, Note};
@@ -47,12 +47,15 @@ pub(super) struct Candidate {
 pub(super) struct Candidates {
     pub(super) list: VecDeque<Candidate>,
     pub(super) notes: Vec<Note>,
+    /// Whether there is an agent to ask that gave no key: it is away, silent, locked or empty.
+    pub(super) agent_wanting: bool,
 }
 
 impl Candidates {
     /// Gathers them: files, certificates, agent.
     pub(super) async fn gather(auth: &Auth) -> Self {
         let mut notes = Vec::new();
+        let placed = agent::socket(&auth.agent).is_some();
         let (agent, note) = Agent::find(&auth.agent).await;
         notes.extend(note);
         let mut held = Vec::new();
@@ -69,6 +72,7 @@ impl Candidates {
                 }
             },
         };
+        let agent_wanting = placed && held.is_empty();
         let mut files = Vec::new();
         for path in &auth.identity_files {
             match KeyFile::read(path, auth.identity_files_explicit).await {
@@ -92,14 +96,18 @@ impl Candidates {
             }
         }
         let list = order(auth, agent.as_ref(), held, files, certificates, &mut notes);
-        Self { list, notes }
+        Self {
+            list,
+            notes,
+            agent_wanting,
+        }
     }
 }
 
 fn order(
     auth: &Auth,
     agent: Option<&Arc<Mutex<Agent>>>,
-    held: Vec<super::agent::Identity>,
+    held: Vec<agent::Identity>,
     files: Vec<KeyFile>,
     certificates: Vec<Vec<u8>>,
     notes: &mut Vec<Note>,
@@ -233,6 +241,11 @@ impl Candidate {
         self.signs_as.clone_from(&blob);
         self.blob = Some(blob.clone());
         Ok(blob)
+    }
+
+    /// Whether the agent signs for it.
+    pub(super) fn is_agents(&self) -> bool {
+        matches!(self.holder, Holder::Agent(_))
     }
 
     /// Its name for messages: `ED25519 SHA256:… (agent, me@here)`.

@@ -35,6 +35,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tunneld_ssh::driver;
 
+pub use self::agent::socket as agent_socket;
 use self::client::Client;
 use crate::addr::Listen;
 use crate::config::model::Route;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use tunneld_proto::status::{PromptKind, TunnelStatus};
+use tunneld_proto::status::{PromptKind, State, TunnelStatus};
 use tunneld_tests::agent::Agent;
 use tunneld_tests::keys;
 use tunneld_tests::sshd::Sshd;
@@ -163,6 +163,28 @@ async fn agents_are_looked_at_in_each_dial() -> Result<()> {
     let tunnel = daemon.wait_up("t").await?;
     let auth = tunnel.session.context("a session")?.auth;
     assert!(auth.contains("agent") && auth.contains("SHA256:"), "{auth}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_that_comes_late_is_noticed() -> Result<()> {
+    let server = Sshd::start().await?;
+    let socket = server.dir().join("agent");
+    let text = with_key(&server, "t", Path::new("/nonexistent"))?;
+    let (_home, daemon) = home(&format!(
+        "{text}identity_agent = \"{}\"\n",
+        socket.display()
+    ))
+    .await?;
+    let mut watch = daemon.watch().await?;
+    let waits = |tunnel: &TunnelStatus| tunnel.state == State::Waiting;
+    let tunnel = watch.until("t", LONG, waits).await?;
+    assert_eq!(tunnel.last_error.context("an error")?.kind, "agent");
+    let agent = Agent::start().await?;
+    agent.add(&server.user_key()).await?;
+    std::os::unix::fs::symlink(agent.socket(), &socket)?;
+    let tunnel = watch.until("t", LONG, up).await?;
+    assert!(tunnel.session.context("a session")?.auth.contains("agent"));
     Ok(())
 }
 

@@ -418,14 +418,15 @@ impl Task {
             self.tell_log();
         }
         let still = match self.machine.state() {
-            State::Failed { .. } => true,
-            State::Waiting { why, .. } => why.verdict() == Verdict::RetrySlowly,
-            _ => false,
+            State::Failed { why } | State::Waiting { why, .. } => Some(why.verdict()),
+            _ => None,
         };
-        match (&self.causes, still) {
-            (None, true) => self.causes = Some(Causes::of(&self.spec.route)),
-            (_, false) => self.causes = None,
-            (Some(_), true) => {}
+        match still.filter(|verdict| *verdict != Verdict::Retry) {
+            Some(verdict) => {
+                self.causes
+                    .get_or_insert_with(|| Causes::of(&self.spec.route, verdict));
+            }
+            None => self.causes = None,
         }
         match action {
             Some(Action::Dial { epoch }) => self.start_dial(epoch),
@@ -450,11 +451,10 @@ impl Task {
     }
 
     fn look_for_remedy(&mut self) {
-        let now = Causes::of(&self.spec.route);
-        if self.causes.as_ref().is_some_and(|before| *before != now) {
+        if self.causes.as_ref().is_some_and(Causes::have_changed) {
             info!(
                 tunnel = self.spec.name,
-                "a key or known_hosts file has changed: trying again"
+                "a key, a known_hosts file or the agent has changed: trying again"
             );
             self.step(Event::WantUp);
         }

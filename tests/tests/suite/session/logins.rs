@@ -1,11 +1,16 @@
 //! Logins: what is asked, what is tried, what is told.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use russh::keys::{PublicKeyBase64 as _, load_public_key};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
 use tunneld::config::model::{AddKeysToAgent, Agent as Where};
-use tunneld::failure::FailureKind;
+use tunneld::failure::{FailureKind, Verdict};
 use tunneld_proto::status::PromptKind;
 use tunneld_tests::agent::Agent;
 use tunneld_tests::keys;
@@ -134,6 +139,51 @@ async fn too_many_keys_are_a_refusal_and_the_right_file_goes_first() -> Result<(
     assert!(failure.hint.unwrap().contains("identities_only"));
     route.auth.identities_only = true;
     assert_eq!(refused(&route).await.kind, FailureKind::NoCredentials);
+    Ok(())
+}
+
+/// An agent that holds the key of this file, and declines to sign with it.
+fn declining_agent(socket: &Path, key: &Path) -> Result<JoinSet<Result<()>>> {
+    let string = |bytes: &[u8]| {
+        let len = u32::try_from(bytes.len()).unwrap_or(0);
+        [&len.to_be_bytes(), bytes].concat()
+    };
+    let key = load_public_key(key.with_extension("pub"))?.public_key_bytes();
+    let held = [&[12, 0, 0, 0, 1][..], &string(&key), &string(b"held")].concat();
+    let (held, declined) = (string(&held), string(&[5]));
+    let listener = UnixListener::bind(socket)?;
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        loop {
+            let mut stream = listener.accept().await?.0;
+            while let Ok(len) = stream.read_u32().await {
+                let mut request = vec![0; usize::try_from(len)?];
+                stream.read_exact(&mut request).await?;
+                let lists = request.first() == Some(&11);
+                stream
+                    .write_all(if lists { &held } else { &declined })
+                    .await?;
+            }
+        }
+    });
+    Ok(task)
+}
+
+#[tokio::test]
+async fn an_agent_that_gives_nothing_now_may_later() -> Result<()> {
+    let server = Sshd::start().await?;
+    let mut route = route(&server);
+    route.auth.identity_files = Vec::new();
+    let away = server.dir().join("away");
+    let empty = Agent::start().await?;
+    let declines = server.dir().join("declines");
+    let _agent = declining_agent(&declines, &server.user_key())?;
+    for socket in [away, empty.socket(), declines] {
+        route.auth.agent = Where::Socket(socket);
+        let failure = refused(&route).await;
+        assert_eq!(failure.kind, FailureKind::Agent, "{failure:?}");
+        assert_eq!(failure.verdict(), Verdict::RetrySlowly);
+    }
     Ok(())
 }
 
