@@ -6,6 +6,7 @@ mod session;
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
+use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -583,7 +584,22 @@ fn backoff(liveness: &Liveness) -> Backoff {
     }
 }
 
-/// Whether this machine still bears the address.
-fn is_ours(addr: SocketAddr) -> bool {
-    UdpSocket::bind(SocketAddr::new(addr.ip(), 0)).is_ok()
+/// Whether this machine still bears the address; what cannot be told counts as that.
+fn is_ours(mut addr: SocketAddr) -> bool {
+    // The scope of a link-local address stays.
+    addr.set_port(0);
+    UdpSocket::bind(addr)
+        .err()
+        .is_none_or(|error| !is_absent(&error))
 }
+
+fn is_absent(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    if rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::NODEV) {
+        return true;
+    }
+    error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+#[cfg(test)]
+mod tests;
