@@ -88,6 +88,17 @@ impl Listener {
         poll_fn(|cx| self.poll_accept(cx)).await
     }
 
+    /// Waits until nobody can find it any more: others have taken the file of its Unix socket away.
+    pub(super) async fn lost(&self) {
+        #[cfg(unix)]
+        for door in &self.doors {
+            if let Door::Unix(socket) = door {
+                return socket.lost().await;
+            }
+        }
+        std::future::pending().await
+    }
+
     /// A connection that waits already; none without one.
     pub(super) fn accept_now(&self) -> Option<Socket> {
         let mut cx = Context::from_waker(std::task::Waker::noop());

@@ -36,9 +36,15 @@ pub(super) fn retries() -> impl Iterator<Item = Duration> {
     RETRIES.into_iter().chain(std::iter::repeat(last))
 }
 
-/// Takes the forward's address, and writes down how that went.
-pub(super) async fn bind<L: Link>(ground: &Ground<L>, facts: &Facts) -> Option<Listener> {
-    let options = ground.options.borrow().clone();
+/// Takes the forward's address, and writes down how that went. Where another's socket stands in the way it is removed
+/// only if the configuration and `unlink` say so.
+pub(super) async fn bind<L: Link>(
+    ground: &Ground<L>,
+    facts: &Facts,
+    unlink: bool,
+) -> Option<Listener> {
+    let mut options = ground.options.borrow().clone();
+    options.forwarding.unlink_socket &= unlink;
     match Listener::bind(&ground.tunnel, facts.listen(), &options).await {
         Ok(listener) => {
             let place = listener.place().clone();
@@ -72,30 +78,58 @@ pub(super) async fn serve<L: Link>(
     first: Option<Listener>,
     cancel: CancellationToken,
 ) {
-    let bound = async {
-        if first.is_some() {
-            return first;
-        }
-        for delay in retries() {
-            tokio::time::sleep(delay).await;
-            let listener = bind(&ground, &facts).await;
-            if listener.is_some() {
-                return listener;
+    let work = async {
+        let mut listener = first;
+        let mut unlink = true;
+        loop {
+            let bound = match listener {
+                Some(bound) => bound,
+                None => bind_later(&ground, &facts, unlink).await,
+            };
+            tokio::select! {
+                () = take(&ground, &facts, &cancel, &bound) => {}
+                () = bound.lost() => {}
             }
+            warn!(
+                tunnel = ground.tunnel,
+                listen = %facts.listen(),
+                "the socket's file was taken away: listening anew"
+            );
+            drop(bound);
+            // Two that took it from each other would do so for ever.
+            unlink = false;
+            listener = bind(&ground, &facts, unlink).await;
         }
-        None
     };
-    let Some(Some(listener)) = cancel.run_until_cancelled(bound).await else {
-        return;
-    };
+    // Never done by itself.
+    let _: Option<()> = cancel.run_until_cancelled(work).await;
+}
+
+async fn bind_later<L: Link>(ground: &Ground<L>, facts: &Facts, unlink: bool) -> Listener {
+    let mut delays = retries();
+    loop {
+        tokio::time::sleep(delays.next().unwrap_or_default()).await;
+        if let Some(listener) = bind(ground, facts, unlink).await {
+            return listener;
+        }
+    }
+}
+
+/// Takes connections for ever.
+async fn take<L: Link>(
+    ground: &Arc<Ground<L>>,
+    facts: &Arc<Facts>,
+    cancel: &CancellationToken,
+    listener: &Listener,
+) {
     let mut spare = Spare::new();
-    while let Some(accepted) = cancel.run_until_cancelled(listener.accept()).await {
-        match accepted {
-            Ok(socket) => admit(&ground, &facts, &cancel, socket),
+    loop {
+        match listener.accept().await {
+            Ok(socket) => admit(ground, facts, cancel, socket),
             Err(error) if descriptors::is_exhausted(&error) => {
                 ground.complain("no file descriptors are left: new connections are closed; raise the limit (ulimit -n, LimitNOFILE=)");
                 if !spare.lend(|| listener.accept_now()) {
-                    let _ = cancel.run_until_cancelled(tokio::time::sleep(BREATH)).await;
+                    tokio::time::sleep(BREATH).await;
                 }
             }
             // The client's own undoing, between its knock and our accept.
@@ -105,7 +139,7 @@ pub(super) async fn serve<L: Link>(
                     "cannot accept a connection on {}: {error}",
                     facts.listen()
                 ));
-                let _ = cancel.run_until_cancelled(tokio::time::sleep(BREATH)).await;
+                tokio::time::sleep(BREATH).await;
             }
         }
     }

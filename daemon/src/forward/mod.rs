@@ -140,7 +140,7 @@ impl<L: Link> Forwards<L> {
                 continue;
             }
             if !entry.facts.is_remote() {
-                let first = local::bind(&self.ground, &entry.facts).await;
+                let first = local::bind(&self.ground, &entry.facts, true).await;
                 let (ground, facts) = (Arc::clone(&self.ground), Arc::clone(&entry.facts));
                 let serve = local::serve(ground, facts, first, entry.cancel.clone());
                 entry.upkeep = Upkeep::Task(self.ground.tasks.spawn(serve));

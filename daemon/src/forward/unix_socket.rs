@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::{UnixListener, UnixStream};
@@ -18,6 +19,8 @@ use crate::failure::{Failure, FailureKind};
 /// The longest path that fits a socket address with its NUL.
 const LONGEST_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 const BACKLOG: i32 = 1024;
+/// How often a socket looks after its file.
+const LOOK: Duration = Duration::from_secs(3);
 
 /// A listening Unix socket, removed when it is dropped.
 #[derive(Debug)]
@@ -50,6 +53,22 @@ impl UnixSocket {
         })
     }
 
+    /// Waits until the file that we made is not there any more.
+    pub(super) async fn lost(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if !self.is_in_place() {
+                return;
+            }
+        }
+    }
+
+    /// Somebody may have taken it away, or put another file there.
+    fn is_in_place(&self) -> bool {
+        let there = fs::symlink_metadata(&self.path).ok();
+        self.file.is_some() && there.map(|meta| identity(&meta)) == self.file
+    }
+
     pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
         self.listener.poll_accept(cx).map_ok(|(stream, _)| stream)
     }
@@ -57,11 +76,7 @@ impl UnixSocket {
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        // Somebody may have put another file there since.
-        let there = fs::symlink_metadata(&self.path)
-            .ok()
-            .map(|meta| identity(&meta));
-        if there.is_some() && there == self.file {
+        if self.is_in_place() {
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -274,6 +274,43 @@ async fn a_unix_socket_carries_and_goes_with_its_forward() {
     assert!(!path.exists());
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn a_unix_socket_whose_file_was_taken_away_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let forward = Forward::Local {
+        listen: Listen::Unix(path.clone()),
+        to: to("target", 80),
+    };
+    let mut bench = Bench::new(&[]).await;
+    let mut options = options(Duration::from_secs(30));
+    options.forwarding.unlink_socket = true;
+    bench.forwards.apply(&[forward], options).await;
+    let mut server = bench.attach().await;
+    let mut before = tokio::net::UnixStream::connect(&path).await.unwrap();
+    let mut peer = server.opened().await.accept();
+
+    // Whoever took its place keeps it as long as they live.
+    std::fs::remove_file(&path).unwrap();
+    let other = tokio::net::UnixListener::bind(&path).unwrap();
+    let failed = |status: &ForwardStatus| status.state == ForwardState::Failed;
+    bench.until(0, failed).await;
+    let reached = tokio::net::UnixStream::connect(&path).await;
+    assert!(reached.is_ok() && other.accept().await.is_ok());
+
+    drop(other);
+    let listening = |status: &ForwardStatus| status.state == ForwardState::Listening;
+    bench.until(0, listening).await;
+    let mut after = tokio::net::UnixStream::connect(&path).await.unwrap();
+    let mut new_peer = server.opened().await.accept();
+    for (client, peer) in [(&mut before, &mut peer), (&mut after, &mut new_peer)] {
+        client.write_all(b"hello").await.unwrap();
+        client.shutdown().await.unwrap();
+        assert_eq!(peer.hear().await, Ok(b"hello".to_vec()));
+    }
+}
+
 impl Bench {
     /// Waits until no connection is open.
     pub(super) async fn until_quiet(&self) {
