@@ -113,7 +113,7 @@ fn placed(source: &Source, at: Option<Span>) -> String {
 }
 
 /// Whether both cannot be bound at once.
-fn overlap(a: &Listen, b: &Listen) -> bool {
+pub fn overlap(a: &Listen, b: &Listen) -> bool {
     match (a, b) {
         (Listen::Unix(a), Listen::Unix(b)) => a == b,
         (Listen::Tcp { bind: a, port: p }, Listen::Tcp { bind: b, port: q }) => {

@@ -24,6 +24,7 @@ mod table;
 pub mod values;
 pub mod watch;
 
+pub use conflict::overlap;
 pub use diff::{Change, diff};
 pub use env::Env;
 pub use load::{Loaded, Loader, ad_hoc};

@@ -173,6 +173,17 @@ impl<L: Link> Forwards<L> {
         self.ground.changed.notify_one();
     }
 
+    /// Listens no more on this side where none of the wanted does, so that another tunnel may; what is given up stays
+    /// known, as pending. Once this is done the addresses are free.
+    pub async fn give_up(&mut self, wanted: &[Forward]) {
+        for entry in &mut self.entries {
+            if !entry.facts.is_remote() && !wanted.contains(&entry.facts.forward) {
+                entry.stop().await;
+                entry.facts.waits();
+            }
+        }
+    }
+
     /// Gives a remote forward up, or to a new one that listens at the same place and only leads elsewhere.
     fn let_go(&mut self, gone: &Entry) {
         let (Some(attached), Upkeep::Asked) = (&self.attached, &gone.upkeep) else {

@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use secrecy::SecretString;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::error;
 use tunneld_proto::error::{ErrorKind, RpcError};
+use tunneld_proto::message::Event;
 use tunneld_proto::status::Desired;
 
-use super::{Applied, COMMANDS, Order, STOP_GRACE, Verb, not_found};
+use super::{Applied, COMMANDS, HANDOVER, Order, STOP_GRACE, Verb, handover, not_found};
 use crate::config::model::Tunnel;
 use crate::tunnel::task::{Command, Shared, Task};
 
@@ -105,9 +107,19 @@ impl Actor {
             .filter(|(name, owned)| !owned.ad_hoc && !wanted.contains(name.as_str()))
             .map(|(name, _)| name.clone())
             .collect();
+        let before = self
+            .tunnels
+            .iter()
+            .filter(|(name, owned)| !owned.ad_hoc || wanted.contains(name.as_str()));
+        let givers = handover::givers(before.map(|(_, owned)| &owned.spec), &tunnels);
+        let events = self.shared.board.subscribe().1;
         for name in &applied.removed {
             // What was said of it stays said, for a file that is away for a moment.
             self.tunnels.remove(name);
+        }
+        if !givers.is_empty() {
+            // One that is slow to let go does not hold up the others for long.
+            let _ = timeout(HANDOVER, self.free(&givers, &tunnels, events)).await;
         }
         for tunnel in tunnels {
             let name = tunnel.name.clone();
@@ -131,6 +143,35 @@ impl Actor {
             }
         }
         applied
+    }
+
+    /// Waits until the givers listen no more where others will.
+    async fn free(
+        &self,
+        givers: &[String],
+        after: &[Tunnel],
+        mut events: broadcast::Receiver<Event>,
+    ) {
+        for name in givers {
+            let stays = after.iter().find(|tunnel| tunnel.name == *name);
+            match stays.and_then(|tunnel| Some((tunnel, self.tunnels.get(name)?))) {
+                Some((tunnel, owned)) => {
+                    let (done, given_up) = oneshot::channel();
+                    let wanted = tunnel.forwards.clone();
+                    let give_up = Command::GiveUp { wanted, done };
+                    let _ = owned.commands.send(give_up).await;
+                    let _ = given_up.await;
+                }
+                // Removed: it is gone once its addresses are free.
+                None => {
+                    while self.shared.board.status(name).is_some() {
+                        if let Err(RecvError::Closed) = events.recv().await {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
     }
 
     fn wanted(&self, tunnel: &Tunnel) -> Desired {

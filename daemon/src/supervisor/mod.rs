@@ -1,6 +1,7 @@
 //! Every tunnel by its name: made, commanded, replaced, ended. The only owner of the tunnels' tasks.
 
 mod actor;
+mod handover;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +28,9 @@ use actor::Actor;
 
 /// How long all tunnels together may take to end in order.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// How long the new owner of an address waits for the old one; after that it tries for itself.
+const HANDOVER: Duration = Duration::from_secs(2);
 
 /// Commands that one tunnel may be behind.
 const COMMANDS: usize = 64;

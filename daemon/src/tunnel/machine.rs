@@ -113,6 +113,8 @@ pub enum Event {
     NetworkChanged,
     /// The machine woke from sleep.
     Woke,
+    /// The tunnel whose session carries this one has a new one.
+    CarrierStands,
     /// The dial goes on to another phase.
     Reached {
         /// Which session.
@@ -264,6 +266,12 @@ impl Machine {
                 _ => self.end_unless_stopping(),
             },
             Event::NetworkChanged | Event::Woke => self.stirred(now),
+            Event::CarrierStands => match &self.state {
+                State::Waiting { why, tries, .. } if why.verdict() == Verdict::Retry => {
+                    self.dial(*tries)
+                }
+                _ => None,
+            },
             Event::Reached { phase, .. } => self.reached(phase),
             Event::Asked { prompt, .. } => self.asked(prompt),
             Event::Answered { .. } => self.answered(),

@@ -128,6 +128,23 @@ fn a_waking_machine_probes_what_is_up_and_hurries_what_waits() {
 }
 
 #[test]
+fn a_carrier_that_stands_again_ends_the_wait_for_it_and_no_other() {
+    let now = Instant::now();
+    for (kind, then) in [
+        (FailureKind::Proxy, Some(Action::Dial { epoch: 2 })),
+        (FailureKind::AuthRefused, None),
+    ] {
+        let mut machine = Machine::new(BACKOFF);
+        machine.on(now, 0.0, Event::WantUp);
+        assert_eq!(machine.on(now, 0.0, Event::CarrierStands), None);
+        machine.on(now, 0.0, lost(1, kind));
+        assert_eq!(machine.on(now, 0.0, Event::CarrierStands), then);
+    }
+    let mut machine = up(now);
+    assert_eq!(machine.on(now, 0.0, Event::CarrierStands), None);
+}
+
+#[test]
 fn the_last_command_wins_while_closing() {
     let now = Instant::now();
     let mut machine = up(now);
@@ -246,7 +263,7 @@ fn a_cancelled_prompt_needs_a_person() {
 
 /// What a random walk may do; `Session` words are about the live epoch or, stale, an older one.
 fn step() -> impl Strategy<Value = (u8, u8, u64)> {
-    (0u8..16, 0u8..6, 0u64..100)
+    (0u8..17, 0u8..6, 0u64..100)
 }
 
 proptest! {
@@ -276,6 +293,7 @@ proptest! {
                 12 => Event::Lost { epoch, why: failure(kinds[usize::from(kind)]) },
                 13 => Event::Unparked,
                 14 => Event::Cancelled { why: failure(FailureKind::NotAnswered) },
+                15 => Event::CarrierStands,
                 // A session ends as asked only where it was asked to.
                 _ => match machine.state() {
                     State::Closing { epoch, .. } => Event::Closed { epoch: *epoch },

@@ -10,6 +10,7 @@ use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
 use tunneld_tests::asyncssh::Asyncssh;
 use tunneld_tests::daemon::{Daemon, listen};
 use tunneld_tests::home::Home;
+use tunneld_tests::link::Link;
 use tunneld_tests::payload::{self, MIB, exchange, random, same};
 use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::target::{Manner, Target};
@@ -36,6 +37,28 @@ async fn reset_line_comes_back() -> Result<()> {
     assert!(was_reset(within(LONG, "the reset", live.read_u8()).await?));
     scene.daemon.wait_for("t", LONG, renewed(&before)).await?;
     payload::ping(&mut tcp(addr).await?, b"back").await
+}
+
+#[tokio::test]
+async fn a_carried_tunnel_follows_its_carrier_at_once() -> Result<()> {
+    let server = Sshd::start().await?;
+    let mut link = Link::to(server.addr()).await?;
+    let carrier = server.tunnel_at("carrier", link.port())?;
+    let carried = server.tunnel("carried")?;
+    let slow = "proxy_jump = \"tunnel:carrier\"\nbackoff = { initial = \"1h\", max = \"1h\" }\n";
+    let home = Home::new()?;
+    home.write("t.toml", &format!("{carrier}{carried}{slow}"))?;
+    let daemon = Daemon::start(&home).await?;
+    let mut watch = daemon.watch().await?;
+    let up = |tunnel: &TunnelStatus| tunnel.state == State::Up;
+    watch.until_all(&["carrier", "carried"], LONG, up).await?;
+    link.refuse().await?;
+    link.reset();
+    let waits = |tunnel: &TunnelStatus| tunnel.state == State::Waiting;
+    watch.until("carried", LONG, waits).await?;
+    link.accept().await?;
+    watch.until_all(&["carrier", "carried"], LONG, up).await?;
+    Ok(())
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! Reload: only what changed is touched, and what is broken changes nothing.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use rustix::process::Signal;
 use serde_json::json;
 use tunneld_proto::message::{DaemonStatus, EventBody, Reloaded};
-use tunneld_proto::status::{ForwardKind, ForwardState, State, TunnelStatus};
+use tunneld_proto::status::{ForwardKind, ForwardState, Phase, State, TunnelStatus};
 use tunneld_tests::daemon::{Daemon, Watch, listen, listen_at};
 use tunneld_tests::home::{DEFAULTS, Home};
 use tunneld_tests::payload;
@@ -13,7 +15,7 @@ use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{Scene, secs, session_since, tcp};
+use crate::scene::{Scene, renewed, secs, session_since, tcp};
 
 fn listening(count: usize) -> impl Fn(&TunnelStatus) -> bool {
     move |tunnel| {
@@ -137,6 +139,57 @@ async fn a_broken_file_keeps_its_tunnels_and_the_others_apply() -> Result<()> {
     let tunnel = watch.until("t", LONG, mended).await?;
     assert_eq!(session_since(&tunnel), session_since(&before));
     scene.home.ctl(&["reload"]).await?.expect(0)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reload_while_the_forwards_are_asked_for_does_not_stop_the_tunnel() -> Result<()> {
+    let target = Target::echo().await?;
+    let lines = format!("remote_forward = \"0 127.0.0.1:{}\"\n", target.port());
+    let (scene, link, before) = Scene::linked(&lines).await?;
+    link.delay(Duration::from_millis(500));
+    let mut watch = scene.daemon.watch().await?;
+    link.reset();
+    let asking = |tunnel: &TunnelStatus| tunnel.phase == Some(Phase::Forwards);
+    watch.until("t", LONG, asking).await?;
+    link.freeze();
+    let tunnel = scene.server.tunnel_at("t", link.port())?;
+    let text = format!("{tunnel}{lines}description = \"changed\"\n");
+    scene.home.write("t.toml", &text)?;
+    scene.daemon.call("config.reload", json!({})).await?;
+    assert!(asking(&scene.daemon.status("t").await?));
+    link.thaw();
+    watch.until("t", LONG, renewed(&before)).await?;
+    let told = |tunnel: &TunnelStatus| tunnel.description.is_some();
+    let tunnel = watch.until("t", LONG, told).await?;
+    assert!(renewed(&before)(&tunnel));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_address_that_changes_hands_is_never_in_its_own_way() -> Result<()> {
+    let server = Sshd::start().await?;
+    let (one, two) = (ports::free()?, ports::free()?);
+    let forward = |port| format!("local_forward = \"{port} 127.0.0.1:9\"\n");
+    let named = |name: &str, port| Ok::<_, anyhow::Error>(server.tunnel(name)? + &forward(port));
+    let home = Home::new()?;
+    home.write("t.toml", &(named("a", one)? + &named("b", two)?))?;
+    let daemon = Daemon::start(&home).await?;
+    let mut watch = daemon.watch().await?;
+    let up = |tunnel: &TunnelStatus| tunnel.state == State::Up && listening(1)(tunnel);
+    watch.until_all(&["a", "b"], LONG, up).await?;
+    // Swapped, then one renamed, then renamed back.
+    for (first, second) in [("b", "a"), ("c", "a"), ("b", "a")] {
+        home.write("t.toml", &(named(first, one)? + &named(second, two)?))?;
+        daemon.call("config.reload", json!({})).await?;
+        let there = |tunnel: &TunnelStatus| {
+            let port = if tunnel.name == "a" { two } else { one };
+            up(tunnel) && tunnel.forwards[0].listen.ends_with(&format!(":{port}"))
+        };
+        watch.until_all(&[first, second], LONG, there).await?;
+    }
+    let log = daemon.log().text();
+    assert!(!log.contains("cannot listen"), "{log}");
     Ok(())
 }
 

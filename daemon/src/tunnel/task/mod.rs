@@ -1,12 +1,13 @@
 //! The actor of one tunnel: feeds the machine, carries its actions out, tells the board.
 
 mod aside;
+mod carrier;
 mod prompts;
 mod session;
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, UdpSocket};
 use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tracing::{info, warn};
 use tunneld_proto::error::RpcError;
 use tunneld_proto::status::{Desired, Phase, Prompt, SessionStatus};
 
+use self::carrier::Carrier;
 use self::prompts::{Behind, Waiting};
 use super::gate::{Gate, Pass};
 use super::machine::{Action, Event, Machine, State};
@@ -29,7 +31,7 @@ use super::remedy::{self, Causes};
 use super::report::{self, Facts};
 use crate::backoff::Backoff;
 use crate::config::diff::{Change, diff};
-use crate::config::model::{Liveness, STALE, Tunnel};
+use crate::config::model::{Forward, Liveness, STALE, Tunnel};
 use crate::failure::{Failure, FailureKind, Verdict};
 use crate::forward::{Forwards, Options};
 use crate::prompt::{Asked, Question};
@@ -56,6 +58,13 @@ pub enum Command {
     Restart,
     /// The configuration has changed.
     Replace(Box<Tunnel>),
+    /// Listen no more on this side where none of these forwards does: another tunnel will.
+    GiveUp {
+        /// The forwards of the coming configuration.
+        wanted: Vec<Forward>,
+        /// Told once the addresses are free.
+        done: oneshot::Sender<()>,
+    },
     /// The machine's network has changed.
     NetworkChanged,
     /// The machine has woken.
@@ -74,12 +83,17 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether it ends the making of a session that is under way.
-    fn interrupts(&self) -> bool {
-        matches!(
-            self,
-            Self::Down | Self::Restart | Self::Replace(_) | Self::Stop
-        )
+    /// Whether it ends the making of a session for `spec` that is under way.
+    fn interrupts(&self, spec: &Tunnel) -> bool {
+        match self {
+            Self::Down | Self::Restart | Self::Stop => true,
+            Self::Replace(new) => diff(spec, new) == Change::Route,
+            Self::Up
+            | Self::NetworkChanged
+            | Self::Woke
+            | Self::GiveUp { .. }
+            | Self::Answer { .. } => false,
+        }
     }
 }
 
@@ -111,6 +125,8 @@ pub struct Task {
     changed: Arc<Notify>,
     work: JoinSet<Done>,
     dial: Option<Dial>,
+    /// The tunnel that carried the last dial, or should have.
+    carrier: Option<Carrier>,
     session: Option<Live>,
     asked: Option<Waiting>,
     /// What the session asks beside its work.
@@ -184,6 +200,7 @@ enum Stir {
     LookForRemedy,
     FirstMovedOn,
     AsksNothingMore,
+    CarrierStands,
 }
 
 impl Task {
@@ -206,6 +223,7 @@ impl Task {
             changed,
             work: JoinSet::new(),
             dial: None,
+            carrier: None,
             session: None,
             asked: None,
             asides: Vec::new(),
@@ -255,6 +273,7 @@ impl Task {
                         live.asks = None;
                     }
                 }
+                Stir::CarrierStands => self.step(Event::CarrierStands),
             }
         }
         self.stop().await;
@@ -268,6 +287,8 @@ impl Task {
         let dial = &mut self.dial;
         let behind = &mut self.behind;
         let live = self.session.as_mut().and_then(|live| live.asks.as_mut());
+        let waits = matches!(self.machine.state(), State::Waiting { .. });
+        let carrier = self.carrier.as_mut().filter(|_| waits);
         tokio::select! {
             command = self.commands.recv() => Stir::Command(command),
             Some(done) = self.work.join_next() => Stir::Done(done),
@@ -299,6 +320,12 @@ impl Task {
                 Some(asked) => Stir::Asked(asked),
                 None => Stir::AsksNothingMore,
             },
+            () = async {
+                match carrier {
+                    Some(carrier) => carrier.stands_anew().await,
+                    None => std::future::pending().await,
+                }
+            } => Stir::CarrierStands,
             () = self.changed.notified() => Stir::ForwardsChanged,
             () = async {
                 match deadline {
@@ -330,6 +357,11 @@ impl Task {
                 self.step(Event::Restart);
             }
             Command::Replace(spec) => self.replace(*spec).await,
+            Command::GiveUp { wanted, done } => {
+                self.forwards.give_up(&wanted).await;
+                // Who asked may not have waited.
+                let _ = done.send(());
+            }
             Command::NetworkChanged => self.network_changed(),
             Command::Woke => self.step(Event::Woke),
             Command::Answer { id, answers, reply } => {

@@ -6,12 +6,12 @@ use tokio::time::timeout;
 use tracing::warn;
 use tunneld_proto::status::{Phase, SessionStatus};
 
+use super::carrier::{self, Carrier};
 use super::{CLOSE_GRACE, Dial, Done, Live, PROBE_DEADLINE, Task};
 use crate::config::model::Via;
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{Asked, Asker};
 use crate::session::{self, DialContext, Established, Incoming, Session};
-use crate::tunnel::board::Board;
 use crate::tunnel::machine::{Event, State};
 
 /// What became of asking for the forwards.
@@ -32,6 +32,10 @@ impl Task {
         let refresher = self.shared.refresher.clone();
         let gate = self.shared.gate.clone();
         let board = self.shared.board.clone();
+        self.carrier = match &route.via {
+            Via::Tunnel(name) => Some(Carrier::new(name, &board)),
+            _ => None,
+        };
         let tunnel = self.spec.name.clone();
         let abort = self.work.spawn(async move {
             let mut route = route;
@@ -42,7 +46,7 @@ impl Task {
             }
             let result = async {
                 let carrier = match &route.via {
-                    Via::Tunnel(name) => Some(carried_by(name, &board)?),
+                    Via::Tunnel(name) => Some(carrier::session_of(name, &board)?),
                     _ => None,
                 };
                 let pass = gate
@@ -194,9 +198,12 @@ impl Task {
             tokio::select! {
                 failures = &mut asking => return Asking::Done(failures),
                 why = session.closed() => return Asking::Lost(why),
-                Some(command) = self.commands.recv() => {
-                    let interrupts = command.interrupts();
-                    self.deferred.push_back(command);
+                command = self.commands.recv() => {
+                    // Nobody is left to command it: the loop sees to that.
+                    let interrupts = command
+                        .as_ref()
+                        .is_none_or(|command| command.interrupts(&self.spec));
+                    self.deferred.extend(command);
                     if interrupts {
                         return Asking::Interrupted;
                     }
@@ -235,17 +242,4 @@ impl Task {
             waiting.answer = None;
         }
     }
-}
-
-fn carried_by(name: &str, board: &Board) -> Result<Session, Failure> {
-    board
-        .session(name)
-        .filter(|session| !session.is_closed())
-        .ok_or_else(|| {
-            Failure::new(
-                FailureKind::Proxy,
-                format!("the tunnel {name}, over whose session this one goes, is not up"),
-            )
-            .hint(format!("run: tunnelctl up {name}"))
-        })
 }
