@@ -71,6 +71,21 @@ mod tests {
     }
 
     #[test]
+    fn the_answer_that_let_in_replaces_the_wrong_one_before_it() {
+        let now = Instant::now();
+        let mut recent = Recent::default();
+        let first = question(PromptKind::Password);
+        let again = Question {
+            note: "The password was wrong. ".to_owned(),
+            ..first.clone()
+        };
+        recent.keep(now, first.clone(), vec!["typo".to_owned().into()]);
+        recent.keep(now, again, vec!["right".to_owned().into()]);
+        let found = recent.find(now, &first).unwrap();
+        assert_eq!(found[0].expose_secret(), "right");
+    }
+
+    #[test]
     fn a_password_serves_the_next_tunnel_and_a_code_never() {
         let now = Instant::now();
         let mut recent = Recent::default();

@@ -162,17 +162,17 @@ impl Task {
         };
         match (answer, answers) {
             (Some(answer), Some(answers)) => {
-                self.given.push((question, answers.clone()));
-                let _ = answer.send(answers);
-                if let Some(epoch) = self.machine.live_epoch() {
-                    self.step(Event::Answered { epoch });
+                self.given.push((question.clone(), answers.clone()));
+                if let Err(answers) = answer.send(answers) {
+                    // The server has hung up, which is yet to be heard here.
+                    self.keep_for_next(question, answers);
                 }
+                self.answered_or_not();
             }
-            // The dial hears of the cancel by the sender that is dropped here.
-            (Some(_), None) => {}
+            // The dial hears of the cancel by the sender that is dropped here, and may go on without an answer.
+            (Some(_), None) => self.answered_or_not(),
             (None, Some(answers)) => {
-                // A code was for the login that the server has given up: the next one asks for its own.
-                self.answered = question.lasts().then_some((question, answers));
+                self.keep_for_next(question, answers);
                 self.step(Event::Unparked);
             }
             (None, None) => {
@@ -183,6 +183,18 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    /// The prompt of the dial under way is gone.
+    fn answered_or_not(&mut self) {
+        if let Some(epoch) = self.machine.live_epoch() {
+            self.step(Event::Answered { epoch });
+        }
+    }
+
+    /// A code was for the login that the server has given up: the next one asks for its own.
+    fn keep_for_next(&mut self, question: Question, answers: Vec<SecretString>) {
+        self.answered = question.lasts().then_some((question, answers));
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
