@@ -167,8 +167,17 @@ fn append(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
         return Err(io::Error::other("it is no regular file"));
     }
     let begin = if ends_in_a_line(old) { "" } else { "\n" };
+    let text = format!("{begin}{line}");
+    let before = file.metadata()?.len();
     // In one write: a second writer's line stays whole.
-    file.write_all(format!("{begin}{line}").as_bytes())?;
+    let written = file.write(text.as_bytes())?;
+    if written < text.len() {
+        // A full disk took a part of the line; it goes again, unless somebody has written after it.
+        if file.metadata()?.len() == before + written as u64 {
+            file.set_len(before)?;
+        }
+        return Err(io::ErrorKind::StorageFull.into());
+    }
     file.sync_all()
 }
 

@@ -1,10 +1,11 @@
-//! Faults of the machine: a clock that is set, too few file descriptors, clients that take memory.
+//! Faults of the machine: a clock that is set, too few file descriptors, clients that take memory,
+//! a journal that is frozen, a disk that is full.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UnixDatagram};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
@@ -62,6 +63,105 @@ async fn a_clock_that_is_set_changes_timestamps_alone() -> Result<()> {
     clock.set(-TEN_YEARS)?;
     server.resume().await?;
     daemon.wait_for("t", LONG, renewed(&before)).await?;
+    Ok(())
+}
+
+/// What goes before a command: a shell in a mount namespace of its own that does `first`. None where not root.
+fn after(first: &str) -> Option<Vec<String>> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can mount");
+        return None;
+    }
+    let script = format!("{first}; exec \"$@\"");
+    Some(
+        ["unshare", "--mount", "sh", "-ec", &script, "sh"]
+            .map(str::to_owned)
+            .to_vec(),
+    )
+}
+
+#[tokio::test]
+async fn a_frozen_journal_costs_lines_alone() -> Result<()> {
+    let server = Sshd::start().await?;
+    let target = Target::start(Manner::Collect).await?;
+    let home = Home::new()?.var("RUST_LOG", "trace");
+    let text = format!(
+        "{}local_forward = \"0 127.0.0.1:{}\"\n",
+        server.tunnel("t")?,
+        target.port()
+    );
+    home.write("t.toml", &text)?;
+    std::fs::create_dir_all(home.path("rundir/systemd/journal"))?;
+    let journal = UnixDatagram::bind(home.path("rundir/systemd/journal/socket"))?;
+    let Some(before) = after(&format!(
+        "mount --bind {} /run; export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2)",
+        home.path("rundir").display()
+    )) else {
+        return Ok(());
+    };
+    let mut daemon = Daemon::launch(&home, home.command_after(&before, "tunneld")?).await?;
+    let tunnel = daemon.wait_up("t").await?;
+    let addr = listen(&tunnel, ForwardKind::Local)?;
+    // Nobody reads the journal: its queue is full soon, and whoever writes to it stands still.
+    let mut dropped = 0;
+    let until = Instant::now() + LONG;
+    while dropped == 0 {
+        let data = random(60, 1000);
+        for _ in 0..50 {
+            let stream = tcp(addr).await?;
+            let got = within(secs(5), "the bytes", payload::exchange(stream, &data)).await??;
+            payload::same(&data, &got)?;
+        }
+        let status = daemon.call("daemon.status", json!({})).await?;
+        dropped = status["log_dropped"].as_u64().context("log_dropped")?;
+        ensure!(Instant::now() < until, "the journal is not full");
+    }
+    let mut line = vec![0; 4096];
+    let mut told = false;
+    for _ in 0..10 {
+        let n = within(LONG, "a line for the journal", journal.recv(&mut line)).await??;
+        told |= String::from_utf8_lossy(&line[..n]).contains("SYSLOG_IDENTIFIER");
+    }
+    ensure!(told, "what came is nothing for a journal");
+    let kept = daemon.status("t").await?;
+    ensure!(session_since(&kept) == session_since(&tunnel), "{kept:#?}");
+    daemon.terminate(secs(8)).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_full_disk_leaves_known_hosts_whole() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    let disk = home.path("disk");
+    std::fs::create_dir(&disk)?;
+    let known = disk.join("known_hosts");
+    let tunnel = server.tunnel("t")?;
+    let line = tunnel.lines().find(|line| line.starts_with("user_known"));
+    let new = format!(
+        "user_known_hosts_file = \"{}\"\nstrict_host_key_checking = \"accept-new\"",
+        known.display()
+    );
+    home.write("t.toml", &tunnel.replace(line.context("a line")?, &new))?;
+    // It fills its page but for four bytes, and no other page can be had.
+    let old = "# the names of a life\n".repeat(186);
+    std::fs::write(home.path("old"), &old)?;
+    let Some(before) = after(&format!(
+        "mount -t tmpfs -o size=64k none {disk}; cp {old} {disk}/known_hosts; \
+         dd if=/dev/zero of={disk}/rest bs=4k 2>/dev/null || true",
+        disk = disk.display(),
+        old = home.path("old").display()
+    )) else {
+        return Ok(());
+    };
+    let daemon = Daemon::launch(&home, home.command_after(&before, "tunneld")?).await?;
+    let settled = |tunnel: &TunnelStatus| tunnel.state == State::Up || tunnel.last_error.is_some();
+    daemon.wait_for("t", LONG, settled).await?;
+    daemon.log().wait("No space left", LONG).await?;
+    let root = format!("/proc/{}/root", daemon.process().pid());
+    let kept = std::fs::read_to_string(format!("{root}{}", known.display()))?;
+    ensure!(kept == old, "{} bytes of {}", kept.len(), old.len());
+    let names = std::fs::read_dir(format!("{root}{}", disk.display()))?;
+    ensure!(names.count() == 2, "a temporary file is left behind");
     Ok(())
 }
 
