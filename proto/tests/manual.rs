@@ -1,5 +1,4 @@
 //! The manual of the protocol names every method, kind, state and key that there is.
-#![expect(clippy::unwrap_used, reason = "a test's helpers fail with it")]
 
 use std::collections::BTreeSet;
 use std::path::Path;
