@@ -1,14 +1,20 @@
 //! The line itself: silent, down, with another address, slow and lossy; and a machine that sleeps.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
 use rustix::process::Signal;
+use serde_json::json;
 use tokio::io::AsyncReadExt;
-use tunneld_tests::net::{CABLE, NEAR};
+use tokio::process::Command;
+use tunneld_proto::status::{State, TunnelStatus};
+use tunneld_tests::net::{CABLE, FAR, NEAR};
 use tunneld_tests::payload::{self, random, same};
+use tunneld_tests::process::Process;
 use tunneld_tests::wait::{LONG, within};
 
 use super::{Field, NEVER, SHORT};
-use crate::scene::{secs, was_reset};
+use crate::scene::{secs, session_since, was_reset};
 
 #[tokio::test]
 async fn a_black_hole_longer_than_the_keepalives_is_a_dead_peer_and_passes() -> Result<()> {
@@ -24,13 +30,14 @@ async fn a_black_hole_longer_than_the_keepalives_is_a_dead_peer_and_passes() -> 
     let ended = within(LONG, "an end", live.read_u8()).await?;
     assert!(was_reset(ended), "a dead session is no end of file");
     // Until an attempt has been in vain.
-    let tried = |tunnel: &tunneld_proto::status::TunnelStatus| {
+    let tried = |tunnel: &TunnelStatus| {
         tunnel
             .last_error
             .as_ref()
             .is_some_and(|error| error.kind != "dead_peer")
     };
-    field.daemon.wait_for("t", secs(15), tried).await?;
+    let tunnel = field.daemon.wait_for("t", secs(15), tried).await?;
+    assert_eq!(tunnel.last_error.context("an error")?.kind, "timeout");
     field.net.heal().await?;
     field.back(&before, secs(10)).await
 }
@@ -44,7 +51,7 @@ async fn a_link_that_comes_up_is_used_at_once() -> Result<()> {
     };
     field.net.near(&format!("ip link set {CABLE} down")).await?;
     field.lost(secs(10)).await?;
-    let waits = |tunnel: &tunneld_proto::status::TunnelStatus| tunnel.retry_at.is_some();
+    let waits = |tunnel: &TunnelStatus| tunnel.retry_at.is_some();
     field.daemon.wait_for("t", secs(15), waits).await?;
     field.net.near(&format!("ip link set {CABLE} up")).await?;
     field.back(&before, secs(10)).await
@@ -71,6 +78,55 @@ async fn a_session_whose_address_is_gone_is_given_up_at_once() -> Result<()> {
         .near(&format!("ip addr add 10.213.7.3/24 dev {CABLE}"))
         .await?;
     field.back(&before, secs(10)).await
+}
+
+#[tokio::test]
+async fn a_session_over_a_link_local_address_outlives_a_change_of_others() -> Result<()> {
+    let Some((field, before)) = Field::up(NEVER).await? else {
+        return Ok(());
+    };
+    let usable = async {
+        loop {
+            let line = "ip -6 -o addr show dev far0 scope link -tentative";
+            let found = field.net.far(line).await?;
+            if let Some(address) = found.split_whitespace().nth(3) {
+                return anyhow::Ok(address.trim_end_matches("/64").to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let far = within(LONG, "a link-local address", usable).await??;
+    let port = field.server.port();
+    let words = field.net.on_far();
+    let (program, rest) = words.split_first().context("a command")?;
+    let mut relay = Command::new(program);
+    relay.args(rest).args(["socat", "-d", "-d"]).args([
+        format!("TCP6-LISTEN:{port},ipv6only,fork"),
+        format!("TCP:{FAR}:{port}"),
+    ]);
+    let relay = Process::start("socat", relay)?;
+    relay.log().wait("listening on", LONG).await?;
+    let there = format!("[{far}%{CABLE}]:{port}");
+    let file = field.home.config_dir().join("t.toml");
+    let text = std::fs::read_to_string(file)?;
+    let text = text.replacen(&format!("@{FAR}:{port}\""), &format!("@{there}\""), 1);
+    let known = format!("strict_host_key_checking = \"accept-new\"\n{NEVER}");
+    field
+        .home
+        .write("t.toml", &text.replacen(NEVER, &known, 1))?;
+    let over = |tunnel: &TunnelStatus| {
+        tunnel.state == State::Up && session_since(tunnel) != session_since(&before)
+    };
+    let tunnel = field.daemon.wait_for("t", LONG, over).await?;
+    let debug = json!({ "filter": "debug" });
+    field.daemon.call("log.set_level", debug).await?;
+    field
+        .net
+        .near(&format!("ip addr add 10.213.8.1/24 dev {CABLE}"))
+        .await?;
+    let log = field.daemon.log();
+    log.wait("the network's addresses changed", LONG).await?;
+    field.kept(&tunnel).await
 }
 
 #[tokio::test]
