@@ -2,41 +2,39 @@
 
 mod aside;
 mod carrier;
+mod command;
 mod prompts;
 mod session;
+mod tell;
 
 use std::collections::VecDeque;
-use std::io;
-use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use secrecy::SecretString;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{info, warn};
-use tunneld_proto::error::RpcError;
+use tracing::info;
 use tunneld_proto::status::{Desired, Phase, Prompt, SessionStatus};
 
 use self::carrier::Carrier;
+pub use self::command::Command;
 use self::prompts::{Behind, Waiting};
 use super::gate::{Gate, Pass};
 use super::machine::{Action, Event, Machine, State};
 use super::recent::Recent;
 use super::refresh::Refresher;
 use super::remedy::{self, Causes};
-use super::report::{self, Facts};
 use crate::backoff::Backoff;
-use crate::config::diff::{Change, diff};
-use crate::config::model::{Forward, Liveness, STALE, Tunnel};
+use crate::config::model::{Liveness, Tunnel};
 use crate::failure::{Failure, FailureKind, Verdict};
-use crate::forward::{Forwards, Options};
+use crate::forward::Forwards;
 use crate::prompt::{Asked, Question};
 use crate::session::{Established, Session};
-use crate::tunnel::board::{Board, Entry, Tenant};
+use crate::tunnel::board::{Board, Tenant};
 
 /// How long a session may take to end in order.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
@@ -46,56 +44,6 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// How long connections may go on after the daemon was told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(4);
-
-/// What a tunnel is told.
-#[derive(Debug)]
-pub enum Command {
-    /// Come up and stay up.
-    Up,
-    /// Go down and stay down.
-    Down,
-    /// Make a new session.
-    Restart,
-    /// The configuration has changed.
-    Replace(Box<Tunnel>),
-    /// Listen no more on this side where none of these forwards does: another tunnel will.
-    GiveUp {
-        /// The forwards of the coming configuration.
-        wanted: Vec<Forward>,
-        /// Told once the addresses are free.
-        done: oneshot::Sender<()>,
-    },
-    /// The machine's network has changed.
-    NetworkChanged,
-    /// The machine has woken.
-    Woke,
-    /// A prompt is answered; the reply says whether the answer fits.
-    Answer {
-        /// The prompt's id.
-        id: u64,
-        /// One answer a field; none to cancel.
-        answers: Option<Vec<SecretString>>,
-        /// Whether it fits.
-        reply: oneshot::Sender<Result<(), RpcError>>,
-    },
-    /// End everything; the task returns.
-    Stop,
-}
-
-impl Command {
-    /// Whether it ends the making of a session for `spec` that is under way.
-    fn interrupts(&self, spec: &Tunnel) -> bool {
-        match self {
-            Self::Down | Self::Restart | Self::Stop => true,
-            Self::Replace(new) => diff(spec, new) == Change::Route,
-            Self::Up
-            | Self::NetworkChanged
-            | Self::Woke
-            | Self::GiveUp { .. }
-            | Self::Answer { .. } => false,
-        }
-    }
-}
 
 /// What all tunnels share.
 #[derive(Clone)]
@@ -337,111 +285,6 @@ impl Task {
         }
     }
 
-    async fn obey(&mut self, command: Command) {
-        match command {
-            Command::Up => {
-                self.desired = Desired::Up;
-                self.apply_forwards().await;
-                self.step(Event::WantUp);
-            }
-            Command::Down => {
-                self.desired = Desired::Down;
-                self.facts.last_error = None;
-                self.step(Event::WantDown);
-                self.apply_forwards().await;
-                self.publish();
-            }
-            Command::Restart => {
-                self.desired = Desired::Up;
-                self.apply_forwards().await;
-                self.step(Event::Restart);
-            }
-            Command::Replace(spec) => self.replace(*spec).await,
-            Command::GiveUp { wanted, done } => {
-                self.forwards.give_up(&wanted).await;
-                // Who asked may not have waited.
-                let _ = done.send(());
-            }
-            Command::NetworkChanged => self.network_changed(),
-            Command::Woke => self.step(Event::Woke),
-            Command::Answer { id, answers, reply } => {
-                let fits = self.answer(id, answers);
-                // The one who answered may be gone already.
-                let _ = reply.send(fits);
-            }
-            // The loop takes it before it comes here.
-            Command::Stop => {}
-        }
-    }
-
-    async fn replace(&mut self, spec: Tunnel) {
-        let what = diff(&self.spec, &spec);
-        self.spec = Arc::new(spec);
-        self.machine.set_backoff(backoff(&self.spec.route.liveness));
-        self.apply_forwards().await;
-        if what == Change::Route {
-            info!(
-                tunnel = self.spec.name,
-                "the destination or its login changed: connecting anew"
-            );
-            self.step(Event::RouteChanged);
-        }
-        self.publish();
-    }
-
-    /// What the dial that is under way goes by.
-    async fn take(&mut self, mut fresh: Tunnel) {
-        let kept = self
-            .spec
-            .notes
-            .iter()
-            .filter(|note| note.starts_with(STALE));
-        fresh.notes.extend(kept.cloned());
-        if *self.spec == fresh {
-            return;
-        }
-        info!(
-            tunnel = fresh.name,
-            "ssh_config says something else than before"
-        );
-        self.spec = Arc::new(fresh);
-        self.machine.set_backoff(backoff(&self.spec.route.liveness));
-        self.apply_forwards().await;
-        self.publish();
-    }
-
-    /// Listeners stand while the tunnel is wanted, whatever its session does.
-    async fn apply_forwards(&mut self) {
-        let options = Options {
-            hold: self.spec.life.hold,
-            forwarding: self.spec.forwarding.clone(),
-        };
-        match self.desired {
-            Desired::Up => self.forwards.apply(&self.spec.forwards, options).await,
-            Desired::Down => {
-                self.forwards.declare(&self.spec.forwards).await;
-                self.forwards.close(Duration::ZERO).await;
-            }
-        }
-    }
-
-    fn network_changed(&mut self) {
-        let gone = self.session.as_ref().and_then(|live| {
-            let addr = live.session.info().local_addr?;
-            (!is_ours(addr)).then_some((live.epoch, addr.ip()))
-        });
-        match gone {
-            Some((epoch, ip)) => {
-                let why = Failure::new(
-                    FailureKind::NetworkChanged,
-                    format!("the address {ip} of the session is gone"),
-                );
-                self.lost(epoch, why);
-            }
-            None => self.step(Event::NetworkChanged),
-        }
-    }
-
     /// Takes an event to the machine, carries the action out, tells the board.
     fn step(&mut self, event: Event) {
         let before = std::mem::discriminant(self.machine.state());
@@ -493,48 +336,6 @@ impl Task {
         }
     }
 
-    fn tell_log(&self) {
-        let tunnel = self.spec.name.as_str();
-        match self.machine.state() {
-            State::Connecting { .. } => {
-                info!(
-                    tunnel,
-                    host = report::destination(&self.spec.route),
-                    "connecting"
-                );
-            }
-            State::Up { .. } => info!(tunnel, "up"),
-            State::Waiting { until, why, .. } => {
-                let seconds = until
-                    .saturating_duration_since(Instant::now())
-                    .as_secs_f32();
-                warn!(
-                    tunnel,
-                    kind = why.kind.as_str(),
-                    "{why}; next attempt in {seconds:.1} s"
-                );
-            }
-            State::NeedsInput { .. } => info!(
-                tunnel,
-                "waits for an answer; run: tunnelctl answer {tunnel}"
-            ),
-            State::Parked { .. } => info!(
-                tunnel,
-                "the server hung up while an answer was awaited; connecting again once there is one"
-            ),
-            State::Failed { why } => {
-                warn!(
-                    tunnel,
-                    kind = why.kind.as_str(),
-                    hint = why.hint.as_deref().unwrap_or(""),
-                    "failed: {why}"
-                );
-            }
-            State::Stopped => info!(tunnel, "stopped"),
-            State::Closing { .. } => {}
-        }
-    }
-
     async fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Dialled { epoch, result }) => match *result {
@@ -569,28 +370,6 @@ impl Task {
         }
     }
 
-    fn publish(&self) {
-        let facts = Facts {
-            spec: Arc::clone(&self.spec),
-            state: self.machine.state().clone(),
-            since: self.facts.since,
-            desired: self.desired,
-            last_error: self.facts.last_error.clone(),
-            prompt: self.prompt().cloned(),
-            session: self.session.as_ref().map(|live| live.told.clone()),
-            reconnects: self.facts.reconnects,
-        };
-        let session = self.session.as_ref().map(|live| live.session.clone());
-        self.shared.board.put(
-            self.tenant,
-            Entry {
-                facts,
-                forwards: self.forwards.monitor(),
-                session,
-            },
-        );
-    }
-
     /// Nobody commands it any more: it is gone as soon as its addresses are free.
     async fn leave(&mut self) {
         self.forwards.declare(&[]).await;
@@ -614,23 +393,6 @@ fn backoff(liveness: &Liveness) -> Backoff {
         initial: liveness.backoff_initial,
         max: liveness.backoff_max,
     }
-}
-
-/// Whether this machine still bears the address; what cannot be told counts as that.
-fn is_ours(mut addr: SocketAddr) -> bool {
-    // The scope of a link-local address stays.
-    addr.set_port(0);
-    UdpSocket::bind(addr)
-        .err()
-        .is_none_or(|error| !is_absent(&error))
-}
-
-fn is_absent(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    if rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::NODEV) {
-        return true;
-    }
-    error.kind() == io::ErrorKind::AddrNotAvailable
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! The task driven by hand: what it hears is given, its dials lead nowhere.
 
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
-
 use secrecy::ExposeSecret as _;
 use tunneld_proto::status::{PromptField, PromptKind};
+
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::config::{Env, Loader, ad_hoc};
@@ -87,16 +87,4 @@ async fn an_answer_that_the_dial_did_not_live_to_hear_serves_the_next() {
     let answers = bench.asks().try_recv().unwrap();
     assert_eq!(answers[0].expose_secret(), "s3cret");
     assert!(bench.connects(), "nobody is asked");
-}
-
-#[test]
-fn an_address_is_gone_only_where_the_system_says_so() {
-    assert!(is_ours("[::1]:22".parse().unwrap()));
-    assert!(is_ours("127.0.0.1:22".parse().unwrap()));
-    assert!(!is_ours("192.0.2.1:22".parse().unwrap()));
-    let link_local: Ipv6Addr = "fe80::dead:beef".parse().unwrap();
-    let scoped = |scope| SocketAddr::V6(SocketAddrV6::new(link_local, 22, 0, scope));
-    assert!(!is_ours(scoped(1)), "not an address of the first interface");
-    assert!(!is_ours(scoped(u32::MAX)), "there is no such interface");
-    assert!(is_ours(scoped(0)), "without a scope nothing can be told");
 }
