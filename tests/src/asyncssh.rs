@@ -33,7 +33,7 @@ impl Asyncssh {
 
     /// The same with these further lines of authorized keys. The user `none` needs no login, and every user may
     /// come with the password `lab pass` or, by keyboard-interactive, with it and then the code 123456. Of the user
-    /// `intruder` it opens three channels that nobody asked for.
+    /// `intruder` it opens three channels that nobody asked for; the user `expired` has to take `new pass`.
     ///
     /// # Errors
     /// Where it does not start.

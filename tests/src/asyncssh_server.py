@@ -33,7 +33,14 @@ class Server(asyncssh.SSHServer):
         return True
 
     def validate_password(self, username, password):
+        if username == "expired" and password == PASSWORD:
+            raise asyncssh.PasswordChangeRequired("Your password is too old")
         return password == PASSWORD
+
+    def change_password(self, username, old_password, new_password):
+        if new_password == "too short":
+            raise asyncssh.PasswordChangeRequired("That one is too short")
+        return old_password == PASSWORD and new_password == "new pass"
 
     def kbdint_auth_supported(self):
         return True

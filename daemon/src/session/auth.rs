@@ -249,13 +249,17 @@ impl<L: Login> Attempt<'_, L> {
                 kind,
                 format!("{who}: there is nothing to log in with; the server takes {takes}{right}{notes}"),
             )
-            .hint(match self.agent_wanting {
-                true => {
+            .hint(match (self.agent_wanting, self.notes.is_empty()) {
+                (true, _) => {
                     "start or unlock the agent that tunneld sees (identity_agent) and load the key into it; or set \
                      identity_file or password_command"
                 }
-                false => {
+                (false, true) => {
                     "set identity_file, load a key into the agent that tunneld sees (identity_agent), or set \
+                     password_command"
+                }
+                (false, false) => {
+                    "mend what is told of the keys, or set another identity_file, identity_agent or \
                      password_command"
                 }
             });

@@ -16,7 +16,7 @@ use super::budget::{Budget, Desk};
 use super::client;
 use super::host_key::Trust;
 use super::proxy_command::{Complaint, Proxy};
-use super::{DialContext, Established, Session, tcp};
+use super::{DialContext, Established, OpenError, Session, tcp};
 use crate::command;
 use crate::config::env::Env;
 use crate::config::model::{Route, Via};
@@ -104,7 +104,7 @@ fn dial_over<'a>(
 async fn jump(hops: &[Route], context: &DialContext) -> Result<(String, Session), Failure> {
     let mut over: Option<(String, Session)> = None;
     for hop in hops {
-        let name = format!("jump host {}", text::escape(&hop.host));
+        let name = format!("jump host {}", text::escape(&hop.alias));
         let _told = context.phases.send(Phase::Proxy);
         // A hop's own phases would be taken for the tunnel's.
         let quiet = DialContext {
@@ -209,10 +209,17 @@ impl Dial<'_> {
                 .await;
             let channel = opened.map_err(|error| {
                 let to = text::escape(&format!("{}:{}", self.host, route.port));
-                Failure::new(
+                let failure = Failure::new(
                     FailureKind::Proxy,
                     format!("{name}: opening {to} from there: {error}"),
-                )
+                );
+                match error {
+                    OpenError::Refused { code: 1, .. } => failure.hint(
+                        "that server forbids it: its sshd_config's AllowTcpForwarding and PermitOpen, or the options \
+                         of the key in authorized_keys",
+                    ),
+                    _ => failure,
+                }
             })?;
             return Ok(Way {
                 carrier: Stream::other(channel),

@@ -55,8 +55,13 @@ impl<'a> Interactive<'a> {
         self.left -= 1;
         self.asked = false;
         let mut challenge = login.interactive().await?;
+        let mut questions = 0;
         for _ in 0..ROUNDS {
             let (name, instructions, prompts) = match challenge {
+                // sshd without PAM offers the method and asks nothing: no refusal of anything.
+                Challenge::Over(Reply::Failure { partial: false, .. }) if questions == 0 => {
+                    return Ok(Step::Exhausted);
+                }
                 Challenge::Over(reply) => {
                     self.wrong = matches!(reply, Reply::Failure { partial: false, .. });
                     return Ok(Step::Replied(reply));
@@ -70,6 +75,7 @@ impl<'a> Interactive<'a> {
             if prompts.len() > PROMPTS {
                 return Err(endless(self.means.who, "asks more than 16 things at once"));
             }
+            questions += prompts.len();
             let banner = login.banner();
             let said = one_line(&format!("{banner} {name} {instructions}"));
             let answers = tokio::select! {

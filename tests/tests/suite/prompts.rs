@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tunneld_proto::message::{EventBody, Prompts};
 use tunneld_proto::status::{ForwardKind, Prompt, PromptKind, State, TunnelStatus};
 use tunneld_tests::asking::{Asking, Factor, Round};
+use tunneld_tests::asyncssh::Asyncssh;
 use tunneld_tests::daemon::{Daemon, listen};
 use tunneld_tests::home::Home;
 use tunneld_tests::sshd::{Setup, Sshd};
@@ -361,5 +362,33 @@ async fn a_password_asked_by_keyboard_interactive_serves_the_tunnels_behind() ->
         let tunnel = watch.until(name, LONG, settled).await?;
         assert!(up(&tunnel), "asked twice: {tunnel:?}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_expired_password_is_changed_on_the_way_in() -> Result<()> {
+    let server = Asyncssh::start(1 << 30).await?;
+    let text = server.tunnel("t")?.replacen("lab@", "expired@", 1)
+        + "preferred_authentications = \"password\"\n";
+    let (_home, daemon) = home(&text).await?;
+    let mut watch = daemon.watch().await?;
+    let mut asked = prompt(&mut watch, "t").await?;
+    assert_eq!(asked.kind, PromptKind::Password);
+    for (answers, says) in [
+        (&["lab pass"][..], "too old"),
+        (&["one thing", "another"], "The two differ"),
+        (&["too short", "too short"], "too short"),
+    ] {
+        answer(&daemon, &asked, answers).await?;
+        let next = watch.until("t", LONG, asked_anew(&asked)).await?;
+        asked = next.prompt.context("a prompt")?;
+        assert_eq!(asked.kind, PromptKind::NewPassword);
+        assert!(asked.text.contains(says), "{asked:?}");
+        assert!(asked.fields.iter().all(|field| !field.echo));
+    }
+    answer(&daemon, &asked, &["new pass", "new pass"]).await?;
+    watch.until("t", LONG, up).await?;
+    let log = daemon.log().text();
+    assert!(!log.contains("new pass") && !log.contains("lab pass"));
     Ok(())
 }

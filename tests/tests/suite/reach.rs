@@ -141,8 +141,14 @@ async fn proxy_commands_fail_by_name_and_leave_no_process() -> Result<()> {
     let children = process::descendants(daemon.process().pid());
     daemon.terminate(crate::scene::secs(6)).await?;
     for pid in children {
-        let gone = process::signal(pid, rustix::process::Signal::CONT).is_err();
-        assert!(gone, "process {pid} outlived the daemon");
+        // Killed, it stays until init has looked after it.
+        let what = format!("the end of process {pid}, which outlived the daemon");
+        within(LONG, &what, async {
+            while process::signal(pid, rustix::process::Signal::CONT).is_ok() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await?;
     }
     Ok(())
 }
@@ -355,5 +361,31 @@ async fn an_included_file_and_match_exec_hold_from_the_next_dial_on() -> Result<
     one.signal_sessions(rustix::process::Signal::KILL);
     daemon.log().wait("and stays what it was", LONG).await?;
     daemon.wait_up("t").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_hop_is_told_by_the_name_that_it_has_in_ssh_config() -> Result<()> {
+    let (first, second) = (
+        Sshd::start().await?,
+        Sshd::with_lines(&["AllowTcpForwarding no"]).await?,
+    );
+    let end = format!("{}  ProxyJump one,two\n", first.ssh_host("t")?);
+    let config = first.ssh_host("one")? + &second.ssh_host("two")? + &end;
+    let (_home, daemon) = home(&config, "[tunnel.t]\n").await?;
+    let failed = |tunnel: &TunnelStatus| tunnel.last_error.is_some();
+    let error = daemon
+        .wait_for("t", LONG, failed)
+        .await?
+        .last_error
+        .context("an error")?;
+    assert!(
+        error
+            .message
+            .starts_with("jump host two: opening 127.0.0.1:"),
+        "{error:?}"
+    );
+    let hint = error.hint.context("a hint")?;
+    assert!(hint.contains("AllowTcpForwarding"), "{hint}");
     Ok(())
 }

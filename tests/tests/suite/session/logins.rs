@@ -118,6 +118,13 @@ async fn files_that_are_no_good_are_named_with_the_remedy() -> Result<()> {
             "{failure:?}"
         );
     }
+    // Without PAM sshd offers keyboard-interactive and asks nothing: that hides no cause.
+    let server = Sshd::with_lines(&["KbdInteractiveAuthentication yes"]).await?;
+    let mut other = super::route(&server);
+    other.auth.identity_files = route.auth.identity_files;
+    let failure = refused(&other).await;
+    assert_eq!(failure.kind, FailureKind::NoCredentials, "{failure:?}");
+    assert!(failure.hint.unwrap().starts_with("mend"));
     Ok(())
 }
 
