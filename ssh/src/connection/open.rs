@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::channel::{Channel, End, Stage, Taken};
 use super::global::Belongs;
 use super::message::{self, Forwarded, Open, Target};
-use super::pace::{SMALL, SendWindow};
+use super::pace::SendWindow;
 use super::window::ReceiveWindow;
 use super::{ChannelId, Connection, Event, Incoming, Outbox, TEXT, broken, credit};
 use crate::error::{Error, bounded};
@@ -46,7 +46,6 @@ impl Connection {
         let mut channel = Channel::new(Stage::Opening, 0, receive, SendWindow::new(0, 0));
         channel.asked = Some(now);
         let id = self.channels.insert(channel);
-        self.small.note(id, now);
         out.send(&message::open(target, id, window, self.settings.packet));
         Some(ChannelId(id))
     }
@@ -254,9 +253,6 @@ impl Connection {
         now: Instant,
     ) -> Result<usize, Unwritten> {
         let rtt = self.rtt.least();
-        if len <= SMALL {
-            self.small.note(id.0, now);
-        }
         let tight = self.small.is_beside(id.0, now, rtt);
         let channel = self.channels.get_mut(id.0).ok_or(Unwritten::Closed)?;
         if channel.theirs == End::Close {
@@ -266,6 +262,7 @@ impl Connection {
             return Err(Unwritten::Ended);
         }
         channel.send.tighten(tight);
+        self.small.note(id.0, len, &channel.send, now);
         match channel.send.allows(len) {
             0 if len > 0 => {
                 if let Some(until) = channel.send.wait(now, rtt) {

@@ -23,27 +23,48 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A write of no more than this is somebody's who waits for an answer: it does not wait behind bulk.
 pub(crate) const SMALL: usize = 4 * 1024;
-/// On a line shorter than this bulk keeps out of their way; a longer one is left to TCP.
+/// A channel with as much under way does bulk itself; its small writes are the ends of larger ones.
+const BULK: u32 = 64 * 1024;
+/// On a line shorter than this bulk keeps out of the way of small writes; a longer one is left to TCP.
 const SHORT: Duration = Duration::from_millis(1);
-/// Bulk does so for as long after each of them.
+/// So many small writes in a row show a conversation. Fewer are how any connection begins.
+const SERIES: u32 = 16;
+/// One later than this after the last begins a new series.
 const BRISK: Duration = Duration::from_millis(500);
 
-/// Which channel was opened or wrote something small last, and when.
+/// The series of small writes under way.
 #[derive(Debug, Default)]
-pub(crate) struct Small(Option<(u32, Instant)>);
+pub(crate) struct Small {
+    count: u32,
+    /// The channel that wrote last, and when.
+    last: Option<(u32, Instant)>,
+}
 
 impl Small {
-    /// Notes one.
-    pub(crate) fn note(&mut self, channel: u32, now: Instant) {
-        self.0 = Some((channel, now));
+    /// Notes a channel's write, if it is one.
+    pub(crate) fn note(&mut self, channel: u32, len: usize, send: &SendWindow, now: Instant) {
+        if len <= SMALL && send.under_way < BULK {
+            self.count = if self.is_fresh(now) {
+                self.count + 1
+            } else {
+                1
+            }
+            .min(SERIES);
+            self.last = Some((channel, now));
+        }
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.last
+            .is_some_and(|(_, at)| now.saturating_duration_since(at) < BRISK)
     }
 
     /// Whether a channel's bulk has to keep out of another one's way.
     pub(crate) fn is_beside(&self, channel: u32, now: Instant, rtt: Option<Duration>) -> bool {
         rtt.is_some_and(|rtt| rtt < SHORT)
-            && self.0.is_some_and(|(other, at)| {
-                other != channel && now.saturating_duration_since(at) < BRISK
-            })
+            && self.count == SERIES
+            && self.is_fresh(now)
+            && self.last.is_some_and(|(other, _)| other != channel)
     }
 }
 

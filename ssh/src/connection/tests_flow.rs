@@ -49,12 +49,18 @@ fn bulk_keeps_out_of_the_way_of_small_things_on_a_short_line() {
                 .unwrap();
             ChannelId(id)
         });
-        let mut upload = |beside| upload(&mut connection, &mut out, &mut now, bulk, beside);
-        let alone = upload(None);
+        let mut play = |beside| upload(&mut connection, &mut out, &mut now, bulk, beside);
+        let alone = play(None);
         assert!(alone >= 256 * 1024, "{alone}");
-        let shared = upload(Some(beside));
+        connection.may_write(beside, 1, now).unwrap();
+        let greeted = connection
+            .small
+            .is_beside(bulk.0, now, connection.rtt.least());
+        assert!(!greeted, "a single small write is no conversation");
+        let mut play = |beside| upload(&mut connection, &mut out, &mut now, bulk, beside);
+        let shared = play(Some(beside));
         assert!((least..most).contains(&shared), "{shared} after {alone}");
-        let again = upload(None);
+        let again = play(None);
         assert!(again >= 256 * 1024, "{again}");
     }
 }
