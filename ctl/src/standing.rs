@@ -26,6 +26,7 @@ const HOPELESS: &[&str] = &[
     "auth_refused",
     "agent",
     "no_common_algorithm",
+    "command",
     "forward",
     "bind_failed",
     "remote_forward_refused",

@@ -75,6 +75,8 @@ kinds! {
     NoCredentials = "no_credentials" => NeedsPerson,
     /// Nothing to log in with as long as the agent is away, silent, locked, empty or declines to sign.
     Agent = "agent" => RetrySlowly,
+    /// Nothing to log in with as long as a command fails that should give it.
+    Command = "command" => RetrySlowly,
     /// The server closed the connection.
     Disconnected = "disconnected" => Retry,
     /// Nothing was heard for interval × count.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tunneld_proto::error::{ErrorKind, RpcError};
@@ -21,6 +21,9 @@ use crate::log::Log;
 use crate::platform::service::{Notice, tell};
 use crate::supervisor::Supervisor;
 use crate::tunnel::refresh::Stale;
+
+/// Tunnels that are resolved again at once.
+const AT_ONCE: usize = 8;
 
 /// A handle to the task.
 #[derive(Clone)]
@@ -61,6 +64,8 @@ pub struct Reloading {
     shared: Arc<Shared>,
     again: Again,
     stale: mpsc::Receiver<Stale>,
+    /// Who may ask ssh now.
+    turns: Arc<Semaphore>,
 }
 
 /// When the configuration is read once more by itself: something failed that may go well another time.
@@ -120,6 +125,7 @@ impl Reloader {
             shared: shared.clone(),
             again: Again::default(),
             stale,
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
         };
         task.again.note(first.try_again);
         task.tell(first);
@@ -242,7 +248,11 @@ impl Reloading {
         let Some(again) = self.loader.again(&stale.name, made.as_ref()) else {
             return;
         };
+        let turns = Arc::clone(&self.turns);
         refreshing.spawn(async move {
+            let Ok(_turn) = turns.acquire().await else {
+                return;
+            };
             match again.resolve().await {
                 // Whoever asked may have gone meanwhile.
                 Ok(fresh) => drop(stale.fresh.send(fresh)),

@@ -241,29 +241,19 @@ impl<L: Login> Attempt<'_, L> {
             false => format!("; {}", self.notes.join("; ")),
         };
         if self.refused.is_empty() {
-            let kind = match self.agent_wanting {
-                true => FailureKind::Agent,
-                false => FailureKind::NoCredentials,
-            };
+            let (kind, hint) = self.wanting();
             return Failure::new(
                 kind,
-                format!("{who}: there is nothing to log in with; the server takes {takes}{right}{notes}"),
+                format!(
+                    "{who}: there is nothing to log in with; the server takes {takes}{right}{notes}"
+                ),
             )
-            .hint(match (self.agent_wanting, self.notes.is_empty()) {
-                (true, _) => {
-                    "start or unlock the agent that tunneld sees (identity_agent) and load the key into it; or set \
-                     identity_file or password_command"
-                }
-                (false, true) => {
-                    "set identity_file, load a key into the agent that tunneld sees (identity_agent), or set \
-                     password_command"
-                }
-                (false, false) => {
-                    "mend what is told of the keys, or set another identity_file, identity_agent or \
-                     password_command"
-                }
-            });
+            .hint(hint);
         }
+        let keys_alone = self
+            .refused
+            .iter()
+            .all(|tried| tried.starts_with("publickey"));
         Failure::new(
             FailureKind::AuthRefused,
             format!(
@@ -271,7 +261,40 @@ impl<L: Login> Attempt<'_, L> {
                 self.refused.join(", ")
             ),
         )
-        .hint("check the user, and that the key stands in the account's authorized_keys there")
+        .hint(match keys_alone {
+            true => {
+                "check the user, and that the key stands in the account's authorized_keys there"
+            }
+            false => {
+                "check the user and the password or code, and whether the account is locked there"
+            }
+        })
+    }
+
+    /// Why there is nothing to log in with, and what to do.
+    fn wanting(&self) -> (FailureKind, &'static str) {
+        let of_command =
+            |note: &String| note.contains("_command: ") || note.starts_with("answers: ");
+        if self.notes.iter().any(of_command) {
+            let hint =
+                "run the command by hand, as the user and in the environment that tunneld has";
+            return (FailureKind::Command, hint);
+        }
+        if self.agent_wanting {
+            let hint = "start or unlock the agent that tunneld sees (identity_agent) and load the key into it; or set \
+                        identity_file or password_command";
+            return (FailureKind::Agent, hint);
+        }
+        let hint = match self.notes.is_empty() {
+            true => {
+                "set identity_file, load a key into the agent that tunneld sees (identity_agent), or set \
+                 password_command"
+            }
+            false => {
+                "mend what is told of the keys, or set another identity_file, identity_agent or password_command"
+            }
+        };
+        (FailureKind::NoCredentials, hint)
     }
 
     /// sshd ends the connection after MaxAuthTries: that is a refusal, whatever it looks like.

@@ -151,7 +151,8 @@ impl<'a> Interactive<'a> {
     ) -> Result<Vec<SecretString>, Failure> {
         self.asked = true;
         let who = self.means.who;
-        let again = if self.wrong {
+        // Told in the first round alone: the second belongs to an answer that was right.
+        let again = if std::mem::take(&mut self.wrong) {
             "The answer was wrong. "
         } else {
             ""

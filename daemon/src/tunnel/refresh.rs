@@ -1,4 +1,4 @@
-//! What a tunnel asks before it dials: whether ssh_config still says of it what it said. Files that it includes change
+//! What a tunnel asks beside each dial: whether ssh_config still says of it what it said. Files that it includes change
 //! unseen, and what `Match exec` finds changes with the network.
 
 use std::sync::{Arc, OnceLock};

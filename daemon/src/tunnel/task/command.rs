@@ -121,7 +121,7 @@ impl Task {
         self.publish();
     }
 
-    /// What the dial that is under way goes by.
+    /// What ssh_config says of it by now.
     pub(super) async fn take(&mut self, mut fresh: Tunnel) {
         let kept = self
             .spec
@@ -136,10 +136,7 @@ impl Task {
             tunnel = fresh.name,
             "ssh_config says something else than before"
         );
-        self.spec = Arc::new(fresh);
-        self.machine.set_backoff(backoff(&self.spec.route.liveness));
-        self.apply_forwards().await;
-        self.publish();
+        self.replace(fresh).await;
     }
 
     /// Listeners stand while the tunnel is wanted, whatever its session does.

@@ -73,6 +73,8 @@ pub struct Task {
     changed: Arc<Notify>,
     work: JoinSet<Done>,
     dial: Option<Dial>,
+    /// Whether an answer is awaited on what ssh_config says by now.
+    refreshing: bool,
     /// The tunnel that carried the last dial, or should have.
     carrier: Option<Carrier>,
     session: Option<Live>,
@@ -97,7 +99,6 @@ struct Dial {
     phases: mpsc::UnboundedReceiver<Phase>,
     asks: mpsc::Receiver<Asked>,
     passes: mpsc::UnboundedReceiver<Pass>,
-    fresh: mpsc::UnboundedReceiver<Tunnel>,
     pass: Option<Pass>,
 }
 
@@ -133,6 +134,7 @@ enum Done {
         epoch: u64,
     },
     ProbeOk,
+    Refreshed(Option<Box<Tunnel>>),
 }
 
 /// What woke the loop.
@@ -141,7 +143,6 @@ enum Stir {
     Done(Result<Done, tokio::task::JoinError>),
     Phase(Phase),
     Asked(Asked),
-    Fresh(Box<Tunnel>),
     Pass(Pass),
     ForwardsChanged,
     Deadline,
@@ -171,6 +172,7 @@ impl Task {
             changed,
             work: JoinSet::new(),
             dial: None,
+            refreshing: false,
             carrier: None,
             session: None,
             asked: None,
@@ -206,7 +208,6 @@ impl Task {
                 Stir::Done(done) => self.done(done).await,
                 Stir::Phase(phase) => self.reached(phase),
                 Stir::Asked(asked) => self.ask(asked),
-                Stir::Fresh(fresh) => self.take(*fresh).await,
                 Stir::Pass(pass) => {
                     if let Some(dial) = &mut self.dial {
                         dial.pass = Some(pass);
@@ -244,7 +245,6 @@ impl Task {
                 match dial {
                     Some(dial) => tokio::select! {
                         biased;
-                        Some(fresh) = dial.fresh.recv() => Stir::Fresh(Box::new(fresh)),
                         Some(pass) = dial.passes.recv() => Stir::Pass(pass),
                         Some(phase) = dial.phases.recv() => Stir::Phase(phase),
                         Some(asked) = dial.asks.recv() => Stir::Asked(asked),
@@ -345,6 +345,12 @@ impl Task {
             Ok(Done::Ended { epoch, why }) => self.lost(epoch, why),
             Ok(Done::Closed { epoch }) => self.step(Event::Closed { epoch }),
             Ok(Done::ProbeOk) => self.publish(),
+            Ok(Done::Refreshed(fresh)) => {
+                self.refreshing = false;
+                if let Some(fresh) = fresh {
+                    self.take(*fresh).await;
+                }
+            }
             Err(error) if error.is_cancelled() => {}
             Err(error) => {
                 tracing::error!(

@@ -27,9 +27,7 @@ impl Task {
         let (phases, phases_end) = mpsc::unbounded_channel();
         let (passes, passes_end) = mpsc::unbounded_channel();
         let (asker, asks) = Asker::new();
-        let (freshes, fresh_end) = mpsc::unbounded_channel();
         let route = self.spec.route.clone();
-        let refresher = self.shared.refresher.clone();
         let gate = self.shared.gate.clone();
         let board = self.shared.board.clone();
         self.carrier = match &route.via {
@@ -38,12 +36,6 @@ impl Task {
         };
         let tunnel = self.spec.name.clone();
         let abort = self.work.spawn(async move {
-            let mut route = route;
-            if let Some(fresh) = refresher.ask(&tunnel).await {
-                route.clone_from(&fresh.route);
-                // The task shows what this dial goes by.
-                let _ = freshes.send(fresh);
-            }
             let result = async {
                 let carrier = match &route.via {
                     Via::Tunnel(name) => Some(carrier::session_of(name, &board)?),
@@ -77,8 +69,21 @@ impl Task {
             phases: phases_end,
             asks,
             passes: passes_end,
-            fresh: fresh_end,
             pass: None,
+        });
+        self.refresh();
+    }
+
+    /// Asks, beside the dial, whether ssh_config still says what it said. It does nearly always: a lost session is not
+    /// to wait for that.
+    fn refresh(&mut self) {
+        if std::mem::replace(&mut self.refreshing, true) {
+            return;
+        }
+        let (refresher, name) = (self.shared.refresher.clone(), self.spec.name.clone());
+        self.work.spawn(async move {
+            let fresh = refresher.ask(&name).await;
+            Done::Refreshed(fresh.map(Box::new))
         });
     }
 
