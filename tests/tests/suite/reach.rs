@@ -312,7 +312,9 @@ async fn until_reached(daemon: &Daemon, servers: [&Sshd; 2], port: u16) -> Resul
             for server in servers {
                 server.signal_sessions(rustix::process::Signal::KILL);
             }
-            watch.until("t", LONG, renewed(&tunnel)).await?;
+            let before = session_since(&tunnel);
+            let anew = |tunnel: &TunnelStatus| up(tunnel) && session_since(tunnel) != before;
+            watch.until("t", LONG, anew).await?;
         }
     })
     .await?
