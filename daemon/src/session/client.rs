@@ -180,6 +180,7 @@ impl Connected {
     /// The logged-in session. It keeps alive, and ends with, the session that it goes `over`.
     pub(super) fn establish(
         self,
+        host: &str,
         auth: String,
         local_addr: Option<SocketAddr>,
         over: Option<(String, Session)>,
@@ -189,7 +190,7 @@ impl Connected {
             .core
             .into_session()
             .map_err(|error| failure_of(&error))?;
-        let info = info(core.info(), auth, local_addr);
+        let info = info(core.info(), host, auth, local_addr);
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (sender, incoming) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
@@ -210,9 +211,15 @@ impl Connected {
     }
 }
 
-fn info(core: &driver::SessionInfo, auth: String, local_addr: Option<SocketAddr>) -> SessionInfo {
+fn info(
+    core: &driver::SessionInfo,
+    host: &str,
+    auth: String,
+    local_addr: Option<SocketAddr>,
+) -> SessionInfo {
     let agreed = &core.negotiated;
     SessionInfo {
+        host: host.to_owned(),
         server: text::escape(&core.ident),
         kex: agreed.kex.to_owned(),
         cipher: agreed.cipher_out.to_owned(),

@@ -192,7 +192,13 @@ impl Dial<'_> {
             tunnel,
         };
         match auth::log_in(&mut connected, &means).await {
-            Ok(how) => connected.establish(how, way.local_addr, way.over, way.complaint.is_some()),
+            Ok(how) => connected.establish(
+                &self.host,
+                how,
+                way.local_addr,
+                way.over,
+                way.complaint.is_some(),
+            ),
             Err(failure) => {
                 drop(connected);
                 Err(with_complaint(failure, way.complaint).await)

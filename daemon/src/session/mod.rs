@@ -81,6 +81,8 @@ pub struct Session(Arc<Client>);
 /// What a session was made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionInfo {
+    /// The host that was reached: what `host_command` said, where there is one.
+    pub host: String,
     /// The server's identification.
     pub server: String,
     /// The key exchange method.

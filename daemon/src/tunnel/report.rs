@@ -21,6 +21,8 @@ pub struct Facts {
     pub spec: Arc<Tunnel>,
     /// The machine's state.
     pub state: machine::State,
+    /// The host that the live session has reached.
+    pub reached: Option<String>,
     /// Since when.
     pub since: Timestamp,
     /// What the user wants.
@@ -86,7 +88,10 @@ pub fn status(
         state,
         phase,
         since: facts.since,
-        host: destination(&facts.spec.route),
+        host: match &facts.reached {
+            Some(host) => destination_at(&facts.spec.route, host),
+            None => destination(&facts.spec.route),
+        },
         via: via(&facts.spec.route),
         tags: facts.spec.tags.clone(),
         description: facts.spec.description.clone(),
@@ -117,8 +122,12 @@ pub fn last_error(failure: &Failure, at: Timestamp) -> LastError {
 
 /// `user@host:port`.
 pub fn destination(route: &Route) -> String {
+    destination_at(route, &route.host)
+}
+
+fn destination_at(route: &Route, host: &str) -> String {
     let place = HostPort {
-        host: route.host.clone(),
+        host: host.to_owned(),
         port: route.port,
     };
     if route.user.is_empty() {

@@ -212,6 +212,7 @@ async fn host_command_names_the_host_at_each_connect() -> Result<()> {
     home.write("t.toml", &text.replace(&host, &new))?;
     let daemon = Daemon::start(&home).await?;
     let before = daemon.wait_up("t").await?;
+    assert_eq!(before.host, format!("{user}@127.0.0.1:{}", server.port()));
     server.kill_sessions()?;
     daemon.wait_for("t", LONG, renewed(&before)).await?;
     assert_eq!(std::fs::read_to_string(&count)?.lines().count(), 2);

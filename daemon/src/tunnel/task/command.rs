@@ -79,9 +79,9 @@ impl Task {
             Command::Down => {
                 self.desired = Desired::Down;
                 self.facts.last_error = None;
-                self.step(Event::WantDown);
+                // Whoever hears that it has stopped finds nobody at its addresses.
                 self.apply_forwards().await;
-                self.publish();
+                self.step(Event::WantDown);
             }
             Command::Restart => {
                 self.desired = Desired::Up;

@@ -57,6 +57,7 @@ impl Task {
         let facts = Facts {
             spec: Arc::clone(&self.spec),
             state: self.machine.state().clone(),
+            reached: (self.session.as_ref()).map(|live| live.session.info().host.clone()),
             since: self.facts.since,
             desired: self.desired,
             last_error: self.facts.last_error.clone(),
