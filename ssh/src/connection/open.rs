@@ -19,6 +19,7 @@ const PROHIBITED: u32 = 1;
 const SHORTAGE: u32 = 4;
 /// No working peer announces less; every payload byte would cost many on the line.
 const LEAST_PACKET: u32 = 256;
+
 /// Why nothing was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unwritten {
