@@ -45,8 +45,6 @@ pub struct Loader {
     last: BTreeMap<String, Tunnel>,
     next_id: usize,
     asked_for: bool,
-    /// What the last reading resolved, to be resolved again.
-    wanted: BTreeMap<String, Wanted>,
     read_at: Option<Instant>,
 }
 
@@ -85,7 +83,6 @@ impl Loader {
             last: BTreeMap::new(),
             next_id: 0,
             asked_for: false,
-            wanted: BTreeMap::new(),
             read_at: None,
         }
     }
@@ -222,10 +219,6 @@ impl Loader {
                 spec: tunnel.spec.clone(),
                 defaults: defaults.clone(),
             })
-            .collect();
-        self.wanted = requests
-            .iter()
-            .map(|wanted| (wanted.name.clone(), wanted.clone()))
             .collect();
         self.read_at = Some(Instant::now());
         let resolver = Resolver::new(&self.env);
@@ -402,7 +395,7 @@ impl Loader {
             return None;
         }
         let wanted = match made {
-            None => self.wanted.get(name)?.clone(),
+            None => self.wanted(name)?,
             Some(spec) => {
                 let (spec, problems) = file::from_json(name, spec);
                 problems.is_empty().then_some(())?;
@@ -416,6 +409,21 @@ impl Loader {
         Some(Again {
             env: self.env.clone(),
             wanted,
+        })
+    }
+
+    /// A tunnel of the last reading, as its file has it.
+    fn wanted(&self, name: &str) -> Option<Wanted> {
+        self.last.get(name)?;
+        let mut files = self.files.values().filter_map(|entry| entry.good.as_ref());
+        files.find_map(|good| {
+            let mut tunnels = good.parsed.tunnels.iter();
+            let tunnel = tunnels.find(|tunnel| tunnel.name == name)?;
+            Some(Wanted {
+                name: name.to_owned(),
+                spec: tunnel.spec.clone(),
+                defaults: good.parsed.defaults.clone().or(&self.defaults()),
+            })
         })
     }
 

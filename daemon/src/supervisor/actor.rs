@@ -1,6 +1,7 @@
 //! The supervisor's own loop.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use secrecy::SecretString;
 use tokio::sync::broadcast::error::RecvError;
@@ -18,7 +19,7 @@ use crate::tunnel::task::{Command, Shared, Task};
 
 /// One tunnel as its owner sees it.
 struct Owned {
-    spec: Tunnel,
+    spec: Arc<Tunnel>,
     commands: mpsc::Sender<Command>,
     abort: AbortHandle,
     /// Made on the command line.
@@ -111,7 +112,7 @@ impl Actor {
             .tunnels
             .iter()
             .filter(|(name, owned)| !owned.ad_hoc || wanted.contains(name.as_str()));
-        let givers = handover::givers(before.map(|(_, owned)| &owned.spec), &tunnels);
+        let givers = handover::givers(before.map(|(_, owned)| &*owned.spec), &tunnels);
         let events = self.shared.board.subscribe().1;
         for name in &applied.removed {
             // What was said of it stays said, for a file that is away for a moment.
@@ -126,11 +127,11 @@ impl Actor {
             match self.tunnels.get_mut(&name) {
                 None => {
                     let wanted = self.wanted(&tunnel);
-                    self.start(tunnel, false, wanted);
+                    self.start(Arc::new(tunnel), false, wanted);
                     applied.added.push(name);
                 }
-                Some(owned) if owned.spec != tunnel => {
-                    owned.spec = tunnel.clone();
+                Some(owned) if *owned.spec != tunnel => {
+                    owned.spec = Arc::new(tunnel.clone());
                     owned.ad_hoc = false;
                     let _ = owned
                         .commands
@@ -210,7 +211,7 @@ impl Actor {
             .copied()
             .unwrap_or(Desired::Up);
         self.want(&tunnel.name, wanted);
-        self.start(tunnel, true, wanted);
+        self.start(Arc::new(tunnel), true, wanted);
         Ok(())
     }
 
@@ -229,10 +230,10 @@ impl Actor {
         }
     }
 
-    fn start(&mut self, spec: Tunnel, ad_hoc: bool, wanted: Desired) {
+    fn start(&mut self, spec: Arc<Tunnel>, ad_hoc: bool, wanted: Desired) {
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let name = spec.name.clone();
-        let task = Task::new(spec.clone(), wanted, self.shared.clone(), inbox);
+        let task = Task::new(Arc::clone(&spec), wanted, self.shared.clone(), inbox);
         let ended = name.clone();
         let abort = self.tasks.spawn(async move {
             task.run().await;

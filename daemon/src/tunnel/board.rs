@@ -1,6 +1,8 @@
 //! What every tunnel tells of itself: one place, one sequence number, any number of readers.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -65,8 +67,8 @@ struct Inner {
     tenants: BTreeMap<String, Tenant>,
     last_tenant: u64,
     entries: BTreeMap<String, Entry>,
-    /// What was last told of each.
-    told: BTreeMap<String, TunnelStatus>,
+    /// A digest of what was last told of each.
+    told: BTreeMap<String, u64>,
     prompts: BTreeMap<u64, Prompt>,
 }
 
@@ -118,10 +120,10 @@ impl Board {
         }
         let tunnel = entry.status();
         inner.entries.insert(name.clone(), entry);
-        if inner.told.get(&name) == Some(&tunnel) {
+        let told = digest(&tunnel);
+        if inner.told.insert(name, told) == Some(told) {
             return;
         }
-        inner.told.insert(name, tunnel.clone());
         let tunnel = Box::new(tunnel);
         self.tell(&mut inner, EventBody::Tunnel { tunnel });
     }
@@ -240,4 +242,14 @@ impl Board {
         };
         (snapshot, events)
     }
+}
+
+/// Tells one status from another.
+fn digest(status: &TunnelStatus) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    // A status always has a JSON form.
+    serde_json::to_vec(status)
+        .unwrap_or_default()
+        .hash(&mut hasher);
+    hasher.finish()
 }

@@ -155,7 +155,7 @@ enum Stir {
 impl Task {
     /// A tunnel as it begins; `desired` says whether it comes up at once.
     pub fn new(
-        spec: Tunnel,
+        spec: Arc<Tunnel>,
         desired: Desired,
         shared: Shared,
         commands: mpsc::Receiver<Command>,
@@ -187,7 +187,7 @@ impl Task {
                 reconnects: 0,
                 was_lost: false,
             },
-            spec: Arc::new(spec),
+            spec,
         }
     }
 

@@ -27,7 +27,7 @@ impl Bench {
             refresher: Refresher::default(),
         };
         let (commands, inbox) = mpsc::channel(1);
-        let mut task = Task::new(spec, Desired::Up, shared, inbox);
+        let mut task = Task::new(Arc::new(spec), Desired::Up, shared, inbox);
         task.step(Event::WantUp);
         Self {
             task,
