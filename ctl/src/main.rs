@@ -1,6 +1,7 @@
 //! tunnelctl: commands tunneld over its control socket.
 //!
 //! `cli` reads the command line, `commands` carry it out, `output` paints, `exit` says how it ended.
+#![forbid(unsafe_code)]
 
 mod cli;
 mod commands;

@@ -15,6 +15,7 @@ use crate::config::watch::Watcher;
 use crate::control::{self, Context};
 use crate::hooks::{Askpass, Hooks};
 use crate::platform::events::{Happening, Machine};
+use crate::platform::heap::{self, Heap};
 use crate::platform::service::{Notice, tell, watchdog};
 use crate::platform::signals::{Signal, Signals};
 use crate::reload::Reloading;
@@ -89,6 +90,9 @@ impl Daemon {
             alive
         });
         let mut asides = JoinSet::new();
+        let mut heap = Heap::default();
+        let mut look = interval(heap::LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -120,6 +124,7 @@ impl Daemon {
                     });
                 }
                 Some(_) = asides.join_next() => {}
+                _ = look.tick() => heap.trim(),
             }
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! JSON-RPC 2.0 objects, one a line, over a Unix socket or a named pipe. Fields and kinds are only ever
 //! added; what a reader does not know it skips.
+#![forbid(unsafe_code)]
 
 pub mod client;
 pub mod codec;

@@ -2,6 +2,7 @@
 //!
 //! The core is pure, in the manner of a sans-IO protocol: bytes in, bytes out, events, and the
 //! time is told to it. [`transport`] is RFC 4253 with its key exchanges.
+#![forbid(unsafe_code)]
 
 pub mod algorithm;
 pub mod auth;
