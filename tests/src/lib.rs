@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod asking;
 pub mod asyncssh;
+#[cfg(target_os = "linux")]
 pub mod clock;
 pub mod ctl;
 pub mod daemon;
@@ -20,6 +21,7 @@ pub mod fifo;
 pub mod home;
 pub mod keys;
 pub mod link;
+#[cfg(target_os = "linux")]
 pub mod net;
 pub mod payload;
 pub mod ports;

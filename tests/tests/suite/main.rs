@@ -22,8 +22,10 @@ mod known_hosts;
 mod lab;
 mod life;
 mod local;
+#[cfg(target_os = "linux")]
 mod machine;
 mod matrix;
+#[cfg(target_os = "linux")]
 mod network;
 mod prompts;
 mod reach;
