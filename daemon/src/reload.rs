@@ -62,7 +62,7 @@ pub struct Reloading {
     supervisor: Supervisor,
     requests: mpsc::Receiver<Request>,
     shared: Arc<Shared>,
-    again: Again,
+    retry: Retry,
     stale: mpsc::Receiver<Stale>,
     /// Who may ask ssh now.
     turns: Arc<Semaphore>,
@@ -70,12 +70,12 @@ pub struct Reloading {
 
 /// When the configuration is read once more by itself: something failed that may go well another time.
 #[derive(Debug, Default)]
-struct Again {
+struct Retry {
     tries: u32,
     at: Option<Instant>,
 }
 
-impl Again {
+impl Retry {
     /// Between two tries at most.
     const SELDOM: Duration = Duration::from_secs(60);
 
@@ -123,11 +123,11 @@ impl Reloader {
             supervisor,
             requests: inbox,
             shared: shared.clone(),
-            again: Again::default(),
+            retry: Retry::default(),
             stale,
             turns: Arc::new(Semaphore::new(AT_ONCE)),
         };
-        task.again.note(first.try_again);
+        task.retry.note(first.try_again);
         task.tell(first);
         (Self { requests, shared }, task)
     }
@@ -229,7 +229,7 @@ impl Reloading {
                     None => return,
                 },
                 () = watcher.changed() => None,
-                () = self.again.due() => None,
+                () = self.retry.due() => None,
             };
             // Whoever asked may have gone meanwhile.
             match request {
@@ -242,7 +242,7 @@ impl Reloading {
         }
     }
 
-    /// Resolves one tunnel again, beside all else: it waits for that with its dial.
+    /// Resolves one tunnel again, beside all else and its own dial.
     fn refresh(&self, stale: Stale, refreshing: &mut JoinSet<()>) {
         let made = self.store.made().remove(&stale.name);
         let Some(again) = self.loader.again(&stale.name, made.as_ref()) else {
@@ -268,7 +268,7 @@ impl Reloading {
         tell(&Notice::Reloading);
         let loaded = self.loader.load().await;
         let fresh = self.tell(&loaded);
-        self.again.note(loaded.try_again);
+        self.retry.note(loaded.try_again);
         self.set_daemon(loaded.daemon);
         let applied = self.supervisor.apply(loaded.tunnels).await;
         let applied = applied.unwrap_or_default();

@@ -9,7 +9,7 @@ use tunneld_tests::keys;
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::wait::LONG;
 
-use crate::scene::{answer, home, prompt, up};
+use crate::scene::{answer, home, next_prompt, prompt, up};
 
 fn with_key(server: &Sshd, name: &str, key: &Path) -> Result<String> {
     let text = server.tunnel(name)?;
@@ -124,17 +124,7 @@ async fn encrypted_keys_by_command_and_by_prompt() -> Result<()> {
             && (first.fields[0].label.contains("closed") || first.text.contains("closed"))
     );
     answer(&daemon, &first, &["wrong"]).await?;
-    let other = |tunnel: &TunnelStatus| {
-        tunnel
-            .prompt
-            .as_ref()
-            .is_some_and(|prompt| prompt.id != first.id)
-    };
-    let second = watch
-        .until("asks", LONG, other)
-        .await?
-        .prompt
-        .context("a prompt")?;
+    let second = next_prompt(&mut watch, "asks", &first).await?;
     answer(&daemon, &second, &["open sesame"]).await?;
     watch.until("asks", LONG, up).await?;
     Ok(())

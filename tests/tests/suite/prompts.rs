@@ -16,7 +16,7 @@ use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 use tunneld_tests::{keys, payload};
 
-use crate::scene::{answer, home, prompt, tcp, up};
+use crate::scene::{answer, home, next_prompt, prompt, tcp, up};
 
 #[tokio::test]
 async fn password_by_command_and_by_prompt_carries_bytes() -> Result<()> {
@@ -55,17 +55,7 @@ async fn an_unanswered_prompt_burns_no_attempt_and_a_wrong_one_is_asked_again() 
     let list: Prompts = serde_json::from_value(daemon.call("prompt.list", json!({})).await?)?;
     assert_eq!(list.prompts, std::slice::from_ref(&first));
     answer(&daemon, &first, &["wrong"]).await?;
-    let other = |tunnel: &TunnelStatus| {
-        tunnel
-            .prompt
-            .as_ref()
-            .is_some_and(|prompt| prompt.id != first.id)
-    };
-    let second = watch
-        .until("t", LONG, other)
-        .await?
-        .prompt
-        .context("a prompt")?;
+    let second = next_prompt(&mut watch, "t", &first).await?;
     assert_eq!(server.attempts(), ["password wrong"]);
     daemon
         .call("prompt.cancel", json!({"id": second.id}))
@@ -113,17 +103,7 @@ async fn keyboard_interactive_rounds_by_commands_and_by_a_person() -> Result<()>
     let echo: Vec<bool> = first.fields.iter().map(|field| field.echo).collect();
     assert_eq!(echo, [false, true]);
     answer(&daemon, &first, &["pw", "p42"]).await?;
-    let other = |tunnel: &TunnelStatus| {
-        tunnel
-            .prompt
-            .as_ref()
-            .is_some_and(|prompt| prompt.id != first.id)
-    };
-    let second = watch
-        .until("person", LONG, other)
-        .await?
-        .prompt
-        .context("a prompt")?;
+    let second = next_prompt(&mut watch, "person", &first).await?;
     answer(&daemon, &second, &["123456"]).await?;
     watch.until("person", LONG, up).await?;
     Ok(())

@@ -89,6 +89,16 @@ pub(crate) async fn prompt(watch: &mut Watch, name: &str) -> Result<Prompt> {
     tunnel.prompt.context("needs_input without a prompt")
 }
 
+/// Waits for the prompt of the tunnel `name` that follows this one.
+pub(crate) async fn next_prompt(watch: &mut Watch, name: &str, before: &Prompt) -> Result<Prompt> {
+    let other = |tunnel: &TunnelStatus| {
+        let prompt = tunnel.prompt.as_ref();
+        prompt.is_some_and(|prompt| prompt.id != before.id)
+    };
+    let tunnel = watch.until(name, LONG, other).await?;
+    tunnel.prompt.context("a prompt")
+}
+
 /// Answers a prompt.
 pub(crate) async fn answer(daemon: &Daemon, prompt: &Prompt, answers: &[&str]) -> Result<()> {
     let params = json!({"id": prompt.id, "answers": answers});
