@@ -9,7 +9,8 @@ pub mod config;
 pub mod control;
 mod daemon;
 pub mod demo;
-pub mod desired;
+
+pub mod dynamic;
 pub mod failure;
 #[cfg(all(test, unix))]
 mod fifo;
@@ -20,10 +21,11 @@ pub mod log;
 pub mod pattern;
 pub mod platform;
 pub mod prompt;
-pub mod proxy;
+
 pub mod reload;
 pub mod session;
 pub mod ssh_config;
+pub mod state_file;
 pub mod supervisor;
 pub mod text;
 pub mod tunnel;
@@ -43,10 +45,10 @@ use config::model::Tunnel;
 use config::watch::Watcher;
 use control::Context;
 use daemon::Daemon;
-use desired::Store;
 use log::Log;
 use platform::signals::{Signal, Signals};
 use reload::Reloader;
+use state_file::Store;
 use supervisor::Supervisor;
 
 /// What the command line says.

@@ -16,9 +16,9 @@ use crate::config::load::{Loaded, Loader, ad_hoc};
 use crate::config::model::{DaemonConfig, Tunnel};
 use crate::config::save::save;
 use crate::config::watch::Watcher;
-use crate::desired::Store;
 use crate::log::Log;
 use crate::platform::service::{Notice, tell};
+use crate::state_file::Store;
 use crate::supervisor::Supervisor;
 use crate::tunnel::refresh::Stale;
 

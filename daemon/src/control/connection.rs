@@ -24,7 +24,7 @@ use super::outbox::{Gone, Outbox, send_all};
 use super::request::{Call, params, parse};
 use super::{Context, dispatch, follow, stream};
 use crate::session::Channel;
-use crate::tunnel::attendance::Attending;
+use crate::tunnel::interactive_clients::Attending;
 
 /// A client that has not said a good `hello` by then is dropped.
 const GREETING: Duration = Duration::from_secs(10);

@@ -17,9 +17,9 @@ use std::sync::atomic::AtomicUsize;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::desired::Store;
 use crate::log::Log;
 use crate::reload::Reloader;
+use crate::state_file::Store;
 use crate::supervisor::Supervisor;
 
 pub use server::serve;

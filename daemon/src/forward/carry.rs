@@ -2,12 +2,12 @@
 
 use tracing::{debug, info};
 
-use super::facts::Facts;
-use super::ground::Ground;
+use super::context::Ground;
+use super::forward_state::Facts;
 use super::hold::{NotOpened, Opened};
-use super::link::Link;
-use super::pump::{Ending, Pump};
-use super::socket::Socket;
+use super::local_socket::Socket;
+use super::relay::{Ending, Pump};
+use super::ssh_session::Link;
 
 /// Carries an opened connection to its end.
 pub(super) async fn pump<L: Link>(

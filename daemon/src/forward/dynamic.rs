@@ -8,14 +8,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::admission::WaitingRoom;
 use super::carry::{pump, tell};
-use super::facts::Facts;
-use super::ground::Ground;
+use super::context::Ground;
+use super::forward_state::Facts;
 use super::hold::{self, NotOpened};
-use super::link::{Link, Stream, Target};
-use super::socket::Socket;
-use super::waiting::WaitingRoom;
-use crate::proxy::{Handshake, Reply, Request, Step};
+use super::local_socket::Socket;
+use super::ssh_session::{Link, Stream, Target};
+use crate::dynamic::{Handshake, Reply, Request, Step};
 
 /// How long a client may take to say where it wants to go.
 const PATIENCE: Duration = Duration::from_secs(10);

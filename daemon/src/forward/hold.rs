@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::facts::Facts;
-use super::ground::Ground;
-use super::link::{Link, Target};
-use super::socket::Socket;
+use super::context::Ground;
+use super::forward_state::Facts;
+use super::local_socket::Socket;
+use super::ssh_session::{Link, Target};
 use crate::session::OpenError;
 
 /// A connection that goes on.

@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::Options;
-use super::facts::Place;
-use super::holder;
-use super::socket::Socket;
+use super::forward_state::Place;
+use super::local_socket::Socket;
+use super::port_owner;
 #[cfg(unix)]
 use super::unix_socket::UnixSocket;
 use crate::addr::{Bind, Listen};
@@ -305,8 +305,8 @@ async fn refused(address: SocketAddr, error: &io::Error) -> Failure {
     };
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            let holder = holder::of_port(address.port()).await;
-            holder::in_use(|what| failure(what), holder)
+            let holder = port_owner::of_port(address.port()).await;
+            port_owner::in_use(|what| failure(what), holder)
         }
         io::ErrorKind::PermissionDenied => failure("permission denied")
             .hint("ports below 1024 want a privilege; choose a higher one"),

@@ -8,15 +8,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::carry::{pump, tell};
+use super::context::{CONNECTIONS, Ground};
 use super::counters::Counted;
-use super::descriptors::{self, Spare};
 use super::dynamic;
-use super::facts::Facts;
-use super::ground::{CONNECTIONS, Ground};
+use super::forward_state::Facts;
 use super::hold;
-use super::link::{Link, Target};
 use super::listener::Listener;
-use super::socket::Socket;
+use super::local_socket::Socket;
+use super::reserved_fd::{self, Spare};
+use super::ssh_session::{Link, Target};
 use crate::config::model::Forward;
 
 /// How long after each failure an address or a remote forward is tried again; the last for ever.
@@ -126,7 +126,7 @@ async fn take<L: Link>(
     loop {
         match listener.accept().await {
             Ok(socket) => admit(ground, facts, cancel, socket),
-            Err(error) if descriptors::is_exhausted(&error) => {
+            Err(error) if reserved_fd::is_exhausted(&error) => {
                 ground.complain("no file descriptors are left: new connections are closed; raise the limit (ulimit -n, LimitNOFILE=)");
                 if !spare.lend(|| listener.accept_now()) {
                     tokio::time::sleep(BREATH).await;
@@ -152,7 +152,7 @@ fn admit<L: Link>(
     cancel: &CancellationToken,
     socket: Socket,
 ) {
-    if descriptors::is_reserved(&socket) {
+    if reserved_fd::is_reserved(&socket) {
         ground.complain("few file descriptors are left: new connections are closed; raise the limit (ulimit -n, LimitNOFILE=)");
         return;
     }

@@ -2,29 +2,27 @@
 //! up: what comes meanwhile is held. `listener` and `local` take connections here, `remote` those of the far side,
 //! `hold` waits for a session, `pump` carries.
 
+mod admission;
 mod buffer;
 mod carry;
+mod connect;
+mod context;
 mod counters;
-mod descriptors;
-mod dial;
 mod dynamic;
-mod facts;
-#[cfg(test)]
-mod fake;
-mod ground;
+mod forward_state;
 mod hold;
-mod holder;
-pub mod link;
 mod listener;
 mod local;
-mod pump;
+mod local_socket;
+mod port_owner;
+mod relay;
 mod remote;
-mod socket;
+mod reserved_fd;
+pub mod ssh_session;
 #[cfg(test)]
 mod tests;
 #[cfg(unix)]
 mod unix_socket;
-mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,10 +33,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tunneld_proto::status::ForwardStatus;
 
-use self::facts::Facts;
-use self::ground::Ground;
-use self::link::Link;
+use self::context::Ground;
+use self::forward_state::Facts;
 use self::remote::Attached;
+use self::ssh_session::Link;
 use crate::config::model::{Forward, Forwarding};
 use crate::failure::Failure;
 use crate::session::Session;

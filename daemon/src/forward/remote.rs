@@ -12,17 +12,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::dial::dial;
+use super::connect::dial;
+use super::context::{CONNECTIONS, Ground};
 use super::dynamic::{self, Greeted};
-use super::facts::{Facts, Place, is_exposed};
-use super::ground::{CONNECTIONS, Ground};
-use super::link::{Arrival, Link};
+use super::forward_state::{Facts, Place, is_exposed};
 use super::local::retries;
-use super::pump::{Ending, Pump};
+use super::relay::{Ending, Pump};
+use super::ssh_session::{Arrival, Link};
 use crate::addr::{Bind, Endpoint, HostPort, Listen};
 use crate::config::model::Forward;
+use crate::dynamic::{Host, Reply, Request};
 use crate::failure::{Failure, FailureKind};
-use crate::proxy::{Host, Reply, Request};
 
 /// How long the server may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -297,7 +297,7 @@ async fn to_wherever<L: Link>(ground: &Ground<L>, facts: &Facts, link: &L, arriv
 async fn dial_permitted<L: Link>(
     ground: &Ground<L>,
     request: &Request,
-) -> io::Result<super::socket::Socket> {
+) -> io::Result<super::local_socket::Socket> {
     let host = match &request.host {
         Host::Ip(ip) => ip.to_string(),
         Host::Name(name) => String::from_utf8(name.clone())

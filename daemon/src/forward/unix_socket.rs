@@ -12,7 +12,7 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::holder;
+use super::port_owner;
 use crate::config::model::Forwarding;
 use crate::failure::{Failure, FailureKind};
 
@@ -126,8 +126,8 @@ async fn make_way(path: &Path, unlink: bool) -> Result<(), Failure> {
             .await
             .map_err(|error| error.kind());
         if answer.err() != Some(io::ErrorKind::ConnectionRefused) {
-            let holder = holder::of_path(path).await;
-            return Err(holder::in_use(|what| failure(path, what), holder));
+            let holder = port_owner::of_path(path).await;
+            return Err(port_owner::in_use(|what| failure(path, what), holder));
         }
     }
     match fs::remove_file(path) {

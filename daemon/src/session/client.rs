@@ -15,13 +15,15 @@ use tunneld_ssh::error::Party;
 use tunneld_ssh::transport::{HostKey, HostKeyOffer};
 use tunneld_ssh::{Config, Error};
 
-use super::host_key::{Trust, plain_key};
-use super::update_keys::Updates;
-use super::{Channel, Established, Incoming, OpenError, PendingChannel, Session, SessionInfo};
 use crate::addr::{Bind, Listen};
 use crate::config::model::{Crypto, Route};
 use crate::failure::{Failure, FailureKind};
 use crate::known_hosts;
+use crate::session::host_key::update::Updates;
+use crate::session::host_key::{Trust, plain_key};
+use crate::session::{
+    Channel, Established, Incoming, OpenError, PendingChannel, Session, SessionInfo,
+};
 use crate::text;
 
 /// How long after a session its carrier's end is looked for: it was told a moment before.

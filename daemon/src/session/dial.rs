@@ -11,16 +11,17 @@ use tokio::sync::mpsc;
 use tunneld_proto::status::Phase;
 use tunneld_ssh::driver::Stream;
 
-use super::auth::{self, Means};
-use super::budget::{Budget, Desk};
-use super::client;
-use super::host_key::Trust;
-use super::proxy_command::{Complaint, Proxy};
-use super::{DialContext, Established, OpenError, Session, tcp};
 use crate::command;
 use crate::config::env::Env;
 use crate::config::model::{Route, Via};
 use crate::failure::{Failure, FailureKind};
+use crate::session::auth::{self, Means};
+use crate::session::client;
+use crate::session::deadline::{Budget, Desk};
+use crate::session::host_key::Trust;
+use crate::session::transport::proxy_command::{Complaint, Proxy};
+use crate::session::transport::tcp;
+use crate::session::{DialContext, Established, OpenError, Session};
 use crate::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
 use crate::text;
 

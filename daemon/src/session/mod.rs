@@ -1,27 +1,16 @@
 //! One SSH session: made, spoken over, ended. The only floor that names the SSH library.
 
-mod agent;
 mod auth;
 mod blob;
-mod budget;
-mod candidates;
 mod client;
-mod client_login;
+mod deadline;
 mod dial;
 mod host_key;
-mod interactive;
-mod keys;
-mod known_command;
-mod known_files;
-mod login;
 mod openssh_key;
-mod passwords;
 mod pem;
 mod ppk;
 mod private_key;
-mod proxy_command;
-mod tcp;
-mod update_keys;
+mod transport;
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tunneld_ssh::driver;
 
-pub use self::agent::socket as agent_socket;
+pub use self::auth::agent::socket as agent_socket;
 use self::client::Client;
 use crate::addr::Listen;
 use crate::config::model::Route;

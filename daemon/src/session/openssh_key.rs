@@ -9,9 +9,9 @@ use russh::keys::ssh_key::{self, Cipher, Kdf};
 use russh::keys::{Algorithm, PrivateKey, PublicKeyBase64 as _};
 use zeroize::Zeroizing;
 
-use super::blob::{self, Reader, put_string};
-use super::ppk::{Kind, put_ecdsa};
-use super::private_key::{Found, NO_DSA, Unopened, damaged};
+use crate::session::blob::{self, Reader, put_string};
+use crate::session::ppk::{Kind, put_ecdsa};
+use crate::session::private_key::{Found, NO_DSA, Unopened, damaged};
 use crate::text;
 
 const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";

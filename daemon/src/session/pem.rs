@@ -12,7 +12,7 @@ use russh::keys::ssh_key::Cipher;
 use russh::keys::{self, PrivateKey};
 use zeroize::Zeroizing;
 
-use super::private_key::{NO_DSA, Unopened, damaged};
+use crate::session::private_key::{NO_DSA, Unopened, damaged};
 use crate::text;
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
@@ -168,7 +168,7 @@ fn dek(value: &str) -> Result<Lock, String> {
         Dek::Ssh(cipher) => cipher.block_size(),
         Dek::Des => 8,
     };
-    let iv = super::ppk::unhex(iv.trim()).filter(|iv| iv.len() == size);
+    let iv = crate::session::ppk::unhex(iv.trim()).filter(|iv| iv.len() == size);
     let iv = iv.ok_or_else(|| damaged("the line `DEK-Info` is not whole"))?;
     Ok(Lock::Dek(cipher, iv))
 }

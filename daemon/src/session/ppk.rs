@@ -10,8 +10,8 @@ use russh::keys::ssh_key::Cipher;
 use russh::keys::ssh_key::private::KeypairData;
 use zeroize::Zeroizing;
 
-use super::blob::{self, Reader, put_string};
-use super::private_key::{Unopened, damaged};
+use crate::session::blob::{self, Reader, put_string};
+use crate::session::private_key::{Unopened, damaged};
 use crate::text;
 
 const MAGIC: &str = "PuTTY-User-Key-File-";

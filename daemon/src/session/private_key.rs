@@ -2,10 +2,10 @@
 
 use russh::keys::{PrivateKey, PublicKeyBase64 as _};
 
-use super::blob;
-use super::openssh_key;
-use super::pem::Pem;
-use super::ppk::{self, Ppk};
+use crate::session::blob;
+use crate::session::openssh_key;
+use crate::session::pem::Pem;
+use crate::session::ppk::{self, Ppk};
 
 /// No server of today takes them, and no library of ours.
 pub(super) const NO_DSA: &str =

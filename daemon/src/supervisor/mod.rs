@@ -18,10 +18,10 @@ use tunneld_proto::status::{Desired, Prompt, TunnelStatus};
 
 use crate::config::model::Tunnel;
 use crate::session::Session;
-use crate::tunnel::attendance::Attending;
-use crate::tunnel::board::Board;
-use crate::tunnel::gate::Gate;
+use crate::tunnel::connect_limiter::Gate;
+use crate::tunnel::interactive_clients::Attending;
 use crate::tunnel::refresh::{Refresher, Stale};
+use crate::tunnel::registry::Board;
 use crate::tunnel::task::{Command, Shared};
 
 use actor::Actor;

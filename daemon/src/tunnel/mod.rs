@@ -1,11 +1,11 @@
 //! One tunnel's life: the pure machine, the task that carries its actions out, and the status computed from both.
 
-pub mod attendance;
-pub mod board;
-pub mod gate;
+pub mod answer_cache;
+pub mod connect_limiter;
+pub mod credential_watch;
+pub mod interactive_clients;
 pub mod machine;
-pub mod recent;
 pub mod refresh;
-pub mod remedy;
-pub mod report;
+pub mod registry;
+pub mod status;
 pub mod task;

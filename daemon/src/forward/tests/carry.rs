@@ -22,11 +22,11 @@ async fn ten_megabytes_arrive_bit_exact_both_ways() {
     let far_sends = async {
         for piece in bytes.chunks(32_000) {
             let piece = bytes::Bytes::copy_from_slice(piece);
-            send.send(super::super::fake::Message::Data(piece))
+            send.send(super::fake_session::Message::Data(piece))
                 .await
                 .unwrap();
         }
-        send.send(super::super::fake::Message::Eof).await.unwrap();
+        send.send(super::fake_session::Message::Eof).await.unwrap();
     };
     let ((), got, (), heard) = tokio::join!(upload, download, far_sends, peer.hear());
     assert!(got == bytes);
@@ -139,7 +139,7 @@ async fn a_client_that_reads_nothing_is_reset_too_when_the_session_is_lost() {
     let mut server = bench.attach().await;
     let (mut client, peer) = pair(&bench, &mut server).await;
     let piece = bytes::Bytes::from(vec![0; 1 << 20]);
-    let data = || super::super::fake::Message::Data(piece.clone());
+    let data = || super::fake_session::Message::Data(piece.clone());
     // Until nothing more is taken.
     tokio::time::pause();
     while tokio::time::timeout(Duration::from_millis(100), peer.send.send(data()))
@@ -158,7 +158,7 @@ async fn a_slow_reader_stalls_nobody_else() {
     let (_stalled, stalled_peer) = pair(&bench, &mut server).await;
     while stalled_peer
         .send
-        .try_send(super::super::fake::Message::Data(vec![0; 1 << 20].into()))
+        .try_send(super::fake_session::Message::Data(vec![0; 1 << 20].into()))
         .is_ok()
     {
         tokio::task::yield_now().await;

@@ -92,7 +92,7 @@ async fn a_question_with_its_end_is_held() {
 async fn the_oldest_of_too_many_is_reset() {
     let bench = Bench::new(&[local(0)]).await;
     let mut clients = Vec::new();
-    for _ in 0..super::super::ground::HELD {
+    for _ in 0..super::super::context::HELD {
         clients.push(bench.connect().await);
     }
     bench.until(0, |status| status.held == 256).await;
@@ -107,7 +107,7 @@ async fn more_than_the_most_are_closed_at_once() {
     let mut server = bench.attach().await;
     raise_descriptor_limit();
     let mut kept = Vec::new();
-    for _ in 0..super::super::ground::CONNECTIONS {
+    for _ in 0..super::super::context::CONNECTIONS {
         kept.push(pair(&bench, &mut server).await);
     }
     assert_reset(&mut bench.connect().await).await;

@@ -3,6 +3,7 @@
 mod carry;
 #[cfg(unix)]
 mod exhaustion;
+mod fake_session;
 mod life;
 mod remote;
 mod socks;
@@ -16,10 +17,10 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tunneld_proto::status::{ForwardState, ForwardStatus};
 
-use super::fake::{FakeLink, Peer, Server, session};
 use super::{Forwards, Options};
 use crate::addr::{Bind, Endpoint, HostPort, Listen};
 use crate::config::model::{Forward, Forwarding};
+use fake_session::{FakeLink, Peer, Server, session};
 
 /// The forwards of one tunnel, and the word of their changes.
 struct Bench {

@@ -2,7 +2,7 @@
 
 use tokio::net::TcpListener;
 
-use super::super::fake::Ask;
+use super::fake_session::Ask;
 use super::*;
 
 fn remote(listen: u16, target: Option<u16>) -> Forward {

@@ -1,6 +1,6 @@
 //! A dynamic forward, as its clients see it.
 
-use super::super::link::Target;
+use super::super::ssh_session::Target;
 use super::*;
 
 async fn read(client: &mut TcpStream, count: usize) -> Vec<u8> {

@@ -131,7 +131,7 @@ fn a_damaged_file_is_refused() {
 
 #[tokio::test]
 async fn a_login_uses_a_file_with_a_short_number() {
-    use crate::session::keys::KeyFile;
+    use crate::session::auth::key_file::KeyFile;
     let dir = tempfile::tempdir().unwrap();
     for passphrase in ["", PASSPHRASE] {
         let (_, public) = openssh(dir.path(), SHORT[0], "aes256-ctr", passphrase);

@@ -259,7 +259,7 @@ fn what_editors_do_to_a_file_does_no_harm() {
 
 #[tokio::test]
 async fn a_mark_before_the_text_is_passed_over_and_utf16_is_told() {
-    use crate::session::keys::KeyFile;
+    use crate::session::auth::key_file::KeyFile;
     let bench = Bench::new();
     let text = bench.text("rsa");
     let utf16: Vec<u8> = "\u{feff}"

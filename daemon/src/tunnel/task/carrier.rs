@@ -8,7 +8,7 @@ use tunneld_proto::status::TunnelStatus;
 
 use crate::failure::{Failure, FailureKind};
 use crate::session::Session;
-use crate::tunnel::board::Board;
+use crate::tunnel::registry::Board;
 
 /// The carrier, as it stood at the last dial.
 pub(super) struct Carrier {

@@ -4,8 +4,8 @@ mod aside;
 mod carrier;
 mod command;
 mod prompts;
+mod publish;
 mod session;
-mod tell;
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
@@ -23,18 +23,18 @@ use tunneld_proto::status::{Desired, Phase, Prompt, SessionStatus};
 use self::carrier::Carrier;
 pub use self::command::Command;
 use self::prompts::{Behind, Waiting};
-use super::gate::{Gate, Pass};
+use super::answer_cache::Recent;
+use super::connect_limiter::{Gate, Pass};
+use super::credential_watch::{self, Causes};
 use super::machine::{Action, Event, Machine, State};
-use super::recent::Recent;
 use super::refresh::Refresher;
-use super::remedy::{self, Causes};
 use crate::backoff::Backoff;
 use crate::config::model::{Liveness, Tunnel};
 use crate::failure::{Failure, FailureKind, Verdict};
 use crate::forward::Forwards;
 use crate::prompt::{Asked, Question};
 use crate::session::{Established, Session};
-use crate::tunnel::board::{Board, Tenant};
+use crate::tunnel::registry::{Board, Tenant};
 
 /// How long a session may take to end in order.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
@@ -281,7 +281,7 @@ impl Task {
                     None => std::future::pending().await,
                 }
             } => Stir::Deadline,
-            () = tokio::time::sleep(remedy::LOOK), if self.causes.is_some() => Stir::LookForRemedy,
+            () = tokio::time::sleep(credential_watch::LOOK), if self.causes.is_some() => Stir::LookForRemedy,
         }
     }
 

@@ -15,8 +15,8 @@ use super::Task;
 use super::aside::is_aside;
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{Asked, Question};
+use crate::tunnel::answer_cache::Recent;
 use crate::tunnel::machine::Event;
-use crate::tunnel::recent::Recent;
 
 /// A prompt that waits for its answer.
 pub(super) struct Waiting {

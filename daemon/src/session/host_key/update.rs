@@ -6,34 +6,34 @@ use secrecy::ExposeSecret as _;
 use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_ssh::driver::Session;
 
-use super::blob;
-use super::known_files;
 use crate::config::model::{HostKeys, UpdateHostKeys};
 use crate::known_hosts::{self, Name};
 use crate::prompt::{Asker, Question};
+use crate::session::blob;
+use crate::session::host_key::known_hosts_files;
 
 /// More keys than this no host has.
 const MOST: usize = 32;
 
 /// Where the keys of a host are written down.
-pub(super) struct Updates {
-    pub(super) host_keys: HostKeys,
-    pub(super) name: Name,
-    pub(super) tunnel: String,
+pub(crate) struct Updates {
+    pub(crate) host_keys: HostKeys,
+    pub(crate) name: Name,
+    pub(crate) tunnel: String,
     /// The host as it is told to a person.
-    pub(super) shown: String,
-    pub(super) asker: Asker,
+    pub(crate) shown: String,
+    pub(crate) asker: Asker,
 }
 
 impl Updates {
     /// Whether there is anything to do for a host that was known, or met, by its plain key.
-    pub(super) fn wanted(&self) -> bool {
+    pub(crate) fn wanted(&self) -> bool {
         let wanted = self.host_keys.update != UpdateHostKeys::No;
         wanted && !self.host_keys.user_files.is_empty()
     }
 
     /// Waits for the server's word and heeds it, once.
-    pub(super) async fn heed(self, session: Session) {
+    pub(crate) async fn heed(self, session: Session) {
         let mut told = session.host_keys();
         let keys = tokio::select! {
             told = told.wait_for(|keys| !keys.is_empty()) => match told {
@@ -42,7 +42,7 @@ impl Updates {
             },
             _ = session.closed() => return,
         };
-        let known = match known_files::look_up(&self.host_keys, &self.name, None).await {
+        let known = match known_hosts_files::look_up(&self.host_keys, &self.name, None).await {
             Ok(known) => known,
             Err(failure) => return tracing::warn!(tunnel = self.tunnel, "{failure}"),
         };
@@ -65,7 +65,7 @@ impl Updates {
             return;
         }
         for key in fresh {
-            match known_files::add(&self.host_keys, &self.name, &key).await {
+            match known_hosts_files::add(&self.host_keys, &self.name, &key).await {
                 Ok(()) => tracing::info!(
                     tunnel = self.tunnel,
                     "the host has proven a further key: {}",

@@ -9,19 +9,19 @@ use secrecy::ExposeSecret as _;
 use tokio::sync::Mutex;
 use tunneld_proto::status::{PromptField, PromptKind};
 
-use super::agent::{self, Agent};
-use super::blob;
-use super::budget::Desk;
-use super::keys::{self, KeyFile, Note};
-use super::login::{Offer, Sign, SignError};
-use super::private_key;
 use crate::config::model::{AddKeysToAgent, Auth};
 use crate::known_hosts;
 use crate::prompt::Question;
+use crate::session::auth::agent::{self, Agent};
+use crate::session::auth::key_file::{self, KeyFile, Note};
+use crate::session::auth::login::{Offer, Sign, SignError};
+use crate::session::blob;
+use crate::session::deadline::Desk;
+use crate::session::private_key;
 use crate::text;
 
 /// How many keys are offered at most: sshd's default MaxAuthTries.
-pub(super) const OFFERS: usize = 6;
+pub(crate) const OFFERS: usize = 6;
 
 /// Who signs for a candidate.
 #[derive(Clone)]
@@ -32,28 +32,28 @@ enum Holder {
 
 /// A key or certificate that can be offered.
 #[derive(Clone)]
-pub(super) struct Candidate {
+pub(crate) struct Candidate {
     /// What is offered; none for a file whose public key only its passphrase tells.
     blob: Option<Vec<u8>>,
     /// The plain key that signs, as the agent knows it.
     signs_as: Vec<u8>,
     holder: Holder,
     /// Where it comes from, for messages.
-    pub(super) origin: String,
+    pub(crate) origin: String,
     explicit: bool,
 }
 
 /// The candidates, and what kept others from being any.
-pub(super) struct Candidates {
-    pub(super) list: VecDeque<Candidate>,
-    pub(super) notes: Vec<Note>,
+pub(crate) struct Candidates {
+    pub(crate) list: VecDeque<Candidate>,
+    pub(crate) notes: Vec<Note>,
     /// Whether there is an agent to ask that gave no key: it is away, silent, locked or empty.
-    pub(super) agent_wanting: bool,
+    pub(crate) agent_wanting: bool,
 }
 
 impl Candidates {
     /// Gathers them: files, certificates, agent.
-    pub(super) async fn gather(auth: &Auth) -> Self {
+    pub(crate) async fn gather(auth: &Auth) -> Self {
         let mut notes = Vec::new();
         let placed = agent::socket(&auth.agent).is_some();
         let (agent, note) = Agent::find(&auth.agent).await;
@@ -83,7 +83,7 @@ impl Candidates {
         }
         let mut certificates = Vec::new();
         for path in &auth.certificate_files {
-            match keys::read_certificate(path).await {
+            match key_file::read_certificate(path).await {
                 Ok(certificate) => certificates.push(certificate),
                 Err(note) => notes.push(note),
             }
@@ -119,7 +119,7 @@ fn order(
         .chain(
             certificates
                 .iter()
-                .filter_map(|certificate| keys::certified_key(certificate)),
+                .filter_map(|certificate| key_file::certified_key(certificate)),
         )
         .collect();
     let (mut from_files, mut of_agent, mut others) = (Vec::new(), Vec::new(), Vec::new());
@@ -127,7 +127,7 @@ fn order(
     for identity in held {
         let Some(agent) = agent else { break };
         let is_named = named.contains(&identity.blob)
-            || keys::certified_key(&identity.blob).is_some_and(|key| named.contains(&key));
+            || key_file::certified_key(&identity.blob).is_some_and(|key| named.contains(&key));
         if !is_named && auth.identities_only {
             continue;
         }
@@ -194,7 +194,7 @@ fn arrange(
     }
     let mut list: VecDeque<Candidate> = VecDeque::new();
     for certificate in certificates {
-        let Some(key) = keys::certified_key(certificate) else {
+        let Some(key) = key_file::certified_key(certificate) else {
             continue;
         };
         let signer = plain
@@ -223,7 +223,7 @@ fn arrange(
 
 impl Candidate {
     /// What is offered, unlocking the file where that is the only way to know.
-    pub(super) async fn offered(
+    pub(crate) async fn offered(
         &mut self,
         auth: &Auth,
         desk: &Desk,
@@ -244,16 +244,16 @@ impl Candidate {
     }
 
     /// Whether the agent signs for it.
-    pub(super) fn is_agents(&self) -> bool {
+    pub(crate) fn is_agents(&self) -> bool {
         matches!(self.holder, Holder::Agent(_))
     }
 
     /// Its name for messages: `ED25519 SHA256:… (agent, me@here)`.
-    pub(super) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         match &self.blob {
             Some(blob) => {
                 let kind = blob::short_type(blob::name(blob).unwrap_or_default());
-                let key = keys::certified_key(blob);
+                let key = key_file::certified_key(blob);
                 let fingerprint = known_hosts::fingerprint(key.as_ref().unwrap_or(blob));
                 format!("{kind} {fingerprint} ({})", self.origin)
             }
@@ -262,7 +262,7 @@ impl Candidate {
     }
 
     /// The one who signs for it.
-    pub(super) fn signer<'a>(
+    pub(crate) fn signer<'a>(
         &self,
         offer: &Offer,
         auth: &'a Auth,
@@ -280,7 +280,7 @@ impl Candidate {
 }
 
 /// Signs for one candidate.
-pub(super) struct Signer<'a> {
+pub(crate) struct Signer<'a> {
     candidate: Candidate,
     algorithm: String,
     auth: &'a Auth,
@@ -297,9 +297,10 @@ impl Signer<'_> {
             AddKeysToAgent::Ask => (false, None),
             AddKeysToAgent::Yes { confirm, lifetime } => (confirm, lifetime),
         };
-        let (Some(mut agent), Some(encoded)) =
-            (Agent::find(&self.auth.agent).await.0, keys::for_agent(key))
-        else {
+        let (Some(mut agent), Some(encoded)) = (
+            Agent::find(&self.auth.agent).await.0,
+            key_file::for_agent(key),
+        ) else {
             return;
         };
         if let Err(why) = agent.add(&encoded, path, confirm, lifetime).await {
@@ -339,7 +340,7 @@ impl Sign for Signer<'_> {
             Holder::File(file) => {
                 let mut file = file.lock().await;
                 let key = file.unlock(self.auth, self.desk, self.host).await?;
-                let signed = keys::sign(&key, data, &self.algorithm)
+                let signed = key_file::sign(&key, data, &self.algorithm)
                     .map_err(|why| SignError::Unable(text::escape(&why)))?;
                 self.give_to_agent(&key, &file.shown()).await;
                 Ok(signed)
@@ -350,7 +351,7 @@ impl Sign for Signer<'_> {
 
 /// The signature algorithms to offer a key with, one after the other: what the configuration allows and the server
 /// says it takes.
-pub(super) fn algorithms(
+pub(crate) fn algorithms(
     blob: &[u8],
     allowed: &[String],
     server: Option<&[String]>,

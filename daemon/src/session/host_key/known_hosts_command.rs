@@ -13,7 +13,7 @@ use crate::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
 use crate::text;
 
 /// The command, and what its tokens stand for.
-pub(super) struct KnownHostsCommand {
+pub(crate) struct KnownHostsCommand {
     template: String,
     env: Env,
     alias: String,
@@ -26,7 +26,7 @@ pub(super) struct KnownHostsCommand {
 
 impl KnownHostsCommand {
     /// The command for a host.
-    pub(super) fn new(template: &str, route: &Route, host: &str, name: &Name) -> Self {
+    pub(crate) fn new(template: &str, route: &Route, host: &str, name: &Name) -> Self {
         let key_alias = route.host_keys.alias.as_ref().unwrap_or(&route.alias);
         Self {
             template: template.to_owned(),
@@ -41,7 +41,7 @@ impl KnownHostsCommand {
     }
 
     /// What it says, for one of ssh's reasons: ORDER, and HOSTNAME once the key is there.
-    pub(super) async fn ask(&self, reason: &str, key: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
+    pub(crate) async fn ask(&self, reason: &str, key: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
         let failed = |why: &str| {
             Failure::new(
                 FailureKind::KnownHosts,

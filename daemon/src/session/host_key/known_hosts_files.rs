@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::Mutex;
 
-use super::blob;
 use crate::config::model::HostKeys;
 use crate::failure::{Failure, FailureKind};
 use crate::known_hosts::revoked::{self, Certified, Shown};
 use crate::known_hosts::{self, KnownHost, Name, Source};
+use crate::session::blob;
 use crate::text;
 
 /// Larger files are refused: reading them would hold up everyone.
@@ -21,7 +21,7 @@ static WRITING: Mutex<()> = Mutex::const_new(());
 
 /// What the files, and the lines that a KnownHostsCommand said, tell of `name`. A missing file says nothing; one that
 /// cannot be read is a failure.
-pub(super) async fn look_up(
+pub(crate) async fn look_up(
     host_keys: &HostKeys,
     name: &Name,
     said: Option<Vec<u8>>,
@@ -49,7 +49,7 @@ pub(super) async fn look_up(
 }
 
 /// The RevokedHostKeys file that revokes what the host has shown, where one does.
-pub(super) async fn revoked_by(
+pub(crate) async fn revoked_by(
     host_keys: &HostKeys,
     plain: &[u8],
     certificate: Option<(blob::Certificate, Vec<u8>)>,
@@ -87,7 +87,7 @@ fn file_revokes(path: &Path, shown: &Shown<'_>) -> Result<bool, Failure> {
 }
 
 /// Writes down that `key` is the host's, in the first user file.
-pub(super) async fn add(host_keys: &HostKeys, name: &Name, key: &[u8]) -> Result<(), Failure> {
+pub(crate) async fn add(host_keys: &HostKeys, name: &Name, key: &[u8]) -> Result<(), Failure> {
     let Some(path) = host_keys.user_files.first().cloned() else {
         return Err(Failure::new(
             FailureKind::KnownHosts,

@@ -8,7 +8,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::socket::Socket;
+use super::local_socket::Socket;
 use crate::addr::{Endpoint, HostPort};
 
 /// All of the name, the connection and its alternatives.
@@ -36,7 +36,7 @@ pub(super) async fn dial(to: &Endpoint) -> io::Result<Socket> {
     let socket = timeout(LIMIT, dialled)
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s"))??;
-    if super::descriptors::is_reserved(&socket) {
+    if super::reserved_fd::is_reserved(&socket) {
         return Err(io::Error::other("too few file descriptors are left"));
     }
     Ok(socket)

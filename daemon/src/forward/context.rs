@@ -12,9 +12,9 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::Options;
-use super::facts::Facts;
-use super::link::Link;
-use super::waiting::WaitingRoom;
+use super::admission::WaitingRoom;
+use super::forward_state::Facts;
+use super::ssh_session::Link;
 
 /// The most connections of one tunnel.
 pub(super) const CONNECTIONS: usize = 1024;

@@ -6,9 +6,9 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Task;
-use crate::tunnel::board::Entry;
 use crate::tunnel::machine::State;
-use crate::tunnel::report::{self, Facts};
+use crate::tunnel::registry::Entry;
+use crate::tunnel::status::{self, Facts};
 
 impl Task {
     pub(super) fn tell_log(&self) {
@@ -17,7 +17,7 @@ impl Task {
             State::Connecting { .. } => {
                 info!(
                     tunnel,
-                    host = report::destination(&self.spec.route),
+                    host = status::destination(&self.spec.route),
                     "connecting"
                 );
             }

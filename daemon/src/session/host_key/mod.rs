@@ -1,5 +1,9 @@
 //! Whether a host key is trusted: what the known_hosts files say, what a person says, what an authority has signed.
 
+pub(crate) mod known_hosts_command;
+pub(crate) mod known_hosts_files;
+pub(crate) mod update;
+
 use russh::keys::PublicKeyBase64 as _;
 use secrecy::ExposeSecret as _;
 use tunneld_proto::status::{PromptField, PromptKind};
@@ -7,22 +11,21 @@ use tunneld_ssh::algorithm::Kind;
 use tunneld_ssh::driver::{HostKey, HostKeyOffer};
 use tunneld_ssh::signature::Certificate;
 
-use super::blob;
-use super::budget::Desk;
-use super::known_command::KnownHostsCommand;
-use super::known_files;
-use super::update_keys::Updates;
 use crate::config::model::{HostKeyChecking, HostKeys, Route};
 use crate::failure::{Failure, FailureKind};
 use crate::known_hosts::{self, KnownHost, Name, Place, Verdict};
 use crate::prompt::Question;
+use crate::session::blob;
+use crate::session::deadline::Desk;
+use crate::session::host_key::known_hosts_command::KnownHostsCommand;
+use crate::session::host_key::update::Updates;
 use crate::text;
 
 /// How often an answer that is neither yes nor no is asked again.
 const ANSWERS: usize = 3;
 
 /// What is known about a host before it shows its key.
-pub(super) struct Trust {
+pub(crate) struct Trust {
     host_keys: HostKeys,
     /// The host as it was reached, for messages.
     shown: String,
@@ -37,7 +40,7 @@ pub(super) struct Trust {
 
 impl Trust {
     /// Reads what is known about `host`, as which `route` leads now.
-    pub(super) async fn gather(
+    pub(crate) async fn gather(
         route: &Route,
         host: &str,
         desk: &Desk,
@@ -56,7 +59,7 @@ impl Trust {
             Some(command) => Some(command.ask("ORDER", None).await?),
             None => None,
         };
-        let known = known_files::look_up(host_keys, &name, said).await?;
+        let known = known_hosts_files::look_up(host_keys, &name, said).await?;
         Ok(Self {
             host_keys: host_keys.clone(),
             shown: text::escape(&name.lookup),
@@ -70,7 +73,7 @@ impl Trust {
     }
 
     /// Where further keys of this host go.
-    pub(super) fn updates(&self) -> Updates {
+    pub(crate) fn updates(&self) -> Updates {
         Updates {
             host_keys: self.host_keys.clone(),
             name: self.name.clone(),
@@ -82,7 +85,7 @@ impl Trust {
 
     /// The host key algorithms to offer: what is known of the host first, certificates where an authority is trusted or
     /// some may be revoked.
-    pub(super) fn algorithms(&self) -> Vec<String> {
+    pub(crate) fn algorithms(&self) -> Vec<String> {
         let wanted: Vec<String> = if self.host_keys.algorithms.is_empty() {
             Kind::HostKey
                 .defaults()
@@ -117,10 +120,11 @@ impl Trust {
     }
 
     /// Judges the key or certificate that the host showed and proved to hold.
-    pub(super) async fn judge(mut self, offer: &HostKeyOffer) -> Result<(), Failure> {
+    pub(crate) async fn judge(mut self, offer: &HostKeyOffer) -> Result<(), Failure> {
         if let Some(command) = &self.command {
             let said = command.ask("HOSTNAME", Some(&offer.blob)).await?;
-            self.known = known_files::look_up(&self.host_keys, &self.name, Some(said)).await?;
+            self.known =
+                known_hosts_files::look_up(&self.host_keys, &self.name, Some(said)).await?;
         }
         let plain = plain_key(offer);
         let certificate = match &offer.key {
@@ -133,7 +137,7 @@ impl Trust {
                 Some((says, authority))
             }
         };
-        let revoked = known_files::revoked_by(&self.host_keys, &plain, certificate).await?;
+        let revoked = known_hosts_files::revoked_by(&self.host_keys, &plain, certificate).await?;
         if let Some(file) = revoked {
             return Err(self.revoked(&plain, &text::escape(&file)));
         }
@@ -193,7 +197,7 @@ impl Trust {
             }
             HostKeyChecking::Ask => self.ask(&kind, &fingerprint, &note).await?,
         }
-        match known_files::add(&self.host_keys, &self.name, key).await {
+        match known_hosts_files::add(&self.host_keys, &self.name, key).await {
             Ok(()) => tracing::info!(
                 tunnel = self.tunnel,
                 "{} is now known by its {kind} host key {fingerprint}",
@@ -293,7 +297,7 @@ fn at(place: &Place) -> String {
 }
 
 /// The plain key of what a host showed: itself, or what its certificate certifies.
-pub(super) fn plain_key(offer: &HostKeyOffer) -> Vec<u8> {
+pub(crate) fn plain_key(offer: &HostKeyOffer) -> Vec<u8> {
     match &offer.key {
         HostKey::Plain(_) => offer.blob.to_vec(),
         HostKey::Certificate(certificate) => certificate.key.public_key_bytes(),

@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::buffer::Buffer;
 use super::counters::Counters;
-use super::link::{Far, FarReader, FarWriter, Link};
-use super::socket::Socket;
+use super::local_socket::Socket;
+use super::ssh_session::{Far, FarReader, FarWriter, Link};
 
 /// How long bytes that came before the session's end may still take to a near end that reads slowly.
 const AFTER_LOSS: Duration = Duration::from_secs(1);

@@ -5,9 +5,9 @@ use tunneld_ssh::auth::AuthResult;
 use tunneld_ssh::driver::{LoginError, Signer, Signing};
 use tunneld_ssh::{Error, auth};
 
-use super::client::{Connected, failure_of};
-use super::login::{Challenge, Login, Offer, Reply, Sign, SignError, Signed};
 use crate::failure::{Failure, FailureKind};
+use crate::session::auth::login::{Challenge, Login, Offer, Reply, Sign, SignError, Signed};
+use crate::session::client::{Connected, failure_of};
 use crate::text;
 
 /// Signs for the core, and keeps why it could not.

@@ -1,29 +1,37 @@
 //! How a login goes (RFC 4252): which methods are tried in which order, with what, and what is told in the end.
 //! A lost connection is never told as a refusal, and a prompt that nobody answers burns no attempt.
 
-use super::budget::Desk;
-use super::candidates::{Candidate, Candidates, OFFERS, algorithms};
-use super::interactive::Interactive;
-use super::login::{Login, Offer, Reply, SignError, Signed};
-use super::passwords::Passwords;
+pub(crate) mod agent;
+pub(crate) mod core_login;
+pub(crate) mod identities;
+pub(crate) mod key_file;
+pub(crate) mod keyboard_interactive;
+pub(crate) mod login;
+pub(crate) mod password;
+
 use crate::config::model::Auth;
 use crate::failure::{Failure, FailureKind};
+use crate::session::auth::identities::{Candidate, Candidates, OFFERS, algorithms};
+use crate::session::auth::keyboard_interactive::Interactive;
+use crate::session::auth::login::{Login, Offer, Reply, SignError, Signed};
+use crate::session::auth::password::Passwords;
+use crate::session::deadline::Desk;
 use crate::text;
 
 /// How many methods in a row the server may call right and not enough.
 const STEPS: usize = 6;
 
 /// Who logs in where, and whom it can ask.
-pub(super) struct Means<'a> {
-    pub(super) auth: &'a Auth,
-    pub(super) desk: &'a Desk,
+pub(crate) struct Means<'a> {
+    pub(crate) auth: &'a Auth,
+    pub(crate) desk: &'a Desk,
     /// `user@host:port`, escaped.
-    pub(super) who: &'a str,
-    pub(super) tunnel: &'a str,
+    pub(crate) who: &'a str,
+    pub(crate) tunnel: &'a str,
 }
 
 /// What one attempt came to.
-pub(super) enum Step {
+pub(crate) enum Step {
     /// The server's word.
     Replied(Reply),
     /// This method has nothing more to try.
@@ -47,7 +55,7 @@ struct Attempt<'a, L> {
 }
 
 /// Logs in; how, for `status`.
-pub(super) async fn log_in<L: Login>(login: &mut L, means: &Means<'_>) -> Result<String, Failure> {
+pub(crate) async fn log_in<L: Login>(login: &mut L, means: &Means<'_>) -> Result<String, Failure> {
     let mut attempt = Attempt {
         login,
         means,
@@ -321,7 +329,7 @@ impl<L: Login> Attempt<'_, L> {
 
 /// The server's word upon a password or a code. One that hangs up instead of answering has refused it, as far as can be
 /// told, and is not hurried: such servers count.
-pub(super) fn tried<T>(answer: Result<T, Failure>, means: &Means<'_>) -> Result<T, Failure> {
+pub(crate) fn tried<T>(answer: Result<T, Failure>, means: &Means<'_>) -> Result<T, Failure> {
     answer.map_err(|failure| match failure.kind {
         FailureKind::Disconnected => Failure::new(
             FailureKind::AuthRefused,
@@ -336,7 +344,7 @@ pub(super) fn tried<T>(answer: Result<T, Failure>, means: &Means<'_>) -> Result<
 }
 
 /// A person was asked and did not answer.
-pub(super) fn not_answered(who: &str, what: &str) -> Failure {
+pub(crate) fn not_answered(who: &str, what: &str) -> Failure {
     Failure::new(
         FailureKind::NotAnswered,
         format!("{who}: nobody answered the question for {what}"),

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 
 /// The server's answer to an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     /// Logged in.
     Success,
     /// Not, or not yet.
@@ -25,7 +25,7 @@ pub(super) enum Reply {
 
 /// The server's answer within keyboard-interactive.
 #[derive(Debug)]
-pub(super) enum Challenge {
+pub(crate) enum Challenge {
     /// It is over.
     Over(Reply),
     /// It asks.
@@ -41,16 +41,16 @@ pub(super) enum Challenge {
 
 /// A key that is offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Offer {
+pub(crate) struct Offer {
     /// The signature algorithm, such as `rsa-sha2-512` or `ssh-ed25519-cert-v01@openssh.com`.
-    pub(super) algorithm: String,
+    pub(crate) algorithm: String,
     /// The key or certificate.
-    pub(super) blob: Vec<u8>,
+    pub(crate) blob: Vec<u8>,
 }
 
 /// Why a key that the server would take did not sign.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum SignError {
+pub(crate) enum SignError {
     /// A person was asked and did not answer.
     NotAnswered,
     /// It cannot; the next key may.
@@ -59,7 +59,7 @@ pub(super) enum SignError {
 
 /// What came of offering a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Signed {
+pub(crate) enum Signed {
     /// The server's word.
     Replied(Reply),
     /// The server would take the key, which did not sign.
@@ -67,13 +67,13 @@ pub(super) enum Signed {
 }
 
 /// Signs what the server wants signed once it would take a key.
-pub(super) trait Sign: Send {
+pub(crate) trait Sign: Send {
     /// The signature as it goes on the wire, algorithm name first.
     fn sign(&mut self, data: &[u8]) -> impl Future<Output = Result<Vec<u8>, SignError>> + Send;
 }
 
 /// A connection that is not logged in yet. A lost connection is an error, never a refusal.
-pub(super) trait Login: Send {
+pub(crate) trait Login: Send {
     /// Asks which methods there are.
     fn none(&mut self) -> impl Future<Output = Result<Reply, Failure>> + Send;
 

@@ -4,11 +4,11 @@ use regex::Regex;
 use secrecy::SecretString;
 use tunneld_proto::status::{PromptField, PromptKind};
 
-use super::auth::{Means, Step, not_answered, tried};
-use super::login::{Challenge, Login, Reply};
 use crate::command;
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::Question;
+use crate::session::auth::login::{Challenge, Login, Reply};
+use crate::session::auth::{Means, Step, not_answered, tried};
 use crate::text;
 
 /// How often the server may ask within one attempt, and how much at once.
@@ -16,7 +16,7 @@ const ROUNDS: usize = 8;
 const PROMPTS: usize = 16;
 
 /// What is left of its attempts.
-pub(super) struct Interactive<'a> {
+pub(crate) struct Interactive<'a> {
     means: &'a Means<'a>,
     left: u32,
     wrong: bool,
@@ -25,7 +25,7 @@ pub(super) struct Interactive<'a> {
 }
 
 /// Lines as one, with a space behind where there are any.
-pub(super) fn one_line(lines: &str) -> String {
+pub(crate) fn one_line(lines: &str) -> String {
     let joined = lines.split_whitespace().collect::<Vec<_>>().join(" ");
     match joined.is_empty() {
         true => joined,
@@ -34,7 +34,7 @@ pub(super) fn one_line(lines: &str) -> String {
 }
 
 impl<'a> Interactive<'a> {
-    pub(super) fn new(means: &'a Means<'a>) -> Self {
+    pub(crate) fn new(means: &'a Means<'a>) -> Self {
         Self {
             means,
             left: means.auth.password_prompts,
@@ -44,7 +44,7 @@ impl<'a> Interactive<'a> {
     }
 
     /// One attempt.
-    pub(super) async fn step(
+    pub(crate) async fn step(
         &mut self,
         login: &mut impl Login,
         notes: &mut Vec<String>,

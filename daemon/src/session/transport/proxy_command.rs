@@ -16,7 +16,7 @@ use crate::command::{Group, LAST_WORDS, STDERR_LIMIT};
 use crate::text;
 
 /// A running ProxyCommand.
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     stdin: ChildStdin,
     stdout: ChildStdout,
     _group: Group,
@@ -25,7 +25,7 @@ pub(super) struct Proxy {
 
 /// What a ProxyCommand wrote to stderr, escaped.
 #[derive(Clone, Debug)]
-pub(super) struct Complaint {
+pub(crate) struct Complaint {
     text: Arc<Mutex<String>>,
     whole: CancellationToken,
     _log: Arc<JoinSet<()>>,
@@ -39,7 +39,7 @@ struct Complains {
 
 impl Complaint {
     /// All that it said, once it is gone; empty where that is nothing.
-    pub(super) async fn last_words(&self) -> String {
+    pub(crate) async fn last_words(&self) -> String {
         // A grandchild that left the group may hold the pipe open.
         let _whole_or_not = timeout(LAST_WORDS, self.whole.cancelled()).await;
         self.text
@@ -64,7 +64,7 @@ impl Complains {
 
 impl Proxy {
     /// Starts `command`, its tokens expanded, as OpenSSH does: by the shell, which it replaces.
-    pub(super) fn start(command: &str, tunnel: &str) -> io::Result<(Self, Complaint)> {
+    pub(crate) fn start(command: &str, tunnel: &str) -> io::Result<(Self, Complaint)> {
         let mut shell = shell(command);
         shell
             .stdin(Stdio::piped())

@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, PollSender, WaitForCancellationFutureOwned};
 
-use super::link::{Arrival, Far, FarReader, FarWriter, Link, Target};
 use crate::addr::Listen;
 use crate::failure::{Failure, FailureKind};
+use crate::forward::ssh_session::{Arrival, Far, FarReader, FarWriter, Link, Target};
 use crate::session::OpenError;
 
 const WINDOW: usize = 4;

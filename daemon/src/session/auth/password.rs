@@ -3,24 +3,24 @@
 use secrecy::{ExposeSecret as _, SecretString};
 use tunneld_proto::status::{PromptField, PromptKind};
 
-use super::auth::{Means, Step, not_answered, tried};
-use super::login::{Login, Reply};
 use crate::command;
 use crate::failure::Failure;
 use crate::prompt::Question;
+use crate::session::auth::login::{Login, Reply};
+use crate::session::auth::{Means, Step, not_answered, tried};
 
 /// How often a new password may displease the server.
 const CHANGES: usize = 3;
 
 /// What is left of the password's attempts.
-pub(super) struct Passwords<'a> {
+pub(crate) struct Passwords<'a> {
     means: &'a Means<'a>,
     left: u32,
     wrong: bool,
 }
 
 impl<'a> Passwords<'a> {
-    pub(super) fn new(means: &'a Means<'a>) -> Self {
+    pub(crate) fn new(means: &'a Means<'a>) -> Self {
         let left = match means.auth.password_command.is_empty() {
             true => means.auth.password_prompts,
             false => 1,
@@ -33,7 +33,7 @@ impl<'a> Passwords<'a> {
     }
 
     /// One attempt.
-    pub(super) async fn step(
+    pub(crate) async fn step(
         &mut self,
         login: &mut impl Login,
         notes: &mut Vec<String>,
@@ -85,7 +85,7 @@ impl<'a> Passwords<'a> {
         } else {
             ""
         };
-        let banner = super::interactive::one_line(&login.banner());
+        let banner = crate::session::auth::keyboard_interactive::one_line(&login.banner());
         let question = Question {
             kind: PromptKind::Password,
             host: who.to_owned(),

@@ -13,8 +13,8 @@ use tunneld_proto::status::{Prompt, PromptKind, TunnelStatus};
 
 use crate::forward::Monitor;
 use crate::session::Session;
-use crate::tunnel::attendance::{Attendance, Attending};
-use crate::tunnel::report::{self, Facts};
+use crate::tunnel::interactive_clients::{Attendance, Attending};
+use crate::tunnel::status::{self, Facts};
 
 /// How many events a slow reader may be behind before it is told that it lags.
 const BACKLOG: usize = 256;
@@ -32,7 +32,7 @@ pub struct Entry {
 
 impl Entry {
     fn status(&self) -> TunnelStatus {
-        let mut status = report::status(
+        let mut status = status::status(
             &self.facts,
             self.forwards.statuses(),
             (Timestamp::now(), Instant::now()),

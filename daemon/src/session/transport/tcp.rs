@@ -19,7 +19,7 @@ const PER_ADDRESS: Duration = Duration::from_secs(5);
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// All addresses of `host` in the order in which they are tried: families alternate.
-pub(super) async fn resolve(
+pub(crate) async fn resolve(
     host: &str,
     port: u16,
     family: AddressFamily,
@@ -63,7 +63,7 @@ pub(super) async fn resolve(
 }
 
 /// Connects to the first of `addresses` that answers.
-pub(super) async fn connect(
+pub(crate) async fn connect(
     addresses: Vec<SocketAddr>,
     route: &Route,
 ) -> Result<(TcpStream, Option<SocketAddr>), Failure> {

@@ -1,6 +1,6 @@
 //! Keeps some file descriptors back from connections: for control, log and reconnects.
 
-use super::socket::Socket;
+use super::local_socket::Socket;
 
 /// How many are kept back.
 #[cfg(unix)]

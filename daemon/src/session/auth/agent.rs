@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::blob::{Reader, name, put_string};
 use crate::config::model::Agent as Where;
+use crate::session::blob::{Reader, name, put_string};
 use crate::text;
 use tunneld_ssh::driver::Io;
 
@@ -34,11 +34,11 @@ const CONSTRAIN_CONFIRM: u8 = 2;
 
 /// A key that the agent holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(crate) struct Identity {
     /// The key or certificate.
-    pub(super) blob: Vec<u8>,
+    pub(crate) blob: Vec<u8>,
     /// The comment, escaped.
-    pub(super) comment: String,
+    pub(crate) comment: String,
 }
 
 /// The agent's socket, whether or not there is anything at it.
@@ -55,14 +55,14 @@ pub fn socket(place: &Where) -> Option<PathBuf> {
 }
 
 /// A connection to the agent.
-pub(super) struct Agent {
+pub(crate) struct Agent {
     stream: Box<dyn Io>,
     place: String,
 }
 
 impl Agent {
     /// Finds the agent; none where there is none to be had, with the reason where that is worth telling.
-    pub(super) async fn find(place: &Where) -> (Option<Self>, Option<String>) {
+    pub(crate) async fn find(place: &Where) -> (Option<Self>, Option<String>) {
         let Some(path) = socket(place) else {
             let unset = match place {
                 Where::Variable(variable) if std::env::var_os(variable).is_none() => Some(variable),
@@ -98,7 +98,7 @@ impl Agent {
 
     /// An agent that nobody answers for, to stand in tests of the order of keys.
     #[cfg(test)]
-    pub(super) fn unconnected() -> Self {
+    pub(crate) fn unconnected() -> Self {
         Self {
             stream: Box::new(tokio::io::duplex(1).0),
             place: String::new(),
@@ -106,13 +106,13 @@ impl Agent {
     }
 
     /// The keys that it holds; what is no key at all is left out.
-    pub(super) async fn identities(&mut self) -> Result<Vec<Identity>, String> {
+    pub(crate) async fn identities(&mut self) -> Result<Vec<Identity>, String> {
         let answer = self.request(&[REQUEST_IDENTITIES], LIMIT).await?;
         parse_identities(&answer).ok_or_else(|| format!("the agent {} talks nonsense", self.place))
     }
 
     /// A signature over `data` by the key `blob`, in the algorithm that the server was told.
-    pub(super) async fn sign(
+    pub(crate) async fn sign(
         &mut self,
         blob: &[u8],
         data: &[u8],
@@ -145,7 +145,7 @@ impl Agent {
     }
 
     /// Gives it an unlocked key, encoded as the protocol wants it, under `comment`.
-    pub(super) async fn add(
+    pub(crate) async fn add(
         &mut self,
         key: &[u8],
         comment: &str,

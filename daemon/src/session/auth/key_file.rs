@@ -17,13 +17,13 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tunneld_proto::status::{PromptField, PromptKind};
 use zeroize::Zeroizing;
 
-use super::blob::{self, Certificate};
-use super::budget::Desk;
-use super::login::SignError;
-use super::private_key::{self, Unopened};
 use crate::command;
 use crate::config::model::Auth;
 use crate::prompt::Question;
+use crate::session::auth::login::SignError;
+use crate::session::blob::{self, Certificate};
+use crate::session::deadline::Desk;
+use crate::session::private_key::{self, Unopened};
 use crate::text;
 
 /// No key is longer; what is, is no key.
@@ -31,7 +31,7 @@ const FILE_LIMIT: u64 = 1 << 20;
 const BOM: &[u8] = "\u{feff}".as_bytes();
 
 /// A key file.
-pub(super) struct KeyFile {
+pub(crate) struct KeyFile {
     path: PathBuf,
     /// The public key, where it can be had without a passphrase.
     public: Option<Vec<u8>>,
@@ -44,33 +44,33 @@ enum Secret {
 }
 
 /// Why a key file is not used, with the remedy.
-pub(super) type Note = String;
+pub(crate) type Note = String;
 
 impl KeyFile {
     /// Reads the file at `path`; none where it is missing and nobody asked for it.
-    pub(super) async fn read(path: &Path, asked_for: bool) -> Result<Option<Self>, Note> {
+    pub(crate) async fn read(path: &Path, asked_for: bool) -> Result<Option<Self>, Note> {
         let path = path.to_owned();
         let read = tokio::task::spawn_blocking(move || read_key(path, asked_for)).await;
         read.unwrap_or_else(|_| Err("reading a key file failed".into()))
     }
 
     /// The path, escaped.
-    pub(super) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         text::escape(&self.path.to_string_lossy())
     }
 
     /// The public key, where it is known.
-    pub(super) fn public(&self) -> Option<&[u8]> {
+    pub(crate) fn public(&self) -> Option<&[u8]> {
         self.public.as_deref()
     }
 
     /// Whether the file holds a private key, and not a public one alone.
-    pub(super) fn can_sign(&self) -> bool {
+    pub(crate) fn can_sign(&self) -> bool {
         self.secret.is_some()
     }
 
     /// The certificate beside the file.
-    pub(super) async fn certificate(&self) -> Option<Result<Vec<u8>, Note>> {
+    pub(crate) async fn certificate(&self) -> Option<Result<Vec<u8>, Note>> {
         let mut path = self.path.clone().into_os_string();
         path.push("-cert.pub");
         let path = PathBuf::from(path);
@@ -81,7 +81,7 @@ impl KeyFile {
     }
 
     /// Opens the key: with the passphrase of `passphrase_command`, or of a person.
-    pub(super) async fn unlock(
+    pub(crate) async fn unlock(
         &mut self,
         auth: &Auth,
         desk: &Desk,
@@ -194,7 +194,7 @@ fn remember(sealed: &SecretString, key: &Arc<PrivateKey>) {
 }
 
 /// Signs as a server wants it that was told `algorithm`.
-pub(super) fn sign(key: &PrivateKey, data: &[u8], algorithm: &str) -> Result<Vec<u8>, String> {
+pub(crate) fn sign(key: &PrivateKey, data: &[u8], algorithm: &str) -> Result<Vec<u8>, String> {
     let signature = match key.key_data() {
         KeypairData::Rsa(rsa) => {
             let hash = if algorithm.starts_with("rsa-sha2-512") {
@@ -213,7 +213,7 @@ pub(super) fn sign(key: &PrivateKey, data: &[u8], algorithm: &str) -> Result<Vec
 }
 
 /// The key as an agent takes it: its type and numbers.
-pub(super) fn for_agent(key: &PrivateKey) -> Option<Zeroizing<Vec<u8>>> {
+pub(crate) fn for_agent(key: &PrivateKey) -> Option<Zeroizing<Vec<u8>>> {
     let mut encoded = Zeroizing::new(Vec::with_capacity(4096));
     key.key_data().encode(&mut *encoded).ok()?;
     Some(encoded)
@@ -346,7 +346,7 @@ fn public_in(content: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Reads a certificate for a user, as it goes on the wire.
-pub(super) async fn read_certificate(path: &Path) -> Result<Vec<u8>, Note> {
+pub(crate) async fn read_certificate(path: &Path) -> Result<Vec<u8>, Note> {
     let shown = text::escape(&path.to_string_lossy());
     let path = path.to_owned();
     let content = tokio::task::spawn_blocking(move || read_carefully(&path, false)).await;
@@ -371,6 +371,6 @@ pub(super) async fn read_certificate(path: &Path) -> Result<Vec<u8>, Note> {
 }
 
 /// The plain key that a certificate certifies.
-pub(super) fn certified_key(certificate: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn certified_key(certificate: &[u8]) -> Option<Vec<u8>> {
     Certificate::read(certificate).map(|certificate| certificate.key)
 }

@@ -1,0 +1,4 @@
+//! The byte streams that an SSH session runs over: a TCP connection or the standard streams of a ProxyCommand.
+
+pub(crate) mod proxy_command;
+pub(crate) mod tcp;
