@@ -3,12 +3,15 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde::Serialize;
+use tunneld_platform::subprocess::TokioPrograms;
 use tunneld_proto::message::ConfigFault;
 
 use crate::config::env::Env;
 use crate::config::load::Loader;
+use crate::reload::load;
 
 /// What `check` takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -40,13 +43,13 @@ pub async fn run(config_dir: Option<&Path>, arguments: &Arguments) -> anyhow::Re
         && !given.is_dir()
     {
         // Without a word from the user an absent directory is an empty one; one that was named is a slip.
-        let name = crate::text::escape(&given.display().to_string());
+        let name = tunneld_platform::text::escape(&given.display().to_string());
         let _ = writeln!(std::io::stderr(), "{name}: there is no such directory");
         return Ok(ExitCode::from(2));
     }
     let dir = crate::config_dir(config_dir)?;
-    let loader = Loader::new(dir, Env::from_process());
-    let loaded = loader.asked_for(config_dir.is_some()).load().await;
+    let loader = Loader::new(dir, Env::from_process(), Arc::new(TokioPrograms));
+    let loaded = load(&mut loader.asked_for(config_dir.is_some())).await;
     let tunnels = loaded.tunnels.len();
     let forwards = loaded
         .tunnels

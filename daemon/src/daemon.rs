@@ -11,14 +11,14 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 use tunneld_proto::endpoint::Listener;
 use tunneld_proto::status::{ForwardKind, ForwardState, State, TunnelStatus};
 
-use crate::config::watch::Watcher;
 use crate::control::{self, Context};
 use crate::hooks::{Askpass, Hooks};
-use crate::platform::events::{Happening, Machine};
-use crate::platform::heap::{self, Heap};
-use crate::platform::service::{Notice, tell, watchdog};
-use crate::platform::signals::{Signal, Signals};
 use crate::reload::Reloading;
+use crate::reload::watcher::Watcher;
+use tunneld_platform::events::{Happening, Machine};
+use tunneld_platform::heap::{self, Heap};
+use tunneld_platform::service::{Notice, tell, watchdog};
+use tunneld_platform::signals::{Signal, Signals};
 
 /// The first listeners have so long to be bound before the daemon says that it is ready.
 const BINDING: Duration = Duration::from_secs(2);

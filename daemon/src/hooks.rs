@@ -14,8 +14,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tunneld_proto::message::EventBody;
 use tunneld_proto::status::{Prompt, PromptKind, State};
 
-use crate::command;
 use crate::supervisor::Supervisor;
+use tunneld_platform::subprocess as command;
 
 /// How long a hook may run.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -4,7 +4,6 @@
 pub mod addr;
 pub mod backoff;
 pub mod check;
-mod command;
 pub mod config;
 pub mod control;
 mod daemon;
@@ -12,14 +11,11 @@ pub mod demo;
 
 pub mod dynamic;
 pub mod failure;
-#[cfg(all(test, unix))]
-mod fifo;
 pub mod forward;
 mod hooks;
 pub mod known_hosts;
 pub mod log;
 pub mod pattern;
-pub mod platform;
 pub mod prompt;
 
 pub mod reload;
@@ -27,7 +23,6 @@ pub mod session;
 pub mod ssh_config;
 pub mod state_file;
 pub mod supervisor;
-pub mod text;
 pub mod tunnel;
 
 use std::path::{Path, PathBuf};
@@ -37,19 +32,20 @@ use std::sync::atomic::AtomicUsize;
 use anyhow::Context as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tunneld_platform::subprocess::TokioPrograms;
 use tunneld_proto::endpoint::{self, Endpoint, Listener};
 use tunneld_proto::place::{self, Env};
 
 use config::load::{Loaded, Loader};
 use config::model::Tunnel;
-use config::watch::Watcher;
 use control::Context;
 use daemon::Daemon;
 use log::Log;
-use platform::signals::{Signal, Signals};
 use reload::Reloader;
+use reload::watcher::Watcher;
 use state_file::Store;
 use supervisor::Supervisor;
+use tunneld_platform::signals::{Signal, Signals};
 
 /// What the command line says.
 #[derive(Debug, Clone, Default)]
@@ -88,11 +84,15 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut watcher = Watcher::new(&dir);
     // ssh's own file, which tunnels may take their options from.
     watcher.also(std::env::home_dir().map(|home| home.join(".ssh/config")));
-    let loader = Loader::new(dir.clone(), config::env::Env::from_process());
+    let loader = Loader::new(
+        dir.clone(),
+        config::env::Env::from_process(),
+        Arc::new(TokioPrograms),
+    );
     let mut loader = loader.asked_for(options.config_dir.is_some());
     let store = Arc::new(Store::open(listener.endpoint().beside("state.json")));
     let reading = async {
-        let first = loader.load().await;
+        let first = reload::load(&mut loader).await;
         let made = reload::bring_back(&store, &loader, &[]).await;
         (first, made)
     };

@@ -44,7 +44,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let outcome = tunneld::platform::process::harden().and_then(|()| {
+    let outcome = tunneld_platform::process::harden().and_then(|()| {
         // One thread: a byte that changes threads on its way costs more than a second core gives.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -2,7 +2,6 @@
 //! socket, so that they outlive a restart or a crash of the daemon, and not a reboot of the machine.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tunneld_proto::status::Desired;
 
-use crate::platform::process::boot_id;
+use tunneld_platform::fs;
+use tunneld_platform::process::boot_id;
 
 /// What is kept.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -136,17 +136,8 @@ fn read(path: &Path) -> State {
     })
 }
 
-/// Writes beside and renames over, so that a reader finds the old or the new file and never a half.
 fn write(path: &Path, state: &State) -> std::io::Result<()> {
-    let beside = path.with_extension("json.new");
-    let mut options = std::fs::File::options();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
-        .open(&beside)?
-        .write_all(&serde_json::to_vec(state)?)?;
-    std::fs::rename(&beside, path)
+    fs::replace(path, &serde_json::to_vec(state)?)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::text::is_plain;
+use tunneld_platform::text::is_plain;
 
 /// A destination as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use tunneld_proto::message::ConfigFault;
 
-use crate::text;
+use tunneld_platform::text;
 
 /// A stretch of bytes in one of the files that are being read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

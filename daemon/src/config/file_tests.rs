@@ -142,10 +142,10 @@ proptest! {
             let home = tempfile::TempDir::new().unwrap();
             let dir = home.path().join("tunneld");
             let env = Env { uid: rustix::process::geteuid().as_raw(), ..Env::for_tests(home.path()) };
-            let mut loader = Loader::new(dir.clone(), env);
+            let mut loader = Loader::new(dir.clone(), env, std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms));
             let made = ad_hoc("t", &spec, &loader).await.unwrap();
-            save(&dir, "t", &spec).await.unwrap();
-            let loaded = loader.load().await;
+            save(&dir, "t", &spec).unwrap();
+            let loaded = loader.load(std::time::Instant::now()).await;
             assert_eq!(loaded.faults, []);
             assert_eq!(loaded.tunnels, [made]);
         });

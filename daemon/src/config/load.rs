@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::time::Instant;
+use tunneld_platform::program::RunProgram;
 use tunneld_proto::message::ConfigFault;
 
 use super::conflict::{self, Claims};
@@ -13,7 +14,7 @@ use super::fault::{Problem, Source, unreadable};
 use super::file::{self, Parsed};
 use super::model::{DaemonConfig, STALE, Tunnel};
 use super::route::{Resolver, Wanted};
-use super::scan::{Candidate, Draft, Entry, Scan, State, stale, tell};
+use super::scan::{Candidate, Draft, Entry, Scan, Scanned, State, stale, tell};
 use super::spec::Spec;
 
 /// Within so long nothing is asked again.
@@ -41,6 +42,7 @@ pub struct Loaded {
 pub struct Loader {
     dir: PathBuf,
     env: Env,
+    programs: Arc<dyn RunProgram>,
     files: BTreeMap<PathBuf, Entry>,
     last: BTreeMap<String, Tunnel>,
     next_id: usize,
@@ -52,6 +54,7 @@ pub struct Loader {
 #[derive(Debug)]
 pub struct Again {
     env: Env,
+    programs: Arc<dyn RunProgram>,
     wanted: Wanted,
 }
 
@@ -68,17 +71,20 @@ impl Again {
                 .collect();
             told.join("; ")
         };
-        let resolved = Resolver::new(&self.env).one(&self.wanted).await;
+        let resolved = Resolver::new(&self.env, &self.programs)
+            .one(&self.wanted)
+            .await;
         resolved.map_err(told)
     }
 }
 
 impl Loader {
     /// A loader of `dir` that has seen nothing yet.
-    pub fn new(dir: PathBuf, env: Env) -> Self {
+    pub fn new(dir: PathBuf, env: Env, programs: Arc<dyn RunProgram>) -> Self {
         Self {
             dir,
             env,
+            programs,
             files: BTreeMap::new(),
             last: BTreeMap::new(),
             next_id: 0,
@@ -99,16 +105,50 @@ impl Loader {
         &self.env
     }
 
-    /// Reads everything.
-    pub async fn load(&mut self) -> Loaded {
-        let mut loaded = Loaded::default();
-        let (candidates, mut drafts) = self.scan(&mut loaded.faults).await;
+    /// Reads everything, the files on the calling thread. `now` is the time of the reading.
+    pub async fn load(&mut self, now: Instant) -> Loaded {
+        let scanned = self.scan().run();
+        self.finish(scanned, now).await
+    }
+
+    /// What reads and parses every file: blocking work, which a runtime gives to a thread of its own. Its result goes
+    /// to [`Loader::finish`]; without one (the thread panicked) the loader still has all that it knew.
+    pub fn scan(&self) -> Scan {
+        Scan {
+            dir: self.dir.clone(),
+            env: self.env.clone(),
+            files: self.files.clone(),
+            next_id: self.next_id,
+            asked_for: self.asked_for,
+            faults: Vec::new(),
+            candidates: Vec::new(),
+            drafts: Vec::new(),
+        }
+    }
+
+    /// Resolves what a scan has read.
+    pub async fn finish(&mut self, scanned: Scanned, now: Instant) -> Loaded {
+        let Scan {
+            files,
+            next_id,
+            faults,
+            candidates,
+            mut drafts,
+            ..
+        } = scanned.0;
+        self.files = files;
+        self.next_id = next_id;
+        let mut loaded = Loaded {
+            faults,
+            ..Loaded::default()
+        };
         let accepted = accept(candidates, &mut loaded.faults, &mut self.files, &mut drafts);
         loaded.daemon = accepted
             .iter()
             .find_map(|taken| taken.state.parsed.daemon.as_ref())
             .map(|daemon| daemon.value.clone())
             .unwrap_or_default();
+        self.read_at = Some(now);
         self.resolve(&accepted, &mut loaded).await;
         self.prove(drafts, &mut loaded).await;
         loaded.tunnels.sort_by(|a, b| a.name.cmp(&b.name));
@@ -120,42 +160,17 @@ impl Loader {
         loaded
     }
 
-    /// Reads and parses every file, off the runtime's threads.
-    async fn scan(&mut self, faults: &mut Vec<ConfigFault>) -> (Vec<Candidate>, Vec<Draft>) {
-        let mut scan = Scan {
-            dir: self.dir.clone(),
-            env: self.env.clone(),
-            files: std::mem::take(&mut self.files),
-            next_id: self.next_id,
-            asked_for: self.asked_for,
-            faults: Vec::new(),
-            candidates: Vec::new(),
-            drafts: Vec::new(),
-        };
-        let before = scan.files.clone();
-        match tokio::task::spawn_blocking(move || {
-            scan.run();
-            scan
-        })
-        .await
-        {
-            Ok(mut scan) => {
-                self.files = scan.files;
-                self.next_id = scan.next_id;
-                faults.append(&mut scan.faults);
-                (scan.candidates, scan.drafts)
-            }
-            Err(error) => {
-                self.files = before;
-                let dir = self.dir.display().to_string();
-                faults.push(unreadable(
-                    &dir,
-                    &format!("could not be read: {error}"),
-                    "report this defect",
-                ));
-                (stale(&self.files), Vec::new())
-            }
-        }
+    /// What holds where a scan did not end: every file in its last good state, and the fault.
+    pub async fn finish_without(&mut self, error: &str, now: Instant) -> Loaded {
+        let mut scan = self.scan();
+        let dir = self.dir.display().to_string();
+        scan.faults.push(unreadable(
+            &dir,
+            &format!("could not be read: {error}"),
+            "report this defect",
+        ));
+        scan.candidates = stale(&self.files);
+        self.finish(Scanned(scan), now).await
     }
 
     /// Tells what else is wrong in files that have faults already, so that one repair does not uncover the next.
@@ -168,7 +183,7 @@ impl Loader {
                 spec: tunnel.spec.clone(),
                 defaults: defaults.clone(),
             });
-            let resolver = Resolver::new(&self.env);
+            let resolver = Resolver::new(&self.env, &self.programs);
             let (mut results, _) = resolver.all(wanted.collect()).await;
             loaded.try_again |= resolver.left_unanswered();
             for tunnel in &parsed.tunnels {
@@ -220,8 +235,7 @@ impl Loader {
                 defaults: defaults.clone(),
             })
             .collect();
-        self.read_at = Some(Instant::now());
-        let resolver = Resolver::new(&self.env);
+        let resolver = Resolver::new(&self.env, &self.programs);
         let (mut results, notes) = resolver.all(requests).await;
         loaded.notes.extend(notes);
         loaded.try_again |= resolver.left_unanswered();
@@ -374,7 +388,7 @@ pub async fn ad_hoc(
         ..Parsed::default()
     };
     Claims::default().take(&source, &alone).map_err(told)?;
-    let resolver = Resolver::new(&loader.env);
+    let resolver = Resolver::new(&loader.env, &loader.programs);
     let wanted = Wanted {
         name: name.to_owned(),
         spec,
@@ -390,8 +404,14 @@ pub async fn ad_hoc(
 impl Loader {
     /// A tunnel to be resolved again, as it stands in the files or, made on the command line, in `made`; none where it
     /// was resolved just now.
-    pub fn again(&self, name: &str, made: Option<&serde_json::Value>) -> Option<Again> {
-        if self.read_at.is_some_and(|at| at.elapsed() < JUST_NOW) {
+    pub fn again(
+        &self,
+        name: &str,
+        made: Option<&serde_json::Value>,
+        now: Instant,
+    ) -> Option<Again> {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        if self.read_at.is_some_and(|at| since(at) < JUST_NOW) {
             return None;
         }
         let wanted = match made {
@@ -408,6 +428,7 @@ impl Loader {
         };
         Some(Again {
             env: self.env.clone(),
+            programs: Arc::clone(&self.programs),
             wanted,
         })
     }

@@ -22,11 +22,10 @@ mod scan;
 pub mod spec;
 mod table;
 pub mod values;
-pub mod watch;
 
 pub use conflict::overlap;
 pub use diff::{Change, diff};
 pub use env::Env;
 pub use load::{Loaded, Loader, ad_hoc};
 pub use save::save;
-pub use watch::Watcher;
+pub use scan::{Scan, Scanned, is_config};

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt as _;
+use tunneld_platform::program::RunProgram;
 
 use super::destination::Destination;
 use super::env::Env;
@@ -46,10 +48,11 @@ pub(super) type Results = BTreeMap<String, Result<Tunnel, Vec<Problem>>>;
 
 impl<'a> Resolver<'a> {
     /// A resolver for this side.
-    pub(super) fn new(env: &'a Env) -> Self {
+    pub(super) fn new(env: &'a Env, programs: &Arc<dyn RunProgram>) -> Self {
+        let query = |ssh: &PathBuf| Query::new(ssh, Arc::clone(programs));
         Self {
             env,
-            query: env.ssh.clone().map(Query::new),
+            query: env.ssh.as_ref().map(query),
             unanswered: AtomicBool::new(false),
         }
     }

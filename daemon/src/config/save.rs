@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
+use tunneld_platform::fs;
 use tunneld_proto::message::ConfigFault;
 
 use super::destination::check_name;
@@ -19,40 +20,23 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// Makes the file what it was.
+    /// Makes the file what it was. Blocks.
     ///
     /// # Errors
     /// The system's own.
-    pub async fn undo(self) -> std::io::Result<()> {
-        let Self { path, before } = self;
-        let undone = tokio::task::spawn_blocking(move || match before {
-            Some(text) => write(&path, &text),
-            None => std::fs::remove_file(&path),
-        });
-        undone
-            .await
-            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+    pub fn undo(self) -> std::io::Result<()> {
+        match self.before {
+            Some(text) => fs::replace(&self.path, text.as_bytes()),
+            None => std::fs::remove_file(&self.path),
+        }
     }
 }
 
-/// Saves the keys of `[tunnel.NAME]`. Keys that the file has and `spec` has not stay as they are.
+/// Saves the keys of `[tunnel.NAME]`. Keys that the file has and `spec` has not stay as they are. Blocks.
 ///
 /// # Errors
 /// The folder or the file cannot be read or written, or is no TOML; nothing is changed then.
-pub async fn save(dir: &Path, name: &str, spec: &Json) -> Result<Saved, ConfigFault> {
-    let (dir, name, spec) = (dir.to_owned(), name.to_owned(), spec.clone());
-    let shown = dir.display().to_string();
-    match tokio::task::spawn_blocking(move || saved(&dir, &name, &spec)).await {
-        Ok(result) => result,
-        Err(error) => Err(unreadable(
-            &shown,
-            &format!("could not be written: {error}"),
-            "report this defect",
-        )),
-    }
-}
-
-fn saved(dir: &Path, name: &str, spec: &Json) -> Result<Saved, ConfigFault> {
+pub fn save(dir: &Path, name: &str, spec: &Json) -> Result<Saved, ConfigFault> {
     let fault = |path: &Path, message: String, help: &str| {
         unreadable(&path.display().to_string(), &message, help)
     };
@@ -64,7 +48,7 @@ fn saved(dir: &Path, name: &str, spec: &Json) -> Result<Saved, ConfigFault> {
             "report this defect",
         ));
     };
-    make_folder(dir).map_err(|error| {
+    fs::create_private_dir(dir).map_err(|error| {
         fault(
             dir,
             format!("cannot be made: {error}"),
@@ -93,7 +77,7 @@ fn saved(dir: &Path, name: &str, spec: &Json) -> Result<Saved, ConfigFault> {
     })?;
     edit(&mut document, name, keys)
         .map_err(|error| fault(&path, error, "mend it first; `tunnelctl check` shows where"))?;
-    write(&path, &document.to_string()).map_err(|error| {
+    fs::replace(&path, document.to_string().as_bytes()).map_err(|error| {
         fault(
             &path,
             format!("cannot be written: {error}"),
@@ -198,68 +182,6 @@ fn value(json: &Json) -> Result<Value, String> {
 }
 
 #[cfg(unix)]
-fn make_folder(dir: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-}
-#[cfg(not(unix))]
-fn make_folder(dir: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(dir)
-}
-
-/// Replaces the file as one: whoever reads sees the old text or the new one, and a full disk leaves the old.
-fn write(path: &Path, text: &str) -> std::io::Result<()> {
-    use std::io::Write as _;
-    // Through a link to the file that is meant, so that the link stays.
-    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let folder = real.parent().unwrap_or(Path::new("."));
-    let name = real
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
-    let result = (|| {
-        let mut file = create(&temporary)?;
-        if let Ok(old) = real.metadata() {
-            file.set_permissions(old.permissions())?;
-        }
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &real)?;
-        #[cfg(unix)]
-        std::fs::File::open(folder)?.sync_all()?;
-        Ok(())
-    })();
-    if result.is_err() {
-        // What is left of it is a hidden file that nobody reads; the error is the one worth telling.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    result
-}
-
-#[cfg(unix)]
-fn create(path: &Path) -> std::io::Result<std::fs::File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    match options.open(path) {
-        // One of our own number died here before.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            std::fs::remove_file(path)?;
-            options.open(path)
-        }
-        result => result,
-    }
-}
-#[cfg(not(unix))]
-fn create(path: &Path) -> std::io::Result<std::fs::File> {
-    std::fs::File::create(path)
-}
-
-#[cfg(unix)]
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -269,8 +191,8 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn a_new_tunnel_gets_its_own_file() {
+    #[test]
+    fn a_new_tunnel_gets_its_own_file() {
         let home = tempfile::TempDir::new().unwrap();
         let dir = home.path().join("a/tunneld");
         let saved = save(
@@ -278,7 +200,6 @@ mod tests {
             "db",
             &json!({"host": "h", "local_forward": ["1 a:1", "2 b:2"]}),
         )
-        .await
         .unwrap();
         let path = saved.path.clone();
         assert_eq!(path, dir.join("db.toml"));
@@ -296,21 +217,19 @@ mod tests {
             0o700
         );
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
-        saved.undo().await.unwrap();
+        saved.undo().unwrap();
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
     }
 
-    #[tokio::test]
-    async fn the_file_that_holds_it_keeps_comments_mode_and_link() {
+    #[test]
+    fn the_file_that_holds_it_keeps_comments_mode_and_link() {
         let dir = tempfile::TempDir::new().unwrap();
         let real = dir.path().join("real");
         let text = "# mine\n[tunnel.a]\nport = 1 # old\n\n[tunnel.db] # the db\n# its host\nhost = \"old\" # why\nproxy_command = \"x\"\nhold = 5\n";
         fs::write(&real, text).unwrap();
         fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
         std::os::unix::fs::symlink(&real, dir.path().join("work.toml")).unwrap();
-        let saved = save(dir.path(), "db", &json!({"host": "new", "proxy_jump": "j"}))
-            .await
-            .unwrap();
+        let saved = save(dir.path(), "db", &json!({"host": "new", "proxy_jump": "j"})).unwrap();
         let path = saved.path.clone();
         assert_eq!(path, dir.path().join("work.toml"));
         assert!(path.is_symlink());
@@ -322,23 +241,21 @@ mod tests {
             fs::metadata(&real).unwrap().permissions().mode() & 0o777,
             0o640
         );
-        saved.undo().await.unwrap();
+        saved.undo().unwrap();
         assert_eq!(fs::read_to_string(&real).unwrap(), text);
         assert!(path.is_symlink());
     }
 
-    #[tokio::test]
-    async fn a_broken_file_is_left_alone() {
+    #[test]
+    fn a_broken_file_is_left_alone() {
         let dir = tempfile::TempDir::new().unwrap();
         fs::write(dir.path().join("db.toml"), "[tunnel.db\n").unwrap();
-        let fault = save(dir.path(), "db", &json!({"host": "h"}))
-            .await
-            .unwrap_err();
+        let fault = save(dir.path(), "db", &json!({"host": "h"})).unwrap_err();
         assert!(fault.message.contains("is broken"), "{fault:?}");
         assert_eq!(
             fs::read_to_string(dir.path().join("db.toml")).unwrap(),
             "[tunnel.db\n"
         );
-        assert!(save(dir.path(), "../x", &json!({})).await.is_err());
+        assert!(save(dir.path(), "../x", &json!({})).is_err());
     }
 }

@@ -62,8 +62,13 @@ pub(super) fn stale(files: &BTreeMap<PathBuf, Entry>) -> Vec<Candidate> {
         .collect()
 }
 
+/// What a [`Scan`] has read.
+#[derive(Debug)]
+pub struct Scanned(pub(super) Scan);
+
 /// One round of reading; all of it blocks.
-pub(super) struct Scan {
+#[derive(Debug)]
+pub struct Scan {
     pub(super) dir: PathBuf,
     pub(super) env: Env,
     pub(super) files: BTreeMap<PathBuf, Entry>,
@@ -84,7 +89,14 @@ pub(super) struct Draft {
 }
 
 impl Scan {
-    pub(super) fn run(&mut self) {
+    /// Reads the directory and parses every file. Blocks.
+    #[must_use]
+    pub fn run(mut self) -> Scanned {
+        self.read_dir();
+        Scanned(self)
+    }
+
+    fn read_dir(&mut self) {
         let dir = self.dir.display().to_string();
         let listed = file::trusted_folder(&self.dir, &self.env)
             .map_err(|why| unreadable(&dir, &why.message, &why.help))
@@ -219,7 +231,7 @@ pub(super) fn tell(source: &Source, problems: &[Problem], faults: &mut Vec<Confi
 }
 
 /// `*.toml`, but nothing hidden and nothing that an editor left.
-pub(super) fn is_config(path: &Path) -> bool {
+pub fn is_config(path: &Path) -> bool {
     let name = path
         .file_name()
         .map(|name| name.to_string_lossy().into_owned());

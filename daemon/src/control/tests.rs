@@ -17,6 +17,7 @@ use tunneld_proto::status::Desired;
 use super::*;
 use crate::config::env::Env;
 use crate::config::load::Loader;
+use tunneld_platform::subprocess::TokioPrograms;
 
 const HELLO: &str =
     r#"{"jsonrpc":"2.0","id":0,"method":"hello","params":{"client":"a test","protocol":[1]}}"#;
@@ -33,8 +34,8 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("config");
         std::fs::create_dir(&dir).unwrap();
-        let mut loader = Loader::new(dir.clone(), Env::from_process());
-        let first = loader.load().await;
+        let mut loader = Loader::new(dir.clone(), Env::from_process(), Arc::new(TokioPrograms));
+        let first = crate::reload::load(&mut loader).await;
         let store = Arc::new(Store::open(folder.path().join("state.json")));
         let mut tasks = JoinSet::new();
         let supervisor = Supervisor::start(16, &mut tasks);
@@ -46,7 +47,7 @@ impl Bench {
             store.clone(),
             supervisor.clone(),
         );
-        let watcher = crate::config::watch::Watcher::new(&dir);
+        let watcher = crate::reload::watcher::Watcher::new(&dir);
         tasks.spawn(reloading.run(watcher));
         let context = Arc::new(Context {
             supervisor,

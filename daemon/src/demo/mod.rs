@@ -18,8 +18,8 @@ use tunneld_proto::client::{Client, Notification};
 use tunneld_proto::message::{EventBody, Snapshot, Subscribe, method};
 use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
 
-use crate::platform::signals::{Signal, Signals};
 use show::{say, table};
+use tunneld_platform::signals::{Signal, Signals};
 use world::World;
 
 /// Everything must happen within this, or the demo says what did not.

@@ -19,7 +19,7 @@ use super::port_owner;
 use super::unix_socket::UnixSocket;
 use crate::addr::{Bind, Listen};
 use crate::failure::{Failure, FailureKind};
-use crate::text::escape;
+use tunneld_platform::text::escape;
 
 /// As many may knock before they are let in.
 const BACKLOG: i32 = 1024;

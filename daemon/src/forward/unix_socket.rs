@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::{UnixListener, UnixStream};
+use tunneld_platform::fs::FileId;
 
 use super::port_owner;
 use crate::config::model::Forwarding;
@@ -28,7 +29,7 @@ pub(super) struct UnixSocket {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode of the file that we made.
-    file: Option<(u64, u64)>,
+    file: Option<FileId>,
 }
 
 impl UnixSocket {
@@ -45,7 +46,9 @@ impl UnixSocket {
         make_way(path, options.unlink_socket).await?;
         let mode = 0o777 & !options.socket_mask;
         let listener = listen(path, mode).map_err(|error| refused(path, &error))?;
-        let file = fs::symlink_metadata(path).ok().map(|meta| identity(&meta));
+        let file = fs::symlink_metadata(path)
+            .ok()
+            .map(|meta| FileId::of(&meta));
         Ok(Self {
             listener,
             path: path.to_owned(),
@@ -66,7 +69,7 @@ impl UnixSocket {
     /// Somebody may have taken it away, or put another file there.
     fn is_in_place(&self) -> bool {
         let there = fs::symlink_metadata(&self.path).ok();
-        self.file.is_some() && there.map(|meta| identity(&meta)) == self.file
+        self.file.is_some() && there.map(|meta| FileId::of(&meta)) == self.file
     }
 
     pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
@@ -80,10 +83,6 @@ impl Drop for UnixSocket {
             let _ = fs::remove_file(&self.path);
         }
     }
-}
-
-fn identity(meta: &fs::Metadata) -> (u64, u64) {
-    (meta.dev(), meta.ino())
 }
 
 fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
@@ -137,7 +136,7 @@ async fn make_way(path: &Path, unlink: bool) -> Result<(), Failure> {
 }
 
 fn failure(path: &Path, what: &str) -> Failure {
-    let path = crate::text::escape_bytes(path.as_os_str().as_bytes());
+    let path = tunneld_platform::text::escape_bytes(path.as_os_str().as_bytes());
     Failure::new(
         FailureKind::BindFailed,
         format!("cannot listen on {path}: {what}"),

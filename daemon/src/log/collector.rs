@@ -14,7 +14,7 @@ use tunneld_proto::message::LogLine;
 
 use super::ring::Ring;
 use super::sink::Writer;
-use crate::text::escape;
+use tunneld_platform::text::escape;
 
 /// The layer.
 pub(super) struct Collector {

@@ -148,7 +148,7 @@ mod tests {
     fn a_sink_that_does_not_move_costs_lines_and_no_time() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipe");
-        crate::fifo::make(&path);
+        tunneld_platform::testing::make_fifo(&path);
         // Open at both ends and never read: the thread blocks when the pipe is full.
         let _reader = File::options().read(true).write(true).open(&path).unwrap();
         let writer = Writer::start(Sink::choose(Some(&path)).unwrap()).unwrap();

@@ -24,7 +24,7 @@ use crate::session::host_key::{Trust, plain_key};
 use crate::session::{
     Channel, Established, Incoming, OpenError, PendingChannel, Session, SessionInfo,
 };
-use crate::text;
+use tunneld_platform::text;
 
 /// How long after a session its carrier's end is looked for: it was told a moment before.
 const TELLING: Duration = Duration::from_millis(100);

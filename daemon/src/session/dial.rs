@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 use tunneld_proto::status::Phase;
 use tunneld_ssh::driver::Stream;
 
-use crate::command;
 use crate::config::env::Env;
 use crate::config::model::{Route, Via};
 use crate::failure::{Failure, FailureKind};
@@ -23,7 +22,8 @@ use crate::session::transport::proxy_command::{Complaint, Proxy};
 use crate::session::transport::tcp;
 use crate::session::{DialContext, Established, OpenError, Session};
 use crate::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
-use crate::text;
+use tunneld_platform::subprocess as command;
+use tunneld_platform::text;
 
 /// The way to a host, once it is open.
 struct Way {

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::session::blob::{self, Reader, put_string};
 use crate::session::ppk::{Kind, put_ecdsa};
 use crate::session::private_key::{Found, NO_DSA, Unopened, damaged};
-use crate::text;
+use tunneld_platform::text;
 
 const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 const END: &str = "-----END OPENSSH PRIVATE KEY-----";

@@ -13,7 +13,7 @@ use russh::keys::{self, PrivateKey};
 use zeroize::Zeroizing;
 
 use crate::session::private_key::{NO_DSA, Unopened, damaged};
-use crate::text;
+use tunneld_platform::text;
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const DSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10040.4.1");

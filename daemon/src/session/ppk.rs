@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::session::blob::{self, Reader, put_string};
 use crate::session::private_key::{Unopened, damaged};
-use crate::text;
+use tunneld_platform::text;
 
 const MAGIC: &str = "PuTTY-User-Key-File-";
 const AES: &str = "aes256-cbc";

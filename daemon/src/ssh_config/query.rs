@@ -2,27 +2,23 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, Command};
-use tokio::sync::{OnceCell, Semaphore};
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use tunneld_platform::program::{Limits, ProgramError, ProgramOutput, RunProgram};
+use tunneld_platform::text::escape;
 
-use crate::command::last_words;
 use crate::config::destination::{Destination, check_host, check_user};
-use crate::text::escape;
 
 /// CanonicalizeHostname asks DNS and `Match exec` runs commands; neither may take for ever.
 const LIMIT: Duration = Duration::from_secs(5);
 /// More than any answer has.
 const LONGEST: u64 = 1 << 20;
-/// How many are asked at once.
-const AT_ONCE: usize = 8;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,23 +62,31 @@ pub struct Question {
     pub over: Option<Destination>,
 }
 
-type Answer = Result<Arc<str>, QueryError>;
+/// The text that `ssh -G` printed, or why there is none.
+pub type Answer = Result<Arc<str>, QueryError>;
 
-/// Asks, and remembers the answers for as long as it lives: one load.
-#[derive(Debug)]
+type SharedAnswer = Shared<BoxFuture<'static, Answer>>;
+
+/// Asks `ssh -G`, and caches the answers for as long as it lives: one load of the configuration.
 pub struct Query {
-    ssh: PathBuf,
-    answers: Mutex<HashMap<Question, Arc<OnceCell<Answer>>>>,
-    turns: Semaphore,
+    ssh: Arc<Path>,
+    programs: Arc<dyn RunProgram>,
+    answers: Mutex<HashMap<Question, SharedAnswer>>,
+}
+
+impl fmt::Debug for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Query").field("ssh", &self.ssh).finish()
+    }
 }
 
 impl Query {
-    /// Asks this program.
-    pub fn new(ssh: PathBuf) -> Self {
+    /// Asks the program at the path `ssh`, which `programs` runs.
+    pub fn new(ssh: &Path, programs: Arc<dyn RunProgram>) -> Self {
         Self {
-            ssh,
+            ssh: ssh.into(),
+            programs,
             answers: Mutex::default(),
-            turns: Semaphore::new(AT_ONCE),
         }
     }
 
@@ -100,82 +104,53 @@ impl Query {
                 check_user(user).map_err(QueryError::Unfit)?;
             }
         }
-        let cell = {
-            // Held for the look-up alone, no await under it.
+        let answer = {
+            // Locked for the look-up alone, never across an await.
             let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(answers.entry(question.clone()).or_default())
-        };
-        cell.get_or_init(|| async {
-            let Ok(_turn) = self.turns.acquire().await else {
-                return Err(QueryError::Failed("it is too late to ask".to_owned()));
+            let run = || {
+                let (ssh, programs) = (Arc::clone(&self.ssh), Arc::clone(&self.programs));
+                let arguments = arguments(question);
+                async move { run(&ssh, &*programs, &arguments).await }
+                    .boxed()
+                    .shared()
             };
-            run(&self.ssh, question).await.map(Arc::from)
-        })
-        .await
-        .clone()
+            answers.entry(question.clone()).or_insert_with(run).clone()
+        };
+        answer.await
     }
 }
 
-async fn run(ssh: &Path, question: &Question) -> Result<String, QueryError> {
-    let mut command = Command::new(ssh);
-    command
-        .args(arguments(question))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    #[cfg(unix)]
-    command.process_group(0);
-    let mut child = command.spawn().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => QueryError::Absent,
-        _ => QueryError::Failed(error.to_string()),
-    })?;
-    let group = child.id();
-    match timeout(LIMIT, output(&mut child)).await {
-        Ok(result) => result,
-        Err(_) => {
-            kill_group(group);
-            // Reaps it; the signal cannot be refused.
-            let _ = timeout(LIMIT, child.wait()).await;
-            Err(QueryError::Timeout)
+async fn run(ssh: &Path, programs: &dyn RunProgram, arguments: &[OsString]) -> Answer {
+    let limits = Limits {
+        time: LIMIT,
+        stdout: LONGEST,
+    };
+    match programs.run(ssh, arguments, limits).await {
+        Ok(output) => read(output),
+        Err(ProgramError::TimedOut) => Err(QueryError::Timeout),
+        Err(ProgramError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+            Err(QueryError::Absent)
         }
+        Err(ProgramError::Io(error)) => Err(QueryError::Failed(error.to_string())),
     }
 }
 
-async fn output(child: &mut Child) -> Result<String, QueryError> {
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let ended = CancellationToken::new();
-    let answering = async {
-        if let Some(stdout) = stdout {
-            stdout.take(LONGEST).read_to_end(&mut out).await?;
-        }
-        let status = child.wait().await;
-        ended.cancel();
-        status
-    };
-    let complaining = async {
-        if let Some(stderr) = stderr {
-            // What `Match exec` has left in the background may hold it open.
-            last_words(stderr, &mut err, &ended).await;
-        }
-    };
-    let (status, ()) = tokio::join!(answering, complaining);
-    let failed = |error: std::io::Error| QueryError::Failed(error.to_string());
-    let status = status.map_err(failed)?;
-    if !status.success() {
-        let told: Vec<String> = String::from_utf8_lossy(&err)
+fn read(output: ProgramOutput) -> Answer {
+    if !output.status.success() {
+        let told: Vec<String> = String::from_utf8_lossy(&output.stderr)
             .lines()
             .map(str::trim)
             .filter(|line| !line.is_empty())
             .map(escape)
             .collect();
         return Err(QueryError::Refused(match told.is_empty() {
-            true => status.to_string(),
+            true => output.status.to_string(),
             false => told.join("; "),
         }));
     }
-    String::from_utf8(out).map_err(|_| QueryError::Failed("its answer is no UTF-8".to_owned()))
+    String::from_utf8(output.stdout)
+        .map(Arc::from)
+        .map_err(|_| QueryError::Failed("its answer is no UTF-8".to_owned()))
 }
 
 fn arguments(question: &Question) -> Vec<OsString> {
@@ -199,17 +174,3 @@ fn arguments(question: &Question) -> Vec<OsString> {
     arguments.extend(["--".into(), OsString::from(&to.host)]);
     arguments
 }
-
-/// Ends ssh and what its `Match exec` has started.
-#[cfg(unix)]
-fn kill_group(group: Option<u32>) {
-    let group = group
-        .and_then(|id| i32::try_from(id).ok())
-        .and_then(rustix::process::Pid::from_raw);
-    if let Some(group) = group {
-        // Gone already is as good.
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-    }
-}
-#[cfg(not(unix))]
-fn kill_group(_group: Option<u32>) {}

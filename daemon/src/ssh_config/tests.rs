@@ -44,7 +44,11 @@ impl Home {
         for (key, value) in keys.as_object().unwrap() {
             spec[key] = value.clone();
         }
-        let loader = Loader::new(self.0.path().join("none"), self.env());
+        let loader = Loader::new(
+            self.0.path().join("none"),
+            self.env(),
+            std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+        );
         ad_hoc(name, &spec, &loader).await.map_err(|faults| {
             faults
                 .iter()
@@ -239,7 +243,13 @@ async fn without_an_ssh_the_toml_is_the_whole_truth_and_that_is_told() {
         ssh: Some("/no/such/ssh".into()),
         ..home.env()
     };
-    let loaded = Loader::new(dir.clone(), absent).load().await;
+    let loaded = Loader::new(
+        dir.clone(),
+        absent,
+        std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+    )
+    .load(std::time::Instant::now())
+    .await;
     assert_eq!(loaded.tunnels[0].route.port, 22);
     assert!(
         loaded.notes.len() == 1 && loaded.notes[0].contains("no ssh program"),
@@ -250,13 +260,25 @@ async fn without_an_ssh_the_toml_is_the_whole_truth_and_that_is_told() {
         passwd_home: Some("/no/such/home".into()),
         ..home.env()
     };
-    let loaded = Loader::new(dir.clone(), elsewhere).load().await;
+    let loaded = Loader::new(
+        dir.clone(),
+        elsewhere,
+        std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+    )
+    .load(std::time::Instant::now())
+    .await;
     assert!(
         loaded.notes.len() == 1 && loaded.notes[0].contains("ssh reads /no/such/home/.ssh/config"),
         "{:?}",
         loaded.notes
     );
-    let loaded = Loader::new(dir, home.env()).load().await;
+    let loaded = Loader::new(
+        dir,
+        home.env(),
+        std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+    )
+    .load(std::time::Instant::now())
+    .await;
     assert!(
         loaded.notes.len() == 1
             && loaded.notes[0].ends_with("is not read for u: ssh_config = false"),
@@ -281,7 +303,11 @@ async fn a_hanging_ssh_is_ended_with_all_that_it_started() {
         ssh: Some(script),
         ..home.env()
     };
-    let loader = Loader::new(home.path("none"), env);
+    let loader = Loader::new(
+        home.path("none"),
+        env,
+        std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+    );
     let faults = ad_hoc("t", &json!({}), &loader).await.unwrap_err();
     assert!(
         faults[0].message.contains("did not answer within 5s"),

@@ -42,7 +42,11 @@ mod tests {
     use crate::config::{Env, Loader, ad_hoc};
 
     async fn tunnel(name: &str, forwards: serde_json::Value) -> Tunnel {
-        let loader = Loader::new("/none".into(), Env::for_tests("/none"));
+        let loader = Loader::new(
+            "/none".into(),
+            Env::for_tests("/none"),
+            std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+        );
         let mut spec = serde_json::json!({ "host": "h", "ssh_config": false });
         spec.as_object_mut()
             .unwrap()

@@ -91,7 +91,11 @@ mod tests {
     use crate::config::{Env, Loader, ad_hoc};
 
     async fn route(host: &str) -> Route {
-        let loader = Loader::new("/none".into(), Env::for_tests("/none"));
+        let loader = Loader::new(
+            "/none".into(),
+            Env::for_tests("/none"),
+            std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+        );
         let spec = serde_json::json!({ "host": host, "ssh_config": false });
         ad_hoc("t", &spec, &loader).await.unwrap().route
     }

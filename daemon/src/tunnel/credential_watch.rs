@@ -59,7 +59,11 @@ mod tests {
     async fn only_what_can_be_the_cause_counts() {
         let dir = tempfile::tempdir().unwrap();
         let [key, known, agent] = ["key", "known_hosts", "agent"].map(|name| dir.path().join(name));
-        let loader = Loader::new("/none".into(), Env::for_tests("/none"));
+        let loader = Loader::new(
+            "/none".into(),
+            Env::for_tests("/none"),
+            std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+        );
         let spec = serde_json::json!({ "host": "h", "ssh_config": false });
         let mut route = ad_hoc("t", &spec, &loader).await.unwrap().route;
         route.auth.identity_files = vec![key.clone()];

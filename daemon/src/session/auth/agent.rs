@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::config::model::Agent as Where;
 use crate::session::blob::{Reader, name, put_string};
-use crate::text;
+use tunneld_platform::text;
 use tunneld_ssh::driver::Io;
 
 /// How long one request may take.

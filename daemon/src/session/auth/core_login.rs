@@ -8,7 +8,7 @@ use tunneld_ssh::{Error, auth};
 use crate::failure::{Failure, FailureKind};
 use crate::session::auth::login::{Challenge, Login, Offer, Reply, Sign, SignError, Signed};
 use crate::session::client::{Connected, failure_of};
-use crate::text;
+use tunneld_platform::text;
 
 /// Signs for the core, and keeps why it could not.
 struct Keeps<'a, S> {

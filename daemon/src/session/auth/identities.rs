@@ -18,7 +18,7 @@ use crate::session::auth::login::{Offer, Sign, SignError};
 use crate::session::blob;
 use crate::session::deadline::Desk;
 use crate::session::private_key;
-use crate::text;
+use tunneld_platform::text;
 
 /// How many keys are offered at most: sshd's default MaxAuthTries.
 pub(crate) const OFFERS: usize = 6;

@@ -17,14 +17,14 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tunneld_proto::status::{PromptField, PromptKind};
 use zeroize::Zeroizing;
 
-use crate::command;
 use crate::config::model::Auth;
 use crate::prompt::Question;
 use crate::session::auth::login::SignError;
 use crate::session::blob::{self, Certificate};
 use crate::session::deadline::Desk;
 use crate::session::private_key::{self, Unopened};
-use crate::text;
+use tunneld_platform::subprocess as command;
+use tunneld_platform::text;
 
 /// No key is longer; what is, is no key.
 const FILE_LIMIT: u64 = 1 << 20;

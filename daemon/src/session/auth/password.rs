@@ -3,11 +3,11 @@
 use secrecy::{ExposeSecret as _, SecretString};
 use tunneld_proto::status::{PromptField, PromptKind};
 
-use crate::command;
 use crate::failure::Failure;
 use crate::prompt::Question;
 use crate::session::auth::login::{Login, Reply};
 use crate::session::auth::{Means, Step, not_answered, tried};
+use tunneld_platform::subprocess as command;
 
 /// How often a new password may displease the server.
 const CHANGES: usize = 3;

@@ -3,14 +3,14 @@
 
 use base64ct::{Base64, Encoding as _};
 
-use crate::command;
 use crate::config::env::Env;
 use crate::config::model::Route;
 use crate::config::values;
 use crate::failure::{Failure, FailureKind};
 use crate::known_hosts::{self, Name};
 use crate::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
-use crate::text;
+use tunneld_platform::subprocess as command;
+use tunneld_platform::text;
 
 /// The command, and what its tokens stand for.
 pub(crate) struct KnownHostsCommand {

@@ -5,13 +5,14 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use tokio::sync::Mutex;
+use tunneld_platform::fs;
 
 use crate::config::model::HostKeys;
 use crate::failure::{Failure, FailureKind};
 use crate::known_hosts::revoked::{self, Certified, Shown};
 use crate::known_hosts::{self, KnownHost, Name, Source};
 use crate::session::blob;
-use crate::text;
+use tunneld_platform::text;
 
 /// Larger files are refused: reading them would hold up everyone.
 const LIMIT: u64 = 64 << 20;
@@ -143,22 +144,15 @@ fn write(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
 }
 
 fn replace(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    make_folder(folder)?;
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{:016x}", rand::random::<u64>()));
-    let temporary = folder.join(name);
-    let written = write_new(&temporary, path, old, line)
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .and_then(|()| sync_folder(folder));
-    if written.is_err() {
-        let _the_first_error_is_told = std::fs::remove_file(&temporary);
+    if let Some(folder) = path.parent() {
+        fs::create_private_dir(folder)?;
     }
-    written
+    let mut contents = old.to_vec();
+    if !ends_in_a_line(old) {
+        contents.push(b'\n');
+    }
+    contents.extend_from_slice(line.as_bytes());
+    fs::replace(path, &contents)
 }
 
 fn append(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
@@ -183,50 +177,6 @@ fn append(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
 
 fn ends_in_a_line(text: &[u8]) -> bool {
     text.last().is_none_or(|last| *last == b'\n')
-}
-
-fn write_new(temporary: &Path, like: &Path, old: &[u8], line: &str) -> io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o600);
-    }
-    let mut file = options.open(temporary)?;
-    if let Ok(found) = std::fs::metadata(like) {
-        file.set_permissions(found.permissions())?;
-    }
-    file.write_all(old)?;
-    if !ends_in_a_line(old) {
-        file.write_all(b"\n")?;
-    }
-    file.write_all(line.as_bytes())?;
-    file.sync_all()
-}
-
-#[cfg(unix)]
-fn make_folder(folder: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-}
-
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    std::fs::File::open(folder)?.sync_all()
-}
-
-#[cfg(not(unix))]
-fn make_folder(folder: &Path) -> io::Result<()> {
-    std::fs::create_dir_all(folder)
-}
-
-#[cfg(not(unix))]
-fn sync_folder(_folder: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {

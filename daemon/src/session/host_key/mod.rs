@@ -19,7 +19,7 @@ use crate::session::blob;
 use crate::session::deadline::Desk;
 use crate::session::host_key::known_hosts_command::KnownHostsCommand;
 use crate::session::host_key::update::Updates;
-use crate::text;
+use tunneld_platform::text;
 
 /// How often an answer that is neither yes nor no is asked again.
 const ANSWERS: usize = 3;

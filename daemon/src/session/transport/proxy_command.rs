@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::command::{Group, LAST_WORDS, STDERR_LIMIT};
-use crate::text;
+use tunneld_platform::subprocess::{Group, LAST_WORDS, STDERR_LIMIT};
+use tunneld_platform::text;
 
 /// A running ProxyCommand.
 pub(crate) struct Proxy {

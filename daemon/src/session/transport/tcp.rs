@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::config::model::{AddressFamily, Liveness, Route};
 use crate::failure::{Failure, FailureKind};
-use crate::text;
+use tunneld_platform::text;
 
 /// How long one address is tried.
 const PER_ADDRESS: Duration = Duration::from_secs(5);

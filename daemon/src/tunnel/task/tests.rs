@@ -16,7 +16,11 @@ struct Bench {
 impl Bench {
     /// A tunnel that is being dialled; nothing of the dial happens as long as nobody waits for it.
     async fn dialling() -> Self {
-        let loader = Loader::new("/none".into(), Env::for_tests("/none"));
+        let loader = Loader::new(
+            "/none".into(),
+            Env::for_tests("/none"),
+            std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+        );
         let spec = serde_json::json!({ "host": "127.0.0.1", "port": 1, "ssh_config": false });
         let spec = ad_hoc("t", &spec, &loader).await.unwrap();
         let shared = Shared {

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tunneld_platform::fs::FileId;
 
 /// How long it must be quiet before a change is told.
 const QUIET: Duration = Duration::from_millis(200);
@@ -30,17 +31,14 @@ pub struct Watcher {
     sender: mpsc::Sender<()>,
     watch: Option<RecommendedWatcher>,
     /// The folder that the watch hangs on.
-    armed: Option<Identity>,
+    armed: Option<FileId>,
     seen: Look,
 }
-
-/// What tells one folder or file from another at the same path.
-type Identity = (u64, u64);
 
 /// All that looking can tell.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Look {
-    folder: Option<Identity>,
+    folder: Option<FileId>,
     files: Vec<(PathBuf, Stamp)>,
     /// Whether a link leads elsewhere, so that events may be missing.
     linked: bool,
@@ -60,7 +58,7 @@ impl Look {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
-    identity: Identity,
+    identity: FileId,
     size: u64,
     modified: Option<SystemTime>,
     /// Mode and time of the last change of anything.
@@ -136,7 +134,7 @@ impl Watcher {
 
     /// Hangs the watch on the folder that is at the path now.
     fn arm(&mut self) {
-        let folder = self.dir.metadata().ok().map(|facts| identity(&facts));
+        let folder = self.dir.metadata().ok().map(|facts| FileId::of(&facts));
         if folder == self.armed && self.watch.is_some() == folder.is_some() {
             return;
         }
@@ -175,14 +173,14 @@ impl Watcher {
 
     fn look(&self) -> Look {
         let mut look = Look {
-            folder: self.dir.metadata().ok().map(|facts| identity(&facts)),
+            folder: self.dir.metadata().ok().map(|facts| FileId::of(&facts)),
             linked: self.dir.is_symlink(),
             ..Look::default()
         };
         let entries = std::fs::read_dir(&self.dir).ok().into_iter().flatten();
         let inside = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| super::scan::is_config(path));
+            .filter(|path| crate::config::is_config(path));
         for path in inside.chain(self.also.iter().cloned()) {
             look.linked |= path.is_symlink();
             if let Ok(facts) = path.metadata() {
@@ -196,21 +194,11 @@ impl Watcher {
 
 fn stamp(facts: &std::fs::Metadata) -> Stamp {
     Stamp {
-        identity: identity(facts),
+        identity: FileId::of(facts),
         size: facts.len(),
         modified: facts.modified().ok(),
         changed: changed(facts),
     }
-}
-
-#[cfg(unix)]
-fn identity(facts: &std::fs::Metadata) -> Identity {
-    use std::os::unix::fs::MetadataExt as _;
-    (facts.dev(), facts.ino())
-}
-#[cfg(not(unix))]
-fn identity(_facts: &std::fs::Metadata) -> Identity {
-    (0, 0)
 }
 
 #[cfg(unix)]

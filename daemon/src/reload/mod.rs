@@ -1,6 +1,8 @@
 //! The configuration's way into the running daemon: read all, prove all, apply what changed. One task does it, so
 //! that two reloads never cross; the watcher, SIGHUP and `config.reload` ask it alike.
 
+pub mod watcher;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,15 +14,15 @@ use tokio::time::{Instant, sleep_until};
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{ConfigFault, Reloaded};
 
+use self::watcher::Watcher;
 use crate::config::load::{Loaded, Loader, ad_hoc};
 use crate::config::model::{DaemonConfig, Tunnel};
 use crate::config::save::save;
-use crate::config::watch::Watcher;
 use crate::log::Log;
-use crate::platform::service::{Notice, tell};
 use crate::state_file::Store;
 use crate::supervisor::Supervisor;
 use crate::tunnel::refresh::Stale;
+use tunneld_platform::service::{Notice, tell};
 
 /// Tunnels that are resolved again at once.
 const AT_ONCE: usize = 8;
@@ -182,7 +184,8 @@ impl Reloader {
     /// What stands in the way, and then the file is as it was.
     pub async fn save(&self, name: &str, spec: &Value) -> Result<String, RpcError> {
         let before = self.faults();
-        let saved = save(&self.shared.dir, name, spec).await;
+        let (dir, name, spec) = (self.shared.dir.clone(), name.to_owned(), spec.clone());
+        let saved = off_runtime(move || save(&dir, &name, &spec)).await?;
         let saved = saved.map_err(|fault| refused(vec![fault]))?;
         self.reload().await?;
         let mut fresh = self.faults();
@@ -191,7 +194,7 @@ impl Reloader {
             return Ok(saved.path.display().to_string());
         }
         let file = saved.path.display().to_string();
-        if let Err(error) = saved.undo().await {
+        if let Err(error) = off_runtime(move || saved.undo()).await? {
             tracing::error!("{file} has faults, and could not be made what it was: {error}");
         }
         self.reload().await?;
@@ -203,6 +206,26 @@ impl Shared {
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reads the configuration: the files on a thread of their own, since a home on a network file system may hang.
+pub async fn load(loader: &mut Loader) -> Loaded {
+    let scan = loader.scan();
+    let scanned = tokio::task::spawn_blocking(move || scan.run()).await;
+    let now = Instant::now().into_std();
+    match scanned {
+        Ok(scanned) => loader.finish(scanned, now).await,
+        Err(error) => loader.finish_without(&error.to_string(), now).await,
+    }
+}
+
+/// Runs blocking `work` on a thread of its own.
+async fn off_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RpcError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| RpcError::new(ErrorKind::Internal, format!("a thread failed: {error}")))
 }
 
 fn refused(faults: Vec<ConfigFault>) -> RpcError {
@@ -245,7 +268,10 @@ impl Reloading {
     /// Resolves one tunnel again, beside all else and its own dial.
     fn refresh(&self, stale: Stale, refreshing: &mut JoinSet<()>) {
         let made = self.store.made().remove(&stale.name);
-        let Some(again) = self.loader.again(&stale.name, made.as_ref()) else {
+        let Some(again) = self
+            .loader
+            .again(&stale.name, made.as_ref(), Instant::now().into_std())
+        else {
             return;
         };
         let turns = Arc::clone(&self.turns);
@@ -266,7 +292,7 @@ impl Reloading {
 
     async fn reload(&mut self) -> Reloaded {
         tell(&Notice::Reloading);
-        let loaded = self.loader.load().await;
+        let loaded = load(&mut self.loader).await;
         let fresh = self.tell(&loaded);
         self.retry.note(loaded.try_again);
         self.set_daemon(loaded.daemon);

@@ -1,7 +1,9 @@
 //! Programs that are run for the person: one that says a line (host_command, password_command, askpass, …), one that
 //! is told something (a hook). Each has a process group of its own, which is killed as a whole.
 
+use std::ffi::OsString;
 use std::io;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
 use secrecy::SecretString;
@@ -11,20 +13,25 @@ use tokio::time::{Duration, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroize;
 
+use crate::program::{Limits, ProgramError, ProgramFuture, ProgramOutput, RunProgram};
 use crate::text;
 
 /// How much a command may answer.
 const ANSWER_LIMIT: usize = 4 << 20;
 /// How much of a command's stderr is kept.
-pub(crate) const STDERR_LIMIT: usize = 8 * 1024;
+pub const STDERR_LIMIT: usize = 8 * 1024;
 /// How long after a command's end the last of its stderr is waited for.
-pub(crate) const LAST_WORDS: Duration = Duration::from_millis(500);
+pub const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A child and its whole process group, killed when dropped.
-pub(crate) struct Group(Child);
+pub struct Group(Child);
 
 impl Group {
-    pub(crate) fn spawn(mut command: Command) -> io::Result<Self> {
+    /// Starts `command` as the leader of a new process group.
+    ///
+    /// # Errors
+    /// The operating system's error if the program cannot be started.
+    pub fn spawn(mut command: Command) -> io::Result<Self> {
         command.kill_on_drop(true);
         #[cfg(unix)]
         command.process_group(0);
@@ -32,13 +39,14 @@ impl Group {
     }
 
     /// The child itself.
-    pub(crate) fn child(&mut self) -> &mut Child {
+    pub fn child(&mut self) -> &mut Child {
         &mut self.0
     }
 }
 
-impl Drop for Group {
-    fn drop(&mut self) {
+impl Group {
+    /// Sends SIGKILL to the whole process group. Windows: the child is killed on drop.
+    pub fn kill(&self) {
         #[cfg(unix)]
         if let Some(group) = self
             .0
@@ -52,9 +60,15 @@ impl Drop for Group {
     }
 }
 
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// Runs `argv` and gives the first line of its stdout, which may be a secret. An error tells the program's name and
 /// its stderr, never its stdout.
-pub(crate) async fn first_line(argv: &[String]) -> Result<SecretString, String> {
+pub async fn first_line(argv: &[String]) -> Result<SecretString, String> {
     let mut said = output(argv).await?;
     let line = first_line_of(&said);
     said.zeroize();
@@ -67,7 +81,7 @@ pub(crate) async fn first_line(argv: &[String]) -> Result<SecretString, String> 
 
 /// Runs `argv` and gives its stdout; more than 4 MiB is an error. What it left in the background may go on, and hold
 /// its stderr.
-pub(crate) async fn output(argv: &[String]) -> Result<Vec<u8>, String> {
+pub async fn output(argv: &[String]) -> Result<Vec<u8>, String> {
     let (name, mut command) = prepare(argv)?;
     command.stdout(Stdio::piped());
     let mut child = Group::spawn(command).map_err(|error| format!("running {name}: {error}"))?;
@@ -107,11 +121,7 @@ pub(crate) async fn output(argv: &[String]) -> Result<Vec<u8>, String> {
 
 /// Runs `argv` with `vars` added to its environment until it ends, at most for `limit`; what it left in the
 /// background stays. What it says on stdout is nobody's.
-pub(crate) async fn run(
-    argv: &[String],
-    vars: &[(&str, &str)],
-    limit: Duration,
-) -> Result<(), String> {
+pub async fn run(argv: &[String], vars: &[(&str, &str)], limit: Duration) -> Result<(), String> {
     let (name, mut command) = prepare(argv)?;
     command.stdout(Stdio::null()).envs(vars.iter().copied());
     let mut child = Group::spawn(command).map_err(|error| format!("running {name}: {error}"))?;
@@ -184,7 +194,7 @@ fn describe(status: ExitStatus) -> String {
 
 /// Reads what a program complains of until it is silent or has ended: what it left in the background may hold the
 /// pipe open.
-pub(crate) async fn last_words(
+pub async fn last_words(
     mut stderr: ChildStderr,
     complaint: &mut Vec<u8>,
     ended: &CancellationToken,
@@ -209,6 +219,71 @@ async fn read_capped(from: &mut ChildStderr, into: &mut Vec<u8>) -> io::Result<(
         let room = STDERR_LIMIT.saturating_sub(into.len()).min(got);
         into.extend_from_slice(space.get(..room).unwrap_or_default());
     }
+}
+
+/// Runs programs as tokio child processes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TokioPrograms;
+
+impl RunProgram for TokioPrograms {
+    fn run<'a>(
+        &'a self,
+        program: &'a Path,
+        arguments: &'a [OsString],
+        limits: Limits,
+    ) -> ProgramFuture<'a> {
+        Box::pin(run_to_end(program, arguments, limits))
+    }
+}
+
+async fn run_to_end(
+    program: &Path,
+    arguments: &[OsString],
+    limits: Limits,
+) -> Result<ProgramOutput, ProgramError> {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut group = Group::spawn(command)?;
+    let output = timeout(limits.time, output_of(&mut group.0, limits.stdout)).await;
+    match output {
+        Ok(output) => Ok(output?),
+        Err(_) => {
+            group.kill();
+            // SIGKILL cannot be refused: this only reaps the process.
+            let _ = timeout(limits.time, group.0.wait()).await;
+            Err(ProgramError::TimedOut)
+        }
+    }
+}
+
+async fn output_of(child: &mut Child, limit: u64) -> io::Result<ProgramOutput> {
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let ended = CancellationToken::new();
+    let waiting = async {
+        if let Some(out) = out {
+            out.take(limit).read_to_end(&mut stdout).await?;
+        }
+        let status = child.wait().await;
+        ended.cancel();
+        status
+    };
+    let draining = async {
+        if let Some(err) = err {
+            // A process that the program left in the background may keep the pipe open.
+            last_words(err, &mut stderr, &ended).await;
+        }
+    };
+    let (status, ()) = tokio::join!(waiting, draining);
+    Ok(ProgramOutput {
+        status: status?,
+        stdout,
+        stderr,
+    })
 }
 
 #[cfg(test)]
@@ -278,7 +353,7 @@ mod tests {
         // The grandchild holds the FIFO's only write end: its reader meets the end when the grandchild is killed.
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
-        crate::fifo::make(&fifo);
+        crate::testing::make_fifo(&fifo);
         let mut reader = tokio::net::unix::pipe::OpenOptions::new()
             .open_receiver(&fifo)
             .unwrap();
