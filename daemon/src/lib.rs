@@ -25,7 +25,6 @@ pub mod reload;
 pub mod session;
 pub mod ssh_config;
 pub mod supervisor;
-pub mod text;
 pub mod tunnel;
 
 use std::path::{Path, PathBuf};
@@ -36,7 +35,7 @@ use anyhow::Context as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tunneld_proto::endpoint::{self, Endpoint, Listener};
-use tunneld_proto::place::{self, Env};
+use tunneld_proto::paths::{self, Env};
 
 use config::load::{Loaded, Loader};
 use config::model::Tunnel;
@@ -67,7 +66,7 @@ pub struct Options {
 /// # Errors
 /// Where no directory can be told.
 pub fn config_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    place::config_dir(given, &Env::of_process())
+    paths::config_dir(given, &Env::from_process())
         .map_err(|error| with_hint(&error, error.hint()))
         .context("cannot tell the configuration directory")
 }
@@ -169,7 +168,7 @@ fn start_log(options: &Options) -> anyhow::Result<(Log, bool)> {
 }
 
 fn listen(given: Option<&Path>) -> anyhow::Result<Listener> {
-    let endpoint = Endpoint::resolve(given, &Env::of_process())
+    let endpoint = Endpoint::resolve(given, &Env::from_process())
         .map_err(|error| with_hint(&error, error.hint()))?;
     for note in endpoint.notes() {
         tracing::warn!("{note}");

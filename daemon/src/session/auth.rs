@@ -1,6 +1,8 @@
 //! How a login goes (RFC 4252): which methods are tried in which order, with what, and what is told in the end.
 //! A lost connection is never told as a refusal, and a prompt that nobody answers burns no attempt.
 
+use tunneld_proto::text;
+
 use super::budget::Desk;
 use super::candidates::{Candidate, Candidates, OFFERS, algorithms};
 use super::interactive::Interactive;
@@ -8,7 +10,6 @@ use super::login::{Login, Offer, Reply, SignError, Signed};
 use super::passwords::Passwords;
 use crate::config::model::Auth;
 use crate::failure::{Failure, FailureKind};
-use crate::text;
 
 /// How many methods in a row the server may call right and not enough.
 const STEPS: usize = 6;

@@ -8,6 +8,7 @@ use russh::keys::PrivateKey;
 use secrecy::ExposeSecret as _;
 use tokio::sync::Mutex;
 use tunneld_proto::status::{PromptField, PromptKind};
+use tunneld_proto::text;
 
 use super::agent::{self, Agent};
 use super::blob;
@@ -18,7 +19,6 @@ use super::private_key;
 use crate::config::model::{AddKeysToAgent, Auth};
 use crate::known_hosts;
 use crate::prompt::Question;
-use crate::text;
 
 /// How many keys are offered at most: sshd's default MaxAuthTries.
 pub(super) const OFFERS: usize = 6;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tunneld_proto::text;
 use tunneld_ssh::algorithm::Kind;
 use tunneld_ssh::connection;
 use tunneld_ssh::driver::{self, ForwardError, Options, Stream};
@@ -22,7 +23,6 @@ use crate::addr::{Bind, Listen};
 use crate::config::model::{Crypto, Route};
 use crate::failure::{Failure, FailureKind};
 use crate::known_hosts;
-use crate::text;
 
 /// How long after a session its carrier's end is looked for: it was told a moment before.
 const TELLING: Duration = Duration::from_millis(100);

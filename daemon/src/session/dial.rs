@@ -9,6 +9,7 @@ use secrecy::ExposeSecret as _;
 use tokio::sync::mpsc;
 
 use tunneld_proto::status::Phase;
+use tunneld_proto::text;
 use tunneld_ssh::driver::Stream;
 
 use super::auth::{self, Means};
@@ -22,7 +23,6 @@ use crate::config::env::Env;
 use crate::config::model::{Route, Via};
 use crate::failure::{Failure, FailureKind};
 use crate::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
-use crate::text;
 
 /// The way to a host, once it is open.
 struct Way {

@@ -3,6 +3,7 @@
 use russh::keys::PublicKeyBase64 as _;
 use secrecy::ExposeSecret as _;
 use tunneld_proto::status::{PromptField, PromptKind};
+use tunneld_proto::text;
 use tunneld_ssh::algorithm::Kind;
 use tunneld_ssh::driver::{HostKey, HostKeyOffer};
 use tunneld_ssh::signature::Certificate;
@@ -16,7 +17,6 @@ use crate::config::model::{HostKeyChecking, HostKeys, Route};
 use crate::failure::{Failure, FailureKind};
 use crate::known_hosts::{self, KnownHost, Name, Place, Verdict};
 use crate::prompt::Question;
-use crate::text;
 
 /// How often an answer that is neither yes nor no is asked again.
 const ANSWERS: usize = 3;

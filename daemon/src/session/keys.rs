@@ -15,6 +15,7 @@ use russh::keys::ssh_key::private::KeypairData;
 use russh::keys::{HashAlg, PrivateKey, PublicKeyBase64 as _};
 use secrecy::{ExposeSecret as _, SecretString};
 use tunneld_proto::status::{PromptField, PromptKind};
+use tunneld_proto::text;
 use zeroize::Zeroizing;
 
 use super::blob::{self, Certificate};
@@ -24,7 +25,6 @@ use super::private_key::{self, Unopened};
 use crate::command;
 use crate::config::model::Auth;
 use crate::prompt::Question;
-use crate::text;
 
 /// No key is longer; what is, is no key.
 const FILE_LIMIT: u64 = 1 << 20;

@@ -5,13 +5,13 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use tokio::sync::Mutex;
+use tunneld_proto::text;
 
 use super::blob;
 use crate::config::model::HostKeys;
 use crate::failure::{Failure, FailureKind};
 use crate::known_hosts::revoked::{self, Certified, Shown};
 use crate::known_hosts::{self, KnownHost, Name, Source};
-use crate::text;
 
 /// Larger files are refused: reading them would hold up everyone.
 const LIMIT: u64 = 64 << 20;

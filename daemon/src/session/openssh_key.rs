@@ -7,12 +7,12 @@ use russh::keys::ssh_encoding::Decode as _;
 use russh::keys::ssh_key::private::KeypairData;
 use russh::keys::ssh_key::{self, Cipher, Kdf};
 use russh::keys::{Algorithm, PrivateKey, PublicKeyBase64 as _};
+use tunneld_proto::text;
 use zeroize::Zeroizing;
 
 use super::blob::{self, Reader, put_string};
 use super::ppk::{Kind, put_ecdsa};
 use super::private_key::{Found, NO_DSA, Unopened, damaged};
-use crate::text;
 
 const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 const END: &str = "-----END OPENSSH PRIVATE KEY-----";

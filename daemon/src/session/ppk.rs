@@ -8,11 +8,11 @@ use russh::keys::PrivateKey;
 use russh::keys::ssh_encoding::Decode as _;
 use russh::keys::ssh_key::Cipher;
 use russh::keys::ssh_key::private::KeypairData;
+use tunneld_proto::text;
 use zeroize::Zeroizing;
 
 use super::blob::{self, Reader, put_string};
 use super::private_key::{Unopened, damaged};
-use crate::text;
 
 const MAGIC: &str = "PuTTY-User-Key-File-";
 const AES: &str = "aes256-cbc";

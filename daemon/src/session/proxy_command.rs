@@ -11,9 +11,9 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tunneld_proto::text;
 
 use crate::command::{Group, LAST_WORDS, STDERR_LIMIT};
-use crate::text;
 
 /// A running ProxyCommand.
 pub(super) struct Proxy {

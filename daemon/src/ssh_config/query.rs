@@ -12,10 +12,10 @@ use tokio::process::{Child, Command};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tunneld_proto::text::escape;
 
 use crate::command::last_words;
 use crate::config::destination::{Destination, check_host, check_user};
-use crate::text::escape;
 
 /// CanonicalizeHostname asks DNS and `Match exec` runs commands; neither may take for ever.
 const LIMIT: Duration = Duration::from_secs(5);
