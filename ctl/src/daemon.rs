@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tunneld_proto::client::{Client, ClientError};
 use tunneld_proto::endpoint::{ConnectError, Endpoint};
-use tunneld_proto::place::Env;
+use tunneld_proto::paths::Env;
 use tunneld_proto::version::VERSION;
 
 use crate::cli::Global;

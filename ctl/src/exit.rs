@@ -6,7 +6,7 @@ use std::io;
 use tunneld_proto::client::ClientError;
 use tunneld_proto::endpoint::{ConnectError, ListenError};
 use tunneld_proto::error::{ErrorKind, RpcError};
-use tunneld_proto::place::PlaceError;
+use tunneld_proto::paths::PathError;
 use tunneld_proto::version::VERSION;
 
 /// The tunnel did not do it.
@@ -170,8 +170,8 @@ impl From<RpcError> for Exit {
     }
 }
 
-impl From<PlaceError> for Exit {
-    fn from(error: PlaceError) -> Self {
+impl From<PathError> for Exit {
+    fn from(error: PathError) -> Self {
         Self::of(USAGE, &error).hint(error.hint())
     }
 }

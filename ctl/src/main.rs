@@ -21,7 +21,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use tunneld_proto::place::Env;
+use tunneld_proto::paths::Env;
 use tunneld_proto::text::{escape_lines, is_unsafe};
 
 use cli::{Cli, Command};
@@ -64,7 +64,7 @@ fn execute(cli: Cli, ui: &Ui) -> Result<(), Exit> {
     }
     let context = Context {
         global: cli.global,
-        env: Env::of_process(),
+        env: Env::from_process(),
         ui: ui.clone(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -8,7 +8,7 @@ use tunneld_proto::client::{Client, Notification};
 use tunneld_proto::error::ErrorKind;
 use tunneld_proto::message::{Answer, Attend, Cancel, EventBody, Snapshot, method};
 use tunneld_proto::status::{Prompt, PromptField};
-use tunneld_proto::text::{escape, escape_lines};
+use tunneld_proto::text::{escape_line, escape_lines};
 use zeroize::Zeroize as _;
 
 use crate::daemon::Context;
@@ -215,13 +215,13 @@ fn heading(prompt: &Prompt) -> String {
     };
     format!(
         "{} ({})\n{text}",
-        escape(&prompt.tunnel),
-        escape(&prompt.host)
+        escape_line(&prompt.tunnel),
+        escape_line(&prompt.host)
     )
 }
 
 fn label(field: &PromptField) -> String {
-    let label = escape(field.label.trim_end());
+    let label = escape_line(field.label.trim_end());
     if label.ends_with([':', '?', '>', '#', '$']) || label.is_empty() {
         format!("{label} ")
     } else {

@@ -43,7 +43,7 @@ pub async fn run(config_dir: Option<&Path>, arguments: &Arguments) -> anyhow::Re
         && !given.is_dir()
     {
         // Without a word from the user an absent directory is an empty one; one that was named is a slip.
-        let name = tunneld_platform::text::escape(&given.display().to_string());
+        let name = tunneld_proto::text::escape(&given.display().to_string());
         let _ = writeln!(std::io::stderr(), "{name}: there is no such directory");
         return Ok(ExitCode::from(2));
     }

@@ -34,7 +34,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tunneld_platform::subprocess::TokioPrograms;
 use tunneld_proto::endpoint::{self, Endpoint, Listener};
-use tunneld_proto::place::{self, Env};
+use tunneld_proto::paths::{self, Env};
 
 use config::load::{Loaded, Loader};
 use config::model::Tunnel;
@@ -65,7 +65,7 @@ pub struct Options {
 /// # Errors
 /// Where no directory can be told.
 pub fn config_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    place::config_dir(given, &Env::of_process())
+    paths::config_dir(given, &Env::from_process())
         .map_err(|error| with_hint(&error, error.hint()))
         .context("cannot tell the configuration directory")
 }
@@ -171,7 +171,7 @@ fn start_log(options: &Options) -> anyhow::Result<(Log, bool)> {
 }
 
 fn listen(given: Option<&Path>) -> anyhow::Result<Listener> {
-    let endpoint = Endpoint::resolve(given, &Env::of_process())
+    let endpoint = Endpoint::resolve(given, &Env::from_process())
         .map_err(|error| with_hint(&error, error.hint()))?;
     for note in endpoint.notes() {
         tracing::warn!("{note}");

@@ -21,7 +21,7 @@ use crate::message::{Connect, Event, Hello, LogLine, Request, Snapshot, Welcome,
 use crate::version::{PROTOCOLS, VERSION};
 
 /// How long a daemon may take to say hello, or to answer a call that has nothing to wait for.
-pub const PATIENCE: Duration = Duration::from_secs(4);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How many notifications a call keeps while it waits; older ones give way.
 const MAX_KEPT: usize = 4096;
@@ -129,7 +129,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects and says hello as `name` (such as `tunnelctl`), within [`PATIENCE`].
+    /// Connects and says hello as `name` (such as `tunnelctl`), within [`CALL_TIMEOUT`].
     ///
     /// # Errors
     /// Where no daemon answers, it is not the user's own, or no protocol version is common.
@@ -137,7 +137,7 @@ impl Client {
         let hung = |_| ClientError::Hung {
             endpoint: endpoint.to_string(),
         };
-        tokio::time::timeout(PATIENCE, Self::connect_and_greet(endpoint, name))
+        tokio::time::timeout(CALL_TIMEOUT, Self::connect_and_greet(endpoint, name))
             .await
             .map_err(hung)?
     }
@@ -191,7 +191,7 @@ impl Client {
         &self.welcome
     }
 
-    /// Calls, and waits at most [`PATIENCE`] for the reply.
+    /// Calls, and waits at most [`CALL_TIMEOUT`] for the reply.
     ///
     /// # Errors
     /// The daemon's own error, or that it does not answer as it should.
@@ -200,10 +200,10 @@ impl Client {
         method: &str,
         params: &(impl Serialize + Sync),
     ) -> Result<T, ClientError> {
-        self.call_within(method, params, PATIENCE).await
+        self.call_within(method, params, CALL_TIMEOUT).await
     }
 
-    /// Calls, and waits at most `patience` for the reply.
+    /// Calls, and waits at most `limit` for the reply.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -211,10 +211,10 @@ impl Client {
         &mut self,
         method: &str,
         params: &(impl Serialize + Sync),
-        patience: Duration,
+        limit: Duration,
     ) -> Result<T, ClientError> {
-        // A patience beyond what a clock holds is no limit at all.
-        let deadline = Instant::now().checked_add(patience);
+        // A limit beyond what a clock holds is no limit at all.
+        let deadline = Instant::now().checked_add(limit);
         self.call_until(method, params, deadline).await
     }
 
@@ -224,10 +224,10 @@ impl Client {
         params: &(impl Serialize + Sync),
         deadline: Option<Instant>,
     ) -> Result<T, ClientError> {
-        let conversation = self.converse(method, params);
+        let round_trip = self.round_trip(method, params);
         let value = match deadline {
-            None => conversation.await?,
-            Some(deadline) => match tokio::time::timeout_at(deadline, conversation).await {
+            None => round_trip.await?,
+            Some(deadline) => match tokio::time::timeout_at(deadline, round_trip).await {
                 Ok(value) => value?,
                 Err(_) => {
                     return Err(ClientError::Hung {
@@ -242,7 +242,7 @@ impl Client {
         })
     }
 
-    async fn converse(
+    async fn round_trip(
         &mut self,
         method: &str,
         params: &(impl Serialize + Sync),
@@ -362,9 +362,9 @@ impl Client {
     pub async fn into_stream(
         mut self,
         params: &Connect,
-        patience: Duration,
+        limit: Duration,
     ) -> Result<Prefixed<Stream>, ClientError> {
-        let _: Value = self.call_within(method::CONNECT, params, patience).await?;
+        let _: Value = self.call_within(method::CONNECT, params, limit).await?;
         let parts = self.framed.into_parts();
         Ok(Prefixed::new(parts.read_buf, parts.io))
     }

@@ -7,10 +7,10 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::place::{Env, PlaceError};
+use crate::paths::{Env, PathError};
 
 #[cfg(unix)]
-mod folder;
+mod runtime_dir;
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
@@ -34,7 +34,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Where no place is left, or its path is too long for a socket.
-    pub fn resolve(explicit: Option<&Path>, env: &Env) -> Result<Self, PlaceError> {
+    pub fn resolve(explicit: Option<&Path>, env: &Env) -> Result<Self, PathError> {
         let given = explicit.or(env.tunneld_socket.as_deref().map(Path::new));
         #[cfg(unix)]
         return unix::resolve(given, env);

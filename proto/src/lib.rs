@@ -1,16 +1,21 @@
-//! What both sides say: the control protocol's types, its framing, where it is spoken, and a client.
+//! The control protocol between `tunneld` and its clients: JSON-RPC 2.0, one object per line, over a Unix socket or a
+//! Windows named pipe.
 //!
-//! JSON-RPC 2.0 objects, one a line, over a Unix socket or a named pipe. Fields and kinds are only ever
-//! added; what a reader does not know it skips.
+//! Fields and kinds are only added, never changed or removed; a reader skips what it does not know. Wire types, text
+//! and paths are plain data without I/O. Codec, endpoint and client need tokio and are behind the feature `client`
+//! (on by default).
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "client")]
 pub mod codec;
 pub mod duration;
+#[cfg(feature = "client")]
 pub mod endpoint;
 pub mod error;
 pub mod message;
-pub mod place;
+pub mod paths;
 pub mod status;
 pub mod text;
 pub mod version;

@@ -204,7 +204,7 @@ pub struct Attend {
 
 /// `config.reload`'s result, and the body of the `config` event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reloaded {
+pub struct ReloadReport {
     /// Names that are new.
     pub added: Vec<String>,
     /// Names whose configuration changed.
@@ -368,7 +368,7 @@ pub enum EventBody {
     /// The configuration was read again.
     Config {
         /// What came of it.
-        report: Reloaded,
+        report: ReloadReport,
     },
     /// The daemon stops.
     Bye,

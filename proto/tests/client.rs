@@ -16,7 +16,7 @@ use tunneld_proto::codec::CodecError;
 use tunneld_proto::endpoint::{Endpoint, Listener, Stream, listen};
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{Connect, EventBody, method};
-use tunneld_proto::place::Env;
+use tunneld_proto::paths::Env;
 use tunneld_proto::version::MAX_LINE;
 
 struct Daemon {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tunneld_proto::endpoint::{ConnectError, Endpoint, ListenError, connect, listen};
-use tunneld_proto::place::{Env, PlaceError};
+use tunneld_proto::paths::{Env, PathError};
 
 fn env(home: &Path) -> Env {
     Env {
@@ -93,7 +93,7 @@ fn a_path_too_long_for_a_socket_is_said_to_be() {
     let home = TempDir::new().unwrap();
     let long = Path::new("/").join("x".repeat(120));
     let err = Endpoint::resolve(Some(&long), &env(home.path())).unwrap_err();
-    assert!(matches!(err, PlaceError::TooLong { .. }), "{err}");
+    assert!(matches!(err, PathError::TooLong { .. }), "{err}");
     assert!(err.to_string().contains("121 bytes"), "{err}");
 }
 
@@ -210,10 +210,10 @@ async fn a_socket_taken_away_is_noticed_and_made_again() {
     std::fs::remove_file(endpoint.path()).unwrap();
     assert!(!listener.is_in_place());
     std::fs::write(endpoint.path(), "").unwrap();
-    assert!(listener.bind_again().is_err());
+    assert!(listener.rebind().is_err());
     std::fs::remove_file(endpoint.path()).unwrap();
     std::fs::remove_file(endpoint.beside("lock")).unwrap();
-    listener.bind_again().unwrap();
+    listener.rebind().unwrap();
     assert!(listener.is_in_place());
     connect(&endpoint).await.unwrap();
     listener.accept().await.unwrap();

@@ -110,8 +110,8 @@ fn connecting() -> TunnelStatus {
     }
 }
 
-fn reloaded() -> Reloaded {
-    Reloaded {
+fn reloaded() -> ReloadReport {
+    ReloadReport {
         added: vec!["a".into()],
         changed: vec!["b".into()],
         removed: vec!["c".into()],

@@ -4,12 +4,12 @@
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tunneld_proto::endpoint::{ConnectError, Endpoint, ListenError, connect, listen};
-use tunneld_proto::place::Env;
+use tunneld_proto::paths::Env;
 
 fn env(dir: &TempDir) -> Env {
     Env {
         local_appdata: Some(dir.path().into()),
-        ..Env::of_process()
+        ..Env::from_process()
     }
 }
 

@@ -17,4 +17,3 @@ pub mod signals;
 pub mod subprocess;
 #[cfg(all(unix, any(test, feature = "testing")))]
 pub mod testing;
-pub mod text;

@@ -58,9 +58,9 @@ mod imp {
         bail!(
             "HOME is {}, which belongs to {}, and tunneld runs as uid {me}\n  \
              hint: run tunneld as {} without sudo; its own files and keys are all it needs",
-            crate::text::escape(&home.to_string_lossy()),
-            crate::text::escape(&whose),
-            crate::text::escape(&whose),
+            tunneld_proto::text::escape(&home.to_string_lossy()),
+            tunneld_proto::text::escape(&whose),
+            tunneld_proto::text::escape(&whose),
         );
     }
 }

@@ -11,10 +11,10 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::{Duration, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tunneld_proto::text;
 use zeroize::Zeroize;
 
 use crate::program::{Limits, ProgramError, ProgramFuture, ProgramOutput, RunProgram};
-use crate::text;
 
 /// How much a command may answer.
 const ANSWER_LIMIT: usize = 4 << 20;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tunneld_proto::message::{Reloaded, method};
+use tunneld_proto::message::{ReloadReport, method};
 
 use crate::daemon::Context;
 use crate::exit::{Exit, USAGE};
@@ -15,7 +15,7 @@ const READ: Duration = Duration::from_secs(60);
 /// Runs the command.
 pub(crate) async fn run(context: &Context) -> Result<(), Exit> {
     let mut client = context.connect().await?;
-    let report: Reloaded = client
+    let report: ReloadReport = client
         .call_within(method::RELOAD, &serde_json::Value::Null, READ)
         .await?;
     if context.ui.json {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
-use tunneld_proto::text::escape;
+use tunneld_proto::text::escape_line;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// What a text is, in place of how it looks.
@@ -55,7 +55,7 @@ impl Line {
     /// The same line and a piece.
     #[must_use]
     pub(crate) fn with(mut self, ink: Ink, text: impl AsRef<str>) -> Self {
-        let text = escape(text.as_ref());
+        let text = escape_line(text.as_ref());
         if !text.is_empty() {
             self.0.push((ink, text));
         }

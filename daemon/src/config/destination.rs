@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tunneld_platform::text::is_plain;
+use tunneld_proto::text::is_unsafe;
 
 /// A destination as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -115,7 +115,7 @@ pub fn check_host(host: &str) -> Result<(), String> {
 }
 
 fn bad_in_host(c: char) -> bool {
-    c.is_whitespace() || !is_plain(c) || "'`\"$\\;&<>|(){},*?[]!/#@%".contains(c)
+    c.is_whitespace() || is_unsafe(c) || "'`\"$\\;&<>|(){},*?[]!/#@%".contains(c)
 }
 
 /// Proves a user name.
@@ -132,7 +132,7 @@ pub fn check_user(user: &str) -> Result<(), String> {
     if user.starts_with('-') {
         return Err(format!("the user `{user}` starts with `-`"));
     }
-    let bad = |c: char| c.is_whitespace() || !is_plain(c) || "'`\"$\\;&<>|(){}%".contains(c);
+    let bad = |c: char| c.is_whitespace() || is_unsafe(c) || "'`\"$\\;&<>|(){}%".contains(c);
     match user.chars().find(|c| bad(*c)) {
         Some(c) => Err(format!("the user `{user}` holds {}", shown(c))),
         None => Ok(()),
@@ -140,7 +140,7 @@ pub fn check_user(user: &str) -> Result<(), String> {
 }
 
 fn shown(c: char) -> String {
-    if c.is_whitespace() || !is_plain(c) {
+    if c.is_whitespace() || is_unsafe(c) {
         format!("the character U+{:04X}", u32::from(c))
     } else {
         format!("`{c}`")

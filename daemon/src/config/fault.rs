@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use tunneld_proto::message::ConfigFault;
 
-use tunneld_platform::text;
+use tunneld_proto::text;
 
 /// A stretch of bytes in one of the files that are being read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -170,8 +170,8 @@ impl Source {
 fn printable(c: char) -> char {
     match c {
         '\t' => ' ',
-        c if text::is_plain(c) => c,
-        _ => '\u{fffd}',
+        c if text::is_unsafe(c) => '\u{fffd}',
+        c => c,
     }
 }
 

@@ -145,7 +145,7 @@ proptest! {
             let mut loader = Loader::new(dir.clone(), env, std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms));
             let made = ad_hoc("t", &spec, &loader).await.unwrap();
             save(&dir, "t", &spec).unwrap();
-            let loaded = loader.load(std::time::Instant::now()).await;
+            let loaded = loader.load(tokio::time::Instant::now().into_std()).await;
             assert_eq!(loaded.faults, []);
             assert_eq!(loaded.tunnels, [made]);
         });

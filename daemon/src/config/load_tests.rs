@@ -81,7 +81,10 @@ local_forward = ["8088 localhost:8088", "127.0.0.1:9870:localhost:9870", "/run/u
 [tunnel.mahuika]
 "#,
     );
-    let loaded = dir.loader().load(std::time::Instant::now()).await;
+    let loaded = dir
+        .loader()
+        .load(tokio::time::Instant::now().into_std())
+        .await;
     assert_eq!(rendered(&loaded), "");
     assert_eq!(names(&loaded), ["emr", "mahuika"]);
     assert_eq!(loaded.daemon.log.as_deref(), Some("info,tunneld=debug"));
@@ -124,7 +127,10 @@ async fn every_fault_of_every_file_in_one_pass() {
     );
     dir.write("b.toml", "[tunnel.c]\nlocal_forward = [\"8088\", \"70000 h:1\"]\nbackoff = { initial = \"2m\", max = \"1m\" }\non_demand = true\n");
     dir.write("c.toml", "[tunnel.ok]\n");
-    let loaded = dir.loader().load(std::time::Instant::now()).await;
+    let loaded = dir
+        .loader()
+        .load(tokio::time::Instant::now().into_std())
+        .await;
     assert_eq!(names(&loaded), ["ok"]);
     let text = rendered(&loaded);
     for expected in [
@@ -151,7 +157,11 @@ async fn a_fault_hides_no_other_of_its_file() {
         "[tunnel.a]\nprt = 1\n[tunnel.b]\nlocal_forward = \"*:8080:h:80\"\n[tunnel.c]\nidentity_file = \"%Z\"\n\
          [tunnel.d]\nlocal_forward = [\"1 h:1\", \"1 h:2\"]\n",
     );
-    let text = rendered(&dir.loader().load(std::time::Instant::now()).await);
+    let text = rendered(
+        &dir.loader()
+            .load(tokio::time::Instant::now().into_std())
+            .await,
+    );
     for fault in ["prt", "*:8080", "%Z", "one address"] {
         assert!(text.contains(fault), "{fault}: {text}");
     }
@@ -166,7 +176,11 @@ async fn a_fault_hides_no_other_of_its_file() {
 async fn a_link_that_leads_nowhere_is_told() {
     let dir = Dir::new();
     std::os::unix::fs::symlink("/no/such/file", dir.dir.join("a.toml")).unwrap();
-    let text = rendered(&dir.loader().load(std::time::Instant::now()).await);
+    let text = rendered(
+        &dir.loader()
+            .load(tokio::time::Instant::now().into_std())
+            .await,
+    );
     assert!(
         text.contains("a link to a file that is not there"),
         "{text}"
@@ -188,10 +202,15 @@ async fn what_ssh_does_not_answer_is_asked_again() {
         env,
         std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
     )
-    .load(std::time::Instant::now())
+    .load(tokio::time::Instant::now().into_std())
     .await;
     assert!(loaded.try_again && loaded.tunnels.is_empty(), "{loaded:?}");
-    assert!(!dir.loader().load(std::time::Instant::now()).await.try_again);
+    assert!(
+        !dir.loader()
+            .load(tokio::time::Instant::now().into_std())
+            .await
+            .try_again
+    );
 }
 
 #[tokio::test]
@@ -201,7 +220,11 @@ async fn syntax_errors_and_bad_keys_of_one_file_are_both_told() {
         "a.toml",
         "[tunnel.a]\nhost = \nport = 0\n[tunnel.a]\nuser = 1\nzzz = 1\nport = 1\nport = 2\n",
     );
-    let text = rendered(&dir.loader().load(std::time::Instant::now()).await);
+    let text = rendered(
+        &dir.loader()
+            .load(tokio::time::Instant::now().into_std())
+            .await,
+    );
     for expected in [
         "a.toml:2:",
         "a.toml:3:",
@@ -218,11 +241,11 @@ async fn a_broken_file_keeps_its_tunnels_and_the_others_apply() {
     dir.write("a.toml", "[tunnel.a]\nhost = \"old\"\n");
     dir.write("b.toml", "[tunnel.b]\nhost = \"old\"\n");
     let mut loader = dir.loader();
-    let first = loader.load(std::time::Instant::now()).await;
+    let first = loader.load(tokio::time::Instant::now().into_std()).await;
     assert_eq!(first.faults, []);
     dir.write("a.toml", "[tunnel.a]\nhost = \"new\nhots = 1");
     dir.write("b.toml", "[tunnel.b]\nhost = \"new\"\n");
-    let second = loader.load(std::time::Instant::now()).await;
+    let second = loader.load(tokio::time::Instant::now().into_std()).await;
     assert_eq!(second.tunnels[0].route.host, "old");
     assert!(
         second.tunnels[0].notes[0].starts_with("stale: "),
@@ -231,10 +254,10 @@ async fn a_broken_file_keeps_its_tunnels_and_the_others_apply() {
     );
     assert_eq!(second.tunnels[1].route.host, "new");
     assert!(!second.faults.is_empty());
-    let third = loader.load(std::time::Instant::now()).await;
+    let third = loader.load(tokio::time::Instant::now().into_std()).await;
     assert_eq!(second, third, "the same directory says the same");
     dir.write("a.toml", "[tunnel.a]\nhost = \"newer\"\n");
-    let fourth = loader.load(std::time::Instant::now()).await;
+    let fourth = loader.load(tokio::time::Instant::now().into_std()).await;
     assert_eq!(
         (
             fourth.tunnels[0].route.host.as_str(),
@@ -244,7 +267,10 @@ async fn a_broken_file_keeps_its_tunnels_and_the_others_apply() {
     );
     assert_eq!(fourth.faults, []);
     fs::remove_file(dir.dir.join("a.toml")).unwrap();
-    assert_eq!(names(&loader.load(std::time::Instant::now()).await), ["b"]);
+    assert_eq!(
+        names(&loader.load(tokio::time::Instant::now().into_std()).await),
+        ["b"]
+    );
 }
 
 #[tokio::test]
@@ -252,25 +278,27 @@ async fn a_folder_that_goes_away_and_comes_back() {
     let dir = Dir::new();
     dir.write("a.toml", "[tunnel.a]\n");
     let mut loader = dir.loader();
-    loader.load(std::time::Instant::now()).await;
+    loader.load(tokio::time::Instant::now().into_std()).await;
     fs::rename(&dir.dir, dir.home.path().join("away")).unwrap();
-    let away = loader.load(std::time::Instant::now()).await;
+    let away = loader.load(tokio::time::Instant::now().into_std()).await;
     assert_eq!(names(&away), ["a"]);
     assert!(rendered(&away).contains("is not there"));
     assert!(away.tunnels[0].notes[0].starts_with("stale"));
     fs::rename(dir.home.path().join("away"), &dir.dir).unwrap();
-    let back = loader.load(std::time::Instant::now()).await;
+    let back = loader.load(tokio::time::Instant::now().into_std()).await;
     assert_eq!((back.faults.len(), back.tunnels[0].notes.len()), (0, 0));
     fs::remove_dir_all(&dir.dir).unwrap();
     assert_eq!(
-        dir.loader().load(std::time::Instant::now()).await,
+        dir.loader()
+            .load(tokio::time::Instant::now().into_std())
+            .await,
         Loaded::default(),
         "a new user has no folder"
     );
     let asked_for = dir
         .loader()
         .asked_for(true)
-        .load(std::time::Instant::now())
+        .load(tokio::time::Instant::now().into_std())
         .await;
     assert!(rendered(&asked_for).contains("is not there"));
 }
@@ -295,7 +323,10 @@ async fn what_is_no_trustworthy_text_is_refused_and_never_blocks() {
     dir.write(".hidden.toml", "x");
     dir.write("old.toml~", "x");
     dir.write("#edited.toml#", "x");
-    let loaded = dir.loader().load(std::time::Instant::now()).await;
+    let loaded = dir
+        .loader()
+        .load(tokio::time::Instant::now().into_std())
+        .await;
     assert_eq!(names(&loaded), ["ok"]);
     let text = rendered(&loaded);
     for (file, why) in [
@@ -334,7 +365,10 @@ async fn many_tables_and_many_faults_are_bounded() {
         "c.toml",
         (0..60_000).map(|n| format!("k{n}=1\n")).collect::<String>(),
     );
-    let loaded = dir.loader().load(std::time::Instant::now()).await;
+    let loaded = dir
+        .loader()
+        .load(tokio::time::Instant::now().into_std())
+        .await;
     assert!(loaded.tunnels.is_empty());
     assert!(loaded.faults.len() < 60, "{}", loaded.faults.len());
     assert!(rendered(&loaded).contains("more than 1024 tunnels"));
@@ -360,7 +394,10 @@ async fn two_of_a_kind_name_each_other() {
         "e.toml",
         "[tunnel.e]\nlocal_forward = [\"0 h:1\", \"0 h:2\", \"127.0.0.2:5432 h:1\"]\n",
     );
-    let loaded = dir.loader().load(std::time::Instant::now()).await;
+    let loaded = dir
+        .loader()
+        .load(tokio::time::Instant::now().into_std())
+        .await;
     let text = rendered(&loaded);
     for expected in [
         "the tunnel \"db\" is defined twice: also at",
@@ -381,12 +418,12 @@ async fn the_newcomer_bears_the_blame() {
     dir.write("a.toml", "[tunnel.a]\nhost = \"a\"\n");
     dir.write("b.toml", "[tunnel.b]\nhost = \"b\"\n");
     let mut loader = dir.loader();
-    loader.load(std::time::Instant::now()).await;
+    loader.load(tokio::time::Instant::now().into_std()).await;
     dir.write(
         "a.toml",
         "[tunnel.a]\nhost = \"x\"\n[tunnel.b]\nhost = \"x\"\n",
     );
-    let loaded = loader.load(std::time::Instant::now()).await;
+    let loaded = loader.load(tokio::time::Instant::now().into_std()).await;
     assert!(loaded.faults[0].file.ends_with("a.toml"));
     let hosts: Vec<&str> = loaded
         .tunnels
@@ -396,7 +433,7 @@ async fn the_newcomer_bears_the_blame() {
     assert_eq!(hosts, ["a", "b"]);
     // The move is completed: b.toml gives the name up.
     dir.write("b.toml", "");
-    let loaded = loader.load(std::time::Instant::now()).await;
+    let loaded = loader.load(tokio::time::Instant::now().into_std()).await;
     assert_eq!(rendered(&loaded), "");
     assert!(loaded.tunnels.iter().all(|tunnel| tunnel.route.host == "x"));
 }
@@ -413,7 +450,10 @@ async fn circles_are_told() {
         "[tunnel.e]\nhost = \"localhost:8022\"\nlocal_forward = \"8022 h:22\"\n",
     );
     dir.write("c.toml", "[tunnel.f]\nlocal_forward = \"8080 localhost:9000\"\nremote_forward = \"9000 localhost:8080\"\n");
-    let loaded = dir.loader().load(std::time::Instant::now()).await;
+    let loaded = dir
+        .loader()
+        .load(tokio::time::Instant::now().into_std())
+        .await;
     let text = rendered(&loaded);
     for expected in [
         "the tunnel would carry itself: a -> b -> a",
@@ -433,7 +473,7 @@ async fn tunnels_made_on_the_spot() {
     let dir = Dir::new();
     dir.write("tunneld.toml", "[defaults]\nconnect_timeout = 5\n");
     let mut loader = dir.loader();
-    loader.load(std::time::Instant::now()).await;
+    loader.load(tokio::time::Instant::now().into_std()).await;
     let spec = serde_json::json!({"host": "u@h", "local_forward": ["8080:localhost:80"], "compression": true});
     let tunnel = ad_hoc("x", &spec, &loader).await.unwrap();
     assert_eq!(
@@ -462,7 +502,10 @@ async fn exposure_needs_to_be_written() {
     dir.write("a.toml", "[tunnel.a]\nlocal_forward = \"*:8080 h:1\"\n");
     dir.write("b.toml", "[tunnel.b]\ngateway_ports = true\nlocal_forward = [\"8081 h:1\", \"localhost:8082 h:1\"]\n");
     dir.write("c.toml", "[tunnel.c]\ndynamic_forward = \"0.0.0.0:8083\"\nserver_alive_interval = 0\n[tunnel.d]\ndynamic_forward = 40000\n");
-    let loaded = dir.loader().load(std::time::Instant::now()).await;
+    let loaded = dir
+        .loader()
+        .load(tokio::time::Instant::now().into_std())
+        .await;
     let text = rendered(&loaded);
     assert!(
         text.contains("a.toml:2:17") && text.contains("write gateway_ports = true"),

@@ -310,7 +310,7 @@ fn greet(hello: &Hello) -> Result<Welcome, RpcError> {
         let message = format!(
             "this is tunneld {VERSION}, which speaks version {PROTOCOLS:?} of the protocol, \
              and {} speaks {:?}",
-            tunneld_platform::text::escape(&hello.client),
+            tunneld_proto::text::escape(&hello.client),
             hello.protocol
         );
         return Err(RpcError::new(ErrorKind::UnsupportedProtocol, message)

@@ -74,10 +74,7 @@ fn nothing() -> Value {
 }
 
 fn unknown(name: &str) -> RpcError {
-    let message = format!(
-        "there is no method `{}`",
-        tunneld_platform::text::escape(name)
-    );
+    let message = format!("there is no method `{}`", tunneld_proto::text::escape(name));
     let known = [
         method::HELLO,
         method::UP,
@@ -160,7 +157,7 @@ fn statuses(context: &Context, names: &[String]) -> Result<Tunnels, RpcError> {
     let missing: Vec<String> = names
         .iter()
         .filter(|name| !has(&tunnels, name))
-        .map(|name| tunneld_platform::text::escape(name))
+        .map(|name| tunneld_proto::text::escape(name))
         .collect();
     if !missing.is_empty() {
         let message = format!("no such tunnel: {}", missing.join(", "));
@@ -180,7 +177,7 @@ async fn add(context: &Context, call: Add) -> Result<Value, RpcError> {
     if has(&tunnels, &name) && !save {
         let message = format!(
             "a tunnel named {} exists",
-            tunneld_platform::text::escape(&name)
+            tunneld_proto::text::escape(&name)
         );
         return Err(RpcError::new(ErrorKind::TunnelExists, message)
             .hint("choose another name with --name, or change that one with --save"));
@@ -255,7 +252,7 @@ pub(super) async fn connect(context: &Context, call: Connect) -> Result<Channel,
             OpenError::SessionLost(_) => ErrorKind::NotUp,
             OpenError::Refused { .. } | OpenError::Timeout(_) => ErrorKind::OpenFailed,
         };
-        let target = tunneld_platform::text::escape(&host);
+        let target = tunneld_proto::text::escape(&host);
         RpcError::new(
             kind,
             format!("{name}: cannot open {target}:{port}: {error}"),

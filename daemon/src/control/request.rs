@@ -72,7 +72,7 @@ pub(super) fn params<T: DeserializeOwned>(method: &str, params: Value) -> Result
             tunneld_proto::message::method::PROMPT_ANSWER => {
                 "they are {id, answers:[…]}".to_owned()
             }
-            _ => tunneld_platform::text::escape(&error.to_string()),
+            _ => tunneld_proto::text::escape(&error.to_string()),
         };
         let message = format!("{method}: the parameters do not fit: {why}");
         RpcError::new(ErrorKind::InvalidParams, message)

@@ -115,7 +115,7 @@ fn keep_in_place(listener: &mut Listener, told: bool) -> bool {
     if listener.is_in_place() {
         return false;
     }
-    match listener.bind_again() {
+    match listener.rebind() {
         Ok(()) => {
             tracing::warn!(
                 "the control socket {} was gone and is back",

@@ -11,7 +11,7 @@ use tokio::io::{
 };
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tunneld_proto::message::{EventBody, Reloaded};
+use tunneld_proto::message::{EventBody, ReloadReport};
 use tunneld_proto::status::Desired;
 
 use super::*;
@@ -263,9 +263,9 @@ async fn a_slow_follower_is_told_what_it_missed_and_gets_a_fresh_snapshot() {
     client.hear().await;
     let snapshot = client.call("events.subscribe", json!({})).await;
     let first = snapshot["result"]["seq"].as_u64().unwrap();
-    let big = Reloaded {
+    let big = ReloadReport {
         added: vec!["x".repeat(200); 50],
-        ..Reloaded::default()
+        ..ReloadReport::default()
     };
     for _ in 0..1000 {
         bench.context.supervisor.reloaded(big.clone());
@@ -285,7 +285,7 @@ async fn a_slow_follower_is_told_what_it_missed_and_gets_a_fresh_snapshot() {
         assert_eq!(params["kind"], "config");
     };
     assert!(missed >= 600 && seq + missed <= first + 1000, "{missed}");
-    bench.context.supervisor.reloaded(Reloaded::default());
+    bench.context.supervisor.reloaded(ReloadReport::default());
     assert_eq!(client.hear().await["params"]["seq"], first + 1001);
 }
 
@@ -460,7 +460,7 @@ async fn sixty_four_clients_are_let_in_and_the_next_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.sock");
     let endpoint =
-        Endpoint::resolve(Some(&path), &tunneld_proto::place::Env::of_process()).unwrap();
+        Endpoint::resolve(Some(&path), &tunneld_proto::paths::Env::from_process()).unwrap();
     bench
         .tasks
         .spawn(serve(listen(&endpoint).unwrap(), bench.context.clone()));

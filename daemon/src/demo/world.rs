@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tunneld_proto::client::{Client, ClientError};
 use tunneld_proto::endpoint::Endpoint;
 use tunneld_proto::message::method;
-use tunneld_proto::place::Env;
+use tunneld_proto::paths::Env;
 
 use super::page;
 use super::ssh_server::{FAR_HOST, SshServer};
@@ -52,7 +52,7 @@ impl World {
         let files = Files::write(home.path(), &user_key, server.address(), &host_line)?;
         let config = configuration(&files, server.address(), near);
         std::fs::write(files.config.join("demo.toml"), &config)?;
-        let env = Env::of_process();
+        let env = Env::from_process();
         let endpoint = Endpoint::resolve(Some(&home.path().join("run/control.sock")), &env)?;
         let daemon = start_daemon(home.path(), &files.config, &endpoint)?;
         Ok(Self {

@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, Type};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tracing::warn;
+use tunneld_proto::text::escape;
 
 use super::Options;
 use super::forward_state::Place;
@@ -19,7 +20,6 @@ use super::port_owner;
 use super::unix_socket::UnixSocket;
 use crate::addr::{Bind, Listen};
 use crate::failure::{Failure, FailureKind};
-use tunneld_platform::text::escape;
 
 /// As many may knock before they are let in.
 const BACKLOG: i32 = 1024;

@@ -107,7 +107,7 @@ mod linux {
             let name = || fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             holds.then(|| Holder {
                 pid,
-                name: tunneld_platform::text::escape(name().trim_end()),
+                name: tunneld_proto::text::escape(name().trim_end()),
             })
         })
     }

@@ -136,7 +136,7 @@ async fn make_way(path: &Path, unlink: bool) -> Result<(), Failure> {
 }
 
 fn failure(path: &Path, what: &str) -> Failure {
-    let path = tunneld_platform::text::escape_bytes(path.as_os_str().as_bytes());
+    let path = tunneld_proto::text::escape_bytes(path.as_os_str().as_bytes());
     Failure::new(
         FailureKind::BindFailed,
         format!("cannot listen on {path}: {what}"),

@@ -11,10 +11,10 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 use tunneld_proto::message::LogLine;
+use tunneld_proto::text::escape;
 
 use super::ring::Ring;
 use super::sink::Writer;
-use tunneld_platform::text::escape;
 
 /// The layer.
 pub(super) struct Collector {

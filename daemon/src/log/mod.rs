@@ -106,13 +106,10 @@ impl Log {
 /// # Errors
 /// What of it does not parse.
 pub fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
-    log_levels(filter).map_err(|error| anyhow::anyhow!(tunneld_platform::text::escape(&error)))?;
-    EnvFilter::builder().parse(filter).with_context(|| {
-        format!(
-            "`{}` is no log filter",
-            tunneld_platform::text::escape(filter)
-        )
-    })
+    log_levels(filter).map_err(|error| anyhow::anyhow!(tunneld_proto::text::escape(&error)))?;
+    EnvFilter::builder()
+        .parse(filter)
+        .with_context(|| format!("`{}` is no log filter", tunneld_proto::text::escape(filter)))
 }
 
 #[cfg(test)]

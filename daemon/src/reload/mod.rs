@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tunneld_proto::error::{ErrorKind, RpcError};
-use tunneld_proto::message::{ConfigFault, Reloaded};
+use tunneld_proto::message::{ConfigFault, ReloadReport};
 
 use self::watcher::Watcher;
 use crate::config::load::{Loaded, Loader, ad_hoc};
@@ -35,7 +35,7 @@ pub struct Reloader {
 }
 
 enum Request {
-    Reload(oneshot::Sender<Reloaded>),
+    Reload(oneshot::Sender<ReloadReport>),
     Prove {
         name: String,
         spec: Value,
@@ -164,7 +164,7 @@ impl Reloader {
     ///
     /// # Errors
     /// `stopping`. Faults of the configuration are part of the result.
-    pub async fn reload(&self) -> Result<Reloaded, RpcError> {
+    pub async fn reload(&self) -> Result<ReloadReport, RpcError> {
         self.request(Request::Reload).await
     }
 
@@ -290,7 +290,7 @@ impl Reloading {
         });
     }
 
-    async fn reload(&mut self) -> Reloaded {
+    async fn reload(&mut self) -> ReloadReport {
         tell(&Notice::Reloading);
         let loaded = load(&mut self.loader).await;
         let fresh = self.tell(&loaded);
@@ -300,13 +300,13 @@ impl Reloading {
         let applied = applied.unwrap_or_default();
         self.bring_back().await;
         tell(&Notice::Ready);
-        let report = Reloaded {
+        let report = ReloadReport {
             added: applied.added,
             changed: applied.changed,
             removed: applied.removed,
             errors: loaded.faults,
         };
-        let Reloaded {
+        let ReloadReport {
             added,
             changed,
             removed,

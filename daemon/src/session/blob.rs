@@ -116,7 +116,7 @@ pub(super) fn short_type(name: &str) -> String {
         "sk-ssh-ed25519@openssh.com" => "ED25519-SK",
         "sk-ecdsa-sha2-nistp256@openssh.com" => "ECDSA-SK",
         ecdsa if ecdsa.starts_with("ecdsa-sha2-") => "ECDSA",
-        _ => return tunneld_platform::text::escape(name),
+        _ => return tunneld_proto::text::escape(name),
     };
     format!("{short}{}", if certified { "-CERT" } else { "" })
 }

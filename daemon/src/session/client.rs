@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tunneld_proto::text;
 use tunneld_ssh::algorithm::Kind;
 use tunneld_ssh::connection;
 use tunneld_ssh::driver::{self, ForwardError, Options, Stream};
@@ -24,7 +25,6 @@ use crate::session::host_key::{Trust, plain_key};
 use crate::session::{
     Channel, Established, Incoming, OpenError, PendingChannel, Session, SessionInfo,
 };
-use tunneld_platform::text;
 
 /// How long after a session its carrier's end is looked for: it was told a moment before.
 const TELLING: Duration = Duration::from_millis(100);

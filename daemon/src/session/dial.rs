@@ -9,6 +9,7 @@ use secrecy::ExposeSecret as _;
 use tokio::sync::mpsc;
 
 use tunneld_proto::status::Phase;
+use tunneld_proto::text;
 use tunneld_ssh::driver::Stream;
 
 use crate::config::env::Env;
@@ -23,7 +24,6 @@ use crate::session::transport::tcp;
 use crate::session::{DialContext, Established, OpenError, Session};
 use crate::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
 use tunneld_platform::subprocess as command;
-use tunneld_platform::text;
 
 /// The way to a host, once it is open.
 struct Way {

@@ -7,12 +7,12 @@ use russh::keys::ssh_encoding::Decode as _;
 use russh::keys::ssh_key::private::KeypairData;
 use russh::keys::ssh_key::{self, Cipher, Kdf};
 use russh::keys::{Algorithm, PrivateKey, PublicKeyBase64 as _};
+use tunneld_proto::text;
 use zeroize::Zeroizing;
 
 use crate::session::blob::{self, Reader, put_string};
 use crate::session::ppk::{Kind, put_ecdsa};
 use crate::session::private_key::{Found, NO_DSA, Unopened, damaged};
-use tunneld_platform::text;
 
 const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 const END: &str = "-----END OPENSSH PRIVATE KEY-----";

@@ -10,10 +10,10 @@ use pkcs8::{EncryptedPrivateKeyInfoRef, ObjectIdentifier, PrivateKeyInfoRef};
 use ring::digest;
 use russh::keys::ssh_key::Cipher;
 use russh::keys::{self, PrivateKey};
+use tunneld_proto::text;
 use zeroize::Zeroizing;
 
 use crate::session::private_key::{NO_DSA, Unopened, damaged};
-use tunneld_platform::text;
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const DSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10040.4.1");

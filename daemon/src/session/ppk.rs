@@ -8,11 +8,11 @@ use russh::keys::PrivateKey;
 use russh::keys::ssh_encoding::Decode as _;
 use russh::keys::ssh_key::Cipher;
 use russh::keys::ssh_key::private::KeypairData;
+use tunneld_proto::text;
 use zeroize::Zeroizing;
 
 use crate::session::blob::{self, Reader, put_string};
 use crate::session::private_key::{Unopened, damaged};
-use tunneld_platform::text;
 
 const MAGIC: &str = "PuTTY-User-Key-File-";
 const AES: &str = "aes256-cbc";

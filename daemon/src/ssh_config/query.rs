@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use tunneld_platform::program::{Limits, ProgramError, ProgramOutput, RunProgram};
-use tunneld_platform::text::escape;
+use tunneld_proto::text::escape;
 
 use crate::config::destination::{Destination, check_host, check_user};
 

@@ -248,7 +248,7 @@ async fn without_an_ssh_the_toml_is_the_whole_truth_and_that_is_told() {
         absent,
         std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
     )
-    .load(std::time::Instant::now())
+    .load(tokio::time::Instant::now().into_std())
     .await;
     assert_eq!(loaded.tunnels[0].route.port, 22);
     assert!(
@@ -265,7 +265,7 @@ async fn without_an_ssh_the_toml_is_the_whole_truth_and_that_is_told() {
         elsewhere,
         std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
     )
-    .load(std::time::Instant::now())
+    .load(tokio::time::Instant::now().into_std())
     .await;
     assert!(
         loaded.notes.len() == 1 && loaded.notes[0].contains("ssh reads /no/such/home/.ssh/config"),
@@ -277,7 +277,7 @@ async fn without_an_ssh_the_toml_is_the_whole_truth_and_that_is_told() {
         home.env(),
         std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
     )
-    .load(std::time::Instant::now())
+    .load(tokio::time::Instant::now().into_std())
     .await;
     assert!(
         loaded.notes.len() == 1

@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tunneld_proto::error::{ErrorKind, RpcError};
-use tunneld_proto::message::{Event, Reloaded, Snapshot};
+use tunneld_proto::message::{Event, ReloadReport, Snapshot};
 use tunneld_proto::status::{Desired, Prompt, TunnelStatus};
 
 use crate::config::model::Tunnel;
@@ -330,7 +330,7 @@ impl Supervisor {
     }
 
     /// Tells subscribers that the configuration was read again.
-    pub fn reloaded(&self, report: Reloaded) {
+    pub fn reloaded(&self, report: ReloadReport) {
         self.board.reloaded(report);
     }
 

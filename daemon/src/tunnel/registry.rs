@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
-use tunneld_proto::message::{Event, EventBody, Reloaded, Snapshot};
+use tunneld_proto::message::{Event, EventBody, ReloadReport, Snapshot};
 use tunneld_proto::status::{Prompt, PromptKind, TunnelStatus};
 
 use crate::forward::Monitor;
@@ -189,7 +189,7 @@ impl Board {
     }
 
     /// The configuration was read again.
-    pub fn reloaded(&self, report: Reloaded) {
+    pub fn reloaded(&self, report: ReloadReport) {
         self.tell(&mut self.inner(), EventBody::Config { report });
     }
 

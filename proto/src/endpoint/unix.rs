@@ -18,24 +18,24 @@ use rustix::fs::AtFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 
-use super::folder::{Place, SOCKET, euid};
+use super::runtime_dir::{RuntimeDir, SOCKET, euid};
 use super::{AcceptError, ConnectError, Endpoint, ListenError, Peer};
-use crate::place::{Env, PlaceError};
+use crate::paths::{Env, PathError};
 
 /// `sun_path` holds 108 bytes on Linux and 104 elsewhere, the closing NUL included.
 const MAX_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
-pub(super) fn resolve(given: Option<&Path>, env: &Env) -> Result<Endpoint, PlaceError> {
+pub(super) fn resolve(given: Option<&Path>, env: &Env) -> Result<Endpoint, PathError> {
     let mut notes = Vec::new();
     let (path, ours) = match given {
         Some(path) => (env.absolute(path)?, false),
         None => (own_dir(env, &mut notes)?.join(SOCKET), true),
     };
     let (Some(dir), Some(_)) = (path.parent(), path.file_name()) else {
-        return Err(PlaceError::NoFileName(path));
+        return Err(PathError::NoFileName(path));
     };
     if path.as_os_str().as_bytes().len() > MAX_PATH {
-        return Err(PlaceError::TooLong {
+        return Err(PathError::TooLong {
             path,
             max: MAX_PATH,
         });
@@ -49,7 +49,7 @@ pub(super) fn resolve(given: Option<&Path>, env: &Env) -> Result<Endpoint, Place
 }
 
 /// The first of the places that is the user's own; never a shared one.
-fn own_dir(env: &Env, notes: &mut Vec<String>) -> Result<PathBuf, PlaceError> {
+fn own_dir(env: &Env, notes: &mut Vec<String>) -> Result<PathBuf, PathError> {
     if let Some(dir) = env.xdg_runtime_dir.as_deref().map(Path::new) {
         match runtime_fault(dir, true) {
             None => return Ok(dir.join("tunneld")),
@@ -83,7 +83,7 @@ fn runtime_fault(dir: &Path, private: bool) -> Option<String> {
 }
 
 pub(super) fn prepare(endpoint: &Endpoint) -> Result<(), ListenError> {
-    Place::open(endpoint).map(drop)
+    RuntimeDir::open(endpoint).map(drop)
 }
 
 /// One connection. Ending the writing side leaves the reading side open.
@@ -195,10 +195,10 @@ pub async fn connect(endpoint: &Endpoint) -> Result<Stream, ConnectError> {
 /// # Errors
 /// [`ListenError::Running`] where another daemon holds the lock; else what stands in the way.
 pub fn listen(endpoint: &Endpoint) -> Result<Listener, ListenError> {
-    let place = Place::open(endpoint)?;
-    let lock = place.lock()?;
-    let inner = place.bind()?;
-    let bound = place.socket_id()?;
+    let runtime_dir = RuntimeDir::open(endpoint)?;
+    let lock = runtime_dir.lock()?;
+    let inner = runtime_dir.bind()?;
+    let bound = runtime_dir.socket_id()?;
     Ok(Listener {
         endpoint: endpoint.clone(),
         inner,
@@ -239,8 +239,8 @@ impl Listener {
 
     /// Whether the socket that clients find is still this one.
     pub fn is_in_place(&self) -> bool {
-        Place::open_existing(&self.endpoint)
-            .and_then(|place| place.socket_id())
+        RuntimeDir::open_existing(&self.endpoint)
+            .and_then(|runtime_dir| runtime_dir.socket_id())
             .is_ok_and(|id| id == self.bound)
     }
 
@@ -248,13 +248,13 @@ impl Listener {
     ///
     /// # Errors
     /// As [`listen`]; the old socket keeps serving those who are connected.
-    pub fn bind_again(&mut self) -> Result<(), ListenError> {
-        let place = Place::open(&self.endpoint)?;
-        if !place.is_lock(&self.lock) {
-            self.lock = place.lock()?;
+    pub fn rebind(&mut self) -> Result<(), ListenError> {
+        let runtime_dir = RuntimeDir::open(&self.endpoint)?;
+        if !runtime_dir.is_lock(&self.lock) {
+            self.lock = runtime_dir.lock()?;
         }
-        self.inner = place.bind()?;
-        self.bound = place.socket_id()?;
+        self.inner = runtime_dir.bind()?;
+        self.bound = runtime_dir.socket_id()?;
         Ok(())
     }
 }
@@ -262,10 +262,10 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         // The lock is still held here; it is let go when the file is dropped.
-        if let Ok(place) = Place::open_existing(&self.endpoint)
-            && place.socket_id().is_ok_and(|id| id == self.bound)
+        if let Ok(runtime_dir) = RuntimeDir::open_existing(&self.endpoint)
+            && runtime_dir.socket_id().is_ok_and(|id| id == self.bound)
         {
-            let _ = rustix::fs::unlinkat(&place.dir, &place.name, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&runtime_dir.dir, &runtime_dir.name, AtFlags::empty());
         }
     }
 }

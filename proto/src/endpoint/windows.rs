@@ -19,7 +19,7 @@ use interprocess::os::windows::security_descriptor::SecurityDescriptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{AcceptError, ConnectError, Endpoint, ListenError, Peer};
-use crate::place::{Env, PlaceError};
+use crate::paths::{Env, PathError};
 
 const PIPES: &str = r"\\.\pipe\";
 /// Protected: full access for the owner and for the system, none for anyone else.
@@ -27,20 +27,20 @@ const USER_ALONE: &str = "D:P(A;;GA;;;OW)(A;;GA;;;SY)";
 const ERROR_ACCESS_DENIED: i32 = 5;
 const ERROR_PIPE_BUSY: i32 = 231;
 
-pub(super) fn resolve(given: Option<&Path>, env: &Env) -> Result<Endpoint, PlaceError> {
+pub(super) fn resolve(given: Option<&Path>, env: &Env) -> Result<Endpoint, PathError> {
     let path = match given {
         Some(path) if path.as_os_str().to_string_lossy().starts_with(PIPES) => path.to_owned(),
         // A plain name is a pipe's too: there is nothing else that it could be.
         Some(path) => match path.file_name() {
             Some(name) => PathBuf::from(PIPES).join(name),
-            None => return Err(PlaceError::NoFileName(path.to_owned())),
+            None => return Err(PathError::NoFileName(path.to_owned())),
         },
         None => PathBuf::from(format!("{PIPES}tunneld-{}", sid()?)),
     };
     let local = env
         .local_appdata
         .as_ref()
-        .ok_or(PlaceError::NoVariable("LOCALAPPDATA"))?;
+        .ok_or(PathError::NoVariable("LOCALAPPDATA"))?;
     Ok(Endpoint {
         path,
         state_dir: Path::new(local).join("tunneld"),
@@ -50,15 +50,15 @@ pub(super) fn resolve(given: Option<&Path>, env: &Env) -> Result<Endpoint, Place
 }
 
 /// The user's SID, as the system's own `whoami` tells it.
-fn sid() -> Result<String, PlaceError> {
-    let root = std::env::var_os("SystemRoot").ok_or(PlaceError::NoVariable("SystemRoot"))?;
+fn sid() -> Result<String, PathError> {
+    let root = std::env::var_os("SystemRoot").ok_or(PathError::NoVariable("SystemRoot"))?;
     let program = Path::new(&root).join("System32").join("whoami.exe");
     let output = Command::new(program)
         .args(["/user", "/fo", "csv", "/nh"])
         .output()
-        .map_err(|err| PlaceError::NoSid(format!("running whoami failed: {err}")))?;
+        .map_err(|err| PathError::NoSid(format!("running whoami failed: {err}")))?;
     sid_in(&String::from_utf8_lossy(&output.stdout))
-        .ok_or_else(|| PlaceError::NoSid("whoami /user tells none".into()))
+        .ok_or_else(|| PathError::NoSid("whoami /user tells none".into()))
 }
 
 /// The SID is the last field of `"HOST\user","S-1-5-21-…"`.
@@ -263,7 +263,7 @@ impl Listener {
     ///
     /// # Errors
     /// Never.
-    pub fn bind_again(&mut self) -> Result<(), ListenError> {
+    pub fn rebind(&mut self) -> Result<(), ListenError> {
         Ok(())
     }
 }

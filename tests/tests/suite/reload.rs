@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use rustix::process::Signal;
 use serde_json::json;
-use tunneld_proto::message::{DaemonStatus, EventBody, Reloaded};
+use tunneld_proto::message::{DaemonStatus, EventBody, ReloadReport};
 use tunneld_proto::status::{ForwardKind, ForwardState, Phase, State, TunnelStatus};
 use tunneld_tests::daemon::{Daemon, Watch, listen, listen_at};
 use tunneld_tests::home::{DEFAULTS, Home};
@@ -26,7 +26,7 @@ fn listening(count: usize) -> impl Fn(&TunnelStatus) -> bool {
 }
 
 /// Waits for the next report of a reload that satisfies `so`.
-async fn reloaded(watch: &mut Watch, so: impl Fn(&Reloaded) -> bool) -> Result<Reloaded> {
+async fn reloaded(watch: &mut Watch, so: impl Fn(&ReloadReport) -> bool) -> Result<ReloadReport> {
     within(LONG, "a reload", async {
         loop {
             if let Some(EventBody::Config { report }) = watch.next(LONG).await?
@@ -227,11 +227,11 @@ async fn sighup_reads_again() -> Result<()> {
 #[tokio::test]
 async fn config_reload_reports_what_changed() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
-    let call = async || -> Result<Reloaded> {
+    let call = async || -> Result<ReloadReport> {
         let value = scene.daemon.call("config.reload", json!({})).await?;
         Ok(serde_json::from_value(value)?)
     };
-    assert_eq!(call().await?, Reloaded::default());
+    assert_eq!(call().await?, ReloadReport::default());
     Ok(())
 }
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
+use tunneld_proto::text;
 use zeroize::Zeroizing;
 
 use crate::config::model::Agent as Where;
 use crate::session::blob::{Reader, name, put_string};
-use tunneld_platform::text;
 use tunneld_ssh::driver::Io;
 
 /// How long one request may take.

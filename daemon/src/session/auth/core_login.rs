@@ -1,6 +1,7 @@
 //! A login over the SSH core.
 
 use secrecy::{ExposeSecret as _, SecretString};
+use tunneld_proto::text;
 use tunneld_ssh::auth::AuthResult;
 use tunneld_ssh::driver::{LoginError, Signer, Signing};
 use tunneld_ssh::{Error, auth};
@@ -8,7 +9,6 @@ use tunneld_ssh::{Error, auth};
 use crate::failure::{Failure, FailureKind};
 use crate::session::auth::login::{Challenge, Login, Offer, Reply, Sign, SignError, Signed};
 use crate::session::client::{Connected, failure_of};
-use tunneld_platform::text;
 
 /// Signs for the core, and keeps why it could not.
 struct Keeps<'a, S> {

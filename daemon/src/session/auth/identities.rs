@@ -8,6 +8,7 @@ use russh::keys::PrivateKey;
 use secrecy::ExposeSecret as _;
 use tokio::sync::Mutex;
 use tunneld_proto::status::{PromptField, PromptKind};
+use tunneld_proto::text;
 
 use crate::config::model::{AddKeysToAgent, Auth};
 use crate::known_hosts;
@@ -18,7 +19,6 @@ use crate::session::auth::login::{Offer, Sign, SignError};
 use crate::session::blob;
 use crate::session::deadline::Desk;
 use crate::session::private_key;
-use tunneld_platform::text;
 
 /// How many keys are offered at most: sshd's default MaxAuthTries.
 pub(crate) const OFFERS: usize = 6;

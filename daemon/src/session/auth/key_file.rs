@@ -15,6 +15,7 @@ use russh::keys::ssh_key::private::KeypairData;
 use russh::keys::{HashAlg, PrivateKey, PublicKeyBase64 as _};
 use secrecy::{ExposeSecret as _, SecretString};
 use tunneld_proto::status::{PromptField, PromptKind};
+use tunneld_proto::text;
 use zeroize::Zeroizing;
 
 use crate::config::model::Auth;
@@ -24,7 +25,6 @@ use crate::session::blob::{self, Certificate};
 use crate::session::deadline::Desk;
 use crate::session::private_key::{self, Unopened};
 use tunneld_platform::subprocess as command;
-use tunneld_platform::text;
 
 /// No key is longer; what is, is no key.
 const FILE_LIMIT: u64 = 1 << 20;

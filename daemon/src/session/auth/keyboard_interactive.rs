@@ -3,13 +3,13 @@
 use regex::Regex;
 use secrecy::SecretString;
 use tunneld_proto::status::{PromptField, PromptKind};
+use tunneld_proto::text;
 
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::Question;
 use crate::session::auth::login::{Challenge, Login, Reply};
 use crate::session::auth::{Means, Step, not_answered, tried};
 use tunneld_platform::subprocess as command;
-use tunneld_platform::text;
 
 /// How often the server may ask within one attempt, and how much at once.
 const ROUNDS: usize = 8;

@@ -16,7 +16,7 @@ use crate::session::auth::keyboard_interactive::Interactive;
 use crate::session::auth::login::{Login, Offer, Reply, SignError, Signed};
 use crate::session::auth::password::Passwords;
 use crate::session::deadline::Desk;
-use tunneld_platform::text;
+use tunneld_proto::text;
 
 /// How many methods in a row the server may call right and not enough.
 const STEPS: usize = 6;

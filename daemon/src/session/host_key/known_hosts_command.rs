@@ -2,6 +2,7 @@
 //! when it has.
 
 use base64ct::{Base64, Encoding as _};
+use tunneld_proto::text;
 
 use crate::config::env::Env;
 use crate::config::model::Route;
@@ -10,7 +11,6 @@ use crate::failure::{Failure, FailureKind};
 use crate::known_hosts::{self, Name};
 use crate::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
 use tunneld_platform::subprocess as command;
-use tunneld_platform::text;
 
 /// The command, and what its tokens stand for.
 pub(crate) struct KnownHostsCommand {

@@ -12,7 +12,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::known_hosts::revoked::{self, Certified, Shown};
 use crate::known_hosts::{self, KnownHost, Name, Source};
 use crate::session::blob;
-use tunneld_platform::text;
+use tunneld_proto::text;
 
 /// Larger files are refused: reading them would hold up everyone.
 const LIMIT: u64 = 64 << 20;

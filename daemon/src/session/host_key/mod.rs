@@ -7,6 +7,7 @@ pub(crate) mod update;
 use russh::keys::PublicKeyBase64 as _;
 use secrecy::ExposeSecret as _;
 use tunneld_proto::status::{PromptField, PromptKind};
+use tunneld_proto::text;
 use tunneld_ssh::algorithm::Kind;
 use tunneld_ssh::driver::{HostKey, HostKeyOffer};
 use tunneld_ssh::signature::Certificate;
@@ -19,7 +20,6 @@ use crate::session::blob;
 use crate::session::deadline::Desk;
 use crate::session::host_key::known_hosts_command::KnownHostsCommand;
 use crate::session::host_key::update::Updates;
-use tunneld_platform::text;
 
 /// How often an answer that is neither yes nor no is asked again.
 const ANSWERS: usize = 3;

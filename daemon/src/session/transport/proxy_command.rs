@@ -11,9 +11,9 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tunneld_proto::text;
 
 use tunneld_platform::subprocess::{Group, LAST_WORDS, STDERR_LIMIT};
-use tunneld_platform::text;
 
 /// A running ProxyCommand.
 pub(crate) struct Proxy {

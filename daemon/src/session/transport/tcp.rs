@@ -8,10 +8,10 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
+use tunneld_proto::text;
 
 use crate::config::model::{AddressFamily, Liveness, Route};
 use crate::failure::{Failure, FailureKind};
-use tunneld_platform::text;
 
 /// How long one address is tried.
 const PER_ADDRESS: Duration = Duration::from_secs(5);

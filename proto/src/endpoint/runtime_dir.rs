@@ -24,13 +24,13 @@ pub(super) fn euid() -> u32 {
 }
 
 /// The socket's folder, held open so that nobody can swap it between two looks.
-pub(super) struct Place<'a> {
+pub(super) struct RuntimeDir<'a> {
     endpoint: &'a Endpoint,
     pub(super) dir: File,
     pub(super) name: OsString,
 }
 
-impl<'a> Place<'a> {
+impl<'a> RuntimeDir<'a> {
     pub(super) fn open(endpoint: &'a Endpoint) -> Result<Self, ListenError> {
         let path = endpoint.state_dir();
         DirBuilder::new()
@@ -38,9 +38,9 @@ impl<'a> Place<'a> {
             .mode(0o700)
             .create(path)
             .map_err(|err| failed("making the folder", path, err))?;
-        let place = Self::open_existing(endpoint)?;
-        place.check_dir()?;
-        Ok(place)
+        let runtime_dir = Self::open_existing(endpoint)?;
+        runtime_dir.check_dir()?;
+        Ok(runtime_dir)
     }
 
     pub(super) fn open_existing(endpoint: &'a Endpoint) -> Result<Self, ListenError> {

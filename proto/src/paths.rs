@@ -1,6 +1,6 @@
 //! Where things are: what of the environment decides it, and the configuration directory.
 //!
-//! The functions take the environment as an argument; only [`Env::of_process`] reads the real one.
+//! The functions take the environment as an argument; only [`Env::from_process`] reads the real one.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ pub struct Env {
 
 impl Env {
     /// This process's environment; empty variables count as unset.
-    pub fn of_process() -> Self {
+    pub fn from_process() -> Self {
         let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         Self {
             home: std::env::home_dir().filter(|home| !home.as_os_str().is_empty()),
@@ -49,10 +49,10 @@ impl Env {
     ///
     /// # Errors
     /// Where there is none, or it is relative.
-    pub fn home(&self) -> Result<&Path, PlaceError> {
+    pub fn home(&self) -> Result<&Path, PathError> {
         match &self.home {
-            None => Err(PlaceError::NoHome),
-            Some(home) if home.is_relative() => Err(PlaceError::RelativeHome(home.clone())),
+            None => Err(PathError::NoHome),
+            Some(home) if home.is_relative() => Err(PathError::RelativeHome(home.clone())),
             Some(home) => Ok(home),
         }
     }
@@ -61,21 +61,21 @@ impl Env {
     ///
     /// # Errors
     /// Where it is relative and there is no working directory (it may have been deleted).
-    pub fn absolute(&self, path: &Path) -> Result<PathBuf, PlaceError> {
+    pub fn absolute(&self, path: &Path) -> Result<PathBuf, PathError> {
         if path.is_absolute() {
             return Ok(path.to_owned());
         }
         let cwd = self
             .cwd
             .as_ref()
-            .ok_or_else(|| PlaceError::NoCwd(path.to_owned()))?;
+            .ok_or_else(|| PathError::NoCwd(path.to_owned()))?;
         Ok(cwd.join(path))
     }
 }
 
 /// Why a place cannot be told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlaceError {
+pub enum PathError {
     /// No home directory.
     #[error("the home directory is not known")]
     NoHome,
@@ -104,7 +104,7 @@ pub enum PlaceError {
     NoFileName(PathBuf),
 }
 
-impl PlaceError {
+impl PathError {
     /// What to do now.
     pub fn hint(&self) -> &'static str {
         match self {
@@ -127,7 +127,7 @@ impl PlaceError {
 ///
 /// # Errors
 /// Where none of them leads to an absolute path.
-pub fn config_dir(explicit: Option<&Path>, env: &Env) -> Result<PathBuf, PlaceError> {
+pub fn config_dir(explicit: Option<&Path>, env: &Env) -> Result<PathBuf, PathError> {
     if let Some(dir) = explicit.or(env.tunneld_config_dir.as_deref().map(Path::new)) {
         return env.absolute(dir);
     }
@@ -135,7 +135,7 @@ pub fn config_dir(explicit: Option<&Path>, env: &Env) -> Result<PathBuf, PlaceEr
         let appdata = env
             .appdata
             .as_ref()
-            .ok_or(PlaceError::NoVariable("APPDATA"))?;
+            .ok_or(PathError::NoVariable("APPDATA"))?;
         return Ok(Path::new(appdata).join("tunneld"));
     }
     // The XDG specification has relative values ignored.
@@ -175,14 +175,14 @@ mod tests {
     #[test]
     fn without_a_home_the_reason_is_told() {
         let none = Env::default();
-        assert_eq!(config_dir(None, &none), Err(PlaceError::NoHome));
+        assert_eq!(config_dir(None, &none), Err(PathError::NoHome));
         let relative = Env {
             home: Some("u".into()),
             ..Env::default()
         };
         assert_eq!(
             config_dir(None, &relative),
-            Err(PlaceError::RelativeHome("u".into()))
+            Err(PathError::RelativeHome("u".into()))
         );
     }
 }
