@@ -7,7 +7,6 @@ pub mod check;
 pub mod config;
 pub mod control;
 mod daemon;
-pub mod demo;
 
 pub mod dynamic;
 pub mod failure;

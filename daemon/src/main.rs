@@ -38,8 +38,9 @@ struct Common {
 enum Command {
     /// Prove the configuration and end
     Check(tunneld::check::Arguments),
+    #[cfg(feature = "demo")]
     /// Show it at work: an SSH server, a page behind it and tunneld, all in a temporary home
-    Demo(tunneld::demo::Arguments),
+    Demo(tunneld_demo::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -64,7 +65,8 @@ async fn perform(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config_dir = arguments.common.config_dir;
     match arguments.command {
         Some(Command::Check(check)) => tunneld::check::run(config_dir.as_deref(), &check).await,
-        Some(Command::Demo(demo)) => tunneld::demo::run(&demo).await,
+        #[cfg(feature = "demo")]
+        Some(Command::Demo(demo)) => tunneld_demo::run(&demo).await,
         None => {
             let verbose = match arguments.verbose {
                 0 => None,

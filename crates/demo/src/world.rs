@@ -27,11 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The world.
-pub(super) struct World {
+pub(crate) struct World {
     /// The SSH server.
-    pub(super) server: SshServer,
+    pub(crate) server: SshServer,
     /// The daemon's configuration.
-    pub(super) config: String,
+    pub(crate) config: String,
     daemon: Child,
     endpoint: Endpoint,
     home: TempDir,
@@ -40,7 +40,7 @@ pub(super) struct World {
 
 impl World {
     /// Makes it: keys, servers, configuration, daemon.
-    pub(super) async fn make() -> anyhow::Result<Self> {
+    pub(crate) async fn make() -> anyhow::Result<Self> {
         let home = tempfile::Builder::new().prefix("tunneld-demo-").tempdir();
         let home = home.context("cannot make a temporary home")?;
         let mut pages = JoinSet::new();
@@ -66,7 +66,7 @@ impl World {
     }
 
     /// A connection to the daemon, as soon as it listens.
-    pub(super) async fn connect(&mut self) -> anyhow::Result<Client> {
+    pub(crate) async fn connect(&mut self) -> anyhow::Result<Client> {
         let connecting = async {
             loop {
                 match Client::connect(&self.endpoint, "tunneld demo").await {
@@ -85,12 +85,12 @@ impl World {
     }
 
     /// How tunnelctl speaks to this daemon.
-    pub(super) fn tunnelctl(&self) -> String {
+    pub(crate) fn tunnelctl(&self) -> String {
         format!("tunnelctl --socket {}", self.endpoint)
     }
 
     /// The daemon's last log lines.
-    pub(super) fn log_tail(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         let log = std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let skipped = lines.len().saturating_sub(12);
@@ -99,7 +99,7 @@ impl World {
     }
 
     /// Ends the daemon in order; the rest goes with the drop.
-    pub(super) async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         if let Ok(mut client) = Client::connect(&self.endpoint, "tunneld demo").await {
             // It may have heard the same Ctrl-C and be gone already.
             let _ = client

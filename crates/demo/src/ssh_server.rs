@@ -15,10 +15,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// A name that this server alone knows.
-pub(super) const FAR_HOST: &str = "web.demo";
+pub(crate) const FAR_HOST: &str = "web.demo";
 
 /// The running server; its drop ends it.
-pub(super) struct SshServer {
+pub(crate) struct SshServer {
     address: SocketAddr,
     cuts: watch::Sender<()>,
     _accepting: JoinSet<()>,
@@ -34,7 +34,7 @@ struct Shared {
 
 impl SshServer {
     /// Listens on a free loopback port; `page` is what [`FAR_HOST`] leads to.
-    pub(super) async fn start(
+    pub(crate) async fn start(
         host_key: PrivateKey,
         user_key: PublicKey,
         page: SocketAddr,
@@ -64,12 +64,12 @@ impl SshServer {
     }
 
     /// Where it listens.
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Cuts every connection that stands.
-    pub(super) fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.cuts.send_replace(());
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Serves `sentence` on a free loopback port for as long as `tasks` live.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     sentence: &'static str,
     tasks: &mut JoinSet<()>,
 ) -> std::io::Result<SocketAddr> {
@@ -50,13 +50,13 @@ async fn answer(mut stream: TcpStream, sentence: &str) -> std::io::Result<()> {
 }
 
 /// Reads the page at `address`.
-pub(super) async fn get(address: SocketAddr) -> anyhow::Result<()> {
+pub(crate) async fn get(address: SocketAddr) -> anyhow::Result<()> {
     let read = async { request(TcpStream::connect(address).await?, &address.to_string()).await };
     timeout(PATIENCE, read).await.context("no answer in time")?
 }
 
 /// Reads the page at `host:port` through the SOCKS 5 proxy at `proxy`, which resolves the name (RFC 1928).
-pub(super) async fn get_by_socks(proxy: SocketAddr, host: &str, port: u16) -> anyhow::Result<()> {
+pub(crate) async fn get_by_socks(proxy: SocketAddr, host: &str, port: u16) -> anyhow::Result<()> {
     let read = async {
         let mut stream = TcpStream::connect(proxy).await?;
         stream.write_all(&[5, 1, 0]).await?;

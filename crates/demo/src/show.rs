@@ -6,20 +6,20 @@ use std::io::Write as _;
 use tunneld_proto::status::{State, TunnelStatus};
 
 /// One paragraph. Who closes stdout has seen enough.
-pub(super) fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = writeln!(stdout, "{text}");
     let _ = stdout.flush();
 }
 
 /// Each line two columns in.
-pub(super) fn indented(text: &str) -> String {
+pub(crate) fn indented(text: &str) -> String {
     text.lines()
         .fold(String::new(), |all, line| all + "  " + line + "\n")
 }
 
 /// `connecting (kex)`, `waiting: the server closed the connection`.
-pub(super) fn state(tunnel: &TunnelStatus) -> String {
+pub(crate) fn state(tunnel: &TunnelStatus) -> String {
     let mut state = tunnel.state.as_str().to_owned();
     if let Some(phase) = tunnel.phase {
         let _ = write!(state, " ({})", phase.as_str());
@@ -31,14 +31,14 @@ pub(super) fn state(tunnel: &TunnelStatus) -> String {
 }
 
 /// Why the session is gone, where it is.
-pub(super) fn loss(before: &TunnelStatus, now: &TunnelStatus) -> Option<String> {
+pub(crate) fn loss(before: &TunnelStatus, now: &TunnelStatus) -> Option<String> {
     let lost = before.session.is_some() && now.session.is_none();
     let error = now.last_error.as_ref().filter(|_| lost)?;
     Some(format!("lost: {}", error.message))
 }
 
 /// A line for each forward.
-pub(super) fn table(tunnel: &TunnelStatus) -> String {
+pub(crate) fn table(tunnel: &TunnelStatus) -> String {
     let head = [
         "TUNNEL",
         "STATE",
