@@ -9,9 +9,9 @@ use serde::Serialize;
 use tunneld_platform::subprocess::TokioPrograms;
 use tunneld_proto::message::ConfigFault;
 
-use crate::config::env::Env;
-use crate::config::load::Loader;
 use crate::reload::load;
+use tunneld_config::env::Env;
+use tunneld_config::load::Loader;
 
 /// What `check` takes.
 #[derive(Debug, Clone, clap::Args)]

@@ -1,10 +1,8 @@
 //! tunneld's floors, lowest first: words (`addr`, `failure`, `prompt`), `config`, `session`, `forward`,
 //! `tunnel`, `supervisor`, `control`. Imports run downward only. [`run`] is the order of start and stop.
 
-pub mod addr;
 pub mod backoff;
 pub mod check;
-pub mod config;
 pub mod control;
 mod daemon;
 
@@ -14,12 +12,10 @@ pub mod forward;
 mod hooks;
 pub mod known_hosts;
 pub mod log;
-pub mod pattern;
 pub mod prompt;
 
 pub mod reload;
 pub mod session;
-pub mod ssh_config;
 pub mod state_file;
 pub mod supervisor;
 pub mod tunnel;
@@ -35,8 +31,6 @@ use tunneld_platform::subprocess::TokioPrograms;
 use tunneld_proto::endpoint::{self, Endpoint, Listener};
 use tunneld_proto::paths::{self, Env};
 
-use config::load::{Loaded, Loader};
-use config::model::Tunnel;
 use control::Context;
 use daemon::Daemon;
 use log::Log;
@@ -44,6 +38,8 @@ use reload::Reloader;
 use reload::watcher::Watcher;
 use state_file::Store;
 use supervisor::Supervisor;
+use tunneld_config::load::{Loaded, Loader};
+use tunneld_config::model::Tunnel;
 use tunneld_platform::signals::{Signal, Signals};
 
 /// What the command line says.
@@ -85,7 +81,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     watcher.also(std::env::home_dir().map(|home| home.join(".ssh/config")));
     let loader = Loader::new(
         dir.clone(),
-        config::env::Env::from_process(),
+        tunneld_config::env::Env::from_process(),
         Arc::new(TokioPrograms),
     );
     let mut loader = loader.asked_for(options.config_dir.is_some());

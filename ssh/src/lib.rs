@@ -13,6 +13,7 @@ pub mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod kex;
+pub mod pattern;
 pub mod signature;
 pub mod transport;
 pub mod wire;

@@ -15,8 +15,8 @@ use tunneld_proto::version::VERSION;
 use super::Context;
 use super::request::params;
 use super::wait::{self, Goal};
-use crate::config::model::Via;
 use crate::session::{Channel, OpenError};
+use tunneld_config::model::Via;
 
 /// Whether a method may be called while the daemon stops.
 pub(super) fn is_harmless(name: &str) -> bool {

@@ -15,8 +15,8 @@ use tunneld_proto::message::{EventBody, ReloadReport};
 use tunneld_proto::status::Desired;
 
 use super::*;
-use crate::config::env::Env;
-use crate::config::load::Loader;
+use tunneld_config::env::Env;
+use tunneld_config::load::Loader;
 use tunneld_platform::subprocess::TokioPrograms;
 
 const HELLO: &str =

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::local_socket::Socket;
-use crate::addr::{Endpoint, HostPort};
+use tunneld_config::addr::{Endpoint, HostPort};
 
 /// All of the name, the connection and its alternatives.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -9,9 +9,9 @@ use tokio::sync::Notify;
 use tunneld_proto::status::{ForwardKind, ForwardState, ForwardStatus, LastError};
 
 use super::counters::{Counted, Counters};
-use crate::addr::{Bind, Endpoint, Listen};
-use crate::config::model::Forward;
 use crate::failure::Failure;
+use tunneld_config::addr::{Bind, Endpoint, Listen};
+use tunneld_config::model::Forward;
 
 /// One forward, as it stands.
 pub(crate) struct Facts {

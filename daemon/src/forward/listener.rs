@@ -18,8 +18,8 @@ use super::local_socket::Socket;
 use super::port_owner;
 #[cfg(unix)]
 use super::unix_socket::UnixSocket;
-use crate::addr::{Bind, Listen};
 use crate::failure::{Failure, FailureKind};
+use tunneld_config::addr::{Bind, Listen};
 
 /// As many may knock before they are let in.
 const BACKLOG: i32 = 1024;

@@ -17,7 +17,7 @@ use super::listener::Listener;
 use super::local_socket::Socket;
 use super::reserved_fd::{self, Spare};
 use super::ssh_session::{Link, Target};
-use crate::config::model::Forward;
+use tunneld_config::model::Forward;
 
 /// How long after each failure an address or a remote forward is tried again; the last for ever.
 pub(super) const RETRIES: [Duration; 5] = [
@@ -213,10 +213,10 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
-    use crate::addr::{Bind, Listen};
-    use crate::config::model::Forwarding;
     use crate::forward::Options;
     use crate::session::Session;
+    use tunneld_config::addr::{Bind, Listen};
+    use tunneld_config::model::Forwarding;
 
     #[tokio::test]
     async fn a_connection_that_waits_costs_little_memory() {

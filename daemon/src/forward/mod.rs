@@ -37,9 +37,9 @@ use self::context::Ground;
 use self::forward_state::Facts;
 use self::remote::Attached;
 use self::ssh_session::Link;
-use crate::config::model::{Forward, Forwarding};
 use crate::failure::Failure;
 use crate::session::Session;
+use tunneld_config::model::{Forward, Forwarding};
 
 /// How the forwards of a tunnel behave.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,10 +19,10 @@ use super::forward_state::{Facts, Place, is_exposed};
 use super::local::retries;
 use super::relay::{Ending, Pump};
 use super::ssh_session::{Arrival, Link};
-use crate::addr::{Bind, Endpoint, HostPort, Listen};
-use crate::config::model::Forward;
 use crate::dynamic::{Host, Reply, Request};
 use crate::failure::{Failure, FailureKind};
+use tunneld_config::addr::{Bind, Endpoint, HostPort, Listen};
+use tunneld_config::model::Forward;
 
 /// How long the server may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::addr::{Endpoint, Listen};
 use crate::failure::Failure;
 use crate::session::{self, OpenError, Session};
+use tunneld_config::addr::{Endpoint, Listen};
 
 /// Where a connection leads at the far end.
 #[derive(Debug, Clone, PartialEq, Eq)]

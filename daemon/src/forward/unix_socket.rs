@@ -14,8 +14,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tunneld_platform::fs::FileId;
 
 use super::port_owner;
-use crate::config::model::Forwarding;
 use crate::failure::{Failure, FailureKind};
+use tunneld_config::model::Forwarding;
 
 /// The longest path that fits a socket address with its NUL.
 const LONGEST_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };

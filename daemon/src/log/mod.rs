@@ -19,7 +19,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 pub use ring::Ring;
 use sink::{Sink, Writer};
 
-use crate::config::values::log_levels;
+use tunneld_config::parse::values::log_levels;
 
 /// What is logged where nothing else was said. The SSH library repeats what hostile peers send, so it is kept short.
 pub const DEFAULT_FILTER: &str = "info,russh=error";

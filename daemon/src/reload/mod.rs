@@ -15,13 +15,13 @@ use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{ConfigFault, ReloadReport};
 
 use self::watcher::Watcher;
-use crate::config::load::{Loaded, Loader, ad_hoc};
-use crate::config::model::{DaemonConfig, Tunnel};
-use crate::config::save::save;
 use crate::log::Log;
 use crate::state_file::Store;
 use crate::supervisor::Supervisor;
 use crate::tunnel::refresh::Stale;
+use tunneld_config::load::{Loaded, Loader, ad_hoc};
+use tunneld_config::model::{DaemonConfig, Tunnel};
+use tunneld_config::save::save;
 use tunneld_platform::service::{Notice, tell};
 
 /// Tunnels that are resolved again at once.

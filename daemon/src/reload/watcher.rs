@@ -180,7 +180,7 @@ impl Watcher {
         let entries = std::fs::read_dir(&self.dir).ok().into_iter().flatten();
         let inside = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| crate::config::is_config(path));
+            .filter(|path| tunneld_config::is_config(path));
         for path in inside.chain(self.also.iter().cloned()) {
             look.linked |= path.is_symlink();
             if let Ok(facts) = path.metadata() {

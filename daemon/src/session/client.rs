@@ -16,8 +16,6 @@ use tunneld_ssh::error::Party;
 use tunneld_ssh::transport::{HostKey, HostKeyOffer};
 use tunneld_ssh::{Config, Error};
 
-use crate::addr::{Bind, Listen};
-use crate::config::model::{Crypto, Route};
 use crate::failure::{Failure, FailureKind};
 use crate::known_hosts;
 use crate::session::host_key::update::Updates;
@@ -25,6 +23,8 @@ use crate::session::host_key::{Trust, plain_key};
 use crate::session::{
     Channel, Established, Incoming, OpenError, PendingChannel, Session, SessionInfo,
 };
+use tunneld_config::addr::{Bind, Listen};
+use tunneld_config::model::{Crypto, Route};
 
 /// How long after a session its carrier's end is looked for: it was told a moment before.
 const TELLING: Duration = Duration::from_millis(100);

@@ -12,8 +12,6 @@ use tunneld_proto::status::Phase;
 use tunneld_proto::text;
 use tunneld_ssh::driver::Stream;
 
-use crate::config::env::Env;
-use crate::config::model::{Route, Via};
 use crate::failure::{Failure, FailureKind};
 use crate::session::auth::{self, Means};
 use crate::session::client;
@@ -22,7 +20,9 @@ use crate::session::host_key::Trust;
 use crate::session::transport::proxy_command::{Complaint, Proxy};
 use crate::session::transport::tcp;
 use crate::session::{DialContext, Established, OpenError, Session};
-use crate::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
+use tunneld_config::env::Env;
+use tunneld_config::model::{Route, Via};
+use tunneld_config::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
 use tunneld_platform::subprocess as command;
 
 /// The way to a host, once it is open.

@@ -26,10 +26,10 @@ use tunneld_ssh::driver;
 
 pub use self::auth::agent::socket as agent_socket;
 use self::client::Client;
-use crate::addr::Listen;
-use crate::config::model::Route;
 use crate::failure::Failure;
 use crate::prompt::Asker;
+use tunneld_config::addr::Listen;
+use tunneld_config::model::Route;
 use tunneld_proto::status::Phase;
 
 /// What a dial needs besides the route.

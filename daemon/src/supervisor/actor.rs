@@ -14,8 +14,8 @@ use tunneld_proto::message::Event;
 use tunneld_proto::status::Desired;
 
 use super::{Applied, COMMANDS, HANDOVER, Order, STOP_GRACE, Verb, handover, not_found};
-use crate::config::model::Tunnel;
 use crate::tunnel::task::{Command, Shared, Task};
+use tunneld_config::model::Tunnel;
 
 /// One tunnel as its owner sees it.
 struct Owned {

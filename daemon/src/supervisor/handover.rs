@@ -1,8 +1,8 @@
 //! Who has to stop listening before others can begin, when tunnels are renamed or a forward moves between them. Pure.
 
-use crate::addr::Listen;
-use crate::config::model::{Forward, Tunnel};
-use crate::config::overlap;
+use tunneld_config::addr::Listen;
+use tunneld_config::model::{Forward, Tunnel};
+use tunneld_config::overlap;
 
 /// Those of the tunnels `before` that listen where, `after`, another will.
 pub(super) fn givers<'a>(
@@ -39,7 +39,7 @@ fn near(forward: &Forward) -> Option<&Listen> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Env, Loader, ad_hoc};
+    use tunneld_config::{Env, Loader, ad_hoc};
 
     async fn tunnel(name: &str, forwards: serde_json::Value) -> Tunnel {
         let loader = Loader::new(

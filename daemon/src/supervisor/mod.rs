@@ -16,13 +16,13 @@ use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{Event, ReloadReport, Snapshot};
 use tunneld_proto::status::{Desired, Prompt, TunnelStatus};
 
-use crate::config::model::Tunnel;
 use crate::session::Session;
 use crate::tunnel::connect_limiter::Gate;
 use crate::tunnel::interactive_clients::Attending;
 use crate::tunnel::refresh::{Refresher, Stale};
 use crate::tunnel::registry::Board;
 use crate::tunnel::task::{Command, Shared};
+use tunneld_config::model::Tunnel;
 
 use actor::Actor;
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::config::model::{Route, Via};
+use tunneld_config::model::{Route, Via};
 
 /// The gate that every dial of the daemon passes.
 #[derive(Debug, Clone)]
@@ -88,7 +88,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::config::{Env, Loader, ad_hoc};
+    use tunneld_config::{Env, Loader, ad_hoc};
 
     async fn route(host: &str) -> Route {
         let loader = Loader::new(

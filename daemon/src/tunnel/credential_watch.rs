@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::config::model::Route;
 use crate::failure::Verdict;
 use crate::session;
+use tunneld_config::model::Route;
 
 /// How often a tunnel that stands still looks.
 pub const LOOK: Duration = Duration::from_secs(2);
@@ -52,8 +52,8 @@ fn stamp(file: &Path) -> Option<Stamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::model::Agent;
-    use crate::config::{Env, Loader, ad_hoc};
+    use tunneld_config::model::Agent;
+    use tunneld_config::{Env, Loader, ad_hoc};
 
     #[tokio::test]
     async fn only_what_can_be_the_cause_counts() {

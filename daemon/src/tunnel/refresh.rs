@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::config::model::Tunnel;
+use tunneld_config::model::Tunnel;
 
 /// Longer than ssh may take to answer.
 const LIMIT: Duration = Duration::from_secs(6);

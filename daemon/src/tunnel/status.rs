@@ -10,9 +10,9 @@ use tunneld_proto::status::{
 };
 
 use super::machine;
-use crate::addr::HostPort;
-use crate::config::model::{Route, Tunnel, Via};
 use crate::failure::Failure;
+use tunneld_config::addr::HostPort;
+use tunneld_config::model::{Route, Tunnel, Via};
 
 /// What a tunnel's task knows.
 #[derive(Debug, Clone)]

@@ -10,10 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, PollSender, WaitForCancellationFutureOwned};
 
-use crate::addr::Listen;
 use crate::failure::{Failure, FailureKind};
 use crate::forward::ssh_session::{Arrival, Far, FarReader, FarWriter, Link, Target};
 use crate::session::OpenError;
+use tunneld_config::addr::Listen;
 
 const WINDOW: usize = 4;
 

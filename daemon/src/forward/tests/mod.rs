@@ -18,9 +18,9 @@ use tokio::sync::Notify;
 use tunneld_proto::status::{ForwardState, ForwardStatus};
 
 use super::{Forwards, Options};
-use crate::addr::{Bind, Endpoint, HostPort, Listen};
-use crate::config::model::{Forward, Forwarding};
 use fake_session::{FakeLink, Peer, Server, session};
+use tunneld_config::addr::{Bind, Endpoint, HostPort, Listen};
+use tunneld_config::model::{Forward, Forwarding};
 
 /// The forwards of one tunnel, and the word of their changes.
 struct Bench {

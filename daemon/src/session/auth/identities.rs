@@ -10,7 +10,6 @@ use tokio::sync::Mutex;
 use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_proto::text;
 
-use crate::config::model::{AddKeysToAgent, Auth};
 use crate::known_hosts;
 use crate::prompt::Question;
 use crate::session::auth::agent::{self, Agent};
@@ -19,6 +18,7 @@ use crate::session::auth::login::{Offer, Sign, SignError};
 use crate::session::blob;
 use crate::session::deadline::Desk;
 use crate::session::private_key;
+use tunneld_config::model::{AddKeysToAgent, Auth};
 
 /// How many keys are offered at most: sshd's default MaxAuthTries.
 pub(crate) const OFFERS: usize = 6;

@@ -18,12 +18,12 @@ use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_proto::text;
 use zeroize::Zeroizing;
 
-use crate::config::model::Auth;
 use crate::prompt::Question;
 use crate::session::auth::login::SignError;
 use crate::session::blob::{self, Certificate};
 use crate::session::deadline::Desk;
 use crate::session::private_key::{self, Unopened};
+use tunneld_config::model::Auth;
 use tunneld_platform::subprocess as command;
 
 /// No key is longer; what is, is no key.

@@ -9,13 +9,13 @@ pub(crate) mod keyboard_interactive;
 pub(crate) mod login;
 pub(crate) mod password;
 
-use crate::config::model::Auth;
 use crate::failure::{Failure, FailureKind};
 use crate::session::auth::identities::{Candidate, Candidates, OFFERS, algorithms};
 use crate::session::auth::keyboard_interactive::Interactive;
 use crate::session::auth::login::{Login, Offer, Reply, SignError, Signed};
 use crate::session::auth::password::Passwords;
 use crate::session::deadline::Desk;
+use tunneld_config::model::Auth;
 use tunneld_proto::text;
 
 /// How many methods in a row the server may call right and not enough.

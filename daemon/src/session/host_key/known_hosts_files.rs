@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use tokio::sync::Mutex;
 use tunneld_platform::fs;
 
-use crate::config::model::HostKeys;
 use crate::failure::{Failure, FailureKind};
 use crate::known_hosts::revoked::{self, Certified, Shown};
 use crate::known_hosts::{self, KnownHost, Name, Source};
 use crate::session::blob;
+use tunneld_config::model::HostKeys;
 use tunneld_proto::text;
 
 /// Larger files are refused: reading them would hold up everyone.
@@ -221,10 +221,10 @@ async fn off_runtime<T: Send + 'static>(
 #[cfg(unix)]
 mod tests {
     use super::*;
-    use crate::config::model::{HostKeyChecking, UpdateHostKeys};
     use crate::known_hosts::Verdict;
     use base64ct::{Base64, Encoding as _};
     use std::os::unix::fs::PermissionsExt as _;
+    use tunneld_config::model::{HostKeyChecking, UpdateHostKeys};
 
     fn host_keys(file: &Path, hash: bool) -> HostKeys {
         HostKeys {

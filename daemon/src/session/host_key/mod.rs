@@ -12,7 +12,6 @@ use tunneld_ssh::algorithm::Kind;
 use tunneld_ssh::driver::{HostKey, HostKeyOffer};
 use tunneld_ssh::signature::Certificate;
 
-use crate::config::model::{HostKeyChecking, HostKeys, Route};
 use crate::failure::{Failure, FailureKind};
 use crate::known_hosts::{self, KnownHost, Name, Place, Verdict};
 use crate::prompt::Question;
@@ -20,6 +19,7 @@ use crate::session::blob;
 use crate::session::deadline::Desk;
 use crate::session::host_key::known_hosts_command::KnownHostsCommand;
 use crate::session::host_key::update::Updates;
+use tunneld_config::model::{HostKeyChecking, HostKeys, Route};
 
 /// How often an answer that is neither yes nor no is asked again.
 const ANSWERS: usize = 3;

@@ -6,11 +6,11 @@ use secrecy::ExposeSecret as _;
 use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_ssh::driver::Session;
 
-use crate::config::model::{HostKeys, UpdateHostKeys};
 use crate::known_hosts::{self, Name};
 use crate::prompt::{Asker, Question};
 use crate::session::blob;
 use crate::session::host_key::known_hosts_files;
+use tunneld_config::model::{HostKeys, UpdateHostKeys};
 
 /// More keys than this no host has.
 const MOST: usize = 32;

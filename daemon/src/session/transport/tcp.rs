@@ -10,8 +10,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tunneld_proto::text;
 
-use crate::config::model::{AddressFamily, Liveness, Route};
 use crate::failure::{Failure, FailureKind};
+use tunneld_config::model::{AddressFamily, Liveness, Route};
 
 /// How long one address is tried.
 const PER_ADDRESS: Duration = Duration::from_secs(5);

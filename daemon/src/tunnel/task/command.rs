@@ -12,11 +12,11 @@ use tunneld_proto::error::RpcError;
 use tunneld_proto::status::Desired;
 
 use super::{Task, backoff};
-use crate::config::diff::{Change, diff};
-use crate::config::model::{Forward, STALE, Tunnel};
 use crate::failure::{Failure, FailureKind};
 use crate::forward::Options;
 use crate::tunnel::machine::Event;
+use tunneld_config::diff::{Change, diff};
+use tunneld_config::model::{Forward, STALE, Tunnel};
 
 /// What a tunnel is told.
 #[derive(Debug)]

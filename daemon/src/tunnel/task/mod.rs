@@ -29,12 +29,12 @@ use super::credential_watch::{self, Causes};
 use super::machine::{Action, Event, Machine, State};
 use super::refresh::Refresher;
 use crate::backoff::Backoff;
-use crate::config::model::{Liveness, Tunnel};
 use crate::failure::{Failure, FailureKind, Verdict};
 use crate::forward::Forwards;
 use crate::prompt::{Asked, Question};
 use crate::session::{Established, Session};
 use crate::tunnel::registry::{Board, Tenant};
+use tunneld_config::model::{Liveness, Tunnel};
 
 /// How long a session may take to end in order.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);

@@ -8,11 +8,11 @@ use tunneld_proto::status::{Phase, SessionStatus};
 
 use super::carrier::{self, Carrier};
 use super::{CLOSE_GRACE, Dial, Done, Live, PROBE_DEADLINE, Task};
-use crate::config::model::Via;
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{Asked, Asker};
 use crate::session::{self, DialContext, Established, Incoming, Session};
 use crate::tunnel::machine::{Event, State};
+use tunneld_config::model::Via;
 
 /// What became of asking for the forwards.
 pub(super) enum Asking {

@@ -6,7 +6,7 @@ use tunneld_proto::status::{PromptField, PromptKind};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::config::{Env, Loader, ad_hoc};
+use tunneld_config::{Env, Loader, ad_hoc};
 
 struct Bench {
     task: Task,

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tunneld::addr::{Bind, Listen};
 use tunneld::failure::FailureKind;
 use tunneld::session::OpenError;
+use tunneld_config::addr::{Bind, Listen};
 use tunneld_tests::link::Link;
 use tunneld_tests::payload::{self, MIB};
 use tunneld_tests::sshd::Sshd;

@@ -1,8 +1,8 @@
 //! Host keys: questions, learning, commands.
 
 use anyhow::Result;
-use tunneld::config::model::{HostKeyChecking, UpdateHostKeys};
 use tunneld::failure::FailureKind;
+use tunneld_config::model::{HostKeyChecking, UpdateHostKeys};
 use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::{keys, wait};
 

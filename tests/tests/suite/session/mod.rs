@@ -13,13 +13,13 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tunneld::config::model::{
-    AddKeysToAgent, AddressFamily, Agent, Auth, Crypto, HostKeyChecking, HostKeys, Liveness, Route,
-    UpdateHostKeys, Via,
-};
 use tunneld::failure::Failure;
 use tunneld::prompt::{Asked, Asker, Question};
 use tunneld::session::{DialContext, Established, dial};
+use tunneld_config::model::{
+    AddKeysToAgent, AddressFamily, Agent, Auth, Crypto, HostKeyChecking, HostKeys, Liveness, Route,
+    UpdateHostKeys, Via,
+};
 use tunneld_tests::sshd::{self, Sshd};
 
 /// A route to `server` with the user's key, its host key known.

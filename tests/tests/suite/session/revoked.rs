@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use tokio::process::Command;
-use tunneld::config::model::Route;
 use tunneld::failure::FailureKind;
+use tunneld_config::model::Route;
 use tunneld_tests::keys;
 use tunneld_tests::sshd::{self, Sshd};
 

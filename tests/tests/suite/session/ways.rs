@@ -1,8 +1,8 @@
 //! Ways to a host: chains of jump hosts, proxy commands, local addresses.
 
 use anyhow::Result;
-use tunneld::config::model::Via;
 use tunneld::failure::FailureKind;
+use tunneld_config::model::Via;
 use tunneld_tests::payload;
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::Target;

@@ -1,0 +1,527 @@
+//! The directory over its life: what is read, what is refused, and what a broken file leaves standing.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::addr::{Bind, Endpoint, HostPort, Listen};
+use crate::model::{Forward, Via};
+
+pub(crate) struct Dir {
+    pub(crate) home: TempDir,
+    pub(crate) dir: PathBuf,
+}
+
+impl Dir {
+    pub(crate) fn new() -> Self {
+        let home = TempDir::new().unwrap();
+        let dir = home.path().join("tunneld");
+        fs::create_dir(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+        Self { home, dir }
+    }
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        let path = self.dir.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    pub(crate) fn env(&self) -> Env {
+        Env {
+            uid: rustix::process::geteuid().as_raw(),
+            ..Env::for_tests(self.home.path())
+        }
+    }
+    pub(crate) fn loader(&self) -> Loader {
+        Loader::new(
+            self.dir.clone(),
+            self.env(),
+            std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+        )
+    }
+}
+
+fn names(loaded: &Loaded) -> Vec<&str> {
+    loaded
+        .tunnels
+        .iter()
+        .map(|tunnel| tunnel.name.as_str())
+        .collect()
+}
+fn rendered(loaded: &Loaded) -> String {
+    loaded
+        .faults
+        .iter()
+        .map(|fault| format!("{}\n", fault.rendered))
+        .collect()
+}
+
+#[tokio::test]
+async fn the_contracts_own_example() {
+    let dir = Dir::new();
+    dir.write(
+        "tunneld.toml",
+        r#"
+#:schema ./tunneld.schema.json
+[defaults]
+server_alive_interval = "1m30s"
+[daemon]
+log = "info,tunneld=debug"
+"#,
+    );
+    dir.write(
+        "work.toml",
+        r#"
+[tunnel.emr]
+host = "hadoop@ec2-198-51-100-7.compute-1.amazonaws.com"
+identity_file = "~/mykeypair.pem"
+dynamic_forward = 8157
+local_forward = ["8088 localhost:8088", "127.0.0.1:9870:localhost:9870", "/run/user/1000/db.sock /var/run/postgresql/.s.PGSQL.5432"]
+[tunnel.mahuika]
+"#,
+    );
+    let loaded = dir
+        .loader()
+        .load(tokio::time::Instant::now().into_std())
+        .await;
+    assert_eq!(rendered(&loaded), "");
+    assert_eq!(names(&loaded), ["emr", "mahuika"]);
+    assert_eq!(loaded.daemon.log.as_deref(), Some("info,tunneld=debug"));
+    let emr = &loaded.tunnels[0];
+    assert_eq!(emr.route.user, "hadoop");
+    assert_eq!(emr.route.liveness.interval.unwrap().as_secs(), 90);
+    assert_eq!(
+        emr.route.auth.identity_files,
+        [dir.home.path().join("mykeypair.pem")]
+    );
+    assert_eq!(emr.forwards.len(), 4);
+    assert_eq!(
+        emr.forwards[1],
+        Forward::Local {
+            listen: Listen::Tcp {
+                bind: Bind::Host("127.0.0.1".into()),
+                port: 9870
+            },
+            to: Endpoint::Tcp(HostPort {
+                host: "localhost".into(),
+                port: 9870
+            }),
+        }
+    );
+    let mahuika = &loaded.tunnels[1].route;
+    assert_eq!(
+        (mahuika.host.as_str(), mahuika.port, mahuika.user.as_str()),
+        ("mahuika", 22, "me")
+    );
+    assert_eq!(mahuika.auth.identity_files.len(), 5);
+    assert_eq!(mahuika.via, Via::Direct);
+}
+
+#[tokio::test]
+async fn every_fault_of_every_file_in_one_pass() {
+    let dir = Dir::new();
+    dir.write(
+        "a.toml",
+        "[tunnel.a]\nhots = \"x\"\nport = \"22 \"\n[tunnel.b]\nhost = \"u@$(x)\"\nhold = -1\n",
+    );
+    dir.write("b.toml", "[tunnel.c]\nlocal_forward = [\"8088\", \"70000 h:1\"]\nbackoff = { initial = \"2m\", max = \"1m\" }\non_demand = true\n");
+    dir.write("c.toml", "[tunnel.ok]\n");
+    let loaded = dir
+        .loader()
+        .load(tokio::time::Instant::now().into_std())
+        .await;
+    assert_eq!(names(&loaded), ["ok"]);
+    let text = rendered(&loaded);
+    for expected in [
+        "a.toml:2:1\n  |\n2 | hots = \"x\"\n  | ^^^^\n  = help: did you mean \"host\"?",
+        "port: expected an integer from 1 to 65535, found \"22 \"",
+        "host: the host `$(x)` holds `$`",
+        "hold: expected a time from 0s to 1d, found -1",
+        "local_forward: the target is missing",
+        "b.toml:2:26",
+        "the listening port 70000 is outside 0 to 65535",
+        "backoff: initial is longer than max",
+        "on_demand is not supported by this version of tunneld",
+    ] {
+        assert!(text.contains(expected), "{expected}\n--- in ---\n{text}");
+    }
+    assert_eq!(loaded.faults.len(), 8, "{text}");
+}
+
+#[tokio::test]
+async fn a_fault_hides_no_other_of_its_file() {
+    let dir = Dir::new();
+    dir.write(
+        "a.toml",
+        "[tunnel.a]\nprt = 1\n[tunnel.b]\nlocal_forward = \"*:8080:h:80\"\n[tunnel.c]\nidentity_file = \"%Z\"\n\
+         [tunnel.d]\nlocal_forward = [\"1 h:1\", \"1 h:2\"]\n",
+    );
+    let text = rendered(
+        &dir.loader()
+            .load(tokio::time::Instant::now().into_std())
+            .await,
+    );
+    for fault in ["prt", "*:8080", "%Z", "one address"] {
+        assert!(text.contains(fault), "{fault}: {text}");
+    }
+    assert_eq!(
+        text.matches("prt").count(),
+        1 + text.matches("prt = 1").count(),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_link_that_leads_nowhere_is_told() {
+    let dir = Dir::new();
+    std::os::unix::fs::symlink("/no/such/file", dir.dir.join("a.toml")).unwrap();
+    let text = rendered(
+        &dir.loader()
+            .load(tokio::time::Instant::now().into_std())
+            .await,
+    );
+    assert!(
+        text.contains("a link to a file that is not there"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn what_ssh_does_not_answer_is_asked_again() {
+    let dir = Dir::new();
+    dir.write("a.toml", "[tunnel.t]\nhost = \"h\"\n");
+    dir.write("ssh", "#!/bin/sh\nexit 3\n");
+    let env = Env {
+        ssh: Some(dir.dir.join("ssh")),
+        ..dir.env()
+    };
+    // Not to be run: another time it may be.
+    let loaded = Loader::new(
+        dir.dir.clone(),
+        env,
+        std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+    )
+    .load(tokio::time::Instant::now().into_std())
+    .await;
+    assert!(loaded.try_again && loaded.tunnels.is_empty(), "{loaded:?}");
+    assert!(
+        !dir.loader()
+            .load(tokio::time::Instant::now().into_std())
+            .await
+            .try_again
+    );
+}
+
+#[tokio::test]
+async fn syntax_errors_and_bad_keys_of_one_file_are_both_told() {
+    let dir = Dir::new();
+    dir.write(
+        "a.toml",
+        "[tunnel.a]\nhost = \nport = 0\n[tunnel.a]\nuser = 1\nzzz = 1\nport = 1\nport = 2\n",
+    );
+    let text = rendered(
+        &dir.loader()
+            .load(tokio::time::Instant::now().into_std())
+            .await,
+    );
+    for expected in [
+        "a.toml:2:",
+        "a.toml:3:",
+        "duplicate key",
+        "unknown key \"zzz\"",
+    ] {
+        assert!(text.contains(expected), "{expected}\n--- in ---\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_file_keeps_its_tunnels_and_the_others_apply() {
+    let dir = Dir::new();
+    dir.write("a.toml", "[tunnel.a]\nhost = \"old\"\n");
+    dir.write("b.toml", "[tunnel.b]\nhost = \"old\"\n");
+    let mut loader = dir.loader();
+    let first = loader.load(tokio::time::Instant::now().into_std()).await;
+    assert_eq!(first.faults, []);
+    dir.write("a.toml", "[tunnel.a]\nhost = \"new\nhots = 1");
+    dir.write("b.toml", "[tunnel.b]\nhost = \"new\"\n");
+    let second = loader.load(tokio::time::Instant::now().into_std()).await;
+    assert_eq!(second.tunnels[0].route.host, "old");
+    assert!(
+        second.tunnels[0].notes[0].starts_with("stale: "),
+        "{:?}",
+        second.tunnels[0].notes
+    );
+    assert_eq!(second.tunnels[1].route.host, "new");
+    assert!(!second.faults.is_empty());
+    let third = loader.load(tokio::time::Instant::now().into_std()).await;
+    assert_eq!(second, third, "the same directory says the same");
+    dir.write("a.toml", "[tunnel.a]\nhost = \"newer\"\n");
+    let fourth = loader.load(tokio::time::Instant::now().into_std()).await;
+    assert_eq!(
+        (
+            fourth.tunnels[0].route.host.as_str(),
+            fourth.tunnels[0].notes.len()
+        ),
+        ("newer", 0)
+    );
+    assert_eq!(fourth.faults, []);
+    fs::remove_file(dir.dir.join("a.toml")).unwrap();
+    assert_eq!(
+        names(&loader.load(tokio::time::Instant::now().into_std()).await),
+        ["b"]
+    );
+}
+
+#[tokio::test]
+async fn a_folder_that_goes_away_and_comes_back() {
+    let dir = Dir::new();
+    dir.write("a.toml", "[tunnel.a]\n");
+    let mut loader = dir.loader();
+    loader.load(tokio::time::Instant::now().into_std()).await;
+    fs::rename(&dir.dir, dir.home.path().join("away")).unwrap();
+    let away = loader.load(tokio::time::Instant::now().into_std()).await;
+    assert_eq!(names(&away), ["a"]);
+    assert!(rendered(&away).contains("is not there"));
+    assert!(away.tunnels[0].notes[0].starts_with("stale"));
+    fs::rename(dir.home.path().join("away"), &dir.dir).unwrap();
+    let back = loader.load(tokio::time::Instant::now().into_std()).await;
+    assert_eq!((back.faults.len(), back.tunnels[0].notes.len()), (0, 0));
+    fs::remove_dir_all(&dir.dir).unwrap();
+    assert_eq!(
+        dir.loader()
+            .load(tokio::time::Instant::now().into_std())
+            .await,
+        Loaded::default(),
+        "a new user has no folder"
+    );
+    let asked_for = dir
+        .loader()
+        .asked_for(true)
+        .load(tokio::time::Instant::now().into_std())
+        .await;
+    assert!(rendered(&asked_for).contains("is not there"));
+}
+
+#[tokio::test]
+async fn what_is_no_trustworthy_text_is_refused_and_never_blocks() {
+    let dir = Dir::new();
+    dir.write("ok.toml", "\u{feff}[tunnel.ok]\r\nhost = \"h\" # c\r\n");
+    dir.write("empty.toml", "");
+    dir.write("comment.toml", "# nothing\n");
+    dir.write("nul.toml", "[tunnel.x]\n\0\n");
+    dir.write("latin.toml", b"[tunnel.y]\n# \xe4\n");
+    dir.write("huge.toml", "#".repeat(2 << 20));
+    dir.write(
+        "deep.toml",
+        format!("a = {}{}", "[".repeat(500), "]".repeat(500)),
+    );
+    dir.write("open.toml", "[tunnel.z]\n");
+    fs::set_permissions(dir.dir.join("open.toml"), fs::Permissions::from_mode(0o622)).unwrap();
+    fs::create_dir(dir.dir.join("dir.toml")).unwrap();
+    tunneld_platform::testing::make_fifo(&dir.dir.join("fifo.toml"));
+    dir.write(".hidden.toml", "x");
+    dir.write("old.toml~", "x");
+    dir.write("#edited.toml#", "x");
+    let loaded = dir
+        .loader()
+        .load(tokio::time::Instant::now().into_std())
+        .await;
+    assert_eq!(names(&loaded), ["ok"]);
+    let text = rendered(&loaded);
+    for (file, why) in [
+        ("nul.toml", "holds a NUL in line 2"),
+        ("latin.toml", "is no UTF-8: line 2"),
+        ("huge.toml", "is larger than 1 MiB"),
+        ("deep.toml", "recursion"),
+        ("open.toml", "can be written by others (mode 0622)"),
+        ("dir.toml", "is no regular file"),
+        ("fifo.toml", "is no regular file"),
+    ] {
+        let told = |fault: &ConfigFault| fault.file.ends_with(file) && fault.rendered.contains(why);
+        assert!(
+            loaded.faults.iter().any(told),
+            "{file}: {why}\n--- in ---\n{text}"
+        );
+    }
+    assert!(
+        !text.contains("hidden") && !text.contains("old.toml") && !text.contains("edited"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn many_tables_and_many_faults_are_bounded() {
+    let dir = Dir::new();
+    let many: String = (0..60_000).map(|n| format!("[t.x{n}]\n")).collect();
+    dir.write("a.toml", &many);
+    dir.write(
+        "b.toml",
+        (0..60_000)
+            .map(|n| format!("[tunnel.x{n}]\n"))
+            .collect::<String>(),
+    );
+    dir.write(
+        "c.toml",
+        (0..60_000).map(|n| format!("k{n}=1\n")).collect::<String>(),
+    );
+    let loaded = dir
+        .loader()
+        .load(tokio::time::Instant::now().into_std())
+        .await;
+    assert!(loaded.tunnels.is_empty());
+    assert!(loaded.faults.len() < 60, "{}", loaded.faults.len());
+    assert!(rendered(&loaded).contains("more than 1024 tunnels"));
+}
+
+#[tokio::test]
+async fn two_of_a_kind_name_each_other() {
+    let dir = Dir::new();
+    dir.write(
+        "a.toml",
+        "[tunnel.db]\nlocal_forward = \"5432 db:5432\"\n[daemon]\n",
+    );
+    dir.write("b.toml", "[tunnel.db]\n");
+    dir.write(
+        "c.toml",
+        "[tunnel.c]\ndynamic_forward = [\"127.0.0.1:5432\", 1080]\n[daemon]\n",
+    );
+    dir.write(
+        "d.toml",
+        "[tunnel.d]\nlocal_forward = [\"[::1]:7 h:1\", \"localhost:7 h:2\"]\n",
+    );
+    dir.write(
+        "e.toml",
+        "[tunnel.e]\nlocal_forward = [\"0 h:1\", \"0 h:2\", \"127.0.0.2:5432 h:1\"]\n",
+    );
+    let loaded = dir
+        .loader()
+        .load(tokio::time::Instant::now().into_std())
+        .await;
+    let text = rendered(&loaded);
+    for expected in [
+        "the tunnel \"db\" is defined twice: also at",
+        "a.toml:1:9",
+        "\"dynamic_forward 127.0.0.1:5432\" of c and \"local_forward localhost:5432 to db:5432\" of db, at",
+        "a.toml:2:17",
+        "[daemon] stands twice",
+        "\"local_forward localhost:7 to h:2\" of d and \"local_forward [::1]:7 to h:1\" of d",
+    ] {
+        assert!(text.contains(expected), "{expected}\n--- in ---\n{text}");
+    }
+    assert_eq!(names(&loaded), ["db", "e"]);
+}
+
+#[tokio::test]
+async fn the_newcomer_bears_the_blame() {
+    let dir = Dir::new();
+    dir.write("a.toml", "[tunnel.a]\nhost = \"a\"\n");
+    dir.write("b.toml", "[tunnel.b]\nhost = \"b\"\n");
+    let mut loader = dir.loader();
+    loader.load(tokio::time::Instant::now().into_std()).await;
+    dir.write(
+        "a.toml",
+        "[tunnel.a]\nhost = \"x\"\n[tunnel.b]\nhost = \"x\"\n",
+    );
+    let loaded = loader.load(tokio::time::Instant::now().into_std()).await;
+    assert!(loaded.faults[0].file.ends_with("a.toml"));
+    let hosts: Vec<&str> = loaded
+        .tunnels
+        .iter()
+        .map(|tunnel| tunnel.route.host.as_str())
+        .collect();
+    assert_eq!(hosts, ["a", "b"]);
+    // The move is completed: b.toml gives the name up.
+    dir.write("b.toml", "");
+    let loaded = loader.load(tokio::time::Instant::now().into_std()).await;
+    assert_eq!(rendered(&loaded), "");
+    assert!(loaded.tunnels.iter().all(|tunnel| tunnel.route.host == "x"));
+}
+
+#[tokio::test]
+async fn circles_are_told() {
+    let dir = Dir::new();
+    dir.write(
+        "a.toml",
+        "[tunnel.a]\nproxy_jump = \"tunnel:b\"\n[tunnel.b]\nproxy_jump = \"tunnel:a\"\n[tunnel.c]\nproxy_jump = \"tunnel:aa\"\n[tunnel.d]\nproxy_jump = \"d\"\n",
+    );
+    dir.write(
+        "b.toml",
+        "[tunnel.e]\nhost = \"localhost:8022\"\nlocal_forward = \"8022 h:22\"\n",
+    );
+    dir.write("c.toml", "[tunnel.f]\nlocal_forward = \"8080 localhost:9000\"\nremote_forward = \"9000 localhost:8080\"\n");
+    let loaded = dir
+        .loader()
+        .load(tokio::time::Instant::now().into_std())
+        .await;
+    let text = rendered(&loaded);
+    for expected in [
+        "the tunnel would carry itself: a -> b -> a",
+        "there is no tunnel \"aa\"",
+        "did you mean \"tunnel:a\"?",
+        "the chain runs in a circle: d -> d",
+        "the tunnel would be reached through its own \"local_forward localhost:8022 to h:22\"",
+        "lead into each other",
+    ] {
+        assert!(text.contains(expected), "{expected}\n--- in ---\n{text}");
+    }
+    assert!(loaded.tunnels.is_empty());
+}
+
+#[tokio::test]
+async fn tunnels_made_on_the_spot() {
+    let dir = Dir::new();
+    dir.write("tunneld.toml", "[defaults]\nconnect_timeout = 5\n");
+    let mut loader = dir.loader();
+    loader.load(tokio::time::Instant::now().into_std()).await;
+    let spec = serde_json::json!({"host": "u@h", "local_forward": ["8080:localhost:80"], "compression": true});
+    let tunnel = ad_hoc("x", &spec, &loader).await.unwrap();
+    assert_eq!(
+        (
+            tunnel.route.user.as_str(),
+            tunnel.route.connect_timeout.as_secs()
+        ),
+        ("u", 5)
+    );
+    assert!(tunnel.route.crypto.compression);
+    let spec =
+        serde_json::json!({"hots": 1, "local_forward": ["x"], "port": 0, "gateway_ports": null});
+    let faults = ad_hoc("-x", &spec, &loader).await.unwrap_err();
+    assert_eq!(faults.len(), 5, "{faults:?}");
+    assert!(
+        faults
+            .iter()
+            .any(|fault| fault.message.contains("did you mean \"host\""))
+    );
+    assert!(ad_hoc("x", &serde_json::json!([]), &loader).await.is_err());
+}
+
+#[tokio::test]
+async fn exposure_needs_to_be_written() {
+    let dir = Dir::new();
+    dir.write("a.toml", "[tunnel.a]\nlocal_forward = \"*:8080 h:1\"\n");
+    dir.write("b.toml", "[tunnel.b]\ngateway_ports = true\nlocal_forward = [\"8081 h:1\", \"localhost:8082 h:1\"]\n");
+    dir.write("c.toml", "[tunnel.c]\ndynamic_forward = \"0.0.0.0:8083\"\nserver_alive_interval = 0\n[tunnel.d]\ndynamic_forward = 40000\n");
+    let loaded = dir
+        .loader()
+        .load(tokio::time::Instant::now().into_std())
+        .await;
+    let text = rendered(&loaded);
+    assert!(
+        text.contains("a.toml:2:17") && text.contains("write gateway_ports = true"),
+        "{text}"
+    );
+    assert_eq!(names(&loaded), ["b", "c", "d"]);
+    let binds: Vec<String> = loaded.tunnels[0]
+        .forwards
+        .iter()
+        .map(|forward| match forward {
+            Forward::Local { listen, .. } => listen.to_string(),
+            _ => unreachable!(),
+        })
+        .collect();
+    assert_eq!(binds, ["*:8081", "localhost:8082"]);
+    assert_eq!(loaded.tunnels[1].route.liveness.interval, None);
+    assert!(loaded.tunnels[1].notes[0].contains("falls silent"));
+    assert!(loaded.tunnels[2].notes[0].contains("port 40000"));
+}

@@ -1,0 +1,261 @@
+//! Writes a tunnel into the configuration: into the file that holds it, comments and all, or into NAME.toml.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
+use tunneld_platform::fs;
+use tunneld_proto::message::ConfigFault;
+
+use crate::diagnostic::unreadable;
+use crate::parse::destination::check_name;
+use crate::parse::file;
+
+/// A file that was written, and what stood in it.
+#[derive(Debug)]
+pub struct Saved {
+    /// The file.
+    pub path: PathBuf,
+    before: Option<String>,
+}
+
+impl Saved {
+    /// Makes the file what it was. Blocks.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn undo(self) -> std::io::Result<()> {
+        match self.before {
+            Some(text) => fs::replace(&self.path, text.as_bytes()),
+            None => std::fs::remove_file(&self.path),
+        }
+    }
+}
+
+/// Saves the keys of `[tunnel.NAME]`. Keys that the file has and `spec` has not stay as they are. Blocks.
+///
+/// # Errors
+/// The folder or the file cannot be read or written, or is no TOML; nothing is changed then.
+pub fn save(dir: &Path, name: &str, spec: &Json) -> Result<Saved, ConfigFault> {
+    let fault = |path: &Path, message: String, help: &str| {
+        unreadable(&path.display().to_string(), &message, help)
+    };
+    check_name(name).map_err(|error| fault(dir, error, "choose another name"))?;
+    let Json::Object(keys) = spec else {
+        return Err(fault(
+            dir,
+            "the tunnel's keys are missing".to_owned(),
+            "report this defect",
+        ));
+    };
+    fs::create_private_dir(dir).map_err(|error| {
+        fault(
+            dir,
+            format!("cannot be made: {error}"),
+            "make the folder, or choose one with --config-dir",
+        )
+    })?;
+    let path = holder(dir, name).unwrap_or_else(|| dir.join(format!("{name}.toml")));
+    let before = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => {
+            return Err(fault(
+                &path,
+                format!("cannot be read: {error}"),
+                "make it readable for you",
+            ));
+        }
+    };
+    let text = before.as_deref().unwrap_or_default();
+    let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
+        fault(
+            &path,
+            format!("is broken: {}", error.message()),
+            "mend it first; `tunnelctl check` shows where",
+        )
+    })?;
+    edit(&mut document, name, keys)
+        .map_err(|error| fault(&path, error, "mend it first; `tunnelctl check` shows where"))?;
+    fs::replace(&path, document.to_string().as_bytes()).map_err(|error| {
+        fault(
+            &path,
+            format!("cannot be written: {error}"),
+            "look at the folder's mode and at the disk",
+        )
+    })?;
+    Ok(Saved { path, before })
+}
+
+/// The file that defines the tunnel.
+fn holder(dir: &Path, name: &str) -> Option<PathBuf> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(dir)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| crate::scan::is_config(path))
+        .collect();
+    paths.sort();
+    paths.into_iter().find(|path| {
+        let small = path
+            .metadata()
+            .is_ok_and(|facts| facts.is_file() && facts.len() <= file::LARGEST);
+        let text = small.then(|| std::fs::read_to_string(path).ok()).flatten();
+        let document = text.and_then(|text| text.parse::<DocumentMut>().ok());
+        document.is_some_and(|document| {
+            let tunnels = document.get("tunnel").and_then(Item::as_table_like);
+            tunnels.is_some_and(|tunnels| tunnels.contains_key(name))
+        })
+    })
+}
+
+fn edit(
+    document: &mut DocumentMut,
+    name: &str,
+    keys: &serde_json::Map<String, Json>,
+) -> Result<(), String> {
+    let root = document.as_table_mut();
+    if !root.contains_key("tunnel") {
+        let mut tunnels = Table::new();
+        tunnels.set_implicit(true);
+        root.insert("tunnel", Item::Table(tunnels));
+    }
+    let tunnels = root
+        .get_mut("tunnel")
+        .and_then(Item::as_table_like_mut)
+        .ok_or("its `tunnel` is no table")?;
+    if !tunnels.contains_key(name) {
+        tunnels.insert(name, Item::Table(Table::new()));
+    }
+    let table = tunnels
+        .get_mut(name)
+        .and_then(Item::as_table_like_mut)
+        .ok_or_else(|| format!("its `tunnel.{name}` is no table"))?;
+    // Either says how the host is reached; the new one stands alone.
+    for (one, other) in [
+        ("proxy_jump", "proxy_command"),
+        ("proxy_command", "proxy_jump"),
+    ] {
+        if keys.contains_key(one) && !keys.contains_key(other) {
+            table.remove(other);
+        }
+    }
+    for (key, json) in keys {
+        let mut value = value(json)?;
+        match table.get_mut(key).and_then(Item::as_value_mut) {
+            Some(old) => {
+                *value.decor_mut() = old.decor().clone();
+                *old = value;
+            }
+            None => {
+                table.insert(key, Item::Value(value));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn value(json: &Json) -> Result<Value, String> {
+    Ok(match json {
+        Json::Null => return Err("null has no place in TOML".to_owned()),
+        Json::Bool(value) => Value::from(*value),
+        Json::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(number), _) => Value::from(number),
+            (None, Some(number)) => Value::from(number),
+            (None, None) => return Err(format!("{number} has no place in TOML")),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(items) => {
+            let mut array = Array::new();
+            for item in items {
+                array.push(value(item)?);
+            }
+            Value::Array(array)
+        }
+        Json::Object(map) => {
+            let mut table = InlineTable::new();
+            for (key, item) in map {
+                table.insert(key, value(item)?);
+            }
+            Value::InlineTable(table)
+        }
+    })
+}
+
+#[cfg(unix)]
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_new_tunnel_gets_its_own_file() {
+        let home = tempfile::TempDir::new().unwrap();
+        let dir = home.path().join("a/tunneld");
+        let saved = save(
+            &dir,
+            "db",
+            &json!({"host": "h", "local_forward": ["1 a:1", "2 b:2"]}),
+        )
+        .unwrap();
+        let path = saved.path.clone();
+        assert_eq!(path, dir.join("db.toml"));
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(
+            text,
+            "[tunnel.db]\nhost = \"h\"\nlocal_forward = [\"1 a:1\", \"2 b:2\"]\n"
+        );
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(
+            fs::metadata(&dir).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+        saved.undo().unwrap();
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_file_that_holds_it_keeps_comments_mode_and_link() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let real = dir.path().join("real");
+        let text = "# mine\n[tunnel.a]\nport = 1 # old\n\n[tunnel.db] # the db\n# its host\nhost = \"old\" # why\nproxy_command = \"x\"\nhold = 5\n";
+        fs::write(&real, text).unwrap();
+        fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink(&real, dir.path().join("work.toml")).unwrap();
+        let saved = save(dir.path(), "db", &json!({"host": "new", "proxy_jump": "j"})).unwrap();
+        let path = saved.path.clone();
+        assert_eq!(path, dir.path().join("work.toml"));
+        assert!(path.is_symlink());
+        assert_eq!(
+            fs::read_to_string(&real).unwrap(),
+            "# mine\n[tunnel.a]\nport = 1 # old\n\n[tunnel.db] # the db\n# its host\nhost = \"new\" # why\nhold = 5\nproxy_jump = \"j\"\n"
+        );
+        assert_eq!(
+            fs::metadata(&real).unwrap().permissions().mode() & 0o777,
+            0o640
+        );
+        saved.undo().unwrap();
+        assert_eq!(fs::read_to_string(&real).unwrap(), text);
+        assert!(path.is_symlink());
+    }
+
+    #[test]
+    fn a_broken_file_is_left_alone() {
+        let dir = tempfile::TempDir::new().unwrap();
+        fs::write(dir.path().join("db.toml"), "[tunnel.db\n").unwrap();
+        let fault = save(dir.path(), "db", &json!({"host": "h"})).unwrap_err();
+        assert!(fault.message.contains("is broken"), "{fault:?}");
+        assert_eq!(
+            fs::read_to_string(dir.path().join("db.toml")).unwrap(),
+            "[tunnel.db\n"
+        );
+        assert!(save(dir.path(), "../x", &json!({})).is_err());
+    }
+}

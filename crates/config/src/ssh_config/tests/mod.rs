@@ -1,0 +1,330 @@
+//! ssh_config files through the real `ssh -G` into tunnels: each keyword, the chains, and what goes wrong.
+
+mod differential;
+mod keywords;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::addr::{Bind, Endpoint, HostPort, Listen};
+use crate::model::{Forward, Tunnel, Via};
+use crate::{Env, Loader, ad_hoc};
+
+pub(crate) struct Home(TempDir);
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        let home = TempDir::new().unwrap();
+        fs::create_dir(home.path().join(".ssh")).unwrap();
+        Self(home)
+    }
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+    fn env(&self) -> Env {
+        Env {
+            uid: rustix::process::geteuid().as_raw(),
+            ssh: Some("ssh".into()),
+            ..Env::for_tests(self.0.path())
+        }
+    }
+    /// `[tunnel.NAME]` with these keys, under this ssh_config; or the faults as one text.
+    pub(crate) async fn tunnel(
+        &self,
+        name: &str,
+        config: &str,
+        keys: Value,
+    ) -> Result<Tunnel, String> {
+        let path = self.write("config", config);
+        let mut spec = json!({ "ssh_config": path });
+        for (key, value) in keys.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        let loader = Loader::new(
+            self.0.path().join("none"),
+            self.env(),
+            std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+        );
+        ad_hoc(name, &spec, &loader).await.map_err(|faults| {
+            faults
+                .iter()
+                .map(|fault| format!("{}\n", fault.message))
+                .collect()
+        })
+    }
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+pub(crate) fn local(bind: Bind, port: u16, host: &str, to: u16) -> Forward {
+    Forward::Local {
+        listen: Listen::Tcp { bind, port },
+        to: Endpoint::Tcp(HostPort {
+            host: host.into(),
+            port: to,
+        }),
+    }
+}
+
+#[tokio::test]
+async fn an_empty_table_and_a_clusters_config() {
+    let home = Home::new();
+    let config = "Host mahuika\n    User cwal219\n    Hostname login.mahuika.nesi.org.nz\n    ProxyCommand ssh -W %h:%p lander\n    ForwardX11 yes\n    ForwardX11Trusted yes\n    ServerAliveInterval 300\n    ServerAliveCountMax 2\n    LocalForward 6676 mahuika:6676\n    ExitOnForwardFailure yes\n";
+    let tunnel = home.tunnel("mahuika", config, json!({})).await.unwrap();
+    let route = &tunnel.route;
+    assert_eq!(
+        (
+            route.alias.as_str(),
+            route.host.as_str(),
+            route.user.as_str(),
+            route.port
+        ),
+        ("mahuika", "login.mahuika.nesi.org.nz", "cwal219", 22)
+    );
+    assert_eq!(route.via, Via::Command("ssh -W %h:%p lander".into()));
+    assert_eq!(route.liveness.interval.unwrap().as_secs(), 300);
+    assert_eq!(route.liveness.count_max, 2);
+    assert_eq!(
+        tunnel.forwards,
+        [local(Bind::Loopback, 6676, "mahuika", 6676)]
+    );
+    assert!(tunnel.forwarding.exit_on_failure);
+    assert_eq!(tunnel.notes, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn clear_all_forwardings_clears() {
+    let home = Home::new();
+    let lines = "DynamicForward 1080\nLocalForward 80 a:1\nRemoteForward 81 b:1\n";
+    let kept = home.tunnel("t", lines, json!({})).await.unwrap();
+    assert_eq!(kept.forwards.len(), 3);
+    let config = format!("ClearAllForwardings yes\n{lines}");
+    let cleared = home
+        .tunnel("t", &config, json!({"remote_forward": "82 c:1"}))
+        .await
+        .unwrap();
+    assert_eq!(cleared.forwards.len(), 1, "the TOML's own stay");
+}
+
+#[tokio::test]
+async fn toml_goes_before_ssh_config_and_forwards_add_up() {
+    let home = Home::new();
+    let config = "Host box\nUser ssh\nPort 1\nHostName real\nProxyJump hop\nServerAliveInterval 7\nCompression yes\nLocalForward 80 a:1\nLocalForward 81 b:1\n";
+    let keys = json!({
+        "host": "toml@box:2", "server_alive_interval": 9, "proxy_command": "nc %h %p",
+        "local_forward": ["81 b:1", "82 c:1"],
+    });
+    let tunnel = home.tunnel("t", config, keys).await.unwrap();
+    assert_eq!(
+        (
+            tunnel.route.user.as_str(),
+            tunnel.route.port,
+            tunnel.route.host.as_str()
+        ),
+        ("toml", 2, "real")
+    );
+    assert_eq!(tunnel.route.via, Via::Command("nc %h %p".into()));
+    assert_eq!(tunnel.route.liveness.interval.unwrap().as_secs(), 9);
+    assert!(tunnel.route.crypto.compression);
+    let of = |port, host: &str| local(Bind::Loopback, port, host, 1);
+    assert_eq!(tunnel.forwards, [of(81, "b"), of(82, "c"), of(80, "a")]);
+    let none = home
+        .tunnel(
+            "box",
+            config,
+            json!({"proxy_jump": "none", "clear_all_forwardings": true}),
+        )
+        .await
+        .unwrap();
+    assert_eq!((none.route.via, none.forwards.len()), (Via::Direct, 0));
+}
+
+#[tokio::test]
+async fn each_hop_by_itself() {
+    let home = Home::new();
+    let config = "Host target\nProxyJump one,ssh://two@two:2200,[::1]:23\nUser me\n\
+        Host one\nHostName one.real\nUser u1\nIdentityFile /k/one\nProxyJump zero\nLocalForward 99 a:1\n\
+        Host two\nHostName two.real\nProxyCommand ignored\n\
+        Host zero\nHostName zero.real\nProxyCommand nc %h %p\n";
+    let tunnel = home
+        .tunnel("target", config, json!({"identity_file": "/k/own"}))
+        .await
+        .unwrap();
+    let Via::Jump(hops) = &tunnel.route.via else {
+        panic!("{:?}", tunnel.route.via);
+    };
+    let told: Vec<String> = hops
+        .iter()
+        .map(|hop| format!("{}@{}:{}", hop.user, hop.host, hop.port))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "me@zero.real:22",
+            "u1@one.real:22",
+            "two@two.real:2200",
+            "me@::1:23"
+        ]
+    );
+    assert_eq!(hops[0].via, Via::Command("nc %h %p".into()));
+    assert!(hops[1..].iter().all(|hop| hop.via == Via::Direct));
+    assert_eq!(hops[1].auth.identity_files, [PathBuf::from("/k/one")]);
+    assert_ne!(hops[2].auth.identity_files, [PathBuf::from("/k/own")]);
+    assert_eq!(tunnel.forwards, []);
+}
+
+#[tokio::test]
+async fn bad_chains_name_the_hop() {
+    let home = Home::new();
+    let circle = "Host a\nProxyJump b\nHost b\nProxyJump c\nHost c\nProxyJump a\n";
+    let told = home.tunnel("a", circle, json!({})).await.unwrap_err();
+    assert!(
+        told.contains("the chain runs in a circle: a -> b -> c -> a"),
+        "{told}"
+    );
+    let long: String = (0..10)
+        .map(|n| format!("Host h{n}\nProxyJump h{}\n", n + 1))
+        .collect();
+    let told = home.tunnel("h0", &long, json!({})).await.unwrap_err();
+    assert!(told.contains("more than 8 hops"), "{told}");
+    let bad = "Host t\nProxyJump hop\nHost hop\nIdentityFile ~nobody-else/x\n";
+    let told = home.tunnel("t", bad, json!({})).await.unwrap_err();
+    assert!(told.contains("hop hop: identity_file"), "{told}");
+}
+
+#[tokio::test]
+async fn what_ssh_refuses_and_what_is_dangerous() {
+    let home = Home::new();
+    let told = home
+        .tunnel("t", "Host t\nFooBar yes\n", json!({}))
+        .await
+        .unwrap_err();
+    assert!(
+        told.contains("line 2: Bad configuration option: foobar"),
+        "{told}"
+    );
+    let told = home
+        .tunnel("t", "", json!({"ssh_config": "/does/not/exist"}))
+        .await
+        .unwrap_err();
+    assert!(told.contains("/does/not/exist"), "{told}");
+    for line in [
+        "HostName $(x)",
+        "HostName a;b",
+        "User a$b",
+        "ProxyCommand nc %q",
+        "IdentityFile ${NOT_THERE}/x",
+        "IdentityFile %q",
+    ] {
+        let told = home
+            .tunnel("t", &format!("Host t\n{line}\n"), json!({}))
+            .await;
+        assert!(told.is_err(), "{line}: {told:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_an_ssh_the_toml_is_the_whole_truth_and_that_is_told() {
+    let home = Home::new();
+    home.write(".ssh/config", "Host t\nPort 99\n");
+    let dir = home.path("conf");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+    home.write(
+        "conf/a.toml",
+        "[tunnel.t]\n[tunnel.u]\nssh_config = false\n",
+    );
+    let absent = Env {
+        ssh: Some("/no/such/ssh".into()),
+        ..home.env()
+    };
+    let loaded = Loader::new(
+        dir.clone(),
+        absent,
+        std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+    )
+    .load(tokio::time::Instant::now().into_std())
+    .await;
+    assert_eq!(loaded.tunnels[0].route.port, 22);
+    assert!(
+        loaded.notes.len() == 1 && loaded.notes[0].contains("no ssh program"),
+        "{:?}",
+        loaded.notes
+    );
+    let elsewhere = Env {
+        passwd_home: Some("/no/such/home".into()),
+        ..home.env()
+    };
+    let loaded = Loader::new(
+        dir.clone(),
+        elsewhere,
+        std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+    )
+    .load(tokio::time::Instant::now().into_std())
+    .await;
+    assert!(
+        loaded.notes.len() == 1 && loaded.notes[0].contains("ssh reads /no/such/home/.ssh/config"),
+        "{:?}",
+        loaded.notes
+    );
+    let loaded = Loader::new(
+        dir,
+        home.env(),
+        std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+    )
+    .load(tokio::time::Instant::now().into_std())
+    .await;
+    assert!(
+        loaded.notes.len() == 1
+            && loaded.notes[0].ends_with("is not read for u: ssh_config = false"),
+        "{:?}",
+        loaded.notes
+    );
+}
+
+#[tokio::test]
+async fn a_hanging_ssh_is_ended_with_all_that_it_started() {
+    let home = Home::new();
+    let pids = home.path("pid");
+    let script = home.write(
+        "ssh",
+        &format!(
+            "#!/bin/sh\nsleep 600 & echo $! > {}\nwait\n",
+            pids.display()
+        ),
+    );
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
+    let env = Env {
+        ssh: Some(script),
+        ..home.env()
+    };
+    let loader = Loader::new(
+        home.path("none"),
+        env,
+        std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
+    );
+    let faults = ad_hoc("t", &json!({}), &loader).await.unwrap_err();
+    assert!(
+        faults[0].message.contains("did not answer within 5s"),
+        "{faults:?}"
+    );
+    let child: i32 = fs::read_to_string(&pids).unwrap().trim().parse().unwrap();
+    let child = rustix::process::Pid::from_raw(child).unwrap();
+    // A killed orphan is a zombie until init has reaped it.
+    let gone = || match rustix::process::test_kill_process(child) {
+        Err(_) => true,
+        Ok(()) => fs::read_to_string(format!("/proc/{}/stat", child.as_raw_nonzero()))
+            .is_ok_and(|stat| stat.contains(") Z")),
+    };
+    while !gone() {
+        tokio::task::yield_now().await;
+    }
+}
