@@ -13,11 +13,11 @@ use tunneld_proto::status::{ForwardKind, ForwardState, State, TunnelStatus};
 
 use crate::control::{self, Context};
 use crate::hooks::{Askpass, Hooks};
-use crate::reload::Reloading;
+use crate::reload::ReloadTask;
 use crate::reload::watcher::Watcher;
-use tunneld_platform::events::{Happening, Machine};
-use tunneld_platform::heap::{self, Heap};
-use tunneld_platform::service::{Notice, tell, watchdog};
+use tunneld_platform::events::{SystemEvent, SystemEvents};
+use tunneld_platform::heap::{self, MemoryTrimmer};
+use tunneld_platform::service::{ServiceState, notify_manager, watchdog};
 use tunneld_platform::signals::{Signal, Signals};
 
 /// The first listeners have so long to be bound before the daemon says that it is ready.
@@ -37,7 +37,7 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Begins to hear clients and the configuration directory.
-    pub(crate) fn serve(&mut self, listener: Listener, reloading: Reloading, watcher: Watcher) {
+    pub(crate) fn serve(&mut self, listener: Listener, reloading: ReloadTask, watcher: Watcher) {
         let stopping = self.context.stopping.clone();
         self.tasks.spawn(async move {
             tokio::select! {
@@ -72,12 +72,12 @@ impl Daemon {
         };
         // A listener that takes longer is told of in the tunnel's status.
         let _ = timeout(BINDING, bound).await;
-        tell(&Notice::Ready);
+        notify_manager(&ServiceState::Ready);
     }
 
     /// Passes on what happens to the machine and what signals ask for, until one says stop.
     pub(crate) async fn watch(&mut self, signals: &mut Signals) {
-        let mut machine = Machine::watch();
+        let mut machine = SystemEvents::watch();
         let Context {
             supervisor,
             reloader,
@@ -90,7 +90,7 @@ impl Daemon {
             alive
         });
         let mut asides = JoinSet::new();
-        let mut heap = Heap::default();
+        let mut heap = MemoryTrimmer::default();
         let mut look = interval(heap::LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -105,11 +105,11 @@ impl Daemon {
                 },
                 () = stopping.cancelled() => return,
                 happening = machine.next() => match happening {
-                    Happening::Network => {
+                    SystemEvent::Network => {
                         tracing::debug!("the network's addresses changed");
                         supervisor.network_changed().await;
                     }
-                    Happening::Woke(gap) => {
+                    SystemEvent::Woke(gap) => {
                         tracing::info!("slept for {} s", gap.as_secs());
                         supervisor.woke().await;
                     }
@@ -119,7 +119,7 @@ impl Daemon {
                     let supervisor = supervisor.clone();
                     asides.spawn(async move {
                         if supervisor.alive().await.is_ok() {
-                            tell(&Notice::Alive);
+                            notify_manager(&ServiceState::Alive);
                         }
                     });
                 }
@@ -131,7 +131,7 @@ impl Daemon {
 
     /// No new commands, the tunnels down in order, the clients told, the socket unlinked.
     pub(crate) async fn stop(mut self) {
-        tell(&Notice::Stopping);
+        notify_manager(&ServiceState::Stopping);
         tracing::info!("stopping");
         self.context.stopping.cancel();
         self.context.supervisor.stop().await;
@@ -166,7 +166,7 @@ async fn tell_status(context: Arc<Context>) {
     loop {
         let line = status_line(&context.supervisor.statuses());
         if line != told {
-            tell(&Notice::Status(&line));
+            notify_manager(&ServiceState::Status(&line));
             told = line;
         }
         let mut pause = std::pin::pin!(sleep(STATUS_LINE));

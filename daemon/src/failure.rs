@@ -15,13 +15,13 @@ pub struct Failure {
 
 /// What follows from a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Recovery {
     /// Time alone may mend it: try again with the tunnel's backoff.
     Retry,
     /// A login was refused: try again from 30 s to 10 min, so that nobody is locked out.
     RetrySlowly,
     /// Stands still until a person acts.
-    NeedsPerson,
+    NeedsUser,
 }
 
 macro_rules! kinds {
@@ -35,8 +35,8 @@ macro_rules! kinds {
                 match self { $(Self::$variant => $text,)* }
             }
             /// What follows from it.
-            pub fn verdict(self) -> Verdict {
-                match self { $(Self::$variant => Verdict::$verdict,)* }
+            pub fn verdict(self) -> Recovery {
+                match self { $(Self::$variant => Recovery::$verdict,)* }
             }
         }
     };
@@ -60,19 +60,19 @@ kinds! {
     /// A bad signature, or any other break of the SSH protocol.
     Protocol = "protocol" => Retry,
     /// The host key is unknown and nobody may be asked, or said no.
-    HostKeyUnknown = "host_key_unknown" => NeedsPerson,
+    HostKeyUnknown = "host_key_unknown" => NeedsUser,
     /// The host key is not the one that is known.
-    HostKeyChanged = "host_key_changed" => NeedsPerson,
+    HostKeyChanged = "host_key_changed" => NeedsUser,
     /// The host key is revoked.
-    HostKeyRevoked = "host_key_revoked" => NeedsPerson,
+    HostKeyRevoked = "host_key_revoked" => NeedsUser,
     /// A known_hosts file cannot be read or written.
-    KnownHosts = "known_hosts" => NeedsPerson,
+    KnownHosts = "known_hosts" => NeedsUser,
     /// The server refused every login that was tried.
     AuthRefused = "auth_refused" => RetrySlowly,
     /// A prompt was cancelled or ran out; no login attempt was burnt.
-    NotAnswered = "not_answered" => NeedsPerson,
+    PromptCancelled = "not_answered" => NeedsUser,
     /// No usable key or other means to log in.
-    NoCredentials = "no_credentials" => NeedsPerson,
+    NoCredentials = "no_credentials" => NeedsUser,
     /// Nothing to log in with as long as the agent is away, silent, locked, empty or declines to sign.
     Agent = "agent" => RetrySlowly,
     /// Nothing to log in with as long as a command fails that should give it.
@@ -90,7 +90,7 @@ kinds! {
     /// The server did not grant a remote forward.
     RemoteForwardRefused = "remote_forward_refused" => Retry,
     /// The configuration cannot work.
-    Config = "config" => NeedsPerson,
+    Config = "config" => NeedsUser,
     /// A defect of tunneld's own.
     Internal = "internal" => Retry,
 }
@@ -113,7 +113,7 @@ impl Failure {
     }
 
     /// What follows from it.
-    pub fn verdict(&self) -> Verdict {
+    pub fn verdict(&self) -> Recovery {
         self.kind.verdict()
     }
 }

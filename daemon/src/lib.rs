@@ -34,9 +34,9 @@ use tunneld_proto::paths::{self, Env};
 use control::Context;
 use daemon::Daemon;
 use log::Log;
-use reload::Reloader;
+use reload::ReloadHandle;
 use reload::watcher::Watcher;
-use state_file::Store;
+use state_file::StateFile;
 use supervisor::Supervisor;
 use tunneld_config::load::{Loaded, Loader};
 use tunneld_config::model::Tunnel;
@@ -85,7 +85,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         Arc::new(TokioPrograms),
     );
     let mut loader = loader.asked_for(options.config_dir.is_some());
-    let store = Arc::new(Store::open(listener.endpoint().beside("state.json")));
+    let store = Arc::new(StateFile::open(listener.endpoint().beside("state.json")));
     let reading = async {
         let first = reload::load(&mut loader).await;
         let made = reload::bring_back(&store, &loader, &[]).await;
@@ -104,7 +104,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let supervisor = Supervisor::start(first.daemon.max_concurrent_connects, &mut tasks);
     let level = (!filter_given).then(|| log.clone());
-    let (reloader, reloading) = Reloader::new(
+    let (reloader, reloading) = ReloadHandle::new(
         dir,
         loader,
         &first,

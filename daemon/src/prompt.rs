@@ -6,7 +6,7 @@ use tunneld_proto::status::{PromptField, PromptKind};
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
+pub struct PromptRequest {
     /// What is asked for.
     pub kind: PromptKind,
     /// Who asks: `user@host:port`.
@@ -21,7 +21,7 @@ pub struct Question {
     pub fingerprint: Option<String>,
 }
 
-impl Question {
+impl PromptRequest {
     /// Whether it asks what `other` asks, whatever was said around it.
     pub fn is_again(&self, other: &Self) -> bool {
         self.kind == other.kind
@@ -55,9 +55,9 @@ fn is_password(field: &PromptField) -> bool {
 
 /// A question that waits for its answer. Dropping `answer` is a cancel.
 #[derive(Debug)]
-pub struct Asked {
+pub struct PendingPrompt {
     /// What is asked.
-    pub question: Question,
+    pub question: PromptRequest,
     /// Where the answers go, one a field.
     pub answer: oneshot::Sender<Vec<SecretString>>,
 }
@@ -65,15 +65,15 @@ pub struct Asked {
 /// Nobody answered: the prompt was cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("nobody answered")]
-pub struct NotAnswered;
+pub struct PromptCancelled;
 
 /// The end of the line at which a session asks.
 #[derive(Debug, Clone)]
-pub struct Asker(mpsc::Sender<Asked>);
+pub struct PromptSender(mpsc::Sender<PendingPrompt>);
 
-impl Asker {
+impl PromptSender {
     /// An asker and the end at which its tunnel hears it.
-    pub fn new() -> (Self, mpsc::Receiver<Asked>) {
+    pub fn new() -> (Self, mpsc::Receiver<PendingPrompt>) {
         let (sender, receiver) = mpsc::channel(1);
         (Self(sender), receiver)
     }
@@ -81,14 +81,14 @@ impl Asker {
     /// Asks, and waits for as long as the person takes.
     ///
     /// # Errors
-    /// [`NotAnswered`] where the prompt is cancelled or the tunnel goes away.
-    pub async fn ask(&self, question: Question) -> Result<Vec<SecretString>, NotAnswered> {
+    /// [`PromptCancelled`] where the prompt is cancelled or the tunnel goes away.
+    pub async fn ask(&self, question: PromptRequest) -> Result<Vec<SecretString>, PromptCancelled> {
         let (answer, answered) = oneshot::channel();
         self.0
-            .send(Asked { question, answer })
+            .send(PendingPrompt { question, answer })
             .await
-            .map_err(|_| NotAnswered)?;
-        answered.await.map_err(|_| NotAnswered)
+            .map_err(|_| PromptCancelled)?;
+        answered.await.map_err(|_| PromptCancelled)
     }
 }
 
@@ -103,7 +103,7 @@ mod tests {
                 label: (*label).to_owned(),
                 echo: false,
             };
-            let question = Question {
+            let question = PromptRequest {
                 kind: PromptKind::KeyboardInteractive,
                 host: "h".into(),
                 note: String::new(),

@@ -25,13 +25,13 @@ struct State {
 }
 
 /// The file and what stands in it.
-pub struct Store {
+pub struct StateFile {
     path: PathBuf,
     // Held for one change and the write of a small file, never across an await.
     state: Mutex<State>,
 }
 
-impl Store {
+impl StateFile {
     /// Reads what an earlier daemon left in this file; a file that is broken or older than the machine's last
     /// start counts as none.
     pub fn open(path: PathBuf) -> Self {
@@ -148,7 +148,7 @@ mod tests {
     fn a_restart_finds_what_was_wanted_and_made() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("state.json");
-        let store = Store::open(file.clone());
+        let store = StateFile::open(file.clone());
         store.want(&["db".into(), "web".into()], Desired::Down);
         store.want(&["web".into()], Desired::Up);
         store.make("quick", serde_json::json!({"host": "h"}));
@@ -157,7 +157,7 @@ mod tests {
         store.want(&["removed".into()], Desired::Up);
         store.want(&["quick".into()], Desired::Down);
         store.unwant_all_but(&["db", "web"]);
-        let again = Store::open(file.clone());
+        let again = StateFile::open(file.clone());
         assert_eq!(again.desired()["db"], Desired::Down);
         assert_eq!(again.desired()["web"], Desired::Up);
         assert_eq!(again.desired()["quick"], Desired::Down);
@@ -176,8 +176,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("state.json");
         std::fs::write(&file, r#"{"boot_id":"another","desired":{"db":"down"}}"#).unwrap();
-        assert!(Store::open(file.clone()).desired().is_empty());
+        assert!(StateFile::open(file.clone()).desired().is_empty());
         std::fs::write(&file, r#"{"desired":"#).unwrap();
-        assert!(Store::open(file.clone()).desired().is_empty());
+        assert!(StateFile::open(file.clone()).desired().is_empty());
     }
 }

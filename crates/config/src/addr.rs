@@ -42,11 +42,11 @@ impl fmt::Display for Endpoint {
 
 /// Where a forward listens, on this side or the far one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Listen {
+pub enum ListenAddr {
     /// A TCP port, 0 for any.
     Tcp {
         /// The addresses.
-        bind: Bind,
+        bind: BindAddr,
         /// The port.
         port: u16,
     },
@@ -56,7 +56,7 @@ pub enum Listen {
 
 /// The addresses a TCP listener takes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Bind {
+pub enum BindAddr {
     /// 127.0.0.1 and ::1, as ssh binds where no address is given.
     Loopback,
     /// Every address (`*`, or `gateway_ports` without an address).
@@ -65,19 +65,19 @@ pub enum Bind {
     Host(String),
 }
 
-impl fmt::Display for Listen {
+impl fmt::Display for ListenAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp {
-                bind: Bind::Loopback,
+                bind: BindAddr::Loopback,
                 port,
             } => write!(f, "localhost:{port}"),
             Self::Tcp {
-                bind: Bind::Any,
+                bind: BindAddr::Any,
                 port,
             } => write!(f, "*:{port}"),
             Self::Tcp {
-                bind: Bind::Host(host),
+                bind: BindAddr::Host(host),
                 port,
             } => HostPort {
                 host: host.clone(),

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::addr::{Bind, Endpoint, Listen};
-use crate::diagnostic::{Problem, Source, Span, did_you_mean};
+use crate::addr::{BindAddr, Endpoint, ListenAddr};
+use crate::diagnostic::{Diagnostic, Source, Span, did_you_mean};
 use crate::layer::Jump;
 use crate::model::Forward;
 use crate::parse::file::{Named, Parsed};
@@ -19,7 +19,7 @@ pub(crate) struct Claims {
 
 #[derive(Debug, Clone)]
 struct Listener {
-    on: Listen,
+    on: ListenAddr,
     tunnel: String,
     what: String,
     place: String,
@@ -30,7 +30,7 @@ impl Claims {
     ///
     /// # Errors
     /// Every claim that another holds already.
-    pub(crate) fn take(&mut self, source: &Source, parsed: &Parsed) -> Result<(), Vec<Problem>> {
+    pub(crate) fn take(&mut self, source: &Source, parsed: &Parsed) -> Result<(), Vec<Diagnostic>> {
         let mut problems = Vec::new();
         let held = self.listeners.len();
         let mut names = Vec::new();
@@ -41,7 +41,7 @@ impl Claims {
                     "the tunnel \"{}\" is defined twice: also at {first}",
                     tunnel.name
                 );
-                problems.push(Problem::new(tunnel.at, message).help("rename one, or remove it"));
+                problems.push(Diagnostic::new(tunnel.at, message).help("rename one, or remove it"));
             } else {
                 self.names.insert(tunnel.name.clone(), place);
                 names.push(tunnel.name.clone());
@@ -52,7 +52,7 @@ impl Claims {
         if let Some(daemon) = &parsed.daemon {
             match &self.daemon {
                 Some(first) => problems.push(
-                    Problem::new(daemon.at, format!("[daemon] stands twice: also at {first}"))
+                    Diagnostic::new(daemon.at, format!("[daemon] stands twice: also at {first}"))
                         .help("keep one, best in tunneld.toml"),
                 ),
                 None if problems.is_empty() => self.daemon = Some(placed(source, daemon.at)),
@@ -69,7 +69,7 @@ impl Claims {
         Err(problems)
     }
 
-    fn listeners_of(&mut self, source: &Source, tunnel: &Named, problems: &mut Vec<Problem>) {
+    fn listeners_of(&mut self, source: &Source, tunnel: &Named, problems: &mut Vec<Diagnostic>) {
         let gateway = tunnel
             .spec
             .gateway_ports
@@ -81,13 +81,13 @@ impl Claims {
                 continue;
             };
             let mut on = listen.clone();
-            if let Listen::Tcp {
-                bind: bind @ Bind::Loopback,
+            if let ListenAddr::Tcp {
+                bind: bind @ BindAddr::Loopback,
                 ..
             } = &mut on
                 && gateway
             {
-                *bind = Bind::Any;
+                *bind = BindAddr::Any;
             }
             let what = shown(&forward.value);
             if let Some(other) = self.listeners.iter().find(|other| overlap(&other.on, &on)) {
@@ -95,8 +95,9 @@ impl Claims {
                     "two forwards listen on one address: \"{what}\" of {} and \"{}\" of {}, at {}",
                     tunnel.name, other.what, other.tunnel, other.place
                 );
-                problems
-                    .push(Problem::new(forward.at, message).help("give one of them another port"));
+                problems.push(
+                    Diagnostic::new(forward.at, message).help("give one of them another port"),
+                );
             }
             self.listeners.push(Listener {
                 on,
@@ -113,24 +114,24 @@ fn placed(source: &Source, at: Option<Span>) -> String {
 }
 
 /// Whether both cannot be bound at once.
-pub fn overlap(a: &Listen, b: &Listen) -> bool {
+pub fn overlap(a: &ListenAddr, b: &ListenAddr) -> bool {
     match (a, b) {
-        (Listen::Unix(a), Listen::Unix(b)) => a == b,
-        (Listen::Tcp { bind: a, port: p }, Listen::Tcp { bind: b, port: q }) => {
+        (ListenAddr::Unix(a), ListenAddr::Unix(b)) => a == b,
+        (ListenAddr::Tcp { bind: a, port: p }, ListenAddr::Tcp { bind: b, port: q }) => {
             p == q && *p != 0 && same_address(a, b)
         }
         _ => false,
     }
 }
 
-fn same_address(a: &Bind, b: &Bind) -> bool {
+fn same_address(a: &BindAddr, b: &BindAddr) -> bool {
     match (a, b) {
-        (Bind::Any, _) | (_, Bind::Any) => true,
-        (Bind::Loopback, Bind::Loopback) => true,
-        (Bind::Loopback, Bind::Host(host)) | (Bind::Host(host), Bind::Loopback) => {
+        (BindAddr::Any, _) | (_, BindAddr::Any) => true,
+        (BindAddr::Loopback, BindAddr::Loopback) => true,
+        (BindAddr::Loopback, BindAddr::Host(host)) | (BindAddr::Host(host), BindAddr::Loopback) => {
             is_loopback(host) || is_any(host)
         }
-        (Bind::Host(a), Bind::Host(b)) => {
+        (BindAddr::Host(a), BindAddr::Host(b)) => {
             a.eq_ignore_ascii_case(b)
                 || is_any(a)
                 || is_any(b)
@@ -147,9 +148,9 @@ fn is_any(host: &str) -> bool {
 }
 
 /// A connection that would come back to where it started.
-fn loops(tunnel: &Named, problems: &mut Vec<Problem>) {
+fn loops(tunnel: &Named, problems: &mut Vec<Diagnostic>) {
     let spec = &tunnel.spec;
-    let own: Vec<(&Listen, String)> = spec
+    let own: Vec<(&ListenAddr, String)> = spec
         .forwards()
         .filter_map(|forward| match &forward.value {
             Forward::Local { listen, .. } | Forward::Dynamic { listen } => {
@@ -168,7 +169,7 @@ fn loops(tunnel: &Named, problems: &mut Vec<Problem>) {
         if let Some((_, what)) = own.iter().find(|(listen, _)| reaches(&target, listen)) {
             let message = format!("the tunnel would be reached through its own \"{what}\"");
             problems.push(
-                Problem::new(host.at, message)
+                Diagnostic::new(host.at, message)
                     .help("that forward listens at the tunnel's own host and port"),
             );
         }
@@ -196,7 +197,7 @@ fn loops(tunnel: &Named, problems: &mut Vec<Problem>) {
                     shown(&local.value)
                 );
                 problems.push(
-                    Problem::new(remote.at, message)
+                    Diagnostic::new(remote.at, message)
                         .help("a connection to either would go round for ever"),
                 );
             }
@@ -212,14 +213,14 @@ fn endpoint(host: &str, port: u16) -> Endpoint {
 }
 
 /// Whether a connection to `to` arrives at `listen`, as far as names tell.
-fn reaches(to: &Endpoint, listen: &Listen) -> bool {
+fn reaches(to: &Endpoint, listen: &ListenAddr) -> bool {
     match (to, listen) {
-        (Endpoint::Unix(to), Listen::Unix(listen)) => to == listen,
-        (Endpoint::Tcp(to), Listen::Tcp { bind, port }) => {
+        (Endpoint::Unix(to), ListenAddr::Unix(listen)) => to == listen,
+        (Endpoint::Tcp(to), ListenAddr::Tcp { bind, port }) => {
             to.port == *port
                 && match bind {
-                    Bind::Loopback | Bind::Any => is_loopback(&to.host),
-                    Bind::Host(host) => {
+                    BindAddr::Loopback | BindAddr::Any => is_loopback(&to.host),
+                    BindAddr::Host(host) => {
                         host.eq_ignore_ascii_case(&to.host)
                             || (is_loopback(host) && to.host == "localhost")
                     }
@@ -231,7 +232,7 @@ fn reaches(to: &Endpoint, listen: &Listen) -> bool {
 
 /// `proxy_jump = "tunnel:NAME"`: names that there are not, and tunnels that would carry themselves.
 /// Given all tunnels with their carriers, the problem of each that has one.
-pub(crate) fn carriers(tunnels: &[(&Named, Option<&str>)]) -> BTreeMap<String, Problem> {
+pub(crate) fn carriers(tunnels: &[(&Named, Option<&str>)]) -> BTreeMap<String, Diagnostic> {
     let carrier_of: BTreeMap<&str, Option<&str>> = tunnels
         .iter()
         .map(|(tunnel, carrier)| (tunnel.name.as_str(), *carrier))
@@ -242,7 +243,7 @@ pub(crate) fn carriers(tunnels: &[(&Named, Option<&str>)]) -> BTreeMap<String, P
         let at = tunnel.spec.proxy_jump.as_ref().and_then(|jump| jump.at);
         if !carrier_of.contains_key(carrier) {
             let mut problem =
-                Problem::new(at, format!("proxy_jump: there is no tunnel \"{carrier}\""));
+                Diagnostic::new(at, format!("proxy_jump: there is no tunnel \"{carrier}\""));
             if let Some(meant) = did_you_mean(carrier, carrier_of.keys().copied()) {
                 problem = problem.help(format!("did you mean \"tunnel:{meant}\"?"));
             }
@@ -260,7 +261,7 @@ pub(crate) fn carriers(tunnels: &[(&Named, Option<&str>)]) -> BTreeMap<String, P
                 );
                 problems.insert(
                     tunnel.name.clone(),
-                    Problem::new(at, message).help("break the circle"),
+                    Diagnostic::new(at, message).help("break the circle"),
                 );
                 break;
             }
@@ -269,7 +270,7 @@ pub(crate) fn carriers(tunnels: &[(&Named, Option<&str>)]) -> BTreeMap<String, P
                     "proxy_jump: the chain has more than 8 hops: {}",
                     chain.join(" -> ")
                 );
-                problems.insert(tunnel.name.clone(), Problem::new(at, message));
+                problems.insert(tunnel.name.clone(), Diagnostic::new(at, message));
                 break;
             }
             next = carrier_of.get(name).copied().flatten();

@@ -28,7 +28,7 @@ pub struct At<T> {
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct Diagnostic {
     /// Where.
     pub at: Option<Span>,
     /// What.
@@ -37,7 +37,7 @@ pub struct Problem {
     pub help: Option<String>,
 }
 
-impl Problem {
+impl Diagnostic {
     /// A problem without a remedy of its own.
     pub fn new(at: Option<Span>, message: impl Into<String>) -> Self {
         Self {
@@ -108,7 +108,7 @@ impl Source {
     }
 
     /// The problem as it is told, printed, and sent.
-    pub fn fault(&self, problem: &Problem) -> ConfigFault {
+    pub fn fault(&self, problem: &Diagnostic) -> ConfigFault {
         let place = problem.at.map(|at| self.position(at.start));
         let message = text::escape(&problem.message);
         let mut rendered = format!("error: {message}\n --> ");
@@ -177,7 +177,7 @@ fn printable(c: char) -> char {
 
 /// A fault of a file that could not be read at all.
 pub fn unreadable(file: &str, message: &str, help: &str) -> ConfigFault {
-    Source::new(file, "").fault(&Problem::new(None, message).help(help))
+    Source::new(file, "").fault(&Diagnostic::new(None, message).help(help))
 }
 
 /// The known word that was probably meant.
@@ -218,7 +218,7 @@ mod tests {
             start,
             end: start + 3,
         });
-        let fault = source.fault(&Problem::new(at, "no b here").help("write c"));
+        let fault = source.fault(&Diagnostic::new(at, "no b here").help("write c"));
         assert_eq!((fault.line, fault.column), (Some(2), Some(5)));
         assert_eq!(
             fault.rendered,
@@ -231,7 +231,7 @@ mod tests {
         let text = format!("{}\u{1b}[31mHERE{}", "x".repeat(5_000), "y".repeat(5_000));
         let source = Source::new("a.toml", text);
         let start = source.text().find("HERE").expect("there");
-        let fault = source.fault(&Problem::new(
+        let fault = source.fault(&Diagnostic::new(
             Some(Span {
                 file: 0,
                 start,

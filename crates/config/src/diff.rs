@@ -8,7 +8,7 @@ pub enum Change {
     /// Nothing.
     Same,
     /// Only what needs neither a listener nor the session touched: description, tags, notes, autostart, hold.
-    Life,
+    Lifecycle,
     /// Forwards, or how they behave: listeners come and go, the session stays.
     Forwards,
     /// The route: a new session is needed.
@@ -22,7 +22,7 @@ pub fn diff(old: &Tunnel, new: &Tunnel) -> Change {
     } else if old.forwards != new.forwards || old.forwarding != new.forwarding {
         Change::Forwards
     } else if old != new {
-        Change::Life
+        Change::Lifecycle
     } else {
         Change::Same
     }

@@ -34,10 +34,10 @@ macro_rules! spec {
     ($($(#[$doc:meta])* $key:ident: $kind:ty,)*) => {
         /// One `[tunnel.NAME]` or `[defaults]`.
         #[derive(Debug, Clone, Default, PartialEq)]
-        pub struct Spec {
+        pub struct Layer {
             $($(#[$doc])* pub $key: Option<At<$kind>>,)*
         }
-        impl Spec {
+        impl Layer {
             /// The same with what a lower authority says where this one is silent.
             #[must_use]
             pub fn or(self, lower: &Self) -> Self {
@@ -168,7 +168,7 @@ spec! {
     tags: Vec<String>,
 }
 
-impl Spec {
+impl Layer {
     /// The forwards that it names, in the order local, remote, dynamic.
     pub fn forwards(&self) -> impl Iterator<Item = &At<Forward>> {
         [

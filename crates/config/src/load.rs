@@ -9,12 +9,12 @@ use tunneld_platform::program::RunProgram;
 use tunneld_proto::message::ConfigFault;
 
 use crate::conflict::{self, Claims};
-use crate::diagnostic::{Problem, Source, unreadable};
+use crate::diagnostic::{Diagnostic, Source, unreadable};
 use crate::env::Env;
-use crate::layer::Spec;
+use crate::layer::Layer;
 use crate::model::{DaemonConfig, STALE, Tunnel};
 use crate::parse::file::{self, Parsed};
-use crate::resolve::route::{Resolver, Wanted};
+use crate::resolve::route::{ResolveRequest, TunnelResolver};
 use crate::scan::{Candidate, Draft, Entry, Scan, Scanned, State, stale, tell};
 
 /// Within so long nothing is asked again.
@@ -52,26 +52,26 @@ pub struct Loader {
 
 /// A tunnel to be resolved by itself.
 #[derive(Debug)]
-pub struct Again {
+pub struct RefreshJob {
     env: Env,
     programs: Arc<dyn RunProgram>,
-    wanted: Wanted,
+    wanted: ResolveRequest,
 }
 
-impl Again {
+impl RefreshJob {
     /// Asks ssh once more; the rest stands as it was read.
     ///
     /// # Errors
     /// All that is wrong with it, in words.
     pub async fn resolve(self) -> Result<Tunnel, String> {
-        let told = |problems: Vec<Problem>| {
+        let told = |problems: Vec<Diagnostic>| {
             let told: Vec<String> = problems
                 .into_iter()
                 .map(|problem| problem.message)
                 .collect();
             told.join("; ")
         };
-        let resolved = Resolver::new(&self.env, &self.programs)
+        let resolved = TunnelResolver::new(&self.env, &self.programs)
             .one(&self.wanted)
             .await;
         resolved.map_err(told)
@@ -178,12 +178,12 @@ impl Loader {
         for draft in drafts {
             let Draft { id, source, parsed } = draft;
             let defaults = parsed.defaults.clone().or(&self.defaults());
-            let wanted = parsed.tunnels.iter().map(|tunnel| Wanted {
+            let wanted = parsed.tunnels.iter().map(|tunnel| ResolveRequest {
                 name: tunnel.name.clone(),
                 spec: tunnel.spec.clone(),
                 defaults: defaults.clone(),
             });
-            let resolver = Resolver::new(&self.env, &self.programs);
+            let resolver = TunnelResolver::new(&self.env, &self.programs);
             let (mut results, _) = resolver.all(wanted.collect()).await;
             loaded.try_again |= resolver.left_unanswered();
             for tunnel in &parsed.tunnels {
@@ -226,16 +226,16 @@ impl Loader {
             })
             .collect();
         let mut circles = conflict::carriers(&carried);
-        let requests: Vec<Wanted> = wanted
+        let requests: Vec<ResolveRequest> = wanted
             .iter()
             .filter(|(_, tunnel, _)| !circles.contains_key(&tunnel.name))
-            .map(|(_, tunnel, defaults)| Wanted {
+            .map(|(_, tunnel, defaults)| ResolveRequest {
                 name: tunnel.name.clone(),
                 spec: tunnel.spec.clone(),
                 defaults: defaults.clone(),
             })
             .collect();
-        let resolver = Resolver::new(&self.env, &self.programs);
+        let resolver = TunnelResolver::new(&self.env, &self.programs);
         let (mut results, notes) = resolver.all(requests).await;
         loaded.notes.extend(notes);
         loaded.try_again |= resolver.left_unanswered();
@@ -364,11 +364,11 @@ pub async fn ad_hoc(
     loader: &Loader,
 ) -> Result<Tunnel, Vec<ConfigFault>> {
     let source = Source::new(format!("tunnel {name}"), "");
-    let told = |problems: Vec<Problem>| -> Vec<ConfigFault> {
+    let told = |problems: Vec<Diagnostic>| -> Vec<ConfigFault> {
         problems
             .iter()
             .map(|problem| {
-                source.fault(&Problem {
+                source.fault(&Diagnostic {
                     at: None,
                     ..problem.clone()
                 })
@@ -388,8 +388,8 @@ pub async fn ad_hoc(
         ..Parsed::default()
     };
     Claims::default().take(&source, &alone).map_err(told)?;
-    let resolver = Resolver::new(&loader.env, &loader.programs);
-    let wanted = Wanted {
+    let resolver = TunnelResolver::new(&loader.env, &loader.programs);
+    let wanted = ResolveRequest {
         name: name.to_owned(),
         spec,
         defaults: loader.defaults(),
@@ -409,7 +409,7 @@ impl Loader {
         name: &str,
         made: Option<&serde_json::Value>,
         now: Instant,
-    ) -> Option<Again> {
+    ) -> Option<RefreshJob> {
         let since = |at: Instant| now.saturating_duration_since(at);
         if self.read_at.is_some_and(|at| since(at) < JUST_NOW) {
             return None;
@@ -419,14 +419,14 @@ impl Loader {
             Some(spec) => {
                 let (spec, problems) = file::from_json(name, spec);
                 problems.is_empty().then_some(())?;
-                Wanted {
+                ResolveRequest {
                     name: name.to_owned(),
                     spec,
                     defaults: self.defaults(),
                 }
             }
         };
-        Some(Again {
+        Some(RefreshJob {
             env: self.env.clone(),
             programs: Arc::clone(&self.programs),
             wanted,
@@ -434,13 +434,13 @@ impl Loader {
     }
 
     /// A tunnel of the last reading, as its file has it.
-    fn wanted(&self, name: &str) -> Option<Wanted> {
+    fn wanted(&self, name: &str) -> Option<ResolveRequest> {
         self.last.get(name)?;
         let mut files = self.files.values().filter_map(|entry| entry.good.as_ref());
         files.find_map(|good| {
             let mut tunnels = good.parsed.tunnels.iter();
             let tunnel = tunnels.find(|tunnel| tunnel.name == name)?;
-            Some(Wanted {
+            Some(ResolveRequest {
                 name: name.to_owned(),
                 spec: tunnel.spec.clone(),
                 defaults: good.parsed.defaults.clone().or(&self.defaults()),
@@ -449,7 +449,7 @@ impl Loader {
     }
 
     /// tunneld.toml's `[defaults]`, in their last good state.
-    fn defaults(&self) -> Spec {
+    fn defaults(&self) -> Layer {
         self.files
             .get(&self.dir.join(MAIN_FILE))
             .and_then(|entry| entry.good.as_ref())

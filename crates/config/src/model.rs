@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::addr::{Endpoint, Listen};
+use crate::addr::{Endpoint, ListenAddr};
 
 /// One `[tunnel.NAME]`, resolved: command line, TOML, ssh_config and defaults are one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Tunnel {
     /// How forwards behave.
     pub forwarding: Forwarding,
     /// When it runs.
-    pub life: Life,
+    pub life: Lifecycle,
 }
 
 /// What it takes to make one SSH session: the part of a tunnel whose change needs a reconnect.
@@ -245,21 +245,21 @@ pub enum Forward {
     /// ssh -L.
     Local {
         /// Where it listens, here.
-        listen: Listen,
+        listen: ListenAddr,
         /// Where it leads, there.
         to: Endpoint,
     },
     /// ssh -R.
     Remote {
         /// Where it listens, there.
-        listen: Listen,
+        listen: ListenAddr,
         /// Where it leads, here; none for reverse SOCKS.
         to: Option<Endpoint>,
     },
     /// ssh -D.
     Dynamic {
         /// Where it listens, here.
-        listen: Listen,
+        listen: ListenAddr,
     },
 }
 
@@ -278,7 +278,7 @@ pub struct Forwarding {
 
 /// When a tunnel runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Life {
+pub struct Lifecycle {
     /// Whether it comes up with the daemon.
     pub autostart: bool,
     /// How long a new connection is kept waiting for the session; zero closes it at once.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use tunneld_proto::message::ConfigFault;
 
-use crate::diagnostic::{Problem, Source, unreadable};
+use crate::diagnostic::{Diagnostic, Source, unreadable};
 use crate::env::Env;
 use crate::parse::file::{self, Parsed};
 
@@ -217,7 +217,7 @@ impl Scan {
     }
 }
 
-pub(crate) fn tell(source: &Source, problems: &[Problem], faults: &mut Vec<ConfigFault>) {
+pub(crate) fn tell(source: &Source, problems: &[Diagnostic], faults: &mut Vec<ConfigFault>) {
     faults.extend(
         problems
             .iter()
@@ -226,7 +226,7 @@ pub(crate) fn tell(source: &Source, problems: &[Problem], faults: &mut Vec<Confi
     );
     if problems.len() > MOST_FAULTS {
         let message = format!("and {} more faults", problems.len() - MOST_FAULTS);
-        faults.push(source.fault(&Problem::new(None, message)));
+        faults.push(source.fault(&Diagnostic::new(None, message)));
     }
 }
 

@@ -11,7 +11,7 @@ const TICK: Duration = Duration::from_secs(1);
 const GAP: Duration = Duration::from_secs(4);
 
 /// Waits for the machine's events.
-pub struct Machine {
+pub struct SystemEvents {
     network: Option<netwatcher::AsyncWatch>,
     ticks: tokio::time::Interval,
     last: Duration,
@@ -19,14 +19,14 @@ pub struct Machine {
 
 /// One of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Happening {
+pub enum SystemEvent {
     /// An address came or went.
     Network,
     /// The machine slept for so long.
     Woke(Duration),
 }
 
-impl Machine {
+impl SystemEvents {
     /// Starts to watch. Without a watch for the network, the clock and the keepalives must do.
     pub fn watch() -> Self {
         let network = netwatcher::watch_interfaces_async::<Tokio>()
@@ -42,16 +42,16 @@ impl Machine {
     }
 
     /// The next event. Cancel-safe.
-    pub async fn next(&mut self) -> Happening {
+    pub async fn next(&mut self) -> SystemEvent {
         loop {
             tokio::select! {
-                () = changed(&mut self.network) => return Happening::Network,
+                () = changed(&mut self.network) => return SystemEvent::Network,
                 _ = self.ticks.tick() => {
                     let now = clock();
                     let gap = now.saturating_sub(self.last);
                     self.last = now;
                     if gap > GAP {
-                        return Happening::Woke(gap);
+                        return SystemEvent::Woke(gap);
                     }
                 }
             }

@@ -13,12 +13,12 @@ const SLACK: usize = 12 << 20;
 
 /// What the process keeps beside what is in use.
 #[derive(Debug, Default)]
-pub struct Heap {
+pub struct MemoryTrimmer {
     /// The least that was kept: the program, its stacks, and the allocator's own.
     least: Option<usize>,
 }
 
-impl Heap {
+impl MemoryTrimmer {
     /// Gives back what is free, where that is much.
     pub fn trim(&mut self) {
         let Some(idle) = imp::idle() else { return };
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn what_was_freed_below_something_in_use_is_given_back() {
-        let mut heap = Heap::default();
+        let mut heap = MemoryTrimmer::default();
         heap.trim();
         let mut burst: Vec<Vec<u8>> = (0..8192).map(|n| vec![n as u8; 16 * 1024]).collect();
         let last = burst.pop();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// What the service manager is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice<'a> {
+pub enum ServiceState<'a> {
     /// Sockets are bound.
     Ready,
     /// The configuration is being read again; `Ready` ends it.
@@ -18,21 +18,21 @@ pub enum Notice<'a> {
 }
 
 /// Tells the service manager; no manager, or one that does not listen, is no fault.
-pub fn tell(notice: &Notice<'_>) {
+pub fn notify_manager(notice: &ServiceState<'_>) {
     #[cfg(target_os = "linux")]
     {
         use sd_notify::{NotifyState, notify};
         let told = match notice {
-            Notice::Ready => notify(&[NotifyState::Ready]),
-            Notice::Reloading => NotifyState::monotonic_usec_now()
+            ServiceState::Ready => notify(&[NotifyState::Ready]),
+            ServiceState::Reloading => NotifyState::monotonic_usec_now()
                 .and_then(|now| notify(&[NotifyState::Reloading, now])),
-            Notice::Status(text) => notify(&[NotifyState::Status(text)]),
-            Notice::Alive => notify(&[NotifyState::Watchdog]),
-            Notice::Stopping => notify(&[NotifyState::Stopping]),
+            ServiceState::Status(text) => notify(&[NotifyState::Status(text)]),
+            ServiceState::Alive => notify(&[NotifyState::Watchdog]),
+            ServiceState::Stopping => notify(&[NotifyState::Stopping]),
         };
-        if let (Err(error), Notice::Ready) = (told, notice) {
+        if let (Err(error), ServiceState::Ready) = (told, notice) {
             tracing::warn!(
-                "cannot tell the service manager (NOTIFY_SOCKET) that the daemon is ready: {error}"
+                "cannot notify_manager the service manager (NOTIFY_SOCKET) that the daemon is ready: {error}"
             );
         }
     }
@@ -40,7 +40,7 @@ pub fn tell(notice: &Notice<'_>) {
     let _ = notice;
 }
 
-/// How often the manager wants to hear [`Notice::Alive`]: half of what it waits.
+/// How often the manager wants to hear [`ServiceState::Alive`]: half of what it waits.
 pub fn watchdog() -> Option<Duration> {
     #[cfg(target_os = "linux")]
     return sd_notify::watchdog_enabled().map(|limit| limit / 2);

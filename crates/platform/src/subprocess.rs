@@ -24,9 +24,9 @@ pub const STDERR_LIMIT: usize = 8 * 1024;
 pub const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A child and its whole process group, killed when dropped.
-pub struct Group(Child);
+pub struct ProcessGroup(Child);
 
-impl Group {
+impl ProcessGroup {
     /// Starts `command` as the leader of a new process group.
     ///
     /// # Errors
@@ -44,7 +44,7 @@ impl Group {
     }
 }
 
-impl Group {
+impl ProcessGroup {
     /// Sends SIGKILL to the whole process group. Windows: the child is killed on drop.
     pub fn kill(&self) {
         #[cfg(unix)]
@@ -60,7 +60,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         self.kill();
     }
@@ -84,7 +84,8 @@ pub async fn first_line(argv: &[String]) -> Result<SecretString, String> {
 pub async fn output(argv: &[String]) -> Result<Vec<u8>, String> {
     let (name, mut command) = prepare(argv)?;
     command.stdout(Stdio::piped());
-    let mut child = Group::spawn(command).map_err(|error| format!("running {name}: {error}"))?;
+    let mut child =
+        ProcessGroup::spawn(command).map_err(|error| format!("running {name}: {error}"))?;
     let (Some(stdout), Some(stderr)) = (child.0.stdout.take(), child.0.stderr.take()) else {
         return Err(format!("running {name}: its output is not to be had"));
     };
@@ -105,7 +106,7 @@ pub async fn output(argv: &[String]) -> Result<Vec<u8>, String> {
         Ok(status)
     };
     let reading = async {
-        last_words(stderr, &mut complaint, &ended).await;
+        drain_stderr(stderr, &mut complaint, &ended).await;
         Ok(())
     };
     let status = match tokio::try_join!(waiting, reading) {
@@ -124,7 +125,8 @@ pub async fn output(argv: &[String]) -> Result<Vec<u8>, String> {
 pub async fn run(argv: &[String], vars: &[(&str, &str)], limit: Duration) -> Result<(), String> {
     let (name, mut command) = prepare(argv)?;
     command.stdout(Stdio::null()).envs(vars.iter().copied());
-    let mut child = Group::spawn(command).map_err(|error| format!("running {name}: {error}"))?;
+    let mut child =
+        ProcessGroup::spawn(command).map_err(|error| format!("running {name}: {error}"))?;
     let Some(stderr) = child.0.stderr.take() else {
         return Err(format!("running {name}: its stderr is not to be had"));
     };
@@ -135,7 +137,7 @@ pub async fn run(argv: &[String], vars: &[(&str, &str)], limit: Duration) -> Res
         ended.cancel();
         status
     };
-    let reading = last_words(stderr, &mut complaint, &ended);
+    let reading = drain_stderr(stderr, &mut complaint, &ended);
     match timeout(limit, async { tokio::join!(waiting, reading).0 }).await {
         Ok(status) => judge(&name, status, &complaint),
         Err(_) => {
@@ -194,7 +196,7 @@ fn describe(status: ExitStatus) -> String {
 
 /// Reads what a program complains of until it is silent or has ended: what it left in the background may hold the
 /// pipe open.
-pub async fn last_words(
+pub async fn drain_stderr(
     mut stderr: ChildStderr,
     complaint: &mut Vec<u8>,
     ended: &CancellationToken,
@@ -247,7 +249,7 @@ async fn run_to_end(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut group = Group::spawn(command)?;
+    let mut group = ProcessGroup::spawn(command)?;
     let output = timeout(limits.time, output_of(&mut group.0, limits.stdout)).await;
     match output {
         Ok(output) => Ok(output?),
@@ -275,7 +277,7 @@ async fn output_of(child: &mut Child, limit: u64) -> io::Result<ProgramOutput> {
     let draining = async {
         if let Some(err) = err {
             // A process that the program left in the background may keep the pipe open.
-            last_words(err, &mut stderr, &ended).await;
+            drain_stderr(err, &mut stderr, &ended).await;
         }
     };
     let (status, ()) = tokio::join!(waiting, draining);

@@ -24,7 +24,7 @@ use super::outbox::{Gone, Outbox, send_all};
 use super::request::{Call, params, parse};
 use super::{Context, dispatch, follow, stream};
 use crate::session::Channel;
-use crate::tunnel::interactive_clients::Attending;
+use crate::tunnel::interactive_clients::ClientGuard;
 
 /// A client that has not said a good `hello` by then is dropped.
 const GREETING: Duration = Duration::from_secs(10);
@@ -96,7 +96,7 @@ struct Client<S, H> {
     context: Arc<Context>,
     hung_up: Arc<H>,
     /// Where it asks prompts of a person.
-    attending: Option<Attending>,
+    attending: Option<ClientGuard>,
 }
 
 /// What a call leads to once it is answered.

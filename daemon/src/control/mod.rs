@@ -18,8 +18,8 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::log::Log;
-use crate::reload::Reloader;
-use crate::state_file::Store;
+use crate::reload::ReloadHandle;
+use crate::state_file::StateFile;
 use crate::supervisor::Supervisor;
 
 pub use server::serve;
@@ -29,9 +29,9 @@ pub struct Context {
     /// The tunnels.
     pub supervisor: Supervisor,
     /// The configuration.
-    pub reloader: Reloader,
+    pub reloader: ReloadHandle,
     /// What outlives a restart.
-    pub store: Arc<Store>,
+    pub store: Arc<StateFile>,
     /// The log.
     pub log: Log,
     /// The control socket, as it is told.

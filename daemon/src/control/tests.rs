@@ -36,10 +36,10 @@ impl Bench {
         std::fs::create_dir(&dir).unwrap();
         let mut loader = Loader::new(dir.clone(), Env::from_process(), Arc::new(TokioPrograms));
         let first = crate::reload::load(&mut loader).await;
-        let store = Arc::new(Store::open(folder.path().join("state.json")));
+        let store = Arc::new(StateFile::open(folder.path().join("state.json")));
         let mut tasks = JoinSet::new();
         let supervisor = Supervisor::start(16, &mut tasks);
-        let (reloader, reloading) = Reloader::new(
+        let (reloader, reloading) = ReloadHandle::new(
             dir.clone(),
             loader,
             &first,

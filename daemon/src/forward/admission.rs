@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A room.
 #[derive(Debug, Clone)]
-pub(super) struct WaitingRoom {
+pub(super) struct AdmissionQueue {
     // A std mutex: nothing is awaited while it is held.
     seats: Arc<Mutex<Seats>>,
     capacity: usize,
@@ -21,13 +21,13 @@ struct Seats {
 
 /// A seat, free again when it is dropped.
 #[derive(Debug)]
-pub(super) struct Seat {
-    room: WaitingRoom,
+pub(super) struct Ticket {
+    room: AdmissionQueue,
     number: u64,
     ousted: CancellationToken,
 }
 
-impl WaitingRoom {
+impl AdmissionQueue {
     /// A room with that many seats.
     pub(super) fn new(capacity: usize) -> Self {
         Self {
@@ -37,7 +37,7 @@ impl WaitingRoom {
     }
 
     /// Takes a seat; where all are taken, the one who sat longest goes.
-    pub(super) fn enter(&self) -> Seat {
+    pub(super) fn enter(&self) -> Ticket {
         let ousted = CancellationToken::new();
         let mut seats = self.seats();
         if seats.taken.len() >= self.capacity
@@ -49,7 +49,7 @@ impl WaitingRoom {
         seats.next += 1;
         seats.taken.push_back((number, ousted.clone()));
         drop(seats);
-        Seat {
+        Ticket {
             room: self.clone(),
             number,
             ousted,
@@ -61,14 +61,14 @@ impl WaitingRoom {
     }
 }
 
-impl Seat {
+impl Ticket {
     /// Waits until somebody newer took it.
     pub(super) async fn ousted(&self) {
         self.ousted.cancelled().await;
     }
 }
 
-impl Drop for Seat {
+impl Drop for Ticket {
     fn drop(&mut self) {
         let mut seats = self.room.seats();
         // Numbers grow from front to back.
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_oldest_goes_when_the_room_is_full() {
-        let room = WaitingRoom::new(2);
+        let room = AdmissionQueue::new(2);
         let first = room.enter();
         let second = room.enter();
         drop(second);

@@ -2,21 +2,21 @@
 
 use tracing::{debug, info};
 
-use super::context::Ground;
-use super::forward_state::Facts;
+use super::context::ForwardContext;
+use super::forward_state::ForwardCell;
 use super::hold::{NotOpened, Opened};
 use super::local_socket::Socket;
-use super::relay::{Ending, Pump};
-use super::ssh_session::Link;
+use super::relay::{Ending, Relay};
+use super::ssh_session::SshSession;
 
 /// Carries an opened connection to its end.
-pub(super) async fn pump<L: Link>(
-    facts: &Facts,
+pub(super) async fn pump<L: SshSession>(
+    facts: &ForwardCell,
     near: Socket,
     opened: Opened<L>,
     first_out: Vec<u8>,
 ) {
-    let pump = Pump {
+    let pump = Relay {
         near: &near,
         far: opened.channel,
         link: &opened.link,
@@ -30,14 +30,18 @@ pub(super) async fn pump<L: Link>(
 }
 
 /// Says in the log why a connection is not carried.
-pub(super) fn tell<L: Link>(ground: &Ground<L>, facts: &Facts, why: &NotOpened) {
+pub(super) fn tell<L: SshSession>(
+    ground: &ForwardContext<L>,
+    facts: &ForwardCell,
+    why: &NotOpened,
+) {
     let (tunnel, listen) = (&ground.tunnel, facts.listen());
     match why {
         NotOpened::Refused(error) => info!(tunnel, %listen, "a connection is reset: {error}"),
-        NotOpened::HoldOver => {
+        NotOpened::HoldTimedOut => {
             debug!(tunnel, %listen, "a connection is reset: no session within the hold time")
         }
         NotOpened::ClientGone => debug!(tunnel, %listen, "a waiting client went away"),
-        NotOpened::Ousted => debug!(tunnel, %listen, "a connection is reset: too many wait"),
+        NotOpened::Evicted => debug!(tunnel, %listen, "a connection is reset: too many wait"),
     }
 }

@@ -12,9 +12,9 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::Options;
-use super::admission::WaitingRoom;
-use super::forward_state::Facts;
-use super::ssh_session::Link;
+use super::admission::AdmissionQueue;
+use super::forward_state::ForwardCell;
+use super::ssh_session::SshSession;
 
 /// The most connections of one tunnel.
 pub(super) const CONNECTIONS: usize = 1024;
@@ -26,7 +26,7 @@ pub(super) const GREETERS: usize = 256;
 const QUIET: Duration = Duration::from_secs(10);
 
 /// The ground of one tunnel.
-pub(super) struct Ground<L> {
+pub(super) struct ForwardContext<L> {
     /// The tunnel's name.
     pub(super) tunnel: String,
     /// How forwards behave now.
@@ -34,11 +34,11 @@ pub(super) struct Ground<L> {
     /// The session of the moment.
     pub(super) link: watch::Sender<Option<L>>,
     /// The remote forwards, for the connections that the far side opens.
-    pub(super) remotes: watch::Sender<Vec<Arc<Facts>>>,
+    pub(super) remotes: watch::Sender<Vec<Arc<ForwardCell>>>,
     /// Who waits for the session.
-    pub(super) held: WaitingRoom,
+    pub(super) held: AdmissionQueue,
     /// Who has not said yet where to go.
-    pub(super) greeters: WaitingRoom,
+    pub(super) greeters: AdmissionQueue,
     /// Every task of the tunnel's bytes.
     pub(super) tasks: TaskTracker,
     /// Ends them all at once.
@@ -50,15 +50,15 @@ pub(super) struct Ground<L> {
     last_line: Mutex<Option<Instant>>,
 }
 
-impl<L: Link> Ground<L> {
+impl<L: SshSession> ForwardContext<L> {
     pub(super) fn new(tunnel: &str, options: Options, changed: Arc<Notify>) -> Self {
         Self {
             tunnel: tunnel.to_owned(),
             options: watch::Sender::new(options),
             link: watch::Sender::new(None),
             remotes: watch::Sender::new(Vec::new()),
-            held: WaitingRoom::new(HELD),
-            greeters: WaitingRoom::new(GREETERS),
+            held: AdmissionQueue::new(HELD),
+            greeters: AdmissionQueue::new(GREETERS),
             tasks: TaskTracker::new(),
             kill: CancellationToken::new(),
             changed,

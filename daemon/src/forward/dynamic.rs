@@ -8,13 +8,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::WaitingRoom;
+use super::admission::AdmissionQueue;
 use super::carry::{pump, tell};
-use super::context::Ground;
-use super::forward_state::Facts;
+use super::context::ForwardContext;
+use super::forward_state::ForwardCell;
 use super::hold::{self, NotOpened};
 use super::local_socket::Socket;
-use super::ssh_session::{Link, Stream, Target};
+use super::ssh_session::{SshSession, Stream, Target};
 use crate::dynamic::{Handshake, Reply, Request, Step};
 
 /// How long a client may take to say where it wants to go.
@@ -29,7 +29,7 @@ pub(super) struct Greeted {
 }
 
 /// Hears a client out; none for one that said nothing sensible, too late, or has to give way to newer ones.
-pub(super) async fn greet<S: Stream>(room: &WaitingRoom, stream: &mut S) -> Option<Greeted> {
+pub(super) async fn greet<S: Stream>(room: &AdmissionQueue, stream: &mut S) -> Option<Greeted> {
     let seat = room.enter();
     tokio::select! {
         greeted = timeout(PATIENCE, converse(stream)) => greeted.ok()?.ok()?,
@@ -68,15 +68,15 @@ async fn converse<S: Stream>(stream: &mut S) -> io::Result<Option<Greeted>> {
 }
 
 /// Serves one client of a dynamic forward on this side.
-pub(super) async fn serve<L: Link>(
-    ground: &Ground<L>,
-    facts: &Facts,
+pub(super) async fn serve<L: SshSession>(
+    ground: &ForwardContext<L>,
+    facts: &ForwardCell,
     cancel: &CancellationToken,
     mut near: Socket,
 ) {
     let at_once = ground.options.borrow().hold.is_zero();
     if at_once && ground.live().is_none() {
-        return tell(ground, facts, &NotOpened::HoldOver);
+        return tell(ground, facts, &NotOpened::HoldTimedOut);
     }
     let greeted = cancel.run_until_cancelled(greet(&ground.greeters, &mut near));
     let Some(greeted) = greeted.await else {
@@ -102,8 +102,8 @@ pub(super) async fn serve<L: Link>(
             tell(ground, facts, &why);
             let reply = match &why {
                 NotOpened::Refused(error) => Reply::of_open(error),
-                NotOpened::HoldOver => Reply::HostUnreachable,
-                NotOpened::ClientGone | NotOpened::Ousted => return,
+                NotOpened::HoldTimedOut => Reply::HostUnreachable,
+                NotOpened::ClientGone | NotOpened::Evicted => return,
             };
             if near.write_all(&request.answer(reply)).await.is_ok() {
                 near.close();

@@ -10,29 +10,29 @@ use tunneld_proto::status::{ForwardKind, ForwardState, ForwardStatus, LastError}
 
 use super::counters::{Counted, Counters};
 use crate::failure::Failure;
-use tunneld_config::addr::{Bind, Endpoint, Listen};
+use tunneld_config::addr::{BindAddr, Endpoint, ListenAddr};
 use tunneld_config::model::Forward;
 
 /// One forward, as it stands.
-pub(crate) struct Facts {
+pub(crate) struct ForwardCell {
     /// The forward itself.
     pub(super) forward: Forward,
     /// Its figures.
     pub(super) counters: Arc<Counters>,
     // A std mutex: nothing is awaited while it is held.
-    standing: Mutex<Standing>,
+    standing: Mutex<ListenState>,
     changed: Arc<Notify>,
 }
 
-enum Standing {
+enum ListenState {
     Pending,
-    Listening(Place),
+    Listening(BoundAddr),
     Failed(Failure, Timestamp),
 }
 
 /// Where a forward really listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct BoundAddr {
     /// The address, as it is shown.
     pub(super) listen: String,
     /// The port; 0 for a Unix socket.
@@ -41,19 +41,19 @@ pub(crate) struct Place {
     pub(super) exposed: bool,
 }
 
-impl Facts {
+impl ForwardCell {
     /// A forward that nobody has asked for yet.
     pub(super) fn new(forward: Forward, changed: Arc<Notify>) -> Self {
         Self {
             forward,
             counters: Arc::default(),
-            standing: Mutex::new(Standing::Pending),
+            standing: Mutex::new(ListenState::Pending),
             changed,
         }
     }
 
     /// Where it listens by the configuration.
-    pub(super) fn listen(&self) -> &Listen {
+    pub(super) fn listen(&self) -> &ListenAddr {
         match &self.forward {
             Forward::Local { listen, .. }
             | Forward::Remote { listen, .. }
@@ -67,18 +67,18 @@ impl Facts {
     }
 
     /// Where it got to listen; none while it does not stand.
-    pub(super) fn place(&self) -> Option<Place> {
+    pub(super) fn place(&self) -> Option<BoundAddr> {
         match &*self.standing() {
-            Standing::Listening(place) => Some(place.clone()),
-            Standing::Pending | Standing::Failed(..) => None,
+            ListenState::Listening(place) => Some(place.clone()),
+            ListenState::Pending | ListenState::Failed(..) => None,
         }
     }
 
     /// Why it does not stand, if it was tried.
     pub(super) fn failure(&self) -> Option<Failure> {
         match &*self.standing() {
-            Standing::Failed(failure, _) => Some(failure.clone()),
-            Standing::Pending | Standing::Listening(_) => None,
+            ListenState::Failed(failure, _) => Some(failure.clone()),
+            ListenState::Pending | ListenState::Listening(_) => None,
         }
     }
 
@@ -100,8 +100,8 @@ impl Facts {
     }
 
     /// It stands now.
-    pub(super) fn listens(&self, place: Place) {
-        self.set(Standing::Listening(place));
+    pub(super) fn listens(&self, place: BoundAddr) {
+        self.set(ListenState::Listening(place));
     }
 
     /// It could not be had.
@@ -109,26 +109,26 @@ impl Facts {
         {
             let standing = self.standing();
             // The time of a failure is that of its first; a retry that fails alike changes nothing.
-            if matches!(&*standing, Standing::Failed(before, _) if *before == failure) {
+            if matches!(&*standing, ListenState::Failed(before, _) if *before == failure) {
                 return;
             }
         }
-        self.set(Standing::Failed(failure, Timestamp::now()));
+        self.set(ListenState::Failed(failure, Timestamp::now()));
     }
 
     /// It waits to be asked for.
     pub(super) fn waits(&self) {
-        if !matches!(&*self.standing(), Standing::Pending) {
-            self.set(Standing::Pending);
+        if !matches!(&*self.standing(), ListenState::Pending) {
+            self.set(ListenState::Pending);
         }
     }
 
-    fn set(&self, standing: Standing) {
+    fn set(&self, standing: ListenState) {
         *self.standing() = standing;
         self.changed.notify_one();
     }
 
-    fn standing(&self) -> MutexGuard<'_, Standing> {
+    fn standing(&self) -> MutexGuard<'_, ListenState> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -143,13 +143,13 @@ impl Facts {
         let mut exposed = is_exposed(self.listen());
         let mut error = None;
         let state = match &*self.standing() {
-            Standing::Pending => ForwardState::Pending,
-            Standing::Listening(place) => {
+            ListenState::Pending => ForwardState::Pending,
+            ListenState::Listening(place) => {
                 listen.clone_from(&place.listen);
                 exposed = place.exposed;
                 ForwardState::Listening
             }
-            Standing::Failed(failure, at) => {
+            ListenState::Failed(failure, at) => {
                 error = Some(LastError {
                     kind: failure.kind.as_str().to_owned(),
                     message: failure.message.clone(),
@@ -176,18 +176,19 @@ impl Facts {
 }
 
 /// Whether other machines reach a listener that is made as this says, as far as the words tell.
-pub(super) fn is_exposed(listen: &Listen) -> bool {
+pub(super) fn is_exposed(listen: &ListenAddr) -> bool {
     match listen {
-        Listen::Unix(_)
-        | Listen::Tcp {
-            bind: Bind::Loopback,
+        ListenAddr::Unix(_)
+        | ListenAddr::Tcp {
+            bind: BindAddr::Loopback,
             ..
         } => false,
-        Listen::Tcp {
-            bind: Bind::Any, ..
+        ListenAddr::Tcp {
+            bind: BindAddr::Any,
+            ..
         } => true,
-        Listen::Tcp {
-            bind: Bind::Host(host),
+        ListenAddr::Tcp {
+            bind: BindAddr::Host(host),
             ..
         } => match host.parse::<IpAddr>() {
             Ok(ip) => !ip.is_loopback(),

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::context::Ground;
-use super::forward_state::Facts;
+use super::context::ForwardContext;
+use super::forward_state::ForwardCell;
 use super::local_socket::Socket;
-use super::ssh_session::{Link, Target};
+use super::ssh_session::{SshSession, Target};
 use crate::session::OpenError;
 
 /// A connection that goes on.
-pub(super) struct Opened<L: Link> {
+pub(super) struct Opened<L: SshSession> {
     /// The session that carries it.
     pub(super) link: L,
     /// Its far end.
@@ -24,18 +24,18 @@ pub(super) enum NotOpened {
     /// The far side said no, or nothing.
     Refused(OpenError),
     /// No session came in time.
-    HoldOver,
+    HoldTimedOut,
     /// The client went away.
     ClientGone,
     /// Too many newer ones wait too.
-    Ousted,
+    Evicted,
 }
 
 /// Opens a channel to the target for the connection at `near`, over the session of the moment or the next one that comes
 /// within the hold time. Only time without a session counts.
-pub(super) async fn open<L: Link>(
-    ground: &Ground<L>,
-    facts: &Facts,
+pub(super) async fn open<L: SshSession>(
+    ground: &ForwardContext<L>,
+    facts: &ForwardCell,
     near: &Socket,
     target: &Target,
 ) -> Result<Opened<L>, NotOpened> {
@@ -59,14 +59,14 @@ pub(super) async fn open<L: Link>(
     }
 }
 
-async fn wait<L: Link>(
-    ground: &Ground<L>,
-    facts: &Facts,
+async fn wait<L: SshSession>(
+    ground: &ForwardContext<L>,
+    facts: &ForwardCell,
     near: &Socket,
     left: &mut Duration,
 ) -> Result<L, NotOpened> {
     if left.is_zero() {
-        return Err(NotOpened::HoldOver);
+        return Err(NotOpened::HoldTimedOut);
     }
     let seat = ground.held.enter();
     let _held = facts.hold();
@@ -78,10 +78,10 @@ async fn wait<L: Link>(
     };
     let result = tokio::select! {
         biased;
-        () = seat.ousted() => Err(NotOpened::Ousted),
+        () = seat.ousted() => Err(NotOpened::Evicted),
         found = timeout(*left, live) => match found {
             Ok(Some(link)) => Ok(link),
-            Ok(None) | Err(_) => Err(NotOpened::HoldOver),
+            Ok(None) | Err(_) => Err(NotOpened::HoldTimedOut),
         },
         () = near.gone() => Err(NotOpened::ClientGone),
     };

@@ -13,13 +13,13 @@ use tracing::warn;
 use tunneld_proto::text::escape;
 
 use super::Options;
-use super::forward_state::Place;
+use super::forward_state::BoundAddr;
 use super::local_socket::Socket;
 use super::port_owner;
 #[cfg(unix)]
 use super::unix_socket::UnixSocket;
 use crate::failure::{Failure, FailureKind};
-use tunneld_config::addr::{Bind, Listen};
+use tunneld_config::addr::{BindAddr, ListenAddr};
 
 /// As many may knock before they are let in.
 const BACKLOG: i32 = 1024;
@@ -31,12 +31,12 @@ const LOOKUP: Duration = Duration::from_secs(5);
 /// The sockets of one forward. Dropping it gives them up.
 #[derive(Debug)]
 pub(super) struct Listener {
-    doors: Vec<Door>,
-    place: Place,
+    doors: Vec<ListenSocket>,
+    place: BoundAddr,
 }
 
 #[derive(Debug)]
-enum Door {
+enum ListenSocket {
     Tcp(TcpListener),
     #[cfg(unix)]
     Unix(UnixSocket),
@@ -46,17 +46,17 @@ impl Listener {
     /// Takes what a forward wants to listen at.
     pub(super) async fn bind(
         tunnel: &str,
-        listen: &Listen,
+        listen: &ListenAddr,
         options: &Options,
     ) -> Result<Self, Failure> {
         match listen {
-            Listen::Tcp { bind, port } => bind_tcp(tunnel, listen, bind, *port).await,
+            ListenAddr::Tcp { bind, port } => bind_tcp(tunnel, listen, bind, *port).await,
             #[cfg(unix)]
-            Listen::Unix(path) => {
+            ListenAddr::Unix(path) => {
                 let socket = UnixSocket::bind(path, &options.forwarding).await?;
                 Ok(Self {
-                    doors: vec![Door::Unix(socket)],
-                    place: Place {
+                    doors: vec![ListenSocket::Unix(socket)],
+                    place: BoundAddr {
                         listen: path.display().to_string(),
                         port: 0,
                         exposed: false,
@@ -64,7 +64,7 @@ impl Listener {
                 })
             }
             #[cfg(not(unix))]
-            Listen::Unix(path) => {
+            ListenAddr::Unix(path) => {
                 let _ = options;
                 Err(Failure::new(
                     FailureKind::BindFailed,
@@ -79,7 +79,7 @@ impl Listener {
     }
 
     /// Where it listens.
-    pub(super) fn place(&self) -> &Place {
+    pub(super) fn place(&self) -> &BoundAddr {
         &self.place
     }
 
@@ -92,7 +92,7 @@ impl Listener {
     pub(super) async fn lost(&self) {
         #[cfg(unix)]
         for door in &self.doors {
-            if let Door::Unix(socket) = door {
+            if let ListenSocket::Unix(socket) = door {
                 return socket.lost().await;
             }
         }
@@ -112,9 +112,11 @@ impl Listener {
         let mut error = None;
         for door in &self.doors {
             let accepted = match door {
-                Door::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| stream.into()),
+                ListenSocket::Tcp(listener) => {
+                    listener.poll_accept(cx).map_ok(|(stream, _)| stream.into())
+                }
                 #[cfg(unix)]
-                Door::Unix(socket) => socket.poll_accept(cx).map_ok(Socket::from),
+                ListenSocket::Unix(socket) => socket.poll_accept(cx).map_ok(Socket::from),
             };
             match accepted {
                 Poll::Ready(Ok(socket)) => return Poll::Ready(Ok(socket)),
@@ -128,18 +130,18 @@ impl Listener {
 
 async fn bind_tcp(
     tunnel: &str,
-    listen: &Listen,
-    bind: &Bind,
+    listen: &ListenAddr,
+    bind: &BindAddr,
     port: u16,
 ) -> Result<Listener, Failure> {
     let listeners = match bind {
-        Bind::Loopback => bind_each(
+        BindAddr::Loopback => bind_each(
             tunnel,
             &[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
             port,
         ),
-        Bind::Any => bind_any(port),
-        Bind::Host(host) => bind_each(tunnel, &resolve(host, port).await?, port),
+        BindAddr::Any => bind_any(port),
+        BindAddr::Host(host) => bind_each(tunnel, &resolve(host, port).await?, port),
     };
     let listeners = match listeners {
         Ok(listeners) => listeners,
@@ -155,8 +157,8 @@ async fn bind_tcp(
         ));
     };
     let listen = match bind {
-        Bind::Any => format!("*:{}", first.port()),
-        Bind::Loopback | Bind::Host(_) => first.to_string(),
+        BindAddr::Any => format!("*:{}", first.port()),
+        BindAddr::Loopback | BindAddr::Host(_) => first.to_string(),
     };
     let exposed = listeners.iter().any(|listener| {
         listener
@@ -164,8 +166,8 @@ async fn bind_tcp(
             .is_ok_and(|address| !address.ip().to_canonical().is_loopback())
     });
     Ok(Listener {
-        doors: listeners.into_iter().map(Door::Tcp).collect(),
-        place: Place {
+        doors: listeners.into_iter().map(ListenSocket::Tcp).collect(),
+        place: BoundAddr {
             listen,
             port: first.port(),
             exposed,

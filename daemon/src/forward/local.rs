@@ -8,15 +8,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::carry::{pump, tell};
-use super::context::{CONNECTIONS, Ground};
+use super::context::{CONNECTIONS, ForwardContext};
 use super::counters::Counted;
 use super::dynamic;
-use super::forward_state::Facts;
+use super::forward_state::ForwardCell;
 use super::hold;
 use super::listener::Listener;
 use super::local_socket::Socket;
-use super::reserved_fd::{self, Spare};
-use super::ssh_session::{Link, Target};
+use super::reserved_fd::{self, ReservedFd};
+use super::ssh_session::{SshSession, Target};
 use tunneld_config::model::Forward;
 
 /// How long after each failure an address or a remote forward is tried again; the last for ever.
@@ -38,9 +38,9 @@ pub(super) fn retries() -> impl Iterator<Item = Duration> {
 
 /// Takes the forward's address, and writes down how that went. Where another's socket stands in the way it is removed
 /// only if the configuration and `unlink` say so.
-pub(super) async fn bind<L: Link>(
-    ground: &Ground<L>,
-    facts: &Facts,
+pub(super) async fn bind<L: SshSession>(
+    ground: &ForwardContext<L>,
+    facts: &ForwardCell,
     unlink: bool,
 ) -> Option<Listener> {
     let mut options = ground.options.borrow().clone();
@@ -72,9 +72,9 @@ pub(super) async fn bind<L: Link>(
 
 /// Serves one forward until it is cancelled: goes on trying for its address, then takes connections.
 /// Its end gives the address up.
-pub(super) async fn serve<L: Link>(
-    ground: Arc<Ground<L>>,
-    facts: Arc<Facts>,
+pub(super) async fn serve<L: SshSession>(
+    ground: Arc<ForwardContext<L>>,
+    facts: Arc<ForwardCell>,
     first: Option<Listener>,
     cancel: CancellationToken,
 ) {
@@ -105,7 +105,11 @@ pub(super) async fn serve<L: Link>(
     let _: Option<()> = cancel.run_until_cancelled(work).await;
 }
 
-async fn bind_later<L: Link>(ground: &Ground<L>, facts: &Facts, unlink: bool) -> Listener {
+async fn bind_later<L: SshSession>(
+    ground: &ForwardContext<L>,
+    facts: &ForwardCell,
+    unlink: bool,
+) -> Listener {
     let mut delays = retries();
     loop {
         tokio::time::sleep(delays.next().unwrap_or_default()).await;
@@ -116,13 +120,13 @@ async fn bind_later<L: Link>(ground: &Ground<L>, facts: &Facts, unlink: bool) ->
 }
 
 /// Takes connections for ever.
-async fn take<L: Link>(
-    ground: &Arc<Ground<L>>,
-    facts: &Arc<Facts>,
+async fn take<L: SshSession>(
+    ground: &Arc<ForwardContext<L>>,
+    facts: &Arc<ForwardCell>,
     cancel: &CancellationToken,
     listener: &Listener,
 ) {
-    let mut spare = Spare::new();
+    let mut spare = ReservedFd::new();
     loop {
         match listener.accept().await {
             Ok(socket) => admit(ground, facts, cancel, socket),
@@ -146,9 +150,9 @@ async fn take<L: Link>(
 }
 
 /// Lets a connection in, where there is room for it; else it is reset at once.
-fn admit<L: Link>(
-    ground: &Arc<Ground<L>>,
-    facts: &Arc<Facts>,
+fn admit<L: SshSession>(
+    ground: &Arc<ForwardContext<L>>,
+    facts: &Arc<ForwardCell>,
     cancel: &CancellationToken,
     socket: Socket,
 ) {
@@ -174,9 +178,9 @@ fn admit<L: Link>(
 }
 
 /// Serves one connection to its end, and keeps its place until then.
-async fn serve_one<L: Link>(
-    ground: Arc<Ground<L>>,
-    facts: Arc<Facts>,
+async fn serve_one<L: SshSession>(
+    ground: Arc<ForwardContext<L>>,
+    facts: Arc<ForwardCell>,
     cancel: CancellationToken,
     socket: Socket,
     _kept: (OwnedSemaphorePermit, Counted),
@@ -190,9 +194,9 @@ async fn serve_one<L: Link>(
     }
 }
 
-async fn carry<L: Link>(
-    ground: &Ground<L>,
-    facts: &Facts,
+async fn carry<L: SshSession>(
+    ground: &ForwardContext<L>,
+    facts: &ForwardCell,
     cancel: &CancellationToken,
     near: Socket,
     target: &Target,
@@ -215,7 +219,7 @@ mod tests {
     use super::*;
     use crate::forward::Options;
     use crate::session::Session;
-    use tunneld_config::addr::{Bind, Listen};
+    use tunneld_config::addr::{BindAddr, ListenAddr};
     use tunneld_config::model::Forwarding;
 
     #[tokio::test]
@@ -230,12 +234,16 @@ mod tests {
                 permit_remote_open: vec![],
             },
         };
-        let ground = Arc::new(Ground::<Session>::new("t", options, Arc::clone(&changed)));
-        let listen = Listen::Tcp {
-            bind: Bind::Loopback,
+        let ground = Arc::new(ForwardContext::<Session>::new(
+            "t",
+            options,
+            Arc::clone(&changed),
+        ));
+        let listen = ListenAddr::Tcp {
+            bind: BindAddr::Loopback,
             port: 0,
         };
-        let facts = Arc::new(Facts::new(Forward::Dynamic { listen }, changed));
+        let facts = Arc::new(ForwardCell::new(Forward::Dynamic { listen }, changed));
         let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(door.local_addr().unwrap()).await;
         let kept = (ground.place().unwrap(), facts.connection());

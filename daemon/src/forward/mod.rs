@@ -33,10 +33,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tunneld_proto::status::ForwardStatus;
 
-use self::context::Ground;
-use self::forward_state::Facts;
+use self::context::ForwardContext;
+use self::forward_state::ForwardCell;
 use self::remote::Attached;
-use self::ssh_session::Link;
+use self::ssh_session::SshSession;
 use crate::failure::Failure;
 use crate::session::Session;
 use tunneld_config::model::{Forward, Forwarding};
@@ -52,7 +52,7 @@ pub struct Options {
 
 /// Tells how forwards stand, with their counters as they are when it is asked.
 #[derive(Clone)]
-pub struct Monitor(Vec<Arc<Facts>>);
+pub struct Monitor(Vec<Arc<ForwardCell>>);
 
 impl Monitor {
     /// Each forward as it stands, in the configuration's order.
@@ -62,35 +62,35 @@ impl Monitor {
 }
 
 /// The forwards of one tunnel, their listeners and connections. Lives across sessions.
-pub struct Forwards<L: Link = Session> {
-    ground: Arc<Ground<L>>,
+pub struct Forwards<L: SshSession = Session> {
+    ground: Arc<ForwardContext<L>>,
     entries: Vec<Entry>,
     attached: Option<Attached<L>>,
 }
 
 struct Entry {
-    facts: Arc<Facts>,
+    facts: Arc<ForwardCell>,
     /// Ends its listener and those that wait at it; what is carried already goes on.
     cancel: CancellationToken,
     /// What keeps it up.
-    upkeep: Upkeep,
+    upkeep: ListenerTask,
 }
 
-enum Upkeep {
+enum ListenerTask {
     /// Nothing yet, or nothing any more.
     None,
     /// The task of a listener on this side.
     Task(JoinHandle<()>),
     /// The session of the moment was asked for it.
-    Asked,
+    PendingPrompt,
 }
 
 impl Entry {
     fn new(forward: Forward, changed: &Arc<Notify>) -> Self {
         Self {
-            facts: Arc::new(Facts::new(forward, Arc::clone(changed))),
+            facts: Arc::new(ForwardCell::new(forward, Arc::clone(changed))),
             cancel: CancellationToken::new(),
-            upkeep: Upkeep::None,
+            upkeep: ListenerTask::None,
         }
     }
 
@@ -98,14 +98,14 @@ impl Entry {
     async fn stop(&mut self) {
         self.cancel.cancel();
         self.cancel = CancellationToken::new();
-        if let Upkeep::Task(task) = std::mem::replace(&mut self.upkeep, Upkeep::None) {
+        if let ListenerTask::Task(task) = std::mem::replace(&mut self.upkeep, ListenerTask::None) {
             // A panic is told by the runtime, and frees the address as well.
             let _ = task.await;
         }
     }
 }
 
-impl<L: Link> Forwards<L> {
+impl<L: SshSession> Forwards<L> {
     /// None yet. `changed` is notified whenever a forward's state, address or error differs, when a connection begins
     /// to wait for the session, and when the last one of a forward ends.
     pub fn new(tunnel: &str, changed: Arc<Notify>) -> Self {
@@ -119,7 +119,7 @@ impl<L: Link> Forwards<L> {
             },
         };
         Self {
-            ground: Arc::new(Ground::new(tunnel, options, changed)),
+            ground: Arc::new(ForwardContext::new(tunnel, options, changed)),
             entries: Vec::new(),
             attached: None,
         }
@@ -134,17 +134,17 @@ impl<L: Link> Forwards<L> {
         self.ground.options.send_replace(options);
         self.declare(wanted).await;
         for entry in &mut self.entries {
-            if !matches!(entry.upkeep, Upkeep::None) {
+            if !matches!(entry.upkeep, ListenerTask::None) {
                 continue;
             }
             if !entry.facts.is_remote() {
                 let first = local::bind(&self.ground, &entry.facts, true).await;
                 let (ground, facts) = (Arc::clone(&self.ground), Arc::clone(&entry.facts));
                 let serve = local::serve(ground, facts, first, entry.cancel.clone());
-                entry.upkeep = Upkeep::Task(self.ground.tasks.spawn(serve));
+                entry.upkeep = ListenerTask::Task(self.ground.tasks.spawn(serve));
             } else if let Some(attached) = &self.attached {
                 drop(attached.ask(&self.ground, &entry.facts, &entry.cancel));
-                entry.upkeep = Upkeep::Asked;
+                entry.upkeep = ListenerTask::PendingPrompt;
             }
         }
     }
@@ -184,18 +184,18 @@ impl<L: Link> Forwards<L> {
 
     /// Gives a remote forward up, or to a new one that listens at the same place and only leads elsewhere.
     fn let_go(&mut self, gone: &Entry) {
-        let (Some(attached), Upkeep::Asked) = (&self.attached, &gone.upkeep) else {
+        let (Some(attached), ListenerTask::PendingPrompt) = (&self.attached, &gone.upkeep) else {
             return;
         };
         let heir = self.entries.iter_mut().find(|entry| {
             entry.facts.is_remote()
-                && matches!(entry.upkeep, Upkeep::None)
+                && matches!(entry.upkeep, ListenerTask::None)
                 && entry.facts.listen() == gone.facts.listen()
         });
         match (heir, gone.facts.place()) {
             (Some(heir), Some(place)) => {
                 heir.facts.listens(place);
-                heir.upkeep = Upkeep::Asked;
+                heir.upkeep = ListenerTask::PendingPrompt;
             }
             _ => attached.give_up(&self.ground, gone.facts.listen()),
         }
@@ -219,7 +219,7 @@ impl<L: Link> Forwards<L> {
         for entry in &mut self.entries {
             if entry.facts.is_remote() {
                 answers.push(attached.ask(&self.ground, &entry.facts, &entry.cancel));
-                entry.upkeep = Upkeep::Asked;
+                entry.upkeep = ListenerTask::PendingPrompt;
             }
         }
         self.attached = Some(attached);
@@ -237,7 +237,7 @@ impl<L: Link> Forwards<L> {
         attached.cancel.cancel();
         for entry in &mut self.entries {
             if entry.facts.is_remote() {
-                entry.upkeep = Upkeep::None;
+                entry.upkeep = ListenerTask::None;
                 entry.facts.waits();
             }
         }
@@ -266,7 +266,7 @@ impl<L: Link> Forwards<L> {
         }
         let old = &self.ground;
         let options = old.options.borrow().clone();
-        let new = Ground::new(&old.tunnel, options, Arc::clone(&old.changed));
+        let new = ForwardContext::new(&old.tunnel, options, Arc::clone(&old.changed));
         new.remotes.send_replace(old.remotes.borrow().clone());
         // The one task that does not end by itself takes what the far side opens.
         if let Some(attached) = &self.attached {
@@ -285,7 +285,7 @@ impl<L: Link> Forwards<L> {
     }
 }
 
-impl<L: Link> Drop for Forwards<L> {
+impl<L: SshSession> Drop for Forwards<L> {
     fn drop(&mut self) {
         for entry in &self.entries {
             entry.cancel.cancel();

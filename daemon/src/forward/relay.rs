@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use super::buffer::Buffer;
 use super::counters::Counters;
 use super::local_socket::Socket;
-use super::ssh_session::{Far, FarReader, FarWriter, Link};
+use super::ssh_session::{Far, FarReader, FarWriter, SshSession};
 
 /// How long bytes that came before the session's end may still take to a near end that reads slowly.
 const AFTER_LOSS: Duration = Duration::from_secs(1);
@@ -21,7 +21,7 @@ const AFTER_LOSS: Duration = Duration::from_secs(1);
 const BATCH: usize = 256 * 1024;
 
 /// One connection, ready to be carried.
-pub(super) struct Pump<'a, L: Link> {
+pub(super) struct Relay<'a, L: SshSession> {
     /// The near end.
     pub(super) near: &'a Socket,
     /// The far end.
@@ -73,7 +73,7 @@ enum Event {
     TooLate,
 }
 
-impl<L: Link> Pump<'_, L> {
+impl<L: SshSession> Relay<'_, L> {
     /// Carries until the end.
     pub(super) async fn run(self) -> Ending {
         let (mut reader, mut writer) = self.far.split();

@@ -13,15 +13,15 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::connect::dial;
-use super::context::{CONNECTIONS, Ground};
+use super::context::{CONNECTIONS, ForwardContext};
 use super::dynamic::{self, Greeted};
-use super::forward_state::{Facts, Place, is_exposed};
+use super::forward_state::{BoundAddr, ForwardCell, is_exposed};
 use super::local::retries;
-use super::relay::{Ending, Pump};
-use super::ssh_session::{Arrival, Link};
+use super::relay::{Ending, Relay};
+use super::ssh_session::{IncomingChannel, SshSession};
 use crate::dynamic::{Host, Reply, Request};
 use crate::failure::{Failure, FailureKind};
-use tunneld_config::addr::{Bind, Endpoint, HostPort, Listen};
+use tunneld_config::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
 use tunneld_config::model::Forward;
 
 /// How long the server may take to answer.
@@ -40,7 +40,7 @@ pub(super) struct Attached<L> {
     pub(super) giving_up: TaskTracker,
 }
 
-impl<L: Link> Attached<L> {
+impl<L: SshSession> Attached<L> {
     pub(super) fn new(link: L) -> Self {
         let giving_up = TaskTracker::new();
         giving_up.close();
@@ -54,8 +54,8 @@ impl<L: Link> Attached<L> {
     /// Asks for a forward until it is granted, beside everything else; `answered` hears when the first answer came.
     pub(super) fn ask(
         &self,
-        ground: &Arc<Ground<L>>,
-        facts: &Arc<Facts>,
+        ground: &Arc<ForwardContext<L>>,
+        facts: &Arc<ForwardCell>,
         removed: &CancellationToken,
     ) -> oneshot::Receiver<()> {
         let (answered, first_answer) = oneshot::channel();
@@ -86,7 +86,7 @@ impl<L: Link> Attached<L> {
     }
 
     /// Gives a forward up.
-    pub(super) fn give_up(&self, ground: &Ground<L>, listen: &Listen) {
+    pub(super) fn give_up(&self, ground: &ForwardContext<L>, listen: &ListenAddr) {
         let (link, listen, tunnel) = (self.link.clone(), listen.clone(), ground.tunnel.clone());
         let (kill, session) = (ground.kill.clone(), self.cancel.clone());
         self.giving_up.spawn(async move {
@@ -105,7 +105,11 @@ impl<L: Link> Attached<L> {
 }
 
 /// Asks once, and writes down how that went.
-async fn ask_once<L: Link>(ground: &Ground<L>, link: &L, facts: &Facts) -> bool {
+async fn ask_once<L: SshSession>(
+    ground: &ForwardContext<L>,
+    link: &L,
+    facts: &ForwardCell,
+) -> bool {
     let listen = facts.listen();
     let answer = timeout(ANSWER, link.request_forward(listen)).await;
     let failure = match answer {
@@ -137,19 +141,19 @@ async fn ask_once<L: Link>(ground: &Ground<L>, link: &L, facts: &Facts) -> bool 
 }
 
 /// Where the server listens now.
-fn place(listen: &Listen, bound: u16) -> Place {
+fn place(listen: &ListenAddr, bound: u16) -> BoundAddr {
     let real = match listen {
-        Listen::Tcp { bind, .. } => Listen::Tcp {
+        ListenAddr::Tcp { bind, .. } => ListenAddr::Tcp {
             bind: bind.clone(),
             port: bound,
         },
-        Listen::Unix(path) => Listen::Unix(path.clone()),
+        ListenAddr::Unix(path) => ListenAddr::Unix(path.clone()),
     };
-    Place {
+    BoundAddr {
         listen: match &real {
             // The server decides which addresses its localhost has.
-            Listen::Tcp {
-                bind: Bind::Loopback,
+            ListenAddr::Tcp {
+                bind: BindAddr::Loopback,
                 port,
             } => format!("localhost:{port}"),
             other => other.to_string(),
@@ -160,8 +164,8 @@ fn place(listen: &Listen, bound: u16) -> Place {
 }
 
 /// Takes what the far side opens until the session ends. Never waits for a connection.
-pub(super) async fn take<L: Link>(
-    ground: Arc<Ground<L>>,
+pub(super) async fn take<L: SshSession>(
+    ground: Arc<ForwardContext<L>>,
     link: L,
     session: CancellationToken,
     mut incoming: mpsc::Receiver<L::Incoming>,
@@ -196,7 +200,7 @@ pub(super) async fn take<L: Link>(
 }
 
 /// The forward that a connection belongs to. Several may have asked for any port: then the port tells.
-fn find(remotes: &[Arc<Facts>], listen: &Listen, port: u16) -> Option<Arc<Facts>> {
+fn find(remotes: &[Arc<ForwardCell>], listen: &ListenAddr, port: u16) -> Option<Arc<ForwardCell>> {
     let mut alike = remotes.iter().filter(|facts| facts.listen() == listen);
     let by_port = alike
         .clone()
@@ -204,9 +208,9 @@ fn find(remotes: &[Arc<Facts>], listen: &Listen, port: u16) -> Option<Arc<Facts>
     by_port.or_else(|| alike.next()).cloned()
 }
 
-async fn to_target<L: Link>(
-    ground: &Ground<L>,
-    facts: &Facts,
+async fn to_target<L: SshSession>(
+    ground: &ForwardContext<L>,
+    facts: &ForwardCell,
     link: &L,
     to: &Endpoint,
     arrival: L::Incoming,
@@ -225,7 +229,7 @@ async fn to_target<L: Link>(
     let Ok(far) = arrival.accept().await else {
         return;
     };
-    let pump = Pump {
+    let pump = Relay {
         near: &near,
         far,
         link,
@@ -247,7 +251,12 @@ fn reason(error: &io::Error) -> String {
     }
 }
 
-async fn to_wherever<L: Link>(ground: &Ground<L>, facts: &Facts, link: &L, arrival: L::Incoming) {
+async fn to_wherever<L: SshSession>(
+    ground: &ForwardContext<L>,
+    facts: &ForwardCell,
+    link: &L,
+    arrival: L::Incoming,
+) {
     let Ok(mut far) = arrival.accept().await else {
         return;
     };
@@ -271,7 +280,7 @@ async fn to_wherever<L: Link>(ground: &Ground<L>, facts: &Facts, link: &L, arriv
             {
                 return near.close();
             }
-            let pump = Pump {
+            let pump = Relay {
                 near: &near,
                 far,
                 link,
@@ -294,8 +303,8 @@ async fn to_wherever<L: Link>(ground: &Ground<L>, facts: &Facts, link: &L, arriv
     }
 }
 
-async fn dial_permitted<L: Link>(
-    ground: &Ground<L>,
+async fn dial_permitted<L: SshSession>(
+    ground: &ForwardContext<L>,
     request: &Request,
 ) -> io::Result<super::local_socket::Socket> {
     let host = match &request.host {

@@ -43,9 +43,9 @@ pub(super) fn is_exhausted(_: &std::io::Error) -> bool {
 /// One descriptor in hand, given up for as long as it takes to accept a connection and close it:
 /// else a client that cannot be served would hang in the backlog.
 #[derive(Debug)]
-pub(super) struct Spare(Option<std::fs::File>);
+pub(super) struct ReservedFd(Option<std::fs::File>);
 
-impl Spare {
+impl ReservedFd {
     /// Takes one.
     pub(super) fn new() -> Self {
         Self(Self::open())

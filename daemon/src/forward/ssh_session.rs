@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::failure::Failure;
 use crate::session::{self, OpenError, Session};
-use tunneld_config::addr::{Endpoint, Listen};
+use tunneld_config::addr::{Endpoint, ListenAddr};
 
 /// Where a connection leads at the far end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +39,11 @@ impl From<&Endpoint> for Target {
 }
 
 /// A live session, as far as bytes go. Clones are handles to the same one.
-pub trait Link: Clone + Send + Sync + 'static {
+pub trait SshSession: Clone + Send + Sync + 'static {
     /// A connection over it.
     type Channel: Far;
     /// A connection that the far side opened.
-    type Incoming: Arrival<Channel = Self::Channel>;
+    type Incoming: IncomingChannel<Channel = Self::Channel>;
 
     /// Opens a connection from the far end to the target.
     fn open(
@@ -52,10 +52,15 @@ pub trait Link: Clone + Send + Sync + 'static {
         originator: Option<SocketAddr>,
     ) -> impl Future<Output = Result<Self::Channel, OpenError>> + Send;
     /// Asks the far side to listen; the port really bound.
-    fn request_forward(&self, listen: &Listen)
-    -> impl Future<Output = Result<u16, Failure>> + Send;
+    fn request_forward(
+        &self,
+        listen: &ListenAddr,
+    ) -> impl Future<Output = Result<u16, Failure>> + Send;
     /// Asks the far side to listen no more.
-    fn cancel_forward(&self, listen: &Listen) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn cancel_forward(
+        &self,
+        listen: &ListenAddr,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Waits until it has ended.
     fn closed(&self) -> impl Future<Output = ()> + Send;
     /// Whether it has ended.
@@ -63,11 +68,11 @@ pub trait Link: Clone + Send + Sync + 'static {
 }
 
 /// A connection that the far side opened, not yet taken. Dropping it refuses it.
-pub trait Arrival: Send + 'static {
+pub trait IncomingChannel: Send + 'static {
     /// What it becomes.
     type Channel;
     /// The forward, as it was asked for.
-    fn listen(&self) -> &Listen;
+    fn listen(&self) -> &ListenAddr;
     /// The port that the far side bound for it.
     fn port(&self) -> u16;
     /// Takes it.
@@ -102,7 +107,7 @@ pub trait FarWriter: AsyncWrite + Unpin + Send {
     fn closed(&self) -> impl Future<Output = ()> + Send;
 }
 
-impl Link for Session {
+impl SshSession for Session {
     type Channel = session::Channel;
     type Incoming = session::Incoming;
 
@@ -120,11 +125,11 @@ impl Link for Session {
         }
     }
 
-    async fn request_forward(&self, listen: &Listen) -> Result<u16, Failure> {
+    async fn request_forward(&self, listen: &ListenAddr) -> Result<u16, Failure> {
         Session::request_forward(self, listen).await
     }
 
-    async fn cancel_forward(&self, listen: &Listen) -> Result<(), Failure> {
+    async fn cancel_forward(&self, listen: &ListenAddr) -> Result<(), Failure> {
         Session::cancel_forward(self, listen).await
     }
 
@@ -137,10 +142,10 @@ impl Link for Session {
     }
 }
 
-impl Arrival for session::Incoming {
+impl IncomingChannel for session::Incoming {
     type Channel = session::Channel;
 
-    fn listen(&self) -> &Listen {
+    fn listen(&self) -> &ListenAddr {
         &self.listen
     }
 

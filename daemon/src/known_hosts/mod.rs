@@ -74,7 +74,7 @@ pub struct Place {
 
 /// What known_hosts says of an offered key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Recovery {
     /// It is the host's.
     Known,
     /// Nothing is known of the host.
@@ -137,16 +137,16 @@ impl KnownHost {
     }
 
     /// What is said of the plain key `blob`.
-    pub fn judge(&self, blob: &[u8]) -> Verdict {
+    pub fn judge(&self, blob: &[u8]) -> Recovery {
         if let Some(place) = revoked(&self.lines, blob) {
-            return Verdict::Revoked(place);
+            return Recovery::Revoked(place);
         }
         // As ssh does: what stands under the name itself leaves the bare name unasked.
         match judge_plain(&self.lines, blob) {
-            Verdict::Unknown => match revoked(&self.bare, blob) {
-                Some(place) => Verdict::Revoked(place),
-                None if judge_plain(&self.bare, blob) == Verdict::Known => Verdict::Known,
-                None => Verdict::Unknown,
+            Recovery::Unknown => match revoked(&self.bare, blob) {
+                Some(place) => Recovery::Revoked(place),
+                None if judge_plain(&self.bare, blob) == Recovery::Known => Recovery::Known,
+                None => Recovery::Unknown,
             },
             verdict => verdict,
         }
@@ -212,17 +212,17 @@ fn revoked(lines: &[Line], blob: &[u8]) -> Option<Place> {
     found.map(|line| line.place.clone())
 }
 
-fn judge_plain(lines: &[Line], blob: &[u8]) -> Verdict {
+fn judge_plain(lines: &[Line], blob: &[u8]) -> Recovery {
     let mut other = None;
     for line in lines.iter().filter(|line| line.marker == Marker::Plain) {
         if line.blob == blob {
-            return Verdict::Known;
+            return Recovery::Known;
         }
         other = Some(line);
     }
     match other {
-        Some(line) => Verdict::Changed(line.place.clone()),
-        None => Verdict::Unknown,
+        Some(line) => Recovery::Changed(line.place.clone()),
+        None => Recovery::Unknown,
     }
 }
 

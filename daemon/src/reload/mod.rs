@@ -16,20 +16,20 @@ use tunneld_proto::message::{ConfigFault, ReloadReport};
 
 use self::watcher::Watcher;
 use crate::log::Log;
-use crate::state_file::Store;
+use crate::state_file::StateFile;
 use crate::supervisor::Supervisor;
-use crate::tunnel::refresh::Stale;
+use crate::tunnel::refresh::RefreshRequest;
 use tunneld_config::load::{Loaded, Loader, ad_hoc};
 use tunneld_config::model::{DaemonConfig, Tunnel};
 use tunneld_config::save::save;
-use tunneld_platform::service::{Notice, tell};
+use tunneld_platform::service::{ServiceState, notify_manager};
 
 /// Tunnels that are resolved again at once.
 const AT_ONCE: usize = 8;
 
 /// A handle to the task.
 #[derive(Clone)]
-pub struct Reloader {
+pub struct ReloadHandle {
     requests: mpsc::Sender<Request>,
     shared: Arc<Shared>,
 }
@@ -46,26 +46,26 @@ enum Request {
 struct Shared {
     dir: PathBuf,
     // What the last reading told; set and copied, never held across an await.
-    told: Mutex<Told>,
+    told: Mutex<Diagnostics>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Told {
+struct Diagnostics {
     faults: Vec<ConfigFault>,
     notes: Vec<String>,
 }
 
 /// The task's own.
-pub struct Reloading {
+pub struct ReloadTask {
     loader: Loader,
     daemon: DaemonConfig,
     log: Option<Log>,
-    store: Arc<Store>,
+    store: Arc<StateFile>,
     supervisor: Supervisor,
     requests: mpsc::Receiver<Request>,
     shared: Arc<Shared>,
     retry: Retry,
-    stale: mpsc::Receiver<Stale>,
+    stale: mpsc::Receiver<RefreshRequest>,
     /// Who may ask ssh now.
     turns: Arc<Semaphore>,
 }
@@ -99,25 +99,25 @@ impl Retry {
     }
 }
 
-impl Reloader {
+impl ReloadHandle {
     /// A reloader of `dir` that goes on from a first reading. With `log`, `[daemon] log` changes the log's level.
     pub fn new(
         dir: PathBuf,
         loader: Loader,
         first: &Loaded,
         log: Option<Log>,
-        store: Arc<Store>,
+        store: Arc<StateFile>,
         supervisor: Supervisor,
-    ) -> (Self, Reloading) {
+    ) -> (Self, ReloadTask) {
         let (requests, inbox) = mpsc::channel(16);
         // A second reloader, which there is none of, would answer nobody.
         let stale = supervisor.stale().unwrap_or_else(|| mpsc::channel(1).1);
-        let told = Told::default();
+        let told = Diagnostics::default();
         let shared = Arc::new(Shared {
             dir,
             told: Mutex::new(told),
         });
-        let mut task = Reloading {
+        let mut task = ReloadTask {
             loader,
             daemon: first.daemon.clone(),
             log,
@@ -203,7 +203,7 @@ impl Reloader {
 }
 
 impl Shared {
-    fn told(&self) -> MutexGuard<'_, Told> {
+    fn told(&self) -> MutexGuard<'_, Diagnostics> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -236,7 +236,7 @@ fn refused(faults: Vec<ConfigFault>) -> RpcError {
     RpcError::new(ErrorKind::Config, message).causes(faults.into_iter().map(|fault| fault.rendered))
 }
 
-impl Reloading {
+impl ReloadTask {
     /// Reloads whenever it is asked to, or the directory changes.
     pub async fn run(mut self, mut watcher: Watcher) {
         let mut refreshing = JoinSet::new();
@@ -266,7 +266,7 @@ impl Reloading {
     }
 
     /// Resolves one tunnel again, beside all else and its own dial.
-    fn refresh(&self, stale: Stale, refreshing: &mut JoinSet<()>) {
+    fn refresh(&self, stale: RefreshRequest, refreshing: &mut JoinSet<()>) {
         let made = self.store.made().remove(&stale.name);
         let Some(again) = self
             .loader
@@ -291,7 +291,7 @@ impl Reloading {
     }
 
     async fn reload(&mut self) -> ReloadReport {
-        tell(&Notice::Reloading);
+        notify_manager(&ServiceState::Reloading);
         let loaded = load(&mut self.loader).await;
         let fresh = self.tell(&loaded);
         self.retry.note(loaded.try_again);
@@ -299,7 +299,7 @@ impl Reloading {
         let applied = self.supervisor.apply(loaded.tunnels).await;
         let applied = applied.unwrap_or_default();
         self.bring_back().await;
-        tell(&Notice::Ready);
+        notify_manager(&ServiceState::Ready);
         let report = ReloadReport {
             added: applied.added,
             changed: applied.changed,
@@ -332,7 +332,7 @@ impl Reloading {
 
     /// Keeps and logs what the reading told; whether it is something else than before.
     fn tell(&self, loaded: &Loaded) -> bool {
-        let fresh = Told {
+        let fresh = Diagnostics {
             faults: loaded.faults.clone(),
             notes: loaded.notes.clone(),
         };
@@ -365,7 +365,7 @@ impl Reloading {
 }
 
 /// The tunnels that an earlier daemon was told to make, without those that are `there` already.
-pub(crate) async fn bring_back(store: &Store, loader: &Loader, there: &[&str]) -> Vec<Tunnel> {
+pub(crate) async fn bring_back(store: &StateFile, loader: &Loader, there: &[&str]) -> Vec<Tunnel> {
     let mut made = Vec::new();
     for (name, spec) in store.made() {
         if there.contains(&name.as_str()) {

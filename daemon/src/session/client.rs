@@ -18,12 +18,12 @@ use tunneld_ssh::{Config, Error};
 
 use crate::failure::{Failure, FailureKind};
 use crate::known_hosts;
-use crate::session::host_key::update::Updates;
-use crate::session::host_key::{Trust, plain_key};
+use crate::session::host_key::update::HostKeyUpdater;
+use crate::session::host_key::{HostKeyVerifier, plain_key};
 use crate::session::{
     Channel, Established, Incoming, OpenError, PendingChannel, Session, SessionInfo,
 };
-use tunneld_config::addr::{Bind, Listen};
+use tunneld_config::addr::{BindAddr, ListenAddr};
 use tunneld_config::model::{Crypto, Route};
 
 /// How long after a session its carrier's end is looked for: it was told a moment before.
@@ -34,14 +34,14 @@ pub(super) struct Connected {
     pub(super) core: driver::Connected,
     /// How much of the banner has been told.
     pub(super) told: usize,
-    updates: Updates,
+    updates: HostKeyUpdater,
 }
 
 /// Exchanges keys over `stream` and has the host key judged.
 pub(super) async fn connect(
     stream: Stream,
     route: &Route,
-    trust: Trust,
+    trust: HostKeyVerifier,
     at_host_key: impl FnOnce(),
 ) -> Result<Connected, Failure> {
     let config = config(&route.crypto, &trust.algorithms())?;
@@ -237,20 +237,20 @@ fn info(
 }
 
 /// The forwards that were asked for, in the core's words and in ours.
-type Asked = Mutex<Vec<(connection::Listen, Listen)>>;
+type PendingPrompt = Mutex<Vec<(connection::Listen, ListenAddr)>>;
 
 /// A holder that panicked left a list that is still whole. Never held across an await.
-fn lock(asked: &Asked) -> MutexGuard<'_, Vec<(connection::Listen, Listen)>> {
+fn lock(asked: &PendingPrompt) -> MutexGuard<'_, Vec<(connection::Listen, ListenAddr)>> {
     asked.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn pass_on(
     mut from_core: mpsc::Receiver<driver::Incoming>,
     to: mpsc::Sender<Incoming>,
-    asked: Arc<Asked>,
+    asked: Arc<PendingPrompt>,
 ) {
     while let Some(incoming) = from_core.recv().await {
-        let ours = |(core, _): &&(connection::Listen, Listen)| *core == incoming.listen;
+        let ours = |(core, _): &&(connection::Listen, ListenAddr)| *core == incoming.listen;
         let listen = lock(&asked).iter().find(ours).map(|(_, ours)| ours.clone());
         let Some(listen) = listen else {
             // Cancelled meanwhile.
@@ -273,7 +273,7 @@ async fn pass_on(
 pub(super) struct Client {
     core: driver::Session,
     info: SessionInfo,
-    asked: Arc<Asked>,
+    asked: Arc<PendingPrompt>,
     over: Option<(String, Session)>,
     /// Whether a ProxyCommand carries it.
     by_command: bool,
@@ -347,7 +347,7 @@ impl Client {
         opened.map(Channel).map_err(open_error)
     }
 
-    pub(super) async fn request_forward(&self, listen: &Listen) -> Result<u16, Failure> {
+    pub(super) async fn request_forward(&self, listen: &ListenAddr) -> Result<u16, Failure> {
         let wire = on_wire(listen);
         {
             let mut asked = lock(&self.asked);
@@ -362,7 +362,7 @@ impl Client {
         })
     }
 
-    pub(super) async fn cancel_forward(&self, listen: &Listen) -> Result<(), Failure> {
+    pub(super) async fn cancel_forward(&self, listen: &ListenAddr) -> Result<(), Failure> {
         let wire = on_wire(listen);
         lock(&self.asked).retain(|(core, _)| *core != wire);
         match self.core.cancel_forward(&wire).await {
@@ -423,18 +423,18 @@ fn forward_failure(error: &ForwardError, what: &str) -> Failure {
     }
 }
 
-fn on_wire(listen: &Listen) -> connection::Listen {
+fn on_wire(listen: &ListenAddr) -> connection::Listen {
     match listen {
-        Listen::Tcp { bind, port } => connection::Listen::Tcp {
+        ListenAddr::Tcp { bind, port } => connection::Listen::Tcp {
             address: match bind {
-                Bind::Loopback => "localhost".to_owned(),
-                Bind::Any => String::new(),
-                Bind::Host(host) if host == "*" => String::new(),
-                Bind::Host(host) => host.clone(),
+                BindAddr::Loopback => "localhost".to_owned(),
+                BindAddr::Any => String::new(),
+                BindAddr::Host(host) if host == "*" => String::new(),
+                BindAddr::Host(host) => host.clone(),
             },
             port: *port,
         },
-        Listen::Unix(path) => connection::Listen::Unix {
+        ListenAddr::Unix(path) => connection::Listen::Unix {
             path: path.as_os_str().as_encoded_bytes().to_vec(),
         },
     }

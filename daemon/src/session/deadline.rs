@@ -9,11 +9,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::failure::{Failure, FailureKind};
-use crate::prompt::{Asker, NotAnswered, Question};
+use crate::prompt::{PromptCancelled, PromptRequest, PromptSender};
 
 /// What is left of `connect_timeout`. Clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Budget {
+pub(super) struct PausableDeadline {
     whole: Duration,
     clock: Arc<watch::Sender<Clock>>,
 }
@@ -25,7 +25,7 @@ struct Clock {
     paused: Option<(usize, Instant)>,
 }
 
-impl Budget {
+impl PausableDeadline {
     /// The whole of it, beginning now.
     pub(super) fn new(whole: Duration) -> Self {
         let deadline = Instant::now() + whole.min(Duration::from_secs(86_400));
@@ -84,7 +84,7 @@ impl Budget {
 }
 
 /// The clock stands still while this lives.
-pub(super) struct Pause(Budget);
+pub(super) struct Pause(PausableDeadline);
 
 impl Drop for Pause {
     fn drop(&mut self) {
@@ -101,35 +101,41 @@ impl Drop for Pause {
 
 /// Where a dial asks a person, off its clock.
 #[derive(Clone, Debug)]
-pub(super) struct Desk {
-    asker: Asker,
-    budget: Budget,
+pub(super) struct Prompter {
+    asker: PromptSender,
+    budget: PausableDeadline,
 }
 
-impl Desk {
+impl Prompter {
     /// A desk whose questions do not cost `budget`.
-    pub(super) fn new(asker: Asker, budget: Budget) -> Self {
+    pub(super) fn new(asker: PromptSender, budget: PausableDeadline) -> Self {
         Self { asker, budget }
     }
 
     /// The line to the person, for what costs no dial anything.
-    pub(super) fn asker(&self) -> &Asker {
+    pub(super) fn asker(&self) -> &PromptSender {
         &self.asker
     }
 
     /// Asks.
-    pub(super) async fn ask(&self, question: Question) -> Result<Vec<SecretString>, NotAnswered> {
+    pub(super) async fn ask(
+        &self,
+        question: PromptRequest,
+    ) -> Result<Vec<SecretString>, PromptCancelled> {
         let _pause = self.budget.pause();
         self.asker.ask(question).await
     }
 
     /// Asks for one thing.
-    pub(super) async fn ask_one(&self, question: Question) -> Result<SecretString, NotAnswered> {
+    pub(super) async fn ask_one(
+        &self,
+        question: PromptRequest,
+    ) -> Result<SecretString, PromptCancelled> {
         self.ask(question)
             .await?
             .into_iter()
             .next()
-            .ok_or(NotAnswered)
+            .ok_or(PromptCancelled)
     }
 
     /// Stops the dial's clock for something else that a person does, such as touching a security key.
@@ -144,7 +150,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pause_does_not_cost() {
-        let budget = Budget::new(Duration::from_secs(10));
+        let budget = PausableDeadline::new(Duration::from_secs(10));
         let begun = Instant::now();
         let pausing = budget.clone();
         let work = async move {

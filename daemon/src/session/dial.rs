@@ -13,11 +13,11 @@ use tunneld_proto::text;
 use tunneld_ssh::driver::Stream;
 
 use crate::failure::{Failure, FailureKind};
-use crate::session::auth::{self, Means};
+use crate::session::auth::{self, AuthContext};
 use crate::session::client;
-use crate::session::deadline::{Budget, Desk};
-use crate::session::host_key::Trust;
-use crate::session::transport::proxy_command::{Complaint, Proxy};
+use crate::session::deadline::{PausableDeadline, Prompter};
+use crate::session::host_key::HostKeyVerifier;
+use crate::session::transport::proxy_command::{Proxy, StderrTail};
 use crate::session::transport::tcp;
 use crate::session::{DialContext, Established, OpenError, Session};
 use tunneld_config::env::Env;
@@ -31,14 +31,14 @@ struct Way {
     local_addr: Option<SocketAddr>,
     /// The session that carries it, and the name under which that one's end is told.
     over: Option<(String, Session)>,
-    complaint: Option<Complaint>,
+    complaint: Option<StderrTail>,
 }
 
 /// What all parts of one dial know.
 struct Dial<'a> {
     route: &'a Route,
     host: String,
-    desk: Desk,
+    desk: Prompter,
     phases: &'a mpsc::UnboundedSender<Phase>,
     at: Mutex<Phase>,
     tunnel: &'a str,
@@ -73,11 +73,11 @@ fn dial_over<'a>(
             }
             _ => None,
         };
-        let budget = Budget::new(route.connect_timeout);
+        let budget = PausableDeadline::new(route.connect_timeout);
         let mut dial = Dial {
             route,
             host: route.host.clone(),
-            desk: Desk::new(context.asker.clone(), budget.clone()),
+            desk: Prompter::new(context.asker.clone(), budget.clone()),
             phases: &context.phases,
             at: Mutex::new(Phase::Resolve),
             tunnel: &context.tunnel,
@@ -173,7 +173,7 @@ impl Dial<'_> {
             ..
         } = self;
         let way = self.open_way(over).await?;
-        let trust = Trust::gather(route, &self.host, desk, tunnel).await?;
+        let trust = HostKeyVerifier::gather(route, &self.host, desk, tunnel).await?;
         self.enter(Phase::Kex);
         let at_host_key = || self.enter(Phase::HostKey);
         let connected = client::connect(way.carrier, route, trust, at_host_key).await;
@@ -186,7 +186,7 @@ impl Dial<'_> {
         }
         self.enter(Phase::Auth);
         let who = self.who();
-        let means = Means {
+        let means = AuthContext {
             auth: &route.auth,
             desk,
             who: &who,
@@ -281,7 +281,7 @@ impl Dial<'_> {
     }
 }
 
-async fn with_complaint(failure: Failure, complaint: Option<Complaint>) -> Failure {
+async fn with_complaint(failure: Failure, complaint: Option<StderrTail>) -> Failure {
     let Some(complaint) = complaint else {
         return failure;
     };
@@ -292,7 +292,7 @@ async fn with_complaint(failure: Failure, complaint: Option<Complaint>) -> Failu
         }
         kind => (kind, failure.hint),
     };
-    let said = text::escape(&complaint.last_words().await);
+    let said = text::escape(&complaint.drain_stderr().await);
     let message = match said.is_empty() {
         true => format!("over proxy_command: {}", failure.message),
         false => format!(

@@ -27,8 +27,8 @@ use tunneld_ssh::driver;
 pub use self::auth::agent::socket as agent_socket;
 use self::client::Client;
 use crate::failure::Failure;
-use crate::prompt::Asker;
-use tunneld_config::addr::Listen;
+use crate::prompt::PromptSender;
+use tunneld_config::addr::ListenAddr;
 use tunneld_config::model::Route;
 use tunneld_proto::status::Phase;
 
@@ -40,7 +40,7 @@ pub struct DialContext {
     /// Hears each phase as it begins.
     pub phases: mpsc::UnboundedSender<Phase>,
     /// Where a person is asked.
-    pub asker: Asker,
+    pub asker: PromptSender,
     /// The session of `Via::Tunnel`, where that is the route.
     pub carrier: Option<Session>,
 }
@@ -91,7 +91,7 @@ pub struct SessionInfo {
 /// A connection that the far side opened for one of our remote forwards.
 pub struct Incoming {
     /// The forward, as it was asked for with [`Session::request_forward`].
-    pub listen: Listen,
+    pub listen: ListenAddr,
     /// The port that the server bound for it, where 0 was asked for too; 0 for a Unix socket.
     pub port: u16,
     /// Who connected there, as the server tells it; never trusted.
@@ -187,7 +187,7 @@ impl Session {
     ///
     /// # Errors
     /// The server's refusal, its silence, or the session's end.
-    pub async fn request_forward(&self, listen: &Listen) -> Result<u16, Failure> {
+    pub async fn request_forward(&self, listen: &ListenAddr) -> Result<u16, Failure> {
         self.0.request_forward(listen).await
     }
 
@@ -195,7 +195,7 @@ impl Session {
     ///
     /// # Errors
     /// The server's refusal, its silence, or the session's end.
-    pub async fn cancel_forward(&self, listen: &Listen) -> Result<(), Failure> {
+    pub async fn cancel_forward(&self, listen: &ListenAddr) -> Result<(), Failure> {
         self.0.cancel_forward(listen).await
     }
 

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::session::blob::{self, Reader, put_string};
 use crate::session::ppk::{Kind, put_ecdsa};
-use crate::session::private_key::{Found, NO_DSA, Unopened, damaged};
+use crate::session::private_key::{DecryptError, KeyInfo, NO_DSA, damaged};
 
 const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 const END: &str = "-----END OPENSSH PRIVATE KEY-----";
@@ -27,7 +27,7 @@ pub(super) fn is_openssh(text: &str) -> bool {
 }
 
 /// Looks at a file; an error where no passphrase would make a key of it.
-pub(super) fn look(text: &str) -> Result<Found, String> {
+pub(super) fn look(text: &str) -> Result<KeyInfo, String> {
     let content = unarmoured(text).ok_or_else(|| damaged("it is not whole, or not base64"))?;
     let mut rest = Reader(content.strip_prefix(MAGIC).unwrap_or_default());
     let cipher = rest.string().unwrap_or_default();
@@ -51,23 +51,23 @@ pub(super) fn look(text: &str) -> Result<Found, String> {
              (`ssh-keygen -p -a 100 -f FILE` rewrites it)"
         ));
     }
-    Ok(Found {
+    Ok(KeyInfo {
         public: Some(key.public_key_bytes()),
         key: (!key.is_encrypted()).then_some(key),
     })
 }
 
 /// Opens a key that needs a passphrase.
-pub(super) fn open(text: &str, passphrase: &str) -> Result<PrivateKey, Unopened> {
-    let gone = || Unopened::Why(damaged("it is not whole, or not base64"));
+pub(super) fn open(text: &str, passphrase: &str) -> Result<PrivateKey, DecryptError> {
+    let gone = || DecryptError::Why(damaged("it is not whole, or not base64"));
     let content = unarmoured(text).ok_or_else(gone)?;
     let opened = PrivateKey::from_bytes(&content).and_then(|key| key.decrypt(passphrase));
     match opened {
         Ok(key) => Ok(key),
         // A wrong passphrase is another error: bcrypt is not run twice for it.
         Err(ssh_key::Error::Encoding(_)) => read_ecdsa(&content, Some(passphrase))
-            .ok_or_else(|| Unopened::Why(damaged("its private part cannot be read"))),
-        Err(_) => Err(Unopened::Wrong),
+            .ok_or_else(|| DecryptError::Why(damaged("its private part cannot be read"))),
+        Err(_) => Err(DecryptError::Wrong),
     }
 }
 

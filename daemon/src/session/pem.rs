@@ -13,7 +13,7 @@ use russh::keys::{self, PrivateKey};
 use tunneld_proto::text;
 use zeroize::Zeroizing;
 
-use crate::session::private_key::{NO_DSA, Unopened, damaged};
+use crate::session::private_key::{DecryptError, NO_DSA, damaged};
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const DSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10040.4.1");
@@ -107,7 +107,7 @@ impl Pem {
     }
 
     /// Opens the key; the passphrase of one that has none is not looked at.
-    pub(super) fn open(&self, passphrase: &str) -> Result<PrivateKey, Unopened> {
+    pub(super) fn open(&self, passphrase: &str) -> Result<PrivateKey, DecryptError> {
         let passphrase = passphrase.as_bytes();
         let opened;
         let der: &[u8] = match &self.lock {
@@ -127,9 +127,9 @@ impl Pem {
             Kind::Other => keys::pkcs8::decode_pkcs8(der, None).map_err(|error| told(&error)),
         };
         key.map_err(|why| match (&self.lock, why) {
-            (Some(_), None) => Unopened::Wrong,
-            (_, Some(why)) => Unopened::Why(why),
-            (None, None) => Unopened::Why(damaged("it does not hold what its first line says")),
+            (Some(_), None) => DecryptError::Wrong,
+            (_, Some(why)) => DecryptError::Why(why),
+            (None, None) => DecryptError::Why(damaged("it does not hold what its first line says")),
         })
     }
 
@@ -138,7 +138,7 @@ impl Pem {
         dek: Dek,
         iv: &[u8],
         passphrase: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, Unopened> {
+    ) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
         let salt = iv.get(..8).unwrap_or_default();
         match dek {
             Dek::Ssh(cipher) => {
@@ -218,8 +218,8 @@ fn check_scheme(scheme: &pkcs5::EncryptionScheme) -> Result<(), String> {
     }
 }
 
-fn open_pkcs8(content: &[u8], passphrase: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unopened> {
-    let sealed = sealed(content).map_err(Unopened::Why)?;
+fn open_pkcs8(content: &[u8], passphrase: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
+    let sealed = sealed(content).map_err(DecryptError::Why)?;
     let data = sealed.encrypted_data.as_bytes();
     match &sealed.encryption_algorithm {
         pkcs5::EncryptionScheme::Pbes1(old) => {
@@ -232,13 +232,13 @@ fn open_pkcs8(content: &[u8], passphrase: &[u8]) -> Result<Zeroizing<Vec<u8>>, U
         }
         scheme => match scheme.decrypt(passphrase, data) {
             Ok(opened) => Ok(Zeroizing::new(opened)),
-            Err(pkcs5::Error::DecryptFailed) => Err(Unopened::Wrong),
-            Err(error) => Err(Unopened::Why(unsupported(&error.to_string()))),
+            Err(pkcs5::Error::DecryptFailed) => Err(DecryptError::Wrong),
+            Err(error) => Err(DecryptError::Why(unsupported(&error.to_string()))),
         },
     }
 }
 
-fn decrypt_des(key: &[u8], iv: &[u8], content: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unopened> {
+fn decrypt_des(key: &[u8], iv: &[u8], content: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
     let mut thrice = Zeroizing::new(Vec::with_capacity(24));
     for _ in 0..3 {
         thrice.extend(key);
@@ -251,13 +251,13 @@ fn decrypt(
     key: &[u8],
     iv: &[u8],
     content: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, Unopened> {
+) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
     let mut content = Zeroizing::new(content.to_vec());
     if content.is_empty() || !content.len().is_multiple_of(cipher.block_size()) {
-        return Err(Unopened::Why(damaged("it is not of whole blocks")));
+        return Err(DecryptError::Why(damaged("it is not of whole blocks")));
     }
     let done = cipher.decrypt(key, iv, &mut content, None);
-    done.map_err(|error| Unopened::Why(format!("decrypting failed: {error}")))?;
+    done.map_err(|error| DecryptError::Why(format!("decrypting failed: {error}")))?;
     let padding = content.last().copied().unwrap_or_default();
     let kept = content.len().checked_sub(padding.into());
     let whole = (1..=cipher.block_size()).contains(&padding.into())
@@ -268,7 +268,7 @@ fn decrypt(
             .all(|byte| *byte == padding);
     match kept {
         Some(kept) if whole => content.truncate(kept),
-        _ => return Err(Unopened::Wrong),
+        _ => return Err(DecryptError::Wrong),
     }
     Ok(content)
 }

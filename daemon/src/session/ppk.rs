@@ -12,7 +12,7 @@ use tunneld_proto::text;
 use zeroize::Zeroizing;
 
 use crate::session::blob::{self, Reader, put_string};
-use crate::session::private_key::{Unopened, damaged};
+use crate::session::private_key::{DecryptError, damaged};
 
 const MAGIC: &str = "PuTTY-User-Key-File-";
 const AES: &str = "aes256-cbc";
@@ -142,22 +142,25 @@ impl Ppk {
     }
 
     /// Opens the key; the passphrase of one that has none is not looked at.
-    pub(super) fn open(mut self, passphrase: &str) -> Result<PrivateKey, Unopened> {
-        let keys = self.keys(passphrase.as_bytes()).map_err(Unopened::Why)?;
+    pub(super) fn open(mut self, passphrase: &str) -> Result<PrivateKey, DecryptError> {
+        let keys = self
+            .keys(passphrase.as_bytes())
+            .map_err(DecryptError::Why)?;
         if self.is_locked() {
             Cipher::Aes256Cbc
                 .decrypt(&keys.cipher, &keys.iv, &mut self.private, None)
-                .map_err(|error| Unopened::Why(format!("decrypting failed: {error}")))?;
+                .map_err(|error| DecryptError::Why(format!("decrypting failed: {error}")))?;
         }
         if !self.is_whole(&keys.mac) {
             return Err(match self.lock {
-                Some(_) => Unopened::Wrong,
-                None => Unopened::Why(damaged("its content does not match `Private-MAC`")),
+                Some(_) => DecryptError::Wrong,
+                None => DecryptError::Why(damaged("its content does not match `Private-MAC`")),
             });
         }
-        let wire = self.wire().map_err(Unopened::Why)?;
+        let wire = self.wire().map_err(DecryptError::Why)?;
         let wire: &mut &[u8] = &mut wire.as_slice();
-        let foreign = || Unopened::Why(damaged("its private part does not fit its public part"));
+        let foreign =
+            || DecryptError::Why(damaged("its private part does not fit its public part"));
         let data = KeypairData::decode(wire).map_err(|_| foreign())?;
         PrivateKey::new(data, self.comment).map_err(|_| foreign())
     }

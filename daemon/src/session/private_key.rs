@@ -12,7 +12,7 @@ pub(super) const NO_DSA: &str =
     "DSA keys are not supported, by servers neither (`ssh-keygen -t ed25519` makes a new one)";
 
 /// What a file tells without a passphrase.
-pub(super) struct Found {
+pub(super) struct KeyInfo {
     pub(super) public: Option<Vec<u8>>,
     /// None where it needs a passphrase.
     pub(super) key: Option<PrivateKey>,
@@ -20,7 +20,7 @@ pub(super) struct Found {
 
 /// Why a key was not opened.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unopened {
+pub(super) enum DecryptError {
     /// Another passphrase may open it.
     #[error("the passphrase is wrong")]
     Wrong,
@@ -30,13 +30,13 @@ pub(super) enum Unopened {
 }
 
 /// Looks at a file; an error where no passphrase would make a key of it.
-pub(super) fn look(text: &str) -> Result<Found, String> {
-    let why = |unopened: Unopened| unopened.to_string();
+pub(super) fn look(text: &str) -> Result<KeyInfo, String> {
+    let why = |unopened: DecryptError| unopened.to_string();
     if ppk::is_ppk(text) {
         let ppk = Ppk::read(text)?;
         let public = Some(ppk.public().to_vec());
         let key = (!ppk.is_locked()).then(|| ppk.open("")).transpose();
-        return Ok(Found {
+        return Ok(KeyInfo {
             public,
             key: key.map_err(why)?,
         });
@@ -46,27 +46,27 @@ pub(super) fn look(text: &str) -> Result<Found, String> {
     }
     let pem = Pem::read(text)?;
     if pem.is_locked() {
-        return Ok(Found {
+        return Ok(KeyInfo {
             public: None,
             key: None,
         });
     }
     let key = pem.open("").map_err(why)?;
-    Ok(Found {
+    Ok(KeyInfo {
         public: Some(key.public_key_bytes()),
         key: Some(key),
     })
 }
 
 /// Opens a key that needs a passphrase. It takes its time.
-pub(super) fn open(text: &str, passphrase: &str) -> Result<PrivateKey, Unopened> {
+pub(super) fn open(text: &str, passphrase: &str) -> Result<PrivateKey, DecryptError> {
     if ppk::is_ppk(text) {
-        return Ppk::read(text).map_err(Unopened::Why)?.open(passphrase);
+        return Ppk::read(text).map_err(DecryptError::Why)?.open(passphrase);
     }
     if openssh_key::is_openssh(text) {
         return openssh_key::open(text, passphrase);
     }
-    Pem::read(text).map_err(Unopened::Why)?.open(passphrase)
+    Pem::read(text).map_err(DecryptError::Why)?.open(passphrase)
 }
 
 /// Whether a public key is one of a security key, which its file alone cannot sign with.

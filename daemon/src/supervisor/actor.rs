@@ -13,12 +13,14 @@ use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::Event;
 use tunneld_proto::status::Desired;
 
-use super::{Applied, COMMANDS, HANDOVER, Order, STOP_GRACE, Verb, handover, not_found};
+use super::{
+    Applied, COMMANDS, HANDOVER, STOP_GRACE, SupervisorRequest, Verb, handover, not_found,
+};
 use crate::tunnel::task::{Command, Shared, Task};
 use tunneld_config::model::Tunnel;
 
 /// One tunnel as its owner sees it.
-struct Owned {
+struct TunnelEntry {
     spec: Arc<Tunnel>,
     commands: mpsc::Sender<Command>,
     abort: AbortHandle,
@@ -28,7 +30,7 @@ struct Owned {
 
 pub(super) struct Actor {
     shared: Shared,
-    tunnels: BTreeMap<String, Owned>,
+    tunnels: BTreeMap<String, TunnelEntry>,
     /// What commands said, which goes before `autostart`.
     desired: watch::Sender<BTreeMap<String, Desired>>,
     tasks: JoinSet<String>,
@@ -36,7 +38,7 @@ pub(super) struct Actor {
 
 /// What woke the loop.
 enum Stir {
-    Order(Option<Order>),
+    SupervisorRequest(Option<SupervisorRequest>),
     Ended(Result<String, tokio::task::JoinError>),
 }
 
@@ -50,52 +52,54 @@ impl Actor {
         }
     }
 
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Order>) {
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<SupervisorRequest>) {
         loop {
             let stir = tokio::select! {
-                order = inbox.recv() => Stir::Order(order),
+                order = inbox.recv() => Stir::SupervisorRequest(order),
                 Some(ended) = self.tasks.join_next() => Stir::Ended(ended),
             };
             match stir {
-                Stir::Order(None) => return self.stop().await,
-                Stir::Order(Some(Order::Stop(reply))) => {
+                Stir::SupervisorRequest(None) => return self.stop().await,
+                Stir::SupervisorRequest(Some(SupervisorRequest::Stop(reply))) => {
                     self.stop().await;
                     let _ = reply.send(());
                     return;
                 }
-                Stir::Order(Some(order)) => self.obey(order).await,
+                Stir::SupervisorRequest(Some(order)) => self.obey(order).await,
                 Stir::Ended(ended) => self.ended(ended),
             }
         }
     }
 
-    async fn obey(&mut self, order: Order) {
+    async fn obey(&mut self, order: SupervisorRequest) {
         match order {
-            Order::Apply { tunnels, reply } => {
+            SupervisorRequest::Apply { tunnels, reply } => {
                 let _ = reply.send(self.apply(tunnels).await);
             }
-            Order::Add { tunnel, reply } => {
+            SupervisorRequest::Add { tunnel, reply } => {
                 let _ = reply.send(self.add(*tunnel));
             }
-            Order::Remove { name, reply } => {
+            SupervisorRequest::Remove { name, reply } => {
                 let _ = reply.send(self.remove(&name));
             }
-            Order::Command { names, verb, reply } => {
+            SupervisorRequest::Command { names, verb, reply } => {
                 let _ = reply.send(self.command(&names, verb).await);
             }
-            Order::Answer { id, answers, reply } => self.answer(id, answers, reply).await,
-            Order::Desired(desired) => {
+            SupervisorRequest::Answer { id, answers, reply } => {
+                self.answer(id, answers, reply).await
+            }
+            SupervisorRequest::Desired(desired) => {
                 self.desired.send_replace(desired);
             }
-            Order::All(verb) => {
+            SupervisorRequest::All(verb) => {
                 for owned in self.tunnels.values() {
                     let _ = owned.commands.send(verb.command()).await;
                 }
             }
-            Order::Alive(reply) => {
+            SupervisorRequest::Alive(reply) => {
                 let _ = reply.send(());
             }
-            Order::Stop(_) => {}
+            SupervisorRequest::Stop(_) => {}
         }
     }
 
@@ -241,7 +245,7 @@ impl Actor {
         });
         self.tunnels.insert(
             name,
-            Owned {
+            TunnelEntry {
                 spec,
                 commands,
                 abort,

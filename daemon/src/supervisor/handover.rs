@@ -1,6 +1,6 @@
 //! Who has to stop listening before others can begin, when tunnels are renamed or a forward moves between them. Pure.
 
-use tunneld_config::addr::Listen;
+use tunneld_config::addr::ListenAddr;
 use tunneld_config::model::{Forward, Tunnel};
 use tunneld_config::overlap;
 
@@ -16,7 +16,7 @@ pub(super) fn givers<'a>(
             .iter()
             .filter(|forward| stays.is_none_or(|new| !new.forwards.contains(forward)));
         let others = after.iter().filter(|new| new.name != old.name);
-        let taken: Vec<&Listen> = others
+        let taken: Vec<&ListenAddr> = others
             .flat_map(|new| &new.forwards)
             .filter_map(near)
             .collect();
@@ -29,7 +29,7 @@ pub(super) fn givers<'a>(
 }
 
 /// Where a forward listens on this side.
-fn near(forward: &Forward) -> Option<&Listen> {
+fn near(forward: &Forward) -> Option<&ListenAddr> {
     match forward {
         Forward::Local { listen, .. } | Forward::Dynamic { listen } => Some(listen),
         Forward::Remote { .. } => None,

@@ -17,10 +17,10 @@ use tunneld_proto::message::{Event, ReloadReport, Snapshot};
 use tunneld_proto::status::{Desired, Prompt, TunnelStatus};
 
 use crate::session::Session;
-use crate::tunnel::connect_limiter::Gate;
-use crate::tunnel::interactive_clients::Attending;
-use crate::tunnel::refresh::{Refresher, Stale};
-use crate::tunnel::registry::Board;
+use crate::tunnel::connect_limiter::ConnectLimiter;
+use crate::tunnel::interactive_clients::ClientGuard;
+use crate::tunnel::refresh::{RefreshHandle, RefreshRequest};
+use crate::tunnel::registry::StatusRegistry;
 use crate::tunnel::task::{Command, Shared};
 use tunneld_config::model::Tunnel;
 
@@ -38,14 +38,14 @@ const COMMANDS: usize = 64;
 /// A handle to the supervisor; clones speak to the same one.
 #[derive(Clone)]
 pub struct Supervisor {
-    orders: mpsc::Sender<Order>,
-    board: Board,
-    gate: Gate,
-    refresher: Refresher,
+    orders: mpsc::Sender<SupervisorRequest>,
+    board: StatusRegistry,
+    gate: ConnectLimiter,
+    refresher: RefreshHandle,
     desired: watch::Receiver<BTreeMap<String, Desired>>,
 }
 
-enum Order {
+enum SupervisorRequest {
     Apply {
         tunnels: Vec<Tunnel>,
         reply: oneshot::Sender<Applied>,
@@ -111,14 +111,14 @@ impl Supervisor {
     /// Starts a supervisor on `tasks`; at most `max_connects` handshakes run at once.
     pub fn start(max_connects: usize, tasks: &mut JoinSet<()>) -> Self {
         let (orders, inbox) = mpsc::channel(COMMANDS);
-        let board = Board::new();
-        let gate = Gate::new(max_connects);
+        let board = StatusRegistry::new();
+        let gate = ConnectLimiter::new(max_connects);
         let shared = Shared {
             board: board.clone(),
             gate: gate.clone(),
             prompts: Arc::new(AtomicU64::new(0)),
             recent: Arc::default(),
-            refresher: Refresher::default(),
+            refresher: RefreshHandle::default(),
         };
         let refresher = shared.refresher.clone();
         let (told, desired) = watch::channel(BTreeMap::new());
@@ -133,7 +133,7 @@ impl Supervisor {
     }
 
     /// Where tunnels ask for their newest state before they dial; whoever takes it first answers.
-    pub fn stale(&self) -> Option<mpsc::Receiver<Stale>> {
+    pub fn stale(&self) -> Option<mpsc::Receiver<RefreshRequest>> {
         self.refresher.answered()
     }
 
@@ -144,7 +144,7 @@ impl Supervisor {
 
     async fn order<T>(
         &self,
-        make: impl FnOnce(oneshot::Sender<T>) -> Order,
+        make: impl FnOnce(oneshot::Sender<T>) -> SupervisorRequest,
     ) -> Result<T, RpcError> {
         let (reply, answer) = oneshot::channel();
         self.orders
@@ -159,7 +159,8 @@ impl Supervisor {
     /// # Errors
     /// `stopping`.
     pub async fn apply(&self, tunnels: Vec<Tunnel>) -> Result<Applied, RpcError> {
-        self.order(|reply| Order::Apply { tunnels, reply }).await
+        self.order(|reply| SupervisorRequest::Apply { tunnels, reply })
+            .await
     }
 
     /// Adds a tunnel made on the command line and brings it up, unless the desired state says otherwise.
@@ -167,7 +168,7 @@ impl Supervisor {
     /// # Errors
     /// `tunnel_exists`, `stopping`.
     pub async fn add(&self, tunnel: Tunnel) -> Result<(), RpcError> {
-        self.order(|reply| Order::Add {
+        self.order(|reply| SupervisorRequest::Add {
             tunnel: Box::new(tunnel),
             reply,
         })
@@ -180,7 +181,7 @@ impl Supervisor {
     /// `tunnel_not_found`, also for a configured one; `stopping`.
     pub async fn remove(&self, name: &str) -> Result<(), RpcError> {
         let mut events = self.board.subscribe().1;
-        self.order(|reply| Order::Remove {
+        self.order(|reply| SupervisorRequest::Remove {
             name: name.to_owned(),
             reply,
         })
@@ -219,7 +220,7 @@ impl Supervisor {
     }
 
     async fn command(&self, names: &[String], verb: Verb) -> Result<(), RpcError> {
-        self.order(|reply| Order::Command {
+        self.order(|reply| SupervisorRequest::Command {
             names: names.to_vec(),
             verb,
             reply,
@@ -232,7 +233,7 @@ impl Supervisor {
     /// # Errors
     /// `prompt_not_found`, `invalid_answer`, `stopping`.
     pub async fn answer(&self, id: u64, answers: Vec<SecretString>) -> Result<(), RpcError> {
-        self.order(|reply| Order::Answer {
+        self.order(|reply| SupervisorRequest::Answer {
             id,
             answers: Some(answers),
             reply,
@@ -245,7 +246,7 @@ impl Supervisor {
     /// # Errors
     /// `prompt_not_found`, `stopping`.
     pub async fn cancel(&self, id: u64) -> Result<(), RpcError> {
-        self.order(|reply| Order::Answer {
+        self.order(|reply| SupervisorRequest::Answer {
             id,
             answers: None,
             reply,
@@ -255,17 +256,20 @@ impl Supervisor {
 
     /// What an earlier daemon was last told: goes before `autostart` for tunnels that come after.
     pub async fn set_desired(&self, desired: BTreeMap<String, Desired>) {
-        let _ = self.orders.send(Order::Desired(desired)).await;
+        let _ = self.orders.send(SupervisorRequest::Desired(desired)).await;
     }
 
     /// The machine's network has changed.
     pub async fn network_changed(&self) {
-        let _ = self.orders.send(Order::All(Verb::NetworkChanged)).await;
+        let _ = self
+            .orders
+            .send(SupervisorRequest::All(Verb::NetworkChanged))
+            .await;
     }
 
     /// The machine has woken.
     pub async fn woke(&self) {
-        let _ = self.orders.send(Order::All(Verb::Woke)).await;
+        let _ = self.orders.send(SupervisorRequest::All(Verb::Woke)).await;
     }
 
     /// Returns once the supervisor's own loop has turned: what a watchdog wants to know.
@@ -273,12 +277,12 @@ impl Supervisor {
     /// # Errors
     /// `stopping`.
     pub async fn alive(&self) -> Result<(), RpcError> {
-        self.order(Order::Alive).await
+        self.order(SupervisorRequest::Alive).await
     }
 
     /// Ends every tunnel, at most 5 s together.
     pub async fn stop(&self) {
-        let _ = self.order(Order::Stop).await;
+        let _ = self.order(SupervisorRequest::Stop).await;
     }
 
     /// Every tunnel, by name.
@@ -297,7 +301,7 @@ impl Supervisor {
     }
 
     /// Somebody asks the prompts of these tunnels at a terminal, until what is returned is dropped.
-    pub fn attend(&self, names: Vec<String>) -> Attending {
+    pub fn attend(&self, names: Vec<String>) -> ClientGuard {
         self.board.attend(names)
     }
 

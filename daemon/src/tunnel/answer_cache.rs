@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tunneld_proto::status::PromptKind;
 
-use crate::prompt::Question;
+use crate::prompt::PromptRequest;
 use secrecy::SecretString;
 use tokio::time::Instant;
 
@@ -14,11 +14,11 @@ const KEPT: Duration = Duration::from_secs(30);
 
 /// The recent answers. Pure: time is given.
 #[derive(Debug, Default)]
-pub struct Recent(Vec<(Question, Vec<SecretString>, Instant)>);
+pub struct AnswerCache(Vec<(PromptRequest, Vec<SecretString>, Instant)>);
 
-impl Recent {
+impl AnswerCache {
     /// Keeps an answer that was right, if it is one that stays right.
-    pub fn keep(&mut self, now: Instant, question: Question, answers: Vec<SecretString>) {
+    pub fn keep(&mut self, now: Instant, question: PromptRequest, answers: Vec<SecretString>) {
         self.forget(now);
         // Trust in a host is written down, or was meant for that once.
         let of_login = !matches!(question.kind, PromptKind::HostKey | PromptKind::NewPassword);
@@ -29,7 +29,7 @@ impl Recent {
     }
 
     /// The answer to the same question, if it was given just now.
-    pub fn find(&mut self, now: Instant, question: &Question) -> Option<Vec<SecretString>> {
+    pub fn find(&mut self, now: Instant, question: &PromptRequest) -> Option<Vec<SecretString>> {
         self.forget(now);
         self.0
             .iter()
@@ -51,8 +51,8 @@ mod tests {
 
     use super::*;
 
-    fn question(kind: PromptKind) -> Question {
-        Question {
+    fn question(kind: PromptKind) -> PromptRequest {
+        PromptRequest {
             kind,
             host: "ada@login:22".to_owned(),
             note: String::new(),
@@ -73,9 +73,9 @@ mod tests {
     #[test]
     fn the_answer_that_let_in_replaces_the_wrong_one_before_it() {
         let now = Instant::now();
-        let mut recent = Recent::default();
+        let mut recent = AnswerCache::default();
         let first = question(PromptKind::Password);
-        let again = Question {
+        let again = PromptRequest {
             note: "The password was wrong. ".to_owned(),
             ..first.clone()
         };
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn a_password_serves_the_next_tunnel_and_a_code_never() {
         let now = Instant::now();
-        let mut recent = Recent::default();
+        let mut recent = AnswerCache::default();
         recent.keep(
             now,
             question(PromptKind::Password),

@@ -9,7 +9,7 @@ use tunneld_config::model::{Route, Via};
 
 /// The gate that every dial of the daemon passes.
 #[derive(Debug, Clone)]
-pub struct Gate {
+pub struct ConnectLimiter {
     // Std mutexes: nothing is awaited under them.
     all: Arc<Mutex<Arc<Semaphore>>>,
     servers: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
@@ -17,16 +17,16 @@ pub struct Gate {
 
 /// The right to dial; given back when dropped.
 #[derive(Debug)]
-pub struct Pass(Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>);
+pub struct ConnectPermit(Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>);
 
-impl Pass {
+impl ConnectPermit {
     /// Gives the places back: a person who thinks must not hold up a tunnel that needs none.
     pub fn wait_for_a_person(&mut self) {
         self.0 = None;
     }
 }
 
-impl Gate {
+impl ConnectLimiter {
     /// A gate for `most` handshakes in all.
     pub fn new(most: usize) -> Self {
         Self {
@@ -36,13 +36,13 @@ impl Gate {
     }
 
     /// Waits for the right to dial `route`.
-    pub async fn pass(&self, route: &Route) -> Option<Pass> {
+    pub async fn pass(&self, route: &Route) -> Option<ConnectPermit> {
         let server = self.server(route).acquire_owned().await.ok()?;
         loop {
             let all = Arc::clone(&self.all.lock().unwrap_or_else(PoisonError::into_inner));
             // Closed where the number was changed meanwhile.
             if let Ok(all) = all.acquire_owned().await {
-                return Some(Pass(Some((server, all))));
+                return Some(ConnectPermit(Some((server, all))));
             }
         }
     }
@@ -103,7 +103,7 @@ mod tests {
     #[tokio::test]
     async fn one_a_server_and_so_many_in_all_which_may_change() {
         let (a, b, c) = (route("a").await, route("b").await, route("c").await);
-        let gate = Gate::new(1);
+        let gate = ConnectLimiter::new(1);
         let first = gate.pass(&a).await;
         assert!(gate.pass(&b).now_or_never().is_none(), "the second in all");
 

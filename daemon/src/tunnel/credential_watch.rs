@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::failure::Verdict;
+use crate::failure::Recovery;
 use crate::session;
 use tunneld_config::model::Route;
 
@@ -13,19 +13,19 @@ pub const LOOK: Duration = Duration::from_secs(2);
 
 /// The files as they were when the tunnel came to stand still.
 #[derive(Debug)]
-pub struct Causes(Vec<(PathBuf, Option<Stamp>)>);
+pub struct FileSnapshot(Vec<(PathBuf, Option<Stamp>)>);
 
 type Stamp = (SystemTime, u64);
 
-impl Causes {
+impl FileSnapshot {
     /// What on the way along `route` may be behind a failure of this verdict, as it is now. A refused login is not
     /// cured by other host keys, which change often.
-    pub fn of(route: &Route, verdict: Verdict) -> Self {
+    pub fn of(route: &Route, verdict: Recovery) -> Self {
         let auth = &route.auth;
         let mut files: Vec<PathBuf> = auth.identity_files.clone();
         files.extend_from_slice(&auth.certificate_files);
         files.extend(session::agent_socket(&auth.agent));
-        if verdict == Verdict::NeedsPerson {
+        if verdict == Recovery::NeedsUser {
             let keys = &route.host_keys;
             files.extend_from_slice(&keys.user_files);
             files.extend_from_slice(&keys.global_files);
@@ -70,8 +70,8 @@ mod tests {
         route.auth.agent = Agent::Socket(agent.clone());
         route.host_keys.user_files = vec![known.clone()];
         for (changed, mends_a_login) in [(known, false), (key, true), (agent, true)] {
-            let login = Causes::of(&route, Verdict::RetrySlowly);
-            let any = Causes::of(&route, Verdict::NeedsPerson);
+            let login = FileSnapshot::of(&route, Recovery::RetrySlowly);
+            let any = FileSnapshot::of(&route, Recovery::NeedsUser);
             assert!(!login.have_changed() && !any.have_changed());
             std::fs::write(&changed, "new").unwrap();
             assert_eq!(login.have_changed(), mends_a_login, "{changed:?}");

@@ -10,30 +10,30 @@ type Seats = BTreeMap<u64, Vec<String>>;
 
 /// Those who ask; clones tell of the same ones.
 #[derive(Clone, Debug)]
-pub struct Attendance(Arc<watch::Sender<Seats>>);
+pub struct InteractiveClients(Arc<watch::Sender<Seats>>);
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-pub struct Attending {
+pub struct ClientGuard {
     seat: u64,
-    among: Attendance,
+    among: InteractiveClients,
 }
 
-impl Default for Attendance {
+impl Default for InteractiveClients {
     fn default() -> Self {
         Self(Arc::new(watch::Sender::new(Seats::new())))
     }
 }
 
-impl Attendance {
+impl InteractiveClients {
     /// Somebody asks the prompts of these tunnels; of all where none is named.
-    pub fn attend(&self, names: Vec<String>) -> Attending {
+    pub fn attend(&self, names: Vec<String>) -> ClientGuard {
         let mut seat = 0;
         self.0.send_modify(|seats| {
             seat = seats.last_key_value().map_or(0, |(last, _)| last + 1);
             seats.insert(seat, names);
         });
-        Attending {
+        ClientGuard {
             seat,
             among: self.clone(),
         }
@@ -52,7 +52,7 @@ impl Attendance {
     }
 }
 
-impl Drop for Attending {
+impl Drop for ClientGuard {
     fn drop(&mut self) {
         self.among.0.send_modify(|seats| {
             seats.remove(&self.seat);
@@ -67,7 +67,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_prompt_is_nobodys_once_all_who_asked_it_are_gone() {
-        let attendance = Attendance::default();
+        let attendance = InteractiveClients::default();
         let nobody = |name: &'static str| attendance.nobody(move |of| of == name).now_or_never();
         assert!(nobody("a").is_some());
         let a = attendance.attend(vec!["a".into(), "b".into()]);

@@ -8,13 +8,13 @@ use tokio::time::Instant;
 use tunneld_proto::status::Phase;
 
 use crate::backoff::Backoff;
-use crate::failure::{Failure, FailureKind, Verdict};
+use crate::failure::{Failure, FailureKind, Recovery};
 
 /// A session that stood so long starts the count of failures anew.
-const SETTLED: Duration = Duration::from_secs(30);
+const STABLE_AFTER: Duration = Duration::from_secs(30);
 
 /// A session that stood so long is followed by an attempt at once, whatever came before it.
-const STOOD: Duration = Duration::from_secs(2);
+const IMMEDIATE_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Where a tunnel is in its life. Each state carries what belongs to it.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,7 +26,7 @@ pub enum State {
         /// Which session.
         epoch: u64,
         /// The failures before it.
-        tries: Tries,
+        tries: Attempts,
         /// What it is at.
         phase: Phase,
     },
@@ -35,7 +35,7 @@ pub enum State {
         /// Which session.
         epoch: u64,
         /// The failures before it.
-        tries: Tries,
+        tries: Attempts,
         /// What it was at.
         phase: Phase,
         /// The prompt's id.
@@ -46,14 +46,14 @@ pub enum State {
         /// Which session.
         epoch: u64,
         /// The failures before it.
-        tries: Tries,
+        tries: Attempts,
         /// Since when.
         since: Instant,
     },
     /// Tries again.
     Waiting {
         /// The failures so far.
-        tries: Tries,
+        tries: Attempts,
         /// When.
         until: Instant,
         /// What failed.
@@ -64,12 +64,12 @@ pub enum State {
         /// Which session.
         epoch: u64,
         /// What comes after.
-        then: Then,
+        then: AfterClose,
     },
     /// The server hung up while a person was being asked: dialled again once there is an answer.
-    Parked {
+    AwaitingAnswer {
         /// The failures so far.
-        tries: Tries,
+        tries: Attempts,
         /// The prompt's id.
         prompt: u64,
     },
@@ -82,7 +82,7 @@ pub enum State {
 
 /// What follows a closing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
+pub enum AfterClose {
     /// Nothing.
     Stop,
     /// A new session.
@@ -91,7 +91,7 @@ pub enum Then {
 
 /// Failures in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tries {
+pub struct Attempts {
     /// Of any kind.
     pub failures: u32,
     /// Refused logins among them.
@@ -114,16 +114,16 @@ pub enum Event {
     /// The machine woke from sleep.
     Woke,
     /// The tunnel whose session carries this one has a new one.
-    CarrierStands,
+    CarrierUp,
     /// The dial goes on to another phase.
-    Reached {
+    PhaseChanged {
         /// Which session.
         epoch: u64,
         /// Which phase.
         phase: Phase,
     },
     /// The dial asks a person.
-    Asked {
+    PendingPrompt {
         /// Which session.
         epoch: u64,
         /// The prompt's id.
@@ -135,7 +135,7 @@ pub enum Event {
         epoch: u64,
     },
     /// There is an answer to the prompt of a parked tunnel.
-    Unparked,
+    AnswerReady,
     /// The prompt of a parked tunnel was cancelled.
     Cancelled {
         /// What that amounts to.
@@ -166,8 +166,8 @@ impl Event {
     /// The session it is about, where it is about one.
     fn epoch(&self) -> Option<u64> {
         match self {
-            Self::Reached { epoch, .. }
-            | Self::Asked { epoch, .. }
+            Self::PhaseChanged { epoch, .. }
+            | Self::PendingPrompt { epoch, .. }
             | Self::Answered { epoch }
             | Self::Established { epoch }
             | Self::Lost { epoch, .. }
@@ -243,7 +243,7 @@ impl Machine {
             | State::Closing { epoch, .. } => Some(*epoch),
             State::Stopped
             | State::Waiting { .. }
-            | State::Parked { .. }
+            | State::AwaitingAnswer { .. }
             | State::Failed { .. } => None,
         }
     }
@@ -259,28 +259,28 @@ impl Machine {
         }
         match event {
             Event::WantUp => self.want_up(),
-            Event::WantDown => self.end(Then::Stop),
-            Event::Restart => self.end(Then::Connect),
+            Event::WantDown => self.end(AfterClose::Stop),
+            Event::Restart => self.end(AfterClose::Connect),
             Event::RouteChanged => match self.state {
                 State::Stopped => None,
                 _ => self.end_unless_stopping(),
             },
             Event::NetworkChanged | Event::Woke => self.stirred(now),
-            Event::CarrierStands => match &self.state {
-                State::Waiting { why, tries, .. } if why.verdict() == Verdict::Retry => {
+            Event::CarrierUp => match &self.state {
+                State::Waiting { why, tries, .. } if why.verdict() == Recovery::Retry => {
                     self.dial(*tries)
                 }
                 _ => None,
             },
-            Event::Reached { phase, .. } => self.reached(phase),
-            Event::Asked { prompt, .. } => self.asked(prompt),
+            Event::PhaseChanged { phase, .. } => self.reached(phase),
+            Event::PendingPrompt { prompt, .. } => self.asked(prompt),
             Event::Answered { .. } => self.answered(),
-            Event::Unparked => match self.state {
-                State::Parked { tries, .. } => self.dial(tries),
+            Event::AnswerReady => match self.state {
+                State::AwaitingAnswer { tries, .. } => self.dial(tries),
                 _ => None,
             },
             Event::Cancelled { why } => {
-                if matches!(self.state, State::Parked { .. }) {
+                if matches!(self.state, State::AwaitingAnswer { .. }) {
                     self.state = State::Failed { why };
                 }
                 None
@@ -295,7 +295,7 @@ impl Machine {
         }
     }
 
-    fn dial(&mut self, tries: Tries) -> Option<Action> {
+    fn dial(&mut self, tries: Attempts) -> Option<Action> {
         self.epoch += 1;
         let epoch = self.epoch;
         self.state = State::Connecting {
@@ -308,23 +308,23 @@ impl Machine {
 
     fn want_up(&mut self) -> Option<Action> {
         match &mut self.state {
-            State::Stopped | State::Failed { .. } => self.dial(Tries::default()),
+            State::Stopped | State::Failed { .. } => self.dial(Attempts::default()),
             State::Waiting { tries, .. } => {
                 let tries = *tries;
                 self.dial(tries)
             }
             State::Closing { then, .. } => {
-                *then = Then::Connect;
+                *then = AfterClose::Connect;
                 None
             }
             State::Connecting { .. }
             | State::NeedsInput { .. }
-            | State::Parked { .. }
+            | State::AwaitingAnswer { .. }
             | State::Up { .. } => None,
         }
     }
 
-    fn end(&mut self, next: Then) -> Option<Action> {
+    fn end(&mut self, next: AfterClose) -> Option<Action> {
         match &mut self.state {
             State::Closing { then, .. } => {
                 *then = next;
@@ -339,13 +339,13 @@ impl Machine {
             }
             State::Stopped
             | State::Waiting { .. }
-            | State::Parked { .. }
+            | State::AwaitingAnswer { .. }
             | State::Failed { .. } => match next {
-                Then::Stop => {
+                AfterClose::Stop => {
                     self.state = State::Stopped;
                     None
                 }
-                Then::Connect => self.dial(Tries::default()),
+                AfterClose::Connect => self.dial(Attempts::default()),
             },
         }
     }
@@ -353,7 +353,7 @@ impl Machine {
     fn end_unless_stopping(&mut self) -> Option<Action> {
         match self.state {
             State::Closing { .. } => None,
-            _ => self.end(Then::Connect),
+            _ => self.end(AfterClose::Connect),
         }
     }
 
@@ -361,7 +361,7 @@ impl Machine {
         match &mut self.state {
             State::Up { epoch, .. } => Some(Action::Probe { epoch: *epoch }),
             // A refused login is not cured by another network; hurrying it would only lock the account.
-            State::Waiting { until, why, .. } if why.verdict() == Verdict::Retry => {
+            State::Waiting { until, why, .. } if why.verdict() == Recovery::Retry => {
                 *until = (*until).min(now);
                 None
             }
@@ -422,7 +422,7 @@ impl Machine {
         {
             self.state = State::Up {
                 epoch,
-                tries: Tries {
+                tries: Attempts {
                     refusals: 0,
                     ..tries
                 },
@@ -435,34 +435,36 @@ impl Machine {
     fn lost(&mut self, now: Instant, jitter: f64, why: Failure) -> Option<Action> {
         let (mut tries, stood) = match self.state {
             State::Up { tries, since, .. } => (tries, Some(now.saturating_duration_since(since))),
-            State::NeedsInput { tries, prompt, .. } if why.verdict() == Verdict::Retry => {
-                self.state = State::Parked { tries, prompt };
+            State::NeedsInput { tries, prompt, .. } if why.verdict() == Recovery::Retry => {
+                self.state = State::AwaitingAnswer { tries, prompt };
                 return None;
             }
             State::Connecting { tries, .. } | State::NeedsInput { tries, .. } => (tries, None),
             State::Closing { .. } => return self.closed(),
             _ => return None,
         };
-        if stood.is_some_and(|stood| stood >= SETTLED) {
-            tries = Tries::default();
+        if stood.is_some_and(|stood| stood >= STABLE_AFTER) {
+            tries = Attempts::default();
         }
         let first = tries.failures == 0;
         tries.failures = tries.failures.saturating_add(1);
         let delay = match why.verdict() {
-            Verdict::NeedsPerson => {
+            Recovery::NeedsUser => {
                 self.state = State::Failed { why };
                 return None;
             }
-            Verdict::RetrySlowly => {
+            Recovery::RetrySlowly => {
                 tries.refusals = tries.refusals.saturating_add(1);
                 Backoff::after_refusal(tries.refusals, jitter)
             }
-            Verdict::Retry if stood.is_some_and(|stood| first || stood >= STOOD) => {
+            Recovery::Retry
+                if stood.is_some_and(|stood| first || stood >= IMMEDIATE_RETRY_AFTER) =>
+            {
                 return self.dial(tries);
             }
             // Its own deadline was wait enough: waiting longer would only miss the network's return.
-            Verdict::Retry if why.kind == FailureKind::Timeout => self.backoff.delay(1, jitter),
-            Verdict::Retry => self.backoff.delay(tries.failures, jitter),
+            Recovery::Retry if why.kind == FailureKind::Timeout => self.backoff.delay(1, jitter),
+            Recovery::Retry => self.backoff.delay(tries.failures, jitter),
         };
         self.state = State::Waiting {
             tries,
@@ -475,9 +477,9 @@ impl Machine {
     fn closed(&mut self) -> Option<Action> {
         match self.state {
             State::Closing {
-                then: Then::Connect,
+                then: AfterClose::Connect,
                 ..
-            } => self.dial(Tries::default()),
+            } => self.dial(Attempts::default()),
             _ => {
                 self.state = State::Stopped;
                 None

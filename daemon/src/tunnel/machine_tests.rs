@@ -136,12 +136,12 @@ fn a_carrier_that_stands_again_ends_the_wait_for_it_and_no_other() {
     ] {
         let mut machine = Machine::new(BACKOFF);
         machine.on(now, 0.0, Event::WantUp);
-        assert_eq!(machine.on(now, 0.0, Event::CarrierStands), None);
+        assert_eq!(machine.on(now, 0.0, Event::CarrierUp), None);
         machine.on(now, 0.0, lost(1, kind));
-        assert_eq!(machine.on(now, 0.0, Event::CarrierStands), then);
+        assert_eq!(machine.on(now, 0.0, Event::CarrierUp), then);
     }
     let mut machine = up(now);
-    assert_eq!(machine.on(now, 0.0, Event::CarrierStands), None);
+    assert_eq!(machine.on(now, 0.0, Event::CarrierUp), None);
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_prompt_and_its_answer_keep_the_session_being_made() {
     machine.on(
         now,
         0.0,
-        Event::Reached {
+        Event::PhaseChanged {
             epoch: 1,
             phase: Phase::Auth,
         },
@@ -188,7 +188,7 @@ fn a_prompt_and_its_answer_keep_the_session_being_made() {
     machine.on(
         now,
         0.0,
-        Event::Asked {
+        Event::PendingPrompt {
             epoch: 1,
             prompt: 7,
         },
@@ -214,7 +214,7 @@ fn an_unanswered_prompt_burns_no_attempt() {
     machine.on(
         now,
         0.0,
-        Event::Asked {
+        Event::PendingPrompt {
             epoch: 1,
             prompt: 7,
         },
@@ -225,14 +225,14 @@ fn an_unanswered_prompt_burns_no_attempt() {
     );
     assert_eq!(
         machine.state(),
-        &State::Parked {
-            tries: Tries::default(),
+        &State::AwaitingAnswer {
+            tries: Attempts::default(),
             prompt: 7
         }
     );
     assert_eq!(machine.on(now, 0.0, Event::WantUp), None);
     assert_eq!(
-        machine.on(now, 0.0, Event::Unparked),
+        machine.on(now, 0.0, Event::AnswerReady),
         Some(Action::Dial { epoch: 2 })
     );
 }
@@ -245,7 +245,7 @@ fn a_cancelled_prompt_needs_a_person() {
     machine.on(
         now,
         0.0,
-        Event::Asked {
+        Event::PendingPrompt {
             epoch: 1,
             prompt: 7,
         },
@@ -255,7 +255,7 @@ fn a_cancelled_prompt_needs_a_person() {
         now,
         0.0,
         Event::Cancelled {
-            why: failure(FailureKind::NotAnswered),
+            why: failure(FailureKind::PromptCancelled),
         },
     );
     assert!(matches!(machine.state(), State::Failed { .. }));
@@ -286,14 +286,14 @@ proptest! {
                 4 => Event::RouteChanged,
                 5 => Event::NetworkChanged,
                 6 => Event::Woke,
-                7 => Event::Reached { epoch, phase: Phase::Kex },
-                8 => Event::Asked { epoch, prompt: ms },
+                7 => Event::PhaseChanged { epoch, phase: Phase::Kex },
+                8 => Event::PendingPrompt { epoch, prompt: ms },
                 9 => Event::Answered { epoch },
                 10 | 11 => Event::Established { epoch },
                 12 => Event::Lost { epoch, why: failure(kinds[usize::from(kind)]) },
-                13 => Event::Unparked,
-                14 => Event::Cancelled { why: failure(FailureKind::NotAnswered) },
-                15 => Event::CarrierStands,
+                13 => Event::AnswerReady,
+                14 => Event::Cancelled { why: failure(FailureKind::PromptCancelled) },
+                15 => Event::CarrierUp,
                 // A session ends as asked only where it was asked to.
                 _ => match machine.state() {
                     State::Closing { epoch, .. } => Event::Closed { epoch: *epoch },
@@ -314,7 +314,7 @@ proptest! {
             match machine.state() {
                 State::Waiting { .. } => prop_assert!(machine.deadline().is_some() && wanted),
                 State::Stopped => prop_assert!(!wanted),
-                State::Closing { then, .. } => prop_assert_eq!(*then == Then::Connect, wanted),
+                State::Closing { then, .. } => prop_assert_eq!(*then == AfterClose::Connect, wanted),
                 _ => prop_assert!(wanted),
             }
             prop_assert_eq!(machine.live_epoch(), live.last().copied());
@@ -325,7 +325,7 @@ proptest! {
             let event = match machine.state() {
                 State::Closing { epoch, .. } => Event::Closed { epoch: *epoch },
                 State::Connecting { epoch, .. } | State::NeedsInput { epoch, .. } => Event::Established { epoch: *epoch },
-                State::Parked { .. } => Event::Unparked,
+                State::AwaitingAnswer { .. } => Event::AnswerReady,
                 _ => Event::Deadline,
             };
             machine.on(now, 0.3, event);

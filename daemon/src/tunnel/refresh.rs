@@ -16,7 +16,7 @@ const WAITING: usize = 64;
 
 /// A tunnel that asks.
 #[derive(Debug)]
-pub struct Stale {
+pub struct RefreshRequest {
     /// Its name.
     pub name: String,
     /// Where the answer goes; dropped where there is nothing new.
@@ -25,11 +25,11 @@ pub struct Stale {
 
 /// Where tunnels ask; clones ask at the same place.
 #[derive(Debug, Clone, Default)]
-pub struct Refresher(Arc<OnceLock<mpsc::Sender<Stale>>>);
+pub struct RefreshHandle(Arc<OnceLock<mpsc::Sender<RefreshRequest>>>);
 
-impl Refresher {
+impl RefreshHandle {
     /// The end at which it is answered, the first time.
-    pub fn answered(&self) -> Option<mpsc::Receiver<Stale>> {
+    pub fn answered(&self) -> Option<mpsc::Receiver<RefreshRequest>> {
         let (sender, receiver) = mpsc::channel(WAITING);
         self.0.set(sender).ok()?;
         Some(receiver)
@@ -41,7 +41,7 @@ impl Refresher {
         let (fresh, answer) = oneshot::channel();
         let name = name.to_owned();
         timeout(LIMIT, async {
-            asks.send(Stale { name, fresh }).await.ok()?;
+            asks.send(RefreshRequest { name, fresh }).await.ok()?;
             answer.await.ok()
         })
         .await

@@ -13,8 +13,8 @@ use tunneld_proto::status::{Prompt, PromptKind, TunnelStatus};
 
 use crate::forward::Monitor;
 use crate::session::Session;
-use crate::tunnel::interactive_clients::{Attendance, Attending};
-use crate::tunnel::status::{self, Facts};
+use crate::tunnel::interactive_clients::{ClientGuard, InteractiveClients};
+use crate::tunnel::status::{self, TunnelSnapshot};
 
 /// How many events a slow reader may be behind before it is told that it lags.
 const BACKLOG: usize = 256;
@@ -23,7 +23,7 @@ const BACKLOG: usize = 256;
 #[derive(Clone)]
 pub struct Entry {
     /// What the task knows.
-    pub facts: Facts,
+    pub facts: TunnelSnapshot,
     /// The forwards' states and counters.
     pub forwards: Monitor,
     /// The live session, for its round trip and the server's offences.
@@ -47,24 +47,24 @@ impl Entry {
 
 /// The right to put an entry under one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tenant(u64);
+pub struct Lease(u64);
 
 /// The board; clones are handles to the same one.
 #[derive(Clone)]
-pub struct Board(Arc<Shared>);
+pub struct StatusRegistry(Arc<Shared>);
 
 struct Shared {
     // A std mutex, because a snapshot and the events after it must meet at one number; nothing is awaited under it.
     inner: Mutex<Inner>,
     events: broadcast::Sender<Event>,
-    attendance: Attendance,
+    attendance: InteractiveClients,
 }
 
 #[derive(Default)]
 struct Inner {
     seq: u64,
     /// Who may put what under a name: the task of a tunnel that is gone may not bring it back.
-    tenants: BTreeMap<String, Tenant>,
+    tenants: BTreeMap<String, Lease>,
     last_tenant: u64,
     entries: BTreeMap<String, Entry>,
     /// A digest of what was last told of each.
@@ -72,19 +72,19 @@ struct Inner {
     prompts: BTreeMap<u64, Prompt>,
 }
 
-impl Default for Board {
+impl Default for StatusRegistry {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Board {
+impl StatusRegistry {
     /// An empty board.
     pub fn new() -> Self {
         Self(Arc::new(Shared {
             inner: Mutex::default(),
             events: broadcast::channel(BACKLOG).0,
-            attendance: Attendance::default(),
+            attendance: InteractiveClients::default(),
         }))
     }
 
@@ -103,16 +103,16 @@ impl Board {
     }
 
     /// Gives the name to a new tunnel's task; an earlier one's word is not heard any more.
-    pub fn let_name(&self, name: &str) -> Tenant {
+    pub fn let_name(&self, name: &str) -> Lease {
         let mut inner = self.inner();
         inner.last_tenant += 1;
-        let tenant = Tenant(inner.last_tenant);
+        let tenant = Lease(inner.last_tenant);
         inner.tenants.insert(name.to_owned(), tenant);
         tenant
     }
 
     /// A tunnel is new or has changed.
-    pub fn put(&self, tenant: Tenant, entry: Entry) {
+    pub fn put(&self, tenant: Lease, entry: Entry) {
         let name = entry.facts.spec.name.clone();
         let mut inner = self.inner();
         if inner.tenants.get(&name) != Some(&tenant) {
@@ -129,7 +129,7 @@ impl Board {
     }
 
     /// A tunnel is gone, unless its name was given to another already.
-    pub fn leave(&self, tenant: Tenant, name: &str) {
+    pub fn leave(&self, tenant: Lease, name: &str) {
         let mut inner = self.inner();
         if inner.tenants.get(name) != Some(&tenant) {
             return;
@@ -173,7 +173,7 @@ impl Board {
     }
 
     /// Somebody asks the prompts of these tunnels at a terminal; of all where none is named.
-    pub fn attend(&self, names: Vec<String>) -> Attending {
+    pub fn attend(&self, names: Vec<String>) -> ClientGuard {
         self.0.attendance.attend(names)
     }
 

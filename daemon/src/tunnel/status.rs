@@ -16,7 +16,7 @@ use tunneld_config::model::{Route, Tunnel, Via};
 
 /// What a tunnel's task knows.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub struct TunnelSnapshot {
     /// The configuration.
     pub spec: Arc<Tunnel>,
     /// The machine's state.
@@ -39,7 +39,7 @@ pub struct Facts {
 
 /// The status that `facts` and the forwards amount to, at `now` on both clocks.
 pub fn status(
-    facts: &Facts,
+    facts: &TunnelSnapshot,
     forwards: Vec<ForwardStatus>,
     now: (Timestamp, Instant),
 ) -> TunnelStatus {
@@ -49,7 +49,7 @@ pub fn status(
     let (state, phase, attempt, retry_at) = match &facts.state {
         machine::State::Stopped
         | machine::State::Closing {
-            then: machine::Then::Stop,
+            then: machine::AfterClose::Stop,
             ..
         } => (State::Stopped, None, 0, None),
         machine::State::Closing { .. } => (State::Connecting, None, 1, None),
@@ -75,7 +75,7 @@ pub fn status(
             tries.failures,
             Some(wall(*until, now)),
         ),
-        machine::State::Parked { tries, .. } => (
+        machine::State::AwaitingAnswer { tries, .. } => (
             State::NeedsInput,
             Some(Phase::Auth),
             tries.failures.saturating_add(1),

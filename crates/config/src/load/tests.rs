@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use tempfile::TempDir;
 
 use super::*;
-use crate::addr::{Bind, Endpoint, HostPort, Listen};
+use crate::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
 use crate::model::{Forward, Via};
 
 pub(crate) struct Dir {
@@ -99,8 +99,8 @@ local_forward = ["8088 localhost:8088", "127.0.0.1:9870:localhost:9870", "/run/u
     assert_eq!(
         emr.forwards[1],
         Forward::Local {
-            listen: Listen::Tcp {
-                bind: Bind::Host("127.0.0.1".into()),
+            listen: ListenAddr::Tcp {
+                bind: BindAddr::Host("127.0.0.1".into()),
                 port: 9870
             },
             to: Endpoint::Tcp(HostPort {

@@ -2,23 +2,23 @@
 
 use tunneld_ssh::algorithm::Kind;
 
-use crate::diagnostic::{At, Problem};
-use crate::layer::Spec;
+use crate::diagnostic::{At, Diagnostic};
+use crate::layer::Layer;
 use crate::model::{Answer, UpdateHostKeys};
 use crate::parse::destination::check_alias;
 use crate::parse::lists::{algorithms, flat, narrow, paths};
-use crate::parse::table::{Table, Wrong, argv, boolean, expected, string};
+use crate::parse::table::{Table, ValueError, argv, boolean, expected, string};
 use crate::parse::tree::Value;
 use crate::parse::values;
 
-pub(crate) fn authentication(table: &mut Table<'_, '_>, spec: &mut Spec) {
+pub(crate) fn authentication(table: &mut Table<'_, '_>, spec: &mut Layer) {
     spec.identity_file = paths(table, "identity_file");
     spec.identities_only = table.boolean("identities_only");
     spec.identity_agent = table.text("identity_agent", |text| Ok(text.to_owned()));
     spec.certificate_file = paths(table, "certificate_file");
     spec.preferred_authentications = table
         .list("preferred_authentications", |node| {
-            values::methods(string(node)?).map_err(Wrong::from)
+            values::methods(string(node)?).map_err(ValueError::from)
         })
         .map(flat);
     spec.pubkey_authentication = table.boolean("pubkey_authentication");
@@ -60,7 +60,10 @@ fn answers(table: &mut Table<'_, '_>) -> Option<At<Vec<Answer>>> {
         let command = inner.proved("command", argv);
         for (key, present) in [("prompt", prompt.is_some()), ("command", command.is_some())] {
             if !present && !entries.iter().any(|entry| entry.key == key) {
-                inner.problem(Problem::new(item.at, format!("answers: {key} is missing")));
+                inner.problem(Diagnostic::new(
+                    item.at,
+                    format!("answers: {key} is missing"),
+                ));
             }
         }
         inner.finish();
@@ -77,7 +80,7 @@ fn answers(table: &mut Table<'_, '_>) -> Option<At<Vec<Answer>>> {
     })
 }
 
-pub(crate) fn host_keys(table: &mut Table<'_, '_>, spec: &mut Spec) {
+pub(crate) fn host_keys(table: &mut Table<'_, '_>, spec: &mut Layer) {
     spec.strict_host_key_checking = table.proved("strict_host_key_checking", |node| {
         let word = match &node.value {
             Value::Bool(true) => "yes",
@@ -109,7 +112,7 @@ pub(crate) fn host_keys(table: &mut Table<'_, '_>, spec: &mut Spec) {
     });
 }
 
-pub(crate) fn crypto(table: &mut Table<'_, '_>, spec: &mut Spec) {
+pub(crate) fn crypto(table: &mut Table<'_, '_>, spec: &mut Layer) {
     spec.ciphers = algorithms(table, "ciphers", Kind::Cipher);
     spec.macs = algorithms(table, "macs", Kind::Mac);
     spec.kex_algorithms = algorithms(table, "kex_algorithms", Kind::Kex);

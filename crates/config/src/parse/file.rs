@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use crate::diagnostic::{At, Problem, Span};
+use crate::diagnostic::{At, Diagnostic, Span};
 use crate::env::Env;
-use crate::layer::Spec;
+use crate::layer::Layer;
 use crate::model::DaemonConfig;
 use crate::parse::destination::check_name;
 use crate::parse::table::{Table, expected, integer};
@@ -174,14 +174,14 @@ pub struct Named {
     /// Where the name stands.
     pub at: Option<Span>,
     /// What its table says.
-    pub spec: Spec,
+    pub spec: Layer,
 }
 
 /// A file's tables.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Parsed {
     /// `[defaults]`.
-    pub defaults: Spec,
+    pub defaults: Layer,
     /// `[daemon]`.
     pub daemon: Option<At<DaemonConfig>>,
     /// Every `[tunnel.NAME]`, in the order of the file.
@@ -189,7 +189,7 @@ pub struct Parsed {
 }
 
 /// Parses a file's text, and tells of all that is wrong with it.
-pub fn parse(file: usize, text: &str) -> (Parsed, Vec<Problem>) {
+pub fn parse(file: usize, text: &str) -> (Parsed, Vec<Diagnostic>) {
     let (root, mut problems) = tree::from_toml(file, text);
     let mut parsed = Parsed::default();
     let Value::Table(entries) = &root.value else {
@@ -219,7 +219,7 @@ pub fn parse(file: usize, text: &str) -> (Parsed, Vec<Problem>) {
     for entry in tunnels.map(tables).unwrap_or_default() {
         if parsed.tunnels.len() == MOST_TUNNELS {
             let message = format!("more than {MOST_TUNNELS} tunnels in one file");
-            found.push(Problem::new(entry.at, message));
+            found.push(Diagnostic::new(entry.at, message));
             break;
         }
         // What has a fault is told, and is good for nothing else.
@@ -257,15 +257,15 @@ fn tables(entry: &Entry) -> &[Entry] {
     }
 }
 
-fn tunnel(entry: &Entry, problems: &mut Vec<Problem>) -> Option<Named> {
+fn tunnel(entry: &Entry, problems: &mut Vec<Diagnostic>) -> Option<Named> {
     if let Err(error) = check_name(&entry.key) {
-        problems.push(Problem::new(entry.at, error));
+        problems.push(Diagnostic::new(entry.at, error));
     }
     let Value::Table(entries) = &entry.node.value else {
         let kind = entry.node.value.kind();
         let message = format!("expected a table [tunnel.{}], found {kind}", entry.key);
         problems.push(
-            Problem::new(entry.at, message).help("a tunnel's keys stand under [tunnel.NAME]"),
+            Diagnostic::new(entry.at, message).help("a tunnel's keys stand under [tunnel.NAME]"),
         );
         return None;
     };
@@ -277,7 +277,7 @@ fn tunnel(entry: &Entry, problems: &mut Vec<Problem>) -> Option<Named> {
     })
 }
 
-fn daemon(entries: &[Entry], problems: &mut Vec<Problem>) -> DaemonConfig {
+fn daemon(entries: &[Entry], problems: &mut Vec<Diagnostic>) -> DaemonConfig {
     let mut table = Table::new("[daemon]", entries, problems);
     let mut config = DaemonConfig::default();
     let log = table.text("log", |text| {
@@ -298,19 +298,19 @@ fn daemon(entries: &[Entry], problems: &mut Vec<Problem>) -> DaemonConfig {
 }
 
 /// Reads the keys of `[tunnel.NAME]` from JSON.
-pub fn from_json(name: &str, value: &serde_json::Value) -> (Spec, Vec<Problem>) {
+pub fn from_json(name: &str, value: &serde_json::Value) -> (Layer, Vec<Diagnostic>) {
     let mut problems = Vec::new();
     if let Err(error) = check_name(name) {
-        problems.push(Problem::new(None, error));
+        problems.push(Diagnostic::new(None, error));
     }
     let node = tree::from_json(value);
     let Value::Table(entries) = &node.value else {
         let kind = node.value.kind();
-        problems.push(Problem::new(
+        problems.push(Diagnostic::new(
             None,
             format!("expected the keys of [tunnel.NAME], found {kind}"),
         ));
-        return (Spec::default(), problems);
+        return (Layer::default(), problems);
     };
     let title = format!("[tunnel.{name}]");
     let spec = tunnel::spec(Owner::Tunnel, &title, entries, &mut problems);

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use crate::addr::{Bind, Endpoint, HostPort, Listen};
+use crate::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
 use crate::model::Forward;
 use crate::parse::values;
 
@@ -72,7 +72,7 @@ pub fn parse(kind: Kind, text: &str) -> Result<Forward, BadForward> {
     }
 }
 
-fn made(kind: Kind, listen: Listen, to: Option<Endpoint>) -> Result<Forward, BadForward> {
+fn made(kind: Kind, listen: ListenAddr, to: Option<Endpoint>) -> Result<Forward, BadForward> {
     match (kind, to) {
         (Kind::Local, Some(to)) => Ok(Forward::Local { listen, to }),
         (Kind::Remote, to) => Ok(Forward::Remote { listen, to }),
@@ -159,14 +159,14 @@ fn path(text: &str) -> (String, &str) {
     (path, "")
 }
 
-fn listen(fields: &[Field]) -> Result<Listen, BadForward> {
+fn listen(fields: &[Field]) -> Result<ListenAddr, BadForward> {
     match fields {
-        [Field::Path(path)] => Ok(Listen::Unix(socket(path)?)),
-        [Field::Text(port)] => Ok(Listen::Tcp {
-            bind: Bind::Loopback,
+        [Field::Path(path)] => Ok(ListenAddr::Unix(socket(path)?)),
+        [Field::Text(port)] => Ok(ListenAddr::Tcp {
+            bind: BindAddr::Loopback,
             port: self::port("listening", port)?,
         }),
-        [Field::Text(address), Field::Text(port)] => Ok(Listen::Tcp {
+        [Field::Text(address), Field::Text(port)] => Ok(ListenAddr::Tcp {
             bind: bind(address)?,
             port: self::port("listening", port)?,
         }),
@@ -194,10 +194,10 @@ fn target(fields: &[Field]) -> Result<Endpoint, BadForward> {
     }
 }
 
-fn bind(address: &str) -> Result<Bind, BadForward> {
+fn bind(address: &str) -> Result<BindAddr, BadForward> {
     match address {
-        "" | "*" => Ok(Bind::Any),
-        address => Ok(Bind::Host(name("listening address", address)?)),
+        "" | "*" => Ok(BindAddr::Any),
+        address => Ok(BindAddr::Host(name("listening address", address)?)),
     }
 }
 

@@ -4,7 +4,7 @@ use tunneld_ssh::algorithm::Kind;
 
 use crate::diagnostic::At;
 use crate::parse::algorithms;
-use crate::parse::table::{Table, Wrong, string};
+use crate::parse::table::{Table, ValueError, string};
 use crate::parse::tree::Value;
 use crate::parse::values;
 
@@ -46,7 +46,7 @@ pub(crate) fn algorithms(
 ) -> Option<At<Vec<String>>> {
     table.proved(key, |node| match &node.value {
         Value::Array(items) => {
-            let names: Result<Vec<&str>, Wrong> = items.iter().map(string).collect();
+            let names: Result<Vec<&str>, ValueError> = items.iter().map(string).collect();
             Ok(algorithms::list(kind, &names?.join(","))?)
         }
         _ => Ok(algorithms::list(kind, string(node)?)?),

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::diagnostic::{At, Problem, Span, did_you_mean};
+use crate::diagnostic::{At, Diagnostic, Span, did_you_mean};
 use crate::parse::tree::{Entry, Node, Value};
 use tunneld_proto::duration;
 
@@ -15,7 +15,7 @@ pub(crate) struct Table<'e, 'p> {
     title: String,
     entries: Vec<Option<&'e Entry>>,
     known: Vec<&'static str>,
-    problems: &'p mut Vec<Problem>,
+    problems: &'p mut Vec<Diagnostic>,
 }
 
 impl<'e, 'p> Table<'e, 'p> {
@@ -23,7 +23,7 @@ impl<'e, 'p> Table<'e, 'p> {
     pub(crate) fn new(
         title: impl Into<String>,
         entries: &'e [Entry],
-        problems: &'p mut Vec<Problem>,
+        problems: &'p mut Vec<Diagnostic>,
     ) -> Self {
         Self {
             title: title.into(),
@@ -34,7 +34,7 @@ impl<'e, 'p> Table<'e, 'p> {
     }
 
     /// Notes a problem.
-    pub(crate) fn problem(&mut self, problem: Problem) {
+    pub(crate) fn problem(&mut self, problem: Diagnostic) {
         self.problems.push(problem);
     }
 
@@ -57,7 +57,7 @@ impl<'e, 'p> Table<'e, 'p> {
     pub(crate) fn proved<T>(
         &mut self,
         key: &'static str,
-        prove: impl FnOnce(&Node) -> Result<T, Wrong>,
+        prove: impl FnOnce(&Node) -> Result<T, ValueError>,
     ) -> Option<At<T>> {
         let node = self.node(key)?;
         match prove(node) {
@@ -70,13 +70,18 @@ impl<'e, 'p> Table<'e, 'p> {
     }
 
     /// Notes why a key's value does not do, and gives nothing.
-    pub(crate) fn refused<T>(&mut self, key: &str, at: Option<Span>, wrong: Wrong) -> Option<T> {
+    pub(crate) fn refused<T>(
+        &mut self,
+        key: &str,
+        at: Option<Span>,
+        wrong: ValueError,
+    ) -> Option<T> {
         self.wrong(key, at, wrong);
         None
     }
 
     /// Notes why a value does not do.
-    pub(crate) fn refuse(&mut self, key: &str, at: Option<Span>, wrong: Wrong) {
+    pub(crate) fn refuse(&mut self, key: &str, at: Option<Span>, wrong: ValueError) {
         self.wrong(key, at, wrong);
     }
 
@@ -85,8 +90,8 @@ impl<'e, 'p> Table<'e, 'p> {
         Table::new(title, entries, self.problems)
     }
 
-    fn wrong(&mut self, key: &str, at: Option<Span>, wrong: Wrong) {
-        let mut problem = Problem::new(wrong.at.or(at), format!("{key}: {}", wrong.message));
+    fn wrong(&mut self, key: &str, at: Option<Span>, wrong: ValueError) {
+        let mut problem = Diagnostic::new(wrong.at.or(at), format!("{key}: {}", wrong.message));
         problem.help = wrong.help;
         self.problems.push(problem);
     }
@@ -127,7 +132,7 @@ impl<'e, 'p> Table<'e, 'p> {
     pub(crate) fn list<T>(
         &mut self,
         key: &'static str,
-        prove: impl Fn(&Node) -> Result<T, Wrong>,
+        prove: impl Fn(&Node) -> Result<T, ValueError>,
     ) -> Option<At<Vec<At<T>>>> {
         let node = self.node(key)?;
         let items = match &node.value {
@@ -155,7 +160,7 @@ impl<'e, 'p> Table<'e, 'p> {
     /// A key that a later version brings.
     pub(crate) fn unsupported(&mut self, key: &'static str) {
         if let Some(entry) = self.entry(key) {
-            self.problem(Problem::new(
+            self.problem(Diagnostic::new(
                 entry.at,
                 format!("{key} is not supported by this version of tunneld"),
             ));
@@ -166,7 +171,9 @@ impl<'e, 'p> Table<'e, 'p> {
     pub(crate) fn misplaced(&mut self, key: &'static str, home: &str) {
         if let Some(entry) = self.entry(key) {
             let message = format!("{key} has no place in {}", self.title);
-            self.problem(Problem::new(entry.at, message).help(format!("it belongs into {home}")));
+            self.problem(
+                Diagnostic::new(entry.at, message).help(format!("it belongs into {home}")),
+            );
         }
     }
 
@@ -175,11 +182,11 @@ impl<'e, 'p> Table<'e, 'p> {
         for (number, entry) in self.entries.into_iter().flatten().enumerate() {
             if number == MOST_UNKNOWN {
                 let message = format!("more than {MOST_UNKNOWN} unknown keys in {}", self.title);
-                self.problems.push(Problem::new(entry.at, message));
+                self.problems.push(Diagnostic::new(entry.at, message));
                 break;
             }
             let message = format!("unknown key \"{}\" in {}", entry.key, self.title);
-            let mut problem = Problem::new(entry.at, message);
+            let mut problem = Diagnostic::new(entry.at, message);
             if let Some(meant) = did_you_mean(&entry.key, self.known.iter().copied()) {
                 problem = problem.help(format!("did you mean \"{meant}\"?"));
             }
@@ -190,13 +197,13 @@ impl<'e, 'p> Table<'e, 'p> {
 
 /// Why a value does not do.
 #[derive(Debug)]
-pub(crate) struct Wrong {
+pub(crate) struct ValueError {
     at: Option<Span>,
     message: String,
     help: Option<String>,
 }
 
-impl Wrong {
+impl ValueError {
     /// The same with what to do.
     #[must_use]
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
@@ -212,7 +219,7 @@ impl Wrong {
     }
 }
 
-impl From<String> for Wrong {
+impl From<String> for ValueError {
     fn from(message: String) -> Self {
         Self {
             at: None,
@@ -223,12 +230,12 @@ impl From<String> for Wrong {
 }
 
 /// What was expected and what stands there.
-pub(crate) fn expected(what: &str, node: &Node) -> Wrong {
+pub(crate) fn expected(what: &str, node: &Node) -> ValueError {
     format!("expected {what}, found {}", node.value.kind()).into()
 }
 
 /// A string without control characters, not empty.
-pub(crate) fn string(node: &Node) -> Result<&str, Wrong> {
+pub(crate) fn string(node: &Node) -> Result<&str, ValueError> {
     let Value::String(text) = &node.value else {
         return Err(expected("a string", node));
     };
@@ -242,7 +249,7 @@ pub(crate) fn string(node: &Node) -> Result<&str, Wrong> {
 }
 
 /// A boolean, or ssh_config's yes and no.
-pub(crate) fn boolean(node: &Node) -> Result<bool, Wrong> {
+pub(crate) fn boolean(node: &Node) -> Result<bool, ValueError> {
     match &node.value {
         Value::Bool(value) => Ok(*value),
         Value::String(text) => match text.to_ascii_lowercase().as_str() {
@@ -255,7 +262,7 @@ pub(crate) fn boolean(node: &Node) -> Result<bool, Wrong> {
 }
 
 /// An integer within a range, also as the digits of a string.
-pub(crate) fn integer(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, Wrong> {
+pub(crate) fn integer(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, ValueError> {
     let wanted = format!("an integer from {} to {}", range.start(), range.end());
     let number = match &node.value {
         Value::Integer(number) => *number,
@@ -273,7 +280,7 @@ pub(crate) fn integer(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, W
 }
 
 /// A time within a range.
-pub(crate) fn time(node: &Node, range: &RangeInclusive<Duration>) -> Result<Duration, Wrong> {
+pub(crate) fn time(node: &Node, range: &RangeInclusive<Duration>) -> Result<Duration, ValueError> {
     let wanted = format!(
         "a time from {} to {}",
         shown(*range.start()),
@@ -285,7 +292,8 @@ pub(crate) fn time(node: &Node, range: &RangeInclusive<Duration>) -> Result<Dura
             Err(_) => return Err(format!("expected {wanted}, found {seconds}").into()),
         },
         Value::String(text) => duration::parse(text).map_err(|error| {
-            Wrong::from(format!("\"{text}\": {error}; expected {wanted}")).help(duration::GRAMMAR)
+            ValueError::from(format!("\"{text}\": {error}; expected {wanted}"))
+                .help(duration::GRAMMAR)
         })?,
         _ => return Err(expected(&wanted, node).help(duration::GRAMMAR)),
     };
@@ -305,7 +313,10 @@ fn shown(time: Duration) -> String {
 }
 
 /// A time of tunneld's own, where ssh has no such keyword: also in milliseconds.
-pub(crate) fn short_time(node: &Node, range: &RangeInclusive<Duration>) -> Result<Duration, Wrong> {
+pub(crate) fn short_time(
+    node: &Node,
+    range: &RangeInclusive<Duration>,
+) -> Result<Duration, ValueError> {
     let millis = match &node.value {
         Value::String(text) => text.strip_suffix("ms").and_then(|n| n.parse::<u32>().ok()),
         _ => None,
@@ -327,7 +338,7 @@ pub(crate) fn short_time(node: &Node, range: &RangeInclusive<Duration>) -> Resul
 }
 
 /// A command: a list of its name and its arguments.
-pub(crate) fn argv(node: &Node) -> Result<Vec<String>, Wrong> {
+pub(crate) fn argv(node: &Node) -> Result<Vec<String>, ValueError> {
     let Value::Array(items) = &node.value else {
         return Err(
             expected("a list of a command and its arguments", node).help(
@@ -339,7 +350,7 @@ pub(crate) fn argv(node: &Node) -> Result<Vec<String>, Wrong> {
     for item in items {
         match &item.value {
             Value::String(text) if text.contains('\0') => {
-                return Err(Wrong::from("holds a NUL".to_owned()).at(item.at));
+                return Err(ValueError::from("holds a NUL".to_owned()).at(item.at));
             }
             Value::String(text) => argv.push(text.clone()),
             _ => return Err(expected("a string", item).at(item.at)),

@@ -2,7 +2,7 @@
 
 use toml::de::{DeTable, DeValue};
 
-use crate::diagnostic::{Problem, Span};
+use crate::diagnostic::{Diagnostic, Span};
 
 /// A value, and where it stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +56,7 @@ impl Value {
 }
 
 /// Reads TOML, through every mistake that it can be read through.
-pub fn from_toml(file: usize, text: &str) -> (Node, Vec<Problem>) {
+pub fn from_toml(file: usize, text: &str) -> (Node, Vec<Diagnostic>) {
     let (document, errors) = DeTable::parse_recoverable(text);
     let problems = errors
         .iter()
@@ -66,7 +66,7 @@ pub fn from_toml(file: usize, text: &str) -> (Node, Vec<Problem>) {
                 start: range.start,
                 end: range.end,
             });
-            Problem::new(at, error.message().replace('\n', ", "))
+            Diagnostic::new(at, error.message().replace('\n', ", "))
         })
         .collect();
     let at = span(file, document.span());

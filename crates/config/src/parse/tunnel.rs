@@ -1,16 +1,16 @@
-//! Reads a table's keys into a [`Spec`]: which keys there are, and the grammar of each.
+//! Reads a table's keys into a [`Layer`]: which keys there are, and the grammar of each.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::diagnostic::{At, Problem};
-use crate::layer::{Jump, Spec, SshConfig};
+use crate::diagnostic::{At, Diagnostic};
+use crate::layer::{Jump, Layer, SshConfig};
 use crate::model::{AddressFamily, Forward};
 use crate::parse::auth;
 use crate::parse::destination::{self, check_host, check_user};
 use crate::parse::forward;
 use crate::parse::lists::{flat, narrow};
-use crate::parse::table::{Table, Wrong, boolean, expected, integer, short_time, string};
+use crate::parse::table::{Table, ValueError, boolean, expected, integer, short_time, string};
 use crate::parse::tree::{Entry, Node, Value};
 use crate::parse::values;
 
@@ -21,7 +21,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(100);
 
 /// Keys of the contract that a later version brings.
-const LATER: &[&str] = &[
+const RESERVED_KEYS: &[&str] = &[
     "on_demand",
     "idle_timeout",
     "sessions",
@@ -49,10 +49,10 @@ pub(crate) fn spec(
     owner: Owner,
     title: &str,
     entries: &[Entry],
-    problems: &mut Vec<Problem>,
-) -> Spec {
+    problems: &mut Vec<Diagnostic>,
+) -> Layer {
     let mut table = Table::new(title, entries, problems);
-    let mut spec = Spec::default();
+    let mut spec = Layer::default();
     if owner == Owner::Defaults {
         for key in [
             "host",
@@ -72,14 +72,14 @@ pub(crate) fn spec(
     liveness(&mut table, &mut spec);
     forwards(&mut table, &mut spec);
     life(&mut table, &mut spec);
-    for key in LATER {
+    for key in RESERVED_KEYS {
         table.unsupported(key);
     }
     table.finish();
     spec
 }
 
-fn destination(table: &mut Table<'_, '_>, spec: &mut Spec) {
+fn destination(table: &mut Table<'_, '_>, spec: &mut Layer) {
     spec.host = table.text("host", destination::parse);
     spec.host_name = table.text("host_name", |host| {
         check_host(host).map(|()| host.to_owned())
@@ -121,7 +121,7 @@ fn destination(table: &mut Table<'_, '_>, spec: &mut Spec) {
     });
     if let (Some(_), Some(command)) = (&jump, &command) {
         table.problem(
-            Problem::new(
+            Diagnostic::new(
                 command.at,
                 "proxy_command: proxy_jump stands in the same table",
             )
@@ -132,18 +132,18 @@ fn destination(table: &mut Table<'_, '_>, spec: &mut Spec) {
     let named_user = host.is_some_and(|host| host.user.is_some());
     let named_port = host.is_some_and(|host| host.port.is_some());
     if let Some(user) = spec.user.as_ref().filter(|_| named_user) {
-        let problem = Problem::new(user.at, "user: host names a user already");
+        let problem = Diagnostic::new(user.at, "user: host names a user already");
         table.problem(problem.help("keep one of the two"));
     }
     if let Some(port) = spec.port.as_ref().filter(|_| named_port) {
-        let problem = Problem::new(port.at, "port: host names a port already");
+        let problem = Diagnostic::new(port.at, "port: host names a port already");
         table.problem(problem.help("keep one of the two"));
     }
     spec.proxy_jump = jump;
     spec.proxy_command = command;
 }
 
-fn jump(node: &Node) -> Result<Jump, Wrong> {
+fn jump(node: &Node) -> Result<Jump, ValueError> {
     let items = match &node.value {
         Value::Array(items) => items.as_slice(),
         _ => std::slice::from_ref(node),
@@ -161,14 +161,15 @@ fn jump(node: &Node) -> Result<Jump, Wrong> {
             if let Some(name) = hop.strip_prefix("tunnel:") {
                 destination::check_name(name)?;
                 if items.len() > 1 || string(item)? != hop {
-                    return Err(Wrong::from(
+                    return Err(ValueError::from(
                         "\"tunnel:NAME\" stands alone, not in a chain".to_owned(),
                     )
                     .help("give the chain to the tunnel NAME"));
                 }
                 return Ok(Jump::Tunnel(name.to_owned()));
             }
-            let hop = destination::parse(hop).map_err(|error| Wrong::from(error).at(item.at))?;
+            let hop =
+                destination::parse(hop).map_err(|error| ValueError::from(error).at(item.at))?;
             hops.push(hop);
         }
     }
@@ -179,7 +180,7 @@ fn jump(node: &Node) -> Result<Jump, Wrong> {
     }
 }
 
-fn liveness(table: &mut Table<'_, '_>, spec: &mut Spec) {
+fn liveness(table: &mut Table<'_, '_>, spec: &mut Layer) {
     spec.server_alive_interval = table.duration("server_alive_interval", Duration::ZERO..=YEAR);
     spec.server_alive_count_max = narrow(table.integer("server_alive_count_max", 1..=1_000));
     spec.tcp_keep_alive = table.boolean("tcp_keep_alive");
@@ -198,7 +199,7 @@ fn liveness(table: &mut Table<'_, '_>, spec: &mut Spec) {
         && initial.value > max.value
     {
         inner.problem(
-            Problem::new(initial.at, "backoff: initial is longer than max")
+            Diagnostic::new(initial.at, "backoff: initial is longer than max")
                 .help("initial is the first delay, max the longest"),
         );
     }
@@ -207,7 +208,7 @@ fn liveness(table: &mut Table<'_, '_>, spec: &mut Spec) {
     spec.backoff_max = max;
 }
 
-fn forwards(table: &mut Table<'_, '_>, spec: &mut Spec) {
+fn forwards(table: &mut Table<'_, '_>, spec: &mut Layer) {
     spec.gateway_ports = table.boolean("gateway_ports");
     spec.local_forward = forward_list(table, "local_forward", forward::Kind::Local);
     spec.remote_forward = forward_list(table, "remote_forward", forward::Kind::Remote);
@@ -227,7 +228,7 @@ fn forwards(table: &mut Table<'_, '_>, spec: &mut Spec) {
         });
     spec.permit_remote_open = table
         .list("permit_remote_open", |node| {
-            values::permit_remote_open(string(node)?).map_err(Wrong::from)
+            values::permit_remote_open(string(node)?).map_err(ValueError::from)
         })
         .map(flat);
 }
@@ -244,11 +245,11 @@ fn forward_list(
             _ => return Err(expected("a forward as a string", node).help(kind.grammar())),
         };
         forward::parse(kind, &text)
-            .map_err(|error| Wrong::from(error.to_string()).help(kind.grammar()))
+            .map_err(|error| ValueError::from(error.to_string()).help(kind.grammar()))
     })
 }
 
-fn life(table: &mut Table<'_, '_>, spec: &mut Spec) {
+fn life(table: &mut Table<'_, '_>, spec: &mut Layer) {
     spec.autostart = table.boolean("autostart");
     spec.hold = table.duration("hold", Duration::ZERO..=DAY);
     spec.on_needs_input = table.argv("on_needs_input");

@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::addr::{Bind, Endpoint, Listen};
-use crate::diagnostic::{At, Problem, Span};
-use crate::layer::Spec;
+use crate::addr::{BindAddr, Endpoint, ListenAddr};
+use crate::diagnostic::{At, Diagnostic, Span};
+use crate::layer::Layer;
 use crate::model::Forward;
 use crate::parse::forward::LONGEST_SOCKET_PATH;
 use crate::resolve::tunnel::Work;
 
 impl Work<'_> {
     /// Those of the TOML, then those of ssh_config that are not the same ones again.
-    pub(crate) fn forwards(&mut self, toml: &Spec, theirs: &Spec) -> Vec<Forward> {
+    pub(crate) fn forwards(&mut self, toml: &Layer, theirs: &Layer) -> Vec<Forward> {
         let merged = toml
             .gateway_ports
             .as_ref()
@@ -29,10 +29,10 @@ impl Work<'_> {
             .map(|forward| (forward, false));
         let mut forwards = Vec::new();
         for (written, own) in own.chain(more) {
-            if own && !gateway && local_bind(&written.value) == Some(&Bind::Any) {
+            if own && !gateway && local_bind(&written.value) == Some(&BindAddr::Any) {
                 let message = format!("{} would listen on every address", shown(&written.value));
                 self.problems.push(
-                    Problem::new(written.at, message)
+                    Diagnostic::new(written.at, message)
                         .help("write gateway_ports = true for that, or the address that you mean"),
                 );
             }
@@ -71,16 +71,18 @@ impl Work<'_> {
         &mut self,
         key: &str,
         at: Option<Span>,
-        listen: &Listen,
+        listen: &ListenAddr,
         gateway: bool,
-    ) -> Option<Listen> {
+    ) -> Option<ListenAddr> {
         Some(match listen {
-            Listen::Unix(path) => Listen::Unix(self.socket(key, at, path)?),
-            Listen::Tcp { bind, port } => Listen::Tcp {
+            ListenAddr::Unix(path) => ListenAddr::Unix(self.socket(key, at, path)?),
+            ListenAddr::Tcp { bind, port } => ListenAddr::Tcp {
                 port: *port,
                 bind: match bind {
-                    Bind::Loopback if gateway => Bind::Any,
-                    Bind::Host(host) if host.eq_ignore_ascii_case("localhost") => Bind::Loopback,
+                    BindAddr::Loopback if gateway => BindAddr::Any,
+                    BindAddr::Host(host) if host.eq_ignore_ascii_case("localhost") => {
+                        BindAddr::Loopback
+                    }
                     bind => bind.clone(),
                 },
             },
@@ -103,7 +105,7 @@ impl Work<'_> {
                 path.display(),
                 path.as_os_str().len()
             );
-            self.problems.push(Problem::new(at, message));
+            self.problems.push(Diagnostic::new(at, message));
             return None;
         }
         Some(path)
@@ -113,7 +115,8 @@ impl Work<'_> {
         let (Forward::Local { listen, .. } | Forward::Dynamic { listen }) = forward else {
             return;
         };
-        let (Listen::Tcp { port, .. }, Some(range)) = (listen, &self.facts.env.ephemeral) else {
+        let (ListenAddr::Tcp { port, .. }, Some(range)) = (listen, &self.facts.env.ephemeral)
+        else {
             return;
         };
         if range.contains(port) {
@@ -126,14 +129,14 @@ impl Work<'_> {
     }
 }
 
-fn local_bind(forward: &Forward) -> Option<&Bind> {
+fn local_bind(forward: &Forward) -> Option<&BindAddr> {
     match forward {
         Forward::Local {
-            listen: Listen::Tcp { bind, .. },
+            listen: ListenAddr::Tcp { bind, .. },
             ..
         }
         | Forward::Dynamic {
-            listen: Listen::Tcp { bind, .. },
+            listen: ListenAddr::Tcp { bind, .. },
         } => Some(bind),
         _ => None,
     }

@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::StreamExt as _;
 use tunneld_platform::program::RunProgram;
 
-use crate::diagnostic::{At, Problem};
+use crate::diagnostic::{At, Diagnostic};
 use crate::env::Env;
-use crate::layer::{Spec, SshConfig};
+use crate::layer::{Layer, SshConfig};
 use crate::model::{Route, Tunnel, Via};
 use crate::parse::destination::Destination;
 use crate::resolve::ssh_options;
 use crate::resolve::tunnel::{self, Resolved, SshOptions};
-use crate::ssh_config::output::{Printed, Sources};
-use crate::ssh_config::query::{Files, Query, QueryError, Question};
+use crate::ssh_config::output::{EffectiveConfig, SshGOutput};
+use crate::ssh_config::query::{Files, QueryError, SshG, SshGQuery};
 use crate::ssh_config::tokens;
 
 /// The longest chain of jump hosts.
@@ -26,30 +26,30 @@ const AT_ONCE: usize = 8;
 
 /// A tunnel to be resolved.
 #[derive(Debug, Clone)]
-pub(crate) struct Wanted {
+pub(crate) struct ResolveRequest {
     /// Its name.
     pub(crate) name: String,
     /// What its own table says.
-    pub(crate) spec: Spec,
+    pub(crate) spec: Layer,
     /// What the defaults say.
-    pub(crate) defaults: Spec,
+    pub(crate) defaults: Layer,
 }
 
 /// Resolves the tunnels of one load.
 #[derive(Debug)]
-pub(crate) struct Resolver<'a> {
+pub(crate) struct TunnelResolver<'a> {
     env: &'a Env,
-    query: Option<Query>,
+    query: Option<SshG>,
     unanswered: AtomicBool,
 }
 
 /// What became of each tunnel.
-pub(crate) type Results = BTreeMap<String, Result<Tunnel, Vec<Problem>>>;
+pub(crate) type Results = BTreeMap<String, Result<Tunnel, Vec<Diagnostic>>>;
 
-impl<'a> Resolver<'a> {
+impl<'a> TunnelResolver<'a> {
     /// A resolver for this side.
     pub(crate) fn new(env: &'a Env, programs: &Arc<dyn RunProgram>) -> Self {
-        let query = |ssh: &PathBuf| Query::new(ssh, Arc::clone(programs));
+        let query = |ssh: &PathBuf| SshG::new(ssh, Arc::clone(programs));
         Self {
             env,
             query: env.ssh.as_ref().map(query),
@@ -63,7 +63,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// Resolves all, and tells what a person should know about the whole.
-    pub(crate) async fn all(&self, wanted: Vec<Wanted>) -> (Results, Vec<String>) {
+    pub(crate) async fn all(&self, wanted: Vec<ResolveRequest>) -> (Results, Vec<String>) {
         let unread = self.unread(&wanted).await;
         let results = futures_util::stream::iter(wanted)
             .map(|tunnel| async move {
@@ -77,12 +77,12 @@ impl<'a> Resolver<'a> {
     }
 
     /// Resolves one.
-    pub(crate) async fn one(&self, wanted: &Wanted) -> Result<Tunnel, Vec<Problem>> {
+    pub(crate) async fn one(&self, wanted: &ResolveRequest) -> Result<Tunnel, Vec<Diagnostic>> {
         self.tunnel(wanted).await
     }
 
     /// The note on a ~/.ssh/config that is there and is not read.
-    async fn unread(&self, wanted: &[Wanted]) -> Option<String> {
+    async fn unread(&self, wanted: &[ResolveRequest]) -> Option<String> {
         let config = self.env.home.join(".ssh").join("config");
         if wanted.is_empty() || !config.exists() {
             return None;
@@ -93,7 +93,7 @@ impl<'a> Resolver<'a> {
                 "{config} is not read: there is no ssh program to ask; install OpenSSH's client"
             ));
         }
-        let (without, with): (Vec<&Wanted>, Vec<&Wanted>) = wanted
+        let (without, with): (Vec<&ResolveRequest>, Vec<&ResolveRequest>) = wanted
             .iter()
             .filter(|tunnel| !matches!(ssh_config(tunnel), Some(SshConfig::File(_))))
             .partition(|tunnel| ssh_config(tunnel) == Some(&SshConfig::No));
@@ -114,8 +114,8 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    async fn tunnel(&self, wanted: &Wanted) -> Result<Tunnel, Vec<Problem>> {
-        let Wanted {
+    async fn tunnel(&self, wanted: &ResolveRequest) -> Result<Tunnel, Vec<Diagnostic>> {
+        let ResolveRequest {
             name,
             spec,
             defaults,
@@ -136,7 +136,7 @@ impl<'a> Resolver<'a> {
             let routes = chain
                 .routes(&resolved.hops)
                 .await
-                .map_err(|message| vec![Problem::new(at, format!("proxy_jump: {message}"))])?;
+                .map_err(|message| vec![Diagnostic::new(at, format!("proxy_jump: {message}"))])?;
             route.via = Via::Jump(routes);
         }
         Ok(Tunnel {
@@ -155,7 +155,7 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    async fn resolve(&self, name: &str, spec: &Spec) -> Result<Resolved, Vec<Problem>> {
+    async fn resolve(&self, name: &str, spec: &Layer) -> Result<Resolved, Vec<Diagnostic>> {
         let ssh = self.ssh(&tunnel::asked(name, spec), spec, None).await;
         let ssh = ssh.map_err(|problems| of_tunnel(name, problems))?;
         tunnel::resolve(name, spec, ssh.as_ref(), self.env)
@@ -165,11 +165,11 @@ impl<'a> Resolver<'a> {
     async fn ssh(
         &self,
         asked: &Destination,
-        spec: &Spec,
+        spec: &Layer,
         over: Option<&Destination>,
-    ) -> Result<Option<SshOptions>, Vec<Problem>> {
+    ) -> Result<Option<SshOptions>, Vec<Diagnostic>> {
         let at = spec.ssh_config.as_ref().and_then(|config| config.at);
-        let problem = |message: String| vec![Problem::new(at, format!("ssh_config: {message}"))];
+        let problem = |message: String| vec![Diagnostic::new(at, format!("ssh_config: {message}"))];
         let files = match spec.ssh_config.as_ref().map(|config| &config.value) {
             Some(SshConfig::No) => return Ok(None),
             Some(SshConfig::File(path)) => {
@@ -182,14 +182,14 @@ impl<'a> Resolver<'a> {
         let Some(query) = &self.query else {
             return self.without_ssh(&files).map_err(problem);
         };
-        let question = Question {
+        let question = SshGQuery {
             files,
             to: asked.clone(),
             over: over.cloned(),
         };
         match query.ask(&question).await {
             Ok(text) => {
-                let host = Printed::parse(&text);
+                let host = SshGOutput::parse(&text);
                 let none = self
                     .baseline(&Files::None)
                     .await
@@ -202,7 +202,7 @@ impl<'a> Resolver<'a> {
                         .unwrap_or_else(|_| none.clone()),
                     Files::One(_) | Files::None => none.clone(),
                 };
-                let sources = Sources {
+                let sources = EffectiveConfig {
                     host: &host,
                     none: &none,
                     system: &system,
@@ -233,9 +233,9 @@ impl<'a> Resolver<'a> {
     }
 
     /// What ssh prints of a host that these files say nothing special of.
-    async fn baseline(&self, files: &Files) -> Result<Printed, QueryError> {
+    async fn baseline(&self, files: &Files) -> Result<SshGOutput, QueryError> {
         let query = self.query.as_ref().ok_or(QueryError::Absent)?;
-        let question = Question {
+        let question = SshGQuery {
             files: files.clone(),
             to: Destination {
                 user: None,
@@ -244,12 +244,12 @@ impl<'a> Resolver<'a> {
             },
             over: None,
         };
-        Ok(Printed::parse(&query.ask(&question).await?))
+        Ok(SshGOutput::parse(&query.ask(&question).await?))
     }
 }
 
 /// A tunnel's own words over the defaults. What a table says of how the host is reached, it says alone.
-fn over(own: &Spec, defaults: &Spec) -> Spec {
+fn over(own: &Layer, defaults: &Layer) -> Layer {
     let reached = own.proxy_jump.is_some() || own.proxy_command.is_some();
     let mut spec = own.clone().or(defaults);
     if reached {
@@ -267,8 +267,8 @@ fn seen(route: &Route) -> Seen {
 
 /// A chain that is being followed.
 struct Chain<'c, 'e> {
-    resolver: &'c Resolver<'e>,
-    defaults: Spec,
+    resolver: &'c TunnelResolver<'e>,
+    defaults: Layer,
     ssh_config: Option<At<SshConfig>>,
     seen: Vec<Seen>,
     notes: &'c mut Vec<String>,
@@ -310,27 +310,27 @@ impl Chain<'_, '_> {
         hop: &Destination,
         over: Option<&Destination>,
     ) -> Result<Resolved, String> {
-        let told = |problems: Vec<Problem>| {
+        let told = |problems: Vec<Diagnostic>| {
             let told: Vec<String> = problems
                 .into_iter()
                 .map(|problem| problem.message)
                 .collect();
             format!("hop {}: {}", hop.host, told.join("; "))
         };
-        let spec = Spec {
+        let spec = Layer {
             host: Some(At {
                 value: hop.clone(),
                 at: None,
             }),
             ssh_config: self.ssh_config.clone(),
-            ..Spec::default()
+            ..Layer::default()
         };
         let ssh = self.resolver.ssh(hop, &spec, over).await.map_err(told)?;
         let mut ssh = ssh.unwrap_or_else(|| SshOptions {
             host: hop.host.clone(),
             ..SshOptions::default()
         });
-        ssh.spec = Spec {
+        ssh.spec = Layer {
             local_forward: None,
             remote_forward: None,
             dynamic_forward: None,
@@ -354,8 +354,8 @@ impl Chain<'_, '_> {
 }
 
 /// These problems, each telling the tunnel: the place where it is written may be everybody's.
-fn of_tunnel(name: &str, problems: Vec<Problem>) -> Vec<Problem> {
-    let told = |problem: Problem| Problem {
+fn of_tunnel(name: &str, problems: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let told = |problem: Diagnostic| Diagnostic {
         message: format!("{name}: {}", problem.message),
         ..problem
     };
@@ -363,7 +363,7 @@ fn of_tunnel(name: &str, problems: Vec<Problem>) -> Vec<Problem> {
 }
 
 /// What the tunnel's table or the defaults say of ssh_config.
-fn ssh_config(tunnel: &Wanted) -> Option<&SshConfig> {
+fn ssh_config(tunnel: &ResolveRequest) -> Option<&SshConfig> {
     let own = tunnel.spec.ssh_config.as_ref();
     own.or(tunnel.defaults.ssh_config.as_ref())
         .map(|own| &own.value)

@@ -5,13 +5,13 @@ use std::time::Duration;
 use crate::addr;
 use crate::diagnostic::At;
 use crate::env::Env;
-use crate::layer::{Jump, Spec};
+use crate::layer::{Jump, Layer};
 use crate::model::{AddressFamily, Forward, UpdateHostKeys};
 use crate::parse::destination::{self, Destination, check_alias};
 use crate::parse::forward::{self, Kind};
 use crate::parse::values;
 use crate::resolve::tunnel::SshOptions;
-use crate::ssh_config::output::Sources;
+use crate::ssh_config::output::EffectiveConfig;
 use crate::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
 use tunneld_proto::duration;
 
@@ -73,7 +73,11 @@ const IMPOSSIBLE: &[(&str, &[&str], &str)] = &[
 ///
 /// # Errors
 /// The keyword whose value cannot be used.
-pub fn read(sources: Sources<'_>, asked: &Destination, env: &Env) -> Result<SshOptions, String> {
+pub fn read(
+    sources: EffectiveConfig<'_>,
+    asked: &Destination,
+    env: &Env,
+) -> Result<SshOptions, String> {
     let host = sources
         .host
         .one("hostname")
@@ -118,12 +122,12 @@ fn none_word(text: &str) -> Option<String> {
     (!text.eq_ignore_ascii_case("none")).then(|| text.to_owned())
 }
 
-fn flag(sources: Sources<'_>, keyword: &str) -> Option<At<bool>> {
+fn flag(sources: EffectiveConfig<'_>, keyword: &str) -> Option<At<bool>> {
     let word = sources.one(keyword)?;
     Some(at(!matches!(word, "no" | "false" | "none")))
 }
 
-fn text(sources: Sources<'_>, keyword: &str) -> Option<At<String>> {
+fn text(sources: EffectiveConfig<'_>, keyword: &str) -> Option<At<String>> {
     sources
         .one(keyword)
         .filter(|text| !text.eq_ignore_ascii_case("none"))
@@ -131,7 +135,7 @@ fn text(sources: Sources<'_>, keyword: &str) -> Option<At<String>> {
 }
 
 fn number<T: std::str::FromStr>(
-    sources: Sources<'_>,
+    sources: EffectiveConfig<'_>,
     keyword: &str,
 ) -> Result<Option<At<T>>, String> {
     let Some(text) = sources.one(keyword) else {
@@ -146,7 +150,7 @@ fn wrong(keyword: &str, text: &str) -> String {
     format!("{keyword} {text}: not understood")
 }
 
-fn time(sources: Sources<'_>, keyword: &str) -> Result<Option<At<Duration>>, String> {
+fn time(sources: EffectiveConfig<'_>, keyword: &str) -> Result<Option<At<Duration>>, String> {
     match sources.one(keyword) {
         None | Some("none") => Ok(None),
         Some(text) => duration::parse(text)
@@ -156,7 +160,11 @@ fn time(sources: Sources<'_>, keyword: &str) -> Result<Option<At<Duration>>, Str
 }
 
 /// One path a line, or several in one line; "none" for none.
-fn paths(sources: Sources<'_>, keyword: &str, several: bool) -> Option<At<Vec<At<String>>>> {
+fn paths(
+    sources: EffectiveConfig<'_>,
+    keyword: &str,
+    several: bool,
+) -> Option<At<Vec<At<String>>>> {
     let lines = sources.said(keyword)?;
     let paths = lines.iter().flat_map(|line| {
         if several {
@@ -188,13 +196,13 @@ fn split_paths(line: &str) -> Vec<String> {
 }
 
 /// A list as ssh has worked it out.
-fn algorithms(sources: Sources<'_>, keyword: &str) -> Option<At<Vec<String>>> {
+fn algorithms(sources: EffectiveConfig<'_>, keyword: &str) -> Option<At<Vec<String>>> {
     sources
         .one(keyword)
         .map(|text| at(text.split(',').map(str::to_owned).collect()))
 }
 
-fn destination(sources: Sources<'_>, spec: &mut Spec) -> Result<(), String> {
+fn destination(sources: EffectiveConfig<'_>, spec: &mut Layer) -> Result<(), String> {
     spec.user = text(sources, "user");
     spec.port = number(sources, "port")?;
     spec.address_family = sources.one("addressfamily").map(|word| {
@@ -210,7 +218,7 @@ fn destination(sources: Sources<'_>, spec: &mut Spec) -> Result<(), String> {
     Ok(())
 }
 
-fn authentication(sources: Sources<'_>, spec: &mut Spec) -> Result<(), String> {
+fn authentication(sources: EffectiveConfig<'_>, spec: &mut Layer) -> Result<(), String> {
     spec.identity_file = paths(sources, "identityfile", false);
     spec.identities_only = flag(sources, "identitiesonly");
     spec.identity_agent = sources.one("identityagent").map(|text| at(text.to_owned()));
@@ -244,7 +252,7 @@ fn authentication(sources: Sources<'_>, spec: &mut Spec) -> Result<(), String> {
     Ok(())
 }
 
-fn host_keys(sources: Sources<'_>, spec: &mut Spec) -> Result<(), String> {
+fn host_keys(sources: EffectiveConfig<'_>, spec: &mut Layer) -> Result<(), String> {
     spec.strict_host_key_checking = sources
         .one("stricthostkeychecking")
         .map(|word| {
@@ -275,7 +283,7 @@ fn host_keys(sources: Sources<'_>, spec: &mut Spec) -> Result<(), String> {
     Ok(())
 }
 
-fn session(sources: Sources<'_>, spec: &mut Spec) -> Result<(), String> {
+fn session(sources: EffectiveConfig<'_>, spec: &mut Layer) -> Result<(), String> {
     spec.ciphers = algorithms(sources, "ciphers");
     spec.macs = algorithms(sources, "macs");
     spec.kex_algorithms = algorithms(sources, "kexalgorithms");
@@ -312,7 +320,12 @@ fn session(sources: Sources<'_>, spec: &mut Spec) -> Result<(), String> {
     Ok(())
 }
 
-fn jump(chain: &str, sources: Sources<'_>, asked: &Destination, env: &Env) -> Result<Jump, String> {
+fn jump(
+    chain: &str,
+    sources: EffectiveConfig<'_>,
+    asked: &Destination,
+    env: &Env,
+) -> Result<Jump, String> {
     if chain.eq_ignore_ascii_case("none") {
         return Ok(Jump::None);
     }
@@ -342,7 +355,7 @@ fn jump(chain: &str, sources: Sources<'_>, asked: &Destination, env: &Env) -> Re
 }
 
 /// LocalForward, RemoteForward and DynamicForward. One that cannot be read costs a note, not the tunnel.
-fn forwards(sources: Sources<'_>, options: &mut SshOptions) {
+fn forwards(sources: EffectiveConfig<'_>, options: &mut SshOptions) {
     let mut of = |keyword: &str, kind: Kind| {
         let lines = sources.said(keyword)?;
         let mut forwards = Vec::new();
@@ -386,8 +399,8 @@ fn printed_twice(dynamic: &Forward, local: Option<&At<Vec<At<Forward>>>>) -> boo
 fn final_paths(forward: Forward) -> Forward {
     let plain = |path: std::path::PathBuf| path.to_string_lossy().replace('%', "%%").into();
     let listen = |listen| match listen {
-        addr::Listen::Unix(path) => addr::Listen::Unix(plain(path)),
-        tcp @ addr::Listen::Tcp { .. } => tcp,
+        addr::ListenAddr::Unix(path) => addr::ListenAddr::Unix(plain(path)),
+        tcp @ addr::ListenAddr::Tcp { .. } => tcp,
     };
     let to = |to| match to {
         addr::Endpoint::Unix(path) => addr::Endpoint::Unix(plain(path)),

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::diagnostic::{At, Problem};
+use crate::diagnostic::{At, Diagnostic};
 use crate::env::Env;
-use crate::layer::{Jump, Spec};
+use crate::layer::{Jump, Layer};
 use crate::model::{
-    Agent, Auth, Crypto, Forward, Forwarding, HostKeyChecking, HostKeys, Life, Liveness, Route,
-    UpdateHostKeys, Via,
+    Agent, Auth, Crypto, Forward, Forwarding, HostKeyChecking, HostKeys, Lifecycle, Liveness,
+    Route, UpdateHostKeys, Via,
 };
 use crate::parse::destination::{Destination, check_host, check_user};
 use crate::parse::values;
@@ -20,7 +20,7 @@ pub struct SshOptions {
     /// The real host name.
     pub host: String,
     /// Its keywords, as the keys that they are.
-    pub spec: Spec,
+    pub spec: Layer,
     /// What it asks for and tunneld cannot do.
     pub notes: Vec<String>,
 }
@@ -37,13 +37,13 @@ pub struct Resolved {
     /// How forwards behave.
     pub forwarding: Forwarding,
     /// When it runs.
-    pub life: Life,
+    pub life: Lifecycle,
     /// What a person should know.
     pub notes: Vec<String>,
 }
 
 /// Whom a spec is about, as `ssh -G` is asked: the host as it was written, user and port where they were.
-pub fn asked(name: &str, spec: &Spec) -> Destination {
+pub fn asked(name: &str, spec: &Layer) -> Destination {
     let host = spec.host.as_ref().map(|host| &host.value);
     Destination {
         host: host.map_or(name, |host| &host.host).to_owned(),
@@ -62,12 +62,12 @@ pub fn asked(name: &str, spec: &Spec) -> Destination {
 /// All that is wrong with it.
 pub fn resolve(
     name: &str,
-    toml: &Spec,
+    toml: &Layer,
     ssh: Option<&SshOptions>,
     env: &Env,
-) -> Result<Resolved, Vec<Problem>> {
+) -> Result<Resolved, Vec<Diagnostic>> {
     let asked = asked(name, toml);
-    let none = Spec::default();
+    let none = Layer::default();
     let theirs = ssh.map_or(&none, |ssh| &ssh.spec);
     let mut spec = toml.clone().or(theirs);
     // Either of the two, written here, does away with both of theirs.
@@ -110,7 +110,7 @@ pub fn resolve(
         check_user(&user),
     ] {
         if let Err(error) = checked {
-            work.problems.push(Problem::new(at, error));
+            work.problems.push(Diagnostic::new(at, error));
         }
     }
     let (via, hops) = work.via(&spec);
@@ -150,7 +150,7 @@ fn value<T: Clone>(at: &Option<At<T>>) -> Option<T> {
 }
 
 /// `%j`: the chain as it would be written.
-fn jump_text(spec: &Spec) -> String {
+fn jump_text(spec: &Layer) -> String {
     let Some(At {
         value: Jump::Hops(hops),
         ..
@@ -163,7 +163,7 @@ fn jump_text(spec: &Spec) -> String {
 
 pub(crate) struct Work<'a> {
     pub(crate) facts: Facts<'a>,
-    pub(crate) problems: Vec<Problem>,
+    pub(crate) problems: Vec<Diagnostic>,
     pub(crate) notes: Vec<String>,
 }
 
@@ -173,7 +173,7 @@ impl Work<'_> {
             Ok(path) => Some(path),
             Err(error) => {
                 let message = format!("{key}: \"{}\": {error}", text.value);
-                self.problems.push(Problem::new(text.at, message));
+                self.problems.push(Diagnostic::new(text.at, message));
                 None
             }
         }
@@ -207,12 +207,12 @@ impl Work<'_> {
         let text = command.value.as_ref()?;
         if let Err(error) = tokens::expand(keyword, text, &self.facts, &ServerKey::default()) {
             self.problems
-                .push(Problem::new(command.at, format!("{key}: {error}")));
+                .push(Diagnostic::new(command.at, format!("{key}: {error}")));
         }
         Some(text.clone())
     }
 
-    fn via(&mut self, spec: &Spec) -> (Via, Vec<Destination>) {
+    fn via(&mut self, spec: &Layer) -> (Via, Vec<Destination>) {
         match spec.proxy_jump.as_ref().map(|jump| &jump.value) {
             Some(Jump::Tunnel(name)) => return (Via::Tunnel(name.clone()), Vec::new()),
             Some(Jump::Hops(hops)) => return (Via::Direct, hops.clone()),
@@ -225,7 +225,7 @@ impl Work<'_> {
         (command.map_or(Via::Direct, Via::Command), Vec::new())
     }
 
-    fn auth(&mut self, spec: &Spec) -> Auth {
+    fn auth(&mut self, spec: &Layer) -> Auth {
         let explicit = self.paths("identity_file", &spec.identity_file);
         let agent = match spec.identity_agent.as_ref() {
             None => Agent::Environment,
@@ -279,7 +279,7 @@ impl Work<'_> {
         }
     }
 
-    fn methods(&mut self, spec: &Spec) -> Vec<String> {
+    fn methods(&mut self, spec: &Layer) -> Vec<String> {
         let off = |switch: &Option<At<bool>>| switch.as_ref().is_some_and(|on| !on.value);
         let mut methods = value(&spec.preferred_authentications).unwrap_or_else(|| {
             values::METHODS
@@ -298,14 +298,14 @@ impl Work<'_> {
             let at = spec.preferred_authentications.as_ref().and_then(|at| at.at);
             let message = "preferred_authentications: no method of login is left";
             self.problems.push(
-                Problem::new(at, message)
+                Diagnostic::new(at, message)
                     .help("allow at least one of publickey, keyboard-interactive and password"),
             );
         }
         methods
     }
 
-    fn host_keys(&mut self, spec: &Spec) -> HostKeys {
+    fn host_keys(&mut self, spec: &Layer) -> HostKeys {
         let user = self.paths("user_known_hosts_file", &spec.user_known_hosts_file);
         let global = self.paths("global_known_hosts_file", &spec.global_known_hosts_file);
         HostKeys {
@@ -335,7 +335,7 @@ impl Work<'_> {
         }
     }
 
-    fn liveness(&mut self, spec: &Spec) -> Liveness {
+    fn liveness(&mut self, spec: &Layer) -> Liveness {
         let interval = value(&spec.server_alive_interval).unwrap_or(Duration::from_secs(15));
         if interval.is_zero() {
             self.notes.push(
@@ -348,7 +348,7 @@ impl Work<'_> {
             let at = spec.backoff_initial.as_ref().and_then(|at| at.at);
             let at = at.or_else(|| spec.backoff_max.as_ref().and_then(|at| at.at));
             self.problems
-                .push(Problem::new(at, "backoff: initial is longer than max"));
+                .push(Diagnostic::new(at, "backoff: initial is longer than max"));
         }
         Liveness {
             interval: Some(interval).filter(|interval| !interval.is_zero()),
@@ -360,7 +360,7 @@ impl Work<'_> {
     }
 }
 
-fn crypto(spec: &Spec) -> Crypto {
+fn crypto(spec: &Layer) -> Crypto {
     Crypto {
         ciphers: value(&spec.ciphers).unwrap_or_default(),
         macs: value(&spec.macs).unwrap_or_default(),
@@ -370,7 +370,7 @@ fn crypto(spec: &Spec) -> Crypto {
     }
 }
 
-fn forwarding(spec: &Spec) -> Forwarding {
+fn forwarding(spec: &Layer) -> Forwarding {
     Forwarding {
         exit_on_failure: value(&spec.exit_on_forward_failure).unwrap_or(false),
         unlink_socket: value(&spec.stream_local_bind_unlink).unwrap_or(false),
@@ -379,8 +379,8 @@ fn forwarding(spec: &Spec) -> Forwarding {
     }
 }
 
-fn life(spec: &Spec) -> Life {
-    Life {
+fn life(spec: &Layer) -> Lifecycle {
+    Lifecycle {
         autostart: value(&spec.autostart).unwrap_or(true),
         hold: value(&spec.hold).unwrap_or(Duration::from_secs(30)),
         on_needs_input: value(&spec.on_needs_input).unwrap_or_default(),

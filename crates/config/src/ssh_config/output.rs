@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 /// Every keyword with its values, in the order they were printed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Printed(BTreeMap<String, Vec<String>>);
+pub struct SshGOutput(BTreeMap<String, Vec<String>>);
 
-impl Printed {
+impl SshGOutput {
     /// Reads what `ssh -G` printed.
     pub fn parse(text: &str) -> Self {
         let mut printed: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -34,16 +34,16 @@ impl Printed {
 
 /// What is printed for a host, and what is printed where nobody has said anything.
 #[derive(Debug, Clone, Copy)]
-pub struct Sources<'a> {
+pub struct EffectiveConfig<'a> {
     /// For the host.
-    pub host: &'a Printed,
+    pub host: &'a SshGOutput,
     /// Without any file: ssh's own defaults.
-    pub none: &'a Printed,
+    pub none: &'a SshGOutput,
     /// By the system's file alone: what it says for all hosts is no wish of this one.
-    pub system: &'a Printed,
+    pub system: &'a SshGOutput,
 }
 
-impl<'a> Sources<'a> {
+impl<'a> EffectiveConfig<'a> {
     pub(crate) fn said(&self, keyword: &str) -> Option<&'a [String]> {
         let values = self.host.all(keyword);
         (!values.is_empty() && values != self.none.all(keyword)).then_some(values)

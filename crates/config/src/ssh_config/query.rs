@@ -53,7 +53,7 @@ pub enum Files {
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Question {
+pub struct SshGQuery {
     /// Which files are read.
     pub files: Files,
     /// About whom.
@@ -68,19 +68,19 @@ pub type Answer = Result<Arc<str>, QueryError>;
 type SharedAnswer = Shared<BoxFuture<'static, Answer>>;
 
 /// Asks `ssh -G`, and caches the answers for as long as it lives: one load of the configuration.
-pub struct Query {
+pub struct SshG {
     ssh: Arc<Path>,
     programs: Arc<dyn RunProgram>,
-    answers: Mutex<HashMap<Question, SharedAnswer>>,
+    answers: Mutex<HashMap<SshGQuery, SharedAnswer>>,
 }
 
-impl fmt::Debug for Query {
+impl fmt::Debug for SshG {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Query").field("ssh", &self.ssh).finish()
     }
 }
 
-impl Query {
+impl SshG {
     /// Asks the program at the path `ssh`, which `programs` runs.
     pub fn new(ssh: &Path, programs: Arc<dyn RunProgram>) -> Self {
         Self {
@@ -94,7 +94,7 @@ impl Query {
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn ask(&self, question: &Question) -> Answer {
+    pub async fn ask(&self, question: &SshGQuery) -> Answer {
         for named in [Some(&question.to), question.over.as_ref()]
             .into_iter()
             .flatten()
@@ -153,8 +153,8 @@ fn read(output: ProgramOutput) -> Answer {
         .map_err(|_| QueryError::Failed("its answer is no UTF-8".to_owned()))
 }
 
-fn arguments(question: &Question) -> Vec<OsString> {
-    let Question { files, to, over } = question;
+fn arguments(question: &SshGQuery) -> Vec<OsString> {
+    let SshGQuery { files, to, over } = question;
     // No session is meant: without -N, ForkAfterAuthentication and its like are refused for want of a command.
     let mut arguments: Vec<OsString> = vec!["-G".into(), "-T".into(), "-N".into()];
     match files {

@@ -11,15 +11,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, PollSender, WaitForCancellationFutureOwned};
 
 use crate::failure::{Failure, FailureKind};
-use crate::forward::ssh_session::{Arrival, Far, FarReader, FarWriter, Link, Target};
+use crate::forward::ssh_session::{Far, FarReader, FarWriter, IncomingChannel, SshSession, Target};
 use crate::session::OpenError;
-use tunneld_config::addr::Listen;
+use tunneld_config::addr::ListenAddr;
 
 const WINDOW: usize = 4;
 
 /// A session, as the code under test has it.
 #[derive(Clone)]
-pub(super) struct FakeLink {
+pub(super) struct FakeSession {
     lost: CancellationToken,
     opens: mpsc::UnboundedSender<Open>,
     asks: mpsc::UnboundedSender<Ask>,
@@ -43,17 +43,17 @@ pub(super) struct Open {
 
 /// A global request.
 pub(super) enum Ask {
-    Listen(Listen, oneshot::Sender<Option<u16>>),
-    Cancel(Listen),
+    ListenAddr(ListenAddr, oneshot::Sender<Option<u16>>),
+    Cancel(ListenAddr),
 }
 
 /// A new session, its incoming queue, and its far side.
-pub(super) fn session() -> (FakeLink, mpsc::Receiver<FakeIncoming>, Server) {
+pub(super) fn session() -> (FakeSession, mpsc::Receiver<FakeIncoming>, Server) {
     let lost = CancellationToken::new();
     let (opens, opens_rx) = mpsc::unbounded_channel();
     let (asks, asks_rx) = mpsc::unbounded_channel();
     let (incoming, incoming_rx) = mpsc::channel(16);
-    let link = FakeLink {
+    let link = FakeSession {
         lost: lost.clone(),
         opens,
         asks,
@@ -82,7 +82,7 @@ impl Open {
     }
 }
 
-impl Link for FakeLink {
+impl SshSession for FakeSession {
     type Channel = FakeChannel;
     type Incoming = FakeIncoming;
 
@@ -106,15 +106,15 @@ impl Link for FakeLink {
         }
     }
 
-    async fn request_forward(&self, listen: &Listen) -> Result<u16, Failure> {
+    async fn request_forward(&self, listen: &ListenAddr) -> Result<u16, Failure> {
         let refused = || Failure::new(FailureKind::RemoteForwardRefused, "the port is taken");
         let (answer, answered) = oneshot::channel();
-        let ask = Ask::Listen(listen.clone(), answer);
+        let ask = Ask::ListenAddr(listen.clone(), answer);
         self.asks.send(ask).map_err(|_| refused())?;
         answered.await.ok().flatten().ok_or_else(refused)
     }
 
-    async fn cancel_forward(&self, listen: &Listen) -> Result<(), Failure> {
+    async fn cancel_forward(&self, listen: &ListenAddr) -> Result<(), Failure> {
         let _ = self.asks.send(Ask::Cancel(listen.clone()));
         std::future::ready(Ok(())).await
     }
@@ -130,7 +130,7 @@ impl Link for FakeLink {
 
 /// A connection that the test opened.
 pub(super) struct FakeIncoming {
-    listen: Listen,
+    listen: ListenAddr,
     port: u16,
     channel: FakeChannel,
     refused: oneshot::Sender<String>,
@@ -140,7 +140,7 @@ impl Server {
     /// Opens a connection for a remote forward: its far end, and the reason if it is refused.
     pub(super) async fn connect(
         &self,
-        listen: Listen,
+        listen: ListenAddr,
         port: u16,
     ) -> (Peer, oneshot::Receiver<String>) {
         let (channel, peer) = channel(self.lost.clone());
@@ -161,9 +161,9 @@ impl Server {
     }
 
     /// Grants or refuses the next forward that is asked for.
-    pub(super) async fn answer(&mut self, port: Option<u16>) -> Listen {
+    pub(super) async fn answer(&mut self, port: Option<u16>) -> ListenAddr {
         match self.asks.recv().await.expect("the session is held") {
-            Ask::Listen(listen, answer) => {
+            Ask::ListenAddr(listen, answer) => {
                 let _ = answer.send(port);
                 listen
             }
@@ -172,10 +172,10 @@ impl Server {
     }
 }
 
-impl Arrival for FakeIncoming {
+impl IncomingChannel for FakeIncoming {
     type Channel = FakeChannel;
 
-    fn listen(&self) -> &Listen {
+    fn listen(&self) -> &ListenAddr {
         &self.listen
     }
 

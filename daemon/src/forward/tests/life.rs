@@ -172,9 +172,13 @@ async fn one_port_serves_both_loopback_addresses() {
 #[tokio::test]
 async fn what_others_can_reach_is_told() {
     let any = |bind| Forward::Dynamic {
-        listen: Listen::Tcp { bind, port: 0 },
+        listen: ListenAddr::Tcp { bind, port: 0 },
     };
-    let bench = Bench::new(&[any(Bind::Any), any(Bind::Host("127.0.0.1".to_owned()))]).await;
+    let bench = Bench::new(&[
+        any(BindAddr::Any),
+        any(BindAddr::Host("127.0.0.1".to_owned())),
+    ])
+    .await;
     let status = bench.status(0);
     assert_eq!(status.state, ForwardState::Listening);
     assert!(status.exposed && !bench.status(1).exposed);
@@ -258,7 +262,7 @@ async fn a_unix_socket_carries_and_goes_with_its_forward() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let forward = Forward::Local {
-        listen: Listen::Unix(path.clone()),
+        listen: ListenAddr::Unix(path.clone()),
         to: Endpoint::Unix("/far/socket".into()),
     };
     let mut bench = Bench::new(&[forward]).await;
@@ -280,7 +284,7 @@ async fn a_unix_socket_whose_file_was_taken_away_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let forward = Forward::Local {
-        listen: Listen::Unix(path.clone()),
+        listen: ListenAddr::Unix(path.clone()),
         to: to("target", 80),
     };
     let mut bench = Bench::new(&[]).await;

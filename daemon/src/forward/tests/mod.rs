@@ -18,13 +18,13 @@ use tokio::sync::Notify;
 use tunneld_proto::status::{ForwardState, ForwardStatus};
 
 use super::{Forwards, Options};
-use fake_session::{FakeLink, Peer, Server, session};
-use tunneld_config::addr::{Bind, Endpoint, HostPort, Listen};
+use fake_session::{FakeSession, Peer, Server, session};
+use tunneld_config::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
 use tunneld_config::model::{Forward, Forwarding};
 
 /// The forwards of one tunnel, and the word of their changes.
 struct Bench {
-    forwards: Forwards<FakeLink>,
+    forwards: Forwards<FakeSession>,
     changed: Arc<Notify>,
 }
 
@@ -40,9 +40,9 @@ fn options(hold: Duration) -> Options {
     }
 }
 
-fn tcp(port: u16) -> Listen {
-    Listen::Tcp {
-        bind: Bind::Loopback,
+fn tcp(port: u16) -> ListenAddr {
+    ListenAddr::Tcp {
+        bind: BindAddr::Loopback,
         port,
     }
 }

@@ -11,12 +11,12 @@ use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_proto::text;
 
 use crate::known_hosts;
-use crate::prompt::Question;
+use crate::prompt::PromptRequest;
 use crate::session::auth::agent::{self, Agent};
 use crate::session::auth::key_file::{self, KeyFile, Note};
 use crate::session::auth::login::{Offer, Sign, SignError};
 use crate::session::blob;
-use crate::session::deadline::Desk;
+use crate::session::deadline::Prompter;
 use crate::session::private_key;
 use tunneld_config::model::{AddKeysToAgent, Auth};
 
@@ -226,7 +226,7 @@ impl Candidate {
     pub(crate) async fn offered(
         &mut self,
         auth: &Auth,
-        desk: &Desk,
+        desk: &Prompter,
         host: &str,
     ) -> Result<Vec<u8>, SignError> {
         if let Some(blob) = &self.blob {
@@ -266,7 +266,7 @@ impl Candidate {
         &self,
         offer: &Offer,
         auth: &'a Auth,
-        desk: &'a Desk,
+        desk: &'a Prompter,
         host: &'a str,
     ) -> Signer<'a> {
         Signer {
@@ -284,7 +284,7 @@ pub(crate) struct Signer<'a> {
     candidate: Candidate,
     algorithm: String,
     auth: &'a Auth,
-    desk: &'a Desk,
+    desk: &'a Prompter,
     host: &'a str,
 }
 
@@ -309,7 +309,7 @@ impl Signer<'_> {
     }
 
     async fn may_add(&self, path: &str) -> bool {
-        let question = Question {
+        let question = PromptRequest {
             kind: PromptKind::KeyboardInteractive,
             host: self.host.to_owned(),
             note: String::new(),

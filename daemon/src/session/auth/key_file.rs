@@ -18,11 +18,11 @@ use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_proto::text;
 use zeroize::Zeroizing;
 
-use crate::prompt::Question;
+use crate::prompt::PromptRequest;
 use crate::session::auth::login::SignError;
 use crate::session::blob::{self, Certificate};
-use crate::session::deadline::Desk;
-use crate::session::private_key::{self, Unopened};
+use crate::session::deadline::Prompter;
+use crate::session::private_key::{self, DecryptError};
 use tunneld_config::model::Auth;
 use tunneld_platform::subprocess as command;
 
@@ -84,7 +84,7 @@ impl KeyFile {
     pub(crate) async fn unlock(
         &mut self,
         auth: &Auth,
-        desk: &Desk,
+        desk: &Prompter,
         host: &str,
     ) -> Result<Arc<PrivateKey>, SignError> {
         let sealed = match &self.secret {
@@ -108,7 +108,7 @@ impl KeyFile {
         &self,
         sealed: &SecretString,
         auth: &Auth,
-        desk: &Desk,
+        desk: &Prompter,
         host: &str,
     ) -> Result<Arc<PrivateKey>, SignError> {
         let mut trouble = String::new();
@@ -123,7 +123,7 @@ impl KeyFile {
             tracing::warn!("key {}: {trouble}", self.shown());
         }
         for _ in 0..auth.password_prompts.max(1) {
-            let question = Question {
+            let question = PromptRequest {
                 kind: PromptKind::Passphrase,
                 host: host.to_owned(),
                 note: std::mem::take(&mut trouble),
@@ -137,20 +137,20 @@ impl KeyFile {
             let passphrase = desk
                 .ask_one(question)
                 .await
-                .map_err(|_| SignError::NotAnswered)?;
+                .map_err(|_| SignError::PromptCancelled)?;
             match open(sealed, passphrase).await {
                 Ok(key) => {
                     remember(sealed, &key);
                     return Ok(key);
                 }
-                Err(Unopened::Wrong) => trouble = "The passphrase is wrong. ".into(),
-                Err(Unopened::Why(why)) => {
+                Err(DecryptError::Wrong) => trouble = "The passphrase is wrong. ".into(),
+                Err(DecryptError::Why(why)) => {
                     let why = format!("key {}: {why}", self.shown());
                     return Err(SignError::Unable(why));
                 }
             }
         }
-        let why = format!("key {}: {}", self.shown(), Unopened::Wrong);
+        let why = format!("key {}: {}", self.shown(), DecryptError::Wrong);
         Err(SignError::Unable(why))
     }
 }
@@ -159,12 +159,12 @@ impl KeyFile {
 async fn open(
     sealed: &SecretString,
     passphrase: SecretString,
-) -> Result<Arc<PrivateKey>, Unopened> {
+) -> Result<Arc<PrivateKey>, DecryptError> {
     let sealed = sealed.clone();
     let opened = tokio::task::spawn_blocking(move || {
         private_key::open(sealed.expose_secret(), passphrase.expose_secret()).map(Arc::new)
     });
-    let broken = |_| Err(Unopened::Why("unlocking it broke off".into()));
+    let broken = |_| Err(DecryptError::Why("unlocking it broke off".into()));
     opened.await.unwrap_or_else(broken)
 }
 

@@ -6,9 +6,9 @@ use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_proto::text;
 
 use crate::failure::{Failure, FailureKind};
-use crate::prompt::Question;
+use crate::prompt::PromptRequest;
 use crate::session::auth::login::{Challenge, Login, Reply};
-use crate::session::auth::{Means, Step, not_answered, tried};
+use crate::session::auth::{AuthContext, MethodOutcome, not_answered, tried};
 use tunneld_platform::subprocess as command;
 
 /// How often the server may ask within one attempt, and how much at once.
@@ -17,7 +17,7 @@ const PROMPTS: usize = 16;
 
 /// What is left of its attempts.
 pub(crate) struct Interactive<'a> {
-    means: &'a Means<'a>,
+    means: &'a AuthContext<'a>,
     left: u32,
     wrong: bool,
     /// Whether a person was needed: only then is a second attempt more than the same again.
@@ -34,7 +34,7 @@ pub(crate) fn one_line(lines: &str) -> String {
 }
 
 impl<'a> Interactive<'a> {
-    pub(crate) fn new(means: &'a Means<'a>) -> Self {
+    pub(crate) fn new(means: &'a AuthContext<'a>) -> Self {
         Self {
             means,
             left: means.auth.password_prompts,
@@ -48,9 +48,9 @@ impl<'a> Interactive<'a> {
         &mut self,
         login: &mut impl Login,
         notes: &mut Vec<String>,
-    ) -> Result<Step, Failure> {
+    ) -> Result<MethodOutcome, Failure> {
         if self.left == 0 || !self.asked {
-            return Ok(Step::Exhausted);
+            return Ok(MethodOutcome::Exhausted);
         }
         self.left -= 1;
         self.asked = false;
@@ -60,11 +60,11 @@ impl<'a> Interactive<'a> {
             let (name, instructions, prompts) = match challenge {
                 // sshd without PAM offers the method and asks nothing: no refusal of anything.
                 Challenge::Over(Reply::Failure { partial: false, .. }) if questions == 0 => {
-                    return Ok(Step::Exhausted);
+                    return Ok(MethodOutcome::Exhausted);
                 }
                 Challenge::Over(reply) => {
                     self.wrong = matches!(reply, Reply::Failure { partial: false, .. });
-                    return Ok(Step::Replied(reply));
+                    return Ok(MethodOutcome::Replied(reply));
                 }
                 Challenge::Prompts {
                     name,
@@ -84,7 +84,7 @@ impl<'a> Interactive<'a> {
                 lost = login.closed() => return Err(lost),
             };
             let Some(answers) = answers else {
-                return Ok(Step::Exhausted);
+                return Ok(MethodOutcome::Exhausted);
             };
             challenge = tried(login.answer(answers).await, self.means)?;
         }
@@ -157,7 +157,7 @@ impl<'a> Interactive<'a> {
         } else {
             ""
         };
-        let question = Question {
+        let question = PromptRequest {
             kind: PromptKind::KeyboardInteractive,
             host: who.to_owned(),
             note: again.to_owned(),

@@ -52,7 +52,7 @@ pub(crate) struct Offer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SignError {
     /// A person was asked and did not answer.
-    NotAnswered,
+    PromptCancelled,
     /// It cannot; the next key may.
     Unable(String),
 }

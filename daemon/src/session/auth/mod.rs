@@ -14,7 +14,7 @@ use crate::session::auth::identities::{Candidate, Candidates, OFFERS, algorithms
 use crate::session::auth::keyboard_interactive::Interactive;
 use crate::session::auth::login::{Login, Offer, Reply, SignError, Signed};
 use crate::session::auth::password::Passwords;
-use crate::session::deadline::Desk;
+use crate::session::deadline::Prompter;
 use tunneld_config::model::Auth;
 use tunneld_proto::text;
 
@@ -22,16 +22,16 @@ use tunneld_proto::text;
 const STEPS: usize = 6;
 
 /// Who logs in where, and whom it can ask.
-pub(crate) struct Means<'a> {
+pub(crate) struct AuthContext<'a> {
     pub(crate) auth: &'a Auth,
-    pub(crate) desk: &'a Desk,
+    pub(crate) desk: &'a Prompter,
     /// `user@host:port`, escaped.
     pub(crate) who: &'a str,
     pub(crate) tunnel: &'a str,
 }
 
 /// What one attempt came to.
-pub(crate) enum Step {
+pub(crate) enum MethodOutcome {
     /// The server's word.
     Replied(Reply),
     /// This method has nothing more to try.
@@ -40,7 +40,7 @@ pub(crate) enum Step {
 
 struct Attempt<'a, L> {
     login: &'a mut L,
-    means: &'a Means<'a>,
+    means: &'a AuthContext<'a>,
     /// What was right so far.
     done: Vec<String>,
     /// What the server refused.
@@ -55,7 +55,10 @@ struct Attempt<'a, L> {
 }
 
 /// Logs in; how, for `status`.
-pub(crate) async fn log_in<L: Login>(login: &mut L, means: &Means<'_>) -> Result<String, Failure> {
+pub(crate) async fn log_in<L: Login>(
+    login: &mut L,
+    means: &AuthContext<'_>,
+) -> Result<String, Failure> {
     let mut attempt = Attempt {
         login,
         means,
@@ -105,17 +108,17 @@ impl<L: Login> Attempt<'_, L> {
                     interactive.step(self.login, &mut self.notes).await?,
                     method.to_owned(),
                 ),
-                _ => (Step::Exhausted, String::new()),
+                _ => (MethodOutcome::Exhausted, String::new()),
             };
             match step {
-                Step::Exhausted => exhausted.push(method),
-                Step::Replied(Reply::Success) => {
+                MethodOutcome::Exhausted => exhausted.push(method),
+                MethodOutcome::Replied(Reply::Success) => {
                     self.done.push(tried);
                     return Ok(self.done.join(" + "));
                 }
                 // Only a password can be expired, and its method has seen to that.
-                Step::Replied(Reply::ChangePassword(_)) => exhausted.push(method),
-                Step::Replied(Reply::Failure { methods, partial }) => {
+                MethodOutcome::Replied(Reply::ChangePassword(_)) => exhausted.push(method),
+                MethodOutcome::Replied(Reply::Failure { methods, partial }) => {
                     self.methods = methods;
                     if partial {
                         self.done.push(tried);
@@ -138,13 +141,13 @@ impl<L: Login> Attempt<'_, L> {
         ))
     }
 
-    async fn public_key(&mut self) -> Result<(Step, String), Failure> {
-        let Means {
+    async fn public_key(&mut self) -> Result<(MethodOutcome, String), Failure> {
+        let AuthContext {
             auth, desk, who, ..
         } = *self.means;
         loop {
             let Some(mut candidate) = self.next_candidate().await else {
-                return Ok((Step::Exhausted, String::new()));
+                return Ok((MethodOutcome::Exhausted, String::new()));
             };
             if self.offers >= OFFERS {
                 let left = self
@@ -156,11 +159,11 @@ impl<L: Login> Attempt<'_, L> {
                      identity_file and identities_only",
                     left + 1
                 ));
-                return Ok((Step::Exhausted, String::new()));
+                return Ok((MethodOutcome::Exhausted, String::new()));
             }
             let blob = match candidate.offered(auth, desk, who).await {
                 Ok(blob) => blob,
-                Err(SignError::NotAnswered) => return Err(not_answered(who, "a passphrase")),
+                Err(SignError::PromptCancelled) => return Err(not_answered(who, "a passphrase")),
                 Err(SignError::Unable(why)) => {
                     self.notes.push(why);
                     continue;
@@ -168,8 +171,8 @@ impl<L: Login> Attempt<'_, L> {
             };
             let shown = format!("publickey {}", candidate.shown());
             match self.offer(&candidate, blob).await? {
-                Some(Signed::Replied(reply)) => return Ok((Step::Replied(reply), shown)),
-                Some(Signed::NotSigned(SignError::NotAnswered)) => {
+                Some(Signed::Replied(reply)) => return Ok((MethodOutcome::Replied(reply), shown)),
+                Some(Signed::NotSigned(SignError::PromptCancelled)) => {
                     return Err(not_answered(who, "a passphrase"));
                 }
                 Some(Signed::NotSigned(SignError::Unable(why))) => {
@@ -193,7 +196,7 @@ impl<L: Login> Attempt<'_, L> {
         candidate: &Candidate,
         blob: Vec<u8>,
     ) -> Result<Option<Signed>, Failure> {
-        let Means {
+        let AuthContext {
             auth, desk, who, ..
         } = *self.means;
         let server = self.login.signature_algorithms();
@@ -329,7 +332,7 @@ impl<L: Login> Attempt<'_, L> {
 
 /// The server's word upon a password or a code. One that hangs up instead of answering has refused it, as far as can be
 /// told, and is not hurried: such servers count.
-pub(crate) fn tried<T>(answer: Result<T, Failure>, means: &Means<'_>) -> Result<T, Failure> {
+pub(crate) fn tried<T>(answer: Result<T, Failure>, means: &AuthContext<'_>) -> Result<T, Failure> {
     answer.map_err(|failure| match failure.kind {
         FailureKind::Disconnected => Failure::new(
             FailureKind::AuthRefused,
@@ -346,7 +349,7 @@ pub(crate) fn tried<T>(answer: Result<T, Failure>, means: &Means<'_>) -> Result<
 /// A person was asked and did not answer.
 pub(crate) fn not_answered(who: &str, what: &str) -> Failure {
     Failure::new(
-        FailureKind::NotAnswered,
+        FailureKind::PromptCancelled,
         format!("{who}: nobody answered the question for {what}"),
     )
     .hint("`tunnelctl up` asks again")

@@ -4,9 +4,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tunneld_proto::status::{PromptField, PromptKind};
 
 use crate::failure::Failure;
-use crate::prompt::Question;
+use crate::prompt::PromptRequest;
 use crate::session::auth::login::{Login, Reply};
-use crate::session::auth::{Means, Step, not_answered, tried};
+use crate::session::auth::{AuthContext, MethodOutcome, not_answered, tried};
 use tunneld_platform::subprocess as command;
 
 /// How often a new password may displease the server.
@@ -14,13 +14,13 @@ const CHANGES: usize = 3;
 
 /// What is left of the password's attempts.
 pub(crate) struct Passwords<'a> {
-    means: &'a Means<'a>,
+    means: &'a AuthContext<'a>,
     left: u32,
     wrong: bool,
 }
 
 impl<'a> Passwords<'a> {
-    pub(crate) fn new(means: &'a Means<'a>) -> Self {
+    pub(crate) fn new(means: &'a AuthContext<'a>) -> Self {
         let left = match means.auth.password_command.is_empty() {
             true => means.auth.password_prompts,
             false => 1,
@@ -37,20 +37,20 @@ impl<'a> Passwords<'a> {
         &mut self,
         login: &mut impl Login,
         notes: &mut Vec<String>,
-    ) -> Result<Step, Failure> {
+    ) -> Result<MethodOutcome, Failure> {
         if self.left == 0 {
-            return Ok(Step::Exhausted);
+            return Ok(MethodOutcome::Exhausted);
         }
         self.left -= 1;
         let Some(password) = self.password(login, notes).await? else {
-            return Ok(Step::Exhausted);
+            return Ok(MethodOutcome::Exhausted);
         };
         let mut reply = tried(login.password(&password, None).await, self.means)?;
         let mut changes = 0;
         while let Reply::ChangePassword(said) = &reply {
             changes += 1;
             if changes > CHANGES {
-                return Ok(Step::Exhausted);
+                return Ok(MethodOutcome::Exhausted);
             }
             let new = tokio::select! {
                 biased;
@@ -60,7 +60,7 @@ impl<'a> Passwords<'a> {
             reply = login.password(&password, Some(&new)).await?;
         }
         self.wrong = matches!(reply, Reply::Failure { partial: false, .. });
-        Ok(Step::Replied(reply))
+        Ok(MethodOutcome::Replied(reply))
     }
 
     async fn password(
@@ -68,7 +68,7 @@ impl<'a> Passwords<'a> {
         login: &mut impl Login,
         notes: &mut Vec<String>,
     ) -> Result<Option<SecretString>, Failure> {
-        let Means {
+        let AuthContext {
             auth, desk, who, ..
         } = *self.means;
         if !auth.password_command.is_empty() {
@@ -86,7 +86,7 @@ impl<'a> Passwords<'a> {
             ""
         };
         let banner = crate::session::auth::keyboard_interactive::one_line(&login.banner());
-        let question = Question {
+        let question = PromptRequest {
             kind: PromptKind::Password,
             host: who.to_owned(),
             note: format!("{again}{banner}"),
@@ -109,14 +109,14 @@ impl<'a> Passwords<'a> {
 
     /// The old password has expired; the server's words say so.
     async fn new_password(&self, said: &str) -> Result<SecretString, Failure> {
-        let Means { desk, who, .. } = *self.means;
+        let AuthContext { desk, who, .. } = *self.means;
         let mut again = "";
         for _ in 0..CHANGES {
             let field = |label: &str| PromptField {
                 label: label.to_owned(),
                 echo: false,
             };
-            let question = Question {
+            let question = PromptRequest {
                 kind: PromptKind::NewPassword,
                 host: who.to_owned(),
                 note: again.to_owned(),

@@ -221,7 +221,7 @@ async fn off_runtime<T: Send + 'static>(
 #[cfg(unix)]
 mod tests {
     use super::*;
-    use crate::known_hosts::Verdict;
+    use crate::known_hosts::Recovery;
     use base64ct::{Base64, Encoding as _};
     use std::os::unix::fs::PermissionsExt as _;
     use tunneld_config::model::{HostKeyChecking, UpdateHostKeys};
@@ -263,7 +263,7 @@ mod tests {
                     .await
                     .unwrap()
                     .judge(&key(1)),
-                Verdict::Known
+                Recovery::Known
             );
         }
         assert_eq!((mode(&file), mode(&dir.path().join("ssh"))), (0o600, 0o700));
@@ -295,7 +295,7 @@ mod tests {
         let name = Name::new("h", 22);
         add(&host_keys, &name, &key(1)).await.unwrap();
         let known = look_up(&host_keys, &name, None).await.unwrap();
-        assert_eq!(known.judge(&key(1)), Verdict::Unknown);
+        assert_eq!(known.judge(&key(1)), Recovery::Unknown);
         assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
     }
 
@@ -317,7 +317,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let name = Name::new("h", 22);
         let missing = look_up(&host_keys(&dir.path().join("none"), false), &name, None).await;
-        assert_eq!(missing.unwrap().judge(&key(1)), Verdict::Unknown);
+        assert_eq!(missing.unwrap().judge(&key(1)), Recovery::Unknown);
         let folder = look_up(&host_keys(dir.path(), false), &name, None).await;
         assert_eq!(folder.unwrap_err().kind, FailureKind::KnownHosts);
     }

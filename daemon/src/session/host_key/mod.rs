@@ -13,19 +13,19 @@ use tunneld_ssh::driver::{HostKey, HostKeyOffer};
 use tunneld_ssh::signature::Certificate;
 
 use crate::failure::{Failure, FailureKind};
-use crate::known_hosts::{self, KnownHost, Name, Place, Verdict};
-use crate::prompt::Question;
+use crate::known_hosts::{self, KnownHost, Name, Place, Recovery};
+use crate::prompt::PromptRequest;
 use crate::session::blob;
-use crate::session::deadline::Desk;
+use crate::session::deadline::Prompter;
 use crate::session::host_key::known_hosts_command::KnownHostsCommand;
-use crate::session::host_key::update::Updates;
+use crate::session::host_key::update::HostKeyUpdater;
 use tunneld_config::model::{HostKeyChecking, HostKeys, Route};
 
 /// How often an answer that is neither yes nor no is asked again.
 const ANSWERS: usize = 3;
 
 /// What is known about a host before it shows its key.
-pub(crate) struct Trust {
+pub(crate) struct HostKeyVerifier {
     host_keys: HostKeys,
     /// The host as it was reached, for messages.
     shown: String,
@@ -34,16 +34,16 @@ pub(crate) struct Trust {
     name: Name,
     known: KnownHost,
     command: Option<KnownHostsCommand>,
-    desk: Desk,
+    desk: Prompter,
     tunnel: String,
 }
 
-impl Trust {
+impl HostKeyVerifier {
     /// Reads what is known about `host`, as which `route` leads now.
     pub(crate) async fn gather(
         route: &Route,
         host: &str,
-        desk: &Desk,
+        desk: &Prompter,
         tunnel: &str,
     ) -> Result<Self, Failure> {
         let host_keys = &route.host_keys;
@@ -73,8 +73,8 @@ impl Trust {
     }
 
     /// Where further keys of this host go.
-    pub(crate) fn updates(&self) -> Updates {
-        Updates {
+    pub(crate) fn updates(&self) -> HostKeyUpdater {
+        HostKeyUpdater {
             host_keys: self.host_keys.clone(),
             name: self.name.clone(),
             tunnel: self.tunnel.clone(),
@@ -152,10 +152,10 @@ impl Trust {
             }
         };
         match self.known.judge(&plain) {
-            Verdict::Known => Ok(()),
-            Verdict::Revoked(place) => Err(self.revoked(&plain, &at(&place))),
-            Verdict::Changed(place) => Err(self.changed(&plain, &place)),
-            Verdict::Unknown => self.meet(&plain, note).await,
+            Recovery::Known => Ok(()),
+            Recovery::Revoked(place) => Err(self.revoked(&plain, &at(&place))),
+            Recovery::Changed(place) => Err(self.changed(&plain, &place)),
+            Recovery::Unknown => self.meet(&plain, note).await,
         }
     }
 
@@ -215,7 +215,7 @@ impl Trust {
     async fn ask(&self, kind: &str, fingerprint: &str, note: &str) -> Result<(), Failure> {
         let mut again = "";
         for _ in 0..ANSWERS {
-            let question = Question {
+            let question = PromptRequest {
                 kind: PromptKind::HostKey,
                 host: self.shown.clone(),
                 note: again.to_owned(),
@@ -231,7 +231,7 @@ impl Trust {
             };
             let answer = self.desk.ask_one(question).await.map_err(|_| {
                 Failure::new(
-                    FailureKind::NotAnswered,
+                    FailureKind::PromptCancelled,
                     format!(
                         "nobody said whether the host key {fingerprint} of {} is trusted",
                         self.shown

@@ -7,7 +7,7 @@ use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_ssh::driver::Session;
 
 use crate::known_hosts::{self, Name};
-use crate::prompt::{Asker, Question};
+use crate::prompt::{PromptRequest, PromptSender};
 use crate::session::blob;
 use crate::session::host_key::known_hosts_files;
 use tunneld_config::model::{HostKeys, UpdateHostKeys};
@@ -16,16 +16,16 @@ use tunneld_config::model::{HostKeys, UpdateHostKeys};
 const MOST: usize = 32;
 
 /// Where the keys of a host are written down.
-pub(crate) struct Updates {
+pub(crate) struct HostKeyUpdater {
     pub(crate) host_keys: HostKeys,
     pub(crate) name: Name,
     pub(crate) tunnel: String,
     /// The host as it is told to a person.
     pub(crate) shown: String,
-    pub(crate) asker: Asker,
+    pub(crate) asker: PromptSender,
 }
 
-impl Updates {
+impl HostKeyUpdater {
     /// Whether there is anything to do for a host that was known, or met, by its plain key.
     pub(crate) fn wanted(&self) -> bool {
         let wanted = self.host_keys.update != UpdateHostKeys::No;
@@ -79,7 +79,7 @@ impl Updates {
     /// UpdateHostKeys ask. Nobody's answer is no, and so is the session's end.
     async fn may_add(&self, session: &Session, keys: &[Bytes]) -> bool {
         let keys: Vec<String> = keys.iter().map(|key| named(key)).collect();
-        let question = Question {
+        let question = PromptRequest {
             kind: PromptKind::HostKeyUpdate,
             host: self.shown.clone(),
             note: String::new(),

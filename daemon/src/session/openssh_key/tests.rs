@@ -96,7 +96,7 @@ fn short_private_numbers_open_with_and_without_a_passphrase() {
             let (text, public) = openssh(dir.path(), pem, cipher, PASSPHRASE);
             assert!(look(&text).unwrap().key.is_none());
             assert_is(&open(&text, PASSPHRASE).unwrap(), &public);
-            assert_eq!(open(&text, "wrong").unwrap_err(), Unopened::Wrong);
+            assert_eq!(open(&text, "wrong").unwrap_err(), DecryptError::Wrong);
             let content = unarmoured(&text).unwrap();
             assert!(read_ecdsa(&content, Some("wrong")).is_none());
             assert!(read_ecdsa(&content, None).is_none());

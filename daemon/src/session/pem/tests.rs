@@ -129,7 +129,7 @@ impl Bench {
         for wrong in ["", "open sesame ", "Open sesame"] {
             assert_eq!(
                 open(text, wrong).unwrap_err(),
-                Unopened::Wrong,
+                DecryptError::Wrong,
                 "{source} {how}"
             );
         }

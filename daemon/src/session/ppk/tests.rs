@@ -162,7 +162,7 @@ fn a_wrong_passphrase_is_told_from_a_damaged_file() {
         let text = ppk(dir.path(), &key, params, true);
         for wrong in ["", "open sesame ", "Open sesame"] {
             let why = Ppk::read(&text).unwrap().open(wrong).unwrap_err();
-            assert_eq!(why, Unopened::Wrong, "{wrong:?}");
+            assert_eq!(why, DecryptError::Wrong, "{wrong:?}");
         }
         let text = ppk(dir.path(), &key, params, false);
         let text = text.replace("Comment: a key", "Comment: b key");

@@ -13,33 +13,33 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tunneld_proto::text;
 
-use tunneld_platform::subprocess::{Group, LAST_WORDS, STDERR_LIMIT};
+use tunneld_platform::subprocess::{LAST_WORDS, ProcessGroup, STDERR_LIMIT};
 
 /// A running ProxyCommand.
 pub(crate) struct Proxy {
     stdin: ChildStdin,
     stdout: ChildStdout,
-    _group: Group,
+    _group: ProcessGroup,
     _log: Arc<JoinSet<()>>,
 }
 
 /// What a ProxyCommand wrote to stderr, escaped.
 #[derive(Clone, Debug)]
-pub(crate) struct Complaint {
+pub(crate) struct StderrTail {
     text: Arc<Mutex<String>>,
     whole: CancellationToken,
     _log: Arc<JoinSet<()>>,
 }
 
-/// The end of [`Complaint`] that is written.
-struct Complains {
+/// The end of [`StderrTail`] that is written.
+struct StderrWriter {
     text: Arc<Mutex<String>>,
     _whole: DropGuard,
 }
 
-impl Complaint {
+impl StderrTail {
     /// All that it said, once it is gone; empty where that is nothing.
-    pub(crate) async fn last_words(&self) -> String {
+    pub(crate) async fn drain_stderr(&self) -> String {
         // A grandchild that left the group may hold the pipe open.
         let _whole_or_not = timeout(LAST_WORDS, self.whole.cancelled()).await;
         self.text
@@ -49,7 +49,7 @@ impl Complaint {
     }
 }
 
-impl Complains {
+impl StderrWriter {
     fn add(&self, line: &str) {
         if let Ok(mut text) = self.text.lock()
             && text.len() + line.len() < STDERR_LIMIT
@@ -64,13 +64,13 @@ impl Complains {
 
 impl Proxy {
     /// Starts `command`, its tokens expanded, as OpenSSH does: by the shell, which it replaces.
-    pub(crate) fn start(command: &str, tunnel: &str) -> io::Result<(Self, Complaint)> {
+    pub(crate) fn start(command: &str, tunnel: &str) -> io::Result<(Self, StderrTail)> {
         let mut shell = shell(command);
         shell
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut group = Group::spawn(shell)?;
+        let mut group = ProcessGroup::spawn(shell)?;
         let child = group.child();
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
@@ -78,7 +78,7 @@ impl Proxy {
             return Err(io::Error::other("the command's pipes are not to be had"));
         };
         let (text, whole) = (Arc::default(), CancellationToken::new());
-        let complains = Complains {
+        let complains = StderrWriter {
             text: Arc::clone(&text),
             _whole: whole.clone().drop_guard(),
         };
@@ -91,7 +91,7 @@ impl Proxy {
             _group: group,
             _log: Arc::clone(&log),
         };
-        let complaint = Complaint {
+        let complaint = StderrTail {
             text,
             whole,
             _log: log,
@@ -115,7 +115,7 @@ fn shell(command: &str) -> Command {
 }
 
 /// Logs what the command says, as far as it is bearable, and keeps the beginning for the error.
-async fn log_stderr(stderr: ChildStderr, complains: Complains, tunnel: String) {
+async fn log_stderr(stderr: ChildStderr, complains: StderrWriter, tunnel: String) {
     let mut lines = BufReader::new(stderr.take(u64::MAX));
     let mut logged = 0;
     loop {
@@ -189,6 +189,6 @@ mod tests {
         while alive() {
             tokio::task::yield_now().await;
         }
-        assert_eq!(complaint.last_words().await, "oops");
+        assert_eq!(complaint.drain_stderr().await, "oops");
     }
 }

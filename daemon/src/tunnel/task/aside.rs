@@ -10,16 +10,16 @@ use tunneld_proto::status::PromptKind;
 
 use super::Task;
 use super::prompts::{Waiting, check};
-use crate::prompt::{Asked, Question};
+use crate::prompt::{PendingPrompt, PromptRequest};
 
 /// Whether the tunnel can do without the answer.
-pub(super) fn is_aside(question: &Question) -> bool {
+pub(super) fn is_aside(question: &PromptRequest) -> bool {
     question.kind == PromptKind::HostKeyUpdate
 }
 
 impl Task {
     /// Puts the question on the board, unless another tunnel asks the same already.
-    pub(super) fn ask_aside(&mut self, Asked { question, answer }: Asked) {
+    pub(super) fn ask_aside(&mut self, PendingPrompt { question, answer }: PendingPrompt) {
         let id = self.shared.prompts.fetch_add(1, Ordering::Relaxed) + 1;
         let prompt = self.prompt_of(id, &question);
         if self.shared.board.put_prompt(prompt.clone()).is_some() {

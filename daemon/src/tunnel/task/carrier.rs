@@ -8,19 +8,19 @@ use tunneld_proto::status::TunnelStatus;
 
 use crate::failure::{Failure, FailureKind};
 use crate::session::Session;
-use crate::tunnel::registry::Board;
+use crate::tunnel::registry::StatusRegistry;
 
 /// The carrier, as it stood at the last dial.
 pub(super) struct Carrier {
     name: String,
-    board: Board,
+    board: StatusRegistry,
     events: broadcast::Receiver<Event>,
     /// Since when its session stands that is known already.
     seen: Option<Timestamp>,
 }
 
 impl Carrier {
-    pub(super) fn new(name: &str, board: &Board) -> Self {
+    pub(super) fn new(name: &str, board: &StatusRegistry) -> Self {
         // Heard from before the look, so that nothing is missed between them.
         let events = board.subscribe().1;
         Self {
@@ -53,7 +53,7 @@ fn since(tunnel: &TunnelStatus) -> Option<Timestamp> {
 }
 
 /// The session of the tunnel `name`.
-pub(super) fn session_of(name: &str, board: &Board) -> Result<Session, Failure> {
+pub(super) fn session_of(name: &str, board: &StatusRegistry) -> Result<Session, Failure> {
     board
         .session(name)
         .filter(|session| !session.is_closed())

@@ -22,18 +22,18 @@ use tunneld_proto::status::{Desired, Phase, Prompt, SessionStatus};
 
 use self::carrier::Carrier;
 pub use self::command::Command;
-use self::prompts::{Behind, Waiting};
-use super::answer_cache::Recent;
-use super::connect_limiter::{Gate, Pass};
-use super::credential_watch::{self, Causes};
+use self::prompts::{SharedPrompt, Waiting};
+use super::answer_cache::AnswerCache;
+use super::connect_limiter::{ConnectLimiter, ConnectPermit};
+use super::credential_watch::{self, FileSnapshot};
 use super::machine::{Action, Event, Machine, State};
-use super::refresh::Refresher;
+use super::refresh::RefreshHandle;
 use crate::backoff::Backoff;
-use crate::failure::{Failure, FailureKind, Verdict};
+use crate::failure::{Failure, FailureKind, Recovery};
 use crate::forward::Forwards;
-use crate::prompt::{Asked, Question};
+use crate::prompt::{PendingPrompt, PromptRequest};
 use crate::session::{Established, Session};
-use crate::tunnel::registry::{Board, Tenant};
+use crate::tunnel::registry::{Lease, StatusRegistry};
 use tunneld_config::model::{Liveness, Tunnel};
 
 /// How long a session may take to end in order.
@@ -49,22 +49,22 @@ const STOP_GRACE: Duration = Duration::from_secs(4);
 #[derive(Clone)]
 pub struct Shared {
     /// Where each tells of itself.
-    pub board: Board,
+    pub board: StatusRegistry,
     /// How many dial at once.
-    pub gate: Gate,
+    pub gate: ConnectLimiter,
     /// The last prompt id given out.
     pub prompts: Arc<AtomicU64>,
     /// Answers given just now. A std mutex: nothing is awaited under it.
-    pub recent: Arc<Mutex<Recent>>,
+    pub recent: Arc<Mutex<AnswerCache>>,
     /// Where each asks, before it dials, whether it is still what it was.
-    pub refresher: Refresher,
+    pub refresher: RefreshHandle,
 }
 
 /// One tunnel.
 pub struct Task {
     spec: Arc<Tunnel>,
     desired: Desired,
-    tenant: Tenant,
+    tenant: Lease,
     machine: Machine,
     shared: Shared,
     commands: mpsc::Receiver<Command>,
@@ -82,14 +82,14 @@ pub struct Task {
     /// What the session asks beside its work.
     asides: Vec<Waiting>,
     /// Another tunnel's prompt that this one waits behind.
-    behind: Option<Behind>,
+    behind: Option<SharedPrompt>,
     /// An answer given while the tunnel was parked, for the same question of the next dial.
-    answered: Option<(Question, Vec<SecretString>)>,
+    answered: Option<(PromptRequest, Vec<SecretString>)>,
     /// What this dial was answered, worth keeping once it has let us in.
-    given: Vec<(Question, Vec<SecretString>)>,
+    given: Vec<(PromptRequest, Vec<SecretString>)>,
     /// What it stands still for, while it stands still.
-    causes: Option<Causes>,
-    facts: FactsKept,
+    causes: Option<FileSnapshot>,
+    facts: History,
 }
 
 /// A dial under way.
@@ -97,9 +97,9 @@ struct Dial {
     epoch: u64,
     abort: AbortHandle,
     phases: mpsc::UnboundedReceiver<Phase>,
-    asks: mpsc::Receiver<Asked>,
-    passes: mpsc::UnboundedReceiver<Pass>,
-    pass: Option<Pass>,
+    asks: mpsc::Receiver<PendingPrompt>,
+    passes: mpsc::UnboundedReceiver<ConnectPermit>,
+    pass: Option<ConnectPermit>,
 }
 
 /// A session that stands.
@@ -108,11 +108,11 @@ struct Live {
     session: Session,
     told: SessionStatus,
     /// Where it asks what it can do without.
-    asks: Option<mpsc::Receiver<Asked>>,
+    asks: Option<mpsc::Receiver<PendingPrompt>>,
 }
 
 /// What is told and not computed.
-struct FactsKept {
+struct History {
     since: Timestamp,
     last_error: Option<(Failure, Timestamp)>,
     reconnects: u64,
@@ -138,18 +138,18 @@ enum Done {
 }
 
 /// What woke the loop.
-enum Stir {
+enum Wake {
     Command(Option<Command>),
     Done(Result<Done, tokio::task::JoinError>),
     Phase(Phase),
-    Asked(Asked),
-    Pass(Pass),
+    PendingPrompt(PendingPrompt),
+    ConnectPermit(ConnectPermit),
     ForwardsChanged,
     Deadline,
     LookForRemedy,
     FirstMovedOn,
     AsksNothingMore,
-    CarrierStands,
+    CarrierUp,
 }
 
 impl Task {
@@ -181,7 +181,7 @@ impl Task {
             answered: None,
             given: Vec::new(),
             causes: None,
-            facts: FactsKept {
+            facts: History {
                 since: Timestamp::now(),
                 last_error: None,
                 reconnects: 0,
@@ -202,35 +202,35 @@ impl Task {
         }
         loop {
             match self.stir().await {
-                Stir::Command(None) => break self.leave().await,
-                Stir::Command(Some(Command::Stop)) => break,
-                Stir::Command(Some(command)) => self.obey(command).await,
-                Stir::Done(done) => self.done(done).await,
-                Stir::Phase(phase) => self.reached(phase),
-                Stir::Asked(asked) => self.ask(asked),
-                Stir::Pass(pass) => {
+                Wake::Command(None) => break self.leave().await,
+                Wake::Command(Some(Command::Stop)) => break,
+                Wake::Command(Some(command)) => self.obey(command).await,
+                Wake::Done(done) => self.done(done).await,
+                Wake::Phase(phase) => self.reached(phase),
+                Wake::PendingPrompt(asked) => self.ask(asked),
+                Wake::ConnectPermit(pass) => {
                     if let Some(dial) = &mut self.dial {
                         dial.pass = Some(pass);
                     }
                 }
-                Stir::ForwardsChanged => self.publish(),
-                Stir::Deadline => self.step(Event::Deadline),
-                Stir::LookForRemedy => self.look_for_remedy(),
-                Stir::FirstMovedOn => self.step(Event::Unparked),
-                Stir::AsksNothingMore => {
+                Wake::ForwardsChanged => self.publish(),
+                Wake::Deadline => self.step(Event::Deadline),
+                Wake::LookForRemedy => self.look_for_remedy(),
+                Wake::FirstMovedOn => self.step(Event::AnswerReady),
+                Wake::AsksNothingMore => {
                     if let Some(live) = &mut self.session {
                         live.asks = None;
                     }
                 }
-                Stir::CarrierStands => self.step(Event::CarrierStands),
+                Wake::CarrierUp => self.step(Event::CarrierUp),
             }
         }
         self.stop().await;
     }
 
-    async fn stir(&mut self) -> Stir {
+    async fn stir(&mut self) -> Wake {
         if let Some(command) = self.deferred.pop_front() {
-            return Stir::Command(Some(command));
+            return Wake::Command(Some(command));
         }
         let deadline = self.machine.deadline();
         let dial = &mut self.dial;
@@ -239,15 +239,15 @@ impl Task {
         let waits = matches!(self.machine.state(), State::Waiting { .. });
         let carrier = self.carrier.as_mut().filter(|_| waits);
         tokio::select! {
-            command = self.commands.recv() => Stir::Command(command),
-            Some(done) = self.work.join_next() => Stir::Done(done),
+            command = self.commands.recv() => Wake::Command(command),
+            Some(done) = self.work.join_next() => Wake::Done(done),
             stir = async {
                 match dial {
                     Some(dial) => tokio::select! {
                         biased;
-                        Some(pass) = dial.passes.recv() => Stir::Pass(pass),
-                        Some(phase) = dial.phases.recv() => Stir::Phase(phase),
-                        Some(asked) = dial.asks.recv() => Stir::Asked(asked),
+                        Some(pass) = dial.passes.recv() => Wake::ConnectPermit(pass),
+                        Some(phase) = dial.phases.recv() => Wake::Phase(phase),
+                        Some(asked) = dial.asks.recv() => Wake::PendingPrompt(asked),
                         else => std::future::pending().await,
                     },
                     None => std::future::pending().await,
@@ -258,30 +258,30 @@ impl Task {
                     Some(behind) => behind.moved_on().await,
                     None => std::future::pending().await,
                 }
-            } => Stir::FirstMovedOn,
+            } => Wake::FirstMovedOn,
             asked = async {
                 match live {
                     Some(asks) => asks.recv().await,
                     None => std::future::pending().await,
                 }
             } => match asked {
-                Some(asked) => Stir::Asked(asked),
-                None => Stir::AsksNothingMore,
+                Some(asked) => Wake::PendingPrompt(asked),
+                None => Wake::AsksNothingMore,
             },
             () = async {
                 match carrier {
                     Some(carrier) => carrier.stands_anew().await,
                     None => std::future::pending().await,
                 }
-            } => Stir::CarrierStands,
-            () = self.changed.notified() => Stir::ForwardsChanged,
+            } => Wake::CarrierUp,
+            () = self.changed.notified() => Wake::ForwardsChanged,
             () = async {
                 match deadline {
                     Some(deadline) => sleep_until(deadline).await,
                     None => std::future::pending().await,
                 }
-            } => Stir::Deadline,
-            () = tokio::time::sleep(credential_watch::LOOK), if self.causes.is_some() => Stir::LookForRemedy,
+            } => Wake::Deadline,
+            () = tokio::time::sleep(credential_watch::LOOK), if self.causes.is_some() => Wake::LookForRemedy,
         }
     }
 
@@ -297,10 +297,10 @@ impl Task {
             State::Failed { why } | State::Waiting { why, .. } => Some(why.verdict()),
             _ => None,
         };
-        match still.filter(|verdict| *verdict != Verdict::Retry) {
+        match still.filter(|verdict| *verdict != Recovery::Retry) {
             Some(verdict) => {
                 self.causes
-                    .get_or_insert_with(|| Causes::of(&self.spec.route, verdict));
+                    .get_or_insert_with(|| FileSnapshot::of(&self.spec.route, verdict));
             }
             None => self.causes = None,
         }
@@ -312,7 +312,7 @@ impl Task {
         }
         if !matches!(
             self.machine.state(),
-            State::NeedsInput { .. } | State::Parked { .. }
+            State::NeedsInput { .. } | State::AwaitingAnswer { .. }
         ) {
             self.drop_prompt();
             self.behind = None;
@@ -327,7 +327,7 @@ impl Task {
     }
 
     fn look_for_remedy(&mut self) {
-        if self.causes.as_ref().is_some_and(Causes::have_changed) {
+        if self.causes.as_ref().is_some_and(FileSnapshot::have_changed) {
             info!(
                 tunnel = self.spec.name,
                 "a key, a known_hosts file or the agent has changed: trying again"
@@ -372,7 +372,7 @@ impl Task {
 
     fn reached(&mut self, phase: Phase) {
         if let Some(epoch) = self.dial.as_ref().map(|dial| dial.epoch) {
-            self.step(Event::Reached { epoch, phase });
+            self.step(Event::PhaseChanged { epoch, phase });
         }
     }
 

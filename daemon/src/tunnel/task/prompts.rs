@@ -14,25 +14,25 @@ use tunneld_proto::status::{Prompt, PromptKind, State as WireState};
 use super::Task;
 use super::aside::is_aside;
 use crate::failure::{Failure, FailureKind};
-use crate::prompt::{Asked, Question};
-use crate::tunnel::answer_cache::Recent;
+use crate::prompt::{PendingPrompt, PromptRequest};
+use crate::tunnel::answer_cache::AnswerCache;
 use crate::tunnel::machine::Event;
 
 /// A prompt that waits for its answer.
 pub(super) struct Waiting {
     pub(super) prompt: Prompt,
-    pub(super) question: Question,
+    pub(super) question: PromptRequest,
     /// None once the dial that asked is gone.
     pub(super) answer: Option<oneshot::Sender<Vec<SecretString>>>,
 }
 
 /// Another tunnel that asks the same host's person.
-pub(super) struct Behind {
+pub(super) struct SharedPrompt {
     pub(super) prompt: Prompt,
     events: broadcast::Receiver<BoardEvent>,
 }
 
-impl Behind {
+impl SharedPrompt {
     /// Waits until that tunnel is let in, has failed, or is gone.
     pub(super) async fn moved_on(&mut self) {
         loop {
@@ -54,9 +54,9 @@ impl Behind {
 }
 
 impl Task {
-    pub(super) fn ask(&mut self, Asked { question, answer }: Asked) {
+    pub(super) fn ask(&mut self, PendingPrompt { question, answer }: PendingPrompt) {
         if is_aside(&question) {
-            return self.ask_aside(Asked { question, answer });
+            return self.ask_aside(PendingPrompt { question, answer });
         }
         let Some(epoch) = self.dial.as_ref().map(|dial| dial.epoch) else {
             return;
@@ -92,7 +92,7 @@ impl Task {
         if let Some(first) = self.shared.board.put_prompt(prompt.clone()) {
             self.stand_behind(
                 epoch,
-                Behind {
+                SharedPrompt {
                     prompt: first,
                     events,
                 },
@@ -104,11 +104,11 @@ impl Task {
             question,
             answer: Some(answer),
         });
-        self.step(Event::Asked { epoch, prompt: id });
+        self.step(Event::PendingPrompt { epoch, prompt: id });
     }
 
     /// The question as a client sees it.
-    pub(super) fn prompt_of(&self, id: u64, question: &Question) -> Prompt {
+    pub(super) fn prompt_of(&self, id: u64, question: &PromptRequest) -> Prompt {
         Prompt {
             id,
             tunnel: self.spec.name.clone(),
@@ -122,13 +122,13 @@ impl Task {
     }
 
     /// Another tunnel asks the same host's person: this one hangs up, and dials again once that one has moved on.
-    fn stand_behind(&mut self, epoch: u64, behind: Behind) {
+    fn stand_behind(&mut self, epoch: u64, behind: SharedPrompt) {
         let prompt = behind.prompt.id;
         self.behind = Some(behind);
         if let Some(dial) = self.dial.take() {
             dial.abort.abort();
         }
-        self.step(Event::Asked { epoch, prompt });
+        self.step(Event::PendingPrompt { epoch, prompt });
         let why = Failure::new(FailureKind::Disconnected, "another tunnel asks first");
         self.step(Event::Lost { epoch, why });
     }
@@ -173,10 +173,10 @@ impl Task {
             (Some(_), None) => self.answered_or_not(),
             (None, Some(answers)) => {
                 self.keep_for_next(question, answers);
-                self.step(Event::Unparked);
+                self.step(Event::AnswerReady);
             }
             (None, None) => {
-                let why = Failure::new(FailureKind::NotAnswered, "the prompt was cancelled")
+                let why = Failure::new(FailureKind::PromptCancelled, "the prompt was cancelled")
                     .hint(format!("run: tunnelctl up {}", self.spec.name));
                 self.facts.last_error = Some((why.clone(), Timestamp::now()));
                 self.step(Event::Cancelled { why });
@@ -193,11 +193,11 @@ impl Task {
     }
 
     /// A code was for the login that the server has given up: the next one asks for its own.
-    fn keep_for_next(&mut self, question: Question, answers: Vec<SecretString>) {
+    fn keep_for_next(&mut self, question: PromptRequest, answers: Vec<SecretString>) {
         self.answered = question.lasts().then_some((question, answers));
     }
 
-    fn recent(&self) -> MutexGuard<'_, Recent> {
+    fn recent(&self) -> MutexGuard<'_, AnswerCache> {
         self.shared
             .recent
             .lock()
@@ -227,7 +227,7 @@ impl Task {
 }
 
 /// Whether the answers can be the question's.
-pub(super) fn check(question: &Question, answers: &[SecretString]) -> Result<(), RpcError> {
+pub(super) fn check(question: &PromptRequest, answers: &[SecretString]) -> Result<(), RpcError> {
     let (fields, given) = (question.fields.len(), answers.len());
     if given != fields {
         let message = format!("the prompt has {fields} fields, and {given} answers came");
@@ -247,7 +247,7 @@ pub(super) fn check(question: &Question, answers: &[SecretString]) -> Result<(),
 }
 
 /// Whether an answer about a host key is one: a slip of the keyboard is neither consent nor refusal.
-fn is_verdict(question: &Question, answers: &[SecretString]) -> bool {
+fn is_verdict(question: &PromptRequest, answers: &[SecretString]) -> bool {
     if !matches!(
         question.kind,
         PromptKind::HostKey | PromptKind::HostKeyUpdate

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::Task;
 use crate::tunnel::machine::State;
 use crate::tunnel::registry::Entry;
-use crate::tunnel::status::{self, Facts};
+use crate::tunnel::status::{self, TunnelSnapshot};
 
 impl Task {
     pub(super) fn tell_log(&self) {
@@ -36,7 +36,7 @@ impl Task {
                 tunnel,
                 "waits for an answer; run: tunnelctl answer {tunnel}"
             ),
-            State::Parked { .. } => info!(
+            State::AwaitingAnswer { .. } => info!(
                 tunnel,
                 "the server hung up while an answer was awaited; connecting again once there is one"
             ),
@@ -54,7 +54,7 @@ impl Task {
     }
 
     pub(super) fn publish(&self) {
-        let facts = Facts {
+        let facts = TunnelSnapshot {
             spec: Arc::clone(&self.spec),
             state: self.machine.state().clone(),
             reached: (self.session.as_ref()).map(|live| live.session.info().host.clone()),

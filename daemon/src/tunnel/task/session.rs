@@ -9,7 +9,7 @@ use tunneld_proto::status::{Phase, SessionStatus};
 use super::carrier::{self, Carrier};
 use super::{CLOSE_GRACE, Dial, Done, Live, PROBE_DEADLINE, Task};
 use crate::failure::{Failure, FailureKind};
-use crate::prompt::{Asked, Asker};
+use crate::prompt::{PendingPrompt, PromptSender};
 use crate::session::{self, DialContext, Established, Incoming, Session};
 use crate::tunnel::machine::{Event, State};
 use tunneld_config::model::Via;
@@ -26,7 +26,7 @@ impl Task {
         self.given.clear();
         let (phases, phases_end) = mpsc::unbounded_channel();
         let (passes, passes_end) = mpsc::unbounded_channel();
-        let (asker, asks) = Asker::new();
+        let (asker, asks) = PromptSender::new();
         let route = self.spec.route.clone();
         let gate = self.shared.gate.clone();
         let board = self.shared.board.clone();
@@ -132,7 +132,7 @@ impl Task {
         self.keep_answers();
         let asks = self.dial.take().map(|dial| dial.asks);
         self.keep(epoch, &session, asks);
-        self.step(Event::Reached {
+        self.step(Event::PhaseChanged {
             epoch,
             phase: Phase::Forwards,
         });
@@ -163,7 +163,7 @@ impl Task {
         &mut self,
         epoch: u64,
         session: &Session,
-        asks: Option<mpsc::Receiver<Asked>>,
+        asks: Option<mpsc::Receiver<PendingPrompt>>,
     ) {
         let info = session.info();
         let told = SessionStatus {
@@ -243,7 +243,9 @@ impl Task {
             self.facts.last_error = Some((why.clone(), Timestamp::now()));
         }
         self.step(Event::Lost { epoch, why });
-        if let (State::Parked { .. }, Some(waiting)) = (self.machine.state(), &mut self.asked) {
+        if let (State::AwaitingAnswer { .. }, Some(waiting)) =
+            (self.machine.state(), &mut self.asked)
+        {
             waiting.answer = None;
         }
     }

@@ -24,11 +24,11 @@ impl Bench {
         let spec = serde_json::json!({ "host": "127.0.0.1", "port": 1, "ssh_config": false });
         let spec = ad_hoc("t", &spec, &loader).await.unwrap();
         let shared = Shared {
-            board: Board::new(),
-            gate: Gate::new(1),
+            board: StatusRegistry::new(),
+            gate: ConnectLimiter::new(1),
             prompts: Arc::default(),
             recent: Arc::default(),
-            refresher: Refresher::default(),
+            refresher: RefreshHandle::default(),
         };
         let (commands, inbox) = mpsc::channel(1);
         let mut task = Task::new(Arc::new(spec), Desired::Up, shared, inbox);
@@ -41,7 +41,7 @@ impl Bench {
 
     /// The dial asks for a password.
     fn asks(&mut self) -> oneshot::Receiver<Vec<SecretString>> {
-        let question = Question {
+        let question = PromptRequest {
             kind: PromptKind::Password,
             host: "ada@login:22".into(),
             note: String::new(),
@@ -53,7 +53,7 @@ impl Bench {
             fingerprint: None,
         };
         let (answer, answered) = oneshot::channel();
-        self.task.ask(Asked { question, answer });
+        self.task.ask(PendingPrompt { question, answer });
         answered
     }
 

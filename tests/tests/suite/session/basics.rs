@@ -6,7 +6,7 @@ use anyhow::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tunneld::failure::FailureKind;
 use tunneld::session::OpenError;
-use tunneld_config::addr::{Bind, Listen};
+use tunneld_config::addr::{BindAddr, ListenAddr};
 use tunneld_tests::link::Link;
 use tunneld_tests::payload::{self, MIB};
 use tunneld_tests::sshd::Sshd;
@@ -134,14 +134,14 @@ async fn eof_and_the_end_of_the_session_are_told_apart() -> Result<()> {
 async fn remote_forwards_with_port_zero_and_unix_sockets() -> Result<()> {
     let server = Sshd::start().await?;
     let mut up = connect(&route(&server)).await?;
-    let free = Listen::Tcp {
-        bind: Bind::Loopback,
+    let free = ListenAddr::Tcp {
+        bind: BindAddr::Loopback,
         port: 0,
     };
     let port = up.session.request_forward(&free).await?;
     assert_ne!(port, 0);
     let path = server.dir().join("remote.sock");
-    let unix = Listen::Unix(path.clone());
+    let unix = ListenAddr::Unix(path.clone());
     assert_eq!(up.session.request_forward(&unix).await?, 0);
 
     let mut client = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
@@ -172,8 +172,8 @@ async fn remote_forwards_with_port_zero_and_unix_sockets() -> Result<()> {
 
     let again = up
         .session
-        .request_forward(&Listen::Tcp {
-            bind: Bind::Loopback,
+        .request_forward(&ListenAddr::Tcp {
+            bind: BindAddr::Loopback,
             port,
         })
         .await;

@@ -9,7 +9,7 @@ use russh::keys::{PublicKeyBase64 as _, load_public_key};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
-use tunneld::failure::{FailureKind, Verdict};
+use tunneld::failure::{FailureKind, Recovery};
 use tunneld_config::model::{AddKeysToAgent, Agent as Where};
 use tunneld_proto::status::PromptKind;
 use tunneld_tests::agent::Agent;
@@ -65,7 +65,7 @@ async fn an_unanswered_prompt_burns_no_attempt() -> Result<()> {
         Sshd::with_lines(&["PasswordAuthentication yes", "PubkeyAuthentication no"]).await?;
     let mut route = route(&server);
     let failure = refused(&route).await;
-    assert_eq!(failure.kind, FailureKind::NotAnswered, "{failure:?}");
+    assert_eq!(failure.kind, FailureKind::PromptCancelled, "{failure:?}");
     assert!(!server.log()?.text().contains("Failed password"));
 
     let person = Person::who_says(&[Some("a"), Some("b"), Some("c")]);
@@ -189,7 +189,7 @@ async fn an_agent_that_gives_nothing_now_may_later() -> Result<()> {
         route.auth.agent = Where::Socket(socket);
         let failure = refused(&route).await;
         assert_eq!(failure.kind, FailureKind::Agent, "{failure:?}");
-        assert_eq!(failure.verdict(), Verdict::RetrySlowly);
+        assert_eq!(failure.verdict(), Recovery::RetrySlowly);
     }
     Ok(())
 }

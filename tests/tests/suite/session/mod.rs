@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tunneld::failure::Failure;
-use tunneld::prompt::{Asked, Asker, Question};
+use tunneld::prompt::{PendingPrompt, PromptRequest, PromptSender};
 use tunneld::session::{DialContext, Established, dial};
 use tunneld_config::model::{
     AddKeysToAgent, AddressFamily, Agent, Auth, Crypto, HostKeyChecking, HostKeys, Liveness, Route,
@@ -84,7 +84,7 @@ pub(crate) fn route_at(server: &Sshd, port: u16) -> Route {
 #[derive(Default)]
 pub(crate) struct Person {
     answers: Vec<Option<&'static str>>,
-    asked: Arc<Mutex<Vec<Question>>>,
+    asked: Arc<Mutex<Vec<PromptRequest>>>,
 }
 
 impl Person {
@@ -96,11 +96,11 @@ impl Person {
     }
 
     /// What was asked so far.
-    pub(crate) fn asked(&self) -> Vec<Question> {
+    pub(crate) fn asked(&self) -> Vec<PromptRequest> {
         self.asked.lock().unwrap().clone()
     }
 
-    fn sit_down(&self, mut questions: mpsc::Receiver<Asked>) -> JoinSet<()> {
+    fn sit_down(&self, mut questions: mpsc::Receiver<PendingPrompt>) -> JoinSet<()> {
         let mut answers: VecDeque<_> = self.answers.iter().copied().collect();
         let asked = Arc::clone(&self.asked);
         let mut tasks = JoinSet::new();
@@ -127,7 +127,7 @@ pub(crate) async fn connect(route: &Route) -> Result<Established, Failure> {
 
 /// Dials with someone there.
 pub(crate) async fn connect_with(route: &Route, person: &Person) -> Result<Established, Failure> {
-    let (asker, questions) = Asker::new();
+    let (asker, questions) = PromptSender::new();
     let _person = person.sit_down(questions);
     let (phases, _heard) = mpsc::unbounded_channel();
     let context = DialContext {

@@ -173,7 +173,7 @@ fn every_key_is_in_the_manual_and_the_other_way_round() {
             .any(|problem| problem.message.contains("unknown key"));
         assert!(!unknown && !problems.is_empty(), "{key}: {problems:?}");
     }
-    let fields = format!("{:?}", Spec::default());
+    let fields = format!("{:?}", Layer::default());
     for field in fields
         .split(['{', ','])
         .filter_map(|part| part.split_once(':').map(|(name, _)| name.trim()))

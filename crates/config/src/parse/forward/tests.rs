@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn tcp(bind: Bind, port: u16) -> Listen {
-    Listen::Tcp { bind, port }
+fn tcp(bind: BindAddr, port: u16) -> ListenAddr {
+    ListenAddr::Tcp { bind, port }
 }
 fn to(host: &str, port: u16) -> Endpoint {
     Endpoint::Tcp(HostPort {
@@ -13,8 +13,8 @@ fn to(host: &str, port: u16) -> Endpoint {
         port,
     })
 }
-fn at(host: &str) -> Bind {
-    Bind::Host(host.into())
+fn at(host: &str) -> BindAddr {
+    BindAddr::Host(host.into())
 }
 fn unix(path: &str) -> Endpoint {
     Endpoint::Unix(path.into())
@@ -25,12 +25,12 @@ fn local_forwards_of_both_grammars() {
     for (text, listen, target) in [
         (
             "8088 localhost:8088",
-            tcp(Bind::Loopback, 8088),
+            tcp(BindAddr::Loopback, 8088),
             to("localhost", 8088),
         ),
         (
             "8088:localhost:8088",
-            tcp(Bind::Loopback, 8088),
+            tcp(BindAddr::Loopback, 8088),
             to("localhost", 8088),
         ),
         (
@@ -43,9 +43,9 @@ fn local_forwards_of_both_grammars() {
             tcp(at("127.0.0.1"), 9870),
             to("localhost", 9870),
         ),
-        ("0 db:5432", tcp(Bind::Loopback, 0), to("db", 5432)),
-        ("*:80 h:1", tcp(Bind::Any, 80), to("h", 1)),
-        (":80:h:1", tcp(Bind::Any, 80), to("h", 1)),
+        ("0 db:5432", tcp(BindAddr::Loopback, 0), to("db", 5432)),
+        ("*:80 h:1", tcp(BindAddr::Any, 80), to("h", 1)),
+        (":80:h:1", tcp(BindAddr::Any, 80), to("h", 1)),
         (
             "[::1]:80:[2001:db8::1]:443",
             tcp(at("::1"), 80),
@@ -56,10 +56,10 @@ fn local_forwards_of_both_grammars() {
             tcp(at("::1"), 80),
             to("fe80::1%eth0", 443),
         ),
-        ("[*]:100 [h]:1", tcp(Bind::Any, 100), to("h", 1)),
+        ("[*]:100 [h]:1", tcp(BindAddr::Any, 100), to("h", 1)),
         (
             "80:/run/db.sock",
-            tcp(Bind::Loopback, 80),
+            tcp(BindAddr::Loopback, 80),
             unix("/run/db.sock"),
         ),
         (
@@ -67,14 +67,14 @@ fn local_forwards_of_both_grammars() {
             tcp(at("localhost"), 80),
             unix("/run/db.sock"),
         ),
-        ("/a/b:h:1", Listen::Unix("/a/b".into()), to("h", 1)),
-        ("/a/b /c/d", Listen::Unix("/a/b".into()), unix("/c/d")),
-        ("/a/b:/c/d", Listen::Unix("/a/b".into()), unix("/c/d")),
-        (r"/a\:b /c", Listen::Unix("/a:b".into()), unix("/c")),
-        ("\"/a b\" /c", Listen::Unix("/a b".into()), unix("/c")),
+        ("/a/b:h:1", ListenAddr::Unix("/a/b".into()), to("h", 1)),
+        ("/a/b /c/d", ListenAddr::Unix("/a/b".into()), unix("/c/d")),
+        ("/a/b:/c/d", ListenAddr::Unix("/a/b".into()), unix("/c/d")),
+        (r"/a\:b /c", ListenAddr::Unix("/a:b".into()), unix("/c")),
+        ("\"/a b\" /c", ListenAddr::Unix("/a b".into()), unix("/c")),
         (
             "~/db.sock h:1",
-            Listen::Unix("~/db.sock".into()),
+            ListenAddr::Unix("~/db.sock".into()),
             to("h", 1),
         ),
     ] {
@@ -88,28 +88,28 @@ fn remote_and_dynamic_forwards() {
     for (text, listen, to) in [
         (
             "0 localhost:22",
-            tcp(Bind::Loopback, 0),
+            tcp(BindAddr::Loopback, 0),
             Some(to("localhost", 22)),
         ),
         (
             "9000:localhost:22",
-            tcp(Bind::Loopback, 9000),
+            tcp(BindAddr::Loopback, 9000),
             Some(to("localhost", 22)),
         ),
         (
             "*:9000:localhost:22",
-            tcp(Bind::Any, 9000),
+            tcp(BindAddr::Any, 9000),
             Some(to("localhost", 22)),
         ),
-        ("1080", tcp(Bind::Loopback, 1080), None),
+        ("1080", tcp(BindAddr::Loopback, 1080), None),
         ("127.0.0.1:1080", tcp(at("127.0.0.1"), 1080), None),
         ("[::1]:1080", tcp(at("::1"), 1080), None),
         (
             "/r/s localhost:22",
-            Listen::Unix("/r/s".into()),
+            ListenAddr::Unix("/r/s".into()),
             Some(to("localhost", 22)),
         ),
-        ("/r/s", Listen::Unix("/r/s".into()), None),
+        ("/r/s", ListenAddr::Unix("/r/s".into()), None),
     ] {
         assert_eq!(
             parse(Kind::Remote, text),
@@ -118,9 +118,9 @@ fn remote_and_dynamic_forwards() {
         );
     }
     for (text, listen) in [
-        ("8157", tcp(Bind::Loopback, 8157)),
-        ("0", tcp(Bind::Loopback, 0)),
-        ("*:8157", tcp(Bind::Any, 8157)),
+        ("8157", tcp(BindAddr::Loopback, 8157)),
+        ("0", tcp(BindAddr::Loopback, 0)),
+        ("*:8157", tcp(BindAddr::Any, 8157)),
         ("192.0.2.1:8157", tcp(at("192.0.2.1"), 8157)),
     ] {
         assert_eq!(

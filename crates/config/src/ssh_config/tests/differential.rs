@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::Home;
-use crate::addr::{Bind, Endpoint, Listen};
+use crate::addr::{BindAddr, Endpoint, ListenAddr};
 use crate::model::{Forward, Tunnel, Via};
 
 /// Files with what parsers of their own get wrong.
@@ -108,20 +108,20 @@ fn included(home: &Home) {
 
 /// A forward as `ssh -G` prints it: keyword, listener, target.
 fn forward(forward: &Forward) -> String {
-    let listen = |listen: &Listen| match listen {
-        Listen::Tcp {
-            bind: Bind::Loopback,
+    let listen = |listen: &ListenAddr| match listen {
+        ListenAddr::Tcp {
+            bind: BindAddr::Loopback,
             port,
         } => port.to_string(),
-        Listen::Tcp {
-            bind: Bind::Any,
+        ListenAddr::Tcp {
+            bind: BindAddr::Any,
             port,
         } => format!("[*]:{port}"),
-        Listen::Tcp {
-            bind: Bind::Host(host),
+        ListenAddr::Tcp {
+            bind: BindAddr::Host(host),
             port,
         } => format!("[{host}]:{port}"),
-        Listen::Unix(path) => path.display().to_string(),
+        ListenAddr::Unix(path) => path.display().to_string(),
     };
     let to = |to: &Endpoint| match to {
         Endpoint::Tcp(to) => format!("[{}]:{}", to.host, to.port),

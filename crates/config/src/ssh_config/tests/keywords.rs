@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::{Home, local};
-use crate::addr::{Bind, Endpoint, Listen};
+use crate::addr::{BindAddr, Endpoint, ListenAddr};
 use crate::model::{
     AddKeysToAgent, AddressFamily, Agent, Forward, HostKeyChecking, Tunnel, UpdateHostKeys, Via,
 };
@@ -151,28 +151,28 @@ const HONOURED: &[Check] = &[
     ("ServerAliveCountMax 9", |t| t.route.liveness.count_max == 9),
     ("TCPKeepAlive no", |t| !t.route.liveness.tcp_keep_alive),
     ("LocalForward 8080 db:80", |t| {
-        t.forwards == [local(Bind::Loopback, 8080, "db", 80)]
+        t.forwards == [local(BindAddr::Loopback, 8080, "db", 80)]
     }),
     ("LocalForward *:8080 db:80", |t| {
-        t.forwards == [local(Bind::Any, 8080, "db", 80)]
+        t.forwards == [local(BindAddr::Any, 8080, "db", 80)]
     }),
     ("LocalForward /s/%n /d", |t| {
         t.forwards
             == [Forward::Local {
-                listen: Listen::Unix("/s/box".into()),
+                listen: ListenAddr::Unix("/s/box".into()),
                 to: Endpoint::Unix("/d".into()),
             }]
     }),
     (
         "RemoteForward 0 [::1]:22",
-        |t| matches!(&t.forwards[..], [Forward::Remote { listen: Listen::Tcp { port: 0, .. }, to: Some(Endpoint::Tcp(to)) }] if to.host == "::1"),
+        |t| matches!(&t.forwards[..], [Forward::Remote { listen: ListenAddr::Tcp { port: 0, .. }, to: Some(Endpoint::Tcp(to)) }] if to.host == "::1"),
     ),
     ("RemoteForward 1080", |t| {
         matches!(
             &t.forwards[..],
             [Forward::Remote {
-                listen: Listen::Tcp {
-                    bind: Bind::Loopback,
+                listen: ListenAddr::Tcp {
+                    bind: BindAddr::Loopback,
                     port: 1080
                 },
                 to: None
@@ -183,8 +183,8 @@ const HONOURED: &[Check] = &[
         matches!(
             &t.forwards[..],
             [Forward::Dynamic {
-                listen: Listen::Tcp {
-                    bind: Bind::Loopback,
+                listen: ListenAddr::Tcp {
+                    bind: BindAddr::Loopback,
                     port: 1080
                 }
             }]
@@ -194,8 +194,8 @@ const HONOURED: &[Check] = &[
         matches!(
             &t.forwards[..],
             [Forward::Dynamic {
-                listen: Listen::Tcp {
-                    bind: Bind::Any,
+                listen: ListenAddr::Tcp {
+                    bind: BindAddr::Any,
                     ..
                 }
             }]

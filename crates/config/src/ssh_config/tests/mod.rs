@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::addr::{Bind, Endpoint, HostPort, Listen};
+use crate::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
 use crate::model::{Forward, Tunnel, Via};
 use crate::{Env, Loader, ad_hoc};
 
@@ -64,9 +64,9 @@ impl Home {
     }
 }
 
-pub(crate) fn local(bind: Bind, port: u16, host: &str, to: u16) -> Forward {
+pub(crate) fn local(bind: BindAddr, port: u16, host: &str, to: u16) -> Forward {
     Forward::Local {
-        listen: Listen::Tcp { bind, port },
+        listen: ListenAddr::Tcp { bind, port },
         to: Endpoint::Tcp(HostPort {
             host: host.into(),
             port: to,
@@ -94,7 +94,7 @@ async fn an_empty_table_and_a_clusters_config() {
     assert_eq!(route.liveness.count_max, 2);
     assert_eq!(
         tunnel.forwards,
-        [local(Bind::Loopback, 6676, "mahuika", 6676)]
+        [local(BindAddr::Loopback, 6676, "mahuika", 6676)]
     );
     assert!(tunnel.forwarding.exit_on_failure);
     assert_eq!(tunnel.notes, Vec::<String>::new());
@@ -134,7 +134,7 @@ async fn toml_goes_before_ssh_config_and_forwards_add_up() {
     assert_eq!(tunnel.route.via, Via::Command("nc %h %p".into()));
     assert_eq!(tunnel.route.liveness.interval.unwrap().as_secs(), 9);
     assert!(tunnel.route.crypto.compression);
-    let of = |port, host: &str| local(Bind::Loopback, port, host, 1);
+    let of = |port, host: &str| local(BindAddr::Loopback, port, host, 1);
     assert_eq!(tunnel.forwards, [of(81, "b"), of(82, "c"), of(80, "a")]);
     let none = home
         .tunnel(
