@@ -10,7 +10,6 @@ pub mod dynamic;
 pub mod failure;
 pub mod forward;
 mod hooks;
-pub mod known_hosts;
 pub mod log;
 pub mod prompt;
 

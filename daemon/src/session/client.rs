@@ -17,7 +17,6 @@ use tunneld_ssh::transport::{HostKey, HostKeyOffer};
 use tunneld_ssh::{Config, Error};
 
 use crate::failure::{Failure, FailureKind};
-use crate::known_hosts;
 use crate::session::host_key::update::HostKeyUpdater;
 use crate::session::host_key::{HostKeyVerifier, plain_key};
 use crate::session::{
@@ -25,6 +24,7 @@ use crate::session::{
 };
 use tunneld_config::addr::{BindAddr, ListenAddr};
 use tunneld_config::model::{Crypto, Route};
+use tunneld_keys::known_hosts;
 
 /// How long after a session its carrier's end is looked for: it was told a moment before.
 const TELLING: Duration = Duration::from_millis(100);

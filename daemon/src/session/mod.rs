@@ -1,15 +1,10 @@
 //! One SSH session: made, spoken over, ended. The only floor that names the SSH library.
 
 mod auth;
-mod blob;
 mod client;
 mod deadline;
 mod dial;
 mod host_key;
-mod openssh_key;
-mod pem;
-mod ppk;
-mod private_key;
 mod transport;
 
 use std::io;

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use tunneld_proto::text;
 use zeroize::Zeroizing;
 
-use crate::session::blob::{Reader, name, put_string};
 use tunneld_config::model::Agent as Where;
+use tunneld_keys::wire::{Reader, name, put_string};
 use tunneld_ssh::driver::Io;
 
 /// How long one request may take.

@@ -4,21 +4,21 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use russh::keys::PrivateKey;
 use secrecy::ExposeSecret as _;
 use tokio::sync::Mutex;
 use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_proto::text;
 
-use crate::known_hosts;
 use crate::prompt::PromptRequest;
 use crate::session::auth::agent::{self, Agent};
 use crate::session::auth::key_file::{self, KeyFile, Note};
 use crate::session::auth::login::{Offer, Sign, SignError};
-use crate::session::blob;
 use crate::session::deadline::Prompter;
-use crate::session::private_key;
 use tunneld_config::model::{AddKeysToAgent, Auth};
+use tunneld_keys::PrivateKey;
+use tunneld_keys::known_hosts;
+use tunneld_keys::private_key;
+use tunneld_keys::wire;
 
 /// How many keys are offered at most: sshd's default MaxAuthTries.
 pub(crate) const OFFERS: usize = 6;
@@ -252,7 +252,7 @@ impl Candidate {
     pub(crate) fn shown(&self) -> String {
         match &self.blob {
             Some(blob) => {
-                let kind = blob::short_type(blob::name(blob).unwrap_or_default());
+                let kind = wire::short_type(wire::name(blob).unwrap_or_default());
                 let key = key_file::certified_key(blob);
                 let fingerprint = known_hosts::fingerprint(key.as_ref().unwrap_or(blob));
                 format!("{kind} {fingerprint} ({})", self.origin)
@@ -299,7 +299,7 @@ impl Signer<'_> {
         };
         let (Some(mut agent), Some(encoded)) = (
             Agent::find(&self.auth.agent).await.0,
-            key_file::for_agent(key),
+            private_key::agent_encoding(key),
         ) else {
             return;
         };
@@ -340,7 +340,7 @@ impl Sign for Signer<'_> {
             Holder::File(file) => {
                 let mut file = file.lock().await;
                 let key = file.unlock(self.auth, self.desk, self.host).await?;
-                let signed = key_file::sign(&key, data, &self.algorithm)
+                let signed = tunneld_keys::sign(&key, data, &self.algorithm)
                     .map_err(|why| SignError::Unable(text::escape(&why)))?;
                 self.give_to_agent(&key, &file.shown()).await;
                 Ok(signed)
@@ -356,10 +356,10 @@ pub(crate) fn algorithms(
     allowed: &[String],
     server: Option<&[String]>,
 ) -> Vec<String> {
-    let Some(name) = blob::name(blob) else {
+    let Some(name) = wire::name(blob) else {
         return Vec::new();
     };
-    let (plain, certified) = blob::plain_type(name);
+    let (plain, certified) = wire::plain_type(name);
     if plain != "ssh-rsa" {
         let fits = allowed.is_empty() || allowed.iter().any(|allowed| allowed == name);
         return if fits {
@@ -396,7 +396,7 @@ mod tests {
 
     fn key(kind: &str) -> Vec<u8> {
         let mut key = Vec::new();
-        blob::put_string(&mut key, kind.as_bytes());
+        wire::put_string(&mut key, kind.as_bytes());
         key
     }
 

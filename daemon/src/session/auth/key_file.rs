@@ -7,23 +7,19 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use aws_lc_rs::digest;
 use base64ct::{Base64, Encoding as _};
-use ring::digest;
-use russh::keys::signature::Signer as _;
-use russh::keys::ssh_encoding::Encode as _;
-use russh::keys::ssh_key::private::KeypairData;
-use russh::keys::{HashAlg, PrivateKey, PublicKeyBase64 as _};
 use secrecy::{ExposeSecret as _, SecretString};
 use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_proto::text;
-use zeroize::Zeroizing;
 
 use crate::prompt::PromptRequest;
 use crate::session::auth::login::SignError;
-use crate::session::blob::{self, Certificate};
 use crate::session::deadline::Prompter;
-use crate::session::private_key::{self, DecryptError};
 use tunneld_config::model::Auth;
+use tunneld_keys::private_key;
+use tunneld_keys::wire::{self, Certificate};
+use tunneld_keys::{DecryptError, PrivateKey};
 use tunneld_platform::subprocess as command;
 
 /// No key is longer; what is, is no key.
@@ -99,7 +95,7 @@ impl KeyFile {
             Some(key) => key,
             None => self.ask_for_key(&sealed, auth, desk, host).await?,
         };
-        self.public = Some(key.public_key_bytes());
+        self.public = private_key::public_bytes(&key);
         self.secret = Some(Secret::Open(Arc::clone(&key)));
         Ok(key)
     }
@@ -143,14 +139,14 @@ impl KeyFile {
                     remember(sealed, &key);
                     return Ok(key);
                 }
-                Err(DecryptError::Wrong) => trouble = "The passphrase is wrong. ".into(),
-                Err(DecryptError::Why(why)) => {
+                Err(DecryptError::WrongPassphrase) => trouble = "The passphrase is wrong. ".into(),
+                Err(DecryptError::Unusable(why)) => {
                     let why = format!("key {}: {why}", self.shown());
                     return Err(SignError::Unable(why));
                 }
             }
         }
-        let why = format!("key {}: {}", self.shown(), DecryptError::Wrong);
+        let why = format!("key {}: {}", self.shown(), DecryptError::WrongPassphrase);
         Err(SignError::Unable(why))
     }
 }
@@ -162,9 +158,9 @@ async fn open(
 ) -> Result<Arc<PrivateKey>, DecryptError> {
     let sealed = sealed.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        private_key::open(sealed.expose_secret(), passphrase.expose_secret()).map(Arc::new)
+        private_key::decrypt(sealed.expose_secret(), passphrase.expose_secret()).map(Arc::new)
     });
-    let broken = |_| Err(DecryptError::Why("unlocking it broke off".into()));
+    let broken = |_| Err(DecryptError::Unusable("unlocking it broke off".into()));
     opened.await.unwrap_or_else(broken)
 }
 
@@ -191,32 +187,6 @@ fn remember(sealed: &SecretString, key: &Arc<PrivateKey>) {
         let mut memory = memory().lock().unwrap_or_else(PoisonError::into_inner);
         memory.insert(digest, Arc::clone(key));
     }
-}
-
-/// Signs as a server wants it that was told `algorithm`.
-pub(crate) fn sign(key: &PrivateKey, data: &[u8], algorithm: &str) -> Result<Vec<u8>, String> {
-    let signature = match key.key_data() {
-        KeypairData::Rsa(rsa) => {
-            let hash = if algorithm.starts_with("rsa-sha2-512") {
-                Some(HashAlg::Sha512)
-            } else if algorithm.starts_with("rsa-sha2-256") {
-                Some(HashAlg::Sha256)
-            } else {
-                None
-            };
-            (rsa, hash).try_sign(data)
-        }
-        _ => key.try_sign(data),
-    };
-    let signature = signature.map_err(|error| format!("the key cannot sign: {error}"))?;
-    Vec::try_from(signature).map_err(|error| format!("the signature cannot be written: {error}"))
-}
-
-/// The key as an agent takes it: its type and numbers.
-pub(crate) fn for_agent(key: &PrivateKey) -> Option<Zeroizing<Vec<u8>>> {
-    let mut encoded = Zeroizing::new(Vec::with_capacity(4096));
-    key.key_data().encode(&mut *encoded).ok()?;
-    Some(encoded)
 }
 
 fn read_key(path: PathBuf, asked_for: bool) -> Result<Option<KeyFile>, Note> {
@@ -249,7 +219,7 @@ fn read_key(path: PathBuf, asked_for: bool) -> Result<Option<KeyFile>, Note> {
         }));
     }
     let sealed = text_of(content).map_err(|why| format!("key {shown} {why}"))?;
-    let found = private_key::look(sealed.expose_secret())
+    let found = private_key::inspect(sealed.expose_secret())
         .map_err(|why| format!("key {shown} cannot be used: {why}"))?;
     let public = found.public.or_else(beside);
     let secret = match found.key {
@@ -342,7 +312,7 @@ fn public_in(content: &[u8]) -> Option<Vec<u8>> {
     let mut fields = line.split_ascii_whitespace();
     let (kind, key) = (fields.next()?, fields.next()?);
     let key = Base64::decode_vec(key).ok()?;
-    (blob::name(&key) == Some(kind)).then_some(key)
+    (wire::name(&key) == Some(kind)).then_some(key)
 }
 
 /// Reads a certificate for a user, as it goes on the wire.
@@ -374,3 +344,6 @@ pub(crate) async fn read_certificate(path: &Path) -> Result<Vec<u8>, Note> {
 pub(crate) fn certified_key(certificate: &[u8]) -> Option<Vec<u8>> {
     Certificate::read(certificate).map(|certificate| certificate.key)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,11 +5,11 @@ use base64ct::{Base64, Encoding as _};
 use tunneld_proto::text;
 
 use crate::failure::{Failure, FailureKind};
-use crate::known_hosts::{self, Name};
 use tunneld_config::env::Env;
 use tunneld_config::model::Route;
 use tunneld_config::parse::values;
 use tunneld_config::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
+use tunneld_keys::known_hosts::{self, Name};
 use tunneld_platform::subprocess as command;
 
 /// The command, and what its tokens stand for.

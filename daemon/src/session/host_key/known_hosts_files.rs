@@ -8,10 +8,11 @@ use tokio::sync::Mutex;
 use tunneld_platform::fs;
 
 use crate::failure::{Failure, FailureKind};
-use crate::known_hosts::revoked::{self, Certified, Shown};
-use crate::known_hosts::{self, KnownHost, Name, Source};
-use crate::session::blob;
 use tunneld_config::model::HostKeys;
+use tunneld_keys::known_hosts::presented::{CertifiedBy, Presented};
+use tunneld_keys::known_hosts::revoked;
+use tunneld_keys::known_hosts::{self, KnownHost, Name, Source};
+use tunneld_keys::wire;
 use tunneld_proto::text;
 
 /// Larger files are refused: reading them would hold up everyone.
@@ -53,7 +54,7 @@ pub(crate) async fn look_up(
 pub(crate) async fn revoked_by(
     host_keys: &HostKeys,
     plain: &[u8],
-    certificate: Option<(blob::Certificate, Vec<u8>)>,
+    certificate: Option<(wire::Certificate, Vec<u8>)>,
 ) -> Result<Option<String>, Failure> {
     if host_keys.revoked_files.is_empty() {
         return Ok(None);
@@ -61,9 +62,9 @@ pub(crate) async fn revoked_by(
     let paths = host_keys.revoked_files.clone();
     let plain = plain.to_vec();
     off_runtime(move || {
-        let shown = Shown {
+        let shown = Presented {
             plain: &plain,
-            certified: certificate.as_ref().map(|(says, authority)| Certified {
+            certified: certificate.as_ref().map(|(says, authority)| CertifiedBy {
                 authority,
                 serial: says.serial,
                 key_id: &says.key_id,
@@ -79,7 +80,7 @@ pub(crate) async fn revoked_by(
     .await
 }
 
-fn file_revokes(path: &Path, shown: &Shown<'_>) -> Result<bool, Failure> {
+fn file_revokes(path: &Path, shown: &Presented<'_>) -> Result<bool, Failure> {
     // As for ssh: revocations that cannot be read revoke everything.
     if !path.exists() {
         return Err(unreadable(path, "it does not exist"));
@@ -221,10 +222,10 @@ async fn off_runtime<T: Send + 'static>(
 #[cfg(unix)]
 mod tests {
     use super::*;
-    use crate::known_hosts::Recovery;
     use base64ct::{Base64, Encoding as _};
     use std::os::unix::fs::PermissionsExt as _;
     use tunneld_config::model::{HostKeyChecking, UpdateHostKeys};
+    use tunneld_keys::known_hosts::HostKeyStatus;
 
     fn host_keys(file: &Path, hash: bool) -> HostKeys {
         HostKeys {
@@ -263,7 +264,7 @@ mod tests {
                     .await
                     .unwrap()
                     .judge(&key(1)),
-                Recovery::Known
+                HostKeyStatus::Known
             );
         }
         assert_eq!((mode(&file), mode(&dir.path().join("ssh"))), (0o600, 0o700));
@@ -295,7 +296,7 @@ mod tests {
         let name = Name::new("h", 22);
         add(&host_keys, &name, &key(1)).await.unwrap();
         let known = look_up(&host_keys, &name, None).await.unwrap();
-        assert_eq!(known.judge(&key(1)), Recovery::Unknown);
+        assert_eq!(known.judge(&key(1)), HostKeyStatus::Unknown);
         assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
     }
 
@@ -317,7 +318,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let name = Name::new("h", 22);
         let missing = look_up(&host_keys(&dir.path().join("none"), false), &name, None).await;
-        assert_eq!(missing.unwrap().judge(&key(1)), Recovery::Unknown);
+        assert_eq!(missing.unwrap().judge(&key(1)), HostKeyStatus::Unknown);
         let folder = look_up(&host_keys(dir.path(), false), &name, None).await;
         assert_eq!(folder.unwrap_err().kind, FailureKind::KnownHosts);
     }

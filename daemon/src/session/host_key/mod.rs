@@ -4,7 +4,6 @@ pub(crate) mod known_hosts_command;
 pub(crate) mod known_hosts_files;
 pub(crate) mod update;
 
-use russh::keys::PublicKeyBase64 as _;
 use secrecy::ExposeSecret as _;
 use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_proto::text;
@@ -13,13 +12,13 @@ use tunneld_ssh::driver::{HostKey, HostKeyOffer};
 use tunneld_ssh::signature::Certificate;
 
 use crate::failure::{Failure, FailureKind};
-use crate::known_hosts::{self, KnownHost, Name, Place, Recovery};
 use crate::prompt::PromptRequest;
-use crate::session::blob;
 use crate::session::deadline::Prompter;
 use crate::session::host_key::known_hosts_command::KnownHostsCommand;
 use crate::session::host_key::update::HostKeyUpdater;
 use tunneld_config::model::{HostKeyChecking, HostKeys, Route};
+use tunneld_keys::known_hosts::{self, HostKeyStatus, KnownHost, Location, Name};
+use tunneld_keys::wire;
 
 /// How often an answer that is neither yes nor no is asked again.
 const ANSWERS: usize = 3;
@@ -130,8 +129,8 @@ impl HostKeyVerifier {
         let certificate = match &offer.key {
             HostKey::Plain(_) => None,
             HostKey::Certificate(certificate) => {
-                let authority = certificate.authority.public_key_bytes();
-                let says = blob::Certificate::read(&offer.blob).ok_or_else(|| {
+                let authority = certificate.authority.to_bytes().unwrap_or_default();
+                let says = wire::Certificate::read(&offer.blob).ok_or_else(|| {
                     Failure::new(FailureKind::Protocol, "the host's certificate is not whole")
                 })?;
                 Some((says, authority))
@@ -152,10 +151,10 @@ impl HostKeyVerifier {
             }
         };
         match self.known.judge(&plain) {
-            Recovery::Known => Ok(()),
-            Recovery::Revoked(place) => Err(self.revoked(&plain, &at(&place))),
-            Recovery::Changed(place) => Err(self.changed(&plain, &place)),
-            Recovery::Unknown => self.meet(&plain, note).await,
+            HostKeyStatus::Known => Ok(()),
+            HostKeyStatus::Revoked(place) => Err(self.revoked(&plain, &at(&place))),
+            HostKeyStatus::Changed(place) => Err(self.changed(&plain, &place)),
+            HostKeyStatus::Unknown => self.meet(&plain, note).await,
         }
     }
 
@@ -165,7 +164,7 @@ impl HostKeyVerifier {
         certificate: &Certificate,
         plain: &[u8],
     ) -> Result<Result<(), String>, Failure> {
-        let authority = certificate.authority.public_key_bytes();
+        let authority = certificate.authority.to_bytes().unwrap_or_default();
         for key in [authority.as_slice(), plain] {
             if let Some(place) = self.known.revoked(key) {
                 return Err(self.revoked(key, &at(&place)));
@@ -182,7 +181,7 @@ impl HostKeyVerifier {
     /// The host is seen for the first time.
     async fn meet(self, key: &[u8], note: Option<String>) -> Result<(), Failure> {
         let fingerprint = known_hosts::fingerprint(key);
-        let kind = blob::short_type(known_hosts::key_type(key).unwrap_or_default());
+        let kind = wire::short_type(known_hosts::key_type(key).unwrap_or_default());
         let note = note
             .map(|note| format!(" (its certificate does not count: {note})"))
             .unwrap_or_default();
@@ -270,9 +269,9 @@ impl HostKeyVerifier {
         .hint("do not log in there: ask the host's owner for its new key")
     }
 
-    fn changed(&self, key: &[u8], place: &Place) -> Failure {
-        let now = blob::short_type(known_hosts::key_type(key).unwrap_or_default());
-        let before = blob::short_type(&place.key_type);
+    fn changed(&self, key: &[u8], place: &Location) -> Failure {
+        let now = wire::short_type(known_hosts::key_type(key).unwrap_or_default());
+        let before = wire::short_type(&place.key_type);
         Failure::new(
             FailureKind::HostKeyChanged,
             format!(
@@ -292,7 +291,7 @@ impl HostKeyVerifier {
     }
 }
 
-fn at(place: &Place) -> String {
+fn at(place: &Location) -> String {
     format!("{}:{}", text::escape(&place.file), place.line)
 }
 
@@ -300,7 +299,7 @@ fn at(place: &Place) -> String {
 pub(crate) fn plain_key(offer: &HostKeyOffer) -> Vec<u8> {
     match &offer.key {
         HostKey::Plain(_) => offer.blob.to_vec(),
-        HostKey::Certificate(certificate) => certificate.key.public_key_bytes(),
+        HostKey::Certificate(certificate) => certificate.key.to_bytes().unwrap_or_default(),
     }
 }
 

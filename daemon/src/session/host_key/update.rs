@@ -6,11 +6,11 @@ use secrecy::ExposeSecret as _;
 use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_ssh::driver::Session;
 
-use crate::known_hosts::{self, Name};
 use crate::prompt::{PromptRequest, PromptSender};
-use crate::session::blob;
 use crate::session::host_key::known_hosts_files;
 use tunneld_config::model::{HostKeys, UpdateHostKeys};
+use tunneld_keys::known_hosts::{self, Name};
+use tunneld_keys::wire;
 
 /// More keys than this no host has.
 const MOST: usize = 32;
@@ -106,6 +106,6 @@ impl HostKeyUpdater {
 
 /// `ED25519 SHA256:…`
 fn named(key: &[u8]) -> String {
-    let kind = blob::short_type(known_hosts::key_type(key).unwrap_or_default());
+    let kind = wire::short_type(known_hosts::key_type(key).unwrap_or_default());
     format!("{kind} {}", known_hosts::fingerprint(key))
 }

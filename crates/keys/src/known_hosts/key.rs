@@ -22,7 +22,7 @@ pub fn is_whole(blob: &[u8]) -> bool {
 }
 
 /// Whether a blob is a whole key of `named` type; others are lines that ssh skips.
-pub(super) fn is_sound(named: &str, blob: &[u8]) -> bool {
+pub(crate) fn is_sound(named: &str, blob: &[u8]) -> bool {
     body_is_sound(named, blob).unwrap_or(false)
 }
 

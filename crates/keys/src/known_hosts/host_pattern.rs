@@ -1,12 +1,12 @@
 //! The host field of a known_hosts line: hashed, or a list of patterns.
 
+use aws_lc_rs::hmac;
 use base64ct::{Base64, Encoding as _};
-use ring::hmac;
 
 use tunneld_ssh::pattern::{PatternMatch, match_list};
 
 /// Whether the field is about `name`, which is in lower case.
-pub(super) fn covers(field: &str, name: &str) -> bool {
+pub(crate) fn covers(field: &str, name: &str) -> bool {
     match field.strip_prefix('|') {
         Some(hashed) => hash_covers(hashed, name).unwrap_or(false),
         None => match_list(name, field) == PatternMatch::Matched,

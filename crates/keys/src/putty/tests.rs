@@ -4,9 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use russh::keys::PublicKeyBase64 as _;
-use russh::keys::ssh_key::LineEnding;
-use russh::keys::ssh_key::private::Ed25519Keypair;
+use ssh_key::LineEnding;
+use ssh_key::private::Ed25519Keypair;
 
 use super::*;
 
@@ -54,7 +53,11 @@ fn seed(number: u16, before: &[u8], after: &[u8]) -> [u8; 32] {
 fn assert_opens(text: &str, locked: bool, key: &PrivateKey) {
     let read = Ppk::read(text).unwrap();
     assert_eq!(read.is_locked(), locked, "{text}");
-    assert_eq!(read.public(), key.public_key_bytes(), "{text}");
+    assert_eq!(
+        read.public(),
+        key.public_key().to_bytes().unwrap(),
+        "{text}"
+    );
     let opened = read.open(if locked { PASSPHRASE } else { "" });
     let opened = opened.unwrap_or_else(|why| panic!("{why}: {text}"));
     assert_eq!(opened.key_data(), key.key_data(), "{text}");
@@ -100,9 +103,9 @@ fn a_number_without_its_last_zeros_is_filled_up_at_its_end() {
     put_string(&mut short, &seed[..30]);
     let read = Ppk {
         version: Version::Three,
-        kind: Kind::Ed25519,
+        kind: KeyKind::Ed25519,
         comment: String::new(),
-        public: key.public_key_bytes(),
+        public: key.public_key().to_bytes().unwrap(),
         lock: None,
         private: Zeroizing::new(short),
         mac: Vec::new(),
@@ -162,7 +165,7 @@ fn a_wrong_passphrase_is_told_from_a_damaged_file() {
         let text = ppk(dir.path(), &key, params, true);
         for wrong in ["", "open sesame ", "Open sesame"] {
             let why = Ppk::read(&text).unwrap().open(wrong).unwrap_err();
-            assert_eq!(why, DecryptError::Wrong, "{wrong:?}");
+            assert_eq!(why, DecryptError::WrongPassphrase, "{wrong:?}");
         }
         let text = ppk(dir.path(), &key, params, false);
         let text = text.replace("Comment: a key", "Comment: b key");

@@ -1,17 +1,16 @@
 //! known_hosts, the format of sshd(8), judged as OpenSSH judges it: which lines are about a host, and what they say
 //! of a key. Pure: text in, verdicts out. Reading and writing the files is the session's.
 
+mod host_pattern;
 mod key;
 mod krl;
-#[cfg(test)]
-mod krl_tests;
-mod pattern;
+pub mod presented;
 pub mod revoked;
 #[cfg(test)]
 mod tests;
 
+use aws_lc_rs::{digest, hmac};
 use base64ct::{Base64, Encoding as _};
-use ring::{digest, hmac};
 
 pub use key::{fingerprint, is_whole, key_type};
 
@@ -61,7 +60,7 @@ pub struct Source<'a> {
 
 /// Where a line stands, and the fingerprint of its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     /// The file.
     pub file: String,
     /// The line, from 1.
@@ -74,15 +73,15 @@ pub struct Place {
 
 /// What known_hosts says of an offered key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Recovery {
+pub enum HostKeyStatus {
     /// It is the host's.
     Known,
     /// Nothing is known of the host.
     Unknown,
     /// Another key is the host's.
-    Changed(Place),
+    Changed(Location),
     /// The key, or the authority behind it, is revoked.
-    Revoked(Place),
+    Revoked(Location),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +93,7 @@ enum Marker {
 
 #[derive(Debug, Clone)]
 struct Line {
-    place: Place,
+    place: Location,
     marker: Marker,
     blob: Vec<u8>,
 }
@@ -116,8 +115,8 @@ impl KnownHost {
                 let Some(raw) = raw_line(text) else { continue };
                 let bare = name.bare.as_deref();
                 let (under_name, under_bare) = (
-                    pattern::covers(raw.hosts, &name.lookup),
-                    bare.is_some_and(|bare| pattern::covers(raw.hosts, bare)),
+                    host_pattern::covers(raw.hosts, &name.lookup),
+                    bare.is_some_and(|bare| host_pattern::covers(raw.hosts, bare)),
                 );
                 if !under_name && !under_bare {
                     continue;
@@ -137,23 +136,25 @@ impl KnownHost {
     }
 
     /// What is said of the plain key `blob`.
-    pub fn judge(&self, blob: &[u8]) -> Recovery {
+    pub fn judge(&self, blob: &[u8]) -> HostKeyStatus {
         if let Some(place) = revoked(&self.lines, blob) {
-            return Recovery::Revoked(place);
+            return HostKeyStatus::Revoked(place);
         }
         // As ssh does: what stands under the name itself leaves the bare name unasked.
         match judge_plain(&self.lines, blob) {
-            Recovery::Unknown => match revoked(&self.bare, blob) {
-                Some(place) => Recovery::Revoked(place),
-                None if judge_plain(&self.bare, blob) == Recovery::Known => Recovery::Known,
-                None => Recovery::Unknown,
+            HostKeyStatus::Unknown => match revoked(&self.bare, blob) {
+                Some(place) => HostKeyStatus::Revoked(place),
+                None if judge_plain(&self.bare, blob) == HostKeyStatus::Known => {
+                    HostKeyStatus::Known
+                }
+                None => HostKeyStatus::Unknown,
             },
             verdict => verdict,
         }
     }
 
     /// Where a `@revoked` line names `blob`, a key or an authority.
-    pub fn revoked(&self, blob: &[u8]) -> Option<Place> {
+    pub fn revoked(&self, blob: &[u8]) -> Option<Location> {
         revoked(&self.lines, blob).or_else(|| revoked(&self.bare, blob))
     }
 
@@ -205,24 +206,24 @@ impl KnownHost {
     }
 }
 
-fn revoked(lines: &[Line], blob: &[u8]) -> Option<Place> {
+fn revoked(lines: &[Line], blob: &[u8]) -> Option<Location> {
     let found = lines
         .iter()
         .find(|line| line.marker == Marker::Revoked && line.blob == blob);
     found.map(|line| line.place.clone())
 }
 
-fn judge_plain(lines: &[Line], blob: &[u8]) -> Recovery {
+fn judge_plain(lines: &[Line], blob: &[u8]) -> HostKeyStatus {
     let mut other = None;
     for line in lines.iter().filter(|line| line.marker == Marker::Plain) {
         if line.blob == blob {
-            return Recovery::Known;
+            return HostKeyStatus::Known;
         }
         other = Some(line);
     }
     match other {
-        Some(line) => Recovery::Changed(line.place.clone()),
-        None => Recovery::Unknown,
+        Some(line) => HostKeyStatus::Changed(line.place.clone()),
+        None => HostKeyStatus::Unknown,
     }
 }
 
@@ -273,7 +274,7 @@ impl RawLine<'_> {
             return None;
         }
         Some(Line {
-            place: Place {
+            place: Location {
                 file: file.to_owned(),
                 line,
                 key_type: self.key_type.to_owned(),

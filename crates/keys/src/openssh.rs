@@ -3,16 +3,15 @@
 //! filled up.
 
 use base64ct::{Base64, Encoding as _};
-use russh::keys::ssh_encoding::Decode as _;
-use russh::keys::ssh_key::private::KeypairData;
-use russh::keys::ssh_key::{self, Cipher, Kdf};
-use russh::keys::{Algorithm, PrivateKey, PublicKeyBase64 as _};
+use ssh_key::encoding::Decode as _;
+use ssh_key::private::KeypairData;
+use ssh_key::{Algorithm, Cipher, Kdf, PrivateKey};
 use tunneld_proto::text;
 use zeroize::Zeroizing;
 
-use crate::session::blob::{self, Reader, put_string};
-use crate::session::ppk::{Kind, put_ecdsa};
-use crate::session::private_key::{DecryptError, KeyInfo, NO_DSA, damaged};
+use crate::error::{DecryptError, NO_DSA, corrupt};
+use crate::private_key::{KeyInfo, public_bytes};
+use crate::wire::{self, KeyKind, Reader, put_ecdsa, put_string};
 
 const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 const END: &str = "-----END OPENSSH PRIVATE KEY-----";
@@ -22,20 +21,20 @@ const MAGIC: &[u8] = b"openssh-key-v1\0";
 const ROUNDS_LIMIT: u32 = 10_000;
 
 /// Whether the file is one of OpenSSH's.
-pub(super) fn is_openssh(text: &str) -> bool {
+pub(crate) fn is_openssh(text: &str) -> bool {
     text.contains(BEGIN)
 }
 
 /// Looks at a file; an error where no passphrase would make a key of it.
-pub(super) fn look(text: &str) -> Result<KeyInfo, String> {
-    let content = unarmoured(text).ok_or_else(|| damaged("it is not whole, or not base64"))?;
+pub(crate) fn inspect(text: &str) -> Result<KeyInfo, String> {
+    let content = unarmoured(text).ok_or_else(|| corrupt("it is not whole, or not base64"))?;
     let mut rest = Reader(content.strip_prefix(MAGIC).unwrap_or_default());
     let cipher = rest.string().unwrap_or_default();
     if std::str::from_utf8(cipher).is_ok_and(|name| Cipher::new(name).is_err()) {
         let cipher = text::escape(&String::from_utf8_lossy(cipher));
         return Err(format!("its encryption, {cipher}, is not supported"));
     }
-    let foreign = || damaged("it does not hold what its first line says");
+    let foreign = || corrupt("it does not hold what its first line says");
     let key = PrivateKey::from_bytes(&content)
         .ok()
         .or_else(|| read_ecdsa(&content, None))
@@ -52,22 +51,22 @@ pub(super) fn look(text: &str) -> Result<KeyInfo, String> {
         ));
     }
     Ok(KeyInfo {
-        public: Some(key.public_key_bytes()),
+        public: public_bytes(&key),
         key: (!key.is_encrypted()).then_some(key),
     })
 }
 
 /// Opens a key that needs a passphrase.
-pub(super) fn open(text: &str, passphrase: &str) -> Result<PrivateKey, DecryptError> {
-    let gone = || DecryptError::Why(damaged("it is not whole, or not base64"));
+pub(crate) fn decrypt(text: &str, passphrase: &str) -> Result<PrivateKey, DecryptError> {
+    let gone = || DecryptError::Unusable(corrupt("it is not whole, or not base64"));
     let content = unarmoured(text).ok_or_else(gone)?;
     let opened = PrivateKey::from_bytes(&content).and_then(|key| key.decrypt(passphrase));
     match opened {
         Ok(key) => Ok(key),
         // A wrong passphrase is another error: bcrypt is not run twice for it.
         Err(ssh_key::Error::Encoding(_)) => read_ecdsa(&content, Some(passphrase))
-            .ok_or_else(|| DecryptError::Why(damaged("its private part cannot be read"))),
-        Err(_) => Err(DecryptError::Wrong),
+            .ok_or_else(|| DecryptError::Unusable(corrupt("its private part cannot be read"))),
+        Err(_) => Err(DecryptError::WrongPassphrase),
     }
 }
 
@@ -110,7 +109,7 @@ fn pair(public: &[u8], private: &[u8]) -> Option<PrivateKey> {
     }
     // Of an ECDSA key both parts begin alike: with the type, the curve and the point.
     let mut private = Reader(private.0.strip_prefix(public)?);
-    let Ok(Kind::Ecdsa(size)) = Kind::of(blob::name(public)?) else {
+    let Ok(KeyKind::Ecdsa(size)) = KeyKind::of(wire::name(public)?) else {
         return None;
     };
     let mut numbers = Reader(public);

@@ -1,29 +1,25 @@
 //! Key files in PEM (RFC 7468), but for OpenSSH's own: PKCS#1 and SEC 1, encrypted as OpenSSL did of old (the headers
 //! of RFC 1421), and PKCS#8 (RFC 5958). The formats and ciphers are libraries'; here is what holds them together.
 
+use aws_lc_rs::digest;
 use base64ct::{Base64, Encoding as _};
-use pkcs8::der::SecretDocument;
-use pkcs8::der::asn1::{AnyRef, OctetStringRef};
+use pkcs8::EncryptedPrivateKeyInfoRef;
 use pkcs8::pkcs5::{self, pbes1, pbes2};
-use pkcs8::spki::AlgorithmIdentifierRef;
-use pkcs8::{EncryptedPrivateKeyInfoRef, ObjectIdentifier, PrivateKeyInfoRef};
-use ring::digest;
-use russh::keys::ssh_key::Cipher;
-use russh::keys::{self, PrivateKey};
+use ssh_key::{Cipher, PrivateKey};
 use tunneld_proto::text;
 use zeroize::Zeroizing;
 
-use crate::session::private_key::{DecryptError, NO_DSA, damaged};
+use crate::der::{self, DerError};
+use crate::error::{DecryptError, NO_DSA, corrupt};
+use crate::hex;
 
-const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-const DSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10040.4.1");
 /// The most work and memory (in bytes) that a file may make us spend on its passphrase.
 const ROUNDS_LIMIT: u32 = 20_000_000;
 const MEMORY_LIMIT: u64 = 256 << 20;
 const WORK_LIMIT: u64 = 16 * MEMORY_LIMIT;
 
 /// A key file as it is read before its passphrase is known.
-pub(super) struct Pem {
+pub(crate) struct Pem {
     kind: Kind,
     lock: Option<Lock>,
     /// Encrypted where there is a lock.
@@ -54,7 +50,7 @@ enum Dek {
 
 impl Pem {
     /// Reads a file; what it asks for is known and within bounds.
-    pub(super) fn read(text: &str) -> Result<Self, String> {
+    pub(crate) fn read(text: &str) -> Result<Self, String> {
         let mut lines = text.lines().map(str::trim);
         let label = lines
             .find_map(|line| {
@@ -87,10 +83,10 @@ impl Pem {
             }
         }
         if !ended {
-            return Err(damaged("its last line is missing"));
+            return Err(corrupt("its last line is missing"));
         }
         let content = Base64::decode_vec(&base64).map(Zeroizing::new);
-        let content = content.map_err(|_| damaged("it is not base64"))?;
+        let content = content.map_err(|_| corrupt("it is not base64"))?;
         if matches!(lock, Some(Lock::Pkcs8)) {
             check_scheme(&sealed(&content)?.encryption_algorithm)?;
         }
@@ -102,12 +98,12 @@ impl Pem {
     }
 
     /// Whether the file needs a passphrase.
-    pub(super) fn is_locked(&self) -> bool {
+    pub(crate) fn is_locked(&self) -> bool {
         self.lock.is_some()
     }
 
     /// Opens the key; the passphrase of one that has none is not looked at.
-    pub(super) fn open(&self, passphrase: &str) -> Result<PrivateKey, DecryptError> {
+    pub(crate) fn open(&self, passphrase: &str) -> Result<PrivateKey, DecryptError> {
         let passphrase = passphrase.as_bytes();
         let opened;
         let der: &[u8] = match &self.lock {
@@ -123,13 +119,15 @@ impl Pem {
         };
         // With one wrong passphrase of 256 the padding looks right.
         let key = match self.kind {
-            Kind::Rsa => pkcs1(der),
-            Kind::Other => keys::pkcs8::decode_pkcs8(der, None).map_err(|error| told(&error)),
+            Kind::Rsa => der::pkcs1(der),
+            Kind::Other => der::sec1_or_pkcs8(der),
         };
-        key.map_err(|why| match (&self.lock, why) {
-            (Some(_), None) => DecryptError::Wrong,
-            (_, Some(why)) => DecryptError::Why(why),
-            (None, None) => DecryptError::Why(damaged("it does not hold what its first line says")),
+        key.map_err(|error| match (&self.lock, error) {
+            (Some(_), DerError::Malformed) => DecryptError::WrongPassphrase,
+            (None, DerError::Malformed) => {
+                DecryptError::Unusable(corrupt("it does not hold what its first line says"))
+            }
+            (_, DerError::Unsupported(why)) => DecryptError::Unusable(why),
         })
     }
 
@@ -168,8 +166,8 @@ fn dek(value: &str) -> Result<Lock, String> {
         Dek::Ssh(cipher) => cipher.block_size(),
         Dek::Des => 8,
     };
-    let iv = crate::session::ppk::unhex(iv.trim()).filter(|iv| iv.len() == size);
-    let iv = iv.ok_or_else(|| damaged("the line `DEK-Info` is not whole"))?;
+    let iv = hex::decode(iv.trim()).filter(|iv| iv.len() == size);
+    let iv = iv.ok_or_else(|| corrupt("the line `DEK-Info` is not whole"))?;
     Ok(Lock::Dek(cipher, iv))
 }
 
@@ -219,7 +217,7 @@ fn check_scheme(scheme: &pkcs5::EncryptionScheme) -> Result<(), String> {
 }
 
 fn open_pkcs8(content: &[u8], passphrase: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
-    let sealed = sealed(content).map_err(DecryptError::Why)?;
+    let sealed = sealed(content).map_err(DecryptError::Unusable)?;
     let data = sealed.encrypted_data.as_bytes();
     match &sealed.encryption_algorithm {
         pkcs5::EncryptionScheme::Pbes1(old) => {
@@ -232,8 +230,8 @@ fn open_pkcs8(content: &[u8], passphrase: &[u8]) -> Result<Zeroizing<Vec<u8>>, D
         }
         scheme => match scheme.decrypt(passphrase, data) {
             Ok(opened) => Ok(Zeroizing::new(opened)),
-            Err(pkcs5::Error::DecryptFailed) => Err(DecryptError::Wrong),
-            Err(error) => Err(DecryptError::Why(unsupported(&error.to_string()))),
+            Err(pkcs5::Error::DecryptFailed) => Err(DecryptError::WrongPassphrase),
+            Err(error) => Err(DecryptError::Unusable(unsupported(&error.to_string()))),
         },
     }
 }
@@ -254,10 +252,10 @@ fn decrypt(
 ) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
     let mut content = Zeroizing::new(content.to_vec());
     if content.is_empty() || !content.len().is_multiple_of(cipher.block_size()) {
-        return Err(DecryptError::Why(damaged("it is not of whole blocks")));
+        return Err(DecryptError::Unusable(corrupt("it is not of whole blocks")));
     }
     let done = cipher.decrypt(key, iv, &mut content, None);
-    done.map_err(|error| DecryptError::Why(format!("decrypting failed: {error}")))?;
+    done.map_err(|error| DecryptError::Unusable(format!("decrypting failed: {error}")))?;
     let padding = content.last().copied().unwrap_or_default();
     let kept = content.len().checked_sub(padding.into());
     let whole = (1..=cipher.block_size()).contains(&padding.into())
@@ -268,7 +266,7 @@ fn decrypt(
             .all(|byte| *byte == padding);
     match kept {
         Some(kept) if whole => content.truncate(kept),
-        _ => return Err(DecryptError::Wrong),
+        _ => return Err(DecryptError::WrongPassphrase),
     }
     Ok(content)
 }
@@ -303,31 +301,6 @@ fn pbkdf1(md5: bool, passphrase: &[u8], salt: &[u8], rounds: u16) -> Zeroizing<V
         derived = Zeroizing::new(hash(&derived));
     }
     derived
-}
-
-/// A PKCS#1 key, wrapped as PKCS#8, which the library takes.
-fn pkcs1(der: &[u8]) -> Result<PrivateKey, Option<String>> {
-    let algorithm = AlgorithmIdentifierRef {
-        oid: RSA,
-        parameters: Some(AnyRef::NULL),
-    };
-    let wrapped = OctetStringRef::new(der)
-        .and_then(|der| SecretDocument::encode_msg(&PrivateKeyInfoRef::new(algorithm, der)));
-    let wrapped = wrapped.map_err(|_| None)?;
-    keys::pkcs8::decode_pkcs8(wrapped.as_bytes(), None).map_err(|error| told(&error))
-}
-
-/// What there is to say of an error beyond "damaged", or "a wrong passphrase".
-fn told(error: &keys::Error) -> Option<String> {
-    match error {
-        keys::Error::UnknownAlgorithm(oid) if oid.to_string() == DSA.to_string() => {
-            Some(NO_DSA.into())
-        }
-        keys::Error::UnknownAlgorithm(oid) => Some(format!(
-            "keys of its type or curve ({oid}) are not supported (`ssh-keygen -t ed25519` makes one that is)"
-        )),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

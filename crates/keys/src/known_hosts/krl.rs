@@ -1,9 +1,9 @@
 //! OpenSSH's binary revocation lists (PROTOCOL.krl), as `ssh-keygen -k` writes them. A list is walked whole for each key
 //! that is looked up: what is damaged, or must be understood and is not, revokes everything.
 
-use ring::digest;
+use aws_lc_rs::digest;
 
-use super::revoked::Shown;
+use super::presented::Presented;
 
 const MAGIC: &[u8] = b"SSHKRL\n\0";
 const VERSION: u32 = 1;
@@ -12,7 +12,7 @@ const BITMAP_LIMIT: usize = 0x200_0000 / 8;
 
 /// Why a list cannot be relied on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadKrl {
+pub(crate) enum BadKrl {
     /// It ends before its time, or contradicts itself.
     #[error("the revocation list is damaged")]
     Damaged,
@@ -25,12 +25,12 @@ pub(super) enum BadKrl {
 }
 
 /// Whether a file is such a list.
-pub(super) fn is_krl(file: &[u8]) -> bool {
+pub(crate) fn is_krl(file: &[u8]) -> bool {
     file.starts_with(MAGIC)
 }
 
 /// Whether the list revokes what a host has shown, or the authority behind it.
-pub(super) fn revokes(krl: &[u8], shown: &Shown<'_>) -> Result<bool, BadKrl> {
+pub(crate) fn revokes(krl: &[u8], shown: &Presented<'_>) -> Result<bool, BadKrl> {
     let mut reader = Reader(krl.strip_prefix(MAGIC).ok_or(BadKrl::Damaged)?);
     match reader.u32()? {
         VERSION => {}
@@ -76,7 +76,7 @@ fn hashes(
 }
 
 /// The certificates of one authority, or of any where none is named.
-fn certificates(section: &mut Reader<'_>, shown: &Shown<'_>) -> Result<bool, BadKrl> {
+fn certificates(section: &mut Reader<'_>, shown: &Presented<'_>) -> Result<bool, BadKrl> {
     let (authority, _reserved) = (section.string()?, section.string()?);
     let ours = shown
         .certified
@@ -189,3 +189,6 @@ impl<'a> Reader<'a> {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,33 +1,36 @@
 //! The binary grammar of RFC 4251 §5, as far as keys, certificates and agents need it.
 
+use tunneld_proto::text;
+use zeroize::Zeroizing;
+
 /// Reads from the front of some bytes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
     /// The next byte.
-    pub(super) fn byte(&mut self) -> Option<u8> {
+    pub fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
     }
 
     /// The next uint32.
-    pub(super) fn u32(&mut self) -> Option<u32> {
+    pub fn u32(&mut self) -> Option<u32> {
         let (first, rest) = self.0.split_first_chunk::<4>()?;
         self.0 = rest;
         Some(u32::from_be_bytes(*first))
     }
 
     /// The next uint64.
-    pub(super) fn u64(&mut self) -> Option<u64> {
+    pub fn u64(&mut self) -> Option<u64> {
         let (first, rest) = self.0.split_first_chunk::<8>()?;
         self.0 = rest;
         Some(u64::from_be_bytes(*first))
     }
 
     /// The next string.
-    pub(super) fn string(&mut self) -> Option<&'a [u8]> {
+    pub fn string(&mut self) -> Option<&'a [u8]> {
         let len = usize::try_from(self.u32()?).ok()?;
         let (string, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
@@ -37,22 +40,22 @@ impl<'a> Reader<'a> {
 
 /// What a login wants to know of a certificate (OpenSSH PROTOCOL.certkeys); the server judges the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Certificate {
+pub struct Certificate {
     /// The plain key that is certified.
-    pub(super) key: Vec<u8>,
+    pub key: Vec<u8>,
     /// The serial number.
-    pub(super) serial: u64,
+    pub serial: u64,
     /// The authority's name for it.
-    pub(super) key_id: Vec<u8>,
+    pub key_id: Vec<u8>,
     /// The first second of its validity.
-    pub(super) valid_after: u64,
+    pub valid_after: u64,
     /// The second from which it is not valid any more.
-    pub(super) valid_before: u64,
+    pub valid_before: u64,
 }
 
 impl Certificate {
     /// Reads a certificate; none where the blob is anything else.
-    pub(super) fn read(blob: &[u8]) -> Option<Self> {
+    pub fn read(blob: &[u8]) -> Option<Self> {
         let mut reader = Reader(blob);
         let name = std::str::from_utf8(reader.string()?).ok()?;
         let (plain, certified) = plain_type(name);
@@ -85,19 +88,19 @@ impl Certificate {
 }
 
 /// Writes a string.
-pub(super) fn put_string(into: &mut Vec<u8>, string: &[u8]) {
+pub fn put_string(into: &mut Vec<u8>, string: &[u8]) {
     let len = u32::try_from(string.len()).unwrap_or(u32::MAX);
     into.extend(len.to_be_bytes());
     into.extend(string);
 }
 
 /// The algorithm name that a key, certificate or signature begins with.
-pub(super) fn name(blob: &[u8]) -> Option<&str> {
+pub fn name(blob: &[u8]) -> Option<&str> {
     std::str::from_utf8(Reader(blob).string()?).ok()
 }
 
 /// The type without `-cert-v01@…`, and whether it was there.
-pub(super) fn plain_type(name: &str) -> (String, bool) {
+pub fn plain_type(name: &str) -> (String, bool) {
     match name.split_once("-cert-v01@") {
         // `sk-ssh-ed25519-cert-v01@openssh.com` is of the type `sk-ssh-ed25519@openssh.com`.
         Some((plain, domain)) if plain.starts_with("sk-") => (format!("{plain}@{domain}"), true),
@@ -107,7 +110,7 @@ pub(super) fn plain_type(name: &str) -> (String, bool) {
 }
 
 /// How ssh calls a type in messages: `ED25519`, `RSA-CERT`, …
-pub(super) fn short_type(name: &str) -> String {
+pub fn short_type(name: &str) -> String {
     let (plain, certified) = plain_type(name);
     let short = match plain.as_str() {
         "ssh-ed25519" => "ED25519",
@@ -119,6 +122,64 @@ pub(super) fn short_type(name: &str) -> String {
         _ => return tunneld_proto::text::escape(name),
     };
     format!("{short}{}", if certified { "-CERT" } else { "" })
+}
+
+/// The types of keys that can be read.
+#[derive(Clone, Copy)]
+pub enum KeyKind {
+    /// `ssh-ed25519` (RFC 8709).
+    Ed25519,
+    /// `ssh-rsa` (RFC 4253 §6.6).
+    Rsa,
+    /// With the bytes of a private number.
+    Ecdsa(usize),
+}
+
+impl KeyKind {
+    /// The type of that name.
+    pub fn of(algorithm: &str) -> Result<Self, String> {
+        match algorithm {
+            "ssh-ed25519" => Ok(Self::Ed25519),
+            "ssh-rsa" => Ok(Self::Rsa),
+            "ecdsa-sha2-nistp256" => Ok(Self::Ecdsa(32)),
+            "ecdsa-sha2-nistp384" => Ok(Self::Ecdsa(48)),
+            "ecdsa-sha2-nistp521" => Ok(Self::Ecdsa(66)),
+            other => {
+                let other = text::escape(other);
+                Err(format!("keys of the type {other} are not supported"))
+            }
+        }
+    }
+}
+
+/// The private number is an mpint; ssh-key refuses short ones, so it is given all `size` bytes.
+pub fn put_ecdsa(
+    into: &mut Vec<u8>,
+    public: &mut Reader<'_>,
+    private: &mut Reader<'_>,
+    size: usize,
+) -> Option<()> {
+    put_string(into, public.string()?);
+    put_string(into, public.string()?);
+    let number = private.string()?;
+    let number = number.strip_prefix(&[0]).unwrap_or(number);
+    let mut padded = Zeroizing::new(vec![0; size.checked_sub(number.len())?]);
+    padded.reserve_exact(number.len());
+    padded.extend(number);
+    put_string(into, &padded);
+    Some(())
+}
+
+/// Appends an mpint (RFC 4251 §5) that is not negative, given big-endian.
+pub fn put_mpint(into: &mut Vec<u8>, number: &[u8]) {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    let number = number.get(zeros..).unwrap_or_default();
+    // A leading one bit would make the number negative.
+    let sign = usize::from(number.first().is_some_and(|first| *first >= 0x80));
+    let len = u32::try_from(number.len() + sign).unwrap_or(u32::MAX);
+    into.extend(len.to_be_bytes());
+    into.extend(std::iter::repeat_n(0, sign));
+    into.extend(number);
 }
 
 #[cfg(test)]

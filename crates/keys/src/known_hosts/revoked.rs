@@ -5,32 +5,13 @@ use base64ct::{Base64, Encoding as _};
 
 use super::key::key_type;
 use super::krl;
-
-/// What a host has shown.
-#[derive(Debug, Clone, Copy)]
-pub struct Shown<'a> {
-    /// Its plain key.
-    pub plain: &'a [u8],
-    /// Who has certified that, where somebody has.
-    pub certified: Option<Certified<'a>>,
-}
-
-/// What a certificate says of itself.
-#[derive(Debug, Clone, Copy)]
-pub struct Certified<'a> {
-    /// The authority's key.
-    pub authority: &'a [u8],
-    /// The serial number; 0 for none.
-    pub serial: u64,
-    /// The authority's name for it.
-    pub key_id: &'a [u8],
-}
+use super::presented::Presented;
 
 /// Whether the file revokes the key, its certificate or the authority.
 ///
 /// # Errors
 /// Where the file is no list, or one that is not understood; in words.
-pub fn revokes(file: &[u8], shown: &Shown<'_>) -> Result<bool, String> {
+pub fn revokes(file: &[u8], shown: &Presented<'_>) -> Result<bool, String> {
     if krl::is_krl(file) {
         return krl::revokes(file, shown).map_err(|error| error.to_string());
     }

@@ -2,17 +2,18 @@
 //! takes the private number of an Ed25519 key for an mpint, but it is little-endian and may begin with zeros.
 
 use argon2::Argon2;
+use aws_lc_rs::{digest, hmac};
 use base64ct::{Base64, Encoding as _};
-use ring::{digest, hmac};
-use russh::keys::PrivateKey;
-use russh::keys::ssh_encoding::Decode as _;
-use russh::keys::ssh_key::Cipher;
-use russh::keys::ssh_key::private::KeypairData;
+use ssh_key::Cipher;
+use ssh_key::PrivateKey;
+use ssh_key::encoding::Decode as _;
+use ssh_key::private::KeypairData;
 use tunneld_proto::text;
 use zeroize::Zeroizing;
 
-use crate::session::blob::{self, Reader, put_string};
-use crate::session::private_key::{DecryptError, damaged};
+use crate::error::{DecryptError, corrupt};
+use crate::hex;
+use crate::wire::{self, KeyKind, Reader, put_ecdsa, put_string};
 
 const MAGIC: &str = "PuTTY-User-Key-File-";
 const AES: &str = "aes256-cbc";
@@ -25,9 +26,9 @@ const WORK_LIMIT: u64 = 64 * (256 << 10);
 const LANES_LIMIT: u32 = 8;
 
 /// A key file as it is read before its passphrase is known.
-pub(super) struct Ppk {
+pub(crate) struct Ppk {
     version: Version,
-    kind: Kind,
+    kind: KeyKind,
     comment: String,
     public: Vec<u8>,
     lock: Option<Lock>,
@@ -42,35 +43,9 @@ enum Version {
     Three,
 }
 
-/// The types of keys that can be read.
-#[derive(Clone, Copy)]
-pub(super) enum Kind {
-    Ed25519,
-    Rsa,
-    /// With the bytes of a private number.
-    Ecdsa(usize),
-}
-
 enum Lock {
     Sha1,
     Argon2(Argon2<'static>, Vec<u8>),
-}
-
-impl Kind {
-    /// The type of that name.
-    pub(super) fn of(algorithm: &str) -> Result<Self, String> {
-        match algorithm {
-            "ssh-ed25519" => Ok(Self::Ed25519),
-            "ssh-rsa" => Ok(Self::Rsa),
-            "ecdsa-sha2-nistp256" => Ok(Self::Ecdsa(32)),
-            "ecdsa-sha2-nistp384" => Ok(Self::Ecdsa(48)),
-            "ecdsa-sha2-nistp521" => Ok(Self::Ecdsa(66)),
-            other => {
-                let other = text::escape(other);
-                Err(format!("keys of the type {other} are not supported"))
-            }
-        }
-    }
 }
 
 /// What a passphrase becomes.
@@ -82,21 +57,21 @@ struct Keys {
 }
 
 /// Whether the file is one of PuTTY's.
-pub(super) fn is_ppk(text: &str) -> bool {
+pub(crate) fn is_ppk(text: &str) -> bool {
     text.trim_start().starts_with(MAGIC)
 }
 
 impl Ppk {
     /// Reads a file's lines; what they ask for is within bounds.
-    pub(super) fn read(text: &str) -> Result<Self, String> {
+    pub(crate) fn read(text: &str) -> Result<Self, String> {
         let mut lines = Lines(text.trim_start().lines());
         let (version, algorithm) = lines.first()?;
-        let kind = Kind::of(algorithm)?;
+        let kind = KeyKind::of(algorithm)?;
         let encryption = lines.value("Encryption")?;
         let comment = lines.value("Comment")?.to_owned();
         let public = lines.blob("Public-Lines")?.to_vec();
-        if blob::name(&public) != Some(algorithm) {
-            return Err(damaged(
+        if wire::name(&public) != Some(algorithm) {
+            return Err(corrupt(
                 "the public key is not of the type in the first line",
             ));
         }
@@ -111,15 +86,15 @@ impl Ppk {
         };
         let private = lines.blob("Private-Lines")?;
         if lock.is_some() && !private.len().is_multiple_of(BLOCK) {
-            return Err(damaged("the encrypted part is not of whole blocks"));
+            return Err(corrupt("the encrypted part is not of whole blocks"));
         }
         let length = match version {
             Version::Two => 20,
             Version::Three => 32,
         };
-        let mac = unhex(lines.value("Private-MAC")?)
+        let mac = hex::decode(lines.value("Private-MAC")?)
             .filter(|mac| mac.len() == length)
-            .ok_or_else(|| damaged("`Private-MAC` is not hexadecimal, or not whole"))?;
+            .ok_or_else(|| corrupt("`Private-MAC` is not hexadecimal, or not whole"))?;
         Ok(Self {
             version,
             kind,
@@ -132,35 +107,35 @@ impl Ppk {
     }
 
     /// The public key.
-    pub(super) fn public(&self) -> &[u8] {
+    pub(crate) fn public(&self) -> &[u8] {
         &self.public
     }
 
     /// Whether the file needs a passphrase.
-    pub(super) fn is_locked(&self) -> bool {
+    pub(crate) fn is_locked(&self) -> bool {
         self.lock.is_some()
     }
 
     /// Opens the key; the passphrase of one that has none is not looked at.
-    pub(super) fn open(mut self, passphrase: &str) -> Result<PrivateKey, DecryptError> {
+    pub(crate) fn open(mut self, passphrase: &str) -> Result<PrivateKey, DecryptError> {
         let keys = self
             .keys(passphrase.as_bytes())
-            .map_err(DecryptError::Why)?;
+            .map_err(DecryptError::Unusable)?;
         if self.is_locked() {
             Cipher::Aes256Cbc
                 .decrypt(&keys.cipher, &keys.iv, &mut self.private, None)
-                .map_err(|error| DecryptError::Why(format!("decrypting failed: {error}")))?;
+                .map_err(|error| DecryptError::Unusable(format!("decrypting failed: {error}")))?;
         }
         if !self.is_whole(&keys.mac) {
             return Err(match self.lock {
-                Some(_) => DecryptError::Wrong,
-                None => DecryptError::Why(damaged("its content does not match `Private-MAC`")),
+                Some(_) => DecryptError::WrongPassphrase,
+                None => DecryptError::Unusable(corrupt("its content does not match `Private-MAC`")),
             });
         }
-        let wire = self.wire().map_err(DecryptError::Why)?;
+        let wire = self.wire().map_err(DecryptError::Unusable)?;
         let wire: &mut &[u8] = &mut wire.as_slice();
         let foreign =
-            || DecryptError::Why(damaged("its private part does not fit its public part"));
+            || DecryptError::Unusable(corrupt("its private part does not fit its public part"));
         let data = KeypairData::decode(wire).map_err(|_| foreign())?;
         PrivateKey::new(data, self.comment).map_err(|_| foreign())
     }
@@ -197,7 +172,7 @@ impl Ppk {
     fn is_whole(&self, key: &[u8]) -> bool {
         let encryption = if self.is_locked() { AES } else { "none" };
         let parts: [&[u8]; 5] = [
-            blob::name(&self.public).unwrap_or_default().as_bytes(),
+            wire::name(&self.public).unwrap_or_default().as_bytes(),
             encryption.as_bytes(),
             self.comment.as_bytes(),
             &self.public,
@@ -223,11 +198,11 @@ impl Ppk {
         let mut private = Reader(&self.private);
         put_string(&mut wire, public.string().unwrap_or_default());
         let done = match self.kind {
-            Kind::Ed25519 => put_ed25519(&mut wire, &mut public, &mut private),
-            Kind::Rsa => put_rsa(&mut wire, &mut public, &mut private),
-            Kind::Ecdsa(size) => put_ecdsa(&mut wire, &mut public, &mut private, size),
+            KeyKind::Ed25519 => put_ed25519(&mut wire, &mut public, &mut private),
+            KeyKind::Rsa => put_rsa(&mut wire, &mut public, &mut private),
+            KeyKind::Ecdsa(size) => put_ecdsa(&mut wire, &mut public, &mut private, size),
         };
-        done.ok_or_else(|| damaged("a number is missing or too long"))?;
+        done.ok_or_else(|| corrupt("a number is missing or too long"))?;
         Ok(wire)
     }
 }
@@ -258,24 +233,6 @@ fn put_rsa(into: &mut Vec<u8>, public: &mut Reader<'_>, private: &mut Reader<'_>
     Some(())
 }
 
-/// The private number is an mpint; ssh-key refuses short ones, so it is given all `size` bytes.
-pub(super) fn put_ecdsa(
-    into: &mut Vec<u8>,
-    public: &mut Reader<'_>,
-    private: &mut Reader<'_>,
-    size: usize,
-) -> Option<()> {
-    put_string(into, public.string()?);
-    put_string(into, public.string()?);
-    let number = private.string()?;
-    let number = number.strip_prefix(&[0]).unwrap_or(number);
-    let mut padded = Zeroizing::new(vec![0; size.checked_sub(number.len())?]);
-    padded.reserve_exact(number.len());
-    padded.extend(number);
-    put_string(into, &padded);
-    Some(())
-}
-
 /// The lines of a file; PuTTY wants them in one order.
 struct Lines<'a>(std::str::Lines<'a>);
 
@@ -285,7 +242,7 @@ impl<'a> Lines<'a> {
         let (version, algorithm) = line
             .strip_prefix(MAGIC)
             .and_then(|rest| rest.split_once(": "))
-            .ok_or_else(|| damaged("its first line names no type of key"))?;
+            .ok_or_else(|| corrupt("its first line names no type of key"))?;
         match version {
             "2" => Ok((Version::Two, algorithm)),
             "3" => Ok((Version::Three, algorithm)),
@@ -301,12 +258,12 @@ impl<'a> Lines<'a> {
             .next()
             .and_then(|line| line.strip_prefix(name)?.strip_prefix(':'))
             .map(|value| value.strip_prefix(' ').unwrap_or(value))
-            .ok_or_else(|| damaged(&format!("the line `{name}` is not where it should be")))
+            .ok_or_else(|| corrupt(&format!("the line `{name}` is not where it should be")))
     }
 
     fn number(&mut self, name: &str) -> Result<u32, String> {
         let number = self.value(name)?.trim_end().parse();
-        number.map_err(|_| damaged(&format!("`{name}` is not a number")))
+        number.map_err(|_| corrupt(&format!("`{name}` is not a number")))
     }
 
     fn blob(&mut self, name: &str) -> Result<Zeroizing<Vec<u8>>, String> {
@@ -321,7 +278,7 @@ impl<'a> Lines<'a> {
         base64.extend(lines);
         Base64::decode_vec(&base64)
             .map(Zeroizing::new)
-            .map_err(|_| damaged(&format!("what follows `{name}` is not base64")))
+            .map_err(|_| corrupt(&format!("what follows `{name}` is not base64")))
     }
 
     fn argon2(&mut self) -> Result<Lock, String> {
@@ -337,9 +294,9 @@ impl<'a> Lines<'a> {
         let memory = self.number("Argon2-Memory")?;
         let passes = self.number("Argon2-Passes")?;
         let lanes = self.number("Argon2-Parallelism")?;
-        let salt = unhex(self.value("Argon2-Salt")?)
+        let salt = hex::decode(self.value("Argon2-Salt")?)
             .filter(|salt| salt.len() >= argon2::MIN_SALT_LEN)
-            .ok_or_else(|| damaged("`Argon2-Salt` is not hexadecimal, or too short"))?;
+            .ok_or_else(|| corrupt("`Argon2-Salt` is not hexadecimal, or too short"))?;
         if memory > MEMORY_LIMIT
             || u64::from(memory) * u64::from(passes) > WORK_LIMIT
             || lanes > LANES_LIMIT
@@ -350,7 +307,7 @@ impl<'a> Lines<'a> {
             ));
         }
         let params = argon2::Params::new(memory, passes, lanes, None)
-            .map_err(|error| damaged(&format!("Argon2 refuses its parameters: {error}")))?;
+            .map_err(|error| corrupt(&format!("Argon2 refuses its parameters: {error}")))?;
         let argon2 = Argon2::new(kind, argon2::Version::V0x13, params);
         Ok(Lock::Argon2(argon2, salt))
     }
@@ -361,18 +318,6 @@ fn sha1(first: &[u8], second: &[u8]) -> Zeroizing<Vec<u8>> {
     context.update(first);
     context.update(second);
     Zeroizing::new(context.finish().as_ref().to_vec())
-}
-
-/// The bytes of hexadecimal digits.
-pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let text = text.trim_end();
-    if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let (pairs, odd) = text.as_bytes().as_chunks::<2>();
-    odd.is_empty().then_some(())?;
-    pairs.iter().map(|pair| byte(pair)).collect()
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ fn rsa() -> (Vec<u8>, String) {
     (blob, line)
 }
 
-fn judge(text: &str, host: &str, port: u16, seed: u8) -> Recovery {
+fn judge(text: &str, host: &str, port: u16, seed: u8) -> HostKeyStatus {
     look_up(text, &Name::new(host, port)).judge(&blob(seed))
 }
 
@@ -32,8 +32,8 @@ fn look_up(text: &str, name: &Name) -> KnownHost {
     KnownHost::look_up(&[source], name)
 }
 
-fn is_changed(verdict: &Recovery, at: usize) -> bool {
-    matches!(verdict, Recovery::Changed(place) if place.line == at && place.file == "kh")
+fn is_changed(verdict: &HostKeyStatus, at: usize) -> bool {
+    matches!(verdict, HostKeyStatus::Changed(place) if place.line == at && place.file == "kh")
 }
 
 #[test]
@@ -59,9 +59,9 @@ fn plain_lists_wildcards_and_negation() {
     ] {
         let verdict = judge(&format!("{hosts} {key}\n"), host, port, 1);
         let expected = if known {
-            Recovery::Known
+            HostKeyStatus::Known
         } else {
-            Recovery::Unknown
+            HostKeyStatus::Unknown
         };
         assert_eq!(verdict, expected, "{hosts} {host} {port}");
     }
@@ -75,22 +75,25 @@ fn comments_tabs_crlf_and_bad_lines() {
         key.replace(' ', " \t"),
         key.split(' ').nth(1).unwrap(),
     );
-    assert_eq!(judge(&text, "h", 22, 1), Recovery::Known);
+    assert_eq!(judge(&text, "h", 22, 1), HostKeyStatus::Known);
     assert!(
         is_changed(&judge(&text, "h", 22, 2), 4),
         "the last good line"
     );
-    assert_eq!(judge("h ssh-ed25519 AAAA\n", "h", 22, 1), Recovery::Unknown);
+    assert_eq!(
+        judge("h ssh-ed25519 AAAA\n", "h", 22, 1),
+        HostKeyStatus::Unknown
+    );
 }
 
 #[test]
 fn several_keys_and_types() {
     let (rsa, rsa_line) = rsa();
     let text = format!("h {}\nh {}\nh {rsa_line}\n", b64(1), b64(2));
-    assert_eq!(judge(&text, "h", 22, 2), Recovery::Known);
+    assert_eq!(judge(&text, "h", 22, 2), HostKeyStatus::Known);
     assert!(is_changed(&judge(&text, "h", 22, 3), 3));
     let found = look_up(&text, &Name::new("h", 22));
-    assert_eq!(found.judge(&rsa), Recovery::Known);
+    assert_eq!(found.judge(&rsa), HostKeyStatus::Known);
     assert_eq!(found.key_types(), ["ssh-ed25519", "ssh-rsa"]);
     // A key of another type is a change, as ssh sees it.
     assert!(is_changed(&judge(&format!("h {rsa_line}"), "h", 22, 1), 1));
@@ -100,11 +103,14 @@ fn several_keys_and_types() {
 fn revoked_wins_wherever_it_stands() {
     let (good, bad) = (b64(1), b64(2));
     let text = format!("h {bad}\n@revoked * {bad}\nh {good}\n");
-    assert!(matches!(judge(&text, "h", 22, 2), Recovery::Revoked(place) if place.line == 2));
-    assert_eq!(judge(&text, "h", 22, 1), Recovery::Known);
-    assert!(matches!(judge(&text, "h", 2222, 2), Recovery::Revoked(_)));
+    assert!(matches!(judge(&text, "h", 22, 2), HostKeyStatus::Revoked(place) if place.line == 2));
+    assert_eq!(judge(&text, "h", 22, 1), HostKeyStatus::Known);
+    assert!(matches!(
+        judge(&text, "h", 2222, 2),
+        HostKeyStatus::Revoked(_)
+    ));
     let elsewhere = format!("h {bad}\n@revoked g {bad}\n");
-    assert_eq!(judge(&elsewhere, "h", 22, 2), Recovery::Known);
+    assert_eq!(judge(&elsewhere, "h", 22, 2), HostKeyStatus::Known);
 }
 
 #[test]
@@ -113,7 +119,7 @@ fn authorities_vouch_for_certificates_alone() {
     let found = look_up(&text, &Name::new("h.x", 22));
     assert!(found.has_authority() && found.trusts_authority(&blob(9)));
     assert!(!found.trusts_authority(&blob(8)));
-    assert_eq!(found.judge(&blob(9)), Recovery::Unknown);
+    assert_eq!(found.judge(&blob(9)), HostKeyStatus::Unknown);
     assert!(found.key_types().is_empty());
 }
 
@@ -122,7 +128,7 @@ fn an_alias_ignores_the_port() {
     let text = format!("myalias {}\n", b64(1));
     assert_eq!(
         look_up(&text, &Name::alias("MyAlias")).judge(&blob(1)),
-        Recovery::Known
+        HostKeyStatus::Known
     );
 }
 
@@ -136,7 +142,7 @@ fn new_lines_are_found_again_by_us_and_by_ssh_keygen() {
             let line = new_line(&name, &blob(1), salt).unwrap();
             assert_eq!(
                 look_up(&line, &name).judge(&blob(1)),
-                Recovery::Known,
+                HostKeyStatus::Known,
                 "{line}"
             );
             std::fs::write(&file, &line).unwrap();
@@ -209,7 +215,7 @@ proptest! {
     fn never_panics_and_never_accepts_another_key(text in proptest::collection::vec(any::<u8>(), 0..400)) {
         let source = Source { file: "kh", text: &text };
         let found = KnownHost::look_up(&[source], &Name::new("h", 2222));
-        prop_assert_ne!(found.judge(&blob(1)), Recovery::Known);
+        prop_assert_ne!(found.judge(&blob(1)), HostKeyStatus::Known);
     }
 
     #[test]
@@ -233,10 +239,10 @@ proptest! {
             "unknown"
         };
         let verdict = match judge(&text, "h", 22, seed) {
-            Recovery::Known => "known",
-            Recovery::Unknown => "unknown",
-            Recovery::Changed(_) => "changed",
-            Recovery::Revoked(_) => "revoked",
+            HostKeyStatus::Known => "known",
+            HostKeyStatus::Unknown => "unknown",
+            HostKeyStatus::Changed(_) => "changed",
+            HostKeyStatus::Revoked(_) => "revoked",
         };
         prop_assert_eq!(verdict, expected, "{}", text);
     }

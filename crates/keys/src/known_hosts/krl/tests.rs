@@ -6,8 +6,8 @@ use std::process::Command;
 use base64ct::{Base64, Encoding as _};
 use proptest::prelude::*;
 
-use super::krl::{BadKrl, revokes};
-use super::revoked::{Certified, Shown};
+use super::{BadKrl, revokes};
+use crate::known_hosts::presented::{CertifiedBy, Presented};
 
 fn keygen(dir: &Path, args: &[&str]) {
     let done = Command::new("ssh-keygen")
@@ -69,7 +69,7 @@ fn serial_numbers_revoke_however_they_are_written() {
             .iter()
             .flat_map(|n| [n.saturating_sub(1), *n, n.saturating_add(1)]);
         for serial in near.chain([0, 1, 2, 99, 301, 5000]) {
-            let certified = |authority| Certified {
+            let certified = |authority| CertifiedBy {
                 authority,
                 serial,
                 key_id: b"x",
@@ -77,7 +77,7 @@ fn serial_numbers_revoke_however_they_are_written() {
             let by = |certified| {
                 revokes(
                     &krl,
-                    &Shown {
+                    &Presented {
                         plain: &plain,
                         certified,
                     },
@@ -104,9 +104,9 @@ fn what_is_cut_is_an_error_and_nothing_panics() {
         "serial: 5\nserial: 100-200\nid: someone\nkey: {other}sha256: {other}sha1: {other}"
     );
     let krl = krl(dir.path(), &spec);
-    let shown = Shown {
+    let shown = Presented {
         plain: &plain,
-        certified: Some(Certified {
+        certified: Some(CertifiedBy {
             authority: &authority,
             serial: 9,
             key_id: b"id",
@@ -154,9 +154,9 @@ fn sections(krl: &[u8]) -> Vec<usize> {
 
 #[test]
 fn numbers_that_cannot_be_are_errors() {
-    let shown = Shown {
+    let shown = Presented {
         plain: b"key",
-        certified: Some(Certified {
+        certified: Some(CertifiedBy {
             authority: b"ca",
             serial: 3,
             key_id: b"id",
@@ -213,7 +213,7 @@ proptest! {
         let mut krl = b"SSHKRL\n\0\0\0\0\x01".to_vec();
         krl.extend([0; 32]);
         krl.extend(&bytes);
-        let shown = Shown { plain: b"key", certified: None };
+        let shown = Presented { plain: b"key", certified: None };
         let _no_panic = revokes(&krl, &shown);
     }
 }

@@ -4,12 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use russh::keys::PublicKeyBase64 as _;
-use russh::keys::signature::{Signer as _, Verifier as _};
-use russh::keys::ssh_key::Signature;
+use rsa::signature::Verifier as _;
+use ssh_key::Signature;
 
 use super::*;
-use crate::session::private_key::{look, open};
+use crate::private_key::{decrypt, inspect};
 
 const PASSPHRASE: &str = "open sesame";
 
@@ -53,8 +52,8 @@ impl Bench {
             &["pkey", "-in", ed25519, "-pubout", "-outform", "DER"],
         );
         let mut key = Vec::new();
-        crate::session::blob::put_string(&mut key, b"ssh-ed25519");
-        crate::session::blob::put_string(&mut key, &der[der.len() - 32..]);
+        crate::wire::put_string(&mut key, b"ssh-ed25519");
+        crate::wire::put_string(&mut key, &der[der.len() - 32..]);
         let line = format!("ssh-ed25519 {}\n", Base64::encode_string(&key));
         fs::write(bench.path("ed25519.pub"), line).unwrap();
         bench
@@ -108,34 +107,37 @@ impl Bench {
 
     #[track_caller]
     fn assert_plain(&self, source: &str, text: &str, how: &str) {
-        let found = look(text).unwrap_or_else(|why| panic!("{source} {how}: {why}"));
+        let found = inspect(text).unwrap_or_else(|why| panic!("{source} {how}: {why}"));
         let key = found
             .key
             .unwrap_or_else(|| panic!("{source} {how} is locked"));
         assert_eq!(
-            key.public_key_base64(),
+            Base64::encode_string(&key.public_key().to_bytes().unwrap()),
             self.public(source),
             "{source} {how}"
         );
-        let signature: Signature = key.try_sign(b"data").unwrap();
+        let algorithm = key.algorithm().to_string();
+        let signature =
+            crate::sign(&key, b"data", &algorithm.replace("ssh-rsa", "rsa-sha2-512")).unwrap();
+        let signature = Signature::try_from(&signature[..]).unwrap();
         let public = key.public_key().key_data();
         public.verify(b"data", &signature).unwrap();
     }
 
     #[track_caller]
     fn assert_locked(&self, source: &str, text: &str, how: &str) {
-        let found = look(text).unwrap_or_else(|why| panic!("{source} {how}: {why}"));
+        let found = inspect(text).unwrap_or_else(|why| panic!("{source} {how}: {why}"));
         assert!(found.key.is_none(), "{source} {how} is not locked");
         for wrong in ["", "open sesame ", "Open sesame"] {
             assert_eq!(
-                open(text, wrong).unwrap_err(),
-                DecryptError::Wrong,
+                decrypt(text, wrong).unwrap_err(),
+                DecryptError::WrongPassphrase,
                 "{source} {how}"
             );
         }
-        let key = open(text, PASSPHRASE).unwrap_or_else(|why| panic!("{source} {how}: {why}"));
+        let key = decrypt(text, PASSPHRASE).unwrap_or_else(|why| panic!("{source} {how}: {why}"));
         assert_eq!(
-            key.public_key_base64(),
+            Base64::encode_string(&key.public_key().to_bytes().unwrap()),
             self.public(source),
             "{source} {how}"
         );
@@ -190,7 +192,7 @@ fn pkcs8_opens() {
             let made = bench.openssl(source, &[&args[..], &LEGACY].concat());
             bench.assert_locked(source, &made, old);
         }
-        let why = look(&bench.openssl(source, &["pkcs8", "-topk8", "-v1", "PBE-SHA1-3DES"]));
+        let why = inspect(&bench.openssl(source, &["pkcs8", "-topk8", "-v1", "PBE-SHA1-3DES"]));
         let why = why.err().unwrap();
         assert!(why.contains("not supported (`openssl pkey"), "{why}");
         if source != "ed25519" {
@@ -257,32 +259,6 @@ fn what_editors_do_to_a_file_does_no_harm() {
     bench.assert_locked("rsa", &locked.replace('\n', "\r\n"), "with CR LF");
 }
 
-#[tokio::test]
-async fn a_mark_before_the_text_is_passed_over_and_utf16_is_told() {
-    use crate::session::auth::key_file::KeyFile;
-    let bench = Bench::new();
-    let text = bench.text("rsa");
-    let utf16: Vec<u8> = "\u{feff}"
-        .encode_utf16()
-        .chain(text.encode_utf16())
-        .flat_map(u16::to_le_bytes)
-        .collect();
-    let read = async |content: &[u8]| {
-        let path = bench.path("edited");
-        fs::write(&path, content).unwrap();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        }
-        KeyFile::read(&path, true).await
-    };
-    let marked = format!("\u{feff}{text}");
-    assert!(read(marked.as_bytes()).await.unwrap().unwrap().can_sign());
-    let why = read(&utf16).await.err().unwrap();
-    assert!(why.contains("UTF-16"), "{why}");
-}
-
 #[test]
 fn large_and_small_rsa_keys_open() {
     let bench = Bench::new();
@@ -317,7 +293,7 @@ fn what_is_no_key_for_us_is_told_as_such() {
     fs::write(bench.path("dsaparam"), params).unwrap();
     let dsa = file(&["gendsa", bench.path("dsaparam").to_str().unwrap()]);
     fs::write(bench.path("dsa"), &dsa).unwrap();
-    let why = |text: &str| look(text).err().unwrap();
+    let why = |text: &str| inspect(text).err().unwrap();
     assert!(why(&dsa).contains("DSA"), "{}", why(&dsa));
     let old = bench.openssl("dsa", &["pkey", "-traditional"]);
     assert!(why(&old).contains("DSA"), "{}", why(&old));
@@ -356,16 +332,16 @@ fn what_is_cut_or_changed_is_no_key_and_no_panic() {
     ] {
         for cut in 0..text.trim_end().len() {
             let cut = &text[..cut];
-            let opened = look(cut).is_ok() && open(cut, PASSPHRASE).is_ok();
+            let opened = inspect(cut).is_ok() && decrypt(cut, PASSPHRASE).is_ok();
             assert!(!opened || cut.contains("-----END"), "{source}: {cut}");
         }
         for at in 0..text.len() {
             let mut changed = text.clone().into_bytes();
             changed[at] ^= 1;
             if let Ok(changed) = String::from_utf8(changed)
-                && look(&changed).is_ok()
+                && inspect(&changed).is_ok()
             {
-                let _no_panic = open(&changed, PASSPHRASE);
+                let _no_panic = decrypt(&changed, PASSPHRASE);
             }
         }
     }
