@@ -1,6 +1,5 @@
-//! Key files in OpenSSH's format (OpenSSH's PROTOCOL.key). ssh-key reads them, but not an ECDSA key whose private
-//! number has less than 32 bytes, as one P-256 key of some hundreds has: such a file is read here, with the number
-//! filled up.
+//! Private keys in OpenSSH's format (PROTOCOL.key). ssh-key reads them, except ECDSA keys whose private number is
+//! shorter than the field, which one key in 256 has: this module reads those and pads the number.
 
 use base64ct::{Base64, Encoding as _};
 use ssh_key::encoding::Decode as _;
@@ -17,15 +16,18 @@ const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 const END: &str = "-----END OPENSSH PRIVATE KEY-----";
 const MAGIC: &[u8] = b"openssh-key-v1\0";
 
-/// bcrypt's rounds: ssh-keygen takes 16 (24 of late), and each takes some milliseconds.
+/// Most bcrypt rounds that a file may demand. ssh-keygen writes 16 or 24; each takes some milliseconds.
 const ROUNDS_LIMIT: u32 = 10_000;
 
-/// Whether the file is one of OpenSSH's.
+/// Returns whether the text contains an OpenSSH private key.
 pub(crate) fn is_openssh(text: &str) -> bool {
     text.contains(BEGIN)
 }
 
-/// Looks at a file; an error where no passphrase would make a key of it.
+/// Reads a key without decrypting it.
+///
+/// # Errors
+/// A text that says why no passphrase makes a usable key of the file.
 pub(crate) fn inspect(text: &str) -> Result<KeyInfo, String> {
     let content = unarmoured(text).ok_or_else(|| corrupt("it is not whole, or not base64"))?;
     let mut rest = Reader(content.strip_prefix(MAGIC).unwrap_or_default());
@@ -56,14 +58,14 @@ pub(crate) fn inspect(text: &str) -> Result<KeyInfo, String> {
     })
 }
 
-/// Opens a key that needs a passphrase.
+/// Decrypts a key. Runs bcrypt once.
 pub(crate) fn decrypt(text: &str, passphrase: &str) -> Result<PrivateKey, DecryptError> {
     let gone = || DecryptError::Unusable(corrupt("it is not whole, or not base64"));
     let content = unarmoured(text).ok_or_else(gone)?;
     let opened = PrivateKey::from_bytes(&content).and_then(|key| key.decrypt(passphrase));
     match opened {
         Ok(key) => Ok(key),
-        // A wrong passphrase is another error: bcrypt is not run twice for it.
+        // A wrong passphrase is another error, so bcrypt does not run twice for it.
         Err(ssh_key::Error::Encoding(_)) => read_ecdsa(&content, Some(passphrase))
             .ok_or_else(|| DecryptError::Unusable(corrupt("its private part cannot be read"))),
         Err(_) => Err(DecryptError::WrongPassphrase),
@@ -101,13 +103,13 @@ fn read_ecdsa(content: &[u8], passphrase: Option<&str>) -> Option<PrivateKey> {
     pair(public, &private)
 }
 
-/// The key pair of a decrypted private part.
+/// Decodes the decrypted private section of an ECDSA key. `None` if it is damaged or of another type.
 fn pair(public: &[u8], private: &[u8]) -> Option<PrivateKey> {
     let mut private = Reader(private);
     if private.u32()? != private.u32()? {
         return None;
     }
-    // Of an ECDSA key both parts begin alike: with the type, the curve and the point.
+    // The private section of an ECDSA key repeats the public key: type, curve and point.
     let mut private = Reader(private.0.strip_prefix(public)?);
     let Ok(KeyKind::Ecdsa(size)) = KeyKind::of(wire::name(public)?) else {
         return None;
@@ -129,7 +131,7 @@ fn pair(public: &[u8], private: &[u8]) -> Option<PrivateKey> {
 fn unarmoured(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     let (_, rest) = text.split_once(BEGIN)?;
     let (base64, _) = rest.split_once(END)?;
-    // One allocation, so that no half is left behind.
+    // Reserved at once: a reallocation would leave a copy of the key that is not zeroed.
     let mut joined = Zeroizing::new(String::with_capacity(base64.len()));
     joined.extend(base64.split_ascii_whitespace());
     Base64::decode_vec(&joined).ok().map(Zeroizing::new)

@@ -1,5 +1,5 @@
-//! Key files in PEM (RFC 7468), but for OpenSSH's own: PKCS#1 and SEC 1, encrypted as OpenSSL did of old (the headers
-//! of RFC 1421), and PKCS#8 (RFC 5958). The formats and ciphers are libraries'; here is what holds them together.
+//! Private keys in PEM (RFC 7468) except OpenSSH's own format: PKCS#1 and SEC 1, encrypted by OpenSSL's legacy headers
+//! (RFC 1421), and PKCS#8 (RFC 5958). Libraries decode the structures and decrypt; this module connects them.
 
 use aws_lc_rs::digest;
 use base64ct::{Base64, Encoding as _};
@@ -13,43 +13,45 @@ use crate::der::{self, DerError};
 use crate::error::{DecryptError, NO_DSA, corrupt};
 use crate::hex;
 
-/// The most work and memory (in bytes) that a file may make us spend on its passphrase.
+/// Most PBKDF2 iterations that a key file may demand. The file is not trusted: it could demand hours.
 const ROUNDS_LIMIT: u32 = 20_000_000;
+/// Most memory that scrypt may demand, in bytes.
 const MEMORY_LIMIT: u64 = 256 << 20;
+/// Most memory times parallelisation that scrypt may demand, in bytes.
 const WORK_LIMIT: u64 = 16 * MEMORY_LIMIT;
 
-/// A key file as it is read before its passphrase is known.
+/// A parsed PEM file, not yet decrypted.
 pub(crate) struct Pem {
     kind: Kind,
     lock: Option<Lock>,
-    /// Encrypted where there is a lock.
+    /// DER, encrypted if `lock` is set.
     content: Zeroizing<Vec<u8>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// PKCS#1.
+    /// PKCS#1 (`RSA PRIVATE KEY`).
     Rsa,
-    /// SEC 1 or PKCS#8.
+    /// SEC 1 (`EC PRIVATE KEY`) or PKCS#8.
     Other,
 }
 
 enum Lock {
-    /// `DEK-Info`: the cipher, and its initial vector, whose begin is the salt.
+    /// `DEK-Info` header: cipher and initialisation vector. Its first 8 bytes are the salt of the key derivation.
     Dek(Dek, Vec<u8>),
-    /// PKCS#8's own.
+    /// EncryptedPrivateKeyInfo of PKCS#8.
     Pkcs8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Dek {
     Ssh(Cipher),
-    /// DES is 3DES with the same key three times.
+    /// Single DES, computed as 3DES with the same key three times.
     Des,
 }
 
 impl Pem {
-    /// Reads a file; what it asks for is known and within bounds.
+    /// Parses a file, and checks that its encryption is supported and within the limits.
     pub(crate) fn read(text: &str) -> Result<Self, String> {
         let mut lines = text.lines().map(str::trim);
         let label = lines
@@ -57,7 +59,7 @@ impl Pem {
                 line.strip_prefix("-----BEGIN ")?
                     .strip_suffix("PRIVATE KEY-----")
             })
-            .ok_or("it is no private key in any known format")?;
+            .ok_or("it is not a private key in a supported format")?;
         let (kind, locked) = match label.trim_end() {
             "RSA" => (Kind::Rsa, false),
             "EC" | "" => (Kind::Other, false),
@@ -97,12 +99,12 @@ impl Pem {
         })
     }
 
-    /// Whether the file needs a passphrase.
+    /// Returns whether the file needs a passphrase.
     pub(crate) fn is_locked(&self) -> bool {
         self.lock.is_some()
     }
 
-    /// Opens the key; the passphrase of one that has none is not looked at.
+    /// Decrypts and decodes the key. The passphrase of an unencrypted key is ignored.
     pub(crate) fn open(&self, passphrase: &str) -> Result<PrivateKey, DecryptError> {
         let passphrase = passphrase.as_bytes();
         let opened;
@@ -117,7 +119,7 @@ impl Pem {
                 &opened
             }
         };
-        // With one wrong passphrase of 256 the padding looks right.
+        // One wrong passphrase in 256 yields valid padding, so garbage after decryption means a wrong passphrase too.
         let key = match self.kind {
             Kind::Rsa => der::pkcs1(der),
             Kind::Other => der::sec1_or_pkcs8(der),
@@ -173,7 +175,7 @@ fn dek(value: &str) -> Result<Lock, String> {
 
 fn unsupported(what: &str) -> String {
     format!(
-        "its encryption, {what}, is not supported (`openssl pkey -aes256 -in FILE -out NEW` writes it with one that is)"
+        "its encryption, {what}, is not supported (`openssl pkey -aes256 -in FILE -out NEW` converts it)"
     )
 }
 
@@ -271,7 +273,7 @@ fn decrypt(
     Ok(content)
 }
 
-/// OpenSSL's EVP_BytesToKey with MD5 and one round.
+/// EVP_BytesToKey(3) of OpenSSL with MD5 and one iteration: the key derivation of `DEK-Info` files.
 fn bytes_to_key(passphrase: &[u8], salt: &[u8], size: usize) -> Zeroizing<Vec<u8>> {
     let mut key = Zeroizing::new(Vec::with_capacity(size + 16));
     while key.len() < size {
@@ -286,7 +288,7 @@ fn bytes_to_key(passphrase: &[u8], salt: &[u8], size: usize) -> Zeroizing<Vec<u8
     key
 }
 
-/// RFC 8018 §5.1.
+/// PBKDF1 (RFC 8018 §5.1), which the libraries no longer offer.
 fn pbkdf1(md5: bool, passphrase: &[u8], salt: &[u8], rounds: u16) -> Zeroizing<Vec<u8>> {
     let hash = |content: &[u8]| match md5 {
         true => md5::compute(content).0.to_vec(),

@@ -1,4 +1,5 @@
-//! The text of a key file, whatever its format: what it tells before it is opened, and the opening.
+//! Private key files of every supported format: what is readable without the passphrase, and decryption. This module
+//! only recognises the format; `openssh`, `pem` and `putty` read it.
 
 pub use ssh_key::PrivateKey;
 use ssh_key::encoding::Encode as _;
@@ -10,15 +11,18 @@ use crate::pem::Pem;
 use crate::putty::{self, Ppk};
 use crate::wire;
 
-/// What a file tells without a passphrase.
+/// What a key file contains, as far as it is readable without the passphrase.
 pub struct KeyInfo {
     /// The public key as it goes on the wire; `None` if only decryption reveals it.
     pub public: Option<Vec<u8>>,
-    /// None where it needs a passphrase.
+    /// The private key; `None` if it is encrypted.
     pub key: Option<PrivateKey>,
 }
 
-/// Looks at a file; an error where no passphrase would make a key of it.
+/// Reads a key file without decrypting it.
+///
+/// # Errors
+/// A text that says why no passphrase makes a usable key of the file.
 pub fn inspect(text: &str) -> Result<KeyInfo, String> {
     let why = |unopened: DecryptError| unopened.to_string();
     if putty::is_ppk(text) {
@@ -47,7 +51,10 @@ pub fn inspect(text: &str) -> Result<KeyInfo, String> {
     })
 }
 
-/// Opens a key that needs a passphrase. It takes its time.
+/// Decrypts a key file. Blocks for up to seconds: bcrypt, scrypt and Argon2 are slow on purpose.
+///
+/// # Errors
+/// See [`DecryptError`].
 pub fn decrypt(text: &str, passphrase: &str) -> Result<PrivateKey, DecryptError> {
     if putty::is_ppk(text) {
         return Ppk::read(text)
@@ -62,12 +69,12 @@ pub fn decrypt(text: &str, passphrase: &str) -> Result<PrivateKey, DecryptError>
         .open(passphrase)
 }
 
-/// Whether a public key is one of a security key, which its file alone cannot sign with.
-pub fn is_of_token(public: &[u8]) -> bool {
+/// Returns whether `public` belongs to a FIDO security key. Its file cannot sign: the token is needed, through an agent.
+pub fn is_security_key(public: &[u8]) -> bool {
     wire::name(public).is_some_and(|name| name.starts_with("sk-"))
 }
 
-/// The public half as it goes on the wire.
+/// Returns the public half in wire format. `None` if it cannot be encoded.
 pub fn public_bytes(key: &PrivateKey) -> Option<Vec<u8>> {
     key.public_key().to_bytes().ok()
 }

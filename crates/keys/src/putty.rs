@@ -1,5 +1,5 @@
-//! PuTTY's key files, versions 2 and 3 (PuTTY's manual, appendix "PPK file format"). A reader of our own: ssh-key
-//! takes the private number of an Ed25519 key for an mpint, but it is little-endian and may begin with zeros.
+//! PuTTY's private key files, versions 2 and 3 (PuTTY manual, appendix "PPK file format"). Not ssh-key's reader, because
+//! it decodes the private number of an Ed25519 key as an mpint, although it is little-endian and may start with zeros.
 
 use argon2::Argon2;
 use aws_lc_rs::{digest, hmac};
@@ -18,21 +18,21 @@ use crate::wire::{self, KeyKind, Reader, put_ecdsa, put_string};
 const MAGIC: &str = "PuTTY-User-Key-File-";
 const AES: &str = "aes256-cbc";
 const BLOCK: usize = 16;
-/// The most memory that a file may make us take, in KiB.
+/// Most memory that Argon2 may demand, in KiB.
 const MEMORY_LIMIT: u32 = 256 << 10;
-/// The most work a file may make us do, in KiB × passes. PuTTY takes little memory and as many passes as fit into
-/// its time, so that passes alone say nothing.
+/// Most work that Argon2 may demand, in KiB × passes. PuTTY uses little memory and as many passes as fit into its time
+/// limit, so the number of passes alone says nothing.
 const WORK_LIMIT: u64 = 64 * (256 << 10);
 const LANES_LIMIT: u32 = 8;
 
-/// A key file as it is read before its passphrase is known.
+/// A parsed PPK file, not yet decrypted.
 pub(crate) struct Ppk {
     version: Version,
     kind: KeyKind,
     comment: String,
     public: Vec<u8>,
     lock: Option<Lock>,
-    /// Encrypted where there is a lock.
+    /// Private section, encrypted if `lock` is set.
     private: Zeroizing<Vec<u8>>,
     mac: Vec<u8>,
 }
@@ -48,7 +48,7 @@ enum Lock {
     Argon2(Argon2<'static>, Vec<u8>),
 }
 
-/// What a passphrase becomes.
+/// Keys derived from the passphrase; empty where the file needs none.
 #[derive(Default)]
 struct Keys {
     cipher: Zeroizing<Vec<u8>>,
@@ -56,13 +56,13 @@ struct Keys {
     mac: Zeroizing<Vec<u8>>,
 }
 
-/// Whether the file is one of PuTTY's.
+/// Returns whether the text is a PuTTY private key file.
 pub(crate) fn is_ppk(text: &str) -> bool {
     text.trim_start().starts_with(MAGIC)
 }
 
 impl Ppk {
-    /// Reads a file's lines; what they ask for is within bounds.
+    /// Parses a file, and checks that the key derivation stays within the limits.
     pub(crate) fn read(text: &str) -> Result<Self, String> {
         let mut lines = Lines(text.trim_start().lines());
         let (version, algorithm) = lines.first()?;
@@ -106,17 +106,17 @@ impl Ppk {
         })
     }
 
-    /// The public key.
+    /// The public key in wire format. It is not encrypted.
     pub(crate) fn public(&self) -> &[u8] {
         &self.public
     }
 
-    /// Whether the file needs a passphrase.
+    /// Returns whether the file needs a passphrase.
     pub(crate) fn is_locked(&self) -> bool {
         self.lock.is_some()
     }
 
-    /// Opens the key; the passphrase of one that has none is not looked at.
+    /// Decrypts the key and verifies `Private-MAC`. The passphrase of an unencrypted key is ignored.
     pub(crate) fn open(mut self, passphrase: &str) -> Result<PrivateKey, DecryptError> {
         let keys = self
             .keys(passphrase.as_bytes())
@@ -149,7 +149,7 @@ impl Ppk {
                 keys.mac = sha1(b"putty-private-key-file-mac-key", passphrase);
                 let (first, second) = (sha1(&[0; 4], passphrase), sha1(&[0, 0, 0, 1], passphrase));
                 let bytes = first.iter().chain(second.iter()).take(32).copied();
-                // One allocation, so that no half is left behind.
+                // Reserved at once: a reallocation would leave a copy of the key that is not zeroed.
                 keys.cipher.reserve_exact(32);
                 keys.cipher.extend(bytes);
                 keys.iv = Zeroizing::new(vec![0; BLOCK]);
@@ -190,7 +190,7 @@ impl Ppk {
         hmac::verify(&hmac::Key::new(algorithm, key), &content, &self.mac).is_ok()
     }
 
-    /// The key pair as OpenSSH writes it.
+    /// Returns the key pair in the order in which OpenSSH stores it, for ssh-key to decode.
     fn wire(&self) -> Result<Zeroizing<Vec<u8>>, String> {
         let len = 2 * (self.public.len() + self.private.len()) + 256;
         let mut wire = Zeroizing::new(Vec::with_capacity(len));
@@ -207,7 +207,7 @@ impl Ppk {
     }
 }
 
-/// The private number is little-endian: what is short lacks zeros at its end.
+/// Appends an Ed25519 key pair. The private number is little-endian, so a short one lacks zeros at its end.
 fn put_ed25519(
     into: &mut Vec<u8>,
     public: &mut Reader<'_>,
@@ -233,7 +233,7 @@ fn put_rsa(into: &mut Vec<u8>, public: &mut Reader<'_>, private: &mut Reader<'_>
     Some(())
 }
 
-/// The lines of a file; PuTTY wants them in one order.
+/// The lines of a file, which must come in a fixed order.
 struct Lines<'a>(std::str::Lines<'a>);
 
 impl<'a> Lines<'a> {

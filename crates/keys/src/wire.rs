@@ -1,35 +1,36 @@
-//! The binary grammar of RFC 4251 §5, as far as keys, certificates and agents need it.
+//! Wire format of keys, certificates and agent messages: the types of RFC 4251 §5 and certificates of OpenSSH.
 
 use tunneld_proto::text;
 use zeroize::Zeroizing;
 
-/// Reads from the front of some bytes.
+/// Reads RFC 4251 §5 types from the start of a slice. Every method returns `None` at a truncated value and then leaves
+/// the rest as it was.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// The next byte.
+    /// Reads a byte.
     pub fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
     }
 
-    /// The next uint32.
+    /// Reads a uint32.
     pub fn u32(&mut self) -> Option<u32> {
         let (first, rest) = self.0.split_first_chunk::<4>()?;
         self.0 = rest;
         Some(u32::from_be_bytes(*first))
     }
 
-    /// The next uint64.
+    /// Reads a uint64.
     pub fn u64(&mut self) -> Option<u64> {
         let (first, rest) = self.0.split_first_chunk::<8>()?;
         self.0 = rest;
         Some(u64::from_be_bytes(*first))
     }
 
-    /// The next string.
+    /// Reads a string: a length and that many bytes.
     pub fn string(&mut self) -> Option<&'a [u8]> {
         let len = usize::try_from(self.u32()?).ok()?;
         let (string, rest) = self.0.split_at_checked(len)?;
@@ -38,23 +39,24 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What a login wants to know of a certificate (OpenSSH PROTOCOL.certkeys); the server judges the rest.
+/// The fields of an OpenSSH certificate (PROTOCOL.certkeys) that a client needs. The signature is not checked here:
+/// the server checks a user certificate, the SSH core a host certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
-    /// The plain key that is certified.
+    /// The certified plain key, in wire format.
     pub key: Vec<u8>,
-    /// The serial number.
+    /// Serial number; 0 means that the certificate has none.
     pub serial: u64,
-    /// The authority's name for it.
+    /// Key ID, chosen by the certificate authority.
     pub key_id: Vec<u8>,
-    /// The first second of its validity.
+    /// First second of validity, in seconds since 1970.
     pub valid_after: u64,
-    /// The second from which it is not valid any more.
+    /// First second after the validity, in seconds since 1970; `u64::MAX` for no end.
     pub valid_before: u64,
 }
 
 impl Certificate {
-    /// Reads a certificate; none where the blob is anything else.
+    /// Parses a certificate in wire format. `None` if `blob` is a plain key or damaged.
     pub fn read(blob: &[u8]) -> Option<Self> {
         let mut reader = Reader(blob);
         let name = std::str::from_utf8(reader.string()?).ok()?;
@@ -87,29 +89,35 @@ impl Certificate {
     }
 }
 
-/// Writes a string.
+/// Appends a string: its length and its bytes.
 pub fn put_string(into: &mut Vec<u8>, string: &[u8]) {
     let len = u32::try_from(string.len()).unwrap_or(u32::MAX);
     into.extend(len.to_be_bytes());
     into.extend(string);
 }
 
-/// The algorithm name that a key, certificate or signature begins with.
+/// Returns the algorithm name at the start of a key, certificate or signature. `None` if it is missing.
 pub fn name(blob: &[u8]) -> Option<&str> {
     std::str::from_utf8(Reader(blob).string()?).ok()
 }
 
-/// The type without `-cert-v01@…`, and whether it was there.
+/// Splits a key type into the plain type and whether it is a certificate type.
+///
+/// ```
+/// use tunneld_keys::wire::plain_type;
+/// let (plain, certificate) = plain_type("ssh-ed25519-cert-v01@openssh.com");
+/// assert_eq!((&plain[..], certificate), ("ssh-ed25519", true));
+/// ```
 pub fn plain_type(name: &str) -> (String, bool) {
     match name.split_once("-cert-v01@") {
-        // `sk-ssh-ed25519-cert-v01@openssh.com` is of the type `sk-ssh-ed25519@openssh.com`.
+        // Security keys keep their domain: `sk-ssh-ed25519-cert-v01@openssh.com` certifies `sk-ssh-ed25519@openssh.com`.
         Some((plain, domain)) if plain.starts_with("sk-") => (format!("{plain}@{domain}"), true),
         Some((plain, _)) => (plain.to_owned(), true),
         None => (name.to_owned(), false),
     }
 }
 
-/// How ssh calls a type in messages: `ED25519`, `RSA-CERT`, …
+/// Returns the short name that ssh prints for a key type: `ED25519`, `RSA-CERT`, …; an unknown type is escaped.
 pub fn short_type(name: &str) -> String {
     let (plain, certified) = plain_type(name);
     let short = match plain.as_str() {
@@ -124,19 +132,22 @@ pub fn short_type(name: &str) -> String {
     format!("{short}{}", if certified { "-CERT" } else { "" })
 }
 
-/// The types of keys that can be read.
+/// Key types whose private keys can be read from a file.
 #[derive(Clone, Copy)]
 pub enum KeyKind {
     /// `ssh-ed25519` (RFC 8709).
     Ed25519,
     /// `ssh-rsa` (RFC 4253 §6.6).
     Rsa,
-    /// With the bytes of a private number.
+    /// `ecdsa-sha2-nistp*` (RFC 5656), with the length of the private number in bytes: 32, 48 or 66.
     Ecdsa(usize),
 }
 
 impl KeyKind {
-    /// The type of that name.
+    /// Returns the type with the SSH name `algorithm`.
+    ///
+    /// # Errors
+    /// A text for other types.
     pub fn of(algorithm: &str) -> Result<Self, String> {
         match algorithm {
             "ssh-ed25519" => Ok(Self::Ed25519),
@@ -146,13 +157,16 @@ impl KeyKind {
             "ecdsa-sha2-nistp521" => Ok(Self::Ecdsa(66)),
             other => {
                 let other = text::escape(other);
-                Err(format!("keys of the type {other} are not supported"))
+                Err(format!("keys of type {other} are not supported"))
             }
         }
     }
 }
 
-/// The private number is an mpint; ssh-key refuses short ones, so it is given all `size` bytes.
+/// Appends the curve, point and private number of an ECDSA key, in the order in which OpenSSH stores them. `None` if a
+/// part is missing or the number is longer than `size` bytes.
+///
+/// The number is an mpint without leading zeros. ssh-key rejects numbers shorter than the field, so it is padded.
 pub fn put_ecdsa(
     into: &mut Vec<u8>,
     public: &mut Reader<'_>,

@@ -1,11 +1,11 @@
-//! The host field of a known_hosts line: hashed, or a list of patterns.
+//! The host field of a known_hosts line: one hashed name (HashKnownHosts) or a list of patterns.
 
 use aws_lc_rs::hmac;
 use base64ct::{Base64, Encoding as _};
 
 use tunneld_ssh::pattern::{PatternMatch, match_list};
 
-/// Whether the field is about `name`, which is in lower case.
+/// Returns whether the host field matches `name`, which must be in lower case.
 pub(crate) fn covers(field: &str, name: &str) -> bool {
     match field.strip_prefix('|') {
         Some(hashed) => hash_covers(hashed, name).unwrap_or(false),

@@ -1,14 +1,14 @@
-//! Public keys as blobs (RFC 4253 §6.6, RFC 5656 §3.1, RFC 8709 §4): their types, whether they are whole, their fingerprints.
+//! Public keys in wire format (RFC 4253 §6.6, RFC 5656 §3.1, RFC 8709 §4): type, completeness, fingerprint.
 
 use base64ct::{Base64Unpadded, Encoding as _};
 
-/// The SHA256 fingerprint of a key, as ssh shows it.
+/// Returns the SHA-256 fingerprint of a key as ssh prints it: `SHA256:` and unpadded base64.
 pub fn fingerprint(blob: &[u8]) -> String {
     let digest = super::sha256(blob);
     format!("SHA256:{}", Base64Unpadded::encode_string(digest.as_ref()))
 }
 
-/// The type that a key's blob begins with.
+/// Returns the type at the start of a key. `None` if it is missing or contains other than printable ASCII.
 pub fn key_type(blob: &[u8]) -> Option<&str> {
     let (name, _) = string(blob)?;
     std::str::from_utf8(name)
@@ -16,17 +16,17 @@ pub fn key_type(blob: &[u8]) -> Option<&str> {
         .filter(|name| name.bytes().all(|byte| byte.is_ascii_graphic()))
 }
 
-/// Whether a blob is a whole key of the type that it names.
-pub fn is_whole(blob: &[u8]) -> bool {
-    key_type(blob).is_some_and(|named| is_sound(named, blob))
+/// Returns whether `blob` is a complete key of the type at its start.
+pub fn is_complete(blob: &[u8]) -> bool {
+    key_type(blob).is_some_and(|named| is_valid(named, blob))
 }
 
-/// Whether a blob is a whole key of `named` type; others are lines that ssh skips.
-pub(crate) fn is_sound(named: &str, blob: &[u8]) -> bool {
-    body_is_sound(named, blob).unwrap_or(false)
+/// Returns whether `blob` is a complete key of type `named`. OpenSSH skips known_hosts lines that are not.
+pub(crate) fn is_valid(named: &str, blob: &[u8]) -> bool {
+    body_is_valid(named, blob).unwrap_or(false)
 }
 
-fn body_is_sound(named: &str, blob: &[u8]) -> Option<bool> {
+fn body_is_valid(named: &str, blob: &[u8]) -> Option<bool> {
     let (name, body) = string(blob)?;
     if name != named.as_bytes() {
         return Some(false);
@@ -68,7 +68,7 @@ fn is_point<'a>(body: &'a [u8], curve: &[u8], len: usize) -> Option<&'a [u8]> {
     (name == curve && point.len() == len && point.first() == Some(&4)).then_some(rest)
 }
 
-/// The string that `bytes` begin with (RFC 4251 §5), and the rest.
+/// Splits off the string at the start of `bytes` (RFC 4251 §5). `None` if it is truncated.
 fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (len, rest) = bytes.split_first_chunk::<4>()?;
     let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;

@@ -1,5 +1,5 @@
-//! OpenSSH's binary revocation lists (PROTOCOL.krl), as `ssh-keygen -k` writes them. A list is walked whole for each key
-//! that is looked up: what is damaged, or must be understood and is not, revokes everything.
+//! OpenSSH's binary key revocation lists (PROTOCOL.krl), as `ssh-keygen -k` writes them. Every look-up parses the
+//! whole list, because a damaged or unknown section anywhere makes the list unusable and so revokes every key.
 
 use aws_lc_rs::digest;
 
@@ -7,30 +7,33 @@ use super::presented::Presented;
 
 const MAGIC: &[u8] = b"SSHKRL\n\0";
 const VERSION: u32 = 1;
-/// OpenSSH reads no larger bitmap.
+/// Longest serial number bitmap that OpenSSH accepts, in bytes.
 const BITMAP_LIMIT: usize = 0x200_0000 / 8;
 
-/// Why a list cannot be relied on.
+/// Why a revocation list cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadKrl {
-    /// It ends before its time, or contradicts itself.
+    /// The list is truncated or violates the format.
     #[error("the revocation list is damaged")]
     Damaged,
-    /// It is of another version.
-    #[error("the revocation list is of version {0}, which is not known")]
+    /// The list has another format version than 1.
+    #[error("the revocation list has the unsupported version {0}")]
     Version(u32),
-    /// It has a part that is not known and might revoke anything.
-    #[error("the revocation list has a part of the unknown type {0}")]
+    /// The list has a section of an unknown type, which might revoke any key.
+    #[error("the revocation list has a section of the unknown type {0}")]
     Unknown(u8),
 }
 
-/// Whether a file is such a list.
+/// Returns whether `file` starts with the magic bytes of a binary revocation list.
 pub(crate) fn is_krl(file: &[u8]) -> bool {
     file.starts_with(MAGIC)
 }
 
-/// Whether the list revokes what a host has shown, or the authority behind it.
-pub(crate) fn revokes(krl: &[u8], shown: &Presented<'_>) -> Result<bool, BadKrl> {
+/// Returns whether the list revokes the presented key, its certificate, or its certificate authority.
+///
+/// # Errors
+/// The list is damaged or not understood: the caller must treat every key as revoked.
+pub(crate) fn revokes(krl: &[u8], presented: &Presented<'_>) -> Result<bool, BadKrl> {
     let mut reader = Reader(krl.strip_prefix(MAGIC).ok_or(BadKrl::Damaged)?);
     match reader.u32()? {
         VERSION => {}
@@ -38,16 +41,19 @@ pub(crate) fn revokes(krl: &[u8], shown: &Presented<'_>) -> Result<bool, BadKrl>
     }
     let (_version, _generated, _flags) = (reader.u64()?, reader.u64()?, reader.u64()?);
     let (_reserved, _comment) = (reader.string()?, reader.string()?);
-    let keys: Vec<&[u8]> = [Some(shown.plain), shown.certified.map(|by| by.authority)]
-        .into_iter()
-        .flatten()
-        .collect();
+    let keys: Vec<&[u8]> = [
+        Some(presented.plain),
+        presented.certified.map(|by| by.authority),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let mut found = false;
     while !reader.is_empty() {
         let kind = reader.byte()?;
         let mut section = Reader(reader.string()?);
         found |= match kind {
-            1 => certificates(&mut section, shown)?,
+            1 => certificates(&mut section, presented)?,
             2 => section.any(|listed| keys.contains(&listed))?,
             3 => hashes(&mut section, &digest::SHA1_FOR_LEGACY_USE_ONLY, &keys)?,
             5 => hashes(&mut section, &digest::SHA256, &keys)?,
@@ -63,25 +69,25 @@ fn hashes(
     algorithm: &'static digest::Algorithm,
     keys: &[&[u8]],
 ) -> Result<bool, BadKrl> {
-    let mine: Vec<_> = keys
+    let hashed: Vec<_> = keys
         .iter()
         .map(|key| digest::digest(algorithm, key))
         .collect();
     let mut whole = true;
     let found = section.any(|listed| {
         whole &= listed.len() == algorithm.output_len();
-        mine.iter().any(|mine| mine.as_ref() == listed)
+        hashed.iter().any(|key| key.as_ref() == listed)
     })?;
     whole.then_some(found).ok_or(BadKrl::Damaged)
 }
 
-/// The certificates of one authority, or of any where none is named.
-fn certificates(section: &mut Reader<'_>, shown: &Presented<'_>) -> Result<bool, BadKrl> {
+/// Evaluates a section of certificates of one authority, or of every authority if none is named.
+fn certificates(section: &mut Reader<'_>, presented: &Presented<'_>) -> Result<bool, BadKrl> {
     let (authority, _reserved) = (section.string()?, section.string()?);
-    let ours = shown
+    let ours = presented
         .certified
         .filter(|by| authority.is_empty() || authority == by.authority);
-    // OpenSSH takes the serial number 0 for none.
+    // In OpenSSH the serial number 0 means that the certificate has none.
     let serial = ours.map(|by| by.serial).filter(|serial| *serial != 0);
     let mut found = false;
     while !section.is_empty() {
@@ -116,7 +122,7 @@ fn serials(part: &mut Reader<'_>, serial: Option<u64>) -> Result<bool, BadKrl> {
     Ok(found)
 }
 
-/// The bits of a big-endian number, counted from an offset.
+/// Evaluates a bitmap of serial numbers: bit N of a big-endian number stands for serial number `offset` + N.
 fn bitmap(part: &mut Reader<'_>, serial: Option<u64>) -> Result<bool, BadKrl> {
     let (offset, bits) = (part.u64()?, part.string()?);
     let bits = bits.strip_prefix(&[0]).unwrap_or(bits);
@@ -137,7 +143,7 @@ fn bitmap(part: &mut Reader<'_>, serial: Option<u64>) -> Result<bool, BadKrl> {
     Ok(byte.is_some_and(|byte| byte >> (bit % 8) & 1 == 1))
 }
 
-/// An extension that may be passed over is; nothing is revoked by it.
+/// Skips an extension that is not critical. A critical one is unknown here and makes the list unusable.
 fn extension(part: &mut Reader<'_>, kind: u8) -> Result<bool, BadKrl> {
     let (_name, critical, _contents) = (part.string()?, part.byte()?, part.string()?);
     match critical {
@@ -147,7 +153,7 @@ fn extension(part: &mut Reader<'_>, kind: u8) -> Result<bool, BadKrl> {
     }
 }
 
-/// Reads from the front (RFC 4251 §5).
+/// Reads RFC 4251 §5 types; the end of the bytes is [`BadKrl::Damaged`].
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -180,7 +186,7 @@ impl<'a> Reader<'a> {
         Ok(string)
     }
 
-    /// Whether `matches` holds for one of the strings that are left; all are read.
+    /// Returns whether `matches` holds for one of the remaining strings. Reads all of them, to find damage.
     fn any(&mut self, mut matches: impl FnMut(&'a [u8]) -> bool) -> Result<bool, BadKrl> {
         let mut found = false;
         while !self.is_empty() {

@@ -1,5 +1,5 @@
-//! known_hosts, the format of sshd(8), judged as OpenSSH judges it: which lines are about a host, and what they say
-//! of a key. Pure: text in, verdicts out. Reading and writing the files is the session's.
+//! The known_hosts format (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT), evaluated exactly as OpenSSH does it: which lines
+//! match a host, and whether an offered key is known, changed or revoked. The session reads and writes the files.
 
 mod host_pattern;
 mod key;
@@ -12,19 +12,20 @@ mod tests;
 use aws_lc_rs::{digest, hmac};
 use base64ct::{Base64, Encoding as _};
 
-pub use key::{fingerprint, is_whole, key_type};
+pub use key::{fingerprint, is_complete, key_type};
 
-/// The names under which a host is looked up.
+/// The names under which a host is looked up in known_hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
-    /// The name that new lines bear: `host`, `[host]:port` or the alias.
+    /// The name that new lines get: `host`, `[host]:port` or the HostKeyAlias, in lower case.
     pub lookup: String,
-    /// The host without its port, which may vouch for a key that is unknown under `lookup`.
+    /// The host without its port; `None` for port 22 and for an alias. A key listed under it is accepted if `lookup`
+    /// has no entry, as ssh does it.
     bare: Option<String>,
 }
 
 impl Name {
-    /// The name of a host and port.
+    /// Returns the names of `host` at `port`.
     pub fn new(host: &str, port: u16) -> Self {
         let host = host.to_lowercase();
         if port == 22 {
@@ -40,7 +41,7 @@ impl Name {
         }
     }
 
-    /// HostKeyAlias: the name as it is, whatever the port.
+    /// Returns the name for a HostKeyAlias (ssh_config(5)), which never includes the port.
     pub fn alias(alias: &str) -> Self {
         Self {
             lookup: alias.to_lowercase(),
@@ -49,38 +50,38 @@ impl Name {
     }
 }
 
-/// One known_hosts file.
+/// One known_hosts file, read by the caller.
 #[derive(Debug, Clone, Copy)]
 pub struct Source<'a> {
-    /// Its name, for verdicts.
+    /// File name, for [`Location`] only.
     pub file: &'a str,
-    /// What it holds.
+    /// The whole content; need not be UTF-8.
     pub text: &'a [u8],
 }
 
-/// Where a line stands, and the fingerprint of its key.
+/// A line of a known_hosts file and the key in it, for error messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
-    /// The file.
+    /// [`Source::file`] of the file.
     pub file: String,
-    /// The line, from 1.
+    /// Line number, from 1.
     pub line: usize,
-    /// The key's type.
+    /// Key type such as `ssh-ed25519`.
     pub key_type: String,
-    /// The key's SHA256 fingerprint.
+    /// Fingerprint such as `SHA256:…`.
     pub fingerprint: String,
 }
 
-/// What known_hosts says of an offered key.
+/// Result of the comparison of an offered key with known_hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostKeyStatus {
-    /// It is the host's.
+    /// The key is listed for the host.
     Known,
-    /// Nothing is known of the host.
+    /// No key is listed for the host.
     Unknown,
-    /// Another key is the host's.
+    /// Only other keys are listed for the host; the location is the last of them.
     Changed(Location),
-    /// The key, or the authority behind it, is revoked.
+    /// A `@revoked` line lists the key or its certificate authority.
     Revoked(Location),
 }
 
@@ -93,41 +94,51 @@ enum Marker {
 
 #[derive(Debug, Clone)]
 struct Line {
-    place: Location,
+    location: Location,
     marker: Marker,
     blob: Vec<u8>,
 }
 
-/// The lines of some files that are about one host.
+/// The lines that match one host, of all known_hosts files.
+///
+/// ```
+/// use tunneld_keys::known_hosts::{HostKeyStatus, KnownHost, Name, Source, new_line};
+///
+/// let key = [&[0, 0, 0, 11][..], b"ssh-ed25519", &[0, 0, 0, 32], &[7; 32]].concat();
+/// let name = Name::new("host.example", 2222);
+/// let line = new_line(&name, &key, None).unwrap();
+/// let file = Source { file: "known_hosts", text: line.as_bytes() };
+/// assert_eq!(KnownHost::look_up(&[file], &name).judge(&key), HostKeyStatus::Known);
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct KnownHost {
     lines: Vec<Line>,
-    /// The lines about the bare name of a host with a port of its own.
+    /// Lines that match the host name without its port; empty for port 22.
     bare: Vec<Line>,
 }
 
 impl KnownHost {
-    /// Gathers what `sources` say of `name`.
+    /// Collects the lines of `sources` that match `name`, in order. Lines that OpenSSH skips are skipped.
     pub fn look_up(sources: &[Source<'_>], name: &Name) -> Self {
         let mut found = Self::default();
         for source in sources {
             for (index, text) in source.text.split(|&byte| byte == b'\n').enumerate() {
                 let Some(raw) = raw_line(text) else { continue };
                 let bare = name.bare.as_deref();
-                let (under_name, under_bare) = (
+                let (matches_name, matches_bare) = (
                     host_pattern::covers(raw.hosts, &name.lookup),
                     bare.is_some_and(|bare| host_pattern::covers(raw.hosts, bare)),
                 );
-                if !under_name && !under_bare {
+                if !matches_name && !matches_bare {
                     continue;
                 }
-                let Some(line) = raw.proved(source.file, index + 1) else {
+                let Some(line) = raw.validate(source.file, index + 1) else {
                     continue;
                 };
-                if under_bare {
+                if matches_bare {
                     found.bare.push(line.clone());
                 }
-                if under_name {
+                if matches_name {
                     found.lines.push(line);
                 }
             }
@@ -135,41 +146,41 @@ impl KnownHost {
         found
     }
 
-    /// What is said of the plain key `blob`.
+    /// Returns the status of the plain key `blob` (not a certificate).
     pub fn judge(&self, blob: &[u8]) -> HostKeyStatus {
-        if let Some(place) = revoked(&self.lines, blob) {
-            return HostKeyStatus::Revoked(place);
+        if let Some(location) = revoked(&self.lines, blob) {
+            return HostKeyStatus::Revoked(location);
         }
-        // As ssh does: what stands under the name itself leaves the bare name unasked.
+        // As ssh does it: the bare name counts only if nothing is listed under the full name.
         match judge_plain(&self.lines, blob) {
             HostKeyStatus::Unknown => match revoked(&self.bare, blob) {
-                Some(place) => HostKeyStatus::Revoked(place),
+                Some(location) => HostKeyStatus::Revoked(location),
                 None if judge_plain(&self.bare, blob) == HostKeyStatus::Known => {
                     HostKeyStatus::Known
                 }
                 None => HostKeyStatus::Unknown,
             },
-            verdict => verdict,
+            status => status,
         }
     }
 
-    /// Where a `@revoked` line names `blob`, a key or an authority.
+    /// Returns the `@revoked` line that lists `blob`, a key or a certificate authority; `None` if there is none.
     pub fn revoked(&self, blob: &[u8]) -> Option<Location> {
         revoked(&self.lines, blob).or_else(|| revoked(&self.bare, blob))
     }
 
-    /// Whether any key or authority is revoked for this host.
+    /// Returns whether any `@revoked` line matches this host.
     pub fn has_revoked(&self) -> bool {
         let mut lines = self.lines.iter().chain(&self.bare);
         lines.any(|line| line.marker == Marker::Revoked)
     }
 
-    /// Whether a `@cert-authority` line trusts `authority` to name this host.
+    /// Returns whether a `@cert-authority` line for this host lists the key `authority`.
     pub fn trusts_authority(&self, authority: &[u8]) -> bool {
         self.authorities().any(|line| line.blob == authority)
     }
 
-    /// Whether any authority is trusted for this host.
+    /// Returns whether any `@cert-authority` line matches this host.
     pub fn has_authority(&self) -> bool {
         self.authorities().next().is_some()
     }
@@ -181,13 +192,14 @@ impl KnownHost {
             .filter(|line| line.marker == Marker::Authority)
     }
 
-    /// The types of the host's plain keys, in the files' order, each once.
+    /// Returns the types of the listed plain keys in file order, each once. The handshake offers these algorithms first,
+    /// so that a server with several keys shows one that can be verified.
     pub fn key_types(&self) -> Vec<String> {
         let of = |lines: &[Line]| {
             let mut types = Vec::new();
             for line in lines {
-                if line.marker == Marker::Plain && !types.contains(&line.place.key_type) {
-                    types.push(line.place.key_type.clone());
+                if line.marker == Marker::Plain && !types.contains(&line.location.key_type) {
+                    types.push(line.location.key_type.clone());
                 }
             }
             types
@@ -198,7 +210,7 @@ impl KnownHost {
         }
     }
 
-    /// Whether the plain key `blob` stands under the name itself, so that it need not be written again.
+    /// Returns whether the plain key `blob` is listed under the full name, so that it is not written again.
     pub fn lists(&self, blob: &[u8]) -> bool {
         self.lines
             .iter()
@@ -210,7 +222,7 @@ fn revoked(lines: &[Line], blob: &[u8]) -> Option<Location> {
     let found = lines
         .iter()
         .find(|line| line.marker == Marker::Revoked && line.blob == blob);
-    found.map(|line| line.place.clone())
+    found.map(|line| line.location.clone())
 }
 
 fn judge_plain(lines: &[Line], blob: &[u8]) -> HostKeyStatus {
@@ -222,7 +234,7 @@ fn judge_plain(lines: &[Line], blob: &[u8]) -> HostKeyStatus {
         other = Some(line);
     }
     match other {
-        Some(line) => HostKeyStatus::Changed(line.place.clone()),
+        Some(line) => HostKeyStatus::Changed(line.location.clone()),
         None => HostKeyStatus::Unknown,
     }
 }
@@ -234,9 +246,9 @@ struct RawLine<'a> {
     key: &'a str,
 }
 
-/// The fields of a line; none where OpenSSH would skip it.
+/// Splits a line into its fields. `None` for a line that OpenSSH skips.
 fn raw_line(text: &[u8]) -> Option<RawLine<'_>> {
-    // Only the comment may be anything but ASCII, and it is of no interest; ssh reads up to the first NUL.
+    // Only the comment can contain non-ASCII bytes, and it is not used. ssh reads C strings: a NUL ends the line.
     let end = text.iter().position(|byte| !byte.is_ascii() || *byte == 0);
     let text = std::str::from_utf8(text.get(..end.unwrap_or(text.len()))?).ok()?;
     let text = text.trim_matches(['\r', ' ', '\t']);
@@ -256,9 +268,9 @@ fn raw_line(text: &[u8]) -> Option<RawLine<'_>> {
     })
 }
 
-/// The marker of a line that begins with `@`, and what follows. To ssh it ends at the line's first space, or at the
-/// first tab of a line without any.
+/// Splits a line that starts with `@` after its marker. `None` for an unknown marker, which OpenSSH skips.
 fn marked(text: &str) -> Option<(Marker, &str)> {
+    // ssh ends the marker at the first space of the line, and only without any space at the first tab.
     let (marker, rest) = text.split_once(' ').or_else(|| text.split_once('\t'))?;
     match marker {
         "@cert-authority" => Some((Marker::Authority, rest)),
@@ -268,13 +280,13 @@ fn marked(text: &str) -> Option<(Marker, &str)> {
 }
 
 impl RawLine<'_> {
-    fn proved(&self, file: &str, line: usize) -> Option<Line> {
+    fn validate(&self, file: &str, line: usize) -> Option<Line> {
         let blob = Base64::decode_vec(self.key.trim_end_matches('\r')).ok()?;
-        if !key::is_sound(self.key_type, &blob) {
+        if !key::is_valid(self.key_type, &blob) {
             return None;
         }
         Some(Line {
-            place: Location {
+            location: Location {
                 file: file.to_owned(),
                 line,
                 key_type: self.key_type.to_owned(),
@@ -286,7 +298,8 @@ impl RawLine<'_> {
     }
 }
 
-/// The line that makes `blob` known under `name`; hashed with `salt` where there is one (HashKnownHosts).
+/// Returns the line, with its line feed, that lists the key `blob` under `name`. With `salt`, the name is hashed
+/// (HashKnownHosts). `None` if `blob` does not start with a key type.
 pub fn new_line(name: &Name, blob: &[u8], salt: Option<[u8; 20]>) -> Option<String> {
     let hosts = match salt {
         None => name.lookup.clone(),

@@ -1,21 +1,21 @@
-//! What a host has shown in the key exchange: the input of the revocation checks.
+//! The host key as the key exchange delivered it: the input of the revocation checks.
 
-/// What a host has shown.
+/// A host key that a server has presented.
 #[derive(Debug, Clone, Copy)]
 pub struct Presented<'a> {
-    /// Its plain key.
+    /// The plain public key as on the wire; for a certificate, the key that it certifies.
     pub plain: &'a [u8],
-    /// Who has certified that, where somebody has.
+    /// The certificate's own fields; `None` if the server presented a plain key.
     pub certified: Option<CertifiedBy<'a>>,
 }
 
-/// What a certificate says of itself.
+/// The fields of a host certificate that a revocation list can name (OpenSSH PROTOCOL.certkeys).
 #[derive(Debug, Clone, Copy)]
 pub struct CertifiedBy<'a> {
-    /// The authority's key.
+    /// Public key of the certificate authority, as on the wire.
     pub authority: &'a [u8],
-    /// The serial number; 0 for none.
+    /// Serial number; 0 means that the certificate has none.
     pub serial: u64,
-    /// The authority's name for it.
+    /// Key ID, chosen by the authority.
     pub key_id: &'a [u8],
 }

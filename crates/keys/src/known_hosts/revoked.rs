@@ -1,5 +1,5 @@
-//! RevokedHostKeys: a list of public keys, or one of OpenSSH's binary revocation lists. What cannot be read, in whole or
-//! in part, is an error, as for ssh: it might have revoked the key that was asked about.
+//! RevokedHostKeys files (ssh_config(5)): a list of public keys, or a binary revocation list. A file that cannot be
+//! understood completely is an error, as in ssh, because the unreadable part might revoke the key.
 
 use base64ct::{Base64, Encoding as _};
 
@@ -7,28 +7,29 @@ use super::key::key_type;
 use super::krl;
 use super::presented::Presented;
 
-/// Whether the file revokes the key, its certificate or the authority.
+/// Returns whether the file revokes the presented key, its certificate or its certificate authority.
 ///
 /// # Errors
-/// Where the file is no list, or one that is not understood; in words.
-pub fn revokes(file: &[u8], shown: &Presented<'_>) -> Result<bool, String> {
+/// A text that says why the file is not a usable list. The caller must then treat every key as revoked.
+pub fn revokes(file: &[u8], presented: &Presented<'_>) -> Result<bool, String> {
     if krl::is_krl(file) {
-        return krl::revokes(file, shown).map_err(|error| error.to_string());
+        return krl::revokes(file, presented).map_err(|error| error.to_string());
     }
-    let authority = shown.certified.map(|by| by.authority);
+    let authority = presented.certified.map(|by| by.authority);
     let mut found = false;
     for (index, line) in file.split(|byte| *byte == b'\n').enumerate() {
         let line = line.trim_ascii();
         if line.is_empty() || line.starts_with(b"#") {
             continue;
         }
-        let listed = listed(line).ok_or_else(|| format!("line {} is no public key", index + 1))?;
-        found |= listed == shown.plain || Some(&listed[..]) == authority;
+        let listed =
+            listed(line).ok_or_else(|| format!("line {} is not a public key", index + 1))?;
+        found |= listed == presented.plain || Some(&listed[..]) == authority;
     }
     Ok(found)
 }
 
-/// The plain key of a line.
+/// Returns the key of a line. `None` if the line is not a public key.
 fn listed(line: &[u8]) -> Option<Vec<u8>> {
     let mut fields = line
         .split(u8::is_ascii_whitespace)

@@ -154,7 +154,7 @@ fn order(
         }
         if !file.can_sign() {
             let shown = file.shown();
-            notes.push(match public.as_deref().is_some_and(private_key::is_of_token) {
+            notes.push(match public.as_deref().is_some_and(private_key::is_security_key) {
                 true => format!(
                     "{shown} is of a security key, which signs through the agent: `ssh-add {shown}`, for the agent \
                      that tunneld sees"

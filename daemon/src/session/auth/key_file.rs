@@ -223,7 +223,7 @@ fn read_key(path: PathBuf, asked_for: bool) -> Result<Option<KeyFile>, Note> {
         .map_err(|why| format!("key {shown} cannot be used: {why}"))?;
     let public = found.public.or_else(beside);
     let secret = match found.key {
-        _ if public.as_deref().is_some_and(private_key::is_of_token) => None,
+        _ if public.as_deref().is_some_and(private_key::is_security_key) => None,
         Some(key) => Some(Secret::Open(Arc::new(key))),
         None => Some(Secret::Locked(sealed)),
     };

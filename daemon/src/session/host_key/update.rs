@@ -49,7 +49,7 @@ impl HostKeyUpdater {
         let fresh: Vec<Bytes> = keys
             .into_iter()
             .take(MOST)
-            .filter(|key| known_hosts::is_whole(key) && !known.lists(key))
+            .filter(|key| known_hosts::is_complete(key) && !known.lists(key))
             .filter(|key| known.revoked(key).is_none())
             .collect();
         if fresh.is_empty() {
