@@ -18,7 +18,7 @@ use crate::wire::Reader;
 /// One target: takes any bytes.
 pub type FuzzTarget = fn(&[u8]);
 
-/// The targets by name; the corpus of each is in `fuzz/corpus/NAME`.
+/// The targets by name; the corpus of each is in the folder `fuzz/corpus/NAME`.
 pub const TARGETS: &[(&str, FuzzTarget)] = &[
     ("ident", transport::fuzz::ident),
     ("kexinit", transport::fuzz::kexinit),
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn the_corpora_are_replayed() {
-        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
         for (name, target) in TARGETS {
             let files: Vec<_> = std::fs::read_dir(corpus.join(name)).unwrap().collect();
             assert!(!files.is_empty(), "{name} has a corpus");
@@ -216,7 +216,7 @@ mod tests {
             cut: prop::sample::Index,
         ) {
             let (name, target) = TARGETS[which];
-            let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+            let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
             let files: Vec<_> = std::fs::read_dir(corpus.join(name)).unwrap().collect();
             let mut bytes = std::fs::read(pick.get(&files).as_ref().unwrap().path()).unwrap();
             for (at, byte) in changes {
