@@ -17,7 +17,6 @@ pub mod forward;
 mod hooks;
 pub mod known_hosts;
 pub mod log;
-pub mod pattern;
 pub mod platform;
 pub mod prompt;
 pub mod proxy;

@@ -1,7 +1,7 @@
-//! A bare `ssh -N -L`: `forward USER@HOST:PORT KEY LISTEN TO`, each of the last two `host:port`.
+//! A minimal `ssh -N -L`: `forward USER@HOST:PORT KEY LISTEN TO`, with `host:port` for LISTEN and TO.
 //!
-//! Shows how the driver is meant to be used, and is what its speed is measured with. It trusts whatever host
-//! key it sees: not for use beyond that.
+//! Shows how to use the client, and serves to measure its speed. It accepts every host key: do not use it for anything
+//! else.
 
 use std::error::Error;
 use std::io::{self, IoSlice};
@@ -14,20 +14,19 @@ use tokio::net::{TcpListener, TcpStream, tcp};
 use tokio::task::JoinSet;
 use tunneld_ssh::Config;
 use tunneld_ssh::auth::AuthResult;
-use tunneld_ssh::driver::{
-    self, ChannelReader, ChannelWriter, KeySigner, Options, Session, Stream,
-};
+use tunneld_ssh::client::{self, ChannelReader, ChannelWriter, Options, Session, Stream};
+use tunneld_ssh::testing::KeySigner;
 
-type Fault = Box<dyn Error + Send + Sync>;
+type BoxError = Box<dyn Error + Send + Sync>;
 
-fn main() -> Result<(), Fault> {
+fn main() -> Result<(), BoxError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(run())
 }
 
-async fn run() -> Result<(), Fault> {
+async fn run() -> Result<(), BoxError> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [server, key, listen, to] = args.as_slice() else {
         return Err("forward USER@HOST:PORT KEY LISTEN TO".into());
@@ -38,23 +37,25 @@ async fn run() -> Result<(), Fault> {
 
     let mut config = Config::default();
     if let Some(cipher) = std::env::var_os("CIPHER") {
-        let cipher = cipher.into_string().map_err(|_| "CIPHER is no text")?;
-        config.ciphers = tunneld_ssh::algorithm::Kind::Cipher.resolve(&cipher)?;
+        let cipher = cipher.into_string().map_err(|_| "CIPHER is not UTF-8")?;
+        let known = tunneld_ssh::algorithm::Kind::Cipher.find(&cipher);
+        config.ciphers = vec![known.ok_or("CIPHER is unknown")?];
     }
     let stream = Stream::from(TcpStream::connect(server).await?);
     let options = Options::default();
-    let trust = |_| async { true };
-    let mut connected = driver::handshake(stream, Arc::new(config), options, user, trust).await?;
+    let accept_any = |_| async { true };
+    let mut authenticator =
+        client::handshake(stream, Arc::new(config), options, user, accept_any).await?;
     let key = PrivateKey::from_openssh(std::fs::read_to_string(key)?)?;
     let blob = key.public_key().to_bytes()?;
     let algorithm = key.algorithm().to_string();
-    let result = connected
-        .publickey(&algorithm, &blob, &mut KeySigner::new(key))
+    let result = authenticator
+        .public_key(&algorithm, &blob, &mut KeySigner::new(key))
         .await?;
     if result != AuthResult::Success {
-        return Err(format!("not logged in: {result:?}").into());
+        return Err(format!("authentication failed: {result:?}").into());
     }
-    let (session, _incoming) = connected.into_session()?;
+    let (session, _incoming) = authenticator.into_session()?;
 
     let listener = TcpListener::bind(listen).await?;
     let mut connections = JoinSet::new();
@@ -65,62 +66,65 @@ async fn run() -> Result<(), Fault> {
                 let (session, host) = (session.clone(), host.to_owned());
                 let from = (from.ip().to_string(), from.port());
                 connections.spawn(async move {
-                    let _ = carry(&session, stream, host, port, from).await;
+                    let _ = relay(&session, stream, host, port, from).await;
                 });
             }
             Some(_) = connections.join_next() => {}
-            why = session.closed() => return Err(why.into()),
+            error = session.closed() => return Err(error.into()),
         }
     }
 }
 
-async fn carry(
+async fn relay(
     session: &Session,
     mut stream: TcpStream,
     host: String,
     port: u16,
     from: (String, u16),
-) -> Result<(), Fault> {
+) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
     let (reader, writer) = session.open_direct_tcpip(host, port, from).await?.split();
     let (local_reader, local_writer) = stream.split();
-    let done = tokio::try_join!(down(reader, local_writer), up(local_reader, writer));
-    if let Err(error) = done {
-        // No end of the file where there was none: a reset.
+    let result = tokio::try_join!(
+        channel_to_local(reader, local_writer),
+        local_to_channel(local_reader, writer)
+    );
+    if let Err(error) = result {
+        // The stream was cut: pass it on as a reset and not as an orderly end.
         stream.set_zero_linger()?;
         return Err(error.into());
     }
     Ok(())
 }
 
-async fn down(mut from: ChannelReader, mut to: tcp::WriteHalf<'_>) -> io::Result<()> {
-    let mut pieces: Vec<Bytes> = Vec::new();
-    while from.next_pieces(&mut pieces, 128 * 1024).await? {
-        let mut rest = pieces.as_mut_slice();
+async fn channel_to_local(mut from: ChannelReader, mut to: tcp::WriteHalf<'_>) -> io::Result<()> {
+    let mut chunks: Vec<Bytes> = Vec::new();
+    while from.read_chunks(&mut chunks, 128 * 1024).await? {
+        let mut rest = chunks.as_mut_slice();
         while !rest.is_empty() {
             let mut slices = [IoSlice::new(&[]); 16];
             let count = rest.len().min(slices.len());
-            for (slice, piece) in slices.iter_mut().zip(rest.iter()) {
-                *slice = IoSlice::new(piece);
+            for (slice, chunk) in slices.iter_mut().zip(rest.iter()) {
+                *slice = IoSlice::new(chunk);
             }
-            let mut wrote = to
+            let mut written = to
                 .write_vectored(slices.get(..count).unwrap_or_default())
                 .await?;
             while let Some(first) = rest.first_mut() {
-                if wrote < first.len() {
-                    first.advance(wrote);
+                if written < first.len() {
+                    first.advance(written);
                     break;
                 }
-                wrote -= first.len();
+                written -= first.len();
                 rest = rest.get_mut(1..).unwrap_or_default();
             }
         }
-        pieces.clear();
+        chunks.clear();
     }
     to.shutdown().await
 }
 
-async fn up(mut from: tcp::ReadHalf<'_>, mut to: ChannelWriter) -> io::Result<()> {
+async fn local_to_channel(mut from: tcp::ReadHalf<'_>, mut to: ChannelWriter) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         match from.read(&mut buffer).await? {

@@ -1,32 +1,43 @@
-//! What one session offers and how long it waits.
+//! What one session offers in the key exchange.
 
 use std::time::Duration;
 
 use crate::algorithm::Kind;
 
-/// What one session offers and how long it waits.
+/// Algorithms, rekey limits and time limit of one session's transport.
+///
+/// ```
+/// use tunneld_ssh::Config;
+/// use tunneld_ssh::algorithm::Kind;
+///
+/// let config = Config {
+///     ciphers: vec!["aes256-gcm@openssh.com"],
+///     rekey_bytes: Some(1 << 30),
+///     ..Config::default()
+/// };
+/// assert_eq!(config.macs, Kind::Mac.defaults());
+/// ```
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Our identification, without the line end.
+    /// Our identification, `SSH-2.0-` included and without the line end.
     pub ident: String,
-    /// Key exchange methods, best first.
+    /// Key exchange methods, preferred first.
     pub kex: Vec<&'static str>,
-    /// Host key algorithms, best first.
+    /// Host key algorithms, preferred first.
     pub host_keys: Vec<&'static str>,
-    /// Ciphers, best first.
+    /// Ciphers, preferred first.
     pub ciphers: Vec<&'static str>,
-    /// MACs, best first.
+    /// MACs, preferred first. Not used with ciphers that authenticate by themselves.
     pub macs: Vec<&'static str>,
-    /// Compression, best first.
+    /// Compression methods, preferred first.
     pub compression: Vec<&'static str>,
-    /// Whether ciphers open to the Terrapin attack are used with a server that has no strict key
-    /// exchange.
+    /// Whether ciphers that are open to the Terrapin attack are used with a server that has no strict key exchange.
     pub allow_terrapin: bool,
-    /// New keys after so many bytes in one direction; none for the cipher's own limit.
+    /// Bytes in one direction after which new keys are made, 1 KiB at least. `None` for the cipher's own limit.
     pub rekey_bytes: Option<u64>,
-    /// New keys after so long.
+    /// Age of the keys at which new ones are made. `None` for no limit.
     pub rekey_time: Option<Duration>,
-    /// How long the server may take for each step of a key exchange.
+    /// Time limit of the server for each step of a key exchange.
     pub kex_timeout: Duration,
 }
 

@@ -1,35 +1,52 @@
-//! The data types of RFC 4251 §5: reading with every length checked, and writing.
+//! The data types of RFC 4251 §5: a reader that checks every length, and a writer.
+//!
+//! ```
+//! use tunneld_ssh::wire::{Reader, Writer};
+//!
+//! let mut out = Vec::new();
+//! out.string("ssh-ed25519");
+//! out.u32(7);
+//!
+//! let mut reader = Reader::new(&out);
+//! assert_eq!(reader.utf8()?, "ssh-ed25519");
+//! assert_eq!(reader.u32()?, 7);
+//! reader.end()?;
+//! # Ok::<(), tunneld_ssh::wire::Malformed>(())
+//! ```
 
 use bytes::{BufMut, BytesMut};
 
-/// A field that is cut short or does not hold what its type promises.
+/// A field is truncated, or its content does not fit its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a malformed message")]
 pub struct Malformed;
 
-/// Reads the fields of one message, front to back.
+/// Reads the fields of one message from front to back. Allocates nothing.
 #[derive(Debug, Clone)]
 pub struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    /// Starts at the first byte.
+    /// A reader at the first of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
-    /// What was not read yet.
+    /// Returns the bytes that are not read yet.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    /// Whether everything was read.
+    /// Whether all bytes are read.
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    /// Fails unless everything was read.
+    /// Checks that all bytes are read.
+    ///
+    /// # Errors
+    /// [`Malformed`] if bytes are left.
     pub fn end(&self) -> Result<(), Malformed> {
         if self.is_empty() {
             Ok(())
@@ -38,52 +55,52 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// So many bytes as they are.
+    /// Reads `count` bytes without a length prefix.
     pub fn bytes(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
         let (head, tail) = self.rest.split_at_checked(count).ok_or(Malformed)?;
         self.rest = tail;
         Ok(head)
     }
 
-    /// So many bytes as an array.
+    /// Reads `N` bytes without a length prefix.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (head, tail) = self.rest.split_first_chunk().ok_or(Malformed)?;
         self.rest = tail;
         Ok(*head)
     }
 
-    /// `byte`.
+    /// Reads a `byte`.
     pub fn u8(&mut self) -> Result<u8, Malformed> {
         self.array().map(u8::from_be_bytes)
     }
 
-    /// `uint32`.
+    /// Reads a `uint32`.
     pub fn u32(&mut self) -> Result<u32, Malformed> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// `uint64`.
+    /// Reads a `uint64`.
     pub fn u64(&mut self) -> Result<u64, Malformed> {
         self.array().map(u64::from_be_bytes)
     }
 
-    /// `boolean`: all values but 0 are true.
+    /// Reads a `boolean`: every value but 0 is true.
     pub fn bool(&mut self) -> Result<bool, Malformed> {
         self.u8().map(|byte| byte != 0)
     }
 
-    /// `string`.
+    /// Reads a `string` of any bytes.
     pub fn string(&mut self) -> Result<&'a [u8], Malformed> {
         let length = usize::try_from(self.u32()?).map_err(|_| Malformed)?;
         self.bytes(length)
     }
 
-    /// A `string` that holds UTF-8.
+    /// Reads a `string` that has to be UTF-8.
     pub fn utf8(&mut self) -> Result<&'a str, Malformed> {
         std::str::from_utf8(self.string()?).map_err(|_| Malformed)
     }
 
-    /// `name-list`: ASCII names parted by commas.
+    /// Reads a `name-list`: ASCII names, separated by commas.
     pub fn name_list(&mut self) -> Result<NameList<'a>, Malformed> {
         let text = self.utf8()?;
         if text.is_ascii() {
@@ -93,11 +110,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `mpint` that is not negative: its magnitude without leading zeros.
+    /// Reads an `mpint` that is not negative. Returns its big-endian magnitude without leading zeros, empty for 0.
     pub fn mpint(&mut self) -> Result<&'a [u8], Malformed> {
         let bytes = self.string()?;
         match bytes {
             [] => Ok(bytes),
+            // A zero byte is only allowed in front of a byte with its sign bit set.
             [0, rest @ ..] => match rest.first() {
                 Some(first) if first & 0x80 != 0 => Ok(rest),
                 _ => Err(Malformed),
@@ -108,53 +126,53 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A `name-list` as it was read.
+/// A `name-list`, borrowed from its message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NameList<'a>(&'a str);
 
 impl<'a> NameList<'a> {
-    /// The names, best first.
+    /// Returns the names, preferred first.
     pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.0.split(',').filter(|name| !name.is_empty())
     }
 
-    /// Whether a name is among them.
+    /// Whether the list has this name.
     pub fn contains(&self, name: &str) -> bool {
         self.iter().any(|each| each == name)
     }
 
-    /// The list as it stood on the wire.
+    /// Returns the list with its commas.
     pub fn as_str(&self) -> &'a str {
         self.0
     }
 }
 
-/// Writes the fields of one message.
+/// Appends the fields of one message; implemented for [`Vec<u8>`] and [`BytesMut`].
 pub trait Writer {
-    /// Appends bytes as they are.
+    /// Appends bytes without a length prefix.
     fn raw(&mut self, bytes: &[u8]);
 
-    /// `byte`.
+    /// Appends a `byte`.
     fn u8(&mut self, value: u8) {
         self.raw(&[value]);
     }
 
-    /// `uint32`.
+    /// Appends a `uint32`.
     fn u32(&mut self, value: u32) {
         self.raw(&value.to_be_bytes());
     }
 
-    /// `uint64`.
+    /// Appends a `uint64`.
     fn u64(&mut self, value: u64) {
         self.raw(&value.to_be_bytes());
     }
 
-    /// `boolean`.
+    /// Appends a `boolean`.
     fn bool(&mut self, value: bool) {
         self.u8(u8::from(value));
     }
 
-    /// `string`; what goes beyond 4 GiB is cut off, as no message comes near.
+    /// Appends a `string`, cut to 4 GiB; no packet can hold nearly as much.
     fn string(&mut self, value: impl AsRef<[u8]>) {
         let value = value.as_ref();
         let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
@@ -162,7 +180,7 @@ pub trait Writer {
         self.raw(value.get(..length as usize).unwrap_or(value));
     }
 
-    /// `name-list`.
+    /// Appends a `name-list`.
     fn name_list<S: AsRef<str>>(&mut self, names: &[S]) {
         let joined = names
             .iter()
@@ -172,10 +190,11 @@ pub trait Writer {
         self.string(joined);
     }
 
-    /// `mpint` from a magnitude, big end first.
+    /// Appends an `mpint` with this big-endian magnitude, which may have leading zeros.
     fn mpint(&mut self, magnitude: &[u8]) {
         let zeros = magnitude.iter().take_while(|byte| **byte == 0).count();
         let value = magnitude.get(zeros..).unwrap_or_default();
+        // A leading zero byte keeps a number with its top bit set from being negative.
         let sign = usize::from(value.first().is_some_and(|first| first & 0x80 != 0));
         self.u32(u32::try_from(value.len() + sign).unwrap_or(u32::MAX));
         if sign == 1 {
@@ -221,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn negative_and_padded_mpints_are_refused() {
+    fn negative_mpints_and_leading_zeros_are_refused() {
         assert!(Reader::new(&[0, 0, 0, 1, 0x80]).mpint().is_err());
         assert!(Reader::new(&[0, 0, 0, 2, 0, 0x7f]).mpint().is_err());
         assert!(Reader::new(&[0, 0, 0, 1, 0]).mpint().is_err());
@@ -229,7 +248,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(a: u8, b: u32, c: u64, d: bool, s: Vec<u8>, t: String) {
+        fn written_fields_are_read_back(a: u8, b: u32, c: u64, d: bool, s: Vec<u8>, t: String) {
             let mut out = Vec::new();
             out.u8(a);
             out.u32(b);

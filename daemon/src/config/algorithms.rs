@@ -3,7 +3,7 @@
 use tunneld_ssh::algorithm::Kind;
 
 use super::fault::did_you_mean;
-use crate::pattern;
+use tunneld_ssh::pattern::{self, PatternMatch};
 
 /// The list that `text` stands for: a list of its own, or `+`, `-`, `^` and a list upon the defaults.
 ///
@@ -17,7 +17,7 @@ pub fn list(kind: Kind, text: &str) -> Result<Vec<String>, String> {
     let default = || kind.defaults().iter().map(|name| (*name).to_owned());
     let list: Vec<String> = if sign == "-" {
         default()
-            .filter(|name| pattern::list(name, names) != pattern::Verdict::Matched)
+            .filter(|name| pattern::match_list(name, names) != PatternMatch::Matched)
             .collect()
     } else {
         let mut named = Vec::new();
@@ -58,7 +58,7 @@ fn expand(kind: Kind, name: &str) -> Result<Vec<String>, String> {
     let all = || kind.known();
     if name.contains(['*', '?']) {
         return Ok(all()
-            .filter(|known| pattern::matches(known, name))
+            .filter(|known| pattern::match_pattern(known, name))
             .map(str::to_owned)
             .collect());
     }

@@ -3,13 +3,13 @@
 use base64ct::{Base64, Encoding as _};
 use ring::hmac;
 
-use crate::pattern;
+use tunneld_ssh::pattern::{self, PatternMatch};
 
 /// Whether the field is about `name`, which is in lower case.
 pub(super) fn covers(field: &str, name: &str) -> bool {
     match field.strip_prefix('|') {
         Some(hashed) => hash_covers(hashed, name).unwrap_or(false),
-        None => pattern::list(name, field) == pattern::Verdict::Matched,
+        None => pattern::match_list(name, field) == PatternMatch::Matched,
     }
 }
 

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret as _;
 use tokio::sync::mpsc;
 
 use tunneld_proto::status::Phase;
-use tunneld_ssh::driver::Stream;
+use tunneld_ssh::client::Stream;
 
 use super::auth::{self, Means};
 use super::budget::{Budget, Desk};

@@ -1,10 +1,9 @@
 //! Whether a host key is trusted: what the known_hosts files say, what a person says, what an authority has signed.
 
-use russh::keys::PublicKeyBase64 as _;
 use secrecy::ExposeSecret as _;
 use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_ssh::algorithm::Kind;
-use tunneld_ssh::driver::{HostKey, HostKeyOffer};
+use tunneld_ssh::client::{HostKey, HostKeyOffer};
 use tunneld_ssh::signature::Certificate;
 
 use super::blob;
@@ -126,7 +125,7 @@ impl Trust {
         let certificate = match &offer.key {
             HostKey::Plain(_) => None,
             HostKey::Certificate(certificate) => {
-                let authority = certificate.authority.public_key_bytes();
+                let authority = certificate.authority.to_vec();
                 let says = blob::Certificate::read(&offer.blob).ok_or_else(|| {
                     Failure::new(FailureKind::Protocol, "the host's certificate is not whole")
                 })?;
@@ -161,13 +160,13 @@ impl Trust {
         certificate: &Certificate,
         plain: &[u8],
     ) -> Result<Result<(), String>, Failure> {
-        let authority = certificate.authority.public_key_bytes();
-        for key in [authority.as_slice(), plain] {
+        let authority = &certificate.authority;
+        for key in [authority, plain] {
             if let Some(place) = self.known.revoked(key) {
                 return Err(self.revoked(key, &at(&place)));
             }
         }
-        if !self.known.trusts_authority(&authority) {
+        if !self.known.trusts_authority(authority) {
             return Ok(Err("its authority is not trusted for this host".into()));
         }
         let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
@@ -294,10 +293,7 @@ fn at(place: &Place) -> String {
 
 /// The plain key of what a host showed: itself, or what its certificate certifies.
 pub(super) fn plain_key(offer: &HostKeyOffer) -> Vec<u8> {
-    match &offer.key {
-        HostKey::Plain(_) => offer.blob.to_vec(),
-        HostKey::Certificate(certificate) => certificate.key.public_key_bytes(),
-    }
+    offer.plain_key().to_vec()
 }
 
 /// The key type behind an algorithm's name.

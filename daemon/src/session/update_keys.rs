@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use secrecy::ExposeSecret as _;
 use tunneld_proto::status::{PromptField, PromptKind};
-use tunneld_ssh::driver::Session;
+use tunneld_ssh::client::Session;
 
 use super::blob;
 use super::known_files;

@@ -1,208 +1,232 @@
-//! RFC 4252 and 4256: logging in, as a state machine over messages.
+//! User authentication (RFC 4252 and RFC 4256) as a state machine over messages.
 //!
-//! Pure: it makes requests and reads answers. One request is under way at a time; an answer to none, or of
-//! another method, ends the session. Banners are kept up to 8 KiB.
+//! Pure: [`UserAuth`] makes requests and reads answers. One request is pending at a time; an answer without a request, or
+//! of another method, ends the session.
 
 mod message;
-#[cfg(test)]
-mod tests;
 
 use crate::error::{Error, bounded};
 use crate::wire::Reader;
-pub use message::Message;
+pub use message::SecretMessage;
 
-/// As much of all banners is kept.
-const BANNERS: usize = 8 * 1024;
-/// As many partial successes are followed.
-const STEPS: u32 = 6;
-/// As many rounds of questions are answered in one attempt.
-const ROUNDS: u32 = 3;
-/// As many rounds without any question are.
-const EMPTY_ROUNDS: u32 = 3;
-/// As many questions may come in a round.
-const PROMPTS: u32 = 8;
-/// The longest text of a server that is shown.
-const TEXT: usize = 4 * 1024;
+/// Banner text that is kept, in bytes.
+const MAX_BANNER: usize = 8 * 1024;
+/// Partial successes in one authentication.
+const MAX_PARTIAL_SUCCESSES: u32 = 6;
+/// INFO_REQUESTs with prompts in one attempt.
+const MAX_PROMPT_ROUNDS: u32 = 3;
+/// INFO_REQUESTs without prompts in one attempt.
+const MAX_EMPTY_ROUNDS: u32 = 3;
+/// Prompts in one INFO_REQUEST.
+const MAX_PROMPTS: u32 = 8;
+/// Text of the server that is kept per field, in bytes.
+const MAX_TEXT: usize = 4 * 1024;
 
-/// How the server answered.
+/// The server's answer to an authentication request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthResult {
-    /// The login stands.
+    /// The user is authenticated.
     Success,
-    /// Refused, or one step of several was passed.
+    /// The request was refused, or more methods have to follow.
     Failure {
-        /// The methods that may go on.
+        /// Methods that may continue, 32 at most.
         remaining: Vec<String>,
-        /// Whether the request itself was a success, and others must follow.
+        /// Whether the request itself succeeded and another method has to follow.
         partial: bool,
     },
-    /// The server would take this key: sign.
+    /// The server accepts the queried key: send a signature.
     PkOk,
-    /// The server asks a person (RFC 4256).
-    Prompts(Prompts),
-    /// The password is right and has expired; the server's words.
-    ChangeRequest(String),
-    /// A message of a method that is carried on outside, its number first.
-    Other(Vec<u8>),
+    /// The server asks for input (RFC 4256). Answer with [`UserAuth::info_response`].
+    InfoRequest(InfoRequest),
+    /// The password has expired and must be changed. Holds the server's prompt, not escaped.
+    PasswordChangeRequest(String),
+    /// A message of a custom method, message number included: see [`UserAuth::custom`].
+    Custom(Vec<u8>),
 }
 
-/// Questions of the server, not escaped.
+/// Input that the server asks for (RFC 4256 §3.2). Texts are cut to 4 KiB and not escaped.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Prompts {
-    /// A title; often empty.
+pub struct InfoRequest {
+    /// Title; often empty.
     pub name: String,
-    /// What to say before the questions; often empty.
+    /// Text to show before the prompts; often empty.
     pub instruction: String,
-    /// The questions. There may be none: the answer is then an empty list.
+    /// Prompts, 8 at most. If there are none, the answer is an empty list.
     pub prompts: Vec<Prompt>,
 }
 
-/// One question.
+/// One prompt of an [`InfoRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
-    /// The question.
+    /// Text to show, such as `Password: `.
     pub text: String,
-    /// Whether what is typed may be seen.
+    /// Whether the input may be shown while it is typed.
     pub echo: bool,
 }
 
-/// What was asked and not yet answered.
+/// The request that waits for its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Asked {
-    Nothing,
+enum PendingRequest {
+    /// There is none.
+    Idle,
     None,
     Password,
-    Query { algorithm: String, key: Vec<u8> },
+    PublicKeyQuery {
+        algorithm: String,
+        key: Vec<u8>,
+    },
     PublicKey,
-    KeyboardInteractive { rounds: u32, empty: u32 },
-    Other,
+    KeyboardInteractive {
+        rounds: u32,
+        empty_rounds: u32,
+    },
+    Custom,
 }
 
-/// One login.
+/// The authentication of one user.
+///
+/// ```
+/// use tunneld_ssh::auth::{AuthResult, UserAuth};
+///
+/// let (mut auth, service_request) = UserAuth::new("alice");
+/// let request = auth.password("secret", None);
+/// // Send both, then pass each payload of the server to `handle`:
+/// # assert_eq!((service_request[0], request[0]), (5, 50));
+/// assert_eq!(auth.handle(b"\x06\0\0\0\x0cssh-userauth")?, None);
+/// assert_eq!(auth.handle(&[52])?, Some(AuthResult::Success));
+/// # Ok::<(), tunneld_ssh::Error>(())
+/// ```
 #[derive(Debug)]
-pub struct Auth {
+pub struct UserAuth {
     user: String,
-    asked: Asked,
-    accepted: bool,
-    steps: u32,
+    pending: PendingRequest,
+    /// Whether the server has accepted the service `ssh-userauth`.
+    service_accepted: bool,
+    partial_successes: u32,
     banner: String,
 }
 
-impl Auth {
-    /// A login that has not begun, and the message that asks for the service: it goes first.
-    pub fn new(user: &str) -> (Self, Message) {
+impl UserAuth {
+    /// Returns the state machine and the SERVICE_REQUEST that has to be sent first.
+    pub fn new(user: &str) -> (Self, SecretMessage) {
         let auth = Self {
             user: user.to_owned(),
-            asked: Asked::Nothing,
-            accepted: false,
-            steps: 0,
+            pending: PendingRequest::Idle,
+            service_accepted: false,
+            partial_successes: 0,
             banner: String::new(),
         };
         (auth, message::service_request())
     }
 
-    /// What the server said to whoever logs in, cut to 8 KiB and not escaped.
+    /// Returns the banner text received so far, cut to 8 KiB and not escaped.
     pub fn banner(&self) -> &str {
         &self.banner
     }
 
-    /// `none`: shows which methods there are, or that none is needed.
-    pub fn none(&mut self) -> Message {
-        self.asked = Asked::None;
+    /// Makes a `none` request: its refusal lists the methods that the server allows.
+    pub fn none(&mut self) -> SecretMessage {
+        self.pending = PendingRequest::None;
         message::request(&self.user, "none", 0)
     }
 
-    /// A password; with a new one where the server asked to change it.
-    pub fn password(&mut self, password: &str, new: Option<&str>) -> Message {
-        self.asked = Asked::Password;
-        message::password(&self.user, password, new)
+    /// Makes a password request, with a new password after [`AuthResult::PasswordChangeRequest`].
+    pub fn password(&mut self, password: &str, new_password: Option<&str>) -> SecretMessage {
+        self.pending = PendingRequest::Password;
+        message::password(&self.user, password, new_password)
     }
 
-    /// Asks whether the server would take a key.
-    pub fn query(&mut self, algorithm: &str, key: &[u8]) -> Message {
-        self.asked = Asked::Query {
+    /// Asks whether the server accepts a key, without a signature.
+    pub fn public_key_query(&mut self, algorithm: &str, key: &[u8]) -> SecretMessage {
+        self.pending = PendingRequest::PublicKeyQuery {
             algorithm: algorithm.to_owned(),
             key: key.to_vec(),
         };
         message::public_key(&self.user, algorithm, key, false)
     }
 
-    /// What is to be signed for a key.
-    pub fn to_sign(&self, session_id: &[u8], algorithm: &str, key: &[u8]) -> Vec<u8> {
-        message::to_sign(
+    /// Returns the data to sign with a key for [`UserAuth::public_key`].
+    pub fn signed_data(&self, session_id: &[u8], algorithm: &str, key: &[u8]) -> Vec<u8> {
+        message::signed_data(
             session_id,
             &message::public_key(&self.user, algorithm, key, true),
         )
     }
 
-    /// The request with its signature, as it stands on the wire.
-    pub fn public_key(&mut self, algorithm: &str, key: &[u8], signature: &[u8]) -> Message {
+    /// Makes a public-key request. `signature` is a signature blob over [`UserAuth::signed_data`].
+    pub fn public_key(&mut self, algorithm: &str, key: &[u8], signature: &[u8]) -> SecretMessage {
         use crate::wire::Writer;
-        self.asked = Asked::PublicKey;
+        self.pending = PendingRequest::PublicKey;
         let mut out = message::public_key(&self.user, algorithm, key, true);
         out.string(signature);
         out
     }
 
-    /// Asks to be asked.
-    pub fn keyboard_interactive(&mut self, submethods: &str) -> Message {
-        self.asked = Asked::KeyboardInteractive {
+    /// Makes a keyboard-interactive request; `submethods` may be empty.
+    pub fn keyboard_interactive(&mut self, submethods: &str) -> SecretMessage {
+        self.pending = PendingRequest::KeyboardInteractive {
             rounds: 0,
-            empty: 0,
+            empty_rounds: 0,
         };
         message::keyboard_interactive(&self.user, submethods)
     }
 
-    /// Answers [`AuthResult::Prompts`], one answer a question.
-    pub fn answers<S: AsRef<str>>(&self, answers: &[S]) -> Message {
-        message::info_response(answers)
+    /// Answers [`AuthResult::InfoRequest`], one response per prompt.
+    pub fn info_response<S: AsRef<str>>(&self, responses: &[S]) -> SecretMessage {
+        message::info_response(responses)
     }
 
-    /// The seam for gssapi-with-mic (RFC 4462) and its like: begins a method whose own fields and further
-    /// messages are made outside; its answers come as [`AuthResult::Other`].
-    pub fn other(&mut self, method: &str, fields: &[u8]) -> Message {
+    /// Makes the first request of a method that the caller implements, such as gssapi-with-mic (RFC 4462). `fields` follow
+    /// the method name. Answers are returned as [`AuthResult::Custom`].
+    pub fn custom(&mut self, method: &str, fields: &[u8]) -> SecretMessage {
         use crate::wire::Writer;
-        self.asked = Asked::Other;
+        self.pending = PendingRequest::Custom;
         let mut out = message::request(&self.user, method, fields.len());
         out.raw(fields);
         out
     }
 
-    /// Reads one message; `None` where it answers nothing.
+    /// Handles one payload of the server. `None` if it does not answer the pending request, such as a banner.
     ///
     /// # Errors
-    /// What ends the session.
+    /// [`Error::Protocol`]: the server broke the protocol, and the session has to end.
     pub fn handle(&mut self, payload: &[u8]) -> Result<Option<AuthResult>, Error> {
         let mut body = Reader::new(payload);
         match body.u8()? {
-            message::SERVICE_ACCEPT if !self.accepted => {
+            message::SERVICE_ACCEPT if !self.service_accepted => {
                 if body.string()? != b"ssh-userauth" {
-                    return Err(broken("it accepted a service that was not asked for"));
+                    return Err(protocol_error(
+                        "it accepted a service that was not requested",
+                    ));
                 }
-                self.accepted = true;
+                self.service_accepted = true;
                 Ok(None)
             }
-            _ if !self.accepted => Err(broken("it spoke of the login before accepting it")),
+            _ if !self.service_accepted => {
+                Err(protocol_error("a login message before SERVICE_ACCEPT"))
+            }
             message::BANNER => {
                 let text = body.string()?;
-                let room = BANNERS - self.banner.len().min(BANNERS);
+                let room = MAX_BANNER - self.banner.len().min(MAX_BANNER);
                 self.banner.push_str(&bounded(text, room));
                 Ok(None)
             }
-            message::SUCCESS => match self.asked {
-                Asked::Nothing => Err(broken("a login succeeded that was not asked for")),
-                Asked::Query { .. } => Err(broken("a key was taken before it signed")),
+            message::SUCCESS => match self.pending {
+                PendingRequest::Idle => Err(protocol_error("an unrequested login success")),
+                PendingRequest::PublicKeyQuery { .. } => {
+                    Err(protocol_error("a key was accepted before it signed"))
+                }
                 _ => {
-                    self.asked = Asked::Nothing;
+                    self.pending = PendingRequest::Idle;
                     Ok(Some(AuthResult::Success))
                 }
             },
             message::FAILURE => self.failure(&mut body).map(Some),
             number @ (message::METHOD_60 | message::METHOD_61) => {
-                self.of_method(number, &mut body, payload)
+                self.on_method_message(number, &mut body, payload)
             }
-            number if self.asked == Asked::Other && (60..80).contains(&number) => {
-                Ok(Some(AuthResult::Other(payload.to_vec())))
+            number if self.pending == PendingRequest::Custom && (60..80).contains(&number) => {
+                Ok(Some(AuthResult::Custom(payload.to_vec())))
             }
             number => Err(Error::Protocol(format!(
                 "message {number} before the login"
@@ -211,63 +235,71 @@ impl Auth {
     }
 
     fn failure(&mut self, body: &mut Reader<'_>) -> Result<AuthResult, Error> {
-        if self.asked == Asked::Nothing {
-            return Err(broken("a login failed that was not asked for"));
+        if self.pending == PendingRequest::Idle {
+            return Err(protocol_error("an unrequested login failure"));
         }
-        self.asked = Asked::Nothing;
+        self.pending = PendingRequest::Idle;
         let (remaining, partial) = message::failure(body)?;
         if partial {
-            self.steps += 1;
-            if self.steps > STEPS {
-                return Err(broken("more than 6 steps to log in"));
+            self.partial_successes += 1;
+            if self.partial_successes > MAX_PARTIAL_SUCCESSES {
+                return Err(protocol_error("more than 6 steps to log in"));
             }
         }
         Ok(AuthResult::Failure { remaining, partial })
     }
 
-    fn of_method(
+    /// Handles message 60 or 61, whose meaning depends on the pending method.
+    fn on_method_message(
         &mut self,
         number: u8,
         body: &mut Reader<'_>,
         payload: &[u8],
     ) -> Result<Option<AuthResult>, Error> {
-        match &mut self.asked {
-            Asked::Other => Ok(Some(AuthResult::Other(payload.to_vec()))),
-            _ if number != message::METHOD_60 => Err(broken("an answer that was ours to give")),
-            Asked::Query { algorithm, key } => {
+        match &mut self.pending {
+            PendingRequest::Custom => Ok(Some(AuthResult::Custom(payload.to_vec()))),
+            _ if number != message::METHOD_60 => {
+                Err(protocol_error("a message that only a client sends"))
+            }
+            PendingRequest::PublicKeyQuery { algorithm, key } => {
                 let same = body.string()? == algorithm.as_bytes() && body.string()? == key;
                 if !same {
-                    return Err(broken("it would take a key that was not shown"));
+                    return Err(protocol_error("it accepted a key that was not offered"));
                 }
-                self.asked = Asked::Nothing;
+                self.pending = PendingRequest::Idle;
                 Ok(Some(AuthResult::PkOk))
             }
-            Asked::Password => {
-                let text = bounded(body.string()?, TEXT);
-                self.asked = Asked::Nothing;
-                Ok(Some(AuthResult::ChangeRequest(text)))
+            PendingRequest::Password => {
+                let text = bounded(body.string()?, MAX_TEXT);
+                self.pending = PendingRequest::Idle;
+                Ok(Some(AuthResult::PasswordChangeRequest(text)))
             }
-            Asked::KeyboardInteractive { rounds, empty } => {
-                let prompts = prompts(body)?;
-                let (count, most) = if prompts.prompts.is_empty() {
-                    (empty, EMPTY_ROUNDS)
+            PendingRequest::KeyboardInteractive {
+                rounds,
+                empty_rounds,
+            } => {
+                let request = read_info_request(body)?;
+                let (count, max) = if request.prompts.is_empty() {
+                    (empty_rounds, MAX_EMPTY_ROUNDS)
                 } else {
-                    (rounds, ROUNDS)
+                    (rounds, MAX_PROMPT_ROUNDS)
                 };
                 *count += 1;
-                if *count > most {
-                    return Err(broken("more than 3 rounds of questions"));
+                if *count > max {
+                    return Err(protocol_error("more than 3 rounds of questions"));
                 }
-                Ok(Some(AuthResult::Prompts(prompts)))
+                Ok(Some(AuthResult::InfoRequest(request)))
             }
-            Asked::Nothing | Asked::None | Asked::PublicKey => {
-                Err(broken("an answer to a question that was not asked"))
+            PendingRequest::Idle | PendingRequest::None | PendingRequest::PublicKey => {
+                Err(protocol_error("an answer that does not fit the request"))
             }
         }
     }
 }
 
-/// The algorithm of a certificate's own key; that of a plain key is itself.
+/// The algorithm of the key in a certificate: `rsa-sha2-512-cert-v01@openssh.com` signs with `rsa-sha2-512`. Other names
+/// are returned as they are.
+#[cfg(feature = "client")]
 pub(crate) fn plain_algorithm(name: &str) -> String {
     match name.strip_suffix("-cert-v01@openssh.com") {
         Some(plain) if plain.starts_with("sk-") => format!("{plain}@openssh.com"),
@@ -276,29 +308,32 @@ pub(crate) fn plain_algorithm(name: &str) -> String {
     }
 }
 
-fn prompts(body: &mut Reader<'_>) -> Result<Prompts, Error> {
-    let name = bounded(body.string()?, TEXT);
-    let instruction = bounded(body.string()?, TEXT);
-    body.string()?;
+fn read_info_request(body: &mut Reader<'_>) -> Result<InfoRequest, Error> {
+    let name = bounded(body.string()?, MAX_TEXT);
+    let instruction = bounded(body.string()?, MAX_TEXT);
+    let _language = body.string()?;
     let count = body.u32()?;
-    if count > PROMPTS {
-        return Err(broken("more than 8 questions at once"));
+    if count > MAX_PROMPTS {
+        return Err(protocol_error("more than 8 questions at once"));
     }
     let prompts = (0..count)
         .map(|_| {
             Ok(Prompt {
-                text: bounded(body.string()?, TEXT),
+                text: bounded(body.string()?, MAX_TEXT),
                 echo: body.bool()?,
             })
         })
         .collect::<Result<_, Error>>()?;
-    Ok(Prompts {
+    Ok(InfoRequest {
         name,
         instruction,
         prompts,
     })
 }
 
-fn broken(what: &str) -> Error {
+fn protocol_error(what: &str) -> Error {
     Error::Protocol(what.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

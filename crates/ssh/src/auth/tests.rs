@@ -1,10 +1,10 @@
-//! Answers in and out of turn.
+//! Answers that fit the pending request, and answers that do not.
 
 use super::*;
 use crate::wire::Writer;
 
-fn begun() -> Auth {
-    let (mut auth, request) = Auth::new("alice");
+fn service_accepted() -> UserAuth {
+    let (mut auth, request) = UserAuth::new("alice");
     assert_eq!(request[0], message::SERVICE_REQUEST);
     assert_eq!(
         auth.handle(&message(6, |out| out.string("ssh-userauth")))
@@ -27,7 +27,7 @@ fn failure(methods: &str, partial: bool) -> Vec<u8> {
     })
 }
 
-fn questions(count: u32) -> Vec<u8> {
+fn info_request(count: u32) -> Vec<u8> {
     message(60, |out| {
         out.string("name");
         out.string("instruction");
@@ -41,8 +41,8 @@ fn questions(count: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_refusal_names_what_remains() {
-    let mut auth = begun();
+fn a_refusal_lists_the_remaining_methods() {
+    let mut auth = service_accepted();
     auth.none();
     assert_eq!(
         auth.handle(&failure("publickey,password", false)).unwrap(),
@@ -54,68 +54,68 @@ fn a_refusal_names_what_remains() {
 }
 
 #[test]
-fn success_unasked_ends_the_session() {
-    assert!(begun().handle(&[52]).is_err());
-    let mut auth = begun();
-    auth.query("ssh-ed25519", b"key");
+fn an_unrequested_success_ends_the_session() {
+    assert!(service_accepted().handle(&[52]).is_err());
+    let mut auth = service_accepted();
+    auth.public_key_query("ssh-ed25519", b"key");
     assert!(auth.handle(&[52]).is_err());
-    let (mut early, _) = Auth::new("alice");
+    let (mut early, _) = UserAuth::new("alice");
     early.none();
     assert!(early.handle(&[52]).is_err());
-    let mut twice = begun();
+    let mut twice = service_accepted();
     twice.none();
     assert_eq!(twice.handle(&[52]).unwrap(), Some(AuthResult::Success));
     assert!(twice.handle(&[52]).is_err());
-    assert!(begun().handle(&failure("none", false)).is_err());
+    assert!(service_accepted().handle(&failure("none", false)).is_err());
 }
 
 #[test]
-fn only_the_key_that_was_shown_may_be_taken() {
+fn only_the_queried_key_may_be_accepted() {
     let ok = |key: &str| {
         message(60, |out| {
             out.string("ssh-ed25519");
             out.string(key);
         })
     };
-    let mut auth = begun();
-    auth.query("ssh-ed25519", b"mine");
+    let mut auth = service_accepted();
+    auth.public_key_query("ssh-ed25519", b"mine");
     assert_eq!(auth.handle(&ok("mine")).unwrap(), Some(AuthResult::PkOk));
-    auth.query("ssh-ed25519", b"mine");
+    auth.public_key_query("ssh-ed25519", b"mine");
     assert!(auth.handle(&ok("other")).is_err());
 }
 
 #[test]
 fn a_signature_covers_the_session_and_the_whole_request() {
-    let mut auth = begun();
-    let signed = auth.to_sign(b"id", "ssh-ed25519", b"key");
+    let mut auth = service_accepted();
+    let signed = auth.signed_data(b"id", "ssh-ed25519", b"key");
     let request = auth.public_key("ssh-ed25519", b"key", b"sig");
     assert_eq!(&signed[..6], b"\0\0\0\x02id");
     assert_eq!(&signed[6..], &request[..request.len() - 7]);
 }
 
 #[test]
-fn questions_are_bounded() {
-    let mut auth = begun();
+fn prompts_and_their_rounds_are_bounded() {
+    let mut auth = service_accepted();
     auth.keyboard_interactive("");
     for _ in 0..3 {
-        let Some(AuthResult::Prompts(prompts)) = auth.handle(&questions(2)).unwrap() else {
+        let Some(AuthResult::InfoRequest(request)) = auth.handle(&info_request(2)).unwrap() else {
             panic!("no prompts");
         };
-        assert_eq!(prompts.prompts.len(), 2);
-        assert!(prompts.prompts[0].echo);
+        assert_eq!(request.prompts.len(), 2);
+        assert!(request.prompts[0].echo);
     }
-    assert!(auth.handle(&questions(1)).is_err());
-    let mut auth = begun();
+    assert!(auth.handle(&info_request(1)).is_err());
+    let mut auth = service_accepted();
     auth.keyboard_interactive("");
-    assert!(auth.handle(&questions(1_000_000)).is_err());
-    let mut auth = begun();
+    assert!(auth.handle(&info_request(1_000_000)).is_err());
+    let mut auth = service_accepted();
     auth.password("secret", None);
     assert!(auth.handle(&[61]).is_err());
 }
 
 #[test]
-fn an_expired_password_is_changed() {
-    let mut auth = begun();
+fn an_expired_password_can_be_changed() {
+    let mut auth = service_accepted();
     auth.password("old", None);
     let expired = message(60, |out| {
         out.string("Your password has expired");
@@ -123,7 +123,7 @@ fn an_expired_password_is_changed() {
     });
     assert_eq!(
         auth.handle(&expired).unwrap(),
-        Some(AuthResult::ChangeRequest(
+        Some(AuthResult::PasswordChangeRequest(
             "Your password has expired".into()
         ))
     );
@@ -132,8 +132,8 @@ fn an_expired_password_is_changed() {
 }
 
 #[test]
-fn partial_successes_end() {
-    let mut auth = begun();
+fn partial_successes_are_bounded() {
+    let mut auth = service_accepted();
     for _ in 0..6 {
         auth.none();
         assert!(auth.handle(&failure("password", true)).is_ok());
@@ -144,7 +144,7 @@ fn partial_successes_end() {
 
 #[test]
 fn banners_are_kept_up_to_a_bound() {
-    let mut auth = begun();
+    let mut auth = service_accepted();
     let banner = message(53, |out| {
         out.string("é".repeat(1000));
         out.string("");
@@ -156,14 +156,14 @@ fn banners_are_kept_up_to_a_bound() {
 }
 
 #[test]
-fn a_foreign_method_is_carried_on_outside() {
-    let mut auth = begun();
-    let request = auth.other("gssapi-with-mic", &[0, 0, 0, 0]);
+fn messages_of_a_custom_method_are_passed_on() {
+    let mut auth = service_accepted();
+    let request = auth.custom("gssapi-with-mic", &[0, 0, 0, 0]);
     assert!(request.ends_with(b"gssapi-with-mic\0\0\0\0"));
     for number in [60, 61, 65] {
         assert_eq!(
             auth.handle(&[number, 1]).unwrap(),
-            Some(AuthResult::Other(vec![number, 1]))
+            Some(AuthResult::Custom(vec![number, 1]))
         );
     }
     assert_eq!(auth.handle(&[52]).unwrap(), Some(AuthResult::Success));
@@ -172,14 +172,14 @@ fn a_foreign_method_is_carried_on_outside() {
 proptest::proptest! {
     #[test]
     fn no_message_panics(messages: Vec<Vec<u8>>, method in 0..5) {
-        let mut auth = begun();
+        let mut auth = service_accepted();
         for payload in messages {
             match method {
                 0 => auth.none(),
                 1 => auth.password("p", None),
-                2 => auth.query("a", b"k"),
+                2 => auth.public_key_query("a", b"k"),
                 3 => auth.keyboard_interactive(""),
-                _ => auth.other("m", b""),
+                _ => auth.custom("m", b""),
             };
             let _ = auth.handle(&payload);
         }

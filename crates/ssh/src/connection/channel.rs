@@ -1,210 +1,210 @@
-//! One channel (RFC 4254 §5): its two directions end each alone, by EOF, then by CLOSE.
+//! One channel (RFC 4254 §5). Its two directions end independently: each by EOF, then by CLOSE.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::inbox::Inbox;
-use super::pace::SendWindow;
-use super::window::ReceiveWindow;
+use super::recv_buffer::RecvBuffer;
+use super::recv_window::RecvWindow;
+use super::send_window::SendWindow;
 
-/// How far an open channel has come.
+/// How far the opening of a channel has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// We asked and wait for the answer.
+pub(super) enum ChannelState {
+    /// We sent CHANNEL_OPEN and wait for the answer.
     Opening,
-    /// The peer asked and waits for ours.
+    /// The server sent CHANNEL_OPEN and waits for our answer.
     Offered,
-    /// It stands, or stood.
+    /// Both sides have opened it. Stays so until the channel is removed; the ends are in [`DirectionEnd`].
     Open,
 }
 
-/// How far a direction has come; later ends include the earlier.
+/// How far one direction has ended; later ends include the earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum End {
+pub(super) enum DirectionEnd {
     /// Bytes may follow.
-    None,
-    /// SSH_MSG_CHANNEL_EOF was sent.
+    Flowing,
+    /// CHANNEL_EOF was sent.
     Eof,
-    /// SSH_MSG_CHANNEL_CLOSE was sent.
-    Close,
+    /// CHANNEL_CLOSE was sent.
+    Closed,
 }
 
-/// What there is to read.
+/// What a read of a channel returns.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Taken {
-    /// These bytes.
+pub enum ReadResult {
+    /// Received bytes, never empty.
     Data(Bytes),
-    /// Nothing yet.
-    Nothing,
-    /// The peer sent EOF, and everything before it has been taken.
+    /// Nothing yet: wait for [`ConnectionEvent::Readable`](super::ConnectionEvent::Readable).
+    Empty,
+    /// The server sent EOF, and everything before it has been read.
     Eof,
-    /// The peer sent CLOSE without EOF, and everything before it has been taken.
+    /// The server sent CLOSE without EOF, and everything before it has been read.
     Reset,
 }
 
-/// What data that came in means.
+/// What happened to received data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Received {
+pub(super) enum Received {
     /// It waits for the reader.
-    Kept,
-    /// Nobody wants it.
-    Dropped,
-    /// It is more than the window holds.
-    PastWindow,
+    Buffered,
+    /// There is no reader: it was thrown away.
+    Discarded,
+    /// It exceeds the window.
+    WindowExceeded,
     /// It follows an EOF or CLOSE.
     AfterEnd,
 }
 
 /// One channel.
 #[derive(Debug)]
-pub(crate) struct Channel {
-    pub(crate) stage: Stage,
-    /// When we asked.
-    pub(crate) asked: Option<Instant>,
-    /// The peer's number; meaningless while [`Stage::Opening`].
-    pub(crate) remote: u32,
-    /// What the peer has ended.
-    pub(crate) theirs: End,
-    /// What we have ended.
-    pub(crate) ours: End,
-    /// Nobody will read.
-    pub(crate) unread: bool,
-    /// Nobody will write.
-    pub(crate) unwritten: bool,
-    pub(crate) send: SendWindow,
-    pub(crate) receive: ReceiveWindow,
-    inbox: Inbox,
-    /// Handed out, and consumed when the reader comes back.
-    lent: usize,
-    /// Whether the peer had sent EOF before its CLOSE.
-    had_eof: bool,
+pub(super) struct Channel {
+    pub(super) state: ChannelState,
+    /// When we sent CHANNEL_OPEN. `None` for channels that the server opened.
+    pub(super) open_sent_at: Option<Instant>,
+    /// The server's channel number; meaningless while [`ChannelState::Opening`].
+    pub(super) remote_id: u32,
+    pub(super) remote_end: DirectionEnd,
+    pub(super) local_end: DirectionEnd,
+    pub(super) reader_dropped: bool,
+    pub(super) writer_dropped: bool,
+    pub(super) send_window: SendWindow,
+    pub(super) recv_window: RecvWindow,
+    recv_buffer: RecvBuffer,
+    /// Bytes that were handed out or thrown away and do not count as consumed yet.
+    unsettled: usize,
+    /// Whether the server sent EOF before its CLOSE.
+    eof_received: bool,
 }
 
 impl Channel {
-    /// A channel before it stands.
-    pub(crate) fn new(stage: Stage, remote: u32, receive: ReceiveWindow, send: SendWindow) -> Self {
+    pub(super) fn new(
+        state: ChannelState,
+        remote_id: u32,
+        recv_window: RecvWindow,
+        send_window: SendWindow,
+    ) -> Self {
         Self {
-            stage,
-            asked: None,
-            remote,
-            theirs: End::None,
-            ours: End::None,
-            unread: false,
-            unwritten: false,
-            send,
-            receive,
-            inbox: Inbox::default(),
-            lent: 0,
-            had_eof: false,
+            state,
+            open_sent_at: None,
+            remote_id,
+            remote_end: DirectionEnd::Flowing,
+            local_end: DirectionEnd::Flowing,
+            reader_dropped: false,
+            writer_dropped: false,
+            send_window,
+            recv_window,
+            recv_buffer: RecvBuffer::default(),
+            unsettled: 0,
+            eof_received: false,
         }
     }
 
-    /// Takes data in.
-    pub(crate) fn receive(&mut self, data: Bytes) -> Received {
-        if self.theirs > End::None {
+    /// Buffers received data.
+    pub(super) fn receive(&mut self, data: Bytes) -> Received {
+        if self.remote_end > DirectionEnd::Flowing {
             return Received::AfterEnd;
         }
-        if !self.receive.receive(data.len()) {
-            return Received::PastWindow;
+        if !self.recv_window.receive(data.len()) {
+            return Received::WindowExceeded;
         }
-        if self.unread || self.ours == End::Close {
-            self.lent += data.len();
-            return Received::Dropped;
+        if self.reader_dropped || self.local_end == DirectionEnd::Closed {
+            self.unsettled += data.len();
+            return Received::Discarded;
         }
         if !data.is_empty() {
-            self.inbox.push(data);
+            self.recv_buffer.push(data);
         }
-        Received::Kept
+        Received::Buffered
     }
 
-    /// Takes in data of a kind nobody reads (RFC 4254 §5.2, extended data).
-    pub(crate) fn receive_unwanted(&mut self, len: usize) -> Received {
-        if self.theirs > End::None {
+    /// Discards received extended data (RFC 4254 §5.2), such as stderr. It uses the window as other data does.
+    pub(super) fn receive_extended(&mut self, len: usize) -> Received {
+        if self.remote_end > DirectionEnd::Flowing {
             return Received::AfterEnd;
         }
-        if !self.receive.receive(len) {
-            return Received::PastWindow;
+        if !self.recv_window.receive(len) {
+            return Received::WindowExceeded;
         }
-        self.lent += len;
-        Received::Dropped
+        self.unsettled += len;
+        Received::Discarded
     }
 
-    /// The peer will send no more.
-    pub(crate) fn receive_eof(&mut self) {
-        if self.theirs == End::None {
-            self.theirs = End::Eof;
-            self.had_eof = true;
+    pub(super) fn receive_eof(&mut self) {
+        if self.remote_end == DirectionEnd::Flowing {
+            self.remote_end = DirectionEnd::Eof;
+            self.eof_received = true;
         }
     }
 
-    /// The peer is done with the channel.
-    pub(crate) fn receive_close(&mut self) {
-        self.theirs = End::Close;
+    pub(super) fn receive_close(&mut self) {
+        self.remote_end = DirectionEnd::Closed;
     }
 
-    /// Takes what has come in; what was taken before counts as consumed now.
-    pub(crate) fn take(&mut self, now: Instant, rtt: Option<Duration>) -> Taken {
-        self.settle(now, rtt);
-        match self.inbox.pop() {
+    /// Takes buffered bytes. What was taken before counts as consumed from now on.
+    pub(super) fn read(&mut self, now: Instant, min_rtt: Option<Duration>) -> ReadResult {
+        self.settle(now, min_rtt);
+        match self.recv_buffer.pop() {
             Some(data) => {
-                self.lent += data.len();
-                Taken::Data(data)
+                self.unsettled += data.len();
+                ReadResult::Data(data)
             }
-            None if self.had_eof => Taken::Eof,
-            None if self.theirs == End::Close => Taken::Reset,
-            None => Taken::Nothing,
+            None if self.eof_received => ReadResult::Eof,
+            None if self.remote_end == DirectionEnd::Closed => ReadResult::Reset,
+            None => ReadResult::Empty,
         }
     }
 
-    /// Takes one more chunk of the same turn: nothing counts as consumed yet.
-    pub(crate) fn take_more(&mut self) -> Option<Bytes> {
-        let data = self.inbox.pop()?;
-        self.lent += data.len();
+    /// Takes one more chunk of the same read: what was taken before does not count as consumed yet.
+    pub(super) fn read_more(&mut self) -> Option<Bytes> {
+        let data = self.recv_buffer.pop()?;
+        self.unsettled += data.len();
         Some(data)
     }
 
-    /// Gives back the end of what was taken last.
-    pub(crate) fn give_back(&mut self, rest: Bytes) {
-        self.lent -= rest.len().min(self.lent);
-        self.inbox.unpop(rest);
-    }
-
     /// Counts as consumed what was handed out or thrown away.
-    pub(crate) fn settle(&mut self, now: Instant, rtt: Option<Duration>) {
-        let lent = std::mem::take(&mut self.lent);
-        if lent > 0 {
-            self.receive.consume(now, lent, rtt);
+    pub(super) fn settle(&mut self, now: Instant, min_rtt: Option<Duration>) {
+        let consumed = std::mem::take(&mut self.unsettled);
+        if consumed > 0 {
+            self.recv_window.consume(now, consumed, min_rtt);
         }
     }
 
-    /// Nobody reads any more.
-    pub(crate) fn abandon_reading(&mut self) {
-        self.unread = true;
-        self.lent += self.inbox.clear();
+    /// Throws away what is buffered and everything that follows.
+    pub(super) fn drop_reader(&mut self) {
+        self.reader_dropped = true;
+        self.unsettled += self.recv_buffer.clear();
     }
 
-    /// The credit to send, if any is due.
-    pub(crate) fn credit(&mut self) -> Option<u32> {
-        if self.stage == Stage::Open && self.theirs == End::None && self.ours < End::Close {
-            self.receive.credit()
+    /// Returns the bytes of credit to send now. `None` if no WINDOW_ADJUST is due.
+    pub(super) fn take_credit(&mut self) -> Option<u32> {
+        if self.state == ChannelState::Open
+            && self.remote_end == DirectionEnd::Flowing
+            && self.local_end < DirectionEnd::Closed
+        {
+            self.recv_window.take_credit()
         } else {
             None
         }
     }
 
-    /// Whether bytes may go out, window aside.
-    pub(crate) fn writable(&self) -> bool {
-        self.stage == Stage::Open && self.ours == End::None && self.theirs < End::Close
+    /// Whether bytes may be sent, window aside.
+    pub(super) fn is_writable(&self) -> bool {
+        self.state == ChannelState::Open
+            && self.local_end == DirectionEnd::Flowing
+            && self.remote_end < DirectionEnd::Closed
     }
 
-    /// Whether nothing refers to it any more, on either side.
-    pub(crate) fn is_over(&self) -> bool {
-        self.unread && self.unwritten && self.ours == End::Close && self.theirs == End::Close
+    /// Whether neither side refers to the channel any more, so that its number may be reused.
+    pub(super) fn is_finished(&self) -> bool {
+        self.reader_dropped
+            && self.writer_dropped
+            && self.local_end == DirectionEnd::Closed
+            && self.remote_end == DirectionEnd::Closed
     }
 
-    /// The bytes that wait for the reader.
-    pub(crate) fn waiting(&self) -> usize {
-        self.inbox.len()
+    /// Bytes that wait for the reader.
+    pub(super) fn buffered_bytes(&self) -> usize {
+        self.recv_buffer.len()
     }
 }

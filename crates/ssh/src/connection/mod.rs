@@ -1,26 +1,21 @@
 //! RFC 4254: channels, their windows, and global requests.
 //!
-//! Pure: it is given packets and the time, writes to an [`Outbox`] and tells [`Event`]s. What a channel's
-//! reader has not consumed gives the server no credit, so one that stands still costs one window and
-//! nothing of anyone else's.
+//! Pure: [`Connection`] is given packets and the time, sends through a [`PacketSink`] and reports [`ConnectionEvent`]s.
+//! The server gets credit only for bytes that a channel's reader has consumed, so a reader that has stopped costs one
+//! window and holds up no other channel.
 
 mod channel;
-mod flood;
-mod global;
-mod inbox;
+mod channel_table;
+mod forwards;
+mod global_request;
 mod message;
 mod open;
-mod pace;
-mod request;
+mod pending;
+mod recv_buffer;
+mod recv_window;
 mod rtt;
-mod table;
-#[cfg(test)]
-mod tests;
-#[cfg(test)]
-mod tests_flow;
-#[cfg(test)]
-mod tests_random;
-mod window;
+mod send_window;
+mod transfer;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -28,349 +23,366 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::error::Error;
+use crate::token_bucket::TokenBucket;
 use crate::wire::Reader;
-pub use channel::Taken;
-use channel::{Channel, End, Received};
-use flood::Meter;
-use global::{Forwards, Pending};
-pub use global::{Reply, RequestId};
-pub use message::{Listen, Target};
-pub use open::Unwritten;
-pub(crate) use pace::SMALL;
-use pace::Small;
-use rtt::RoundTrips;
-use table::Table;
-pub use window::Limits;
+pub use channel::ReadResult;
+use channel::{Channel, DirectionEnd, Received};
+use channel_table::ChannelTable;
+use forwards::RemoteForwards;
+pub use message::{ChannelTarget, RemoteListen};
+use pending::PendingRequests;
+pub use pending::{GlobalReply, RequestId};
+pub use recv_window::WindowLimits;
+use rtt::RttEstimator;
+use send_window::InteractiveDetector;
+#[cfg(feature = "client")]
+pub(crate) use send_window::SMALL_WRITE;
+pub use transfer::WriteError;
 
-/// Our own number of a channel.
+/// Our number of a channel. It may be reused after the channel is closed on both sides and its handles are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelId(pub(crate) u32);
 
-/// Takes the messages that go to the server.
-pub trait Outbox {
-    /// One message.
+/// Where a [`Connection`] sends its messages.
+pub trait PacketSink {
+    /// Sends one payload.
     fn send(&mut self, payload: &[u8]);
-    /// One message in two pieces.
-    fn send_data(&mut self, header: &[u8], data: &[u8]);
-    /// The sequence number of the message sent last, where that is known.
-    fn sent(&self) -> Option<u32>;
-    /// Answers the packet received last with UNIMPLEMENTED (RFC 4253 §11.4).
-    fn unimplemented(&mut self);
+    /// Sends one payload in two parts, so that channel data needs no copy in front of the sealing.
+    fn send_parts(&mut self, header: &[u8], data: &[u8]);
+    /// Returns the sequence number of the packet that was sent last. `None` if it is held back for new keys.
+    fn last_sequence(&self) -> Option<u32>;
+    /// Answers the packet that was received last with UNIMPLEMENTED (RFC 4253 §11.4).
+    fn reply_unimplemented(&mut self);
 }
 
-impl Outbox for crate::transport::Transport {
+impl PacketSink for crate::transport::Transport {
     fn send(&mut self, payload: &[u8]) {
         Self::send(self, payload);
     }
-    fn send_data(&mut self, header: &[u8], data: &[u8]) {
-        Self::send_data(self, header, data);
+    fn send_parts(&mut self, header: &[u8], data: &[u8]) {
+        Self::send_parts(self, header, data);
     }
-    fn sent(&self) -> Option<u32> {
-        Self::sent(self)
+    fn last_sequence(&self) -> Option<u32> {
+        Self::last_sequence(self)
     }
-    fn unimplemented(&mut self) {
-        Self::unimplemented(self);
+    fn reply_unimplemented(&mut self) {
+        Self::reply_unimplemented(self);
     }
 }
 
-/// What a connection is bound to.
+/// Limits of one connection.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// The windows we give.
-    pub window: Limits,
-    /// The largest payload either side puts in one packet.
-    pub packet: u32,
-    /// As many channels at once.
-    pub channels: usize,
+pub struct ConnectionConfig {
+    /// Receive windows, in bytes.
+    pub window: WindowLimits,
+    /// Largest channel payload in one packet, in bytes; for both directions.
+    pub max_packet: u32,
+    /// Channels that may be open at the same time.
+    pub max_channels: usize,
 }
 
-impl Default for Settings {
+impl Default for ConnectionConfig {
     fn default() -> Self {
         Self {
-            window: Limits::default(),
-            packet: 32 * 1024,
-            channels: 16 * 1024,
+            window: WindowLimits::default(),
+            max_packet: 32 * 1024,
+            max_channels: 16 * 1024,
         }
     }
 }
 
-/// Something that the floors above want to know.
+/// Something that the owner of a [`Connection`] has to act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A channel that we opened stands.
+pub enum ConnectionEvent {
+    /// The server confirmed a channel that we opened.
     Opened(ChannelId),
-    /// The server did not open it: let go of it.
-    Refused {
-        /// Which one.
+    /// The server refused a channel that we opened. Drop its reader and writer to free the number.
+    OpenFailed {
+        /// The channel that was refused.
         channel: ChannelId,
-        /// RFC 4254 §5.1's reason.
+        /// Reason code of RFC 4254 §5.1.
         code: u32,
         /// The server's text, cut to 1 KiB and not escaped.
         text: String,
     },
-    /// There is something to read, be it an end.
+    /// There is something to read: bytes, EOF or a reset.
     Readable(ChannelId),
-    /// There is window to write, or none to wait for any more.
+    /// The window has grown, or the channel was closed.
     Writable(ChannelId),
-    /// The server opened a channel for a forward: accept or refuse it.
-    Incoming(Incoming),
-    /// A request of ours was answered.
-    Reply(RequestId, Reply),
-    /// The server's host keys (OpenSSH PROTOCOL §2.5), as it says; nothing is proven.
+    /// The server opened a channel: accept or refuse it.
+    Incoming(OpenRequest),
+    /// The server answered a global request of ours.
+    Reply(RequestId, GlobalReply),
+    /// The host keys that the server announces (OpenSSH PROTOCOL §2.5), as wire blobs; nothing is proven.
     HostKeys(Vec<Bytes>),
 }
 
-/// A channel that the server opened for one of our forwards.
+/// A channel that the server opens for one of our remote forwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Incoming {
-    /// Its number.
+pub struct OpenRequest {
+    /// The channel to accept or refuse.
     pub channel: ChannelId,
-    /// The forward, as it was asked for.
-    pub listen: Listen,
-    /// The port really bound; 0 for a Unix socket.
-    pub port: u16,
-    /// Who connected, as the server says: never trusted. Empty for a Unix socket.
+    /// The forward, as it was requested.
+    pub listen: RemoteListen,
+    /// The port that the server bound; 0 for a Unix socket.
+    pub bound_port: u16,
+    /// `address:port` of the connecting side as the server claims it; not escaped. Empty for a Unix socket.
     pub originator: String,
 }
 
-/// The longest foreign text that is kept.
-const TEXT: usize = 1024;
+/// Text of the server that is kept, in bytes.
+const MAX_TEXT: usize = 1024;
 
-/// All channels and requests of one session.
+/// The channels and global requests of one session.
 #[derive(Debug)]
 pub struct Connection {
-    settings: Settings,
-    channels: Table,
-    pending: Pending,
-    forwards: Forwards,
-    rtt: RoundTrips,
-    violations: Meter,
-    requests: Meter,
-    offences: u64,
-    events: VecDeque<Event>,
-    /// When a channel that waits for its pace is looked at again.
-    patience: Option<Instant>,
-    small: Small,
-    /// The largest window that a channel was found to need.
-    learned: u32,
+    config: ConnectionConfig,
+    channels: ChannelTable,
+    pending: PendingRequests,
+    forwards: RemoteForwards,
+    rtt: RttEstimator,
+    violation_limiter: TokenBucket,
+    request_limiter: TokenBucket,
+    violations: u64,
+    events: VecDeque<ConnectionEvent>,
+    /// Earliest time at which a writer has waited too long for credit.
+    next_wait_deadline: Option<Instant>,
+    interactive: InteractiveDetector,
+    /// Largest receive window that a channel has grown to, in bytes.
+    largest_window: u32,
 }
 
 impl Connection {
     /// A connection without channels.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(config: ConnectionConfig) -> Self {
         Self {
-            settings,
-            channels: Table::default(),
-            pending: Pending::default(),
-            forwards: Forwards::default(),
-            rtt: RoundTrips::default(),
-            violations: Meter::new(20, Duration::from_secs(10)),
-            requests: Meter::new(1000, Duration::from_secs(1)),
-            offences: 0,
+            config,
+            channels: ChannelTable::default(),
+            pending: PendingRequests::default(),
+            forwards: RemoteForwards::default(),
+            rtt: RttEstimator::default(),
+            // 20 at once and 2 a second: `record_violation` names these figures in its error.
+            violation_limiter: TokenBucket::new(20, 2),
+            request_limiter: TokenBucket::new(1000, 1000),
+            violations: 0,
             events: VecDeque::new(),
-            patience: None,
-            small: Small::default(),
-            learned: 0,
+            next_wait_deadline: None,
+            interactive: InteractiveDetector::default(),
+            largest_window: 0,
         }
     }
 
-    /// What happened, oldest first.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    /// Takes the oldest event. `None` if there are no more.
+    pub fn poll_event(&mut self) -> Option<ConnectionEvent> {
         self.events.pop_front()
     }
 
-    /// The last round trip that was measured.
+    /// Returns the last round trip that a ping measured. `None` before the first answer.
     pub fn rtt(&self) -> Option<Duration> {
         self.rtt.last()
     }
 
-    /// Tells of something else that took a round trip and perhaps more.
-    pub fn took(&mut self, time: Duration) {
-        self.rtt.add_bound(time);
+    /// Records an upper bound for the round trip, measured by an exchange that may have queued at the server.
+    pub fn add_rtt_upper_bound(&mut self, took: Duration) {
+        self.rtt.add_upper_bound(took);
     }
 
-    /// The channels that are known, ended ones that nobody has let go of included.
-    pub fn channels(&self) -> usize {
+    /// Returns the number of channels that are in use, including closed ones that still have a reader or writer.
+    pub fn channel_count(&self) -> usize {
         self.channels.len()
     }
 
-    /// How often the server did what it must not.
-    pub fn offences(&self) -> u64 {
-        self.offences
+    /// Returns how many messages of the server were not allowed but did not end the session.
+    pub fn violations(&self) -> u64 {
+        self.violations
     }
 
     /// Whether a ping waits for its answer.
-    pub fn pinging(&self) -> bool {
-        self.pending.pinging()
+    pub fn is_ping_pending(&self) -> bool {
+        self.pending.has_ping()
     }
 
-    /// Takes one packet in.
+    /// Handles one packet of the server: message number, then body.
     ///
     /// # Errors
-    /// What ends the session: a message that breaks the protocol, or too many that bend it.
-    pub fn handle(
+    /// [`Error::Protocol`] ends the session: a message that breaks the protocol, or too many violations.
+    pub fn handle_packet(
         &mut self,
         now: Instant,
         payload: Bytes,
-        out: &mut impl Outbox,
+        out: &mut impl PacketSink,
     ) -> Result<(), Error> {
         let mut body = Reader::new(&payload);
         match body.u8()? {
-            message::DATA => self.data(now, &payload, out),
+            message::DATA => self.on_data(now, &payload, out),
             message::WINDOW_ADJUST => {
                 let (id, credit) = (body.u32()?, body.u32()?);
-                self.window_adjust(now, id, credit)
+                self.on_window_adjust(now, id, credit)
             }
             message::EXTENDED_DATA => {
-                let (id, _, len) = (body.u32()?, body.u32()?, body.string()?.len());
-                self.extended_data(now, id, len, out)
+                let (id, _type, len) = (body.u32()?, body.u32()?, body.string()?.len());
+                self.on_extended_data(now, id, len, out)
             }
-            message::EOF => self.eof_received(now, body.u32()?),
-            message::CLOSE => self.close_received(now, body.u32()?, out),
-            message::OPEN => self.open_received(now, body, out),
-            message::OPEN_CONFIRMATION => self.confirmed(now, body, out),
-            message::OPEN_FAILURE => self.refused(body),
-            message::CHANNEL_REQUEST => self.channel_request(now, body, out),
-            message::GLOBAL_REQUEST => self.global_request(now, body, out),
-            message::REQUEST_SUCCESS => self.answered(now, Some(body.rest()), out),
-            message::REQUEST_FAILURE => self.answered(now, None, out),
-            message::CHANNEL_SUCCESS | message::CHANNEL_FAILURE => self.offend(now),
+            message::EOF => self.on_eof(now, body.u32()?),
+            message::CLOSE => self.on_close(now, body.u32()?, out),
+            message::OPEN => self.on_open(now, body, out),
+            message::OPEN_CONFIRMATION => self.on_open_confirmation(now, body, out),
+            message::OPEN_FAILURE => self.on_open_failure(body),
+            message::CHANNEL_REQUEST => self.on_channel_request(now, body, out),
+            message::GLOBAL_REQUEST => self.on_global_request(now, body, out),
+            message::REQUEST_SUCCESS => self.on_global_reply(now, Some(body.rest()), out),
+            message::REQUEST_FAILURE => self.on_global_reply(now, None, out),
+            // We send no channel requests.
+            message::CHANNEL_SUCCESS | message::CHANNEL_FAILURE => self.record_violation(now),
             _ => {
-                out.unimplemented();
-                self.offend(now)
+                out.reply_unimplemented();
+                self.record_violation(now)
             }
         }
     }
 
-    /// Counts what the server must not do, and ends the session when it does it on and on.
-    fn offend(&mut self, now: Instant) -> Result<(), Error> {
-        self.offences += 1;
-        if self.violations.count(now) {
+    /// Counts a message that is not allowed here. Ends the session if there are too many.
+    fn record_violation(&mut self, now: Instant) -> Result<(), Error> {
+        self.violations += 1;
+        if self.violation_limiter.take(now) {
             Ok(())
         } else {
-            Err(broken("more than 20 messages in 10 s that nothing allows"))
+            Err(protocol_error(
+                "more than 20 messages in 10 s that are not allowed",
+            ))
         }
     }
 
-    fn data(&mut self, now: Instant, payload: &Bytes, out: &mut impl Outbox) -> Result<(), Error> {
+    fn on_data(
+        &mut self,
+        now: Instant,
+        payload: &Bytes,
+        out: &mut impl PacketSink,
+    ) -> Result<(), Error> {
         let mut body = Reader::new(payload.get(1..).unwrap_or_default());
         let id = body.u32()?;
+        // A slice of the payload: channel data is not copied.
         let data = payload.slice_ref(body.string()?);
         body.end()?;
-        let Some(channel) = self.channels.standing(id) else {
-            return self.offend(now);
+        let Some(channel) = self.channels.open_mut(id) else {
+            return self.record_violation(now);
         };
         match channel.receive(data) {
-            Received::Kept => self.events.push_back(Event::Readable(ChannelId(id))),
-            Received::Dropped => {
+            Received::Buffered => self
+                .events
+                .push_back(ConnectionEvent::Readable(ChannelId(id))),
+            Received::Discarded => {
                 channel.settle(now, None);
-                credit(channel, out);
+                send_credit(channel, out);
             }
-            Received::PastWindow => return Err(broken("data past a channel's window")),
-            Received::AfterEnd => return self.offend(now),
+            Received::WindowExceeded => return Err(protocol_error("data past a channel's window")),
+            Received::AfterEnd => return self.record_violation(now),
         }
         Ok(())
     }
 
-    fn extended_data(
+    fn on_extended_data(
         &mut self,
         now: Instant,
         id: u32,
         len: usize,
-        out: &mut impl Outbox,
+        out: &mut impl PacketSink,
     ) -> Result<(), Error> {
-        let Some(channel) = self.channels.standing(id) else {
-            return self.offend(now);
+        let Some(channel) = self.channels.open_mut(id) else {
+            return self.record_violation(now);
         };
-        match channel.receive_unwanted(len) {
-            Received::PastWindow => return Err(broken("data past a channel's window")),
-            Received::AfterEnd => return self.offend(now),
-            Received::Kept | Received::Dropped => {
-                // What the reader holds is settled with it: a little early, and at most one batch.
+        match channel.receive_extended(len) {
+            Received::WindowExceeded => return Err(protocol_error("data past a channel's window")),
+            Received::AfterEnd => return self.record_violation(now),
+            Received::Buffered | Received::Discarded => {
+                // Settles what the reader took last, too: a little early, and at most one batch.
                 channel.settle(now, None);
-                credit(channel, out);
+                send_credit(channel, out);
             }
         }
         Ok(())
     }
 
-    fn window_adjust(&mut self, now: Instant, id: u32, credit: u32) -> Result<(), Error> {
-        let rtt = self.rtt.least();
-        let Some(channel) = self.channels.standing(id) else {
-            return self.offend(now);
+    fn on_window_adjust(&mut self, now: Instant, id: u32, credit: u32) -> Result<(), Error> {
+        let min_rtt = self.rtt.min();
+        let Some(channel) = self.channels.open_mut(id) else {
+            return self.record_violation(now);
         };
-        if !channel.send.extend(now, credit, rtt) {
-            return Err(broken("a window of 2^32 bytes or more"));
+        if !channel.send_window.add_credit(now, credit, min_rtt) {
+            return Err(protocol_error("a window of 2^32 bytes or more"));
         }
-        self.events.push_back(Event::Writable(ChannelId(id)));
+        self.events
+            .push_back(ConnectionEvent::Writable(ChannelId(id)));
         Ok(())
     }
 
-    fn eof_received(&mut self, now: Instant, id: u32) -> Result<(), Error> {
-        let Some(channel) = self.channels.standing(id) else {
-            return self.offend(now);
+    fn on_eof(&mut self, now: Instant, id: u32) -> Result<(), Error> {
+        let Some(channel) = self.channels.open_mut(id) else {
+            return self.record_violation(now);
         };
-        if channel.theirs > End::None {
-            return self.offend(now);
+        if channel.remote_end > DirectionEnd::Flowing {
+            return self.record_violation(now);
         }
         channel.receive_eof();
-        self.events.push_back(Event::Readable(ChannelId(id)));
+        self.events
+            .push_back(ConnectionEvent::Readable(ChannelId(id)));
         Ok(())
     }
 
-    fn close_received(
-        &mut self,
-        now: Instant,
-        id: u32,
-        out: &mut impl Outbox,
-    ) -> Result<(), Error> {
-        let Some(channel) = self.channels.standing(id) else {
-            return self.offend(now);
+    fn on_close(&mut self, now: Instant, id: u32, out: &mut impl PacketSink) -> Result<(), Error> {
+        let Some(channel) = self.channels.open_mut(id) else {
+            return self.record_violation(now);
         };
-        if channel.theirs == End::Close {
-            return self.offend(now);
+        if channel.remote_end == DirectionEnd::Closed {
+            return self.record_violation(now);
         }
         channel.receive_close();
-        if channel.ours < End::Close {
-            channel.ours = End::Close;
-            out.send(&message::of_channel(message::CLOSE, channel.remote));
+        if channel.local_end < DirectionEnd::Closed {
+            // RFC 4254 §5.3: CLOSE is answered with CLOSE.
+            channel.local_end = DirectionEnd::Closed;
+            out.send(&message::for_channel(message::CLOSE, channel.remote_id));
         }
-        self.events.push_back(Event::Readable(ChannelId(id)));
-        self.events.push_back(Event::Writable(ChannelId(id)));
+        self.events
+            .push_back(ConnectionEvent::Readable(ChannelId(id)));
+        self.events
+            .push_back(ConnectionEvent::Writable(ChannelId(id)));
         self.release(id);
         Ok(())
     }
 
-    fn channel_request(
+    fn on_channel_request(
         &mut self,
         now: Instant,
         mut body: Reader<'_>,
-        out: &mut impl Outbox,
+        out: &mut impl PacketSink,
     ) -> Result<(), Error> {
         let id = body.u32()?;
-        body.string()?;
+        let _type = body.string()?;
         let wants_reply = body.bool()?;
-        self.meter_request(now)?;
-        let Some(channel) = self.channels.standing(id) else {
-            return self.offend(now);
+        self.limit_requests(now)?;
+        let Some(channel) = self.channels.open_mut(id) else {
+            return self.record_violation(now);
         };
-        if wants_reply && channel.ours < End::Close {
-            out.send(&message::of_channel(
+        if wants_reply && channel.local_end < DirectionEnd::Closed {
+            out.send(&message::for_channel(
                 message::CHANNEL_FAILURE,
-                channel.remote,
+                channel.remote_id,
             ));
         }
         Ok(())
     }
 }
 
-/// Sends what credit is due.
-fn credit(channel: &mut Channel, out: &mut impl Outbox) {
-    if let Some(due) = channel.credit() {
-        out.send(&message::window_adjust(channel.remote, due));
+/// Sends WINDOW_ADJUST if credit is due.
+fn send_credit(channel: &mut Channel, out: &mut impl PacketSink) {
+    if let Some(credit) = channel.take_credit() {
+        out.send(&message::window_adjust(channel.remote_id, credit));
     }
 }
 
-fn broken(what: &str) -> Error {
+fn protocol_error(what: &str) -> Error {
     Error::Protocol(what.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

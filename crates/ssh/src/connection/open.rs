@@ -1,15 +1,15 @@
-//! Opening and using channels (RFC 4254 §5): ours, and those the server may open for an active forward.
+//! Opening channels (RFC 4254 §5.1): ours, and those that the server opens for a granted remote forward.
 
 use std::time::Instant;
 
-use bytes::Bytes;
-
-use super::channel::{Channel, End, Stage, Taken};
-use super::global::Belongs;
-use super::message::{self, Forwarded, Open, Target};
-use super::pace::SendWindow;
-use super::window::ReceiveWindow;
-use super::{ChannelId, Connection, Event, Incoming, Outbox, TEXT, broken, credit};
+use super::channel::{Channel, ChannelState, DirectionEnd};
+use super::forwards::ForwardMatch;
+use super::message::{self, ChannelOpen, ChannelTarget, ForwardedChannel};
+use super::recv_window::RecvWindow;
+use super::send_window::SendWindow;
+use super::{
+    ChannelId, Connection, ConnectionEvent, MAX_TEXT, OpenRequest, PacketSink, protocol_error,
+};
 use crate::error::{Error, bounded};
 use crate::wire::Reader;
 
@@ -17,386 +17,216 @@ use crate::wire::Reader;
 const PROHIBITED: u32 = 1;
 /// SSH_OPEN_RESOURCE_SHORTAGE.
 const SHORTAGE: u32 = 4;
-/// No working peer announces less; every payload byte would cost many on the line.
-const LEAST_PACKET: u32 = 256;
-
-/// Why nothing was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unwritten {
-    /// The window is used up: wait for [`Event::Writable`].
-    NoWindow,
-    /// The peer closed the channel, or it never stood.
-    Closed,
-    /// We ended this direction.
-    Ended,
-}
+/// Smallest maximum packet size that is accepted, in bytes. No known server announces less, and each payload byte would
+/// cost many bytes on the line.
+const MIN_MAX_PACKET: u32 = 256;
 
 impl Connection {
-    /// Asks for a channel; `None` where too many stand already.
-    pub fn open(
+    /// Sends CHANNEL_OPEN. `None` if [`ConnectionConfig::max_channels`](super::ConnectionConfig::max_channels) are in use.
+    pub fn open_channel(
         &mut self,
-        target: &Target,
+        target: &ChannelTarget,
         now: Instant,
-        out: &mut impl Outbox,
+        out: &mut impl PacketSink,
     ) -> Option<ChannelId> {
-        if self.channels.len() >= self.settings.channels {
+        if self.channels.len() >= self.config.max_channels {
             return None;
         }
-        let receive = self.receive_window();
-        let window = receive.open();
-        let mut channel = Channel::new(Stage::Opening, 0, receive, SendWindow::new(0, 0));
-        channel.asked = Some(now);
+        let recv_window = self.new_recv_window();
+        let window = recv_window.available();
+        // The send window is known only from the confirmation.
+        let send_window = SendWindow::new(0, 0);
+        let mut channel = Channel::new(ChannelState::Opening, 0, recv_window, send_window);
+        channel.open_sent_at = Some(now);
         let id = self.channels.insert(channel);
-        out.send(&message::open(target, id, window, self.settings.packet));
+        out.send(&message::open(target, id, window, self.config.max_packet));
         Some(ChannelId(id))
     }
 
-    /// What a new channel begins with: its share of what an earlier one was found to need on this line, and of
-    /// what is left for all of them.
-    fn receive_window(&self) -> ReceiveWindow {
-        let limits = self.settings.window;
-        let among = u32::try_from(self.channels.len() + 1).unwrap_or(u32::MAX);
-        let wish = (self.learned / among).max(limits.initial);
-        let given = self
+    /// The window of a new channel: its share of the largest window that an earlier channel needed on this line, within
+    /// what is left of the session's total.
+    fn new_recv_window(&self) -> RecvWindow {
+        let limits = self.config.window;
+        let channels = u32::try_from(self.channels.len() + 1).unwrap_or(u32::MAX);
+        let wanted = (self.largest_window / channels).max(limits.initial);
+        let in_use = self
             .channels
             .iter()
-            .map(|channel| u64::from(channel.receive.target()));
-        ReceiveWindow::new(limits, limits.start(wish, given.sum()))
+            .map(|channel| u64::from(channel.recv_window.target()))
+            .sum();
+        RecvWindow::new(limits, limits.initial_for(wanted, in_use))
     }
 
-    pub(super) fn confirmed(
+    pub(super) fn on_open_confirmation(
         &mut self,
         now: Instant,
         mut body: Reader<'_>,
-        out: &mut impl Outbox,
+        out: &mut impl PacketSink,
     ) -> Result<(), Error> {
-        let (id, remote, window, packet) = (body.u32()?, body.u32()?, body.u32()?, body.u32()?);
-        let most = self.settings.packet;
+        let (id, remote_id, window, max_packet) =
+            (body.u32()?, body.u32()?, body.u32()?, body.u32()?);
+        let our_max_packet = self.config.max_packet;
         let Some(channel) = self
             .channels
             .get_mut(id)
-            .filter(|channel| channel.stage == Stage::Opening)
+            .filter(|channel| channel.state == ChannelState::Opening)
         else {
-            return Err(broken("a channel confirmed that was not asked for"));
+            return Err(protocol_error(
+                "a confirmation of a channel that was not requested",
+            ));
         };
-        let Some(send) = send_window(window, packet, most) else {
-            return Err(broken("a channel that takes next to nothing in a packet"));
+        let Some(send_window) = new_send_window(window, max_packet, our_max_packet) else {
+            return Err(protocol_error("a channel with a tiny maximum packet size"));
         };
-        if let Some(asked) = channel.asked {
-            self.rtt.add_bound(now.saturating_duration_since(asked));
+        if let Some(sent_at) = channel.open_sent_at {
+            self.rtt
+                .add_upper_bound(now.saturating_duration_since(sent_at));
         }
-        channel.remote = remote;
-        channel.stage = Stage::Open;
-        channel.send = send;
-        if channel.unread && channel.unwritten {
-            channel.ours = End::Close;
-            out.send(&message::of_channel(message::CLOSE, remote));
+        channel.remote_id = remote_id;
+        channel.state = ChannelState::Open;
+        channel.send_window = send_window;
+        if channel.reader_dropped && channel.writer_dropped {
+            // The caller gave up waiting.
+            channel.local_end = DirectionEnd::Closed;
+            out.send(&message::for_channel(message::CLOSE, remote_id));
         } else {
-            self.events.push_back(Event::Opened(ChannelId(id)));
+            self.events
+                .push_back(ConnectionEvent::Opened(ChannelId(id)));
         }
         Ok(())
     }
 
-    pub(super) fn refused(&mut self, mut body: Reader<'_>) -> Result<(), Error> {
+    pub(super) fn on_open_failure(&mut self, mut body: Reader<'_>) -> Result<(), Error> {
         let (id, code, text) = (body.u32()?, body.u32()?, body.string()?);
-        let abandoned = match self.channels.get_mut(id) {
-            Some(channel) if channel.stage == Stage::Opening => channel.unread && channel.unwritten,
-            _ => return Err(broken("a channel refused that was not asked for")),
-        };
-        if abandoned {
-            self.channels.remove(id);
-        } else {
-            // The number stays taken until whoever asked has let go of it.
-            if let Some(channel) = self.channels.get_mut(id) {
-                channel.stage = Stage::Open;
-                channel.theirs = End::Close;
-                channel.ours = End::Close;
+        let channel = match self.channels.get_mut(id) {
+            Some(channel) if channel.state == ChannelState::Opening => channel,
+            _ => {
+                return Err(protocol_error(
+                    "a refusal of a channel that was not requested",
+                ));
             }
-            self.events.push_back(Event::Refused {
-                channel: ChannelId(id),
-                code,
-                text: bounded(text, TEXT),
-            });
+        };
+        if channel.reader_dropped && channel.writer_dropped {
+            self.channels.remove(id);
+            return Ok(());
         }
+        // The number stays in use until the caller has dropped its handles.
+        channel.state = ChannelState::Open;
+        channel.remote_end = DirectionEnd::Closed;
+        channel.local_end = DirectionEnd::Closed;
+        self.events.push_back(ConnectionEvent::OpenFailed {
+            channel: ChannelId(id),
+            code,
+            text: bounded(text, MAX_TEXT),
+        });
         Ok(())
     }
 
-    pub(super) fn open_received(
+    /// Handles CHANNEL_OPEN: offers the channel to the caller if it belongs to a granted forward, and refuses it otherwise.
+    pub(super) fn on_open(
         &mut self,
         now: Instant,
         body: Reader<'_>,
-        out: &mut impl Outbox,
+        out: &mut impl PacketSink,
     ) -> Result<(), Error> {
-        let mut open = Open::read(body)?;
-        let Some(forwarded) = Forwarded::read(open.kind, &mut open.rest)? else {
-            // Session, x11, auth-agent, direct-*: nobody asked for any of them.
-            out.send(&message::open_failure(
-                open.sender,
-                PROHIBITED,
-                "not offered",
-            ));
-            return self.offend(now);
+        let mut open = ChannelOpen::read(body)?;
+        let forwarded = ForwardedChannel::read(open.channel_type, &mut open.type_fields)?;
+        let Some(forwarded) = forwarded else {
+            // session, x11, auth-agent@openssh.com, direct-*: this client never requests any of them.
+            refuse(out, open.sender_id, PROHIBITED, "not offered");
+            return self.record_violation(now);
         };
-        let (listen, port) = match self.forwards.find(&forwarded) {
-            Belongs::To(listen, port) => (listen, port),
-            belongs => {
-                out.send(&message::open_failure(
-                    open.sender,
-                    PROHIBITED,
-                    "not forwarded",
-                ));
-                return if belongs == Belongs::Late {
-                    Ok(())
-                } else {
-                    self.offend(now)
-                };
+        let (listen, bound_port) = match self.forwards.find(&forwarded) {
+            ForwardMatch::Active(listen, bound_port) => (listen, bound_port),
+            ForwardMatch::Cancelled => {
+                refuse(out, open.sender_id, PROHIBITED, "not forwarded");
+                return Ok(());
+            }
+            ForwardMatch::Unknown => {
+                refuse(out, open.sender_id, PROHIBITED, "not forwarded");
+                return self.record_violation(now);
             }
         };
-        let Some(send) = send_window(open.window, open.packet, self.settings.packet) else {
-            return Err(broken("a channel that takes next to nothing in a packet"));
+        let send_window = new_send_window(open.window, open.max_packet, self.config.max_packet);
+        let Some(send_window) = send_window else {
+            return Err(protocol_error("a channel with a tiny maximum packet size"));
         };
-        if self.channels.len() >= self.settings.channels {
-            out.send(&message::open_failure(
-                open.sender,
-                SHORTAGE,
-                "too many channels",
-            ));
+        if self.channels.len() >= self.config.max_channels {
+            refuse(out, open.sender_id, SHORTAGE, "too many channels");
             return Ok(());
         }
-        let receive = self.receive_window();
-        let id = self
-            .channels
-            .insert(Channel::new(Stage::Offered, open.sender, receive, send));
-        self.events.push_back(Event::Incoming(Incoming {
-            channel: ChannelId(id),
-            listen,
-            port,
-            originator: match forwarded {
-                Forwarded::Tcp {
-                    from, from_port, ..
-                } => originator(from, from_port),
-                Forwarded::Unix { .. } => String::new(),
-            },
-        }));
+        let id = self.channels.insert(Channel::new(
+            ChannelState::Offered,
+            open.sender_id,
+            self.new_recv_window(),
+            send_window,
+        ));
+        self.events
+            .push_back(ConnectionEvent::Incoming(OpenRequest {
+                channel: ChannelId(id),
+                listen,
+                bound_port,
+                originator: originator(&forwarded),
+            }));
         Ok(())
     }
 
-    /// Takes a channel that the server opened.
-    pub fn accept(&mut self, id: ChannelId, out: &mut impl Outbox) {
-        let packet = self.settings.packet;
-        if let Some(channel) = self.offered(id) {
-            channel.stage = Stage::Open;
-            let window = channel.receive.open();
+    /// Confirms a channel that the server opened.
+    pub fn accept_channel(&mut self, id: ChannelId, out: &mut impl PacketSink) {
+        let max_packet = self.config.max_packet;
+        if let Some(channel) = self.offered_mut(id) {
+            channel.state = ChannelState::Open;
+            let window = channel.recv_window.available();
             out.send(&message::open_confirmation(
-                channel.remote,
+                channel.remote_id,
                 id.0,
                 window,
-                packet,
+                max_packet,
             ));
         }
     }
 
-    /// Refuses a channel that the server opened, with RFC 4254 §5.1's reason code.
-    pub fn refuse(&mut self, id: ChannelId, code: u32, text: &str, out: &mut impl Outbox) {
-        if let Some(channel) = self.offered(id) {
-            out.send(&message::open_failure(channel.remote, code, text));
+    /// Refuses a channel that the server opened, with a reason code of RFC 4254 §5.1.
+    pub fn refuse_channel(
+        &mut self,
+        id: ChannelId,
+        code: u32,
+        text: &str,
+        out: &mut impl PacketSink,
+    ) {
+        if let Some(channel) = self.offered_mut(id) {
+            refuse(out, channel.remote_id, code, text);
             self.channels.remove(id.0);
         }
     }
 
-    fn offered(&mut self, id: ChannelId) -> Option<&mut Channel> {
+    fn offered_mut(&mut self, id: ChannelId) -> Option<&mut Channel> {
         self.channels
             .get_mut(id.0)
-            .filter(|channel| channel.stage == Stage::Offered)
-    }
-
-    /// Writes as much of `data` as one packet may bear now; how much.
-    ///
-    /// # Errors
-    /// Why nothing may be written. Writing nothing is always allowed while the channel is.
-    pub fn write(
-        &mut self,
-        id: ChannelId,
-        data: &[u8],
-        out: &mut impl Outbox,
-    ) -> Result<usize, Unwritten> {
-        let channel = self.channels.get_mut(id.0).ok_or(Unwritten::Closed)?;
-        if channel.theirs == End::Close {
-            return Err(Unwritten::Closed);
-        }
-        if !channel.writable() {
-            return Err(Unwritten::Ended);
-        }
-        if data.is_empty() {
-            return Ok(0);
-        }
-        let len = channel.send.allows(data.len());
-        let (Some(data), Ok(wire)) = (data.get(..len), u32::try_from(len)) else {
-            return Err(Unwritten::NoWindow);
-        };
-        if len == 0 {
-            return Err(Unwritten::NoWindow);
-        }
-        channel.send.spend(len);
-        out.send_data(&message::data_header(channel.remote, wire), data);
-        Ok(len)
-    }
-
-    /// What [`Connection::write`] would do with `len` bytes; where it is nothing for want of window, the writer
-    /// waits for [`Event::Writable`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn may_write(
-        &mut self,
-        id: ChannelId,
-        len: usize,
-        now: Instant,
-    ) -> Result<usize, Unwritten> {
-        let rtt = self.rtt.least();
-        let tight = self.small.is_beside(id.0, now, rtt);
-        let channel = self.channels.get_mut(id.0).ok_or(Unwritten::Closed)?;
-        if channel.theirs == End::Close {
-            return Err(Unwritten::Closed);
-        }
-        if !channel.writable() {
-            return Err(Unwritten::Ended);
-        }
-        channel.send.tighten(tight);
-        self.small.note(id.0, len, &channel.send, now);
-        match channel.send.allows(len) {
-            0 if len > 0 => {
-                if let Some(until) = channel.send.wait(now, rtt) {
-                    self.patience = Some(self.patience.map_or(until, |known| known.min(until)));
-                }
-                Err(Unwritten::NoWindow)
-            }
-            len => Ok(len),
-        }
-    }
-
-    /// When [`Connection::handle_timeout`] wants to be called.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        self.patience
-    }
-
-    /// Lets channels go on that waited for their pace too long.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        if self.patience.is_none_or(|until| now < until) {
-            return;
-        }
-        let rtt = self.rtt.least();
-        let mut next: Option<Instant> = None;
-        for (id, channel) in self.channels.iter_mut() {
-            if channel.send.give_up(now, rtt) {
-                self.events.push_back(Event::Writable(ChannelId(id)));
-            } else if let Some(until) = channel.send.waits_until(rtt) {
-                next = Some(next.map_or(until, |known| known.min(until)));
-            }
-        }
-        self.patience = next;
-    }
-
-    /// Ends our direction: the server will read to the end of what was written.
-    pub fn eof(&mut self, id: ChannelId, out: &mut impl Outbox) {
-        if let Some(channel) = self.channels.get_mut(id.0)
-            && channel.writable()
-        {
-            channel.ours = End::Eof;
-            out.send(&message::of_channel(message::EOF, channel.remote));
-        }
-    }
-
-    /// Takes what has come in. What was taken before counts as consumed by this call.
-    pub fn take(&mut self, id: ChannelId, now: Instant, out: &mut impl Outbox) -> Taken {
-        let rtt = self.rtt.least();
-        let Some(channel) = self.channels.get_mut(id.0) else {
-            return Taken::Reset;
-        };
-        let taken = channel.take(now, rtt);
-        self.learned = self.learned.max(channel.receive.target());
-        credit(channel, out);
-        taken
-    }
-
-    /// Takes one more piece in the same turn.
-    pub fn take_more(&mut self, id: ChannelId) -> Option<Bytes> {
-        self.channels.get_mut(id.0)?.take_more()
-    }
-
-    /// Gives back the end of what was taken last.
-    pub fn give_back(&mut self, id: ChannelId, rest: Bytes) {
-        if let Some(channel) = self.channels.get_mut(id.0) {
-            channel.give_back(rest);
-        }
-    }
-
-    /// Whether the server has closed the channel.
-    pub fn is_closed(&mut self, id: ChannelId) -> bool {
-        self.channels
-            .get_mut(id.0)
-            .is_none_or(|channel| channel.theirs == End::Close)
-    }
-
-    /// Nobody reads any more; what comes in is thrown away.
-    pub fn drop_reader(&mut self, id: ChannelId, now: Instant, out: &mut impl Outbox) {
-        if let Some(channel) = self.channels.get_mut(id.0) {
-            channel.abandon_reading();
-            if channel.unwritten {
-                self.close(id, out);
-            } else {
-                channel.settle(now, None);
-                credit(channel, out);
-            }
-        }
-    }
-
-    /// Nobody writes any more. That is no EOF: whoever wants one sends it first.
-    pub fn drop_writer(&mut self, id: ChannelId, out: &mut impl Outbox) {
-        if let Some(channel) = self.channels.get_mut(id.0) {
-            channel.unwritten = true;
-            if channel.unread {
-                self.close(id, out);
-            }
-        }
-    }
-
-    fn close(&mut self, id: ChannelId, out: &mut impl Outbox) {
-        if let Some(channel) = self.channels.get_mut(id.0)
-            && channel.stage == Stage::Open
-            && channel.ours < End::Close
-        {
-            channel.ours = End::Close;
-            out.send(&message::of_channel(message::CLOSE, channel.remote));
-        }
-        self.release(id.0);
-    }
-
-    /// Frees the number once nothing refers to it.
-    pub(super) fn release(&mut self, id: u32) {
-        if self
-            .channels
-            .get_mut(id)
-            .is_some_and(|channel| channel.is_over())
-        {
-            self.channels.remove(id);
-        }
-    }
-
-    /// The bytes that wait for readers, of all channels.
-    pub fn waiting(&self) -> usize {
-        self.channels.iter().map(Channel::waiting).sum()
+            .filter(|channel| channel.state == ChannelState::Offered)
     }
 }
 
-/// The window as the peer gives it, its packets bounded by ours.
-fn send_window(window: u32, packet: u32, most: u32) -> Option<SendWindow> {
-    (packet >= LEAST_PACKET).then(|| SendWindow::new(window, packet.min(most)))
+fn refuse(out: &mut impl PacketSink, remote_id: u32, code: u32, text: &str) {
+    out.send(&message::open_failure(remote_id, code, text));
 }
 
-/// `address:port`, brackets around an IPv6 address.
-fn originator(address: &[u8], port: u32) -> String {
-    let address = bounded(address, TEXT);
+/// The server's window with packets no larger than ours. `None` if its maximum packet size is too small.
+fn new_send_window(window: u32, max_packet: u32, our_max_packet: u32) -> Option<SendWindow> {
+    (max_packet >= MIN_MAX_PACKET).then(|| SendWindow::new(window, max_packet.min(our_max_packet)))
+}
+
+/// `address:port` of the connecting side, with brackets around an IPv6 address. Empty for a Unix socket.
+fn originator(forwarded: &ForwardedChannel<'_>) -> String {
+    let ForwardedChannel::Tcp {
+        originator_address,
+        originator_port: port,
+        ..
+    } = forwarded
+    else {
+        return String::new();
+    };
+    let address = bounded(originator_address, MAX_TEXT);
     if address.contains(':') {
         format!("[{address}]:{port}")
     } else {

@@ -1,38 +1,38 @@
-//! The session's round trips.
+//! Round-trip times of one session.
 
 use std::time::Duration;
 
-/// What pings have measured.
+/// Round-trip measurements from pings, and upper bounds from other exchanges.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct RoundTrips {
+pub(super) struct RttEstimator {
     last: Option<Duration>,
-    least: Option<Duration>,
+    min: Option<Duration>,
 }
 
-impl RoundTrips {
-    /// Adds one.
-    pub(crate) fn add(&mut self, rtt: Duration) {
+impl RttEstimator {
+    /// Adds a measured round trip.
+    pub(super) fn add(&mut self, rtt: Duration) {
         self.last = Some(rtt);
-        self.least = Some(match self.least {
-            // Drifts upward slowly, so that a route that became longer is believed in the end.
-            Some(least) if rtt > least => least + (rtt - least) / 64,
+        self.min = Some(match self.min {
+            // The minimum drifts upward slowly, so that it follows a route that became longer.
+            Some(min) if rtt > min => min + (rtt - min) / 64,
             _ => rtt,
         });
     }
 
-    /// Adds what took a round trip and perhaps more, such as the opening of a channel. The more of them, the
-    /// surer that one met no queue and no busy machine.
-    pub(crate) fn add_bound(&mut self, took: Duration) {
-        self.least = Some(self.least.map_or(took, |least| least.min(took)));
+    /// Adds the duration of an exchange that took a round trip or more, such as opening a channel. Lowers the minimum
+    /// only: the more samples there are, the likelier one of them met no queue and no busy server.
+    pub(super) fn add_upper_bound(&mut self, took: Duration) {
+        self.min = Some(self.min.map_or(took, |min| min.min(took)));
     }
 
-    /// The last one.
-    pub(crate) fn last(&self) -> Option<Duration> {
+    /// The last measured round trip. `None` before the first.
+    pub(super) fn last(&self) -> Option<Duration> {
         self.last
     }
 
-    /// About the least one: the line without queues.
-    pub(crate) fn least(&self) -> Option<Duration> {
-        self.least
+    /// About the smallest round trip: the line without queues. `None` before the first sample.
+    pub(super) fn min(&self) -> Option<Duration> {
+        self.min
     }
 }

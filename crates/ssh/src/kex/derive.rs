@@ -1,18 +1,18 @@
-//! Hashes and the derivation of keys, RFC 4253 §7.2.
+//! Hash algorithms and the derivation of keys (RFC 4253 §7.2).
 
 use aws_lc_rs::digest;
 use zeroize::Zeroizing;
 
-/// A key exchange's hash.
+/// The hash algorithm of a key exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hash {
+pub(crate) enum HashAlgorithm {
     Sha1,
     Sha256,
     Sha384,
     Sha512,
 }
 
-impl Hash {
+impl HashAlgorithm {
     fn algorithm(self) -> &'static digest::Algorithm {
         match self {
             Self::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
@@ -22,8 +22,8 @@ impl Hash {
         }
     }
 
-    /// The hash of all parts, one after the other.
-    pub(crate) fn over(self, parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
+    /// Hashes the concatenation of `parts`.
+    pub(crate) fn digest(self, parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
         let mut context = digest::Context::new(self.algorithm());
         for part in parts {
             context.update(part);
@@ -32,30 +32,30 @@ impl Hash {
     }
 }
 
-/// What keys are derived from.
+/// The inputs of the key derivation.
 pub(crate) struct KeyMaterial {
-    pub(crate) hash: Hash,
-    /// K as it stands on the wire.
+    pub(crate) hash: HashAlgorithm,
+    /// The shared secret K, encoded as the exchange hash covers it.
     pub(crate) secret: Zeroizing<Vec<u8>>,
-    /// H.
+    /// The exchange hash H.
     pub(crate) exchange_hash: Zeroizing<Vec<u8>>,
     pub(crate) session_id: Vec<u8>,
 }
 
 impl KeyMaterial {
-    /// The key of a letter, `A` to `F`, of this length.
+    /// Derives the key of `length` bytes for a letter from `A` to `F`.
     pub(crate) fn key(&self, letter: u8, length: usize) -> Zeroizing<Vec<u8>> {
-        let first = self.hash.over(&[
+        let first = self.hash.digest(&[
             &self.secret,
             &self.exchange_hash,
             &[letter],
             &self.session_id,
         ]);
-        // Enough room at once, so that no part of the key is left behind by a move.
+        // Enough capacity from the start: a reallocation would leave a copy of the key behind.
         let mut key = Zeroizing::new(Vec::with_capacity(length + first.len()));
         key.extend_from_slice(&first);
         while key.len() < length {
-            let next = self.hash.over(&[&self.secret, &self.exchange_hash, &key]);
+            let next = self.hash.digest(&[&self.secret, &self.exchange_hash, &key]);
             key.extend_from_slice(&next);
         }
         key.truncate(length);
@@ -74,27 +74,31 @@ mod tests {
             .collect()
     }
 
-    /// The first is a vector of NIST's component validation; all agree with OpenSSL's SSHKDF.
+    /// The first is a vector of NIST's component validation; all were checked with OpenSSL's SSHKDF.
     #[test]
     fn known_answers_of_the_key_derivation() {
         for (hash, letter, expected) in [
-            (Hash::Sha1, b'A', "E2F627C0B43F1AC1"),
+            (HashAlgorithm::Sha1, b'A', "E2F627C0B43F1AC1"),
             (
-                Hash::Sha1,
+                HashAlgorithm::Sha1,
                 b'C',
                 "1CA9D310F86D51F6CB8E7007CB2B220D55C5281CE680B533",
             ),
             (
-                Hash::Sha256,
+                HashAlgorithm::Sha256,
                 b'C',
                 concat!(
                     "E9491A35EE90CCF25B9AEABA5DC1C859D0828D2DCACFDAAFF829413B6D1EB7D8",
                     "86706232D779252420C64C471C432854411E74D6E3789B27E701D9EA8D6F85E7"
                 ),
             ),
-            (Hash::Sha384, b'D', "686E79541EE25522FC0D575900196D5B"),
             (
-                Hash::Sha512,
+                HashAlgorithm::Sha384,
+                b'D',
+                "686E79541EE25522FC0D575900196D5B",
+            ),
+            (
+                HashAlgorithm::Sha512,
                 b'F',
                 concat!(
                     "9D832E6E4E742C692619FDC5D478EFC737FF07D5C32FE837D3BC603B901DBB32",
@@ -121,9 +125,9 @@ mod tests {
     }
 
     #[test]
-    fn a_long_key_begins_with_the_short_one() {
+    fn a_long_key_starts_with_the_short_one() {
         let material = KeyMaterial {
-            hash: Hash::Sha256,
+            hash: HashAlgorithm::Sha256,
             secret: Zeroizing::new(vec![0, 0, 0, 1, 7]),
             exchange_hash: Zeroizing::new(vec![1; 32]),
             session_id: vec![2; 32],
@@ -131,7 +135,7 @@ mod tests {
         let long = material.key(b'C', 100);
         assert_eq!(long.len(), 100);
         assert_eq!(material.key(b'C', 32)[..], long[..32]);
-        let second = Hash::Sha256.over(&[&[0, 0, 0, 1, 7], &[1; 32], &long[..32]]);
+        let second = HashAlgorithm::Sha256.digest(&[&[0, 0, 0, 1, 7], &[1; 32], &long[..32]]);
         assert_eq!(long[32..64], second[..]);
     }
 }

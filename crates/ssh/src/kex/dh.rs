@@ -1,10 +1,10 @@
-//! Finite-field Diffie-Hellman: RFC 4253 §8, RFC 8268, and group exchange, RFC 4419.
+//! Finite-field Diffie-Hellman (RFC 4253 §8, RFC 8268) and group exchange (RFC 4419).
 
 use crypto_bigint::modular::{BoxedMontyForm, BoxedMontyParams};
 use crypto_bigint::{BoxedUint, Odd, Resize};
 use zeroize::Zeroizing;
 
-use super::{Fill, Outcome, Step, failed, groups};
+use super::{FillRandom, KexOutcome, KexStep, groups, kex_failed};
 use crate::error::Error;
 use crate::wire::{Reader, Writer};
 
@@ -15,31 +15,31 @@ const GEX_INIT: u8 = 32;
 const GEX_REPLY: u8 = 33;
 const GEX_REQUEST: u8 = 34;
 
-/// The bounds of a group that the server may pick, and what is asked for.
+/// Bits of the group that the server may choose: smallest, preferred, largest.
 const GEX_MIN: u32 = 2048;
 const GEX_PREFERRED: u32 = 3072;
 const GEX_MAX: u32 = 8192;
 
-/// Twice the strength of the largest group, as a private exponent should be at least.
+/// Bits of our private exponent: at least twice the security strength of the largest group.
 const EXPONENT_BITS: u32 = 512;
 
-/// An exchange under way.
+/// A Diffie-Hellman exchange in progress.
 pub(crate) struct Dh {
-    stage: Stage,
-    /// Of a group exchange: the fields of the hash that come before e and f.
+    state: DhState,
+    /// The fields of the exchange hash before e and f. `None` without group exchange.
     gex_fields: Option<Vec<u8>>,
 }
 
-enum Stage {
-    /// The group was asked for.
-    Group,
-    /// e was sent.
-    Public(Pair),
+enum DhState {
+    /// GEX_REQUEST was sent.
+    GroupRequested,
+    /// Our public value e was sent.
+    PublicSent(DhKeyPair),
     Done,
 }
 
-/// A group and our pair of keys in it.
-struct Pair {
+/// Our key pair and its group.
+struct DhKeyPair {
     group: Group,
     private: Zeroizing<Vec<u8>>,
     public: Vec<u8>,
@@ -52,8 +52,8 @@ struct Group {
 }
 
 impl Dh {
-    /// Starts: sends e, or asks for a group.
-    pub(super) fn start(name: &str, fill: Fill<'_>) -> Result<(Self, Vec<u8>), Error> {
+    /// Starts the method: sends e, or requests a group.
+    pub(super) fn start(name: &str, fill: FillRandom<'_>) -> Result<(Self, Vec<u8>), Error> {
         let known = match name {
             "diffie-hellman-group1-sha1" => Some((groups::GROUP1, 1024)),
             "diffie-hellman-group14-sha1" | "diffie-hellman-group14-sha256" => {
@@ -71,56 +71,60 @@ impl Dh {
             let mut payload = vec![GEX_REQUEST];
             payload.raw(&bounds);
             let dh = Self {
-                stage: Stage::Group,
+                state: DhState::GroupRequested,
                 gex_fields: Some(bounds),
             };
             return Ok((dh, payload));
         };
-        let pair = Group::known(hex, bits)?.pair(fill)?;
+        let pair = Group::known(hex, bits)?.generate_pair(fill)?;
         let mut payload = vec![KEXDH_INIT];
         payload.mpint(&pair.public);
         let dh = Self {
-            stage: Stage::Public(pair),
+            state: DhState::PublicSent(pair),
             gex_fields: None,
         };
         Ok((dh, payload))
     }
 
-    /// Takes the group or the reply.
-    pub(super) fn on_message(&mut self, payload: &[u8], fill: Fill<'_>) -> Result<Step, Error> {
+    /// Handles the group or the reply.
+    pub(super) fn on_message(
+        &mut self,
+        payload: &[u8],
+        fill: FillRandom<'_>,
+    ) -> Result<KexStep, Error> {
         let mut reader = Reader::new(payload);
         let number = reader.u8()?;
-        match std::mem::replace(&mut self.stage, Stage::Done) {
-            Stage::Group if number == GEX_GROUP => {
+        match std::mem::replace(&mut self.state, DhState::Done) {
+            DhState::GroupRequested if number == GEX_GROUP => {
                 let (prime, generator) = (reader.mpint()?, reader.mpint()?);
                 reader.end()?;
-                let pair = Group::offered(prime, generator)?.pair(fill)?;
+                let pair = Group::offered(prime, generator)?.generate_pair(fill)?;
                 if let Some(fields) = &mut self.gex_fields {
                     fields.mpint(prime);
                     fields.mpint(generator);
                 }
                 let mut payload = vec![GEX_INIT];
                 payload.mpint(&pair.public);
-                self.stage = Stage::Public(pair);
-                Ok(Step::Send(payload))
+                self.state = DhState::PublicSent(pair);
+                Ok(KexStep::Send(payload))
             }
-            Stage::Public(pair) if number == self.reply_number() => {
+            DhState::PublicSent(pair) if number == self.reply_number() => {
                 let host_key = reader.string()?.to_vec();
                 let theirs = reader.mpint()?;
                 let signature = reader.string()?.to_vec();
                 reader.end()?;
                 let secret = pair.agree(theirs)?;
-                let mut fields = self.gex_fields.take().unwrap_or_default();
-                fields.mpint(&pair.public);
-                fields.mpint(theirs);
-                Ok(Step::Done(Outcome {
+                let mut hash_fields = self.gex_fields.take().unwrap_or_default();
+                hash_fields.mpint(&pair.public);
+                hash_fields.mpint(theirs);
+                Ok(KexStep::Done(KexOutcome {
                     host_key,
                     signature,
-                    fields,
+                    hash_fields,
                     secret,
                 }))
             }
-            _ => Err(failed("an unexpected message")),
+            _ => Err(kex_failed("an unexpected message")),
         }
     }
 
@@ -139,33 +143,33 @@ impl Group {
             .into_option()
             .and_then(|prime| prime.into_odd().into_option());
         Ok(Self {
-            prime: prime.ok_or_else(|| failed("a group is damaged"))?,
+            prime: prime.ok_or_else(|| kex_failed("a group is damaged"))?,
             generator: BoxedUint::from(2u8).resize(bits),
         })
     }
 
-    /// A group that the server picked: of an allowed size, odd, with 1 < g < p - 1.
+    /// Checks a group that the server chose: an allowed size, odd, with 1 < g < p - 1.
     fn offered(prime: &[u8], generator: &[u8]) -> Result<Self, Error> {
         let bits = significant_bits(prime);
         if !(GEX_MIN..=GEX_MAX).contains(&bits) {
-            return Err(failed(&format!(
-                "the server offers a group of {bits} bits; {GEX_MIN} to {GEX_MAX} are taken"
+            return Err(kex_failed(&format!(
+                "the server offers a group of {bits} bits; {GEX_MIN} to {GEX_MAX} are accepted"
             )));
         }
-        let bad = || failed("the server's group is not a valid one");
+        let invalid = || kex_failed("the server's group is not a valid one");
         let prime = BoxedUint::from_be_slice(prime, bits)
             .ok()
             .and_then(|prime| prime.into_odd().into_option())
-            .ok_or_else(bad)?;
-        let generator = within(generator, &prime).ok_or_else(bad)?;
+            .ok_or_else(invalid)?;
+        let generator = in_range(generator, &prime).ok_or_else(invalid)?;
         Ok(Self { prime, generator })
     }
 
-    fn pair(self, fill: Fill<'_>) -> Result<Pair, Error> {
+    fn generate_pair(self, fill: FillRandom<'_>) -> Result<DhKeyPair, Error> {
         let mut private = Zeroizing::new(vec![0; EXPONENT_BITS as usize / 8]);
         fill(&mut private);
         let public = self.power(&self.generator, &private)?;
-        Ok(Pair {
+        Ok(DhKeyPair {
             public: public.to_be_bytes().into_vec(),
             private,
             group: self,
@@ -175,7 +179,7 @@ impl Group {
     fn power(&self, base: &BoxedUint, exponent: &[u8]) -> Result<BoxedUint, Error> {
         let exponent = BoxedUint::from_be_slice(exponent, EXPONENT_BITS)
             .map(Zeroizing::new)
-            .map_err(|_| failed("an exponent is too long"))?;
+            .map_err(|_| kex_failed("an exponent is too long"))?;
         let params = BoxedMontyParams::new_vartime(self.prime.clone());
         Ok(BoxedMontyForm::new(base.clone(), &params)
             .pow_bounded_exp(&exponent, EXPONENT_BITS)
@@ -183,11 +187,11 @@ impl Group {
     }
 }
 
-impl Pair {
-    /// The secret, as an mpint; 1 < f < p - 1 or it is refused (RFC 4253 §8).
+impl DhKeyPair {
+    /// Computes the shared secret, as an mpint. The server's value f must satisfy 1 < f < p - 1 (RFC 4253 §8).
     fn agree(&self, theirs: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let theirs = within(theirs, &self.group.prime)
-            .ok_or_else(|| failed("the server's public key is not a valid one"))?;
+        let theirs = in_range(theirs, &self.group.prime)
+            .ok_or_else(|| kex_failed("the server's public key is not a valid one"))?;
         let shared = Zeroizing::new(self.group.power(&theirs, &self.private)?);
         let shared = Zeroizing::new(shared.to_be_bytes().into_vec());
         let mut secret = Zeroizing::new(Vec::with_capacity(shared.len() + 5));
@@ -196,8 +200,8 @@ impl Pair {
     }
 }
 
-/// The number, if it lies between 1 and p - 1, both left out.
-fn within(magnitude: &[u8], prime: &Odd<BoxedUint>) -> Option<BoxedUint> {
+/// The number, if 1 < number < p - 1.
+fn in_range(magnitude: &[u8], prime: &Odd<BoxedUint>) -> Option<BoxedUint> {
     let bits = prime.bits_precision();
     let number = BoxedUint::from_be_slice(magnitude, bits).ok()?;
     let one = BoxedUint::one_with_precision(bits);
@@ -240,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn both_sides_reach_the_same_secret() {
+    fn both_sides_compute_the_same_secret() {
         let mut sides =
             [(); 2].map(|()| Dh::start("diffie-hellman-group14-sha256", &mut fill).unwrap());
         let publics = sides
@@ -252,8 +256,8 @@ mod tests {
                 .on_message(&reply(KEXDH_REPLY, &publics[them]), &mut fill)
                 .unwrap()
             {
-                Step::Done(outcome) => outcome.secret,
-                Step::Send(_) => unreachable!(),
+                KexStep::Done(outcome) => outcome.secret,
+                KexStep::Send(_) => unreachable!(),
             }
         });
         assert_eq!(secrets[0], secrets[1]);
@@ -282,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn offered_groups_have_bounds() {
+    fn groups_outside_the_bounds_are_refused() {
         let group = |prime: &[u8], generator: &[u8]| {
             let (mut dh, _) = Dh::start("diffie-hellman-group-exchange-sha256", &mut fill).unwrap();
             let mut payload = vec![GEX_GROUP];

@@ -1,41 +1,41 @@
-//! Exchanges of one round trip on curves: RFC 5656, RFC 8731, and ML-KEM-768 with X25519.
+//! Elliptic-curve Diffie-Hellman (RFC 5656, RFC 8731) and the hybrid of ML-KEM-768 and X25519: one round trip each.
 
 use aws_lc_rs::agreement::{self, EphemeralPrivateKey, UnparsedPublicKey};
 use aws_lc_rs::{kem, rand};
 use zeroize::Zeroizing;
 
-use super::{Hash, Outcome, failed};
+use super::{HashAlgorithm, KexOutcome, kex_failed};
 use crate::error::Error;
 use crate::wire::{Reader, Writer};
 
-/// SSH_MSG_KEX_ECDH_INIT, and its namesakes.
+/// SSH_MSG_KEX_ECDH_INIT; the hybrid uses the same number.
 const INIT: u8 = 30;
-/// SSH_MSG_KEX_ECDH_REPLY, and its namesakes.
+/// SSH_MSG_KEX_ECDH_REPLY; the hybrid uses the same number.
 const REPLY: u8 = 31;
 
 const X25519_LEN: usize = 32;
 const MLKEM_CIPHERTEXT_LEN: usize = 1088;
 
-/// An exchange whose opening was sent.
+/// A key exchange whose first payload was sent.
 pub(crate) struct Ecdh {
-    curve: Curve,
-    /// Used up by the answer.
+    curve: EcdhCurve,
+    /// `None` once the reply was received: an ephemeral key is used once.
     private: Option<EphemeralPrivateKey>,
-    /// The post-quantum half.
+    /// The ML-KEM key. `None` without the hybrid.
     kem: Option<Box<kem::DecapsulationKey>>,
-    /// What we sent.
-    ours: Vec<u8>,
+    /// Our public value as it was sent.
+    client_public: Vec<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Curve {
+enum EcdhCurve {
     X25519,
     P256,
     P384,
     P521,
 }
 
-impl Curve {
+impl EcdhCurve {
     fn algorithm(self) -> &'static agreement::Algorithm {
         match self {
             Self::X25519 => &agreement::X25519,
@@ -45,7 +45,7 @@ impl Curve {
         }
     }
 
-    /// The length of a public key: uncompressed points only, as RFC 5656 §4 has it.
+    /// Size of a public value in bytes: points are uncompressed (RFC 5656 §4).
     fn public_len(self) -> usize {
         match self {
             Self::X25519 => X25519_LEN,
@@ -57,114 +57,122 @@ impl Curve {
 }
 
 impl Ecdh {
-    /// Makes the key pair, or the two of the hybrid, and the opening payload.
+    /// Generates the key pair, two for the hybrid. Returns the method with its first payload.
     pub(super) fn start(name: &str) -> Result<(Self, Vec<u8>), Error> {
         let curve = match name {
-            "ecdh-sha2-nistp256" => Curve::P256,
-            "ecdh-sha2-nistp384" => Curve::P384,
-            "ecdh-sha2-nistp521" => Curve::P521,
-            _ => Curve::X25519,
+            "ecdh-sha2-nistp256" => EcdhCurve::P256,
+            "ecdh-sha2-nistp384" => EcdhCurve::P384,
+            "ecdh-sha2-nistp521" => EcdhCurve::P521,
+            _ => EcdhCurve::X25519,
         };
-        let no_key = |_| failed("no key pair could be made");
+        let no_key = |_| kex_failed("no key pair could be made");
         let private = EphemeralPrivateKey::generate(curve.algorithm(), &rand::SystemRandom::new())
             .map_err(no_key)?;
         let public = private.compute_public_key().map_err(no_key)?;
-        let mut ours = Vec::new();
+        let mut client_public = Vec::new();
         let kem = if name == "mlkem768x25519-sha256" {
             let key = kem::DecapsulationKey::generate(&kem::ML_KEM_768).map_err(no_key)?;
             let encapsulation = key
                 .encapsulation_key()
                 .and_then(|key| key.key_bytes())
                 .map_err(no_key)?;
-            ours.extend_from_slice(encapsulation.as_ref());
+            client_public.extend_from_slice(encapsulation.as_ref());
             Some(Box::new(key))
         } else {
             None
         };
-        ours.extend_from_slice(public.as_ref());
+        client_public.extend_from_slice(public.as_ref());
         let mut payload = vec![INIT];
-        payload.string(&ours);
+        payload.string(&client_public);
         let ecdh = Self {
             curve,
             private: Some(private),
             kem,
-            ours,
+            client_public,
         };
         Ok((ecdh, payload))
     }
 
-    /// Takes the reply.
-    pub(super) fn on_message(&mut self, payload: &[u8]) -> Result<Outcome, Error> {
+    /// Handles the reply.
+    pub(super) fn on_message(&mut self, payload: &[u8]) -> Result<KexOutcome, Error> {
         let mut reader = Reader::new(payload);
         if reader.u8()? != REPLY {
-            return Err(failed("an unexpected message"));
+            return Err(kex_failed("an unexpected message"));
         }
         let host_key = reader.string()?.to_vec();
-        let theirs = reader.string()?;
+        let server_public = reader.string()?;
         let signature = reader.string()?.to_vec();
         reader.end()?;
         let private = self
             .private
             .take()
-            .ok_or_else(|| failed("a second reply"))?;
+            .ok_or_else(|| kex_failed("a second reply"))?;
         let secret = match &self.kem {
-            Some(kem) => hybrid(kem, private, theirs)?,
+            Some(kem) => hybrid(kem, private, server_public)?,
             None => {
                 let mut secret = Zeroizing::new(Vec::with_capacity(80));
-                agree(self.curve, private, theirs, |shared| secret.mpint(shared))?;
+                agree(self.curve, private, server_public, |shared| {
+                    secret.mpint(shared)
+                })?;
                 secret
             }
         };
-        let mut fields = Vec::new();
-        fields.string(&self.ours);
-        fields.string(theirs);
-        Ok(Outcome {
+        let mut hash_fields = Vec::new();
+        hash_fields.string(&self.client_public);
+        hash_fields.string(server_public);
+        Ok(KexOutcome {
             host_key,
             signature,
-            fields,
+            hash_fields,
             secret,
         })
     }
 }
 
-/// Runs the curve's half; a point that is short, off the curve or of small order is refused.
+/// Computes the curve's shared secret and passes it to `use_secret`. A point that has the wrong size, is not on the curve or
+/// is of small order is refused.
 fn agree(
-    curve: Curve,
+    curve: EcdhCurve,
     private: EphemeralPrivateKey,
-    theirs: &[u8],
-    take: impl FnOnce(&[u8]),
+    server_public: &[u8],
+    use_secret: impl FnOnce(&[u8]),
 ) -> Result<(), Error> {
-    if theirs.len() != curve.public_len() || (curve != Curve::X25519 && theirs.first() != Some(&4))
-    {
-        return Err(failed("the server's public key has the wrong form"));
+    // 4 marks an uncompressed point (RFC 5656 §4).
+    let is_uncompressed = curve == EcdhCurve::X25519 || server_public.first() == Some(&4);
+    if server_public.len() != curve.public_len() || !is_uncompressed {
+        return Err(kex_failed("the server's public key has the wrong form"));
     }
-    let peer = UnparsedPublicKey::new(curve.algorithm(), theirs);
-    let bad = || failed("the server's public key is not a valid one");
-    agreement::agree_ephemeral(private, peer, bad(), |shared| {
-        // RFC 8731 §3: the all-zero secret shows a point of small order.
+    let peer = UnparsedPublicKey::new(curve.algorithm(), server_public);
+    let invalid = || kex_failed("the server's public key is not a valid one");
+    agreement::agree_ephemeral(private, peer, invalid(), |shared| {
+        // RFC 8731 §3: an all-zero secret is the result of a point of small order.
         if shared.iter().all(|byte| *byte == 0) {
-            return Err(bad());
+            return Err(invalid());
         }
-        take(shared);
+        use_secret(shared);
         Ok(())
     })
 }
 
-/// K = SHA256(K_PQ || K_CL), hashed as a string and not as an mpint.
+/// Computes K = SHA256(K_PQ || K_CL), which is encoded as a string and not as an mpint.
 fn hybrid(
     kem: &kem::DecapsulationKey,
     private: EphemeralPrivateKey,
-    theirs: &[u8],
+    server_public: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let (ciphertext, public) = theirs
+    let (ciphertext, public) = server_public
         .split_at_checked(MLKEM_CIPHERTEXT_LEN)
-        .ok_or_else(|| failed("the server's ML-KEM ciphertext is too short"))?;
+        .ok_or_else(|| kex_failed("the server's ML-KEM ciphertext is too short"))?;
     let shared = kem
         .decapsulate(ciphertext.into())
-        .map_err(|_| failed("the server's ML-KEM ciphertext is not a valid one"))?;
+        .map_err(|_| kex_failed("the server's ML-KEM ciphertext is not a valid one"))?;
     let mut secret = Zeroizing::new(Vec::with_capacity(36));
-    agree(Curve::X25519, private, public, |classic| {
-        secret.string(Hash::Sha256.over(&[shared.as_ref(), classic]).as_slice());
+    agree(EcdhCurve::X25519, private, public, |classic| {
+        secret.string(
+            HashAlgorithm::Sha256
+                .digest(&[shared.as_ref(), classic])
+                .as_slice(),
+        );
     })?;
     Ok(secret)
 }
@@ -210,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn both_sides_reach_the_same_secret() {
+    fn both_sides_compute_the_same_secret() {
         for name in [
             "curve25519-sha256",
             "ecdh-sha2-nistp256",
@@ -218,10 +226,11 @@ mod tests {
         ] {
             let (mut client, _) = Ecdh::start(name).unwrap();
             let (mut server, _) = Ecdh::start(name).unwrap();
-            let (to_server, to_client) = (reply(&client.ours), reply(&server.ours));
-            let ours = client.on_message(&to_client).unwrap();
-            let theirs = server.on_message(&to_server).unwrap();
-            assert_eq!(ours.secret, theirs.secret);
+            let (to_server, to_client) =
+                (reply(&client.client_public), reply(&server.client_public));
+            let client_outcome = client.on_message(&to_client).unwrap();
+            let server_outcome = server.on_message(&to_server).unwrap();
+            assert_eq!(client_outcome.secret, server_outcome.secret);
             assert!(client.on_message(&to_client).is_err(), "a second reply");
         }
     }

@@ -1,5 +1,5 @@
-//! The finite-field groups of RFC 2409 §6.2 (group 1) and RFC 3526 (14, 16, 18); all have the
-//! generator 2.
+//! Primes of the finite-field groups of RFC 2409 §6.2 (group 1) and RFC 3526 (groups 14, 16, 18), in hexadecimal. The
+//! generator is always 2.
 
 pub(super) const GROUP1: &str = "\
     FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22\

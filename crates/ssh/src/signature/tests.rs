@@ -1,13 +1,15 @@
-//! Certificates of ssh-keygen's making, and signatures made with the library.
+//! Certificates made by ssh-keygen, and signatures made with the cryptographic library.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
 };
 use proptest::prelude::*;
-use russh::keys::ssh_key::Certificate as Foreign;
+use russh::keys::ssh_key::Certificate as ForeignCertificate;
 
 use super::*;
+use crate::kex::HashAlgorithm;
+use crate::wire::Writer;
 
 /// `ssh-keygen -s ed25519 -h -n 'db.example,*.lab.example' -V 20200101:20400101 -z 7`, ecdsa.
 const HOST: &str = concat!(
@@ -39,11 +41,15 @@ const USER: &str = concat!(
     "uogX9ySjSB651YwD9/kw3WOWC/x23S8=",
 );
 
-const IN_TIME: u64 = 1_700_000_000;
+const WITHIN_VALIDITY: u64 = 1_700_000_000;
 
 fn blob(kind: &str, text: &str) -> Vec<u8> {
-    let foreign = Foreign::from_openssh(&format!("{kind} {text}")).unwrap();
+    let foreign = ForeignCertificate::from_openssh(&format!("{kind} {text}")).unwrap();
     foreign.to_bytes().unwrap()
+}
+
+fn key_type_of(blob: &[u8]) -> &str {
+    Reader::new(blob).utf8().unwrap()
 }
 
 fn host() -> Vec<u8> {
@@ -55,36 +61,36 @@ fn user() -> Vec<u8> {
 }
 
 #[test]
-fn a_hosts_certificate_is_read_and_its_claims_checked() {
-    let certificate = Certificate::read(&host(), false).unwrap();
+fn a_host_certificate_is_parsed_and_its_claims_are_checked() {
+    let certificate = Certificate::parse(&host(), false).unwrap();
     assert_eq!(
         (certificate.serial, certificate.key_id.as_str()),
         (7, "host1")
     );
-    assert_eq!(certificate.key.algorithm().as_str(), "ecdsa-sha2-nistp256");
-    assert_eq!(certificate.authority.algorithm().as_str(), "ssh-ed25519");
+    assert_eq!(key_type_of(&certificate.key), "ecdsa-sha2-nistp256");
+    assert_eq!(key_type_of(&certificate.authority), "ssh-ed25519");
     let check = |host, now| certificate.check_host(host, now);
-    assert_eq!(check("db.example", IN_TIME), Ok(()));
-    assert_eq!(check("DB.Example", IN_TIME), Ok(()));
-    // A principal is no pattern; ssh has it so.
+    assert_eq!(check("db.example", WITHIN_VALIDITY), Ok(()));
+    assert_eq!(check("DB.Example", WITHIN_VALIDITY), Ok(()));
+    // A principal is not a pattern, as in ssh.
     for other in ["a.lab.example", "db.example.com", "*", ""] {
-        let refused = check(other, IN_TIME);
+        let refused = check(other, WITHIN_VALIDITY);
         assert!(
-            matches!(refused, Err(CertificateFault::Principal { .. })),
+            matches!(refused, Err(CertificateError::Principal { .. })),
             "{other}"
         );
     }
     assert_eq!(
         check("db.example", certificate.valid_after - 1),
-        Err(CertificateFault::NotYet)
+        Err(CertificateError::NotYetValid)
     );
     assert_eq!(
         check("db.example", certificate.valid_before),
-        Err(CertificateFault::Expired)
+        Err(CertificateError::Expired)
     );
 }
 
-/// What a certificate says, and who signs it.
+/// The claims of a certificate, and its signer.
 struct Claims<'a> {
     principals: &'a [&'a str],
     critical: &'a [&'a str],
@@ -104,7 +110,7 @@ impl Default for Claims<'_> {
 }
 
 impl Claims<'_> {
-    /// A host's certificate, its signature right by an Ed25519 key whatever it is said to be.
+    /// A host certificate with a valid Ed25519 signature, whatever algorithm it claims.
     fn certificate(&self) -> Vec<u8> {
         let authority = Ed25519KeyPair::from_seed_unchecked(&[3; 32]).unwrap();
         let list = |names: &[&str], with_data: bool| {
@@ -136,10 +142,10 @@ impl Claims<'_> {
 }
 
 #[test]
-fn without_principals_it_is_for_every_host_and_no_option_is_passed_over() {
+fn no_principals_means_every_host_and_no_critical_option_is_ignored() {
     let check = |claims: Claims<'_>| {
-        let certificate = Certificate::read(&claims.certificate(), false).unwrap();
-        certificate.check_host("db.example", IN_TIME)
+        let certificate = Certificate::parse(&claims.certificate(), false).unwrap();
+        certificate.check_host("db.example", WITHIN_VALIDITY)
     };
     assert_eq!(check(Claims::default()), Ok(()));
     let all = Claims {
@@ -153,7 +159,7 @@ fn without_principals_it_is_for_every_host_and_no_option_is_passed_over() {
             ..Claims::default()
         };
         assert!(
-            matches!(check(one), Err(CertificateFault::Principal { .. })),
+            matches!(check(one), Err(CertificateError::Principal { .. })),
             "{principal}"
         );
     }
@@ -164,43 +170,49 @@ fn without_principals_it_is_for_every_host_and_no_option_is_passed_over() {
         };
         assert_eq!(
             check(critical),
-            Err(CertificateFault::CriticalOption(option.to_owned()))
+            Err(CertificateError::CriticalOption(option.to_owned()))
         );
     }
 }
 
 #[test]
-fn authorities_are_plain_keys_and_do_not_sign_by_sha_1() {
+fn authorities_are_plain_keys_and_do_not_sign_with_sha_1() {
     let nested = Claims {
         authority: Some(Claims::default().certificate()),
         signed_with: "ssh-ed25519-cert-v01@openssh.com",
         ..Claims::default()
     };
     assert!(matches!(
-        Certificate::read(&nested.certificate(), true),
-        Err(Refused::Type(_))
+        Certificate::parse(&nested.certificate(), true),
+        Err(SignatureError::KeyType(_))
     ));
     let rsa = plain(&[b"ssh-rsa", &[1, 0, 1], &[0x7f; 256]]);
-    let by = |signed_with, sha1| {
+    let error_of = |signed_with, allow_sha1| {
         let claims = Claims {
             authority: Some(rsa.clone()),
             signed_with,
             ..Claims::default()
         };
-        Certificate::read(&claims.certificate(), sha1).unwrap_err()
+        Certificate::parse(&claims.certificate(), allow_sha1).unwrap_err()
     };
-    assert_eq!(by("ssh-rsa", false), Refused::Algorithm("ssh-rsa".into()));
-    assert_eq!(by("ssh-rsa", true), Refused::Signature);
-    assert_eq!(by("rsa-sha2-512", false), Refused::Signature);
-    assert_eq!(by("ssh-ed25519", false), Refused::Type("ssh-rsa".into()));
+    assert_eq!(
+        error_of("ssh-rsa", false),
+        SignatureError::Algorithm("ssh-rsa".into())
+    );
+    assert_eq!(error_of("ssh-rsa", true), SignatureError::Invalid);
+    assert_eq!(error_of("rsa-sha2-512", false), SignatureError::Invalid);
+    assert_eq!(
+        error_of("ssh-ed25519", false),
+        SignatureError::KeyType("ssh-rsa".into())
+    );
 }
 
 #[test]
-fn a_users_certificate_is_no_hosts() {
-    let certificate = Certificate::read(&user(), false).unwrap();
+fn a_user_certificate_is_not_accepted_for_a_host() {
+    let certificate = Certificate::parse(&user(), false).unwrap();
     assert_eq!(
-        certificate.check_host("alice", IN_TIME),
-        Err(CertificateFault::NotHost)
+        certificate.check_host("alice", WITHIN_VALIDITY),
+        Err(CertificateError::NotHost)
     );
 }
 
@@ -210,10 +222,10 @@ fn a_certificate_with_any_byte_changed_is_refused() {
         for at in 0..original.len() {
             let mut changed = original.clone();
             changed[at] ^= 1;
-            assert!(Certificate::read(&changed, false).is_err(), "byte {at}");
+            assert!(Certificate::parse(&changed, false).is_err(), "byte {at}");
         }
         for length in 0..original.len() {
-            assert!(Certificate::read(&original[..length], false).is_err());
+            assert!(Certificate::parse(&original[..length], false).is_err());
         }
     }
 }
@@ -227,35 +239,35 @@ fn plain(parts: &[&[u8]]) -> Vec<u8> {
 }
 
 #[test]
-fn security_keys_sign_with_flags_and_counter() {
+fn a_security_key_signature_covers_flags_and_counter() {
     let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
     let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap();
     let name = "sk-ssh-ed25519@openssh.com";
     let key = plain(&[name.as_bytes(), pair.public_key().as_ref(), b"ssh:"]);
-    let mut signed = Hash::Sha256.over(&[b"ssh:"]).to_vec();
+    let mut signed = HashAlgorithm::Sha256.digest(&[b"ssh:"]).to_vec();
     signed.raw(&[1, 0, 0, 0, 9]);
-    signed.raw(&Hash::Sha256.over(&[b"message"]));
+    signed.raw(&HashAlgorithm::Sha256.digest(&[b"message"]));
     let mut signature = plain(&[name.as_bytes(), pair.sign(&signed).as_ref()]);
     signature.raw(&[1, 0, 0, 0, 9]);
     assert_eq!(verify(name, &key, &signature, b"message"), Ok(()));
     assert_eq!(
         verify(name, &key, &signature, b"massage"),
-        Err(Refused::Signature)
+        Err(SignatureError::Invalid)
     );
     *signature.last_mut().unwrap() = 8;
     assert_eq!(
         verify(name, &key, &signature, b"message"),
-        Err(Refused::Signature)
+        Err(SignatureError::Invalid)
     );
     signature.truncate(signature.len() - 5);
     assert_eq!(
         verify(name, &key, &signature, b"message"),
-        Err(Refused::Malformed)
+        Err(SignatureError::Malformed)
     );
 }
 
 #[test]
-fn ecdsa_numbers_may_be_short_or_signed() {
+fn ecdsa_numbers_may_have_leading_zeros_or_fewer_bytes() {
     let random = SystemRandom::new();
     let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
     let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
@@ -279,16 +291,22 @@ fn ecdsa_numbers_may_be_short_or_signed() {
 fn keys_and_signatures_of_other_algorithms_are_refused() {
     let ed25519 = plain(&[b"ssh-ed25519", &[7; 32]]);
     let refused = verify("rsa-sha2-512", &ed25519, &[], b"");
-    assert_eq!(refused, Err(Refused::Type("ssh-ed25519".to_owned())));
+    assert_eq!(
+        refused,
+        Err(SignatureError::KeyType("ssh-ed25519".to_owned()))
+    );
     let short = plain(&[b"ssh-rsa", &[1, 0, 1], &[0x7f; 128]]);
     let signature = plain(&[b"rsa-sha2-512", &[1; 128]]);
     assert_eq!(
         verify("rsa-sha2-512", &short, &signature, b""),
-        Err(Refused::Short(1024))
+        Err(SignatureError::RsaTooShort(1024))
     );
     let sha1 = plain(&[b"ssh-rsa", &[1; 128]]);
     let refused = verify("rsa-sha2-512", &short, &sha1, b"");
-    assert_eq!(refused, Err(Refused::Algorithm("ssh-rsa".to_owned())));
+    assert_eq!(
+        refused,
+        Err(SignatureError::Algorithm("ssh-rsa".to_owned()))
+    );
 }
 
 proptest! {
@@ -299,6 +317,6 @@ proptest! {
         let prefixed = [&plain(&[key_type(name).as_bytes()])[..], &key].concat();
         let signature = [&plain(&[name.as_bytes()])[..], &signature].concat();
         let _ = verify(name, &prefixed, &signature, b"message");
-        let _ = Certificate::read(&key, true);
+        let _ = Certificate::parse(&key, true);
     }
 }

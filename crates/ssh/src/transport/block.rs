@@ -1,4 +1,4 @@
-//! Block ciphers as streams over one direction's packets: counter mode (RFC 4344) and CBC.
+//! Block ciphers over the packets of one direction: counter mode (RFC 4344) and CBC (RFC 4253 §6.3).
 
 use aws_lc_rs::cipher::{
     self, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext, UnboundCipherKey,
@@ -8,16 +8,16 @@ use aws_lc_rs::iv::FixedLength;
 
 use crate::error::Error;
 
-/// A cipher at its place in one direction's stream; always given whole blocks.
-pub(super) enum BlockCipher {
+/// A cipher with its position in the stream of one direction. Works on whole blocks only.
+pub(crate) enum BlockCipher {
     Ctr { key: EncryptingKey, counter: u128 },
     CbcEncrypt { key: EncryptingKey, iv: Iv },
     CbcDecrypt { key: DecryptingKey, iv: Iv },
 }
 
-/// The block that the next one is chained to.
+/// The ciphertext block that the next block is chained to.
 #[derive(Clone, Copy)]
-pub(super) enum Iv {
+pub(crate) enum Iv {
     Aes([u8; 16]),
     Des([u8; 8]),
 }
@@ -28,7 +28,7 @@ impl Iv {
             8 => bytes.try_into().map(Self::Des),
             _ => bytes.try_into().map(Self::Aes),
         }
-        .map_err(|_| broken(Unspecified))
+        .map_err(|_| cipher_error(Unspecified))
     }
 
     fn len(&self) -> usize {
@@ -38,8 +38,8 @@ impl Iv {
         }
     }
 
-    /// Chains to the last block of a ciphertext.
-    fn follow(&mut self, ciphertext: &[u8]) -> Result<(), Error> {
+    /// Sets the value to the last block of a ciphertext.
+    fn chain_to(&mut self, ciphertext: &[u8]) -> Result<(), Error> {
         if let Some(start) = ciphertext.len().checked_sub(self.len()) {
             *self = Self::new(ciphertext.get(start..).unwrap_or_default())?;
         }
@@ -48,47 +48,47 @@ impl Iv {
 }
 
 impl BlockCipher {
-    pub(super) fn ctr(
+    pub(crate) fn ctr(
         algorithm: &'static cipher::Algorithm,
         key: &[u8],
         iv: &[u8],
     ) -> Result<Self, Error> {
-        let key = UnboundCipherKey::new(algorithm, key).map_err(broken)?;
-        let counter = iv.try_into().map_err(|_| broken(Unspecified))?;
+        let key = UnboundCipherKey::new(algorithm, key).map_err(cipher_error)?;
+        let counter = iv.try_into().map_err(|_| cipher_error(Unspecified))?;
         Ok(Self::Ctr {
-            key: EncryptingKey::ctr(key).map_err(broken)?,
+            key: EncryptingKey::ctr(key).map_err(cipher_error)?,
             counter: u128::from_be_bytes(counter),
         })
     }
 
-    pub(super) fn cbc(
+    pub(crate) fn cbc(
         algorithm: &'static cipher::Algorithm,
         key: &[u8],
         iv: &[u8],
         encrypt: bool,
     ) -> Result<Self, Error> {
-        let key = UnboundCipherKey::new(algorithm, key).map_err(broken)?;
+        let key = UnboundCipherKey::new(algorithm, key).map_err(cipher_error)?;
         let iv = Iv::new(iv)?;
         Ok(if encrypt {
             Self::CbcEncrypt {
-                key: EncryptingKey::cbc(key).map_err(broken)?,
+                key: EncryptingKey::cbc(key).map_err(cipher_error)?,
                 iv,
             }
         } else {
             Self::CbcDecrypt {
-                key: DecryptingKey::cbc(key).map_err(broken)?,
+                key: DecryptingKey::cbc(key).map_err(cipher_error)?,
                 iv,
             }
         })
     }
 
-    /// Encrypts, or decrypts, what comes next in the stream.
-    pub(super) fn apply(&mut self, data: &mut [u8]) -> Result<(), Error> {
+    /// Encrypts or decrypts the next bytes of the stream in place.
+    pub(crate) fn apply(&mut self, data: &mut [u8]) -> Result<(), Error> {
         match self {
             Self::Ctr { key, counter } => {
                 let iv = FixedLength::from(counter.to_be_bytes());
                 key.less_safe_encrypt(data, EncryptionContext::Iv128(iv))
-                    .map_err(broken)?;
+                    .map_err(cipher_error)?;
                 *counter = counter.wrapping_add((data.len() / 16) as u128);
             }
             Self::CbcEncrypt { key, iv } => {
@@ -96,26 +96,27 @@ impl BlockCipher {
                     Iv::Aes(iv) => EncryptionContext::Iv128(FixedLength::from(*iv)),
                     Iv::Des(iv) => EncryptionContext::Iv64(FixedLength::from(*iv)),
                 };
-                key.less_safe_encrypt(data, context).map_err(broken)?;
-                iv.follow(data)?;
+                key.less_safe_encrypt(data, context).map_err(cipher_error)?;
+                iv.chain_to(data)?;
             }
             Self::CbcDecrypt { key, iv } => {
                 let context = match iv {
                     Iv::Aes(iv) => DecryptionContext::Iv128(FixedLength::from(*iv)),
                     Iv::Des(iv) => DecryptionContext::Iv64(FixedLength::from(*iv)),
                 };
-                iv.follow(data)?;
-                key.decrypt(data, context).map_err(broken)?;
+                // Before decrypting: the last ciphertext block is overwritten in place.
+                iv.chain_to(data)?;
+                key.decrypt(data, context).map_err(cipher_error)?;
             }
         }
         Ok(())
     }
 
-    pub(super) fn is_cbc(&self) -> bool {
+    pub(crate) fn is_cbc(&self) -> bool {
         !matches!(self, Self::Ctr { .. })
     }
 
-    pub(super) fn block_len(&self) -> usize {
+    pub(crate) fn block_len(&self) -> usize {
         match self {
             Self::Ctr { .. } => 16,
             Self::CbcEncrypt { iv, .. } | Self::CbcDecrypt { iv, .. } => iv.len(),
@@ -123,8 +124,8 @@ impl BlockCipher {
     }
 }
 
-/// The library refuses only lengths that we never give it.
-pub(super) fn broken(_: Unspecified) -> Error {
+/// Maps an error of the library, which reports only lengths that are never passed to it.
+pub(crate) fn cipher_error(_: Unspecified) -> Error {
     Error::KexFailed("the cipher could not be used".to_owned())
 }
 
@@ -147,7 +148,7 @@ mod tests {
             .collect()
     }
 
-    /// Applies it in two uneven parts, as packets are.
+    /// Applies the cipher in two parts of different size, like packets.
     fn apply(cipher: &mut BlockCipher, text: &str) -> Vec<u8> {
         let mut data = hex(text);
         let (head, tail) = data.split_at_mut(16);
@@ -193,7 +194,7 @@ mod tests {
 
     /// NIST SP 800-38A, F.2.
     #[test]
-    fn known_answers_of_chaining() {
+    fn known_answers_of_cbc_mode() {
         let iv = hex("000102030405060708090a0b0c0d0e0f");
         for (algorithm, key, answer) in [
             (

@@ -1,31 +1,31 @@
-//! Sealing and opening packets in place: AES-GCM (RFC 5647 as OpenSSH has it),
-//! chacha20-poly1305@openssh.com, and block ciphers with a MAC.
+//! Sealing and opening packets in place: AES-GCM (RFC 5647 with OpenSSH's negotiation), chacha20-poly1305@openssh.com, and
+//! block ciphers with a MAC.
 
 use aws_lc_rs::aead::chacha20_poly1305_openssh as chacha;
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::cipher;
 
-use super::block::{BlockCipher, broken};
+use super::block::{BlockCipher, cipher_error};
 use super::mac::{Mac, MacSpec};
 use crate::error::Error;
 use crate::kex::KeyMaterial;
 
-/// The largest `packet_length` that is taken: 256 KiB, as OpenSSH has it.
-pub(super) const MAX_LENGTH: usize = 256 * 1024;
-/// The length field.
-pub(super) const LENGTH_LEN: usize = 4;
+/// Largest `packet_length` that is accepted, in bytes; the same as OpenSSH's.
+pub(crate) const MAX_PACKET_LENGTH: usize = 256 * 1024;
+/// Size of the length field, in bytes.
+pub(crate) const LENGTH_LEN: usize = 4;
 const GCM_TAG: usize = 16;
 
-/// What a cipher's name stands for.
+/// A cipher by name, without keys.
 #[derive(Clone, Copy)]
 pub(crate) struct CipherSpec {
-    kind: Kind,
+    kind: CipherKind,
     key_len: usize,
     iv_len: usize,
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum CipherKind {
     Gcm(&'static aead::Algorithm),
     ChaCha,
     Ctr(&'static cipher::Algorithm),
@@ -33,18 +33,18 @@ enum Kind {
 }
 
 impl CipherSpec {
-    pub(crate) fn of(name: &str) -> Option<Self> {
+    pub(crate) fn find(name: &str) -> Option<Self> {
         let (kind, key_len, iv_len) = match name {
-            "aes128-gcm@openssh.com" => (Kind::Gcm(&aead::AES_128_GCM), 16, 12),
-            "aes256-gcm@openssh.com" => (Kind::Gcm(&aead::AES_256_GCM), 32, 12),
-            "chacha20-poly1305@openssh.com" => (Kind::ChaCha, chacha::KEY_LEN, 0),
-            "aes128-ctr" => (Kind::Ctr(&cipher::AES_128), 16, 16),
-            "aes192-ctr" => (Kind::Ctr(&cipher::AES_192), 24, 16),
-            "aes256-ctr" => (Kind::Ctr(&cipher::AES_256), 32, 16),
-            "aes128-cbc" => (Kind::Cbc(&cipher::AES_128), 16, 16),
-            "aes192-cbc" => (Kind::Cbc(&cipher::AES_192), 24, 16),
-            "aes256-cbc" => (Kind::Cbc(&cipher::AES_256), 32, 16),
-            "3des-cbc" => (Kind::Cbc(triple_des()), 24, 8),
+            "aes128-gcm@openssh.com" => (CipherKind::Gcm(&aead::AES_128_GCM), 16, 12),
+            "aes256-gcm@openssh.com" => (CipherKind::Gcm(&aead::AES_256_GCM), 32, 12),
+            "chacha20-poly1305@openssh.com" => (CipherKind::ChaCha, chacha::KEY_LEN, 0),
+            "aes128-ctr" => (CipherKind::Ctr(&cipher::AES_128), 16, 16),
+            "aes192-ctr" => (CipherKind::Ctr(&cipher::AES_192), 24, 16),
+            "aes256-ctr" => (CipherKind::Ctr(&cipher::AES_256), 32, 16),
+            "aes128-cbc" => (CipherKind::Cbc(&cipher::AES_128), 16, 16),
+            "aes192-cbc" => (CipherKind::Cbc(&cipher::AES_192), 24, 16),
+            "aes256-cbc" => (CipherKind::Cbc(&cipher::AES_256), 32, 16),
+            "3des-cbc" => (CipherKind::Cbc(triple_des()), 24, 8),
             _ => return None,
         };
         Some(Self {
@@ -54,23 +54,22 @@ impl CipherSpec {
         })
     }
 
-    /// Whether it authenticates by itself, so that no MAC is agreed on.
+    /// Whether the cipher authenticates by itself, so that no MAC is negotiated.
     pub(crate) fn is_aead(&self) -> bool {
-        matches!(self.kind, Kind::Gcm(_) | Kind::ChaCha)
+        matches!(self.kind, CipherKind::Gcm(_) | CipherKind::ChaCha)
     }
 
-    /// Whether it is open to prefix truncation without strict key exchange: ChaCha20 always, a
-    /// CBC cipher when the MAC is over the ciphertext.
-    pub(crate) fn is_terrapin(&self, mac: Option<&str>) -> bool {
+    /// Whether it is open to prefix truncation (Terrapin, CVE-2023-48795) without strict key exchange: ChaCha20 always, a CBC
+    /// cipher with an encrypt-then-MAC.
+    pub(crate) fn is_terrapin_vulnerable(&self, mac: Option<&str>) -> bool {
         match self.kind {
-            Kind::ChaCha => true,
-            Kind::Cbc(_) => mac.is_some_and(|mac| mac.contains("-etm@")),
+            CipherKind::ChaCha => true,
+            CipherKind::Cbc(_) => mac.is_some_and(|mac| mac.contains("-etm@")),
             _ => false,
         }
     }
 
-    /// How many bytes one key may seal: RFC 4344 §3.2 for 128-bit blocks, and a gigabyte for
-    /// 64-bit ones.
+    /// Bytes that one key may protect: RFC 4344 §3.2 for 128-bit blocks, 1 GiB for the 64-bit blocks of 3DES.
     pub(crate) fn byte_limit(&self) -> u64 {
         if self.iv_len == 8 { 1 << 30 } else { 1 << 35 }
     }
@@ -79,13 +78,13 @@ impl CipherSpec {
         &self,
         algorithm: &'static cipher::Algorithm,
         material: &KeyMaterial,
-        way: Way,
+        direction: Direction,
         encrypt: bool,
     ) -> Result<BlockCipher, Error> {
-        let key = material.key(way.key_letter(), self.key_len);
-        let iv = material.key(way.iv_letter(), self.iv_len);
+        let key = material.key(direction.key_letter(), self.key_len);
+        let iv = material.key(direction.iv_letter(), self.iv_len);
         match self.kind {
-            Kind::Cbc(_) => BlockCipher::cbc(algorithm, &key, &iv, encrypt),
+            CipherKind::Cbc(_) => BlockCipher::cbc(algorithm, &key, &iv, encrypt),
             _ => BlockCipher::ctr(algorithm, &key, &iv),
         }
     }
@@ -94,11 +93,11 @@ impl CipherSpec {
         &self,
         algorithm: &'static aead::Algorithm,
         material: &KeyMaterial,
-        way: Way,
+        direction: Direction,
     ) -> Result<Gcm, Error> {
-        let key = material.key(way.key_letter(), self.key_len);
-        let iv = material.key(way.iv_letter(), self.iv_len);
-        let key = UnboundKey::new(algorithm, &key).map_err(broken)?;
+        let key = material.key(direction.key_letter(), self.key_len);
+        let iv = material.key(direction.iv_letter(), self.iv_len);
+        let key = UnboundKey::new(algorithm, &key).map_err(cipher_error)?;
         let (fixed, counter) = iv.split_first_chunk().ok_or(Error::Mac)?;
         Ok(Gcm {
             key: LessSafeKey::new(key),
@@ -107,40 +106,44 @@ impl CipherSpec {
         })
     }
 
-    /// The sealing side of these keys.
-    pub(super) fn sealer(
+    /// Derives the keys of one direction, for sealing.
+    pub(crate) fn sealer(
         &self,
         mac: Option<MacSpec>,
         material: &KeyMaterial,
-        way: Way,
+        direction: Direction,
     ) -> Result<Sealer, Error> {
         Ok(match self.kind {
-            Kind::Gcm(algorithm) => Sealer::Gcm(Box::new(self.gcm(algorithm, material, way)?)),
-            Kind::ChaCha => Sealer::ChaCha(Box::new(chacha::SealingKey::new(&chacha_key(
-                material, way,
+            CipherKind::Gcm(algorithm) => {
+                Sealer::Gcm(Box::new(self.gcm(algorithm, material, direction)?))
+            }
+            CipherKind::ChaCha => Sealer::ChaCha(Box::new(chacha::SealingKey::new(&chacha_key(
+                material, direction,
             )?))),
-            Kind::Ctr(algorithm) | Kind::Cbc(algorithm) => Sealer::Block(Box::new((
-                self.block(algorithm, material, way, true)?,
-                mac_key(mac, material, way)?,
+            CipherKind::Ctr(algorithm) | CipherKind::Cbc(algorithm) => Sealer::Block(Box::new((
+                self.block(algorithm, material, direction, true)?,
+                mac_key(mac, material, direction)?,
             ))),
         })
     }
 
-    /// The opening side of these keys.
-    pub(super) fn opener(
+    /// Derives the keys of one direction, for opening.
+    pub(crate) fn opener(
         &self,
         mac: Option<MacSpec>,
         material: &KeyMaterial,
-        way: Way,
+        direction: Direction,
     ) -> Result<Opener, Error> {
         Ok(match self.kind {
-            Kind::Gcm(algorithm) => Opener::Gcm(Box::new(self.gcm(algorithm, material, way)?)),
-            Kind::ChaCha => Opener::ChaCha(Box::new(chacha::OpeningKey::new(&chacha_key(
-                material, way,
+            CipherKind::Gcm(algorithm) => {
+                Opener::Gcm(Box::new(self.gcm(algorithm, material, direction)?))
+            }
+            CipherKind::ChaCha => Opener::ChaCha(Box::new(chacha::OpeningKey::new(&chacha_key(
+                material, direction,
             )?))),
-            Kind::Ctr(algorithm) | Kind::Cbc(algorithm) => Opener::Block(Box::new((
-                self.block(algorithm, material, way, false)?,
-                mac_key(mac, material, way)?,
+            CipherKind::Ctr(algorithm) | CipherKind::Cbc(algorithm) => Opener::Block(Box::new((
+                self.block(algorithm, material, direction, false)?,
+                mac_key(mac, material, direction)?,
             ))),
         })
     }
@@ -148,47 +151,64 @@ impl CipherSpec {
 
 #[expect(
     deprecated,
-    reason = "for servers that have nothing else, and only when named"
+    reason = "offered only if the configuration names it, for servers that have nothing else"
 )]
 fn triple_des() -> &'static cipher::Algorithm {
     &cipher::DES_EDE3_FOR_LEGACY_USE_ONLY
 }
 
-fn chacha_key(material: &KeyMaterial, way: Way) -> Result<[u8; chacha::KEY_LEN], Error> {
-    let key = material.key(way.key_letter(), chacha::KEY_LEN);
+fn chacha_key(
+    material: &KeyMaterial,
+    direction: Direction,
+) -> Result<[u8; chacha::KEY_LEN], Error> {
+    let key = material.key(direction.key_letter(), chacha::KEY_LEN);
     key.as_slice().try_into().map_err(|_| Error::Mac)
 }
 
-fn mac_key(mac: Option<MacSpec>, material: &KeyMaterial, way: Way) -> Result<Mac, Error> {
+fn mac_key(
+    mac: Option<MacSpec>,
+    material: &KeyMaterial,
+    direction: Direction,
+) -> Result<Mac, Error> {
     let mac = mac.ok_or_else(|| Error::KexFailed("no MAC was agreed on".to_owned()))?;
-    Ok(mac.key(&material.key(way.mac_letter(), mac.key_len)))
+    Ok(mac.with_key(&material.key(direction.mac_letter(), mac.key_len)))
 }
 
-/// Which letters of RFC 4253 §7.2 are a side's.
+/// The direction of packets, which selects the letters of the key derivation (RFC 4253 §7.2).
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// Client to server.
-    Out,
-    /// Server to client.
-    In,
+pub(crate) enum Direction {
+    ClientToServer,
+    ServerToClient,
 }
 
-impl Way {
+impl Direction {
     fn iv_letter(self) -> u8 {
-        if self == Self::Out { b'A' } else { b'B' }
+        if self == Self::ClientToServer {
+            b'A'
+        } else {
+            b'B'
+        }
     }
 
     fn key_letter(self) -> u8 {
-        if self == Self::Out { b'C' } else { b'D' }
+        if self == Self::ClientToServer {
+            b'C'
+        } else {
+            b'D'
+        }
     }
 
     fn mac_letter(self) -> u8 {
-        if self == Self::Out { b'E' } else { b'F' }
+        if self == Self::ClientToServer {
+            b'E'
+        } else {
+            b'F'
+        }
     }
 }
 
-/// AES-GCM with its invocation counter.
-pub(super) struct Gcm {
+/// An AES-GCM key with its nonce (RFC 5647 §7.1): a fixed part, and a counter that every packet increments.
+pub(crate) struct Gcm {
     key: LessSafeKey,
     fixed: [u8; 4],
     counter: u64,
@@ -206,7 +226,7 @@ impl Gcm {
 }
 
 /// Seals the packets of one direction.
-pub(super) enum Sealer {
+pub(crate) enum Sealer {
     Clear,
     Gcm(Box<Gcm>),
     ChaCha(Box<chacha::SealingKey>),
@@ -214,8 +234,8 @@ pub(super) enum Sealer {
 }
 
 impl Sealer {
-    /// What the padded part is a multiple of, and whether the length field is in that part.
-    pub(super) fn padding(&self) -> (usize, bool) {
+    /// The block size that the padded part is a multiple of, in bytes, and whether the length field is in the padded part.
+    pub(crate) fn padding(&self) -> (usize, bool) {
         match self {
             Self::Clear => (8, true),
             Self::Gcm(_) => (16, false),
@@ -224,8 +244,8 @@ impl Sealer {
         }
     }
 
-    /// The room for the tag behind the packet.
-    pub(super) fn tag_len(&self) -> usize {
+    /// Size of the tag behind the packet, in bytes.
+    pub(crate) fn tag_len(&self) -> usize {
         match self {
             Self::Clear => 0,
             Self::Gcm(_) => GCM_TAG,
@@ -234,8 +254,8 @@ impl Sealer {
         }
     }
 
-    /// Seals a packet in place: the length field, the padded part, room for the tag.
-    pub(super) fn seal(&mut self, sequence: u32, packet: &mut [u8]) -> Result<(), Error> {
+    /// Seals a packet in place: length field, padded part, room for the tag.
+    pub(crate) fn seal(&mut self, sequence: u32, packet: &mut [u8]) -> Result<(), Error> {
         let short = || Error::KexFailed("a packet is too short".to_owned());
         let end = packet.len().checked_sub(self.tag_len()).ok_or_else(short)?;
         let (data, tag_room) = packet.split_at_mut_checked(end).ok_or_else(short)?;
@@ -249,7 +269,7 @@ impl Sealer {
                 let tag = gcm
                     .key
                     .seal_in_place_separate_tag(nonce, Aad::from(*length), body)
-                    .map_err(broken)?;
+                    .map_err(cipher_error)?;
                 tag_room.copy_from_slice(tag.as_ref());
             }
             Self::ChaCha(key) => {
@@ -273,7 +293,7 @@ impl Sealer {
 }
 
 /// Opens the packets of one direction.
-pub(super) enum Opener {
+pub(crate) enum Opener {
     Clear,
     Gcm(Box<Gcm>),
     ChaCha(Box<chacha::OpeningKey>),
@@ -281,16 +301,16 @@ pub(super) enum Opener {
 }
 
 impl Opener {
-    /// How many bytes [`Opener::length`] needs.
-    pub(super) fn head_len(&self) -> usize {
+    /// Bytes that [`Opener::packet_length`] needs: a cipher that encrypts the length field has to decrypt one block.
+    pub(crate) fn head_len(&self) -> usize {
         match self {
             Self::Block(block) if !block.1.etm => block.0.block_len(),
             _ => LENGTH_LEN,
         }
     }
 
-    /// The room of the tag behind the packet.
-    pub(super) fn tag_len(&self) -> usize {
+    /// Size of the tag behind the packet, in bytes.
+    pub(crate) fn tag_len(&self) -> usize {
         match self {
             Self::Clear => 0,
             Self::Gcm(_) => GCM_TAG,
@@ -299,21 +319,20 @@ impl Opener {
         }
     }
 
-    /// The packet's length out of its head; called once for each packet, as it may decrypt the
-    /// head in place.
-    pub(super) fn length(&mut self, sequence: u32, head: &mut [u8]) -> Result<usize, Error> {
-        let (block, with_length) = match self {
+    /// Returns the packet's length from its head. Must be called once per packet, because it may decrypt the head in place.
+    pub(crate) fn packet_length(&mut self, sequence: u32, head: &mut [u8]) -> Result<usize, Error> {
+        let (block, length_is_padded) = match self {
             Self::Clear => (8, true),
             Self::Gcm(_) => (16, false),
             Self::ChaCha(_) => (8, false),
             Self::Block(block) => (block.0.block_len(), !block.1.etm),
         };
-        let mut hide_fault = false;
+        let mut hide_error = false;
         if let Self::Block(block) = self
             && !block.1.etm
         {
             block.0.apply(head)?;
-            hide_fault = block.0.is_cbc();
+            hide_error = block.0.is_cbc();
         }
         let mut field = *head
             .first_chunk()
@@ -322,26 +341,26 @@ impl Opener {
             field = key.decrypt_packet_length(sequence, field);
         }
         let length = u32::from_be_bytes(field) as usize;
-        let padded = if with_length {
+        let padded = if length_is_padded {
             length.saturating_add(LENGTH_LEN)
         } else {
             length
         };
-        // The smallest packet: RFC 4253 §6 has 16 bytes, and one block is never less.
-        let least = if with_length { 16 } else { block.max(8) };
-        if length > MAX_LENGTH || padded < least || !padded.is_multiple_of(block) {
-            // With CBC the answer must not tell when the length was wrong (CVE-2008-5161): it
-            // fails like a forged packet of the largest size.
-            if hide_fault {
-                return Ok(MAX_LENGTH - LENGTH_LEN);
+        // RFC 4253 §6: a packet has 16 bytes at least, and never less than one block.
+        let min = if length_is_padded { 16 } else { block.max(8) };
+        if length > MAX_PACKET_LENGTH || padded < min || !padded.is_multiple_of(block) {
+            // With CBC the reaction must not reveal that the decrypted length was wrong (CVE-2008-5161): read on as for a
+            // forged packet of the largest size, which then fails its integrity check.
+            if hide_error {
+                return Ok(MAX_PACKET_LENGTH - LENGTH_LEN);
             }
             return Err(Error::Protocol(format!("a packet length of {length}")));
         }
         Ok(length)
     }
 
-    /// Opens a whole packet in place: the length field, the padded part, the tag.
-    pub(super) fn open(&mut self, sequence: u32, packet: &mut [u8]) -> Result<(), Error> {
+    /// Opens a whole packet in place: length field, padded part, tag.
+    pub(crate) fn open(&mut self, sequence: u32, packet: &mut [u8]) -> Result<(), Error> {
         let end = packet.len().checked_sub(self.tag_len()).ok_or(Error::Mac)?;
         match self {
             Self::Clear => {}
@@ -367,6 +386,7 @@ impl Opener {
                     mac.verify(sequence, data, tag)?;
                     cipher.apply(data.get_mut(LENGTH_LEN..).ok_or(Error::Mac)?)?;
                 } else {
+                    // `packet_length` has decrypted the first block.
                     let head = cipher.block_len();
                     cipher.apply(data.get_mut(head..).ok_or(Error::Mac)?)?;
                     mac.verify(sequence, data, tag)?;

@@ -1,131 +1,139 @@
-//! One key exchange, from our KEXINIT to the new keys: RFC 4253 §7 to §9.
+//! One key exchange, from our KEXINIT to the new keys (RFC 4253 §7 to §9).
 
 use std::time::Instant;
 
 use bytes::Bytes;
-use russh::keys::ssh_key;
 use zeroize::Zeroizing;
 
-use super::cipher::{CipherSpec, Opener, Sealer, Way};
-use super::limits::Patience;
+use super::cipher::{CipherSpec, Direction, Opener, Sealer};
+use super::kex_deadline::KexDeadline;
 use super::mac::MacSpec;
 use super::negotiate::Agreement;
-use super::{HostKey, HostKeyOffer, Negotiated};
+use super::types::{HostKey, HostKeyOffer, Negotiated};
 use crate::error::Error;
-use crate::kex::{self, Fill, KeyMaterial, Method, Outcome, Step};
-use crate::signature::{self, Certificate, Refused};
+use crate::kex::{self, FillRandom, KexMethod, KexOutcome, KexStep, KeyMaterial};
+use crate::signature::{self, Certificate, SignatureError};
 use crate::wire::Writer;
 
-/// The two identifications and our first message: what the exchange hash begins with.
-pub(super) struct Greeting<'a> {
-    pub(super) our_ident: &'a str,
-    pub(super) their_ident: &'a str,
+/// The identification lines of both sides, with which the exchange hash begins.
+pub(super) struct Idents<'a> {
+    pub(super) client: &'a str,
+    pub(super) server: &'a str,
 }
 
-/// A key exchange under way.
-pub(super) struct Exchange {
-    /// Our KEXINIT.
-    pub(super) ours: Vec<u8>,
-    /// Its sequence number.
-    number: u32,
-    /// The server's, once it came.
-    pub(super) theirs: Bytes,
-    pub(super) stage: Stage,
-    /// How long the server may take.
-    pub(super) patience: Patience,
+/// A key exchange in progress.
+pub(super) struct KeyExchange {
+    /// Payload of our KEXINIT.
+    client_kexinit: Vec<u8>,
+    /// Sequence number of our KEXINIT.
+    first_sequence: u32,
+    /// Payload of the server's KEXINIT; empty until it is received.
+    pub(super) server_kexinit: Bytes,
+    pub(super) stage: KexStage,
+    pub(super) deadline: KexDeadline,
 }
 
-pub(super) enum Stage {
+/// How far a key exchange has come.
+pub(super) enum KexStage {
     /// Our KEXINIT was sent.
-    Init,
-    /// The method runs.
-    Method(Box<(Agreement, Method)>),
-    /// The caller looks at the host key.
-    HostKey(Box<Keys>),
-    /// Our NEWKEYS was sent, and theirs is to come.
+    KexInit,
+    /// Both KEXINITs were sent, and the method exchanges its messages.
+    Method(Box<(Agreement, KexMethod)>),
+    /// The caller checks the host key.
+    HostKey(Box<DerivedKeys>),
+    /// Our NEWKEYS was sent; the server's has to follow.
     NewKeys(Box<(Negotiated, Opener)>),
 }
 
-/// New keys, and what they are for.
-pub(super) struct Keys {
+/// The material of new keys, and the algorithms to use them with.
+pub(super) struct DerivedKeys {
     pub(super) negotiated: Negotiated,
     pub(super) material: KeyMaterial,
 }
 
-impl Exchange {
-    pub(super) fn new(ours: Vec<u8>, number: u32, patience: Patience) -> Self {
+impl KeyExchange {
+    pub(super) fn new(client_kexinit: Vec<u8>, first_sequence: u32, deadline: KexDeadline) -> Self {
         Self {
-            ours,
-            number,
-            theirs: Bytes::new(),
-            stage: Stage::Init,
-            patience,
+            client_kexinit,
+            first_sequence,
+            server_kexinit: Bytes::new(),
+            stage: KexStage::KexInit,
+            deadline,
         }
     }
 
-    /// When the server has taken too long; a person who looks at the host key has no deadline.
+    /// When the server has taken too long. `None` while the caller checks the host key: a user may take any time.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.stage {
-            Stage::HostKey(_) => None,
-            _ => self.patience.deadline(),
+            KexStage::HostKey(_) => None,
+            _ => self.deadline.deadline(),
         }
     }
 
-    /// Whether the server's KEXINIT came.
-    pub(super) fn server_began(&self) -> bool {
-        !matches!(self.stage, Stage::Init)
+    /// Whether the server's KEXINIT was received.
+    pub(super) fn server_started(&self) -> bool {
+        !matches!(self.stage, KexStage::KexInit)
     }
 
-    /// Whether our NEWKEYS is still to be sent, so that we may send nothing but our exchange.
+    /// Whether our NEWKEYS is not sent yet, so that only messages of the key exchange may be sent (RFC 4253 §7.1).
     pub(super) fn holds_output(&self) -> bool {
-        !matches!(self.stage, Stage::NewKeys(_))
+        !matches!(self.stage, KexStage::NewKeys(_))
     }
 
-    /// Whether the message of this sequence number is of the exchange: up to our NEWKEYS nothing else is sent.
-    pub(super) fn sent(&self, number: u32) -> bool {
-        self.holds_output() && number.wrapping_sub(self.number) < 1 << 31
+    /// Whether our packet with this sequence number belongs to the key exchange. Up to our NEWKEYS nothing else is sent, so it
+    /// is every packet from our KEXINIT on; sequence numbers wrap around.
+    pub(super) fn has_sent(&self, sequence: u32) -> bool {
+        self.holds_output() && sequence.wrapping_sub(self.first_sequence) < 1 << 31
     }
 
-    /// Gives one of the server's messages to the method.
-    pub(super) fn on_message(&mut self, payload: &[u8], fill: Fill<'_>) -> Result<Reply, Error> {
-        let Stage::Method(method) = &mut self.stage else {
+    /// Passes one of the server's messages to the method.
+    pub(super) fn on_message(
+        &mut self,
+        payload: &[u8],
+        fill: FillRandom<'_>,
+    ) -> Result<KexReply, Error> {
+        let KexStage::Method(method) = &mut self.stage else {
             return Err(Error::Protocol(
-                "a message of a key exchange that does not run".to_owned(),
+                "a key exchange message outside a key exchange".to_owned(),
             ));
         };
         let (agreement, method) = &mut **method;
         if std::mem::take(&mut agreement.skip_guess) {
-            return Ok(Reply::Nothing);
+            // RFC 4253 §7: the server's first message after a wrong guess is ignored.
+            return Ok(KexReply::Nothing);
         }
         Ok(match method.on_message(payload, fill)? {
-            Step::Send(payload) => Reply::Send(payload),
-            Step::Done(outcome) => Reply::Done(Box::new((agreement.negotiated.clone(), outcome))),
+            KexStep::Send(payload) => KexReply::Send(payload),
+            KexStep::Done(outcome) => {
+                KexReply::Done(Box::new((agreement.negotiated.clone(), outcome)))
+            }
         })
     }
 
-    /// Computes the exchange hash and verifies the host key's signature over it.
+    /// Computes the exchange hash (RFC 4253 §8) and verifies the host key's signature over it. `session_id` is empty in the
+    /// first key exchange, whose hash becomes the session identifier.
     pub(super) fn finish(
         &self,
-        greeting: &Greeting<'_>,
+        idents: &Idents<'_>,
         negotiated: Negotiated,
-        outcome: Outcome,
+        outcome: KexOutcome,
         session_id: &[u8],
-    ) -> Result<(Keys, HostKeyOffer), Error> {
+    ) -> Result<(DerivedKeys, HostKeyOffer), Error> {
         let hash = kex::hash_of(negotiated.kex);
-        let mut head = Vec::new();
-        head.string(greeting.our_ident);
-        head.string(greeting.their_ident);
-        head.string(&self.ours);
-        head.string(&self.theirs);
-        head.string(&outcome.host_key);
-        let exchange_hash = hash.over(&[&head, &outcome.fields, &outcome.secret]);
+        let mut prefix = Vec::new();
+        prefix.string(idents.client);
+        prefix.string(idents.server);
+        prefix.string(&self.client_kexinit);
+        prefix.string(&self.server_kexinit);
+        prefix.string(&outcome.host_key);
+        let exchange_hash = hash.digest(&[&prefix, &outcome.hash_fields, &outcome.secret]);
         let offer = verify_host_key(negotiated.host_key, &outcome, &exchange_hash)?;
         let session_id = if session_id.is_empty() {
             exchange_hash.to_vec()
         } else {
             session_id.to_vec()
         };
-        let keys = Keys {
+        let keys = DerivedKeys {
             negotiated,
             material: KeyMaterial {
                 hash,
@@ -139,66 +147,67 @@ impl Exchange {
 }
 
 /// What follows from one of the server's messages.
-pub(super) enum Reply {
+pub(super) enum KexReply {
     Nothing,
+    /// Send this payload.
     Send(Vec<u8>),
-    Done(Box<(Negotiated, Outcome)>),
+    /// The method is finished.
+    Done(Box<(Negotiated, KexOutcome)>),
 }
 
-impl Keys {
+impl DerivedKeys {
     pub(super) fn sealer(&self) -> Result<Sealer, Error> {
         let negotiated = &self.negotiated;
-        spec(negotiated.cipher_out)?.sealer(
-            negotiated.mac_out.and_then(MacSpec::of),
+        cipher_spec(negotiated.cipher_out)?.sealer(
+            negotiated.mac_out.and_then(MacSpec::find),
             &self.material,
-            Way::Out,
+            Direction::ClientToServer,
         )
     }
 
     pub(super) fn opener(&self) -> Result<Opener, Error> {
         let negotiated = &self.negotiated;
-        spec(negotiated.cipher_in)?.opener(
-            negotiated.mac_in.and_then(MacSpec::of),
+        cipher_spec(negotiated.cipher_in)?.opener(
+            negotiated.mac_in.and_then(MacSpec::find),
             &self.material,
-            Way::In,
+            Direction::ServerToClient,
         )
     }
 }
 
-pub(super) fn spec(cipher: &str) -> Result<CipherSpec, Error> {
-    CipherSpec::of(cipher).ok_or_else(|| Error::KexFailed(format!("no cipher {cipher}")))
+pub(super) fn cipher_spec(cipher: &str) -> Result<CipherSpec, Error> {
+    CipherSpec::find(cipher).ok_or_else(|| Error::KexFailed(format!("no cipher {cipher}")))
 }
 
-/// Verifies the signature over the exchange hash, and of a certificate its authority's.
+/// Verifies the host key's signature over the exchange hash, and the authority's signature of a certificate.
 fn verify_host_key(
     algorithm: &'static str,
-    outcome: &Outcome,
+    outcome: &KexOutcome,
     exchange_hash: &Zeroizing<Vec<u8>>,
 ) -> Result<HostKeyOffer, Error> {
-    let refused = |refused: Refused| Error::KexFailed(format!("the host key: {refused}"));
-    let blob = &outcome.host_key;
+    let failed = |error: SignatureError| Error::KexFailed(format!("the host key: {error}"));
+    let blob = Bytes::from(outcome.host_key.clone());
     let plain_algorithm = signature::plain_type(algorithm);
-    let (key, plain) = match &plain_algorithm {
-        None => {
-            let key =
-                ssh_key::PublicKey::from_bytes(blob).map_err(|_| refused(Refused::Malformed))?;
-            (HostKey::Plain(key), blob.clone())
-        }
+    let key = match &plain_algorithm {
+        None => HostKey::Plain(blob.clone()),
         Some(_) => {
-            let sha1 = algorithm.starts_with("ssh-rsa");
-            let certificate = Certificate::read(blob, sha1).map_err(refused)?;
-            let plain = certificate
-                .key
-                .to_bytes()
-                .map_err(|_| refused(Refused::Malformed))?;
-            (HostKey::Certificate(Box::new(certificate)), plain)
+            let allow_sha1 = algorithm.starts_with("ssh-rsa");
+            let certificate = Certificate::parse(&blob, allow_sha1).map_err(failed)?;
+            HostKey::Certificate(Box::new(certificate))
         }
     };
-    let signs_with = plain_algorithm.as_deref().unwrap_or(algorithm);
-    signature::verify(signs_with, &plain, &outcome.signature, exchange_hash).map_err(refused)?;
-    Ok(HostKeyOffer {
+    let offer = HostKeyOffer {
         algorithm,
-        blob: Bytes::from(blob.clone()),
+        blob,
         key,
-    })
+    };
+    let signature_algorithm = plain_algorithm.as_deref().unwrap_or(algorithm);
+    signature::verify(
+        signature_algorithm,
+        offer.plain_key(),
+        &outcome.signature,
+        exchange_hash,
+    )
+    .map_err(failed)?;
+    Ok(offer)
 }

@@ -1,93 +1,93 @@
-//! The identification exchange, RFC 4253 §4.2, with bounds on what may come before it.
+//! The server's identification line (RFC 4253 §4.2), with bounds on the lines that may precede it.
 
 use bytes::BytesMut;
 
 use crate::error::{Error, bounded};
 
-/// The longest identification, line end included.
+/// Longest identification in bytes, line end included.
 const MAX_IDENT: usize = 255;
-/// The longest line before it, and how many such lines are skipped.
+/// Longest line before the identification in bytes, and the number of such lines.
 const MAX_LINE: usize = 8 * 1024;
 const MAX_LINES: usize = 1024;
-/// How much of the lines before it is kept for a person to read.
-const MAX_KEPT: usize = 1024;
+/// Bytes of these lines that are kept to be shown to the user.
+const MAX_PRE_BANNER: usize = 1024;
 
-/// Looks for the server's identification.
+/// Finds the server's identification in the received bytes.
 #[derive(Default)]
-pub(super) struct IdentReader {
+pub(crate) struct IdentReader {
     lines: usize,
-    /// How much of the current line is known to hold no line end.
+    /// Bytes of the current line that are known to hold no line end, so that they are searched once.
     searched: usize,
-    kept: String,
+    pre_banner: String,
 }
 
 impl IdentReader {
-    /// What the server said before its identification, cut.
-    pub(super) fn pre_banner(&self) -> &str {
-        &self.kept
+    /// The lines before the identification, cut to [`MAX_PRE_BANNER`].
+    pub(crate) fn pre_banner(&self) -> &str {
+        &self.pre_banner
     }
 
-    /// The identification without its line end, once it is there.
-    pub(super) fn poll(&mut self, read: &mut BytesMut) -> Result<Option<String>, Error> {
+    /// Returns the identification without its line end. `None` if more bytes are needed.
+    pub(crate) fn poll(&mut self, buffer: &mut BytesMut) -> Result<Option<String>, Error> {
         loop {
-            let new = read.get(self.searched..).unwrap_or_default();
+            let new = buffer.get(self.searched..).unwrap_or_default();
             let Some(at) = new.iter().position(|byte| *byte == b'\n') else {
-                self.searched = read.len();
-                let is_ident = read.starts_with(b"SSH-");
-                return if read.len() >= if is_ident { MAX_IDENT } else { MAX_LINE } {
-                    Err(self.failed(read, "a line without an end"))
+                self.searched = buffer.len();
+                let is_ident = buffer.starts_with(b"SSH-");
+                return if buffer.len() >= if is_ident { MAX_IDENT } else { MAX_LINE } {
+                    Err(self.error(buffer, "a line without an end"))
                 } else {
                     Ok(None)
                 };
             };
             let length = self.searched + at + 1;
             self.searched = 0;
-            let line = read.split_to(length);
+            let line = buffer.split_to(length);
             let text = line.get(..length - 1).unwrap_or_default();
             let text = text.strip_suffix(b"\r").unwrap_or(text);
             if text.starts_with(b"SSH-") {
-                return self.ident(text, length).map(Some);
+                return self.parse_ident(text, length).map(Some);
             }
-            self.skip(text)?;
+            self.skip_line(text)?;
         }
     }
 
-    fn ident(&self, text: &[u8], length: usize) -> Result<String, Error> {
+    fn parse_ident(&self, text: &[u8], length: usize) -> Result<String, Error> {
         if length > MAX_IDENT {
-            return Err(self.failed(text, "an identification that is too long"));
+            return Err(self.error(text, "an identification that is too long"));
         }
         if !text.starts_with(b"SSH-2.0-") && !text.starts_with(b"SSH-1.99-") {
-            return Err(self.failed(text, "another version of the protocol"));
+            return Err(self.error(text, "another version of the protocol"));
         }
-        // The bytes go into the exchange hash: what is not text could not be kept as it is.
+        // The exchange hash covers the exact bytes, which a lossy conversion would change.
         match std::str::from_utf8(text) {
             Ok(ident) if !ident.contains('\0') => Ok(ident.to_owned()),
-            _ => Err(self.failed(text, "an identification that is no text")),
+            _ => Err(self.error(text, "an identification that is not text")),
         }
     }
 
-    fn skip(&mut self, text: &[u8]) -> Result<(), Error> {
+    fn skip_line(&mut self, text: &[u8]) -> Result<(), Error> {
         if text.len() >= MAX_LINE {
-            return Err(self.failed(text, "a line without an end"));
+            return Err(self.error(text, "a line without an end"));
         }
         if text.starts_with(b"HTTP/") {
-            return Err(self.failed(text, "HTTP"));
+            return Err(self.error(text, "HTTP"));
         }
         self.lines += 1;
         if self.lines > MAX_LINES {
-            return Err(self.failed(text, "too many lines before it"));
+            return Err(self.error(text, "too many lines before it"));
         }
-        let room = MAX_KEPT.saturating_sub(self.kept.len() + 1);
+        let room = MAX_PRE_BANNER.saturating_sub(self.pre_banner.len() + 1);
         if room > 0 && !text.is_empty() {
-            if !self.kept.is_empty() {
-                self.kept.push('\n');
+            if !self.pre_banner.is_empty() {
+                self.pre_banner.push('\n');
             }
-            self.kept.push_str(&bounded(text, room));
+            self.pre_banner.push_str(&bounded(text, room));
         }
         Ok(())
     }
 
-    fn failed(&self, line: &[u8], what: &str) -> Error {
+    fn error(&self, line: &[u8], what: &str) -> Error {
         Error::Ident(format!("{what}: {}", bounded(line, MAX_IDENT)))
     }
 }
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn identifications_of_both_line_ends_and_after_lines() {
+    fn both_line_ends_and_preceding_lines_are_accepted() {
         for (bytes, ident) in [
             (&b"SSH-2.0-x\r\n"[..], "SSH-2.0-x"),
             (b"SSH-2.0-x y z\n", "SSH-2.0-x y z"),
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_server_is_refused() {
+    fn other_protocols_and_endless_lines_are_refused() {
         for bytes in [
             &b"SSH-1.5-old\r\n"[..],
             b"SSH-2.0-\xff\r\n",
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_before_are_kept_for_a_person() {
+    fn preceding_lines_are_kept_for_the_user() {
         let mut reader = IdentReader::default();
         let mut bytes = BytesMut::from(&b"go away\r\nSSH-2.0-x\r\nrest"[..]);
         assert!(reader.poll(&mut bytes).unwrap().is_some());
@@ -142,7 +142,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_make_no_difference(bytes in "(a{0,5}\n){0,4}SSH-2[.]0-b{0,9}\r\n", cut in 0usize..40) {
+        fn the_split_into_reads_makes_no_difference(bytes in "(a{0,5}\n){0,4}SSH-2[.]0-b{0,9}\r\n", cut in 0usize..40) {
             let cut = cut.min(bytes.len());
             let (head, tail) = bytes.as_bytes().split_at(cut);
             let (mut reader, mut buffer) = (IdentReader::default(), BytesMut::from(head));

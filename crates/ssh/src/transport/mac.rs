@@ -1,22 +1,22 @@
-//! Message authentication codes: RFC 6668 and OpenSSH's encrypt-then-MAC.
+//! Message authentication codes (RFC 6668), also in OpenSSH's encrypt-then-MAC mode.
 
 use aws_lc_rs::{constant_time, hmac};
 
 use crate::error::Error;
 
-/// The longest tag there is.
-pub(super) const MAX_TAG: usize = 64;
+/// Size of the longest tag, in bytes.
+pub(crate) const MAX_TAG: usize = 64;
 
-/// What a MAC's name stands for.
+/// A MAC by name, without a key.
 #[derive(Clone, Copy)]
-pub(super) struct MacSpec {
+pub(crate) struct MacSpec {
     algorithm: hmac::Algorithm,
-    pub(super) key_len: usize,
+    pub(crate) key_len: usize,
     etm: bool,
 }
 
 impl MacSpec {
-    pub(super) fn of(name: &str) -> Option<Self> {
+    pub(crate) fn find(name: &str) -> Option<Self> {
         let (plain, etm) = match name.strip_suffix("-etm@openssh.com") {
             Some(plain) => (plain, true),
             None => (name, false),
@@ -34,7 +34,7 @@ impl MacSpec {
         })
     }
 
-    pub(super) fn key(self, key: &[u8]) -> Mac {
+    pub(crate) fn with_key(self, key: &[u8]) -> Mac {
         Mac {
             key: hmac::Key::new(self.algorithm, key),
             etm: self.etm,
@@ -43,25 +43,25 @@ impl MacSpec {
 }
 
 /// A MAC with its key.
-pub(super) struct Mac {
+pub(crate) struct Mac {
     key: hmac::Key,
-    /// Whether the tag is over the ciphertext.
-    pub(super) etm: bool,
+    /// Whether the tag covers the ciphertext (encrypt-then-MAC) instead of the plaintext.
+    pub(crate) etm: bool,
 }
 
 impl Mac {
-    pub(super) fn tag_len(&self) -> usize {
+    pub(crate) fn tag_len(&self) -> usize {
         self.key.algorithm().tag_len()
     }
 
-    pub(super) fn tag(&self, sequence: u32, data: &[u8]) -> hmac::Tag {
+    pub(crate) fn tag(&self, sequence: u32, data: &[u8]) -> hmac::Tag {
         let mut context = hmac::Context::with_key(&self.key);
         context.update(&sequence.to_be_bytes());
         context.update(data);
         context.sign()
     }
 
-    pub(super) fn verify(&self, sequence: u32, data: &[u8], tag: &[u8]) -> Result<(), Error> {
+    pub(crate) fn verify(&self, sequence: u32, data: &[u8], tag: &[u8]) -> Result<(), Error> {
         let ours = self.tag(sequence, data);
         constant_time::verify_slices_are_equal(ours.as_ref(), tag).map_err(|_| Error::Mac)
     }
@@ -72,9 +72,9 @@ mod tests {
     use super::*;
 
     fn tag(name: &str, key: &[u8], data: &[u8]) -> String {
-        // The sequence number goes first: here it is the first four bytes of a vector's data.
+        // The tag covers the sequence number first: here the first four bytes of the vector's data.
         let (sequence, data) = data.split_first_chunk().unwrap();
-        let mac = MacSpec::of(name).unwrap().key(key);
+        let mac = MacSpec::find(name).unwrap().with_key(key);
         let tag = mac.tag(u32::from_be_bytes(*sequence), data);
         assert!(mac.verify(0, data, tag.as_ref()).is_err());
         tag.as_ref()
@@ -86,7 +86,7 @@ mod tests {
     /// RFC 2202 §3 and RFC 4231 §4.2 and §4.3.
     #[test]
     fn known_answers_of_every_mac() {
-        let (hi, what) = (&b"Hi There"[..], &b"what do ya want for nothing?"[..]);
+        let (first_data, second_data) = (&b"Hi There"[..], &b"what do ya want for nothing?"[..]);
         for (name, first, second) in [
             (
                 "hmac-sha1",
@@ -111,8 +111,8 @@ mod tests {
             ),
         ] {
             for name in [name.to_owned(), format!("{name}-etm@openssh.com")] {
-                assert_eq!(tag(&name, &[0x0b; 20], hi), first, "{name}");
-                assert_eq!(tag(&name, b"Jefe", what), second, "{name}");
+                assert_eq!(tag(&name, &[0x0b; 20], first_data), first, "{name}");
+                assert_eq!(tag(&name, b"Jefe", second_data), second, "{name}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The transport's own messages: RFC 4253 §11, RFC 8308.
+//! The transport's own messages (RFC 4253 §11 and RFC 8308).
 
 use crate::error::bounded;
 use crate::wire::{Malformed, Reader, Writer};
@@ -12,11 +12,11 @@ pub(super) const EXT_INFO: u8 = 7;
 pub(super) const NEWKEYS: u8 = 21;
 pub(super) const KEX_FIRST: u8 = 30;
 pub(super) const KEX_LAST: u8 = 49;
-/// USERAUTH_SUCCESS: from it on zlib@openssh.com compresses.
+/// USERAUTH_SUCCESS: zlib@openssh.com compresses everything after it.
 pub(super) const AUTH_SUCCESS: u8 = 52;
 
-/// From here on messages are of the connection, RFC 4254.
-pub(super) const CONNECTION: u8 = 80;
+/// First message number of the connection protocol (RFC 4254).
+pub(super) const CONNECTION_FIRST: u8 = 80;
 
 pub(super) const PROTOCOL_ERROR: u32 = 2;
 pub(super) const KEY_EXCHANGE_FAILED: u32 = 3;
@@ -31,11 +31,12 @@ pub(super) fn disconnect(code: u32, text: &str) -> Vec<u8> {
     let mut payload = vec![DISCONNECT];
     payload.u32(code);
     payload.string(bounded(text.as_bytes(), 256));
+    // Language tag.
     payload.string("");
     payload
 }
 
-/// The code and the text of a DISCONNECT, cut to 1 KiB.
+/// Code and text of a DISCONNECT, the text cut to 1 KiB. Lenient: a malformed message ends the session all the same.
 pub(super) fn read_disconnect(payload: &[u8]) -> (u32, String) {
     let mut reader = Reader::new(payload);
     let _ = reader.u8();
@@ -50,12 +51,12 @@ pub(super) fn unimplemented(sequence: u32) -> Vec<u8> {
     payload
 }
 
-/// The sequence number of what the server does not know.
+/// Sequence number of our packet that the server does not implement. `None` if the message is malformed.
 pub(super) fn read_unimplemented(payload: &[u8]) -> Option<u32> {
     Reader::new(payload.get(1..)?).u32().ok()
 }
 
-/// The value of `server-sig-algs`, if it is there.
+/// Value of the extension `server-sig-algs`. `None` if the message does not have it.
 pub(super) fn read_ext_info(payload: &[u8]) -> Result<Option<Vec<String>>, Malformed> {
     let mut reader = Reader::new(payload);
     reader.u8()?;
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_servers_signature_algorithms_are_found() {
+    fn server_sig_algs_is_found_among_other_extensions() {
         let mut payload = vec![EXT_INFO];
         payload.u32(2);
         payload.string("other");
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_goodbye_is_read_and_bounded() {
+    fn a_disconnect_is_read_and_bounded() {
         let (code, text) = read_disconnect(&disconnect(2, "no"));
         assert_eq!((code, text.as_str()), (2, "no"));
         let mut payload = vec![DISCONNECT];

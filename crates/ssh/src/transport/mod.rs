@@ -1,162 +1,88 @@
-//! RFC 4253: identification, key exchange, packets, new keys.
+//! RFC 4253: identification, key exchange, packets, rekeying.
 //!
-//! No socket, no clock: the driver reads into [`Transport::read_buffer`], takes events out of
-//! [`Transport::poll`] and writes [`Transport::output`].
+//! No socket, no clock: the caller reads from its socket into [`Transport::read_buffer`], takes events from
+//! [`Transport::poll_event`] and writes [`Transport::output`] to its socket.
 
 mod block;
-mod cipher;
-mod compress;
+pub(crate) mod cipher;
+pub(crate) mod compress;
 mod exchange;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzz;
-mod ident;
-mod limits;
-mod mac;
+pub(crate) mod ident;
+mod kex_deadline;
+pub(crate) mod mac;
 mod machine;
 mod message;
-mod negotiate;
-mod packet;
-
-#[cfg(test)]
-pub(crate) mod server;
-#[cfg(test)]
-pub(crate) mod tests;
+pub(crate) mod negotiate;
+pub(crate) mod packet;
+mod types;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use russh::keys::ssh_key;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::signature::Certificate;
-use exchange::Exchange;
+use crate::token_bucket::TokenBucket;
+use exchange::KeyExchange;
 use ident::IdentReader;
-use limits::{Bucket, RekeyLimits};
-use packet::{Inbound, Outbound};
+use machine::RekeyLimits;
+use packet::{PacketReader, PacketWriter};
+pub use types::{Entropy, HostKey, HostKeyOffer, Negotiated, TransportEvent};
 
-/// A source of random bytes: fills what it is given.
-pub type Entropy = Box<dyn FnMut(&mut [u8]) + Send>;
-
-/// Something that the transport has to tell.
-#[derive(Debug)]
-pub enum Event {
-    /// The server's identification.
-    Ident(String),
-    /// The server proved that it holds this key; the first exchange waits until
-    /// [`Transport::accept_host_key`].
-    HostKey(Box<HostKeyOffer>),
-    /// The first keys are in use: services may be asked for.
-    Ready(Box<Negotiated>),
-    /// New keys are in use.
-    Rekeyed,
-    /// The server does not know the message of this sequence number of ours ([`Transport::sent`]).
-    Unimplemented(u32),
-    /// A payload for the floors above, never empty: message number 6, or 50 and up.
-    Packet(Bytes),
-    /// The server said goodbye; nothing comes after it.
-    Disconnected {
-        /// The reason code of RFC 4253 §11.1.
-        code: u32,
-        /// The text, cut to 1 KiB.
-        text: String,
-    },
-}
-
-/// The key that the server showed; its signature over the exchange is already verified.
-#[derive(Debug, Clone)]
-pub struct HostKeyOffer {
-    /// The algorithm that was agreed on.
-    pub algorithm: &'static str,
-    /// The key as it stood on the wire.
-    pub blob: Bytes,
-    /// The key, read.
-    pub key: HostKey,
-}
-
-/// A host key, plain or certified.
-#[derive(Debug, Clone)]
-pub enum HostKey {
-    /// A plain key.
-    Plain(ssh_key::PublicKey),
-    /// A certificate whose authority's signature is verified; whether the authority is trusted
-    /// and the claims hold ([`Certificate::check_host`]) is the caller's to say.
-    Certificate(Box<Certificate>),
-}
-
-/// What the two sides agreed on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Negotiated {
-    /// The key exchange method.
-    pub kex: &'static str,
-    /// The host key algorithm.
-    pub host_key: &'static str,
-    /// The cipher from us to the server.
-    pub cipher_out: &'static str,
-    /// The cipher from the server to us.
-    pub cipher_in: &'static str,
-    /// The MAC from us to the server; none where the cipher has its own.
-    pub mac_out: Option<&'static str>,
-    /// The MAC from the server to us; none where the cipher has its own.
-    pub mac_in: Option<&'static str>,
-    /// The compression from us to the server.
-    pub compression_out: &'static str,
-    /// The compression from the server to us.
-    pub compression_in: &'static str,
-    /// Whether strict key exchange is in force.
-    pub strict: bool,
-}
-
-/// One connection's transport, from the first byte on.
+/// The transport of one connection, from its first byte on.
 pub struct Transport {
     config: Arc<Config>,
     entropy: Entropy,
-    inbound: Inbound,
-    outbound: Outbound,
-    ident: IdentReader,
-    their_ident: Option<String>,
-    /// The key exchange that is under way.
-    exchange: Option<Exchange>,
-    /// Payloads that wait for new keys, each behind its length.
+    reader: PacketReader,
+    writer: PacketWriter,
+    ident_reader: IdentReader,
+    server_ident: Option<String>,
+    /// The key exchange in progress.
+    exchange: Option<KeyExchange>,
+    /// Payloads that wait for new keys, each behind its length as a native-endian `usize`.
     held: Vec<u8>,
-    /// Whether strict key exchange is in force, once it was agreed on.
+    /// Whether strict key exchange is in force. `None` before the server's first KEXINIT.
     strict: Option<bool>,
-    /// What the last finished exchange agreed on; none until the first keys are in use.
+    /// The result of the last finished key exchange. `None` until the first keys are in use.
     negotiated: Option<Negotiated>,
     session_id: Vec<u8>,
-    /// The host key of the first exchange, which all later ones must show.
+    /// The host key of the first key exchange; every later one must present the same.
     host_key: Bytes,
     server_sig_algs: Option<Vec<String>>,
-    ext_infos: u32,
+    /// EXT_INFO messages received.
+    ext_info_count: u32,
     authenticated: bool,
-    limits: RekeyLimits,
-    /// When the keys were made.
+    rekey_limits: RekeyLimits,
+    /// When the current keys were put in use.
     keyed_at: Instant,
-    /// The time that was told last.
+    /// The last time that the caller passed in.
     now: Instant,
-    idle_talk: Bucket,
-    server_rekeys: Bucket,
-    /// A fault of [`Transport::send`], for [`Transport::poll`] to tell.
-    fault: Option<Error>,
+    /// Limits messages without effect: IGNORE, DEBUG, UNIMPLEMENTED, unknown numbers.
+    noise_limiter: TokenBucket,
+    /// Limits key exchanges that the server starts: each one costs us CPU time.
+    server_rekey_limiter: TokenBucket,
+    /// An error of [`Transport::send`], which the next [`Transport::poll_event`] returns.
+    deferred_error: Option<Error>,
+    /// Whether the session is over: nothing is sent or read any more.
     dead: bool,
 }
 
 impl Transport {
-    /// Starts: the identification and the first KEXINIT stand in the output at once.
+    /// Starts a connection: the output holds our identification and the first KEXINIT.
     pub fn new(config: Arc<Config>, now: Instant, entropy: Entropy) -> Self {
         let mut transport = Self {
-            limits: RekeyLimits {
+            rekey_limits: RekeyLimits {
                 bytes: u64::MAX,
                 time: config.rekey_time,
             },
             config,
             entropy,
-            inbound: Inbound::new(),
-            outbound: Outbound::new(),
-            ident: IdentReader::default(),
-            their_ident: None,
+            reader: PacketReader::new(),
+            writer: PacketWriter::new(),
+            ident_reader: IdentReader::default(),
+            server_ident: None,
             exchange: None,
             held: Vec::new(),
             strict: None,
@@ -164,27 +90,29 @@ impl Transport {
             session_id: Vec::new(),
             host_key: Bytes::new(),
             server_sig_algs: None,
-            ext_infos: 0,
+            ext_info_count: 0,
             authenticated: false,
             keyed_at: now,
             now,
-            idle_talk: Bucket::new(5000, 1000, now),
-            server_rekeys: Bucket::new(16, 1, now),
-            fault: None,
+            noise_limiter: TokenBucket::new(5000, 1000),
+            server_rekey_limiter: TokenBucket::new(16, 1),
+            deferred_error: None,
             dead: false,
         };
-        transport.greet();
+        transport.start();
         transport
     }
 
-    /// Where the driver appends what it read from the socket.
+    /// Returns the buffer to append received bytes to.
     pub fn read_buffer(&mut self) -> &mut BytesMut {
-        &mut self.inbound.read
+        &mut self.reader.buffer
     }
 
-    /// The next event out of what was read. After an error the transport is dead: write out
-    /// what [`Transport::output`] holds and close.
-    pub fn poll(&mut self, now: Instant) -> Result<Option<Event>, Error> {
+    /// Returns the next event from the received bytes. `None` if more bytes are needed.
+    ///
+    /// # Errors
+    /// The session has ended: write what [`Transport::output`] holds, which may be a DISCONNECT, and close the socket.
+    pub fn poll_event(&mut self, now: Instant) -> Result<Option<TransportEvent>, Error> {
         self.now = now;
         if self.dead {
             return Ok(None);
@@ -196,13 +124,13 @@ impl Transport {
         event
     }
 
-    /// Seals one payload at the end of the output, or holds it while keys are exchanged.
+    /// Seals one payload at the end of the output, or holds it back until new keys are in use.
     pub fn send(&mut self, payload: &[u8]) {
-        self.send_data(payload, &[]);
+        self.send_parts(payload, &[]);
     }
 
-    /// As [`Transport::send`], for a payload in two pieces.
-    pub fn send_data(&mut self, header: &[u8], data: &[u8]) {
+    /// As [`Transport::send`], for a payload in two parts.
+    pub fn send_parts(&mut self, header: &[u8], data: &[u8]) {
         if self.dead {
             return;
         }
@@ -213,43 +141,44 @@ impl Transport {
         }
     }
 
-    /// The sequence number of the message that was sent last; none while it is held for new keys.
-    pub fn sent(&self) -> Option<u32> {
-        let sent = self.outbound.last_sequence();
-        (!self.is_rekeying()).then_some(sent)
+    /// Returns the sequence number of the packet that was sent last. `None` while payloads are held back for new keys.
+    pub fn last_sequence(&self) -> Option<u32> {
+        (!self.is_rekeying()).then(|| self.writer.last_sequence())
     }
 
-    /// Answers the packet that [`Transport::poll`] gave last with UNIMPLEMENTED.
-    pub fn unimplemented(&mut self) {
-        let payload = message::unimplemented(self.inbound.last_sequence());
+    /// Answers the packet that was received last with UNIMPLEMENTED.
+    pub fn reply_unimplemented(&mut self) {
+        let payload = message::unimplemented(self.reader.last_sequence());
         self.send(&payload);
     }
 
-    /// What the driver writes to the socket, and advances by what was written.
+    /// Returns the sealed bytes to write to the socket. The caller removes what it has written.
     pub fn output(&mut self) -> &mut BytesMut {
-        &mut self.outbound.out
+        &mut self.writer.output
     }
 
-    /// The bytes that wait: what the driver has not written, and what is held until new keys are in use.
-    pub fn backlog(&self) -> usize {
-        self.outbound.out.len() + self.held.len()
+    /// Returns the bytes that are not written yet, including payloads that are held back for new keys.
+    pub fn unsent_bytes(&self) -> usize {
+        self.writer.output.len() + self.held.len()
     }
 
-    /// Whether what is sent now is held until new keys are in use: send no bulk meanwhile. True
-    /// from the start until the first keys.
+    /// Whether payloads are held back until new keys are in use; send no bulk data then. True from the start until the first
+    /// keys.
     pub fn is_rekeying(&self) -> bool {
-        self.exchange.as_ref().is_some_and(Exchange::holds_output)
+        self.exchange
+            .as_ref()
+            .is_some_and(KeyExchange::holds_output)
     }
 
-    /// Begins an exchange of new keys, unless one is under way or the first is not over.
+    /// Starts a key exchange, unless one is in progress.
     pub fn start_rekey(&mut self, now: Instant) {
         self.now = now;
         if self.negotiated.is_some() && self.exchange.is_none() && !self.dead {
-            self.begin_exchange();
+            self.start_exchange();
         }
     }
 
-    /// When [`Transport::handle_timeout`] wants to be called; may lie in the past.
+    /// Returns when [`Transport::handle_timeout`] has to be called, which may be in the past. `None` if no timer runs.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.dead {
             return None;
@@ -261,53 +190,57 @@ impl Transport {
         }
     }
 
-    /// Does what is due: new keys, or the end of a server that does not finish its exchange.
+    /// Starts a key exchange that is due by age or traffic.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] if the server has not finished a key exchange in time.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
         self.now = now;
         if self.dead {
             return Ok(());
         }
-        let done = self.on_time();
-        if let Err(error) = &done {
+        let result = self.on_timeout();
+        if let Err(error) = &result {
             self.fail(error);
         }
-        done
+        result
     }
 
-    /// The session identifier; empty until the host key is shown.
+    /// Returns the session identifier (RFC 4253 §7.2); empty before the host key.
     pub fn session_id(&self) -> &[u8] {
         &self.session_id
     }
 
-    /// What was agreed on last, once keys are in use.
+    /// Returns the result of the last key exchange. `None` before the first keys are in use.
     pub fn negotiated(&self) -> Option<&Negotiated> {
         self.negotiated.as_ref()
     }
 
-    /// The signature algorithms that the server takes from users, once it told.
+    /// Returns the signature algorithms that the server accepts from users (RFC 8308). `None` if it has not sent them.
     pub fn server_sig_algs(&self) -> Option<&[String]> {
         self.server_sig_algs.as_deref()
     }
 
-    /// What the server said before its identification, cut to 1 KiB and not escaped.
+    /// Returns the lines that the server sent before its identification, cut to 1 KiB and not escaped.
     pub fn pre_banner(&self) -> &str {
-        self.ident.pre_banner()
+        self.ident_reader.pre_banner()
     }
 
-    /// Goes on with the first exchange: the host key is the right one.
+    /// Continues the first key exchange: the caller trusts the host key.
     pub fn accept_host_key(&mut self, now: Instant) {
         self.now = now;
         if let Err(error) = self.on_host_key_accepted() {
-            self.fault = Some(error);
+            self.deferred_error = Some(error);
         }
     }
 
-    /// Ends the session: the host key is not the right one.
+    /// Ends the session: the caller does not trust the host key.
     pub fn reject_host_key(&mut self) {
         self.fail(&Error::HostKeyRejected);
     }
 
-    /// Says goodbye: DISCONNECT stands in the output, and nothing can be sent after it.
+    /// Ends the session with DISCONNECT, the last packet in the output. `code` is a reason of RFC 4253 §11.1; `text` is cut to
+    /// 256 bytes.
     pub fn disconnect(&mut self, code: u32, text: &str) {
         if !self.dead {
             self.send_now(&message::disconnect(code, text), &[]);
@@ -316,13 +249,38 @@ impl Transport {
     }
 }
 
+/// For fuzzing: skips the key exchange and the authentication.
+#[cfg(any(test, feature = "fuzzing"))]
+impl Transport {
+    /// Pretends that the first keys are in use and that the user is authenticated.
+    pub(crate) fn assume_authenticated(&mut self, negotiated: Negotiated) {
+        self.server_ident = Some("SSH-2.0-fuzz".to_owned());
+        self.exchange = None;
+        self.strict = Some(negotiated.strict);
+        self.session_id = vec![7; 32];
+        self.authenticated = true;
+        self.negotiated = Some(negotiated);
+    }
+
+    /// Handles a payload as if it had been received and opened.
+    pub(crate) fn handle_payload(
+        &mut self,
+        payload: Bytes,
+    ) -> Result<Option<TransportEvent>, Error> {
+        self.on_payload(payload)
+    }
+}
+
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transport")
-            .field("their_ident", &self.their_ident)
+            .field("server_ident", &self.server_ident)
             .field("negotiated", &self.negotiated)
             .field("is_rekeying", &self.is_rekeying())
             .field("dead", &self.dead)
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,89 +1,89 @@
-//! The binary packet protocol, RFC 4253 §6: one half for each direction, with its keys, its
-//! sequence number and its compression.
+//! The binary packet protocol (RFC 4253 §6): one half per direction, with its keys, sequence number and compression.
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::cipher::{LENGTH_LEN, MAX_LENGTH, Opener, Sealer};
+use super::cipher::{LENGTH_LEN, MAX_PACKET_LENGTH, Opener, Sealer};
 use super::compress::{Deflate, Inflate};
 use super::mac::MAX_TAG;
 use crate::error::Error;
 
-/// The least padding there is.
+/// Smallest padding (RFC 4253 §6).
 const MIN_PADDING: usize = 4;
-/// The most room that one packet takes beyond its payload.
-const OVERHEAD: usize = LENGTH_LEN + 1 + MIN_PADDING + 16 + MAX_TAG;
+/// Largest number of bytes that a packet has beyond its payload.
+const MAX_OVERHEAD: usize = LENGTH_LEN + 1 + MIN_PADDING + 16 + MAX_TAG;
 
-/// What was done under one direction's current keys.
+/// Traffic under the current keys of one direction.
 #[derive(Default, Clone, Copy)]
-pub(super) struct Usage {
-    pub(super) packets: u64,
-    pub(super) bytes: u64,
+pub(crate) struct KeyUsage {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
 }
 
-impl Usage {
+impl KeyUsage {
     fn count(&mut self, bytes: usize) {
         self.packets += 1;
         self.bytes += bytes as u64;
     }
 }
 
-/// What comes in.
-pub(super) struct Inbound {
-    pub(super) read: BytesMut,
+/// Opens received packets.
+pub(crate) struct PacketReader {
+    /// Received bytes that are not opened yet.
+    pub(crate) buffer: BytesMut,
     opener: Opener,
     sequence: u32,
-    /// Of the packet at the front, once its head was opened.
-    length: Option<usize>,
-    pub(super) inflate: Option<Inflate>,
-    pub(super) usage: Usage,
+    /// Length of the packet at the front. `None` until its first block is decrypted.
+    packet_length: Option<usize>,
+    pub(crate) inflate: Option<Inflate>,
+    pub(crate) usage: KeyUsage,
 }
 
-impl Inbound {
-    pub(super) fn new() -> Self {
+impl PacketReader {
+    pub(crate) fn new() -> Self {
         Self {
-            read: BytesMut::new(),
+            buffer: BytesMut::new(),
             opener: Opener::Clear,
             sequence: 0,
-            length: None,
+            packet_length: None,
             inflate: None,
-            usage: Usage::default(),
+            usage: KeyUsage::default(),
         }
     }
 
-    /// The sequence number of the packet that was taken last.
-    pub(super) fn last_sequence(&self) -> u32 {
+    /// Sequence number of the packet that was opened last.
+    pub(crate) fn last_sequence(&self) -> u32 {
         self.sequence.wrapping_sub(1)
     }
 
-    /// Takes new keys; with strict key exchange the numbers begin anew.
-    pub(super) fn rekey(&mut self, opener: Opener, inflate: Option<Inflate>, strict: bool) {
+    /// Puts new keys in use. With strict key exchange the sequence number starts at 0 again.
+    pub(crate) fn rekey(&mut self, opener: Opener, inflate: Option<Inflate>, strict: bool) {
         self.opener = opener;
         self.inflate = inflate;
-        self.usage = Usage::default();
+        self.usage = KeyUsage::default();
         if strict {
             self.sequence = 0;
         }
     }
 
-    /// The next payload, never empty, if all of its packet was read.
-    pub(super) fn poll(&mut self) -> Result<Option<Bytes>, Error> {
-        let length = match self.length {
+    /// Opens the next packet and returns its payload, never empty. `None` if more bytes are needed.
+    pub(crate) fn poll(&mut self) -> Result<Option<Bytes>, Error> {
+        let length = match self.packet_length {
             Some(length) => length,
             None => {
                 let head_len = self.opener.head_len();
-                let Some(head) = self.read.get_mut(..head_len) else {
+                let Some(head) = self.buffer.get_mut(..head_len) else {
                     return Ok(None);
                 };
-                let length = self.opener.length(self.sequence, head)?;
-                *self.length.insert(length)
+                let length = self.opener.packet_length(self.sequence, head)?;
+                *self.packet_length.insert(length)
             }
         };
         let total = LENGTH_LEN + length + self.opener.tag_len();
-        if self.read.len() < total {
+        if self.buffer.len() < total {
             return Ok(None);
         }
-        self.length = None;
-        let mut packet = self.read.split_to(total);
+        self.packet_length = None;
+        let mut packet = self.buffer.split_to(total);
         self.opener.open(self.sequence, &mut packet)?;
         self.sequence = self.sequence.wrapping_add(1);
         self.usage.count(total);
@@ -101,45 +101,46 @@ impl Inbound {
     }
 }
 
-/// What goes out.
-pub(super) struct Outbound {
-    pub(super) out: BytesMut,
+/// Seals packets to send.
+pub(crate) struct PacketWriter {
+    /// Sealed packets.
+    pub(crate) output: BytesMut,
     sealer: Sealer,
     sequence: u32,
-    pub(super) deflate: Option<Deflate>,
-    pub(super) usage: Usage,
+    pub(crate) deflate: Option<Deflate>,
+    pub(crate) usage: KeyUsage,
     padding: Padding,
 }
 
-impl Outbound {
-    pub(super) fn new() -> Self {
+impl PacketWriter {
+    pub(crate) fn new() -> Self {
         Self {
-            out: BytesMut::new(),
+            output: BytesMut::new(),
             sealer: Sealer::Clear,
             sequence: 0,
             deflate: None,
-            usage: Usage::default(),
+            usage: KeyUsage::default(),
             padding: Padding::default(),
         }
     }
 
-    /// Takes new keys; with strict key exchange the numbers begin anew.
-    pub(super) fn rekey(&mut self, sealer: Sealer, deflate: Option<Deflate>, strict: bool) {
+    /// Puts new keys in use. With strict key exchange the sequence number starts at 0 again.
+    pub(crate) fn rekey(&mut self, sealer: Sealer, deflate: Option<Deflate>, strict: bool) {
         self.sealer = sealer;
         self.deflate = deflate;
-        self.usage = Usage::default();
+        self.usage = KeyUsage::default();
         if strict {
             self.sequence = 0;
         }
     }
 
-    /// The sequence number of the packet that was sealed last.
-    pub(super) fn last_sequence(&self) -> u32 {
+    /// Sequence number of the packet that was sealed last.
+    pub(crate) fn last_sequence(&self) -> u32 {
         self.sequence.wrapping_sub(1)
     }
 
-    /// Seals a payload, given in two pieces, at the end of the output.
-    pub(super) fn send(
+    /// Seals a payload, given in two parts, at the end of the output.
+    pub(crate) fn write(
         &mut self,
         header: &[u8],
         data: &[u8],
@@ -147,11 +148,11 @@ impl Outbound {
     ) -> Result<(), Error> {
         match self.deflate.take() {
             Some(mut deflate) => {
-                let sent = deflate
+                let sealed = deflate
                     .deflate(header, data)
                     .and_then(|packed| self.seal(packed, &[], fill));
                 self.deflate = Some(deflate);
-                sent
+                sealed
             }
             None => self.seal(header, data, fill),
         }
@@ -164,29 +165,30 @@ impl Outbound {
         fill: &mut dyn FnMut(&mut [u8]),
     ) -> Result<(), Error> {
         let payload = header.len() + data.len();
-        let (block, with_length) = self.sealer.padding();
-        let unpadded = payload + 1 + if with_length { LENGTH_LEN } else { 0 };
+        let (block, length_is_padded) = self.sealer.padding();
+        let unpadded = payload + 1 + if length_is_padded { LENGTH_LEN } else { 0 };
         let mut padding = block - unpadded % block;
         if padding < MIN_PADDING {
             padding += block;
         }
         let length = payload + 1 + padding;
-        if length > MAX_LENGTH {
-            return Err(Error::Protocol("a payload of ours is too large".to_owned()));
+        if length > MAX_PACKET_LENGTH {
+            return Err(Error::Protocol("our payload is too large".to_owned()));
         }
-        let start = self.out.len();
-        self.out.reserve(payload + OVERHEAD);
-        self.out
+        let start = self.output.len();
+        self.output.reserve(payload + MAX_OVERHEAD);
+        self.output
             .extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
-        self.out
+        self.output
             .extend_from_slice(&[u8::try_from(padding).unwrap_or(u8::MAX)]);
-        self.out.extend_from_slice(header);
-        self.out.extend_from_slice(data);
-        self.out.extend_from_slice(self.padding.take(padding, fill));
+        self.output.extend_from_slice(header);
+        self.output.extend_from_slice(data);
+        self.output
+            .extend_from_slice(self.padding.take(padding, fill));
         let tag_len = self.sealer.tag_len();
-        self.out
+        self.output
             .extend_from_slice([0; MAX_TAG].get(..tag_len).unwrap_or_default());
-        let packet = self.out.get_mut(start..).unwrap_or_default();
+        let packet = self.output.get_mut(start..).unwrap_or_default();
         self.usage.count(packet.len());
         self.sealer.seal(self.sequence, packet)?;
         self.sequence = self.sequence.wrapping_add(1);
@@ -225,36 +227,42 @@ impl Padding {
 mod tests {
     use zeroize::Zeroizing;
 
-    use super::super::cipher::{CipherSpec, Way};
+    use super::super::cipher::{CipherSpec, Direction};
     use super::super::mac::MacSpec;
     use super::*;
-    use crate::kex::{Hash, KeyMaterial};
+    use crate::kex::{HashAlgorithm, KeyMaterial};
 
-    /// Where keys are not strict the numbers go on for ever, and are part of what is sealed.
+    /// Without strict key exchange the sequence number is never reset, and it is part of what is sealed.
     #[test]
-    fn sequence_numbers_come_round() {
+    fn sequence_numbers_wrap_around() {
         let material = KeyMaterial {
-            hash: Hash::Sha256,
+            hash: HashAlgorithm::Sha256,
             secret: Zeroizing::new(vec![0, 0, 0, 1, 7]),
             exchange_hash: Zeroizing::new(vec![1; 32]),
             session_id: vec![2; 32],
         };
-        let mac = || MacSpec::of("hmac-sha2-256-etm@openssh.com");
+        let mac = || MacSpec::find("hmac-sha2-256-etm@openssh.com");
         for cipher in ["chacha20-poly1305@openssh.com", "aes128-ctr"] {
-            let spec = CipherSpec::of(cipher).unwrap();
-            let (mut out, mut inbound) = (Outbound::new(), Inbound::new());
-            (out.sequence, inbound.sequence) = (u32::MAX - 2, u32::MAX - 2);
-            let sealer = spec.sealer(mac(), &material, Way::Out).unwrap();
-            out.rekey(sealer, None, false);
-            let opener = spec.opener(mac(), &material, Way::Out).unwrap();
-            inbound.rekey(opener, None, false);
+            let spec = CipherSpec::find(cipher).unwrap();
+            let (mut writer, mut reader) = (PacketWriter::new(), PacketReader::new());
+            (writer.sequence, reader.sequence) = (u32::MAX - 2, u32::MAX - 2);
+            let sealer = spec
+                .sealer(mac(), &material, Direction::ClientToServer)
+                .unwrap();
+            writer.rekey(sealer, None, false);
+            let opener = spec
+                .opener(mac(), &material, Direction::ClientToServer)
+                .unwrap();
+            reader.rekey(opener, None, false);
             for n in 0..6u8 {
-                out.send(&[94, n], &[], &mut |bytes| bytes.fill(0)).unwrap();
-                inbound.read.extend_from_slice(&out.out.split());
-                assert_eq!(inbound.poll().unwrap().unwrap()[..], [94, n]);
-                assert_eq!(inbound.last_sequence(), out.last_sequence());
+                writer
+                    .write(&[94, n], &[], &mut |bytes| bytes.fill(0))
+                    .unwrap();
+                reader.buffer.extend_from_slice(&writer.output.split());
+                assert_eq!(reader.poll().unwrap().unwrap()[..], [94, n]);
+                assert_eq!(reader.last_sequence(), writer.last_sequence());
             }
-            assert_eq!(out.last_sequence(), 2);
+            assert_eq!(writer.last_sequence(), 2);
         }
     }
 }

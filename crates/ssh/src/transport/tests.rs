@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::server::{Manners, Server};
-use super::{Event, HostKey, Transport};
+use super::{HostKey, Transport, TransportEvent};
 use crate::algorithm::Kind;
 use crate::config::Config;
 use crate::error::Error;
+use crate::testing::server::{Server, ServerScript};
 
 mod hostile;
 
@@ -25,7 +25,7 @@ struct Pair {
     client: Transport,
     server: Server,
     now: Instant,
-    events: Vec<Event>,
+    events: Vec<TransportEvent>,
 }
 
 fn all() -> Config {
@@ -38,28 +38,28 @@ fn all() -> Config {
 }
 
 impl Pair {
-    fn new(config: Config, manners: Manners) -> Self {
+    fn new(config: Config, script: ServerScript) -> Self {
         let now = start();
         Self {
             client: Transport::new(Arc::new(config), now, entropy()),
-            server: Server::new(manners),
+            server: Server::new(script),
             now,
             events: Vec::new(),
         }
     }
 
     /// A pair whose first keys are in use.
-    fn ready(config: Config, manners: Manners) -> Self {
-        let mut pair = Self::new(config, manners);
+    fn ready(config: Config, script: ServerScript) -> Self {
+        let mut pair = Self::new(config, script);
         pair.run().unwrap();
-        assert!(matches!(pair.events.last(), Some(Event::Ready(_))));
+        assert!(matches!(pair.events.last(), Some(TransportEvent::Ready(_))));
         pair.events.clear();
         pair
     }
 
     /// A pair that is logged in, as the transport sees it.
-    fn authenticated(config: Config, manners: Manners) -> Self {
-        let mut pair = Self::ready(config, manners);
+    fn authenticated(config: Config, script: ServerScript) -> Self {
+        let mut pair = Self::ready(config, script);
         pair.server.send(&[52]);
         pair.run().unwrap();
         pair.events.clear();
@@ -71,25 +71,28 @@ impl Pair {
         loop {
             let to_client = self.server.output();
             self.client.read_buffer().extend_from_slice(&to_client);
-            while let Some(event) = self.client.poll(self.now)? {
-                if let Event::HostKey(_) = event {
+            while let Some(event) = self.client.poll_event(self.now)? {
+                if let TransportEvent::HostKey(_) = event {
                     self.client.accept_host_key(self.now);
                 }
                 self.events.push(event);
             }
             let output = self.client.output();
             let to_server = output.split();
-            self.server.take(&to_server);
+            self.server.receive(&to_server);
             if to_server.is_empty() && to_client.is_empty() {
                 return Ok(());
             }
         }
     }
 
-    fn fails(config: Config, manners: Manners) -> Error {
-        let mut pair = Self::new(config, manners);
+    fn fails(config: Config, script: ServerScript) -> Error {
+        let mut pair = Self::new(config, script);
         let error = pair.run().unwrap_err();
-        assert!(pair.client.poll(pair.now).unwrap().is_none(), "it is dead");
+        assert!(
+            pair.client.poll_event(pair.now).unwrap().is_none(),
+            "it is dead"
+        );
         error
     }
 }
@@ -97,14 +100,14 @@ impl Pair {
 #[test]
 fn first_keys() {
     let pair = {
-        let mut pair = Pair::new(Config::default(), Manners::default());
+        let mut pair = Pair::new(Config::default(), ServerScript::default());
         pair.run().unwrap();
         pair
     };
     let [
-        Event::Ident(ident),
-        Event::HostKey(offer),
-        Event::Ready(negotiated),
+        TransportEvent::Ident(ident),
+        TransportEvent::HostKey(offer),
+        TransportEvent::Ready(negotiated),
     ] = &pair.events[..]
     else {
         panic!("{:?}", pair.events);
@@ -121,20 +124,22 @@ fn packets_pass_under_every_cipher_and_mac_with_and_without_compression() {
     for cipher in Kind::Cipher.known() {
         for mac in Kind::Mac.known() {
             for compression in Kind::Compression.known() {
-                let manners = Manners {
+                let script = ServerScript {
                     cipher,
                     mac,
                     compression,
-                    ..Manners::default()
+                    ..ServerScript::default()
                 };
-                let mut pair = Pair::authenticated(all(), manners);
+                let mut pair = Pair::authenticated(all(), script);
                 for size in [1, 2, 15, 16, 17, 1000, 32_768, 100_000] {
                     let payload = vec![94; size];
                     pair.client.send(&payload);
                     pair.server.send(&payload);
                     pair.run().unwrap();
                     assert_eq!(pair.server.received.pop_front().unwrap(), payload);
-                    assert!(matches!(pair.events.pop(), Some(Event::Packet(p)) if p == payload));
+                    assert!(
+                        matches!(pair.events.pop(), Some(TransportEvent::Packet(p)) if p == payload)
+                    );
                 }
             }
         }
@@ -143,17 +148,17 @@ fn packets_pass_under_every_cipher_and_mac_with_and_without_compression() {
 
 #[test]
 fn nothing_is_sent_before_the_host_key_is_accepted() {
-    let mut pair = Pair::new(Config::default(), Manners::default());
+    let mut pair = Pair::new(Config::default(), ServerScript::default());
     pair.client.send(&[5]);
     let mut seen = false;
     for _ in 0..4 {
         let to_client = pair.server.output();
         pair.client.read_buffer().extend_from_slice(&to_client);
-        while let Some(event) = pair.client.poll(pair.now).unwrap() {
-            seen |= matches!(event, Event::HostKey(_));
+        while let Some(event) = pair.client.poll_event(pair.now).unwrap() {
+            seen |= matches!(event, TransportEvent::HostKey(_));
         }
         let output = pair.client.output().split();
-        pair.server.take(&output);
+        pair.server.receive(&output);
     }
     assert!(seen && pair.server.received.is_empty() && pair.server.exchanges == 0);
     assert_eq!(
@@ -168,9 +173,9 @@ fn nothing_is_sent_before_the_host_key_is_accepted() {
 
 #[test]
 fn a_rejected_host_key_says_goodbye() {
-    let mut pair = Pair::new(Config::default(), Manners::default());
+    let mut pair = Pair::new(Config::default(), ServerScript::default());
     pair.client.reject_host_key();
-    assert!(pair.client.poll(pair.now).unwrap().is_none());
+    assert!(pair.client.poll_event(pair.now).unwrap().is_none());
     let length = pair.client.output().len();
     pair.client.send(&[5]);
     assert_eq!(pair.client.output().len(), length, "nothing after it");
@@ -178,12 +183,12 @@ fn a_rejected_host_key_says_goodbye() {
 
 #[test]
 fn payloads_in_a_rekey_are_held_and_keep_their_order() {
-    let mut pair = Pair::authenticated(Config::default(), Manners::default());
+    let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
     pair.client.send(&[94, 0]);
     pair.client.start_rekey(pair.now);
     assert!(pair.client.is_rekeying());
     for number in 1..20 {
-        pair.client.send_data(&[94], &[number]);
+        pair.client.send_parts(&[94], &[number]);
     }
     // The server sends on until it sees our KEXINIT.
     pair.server.send(&[94, 7]);
@@ -198,16 +203,16 @@ fn payloads_in_a_rekey_are_held_and_keep_their_order() {
     assert_eq!(received, (0..20).collect::<Vec<u8>>());
     assert!(matches!(
         &pair.events[..],
-        [Event::Packet(_), Event::Rekeyed]
+        [TransportEvent::Packet(_), TransportEvent::Rekeyed]
     ));
 }
 
 #[test]
 fn both_sides_begin_at_once() {
-    let mut pair = Pair::authenticated(Config::default(), Manners::default());
+    let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
     for round in 0..5 {
         pair.client.start_rekey(pair.now);
-        pair.server.begin();
+        pair.server.send_kexinit();
         pair.run().unwrap();
         assert_eq!(pair.server.exchanges, round + 2);
         pair.client.send(&[94]);
@@ -223,21 +228,21 @@ fn bytes_and_time_make_new_keys_due() {
         rekey_time: Some(Duration::from_secs(60)),
         ..Config::default()
     };
-    let mut pair = Pair::authenticated(config, Manners::default());
+    let mut pair = Pair::authenticated(config, ServerScript::default());
     pair.client.send(&vec![94; 11_000]);
     assert!(pair.client.poll_timeout().is_some_and(|at| at <= pair.now));
     pair.client.handle_timeout(pair.now).unwrap();
     pair.run().unwrap();
-    assert!(matches!(pair.events.pop(), Some(Event::Rekeyed)));
+    assert!(matches!(pair.events.pop(), Some(TransportEvent::Rekeyed)));
     pair.server.send(&vec![94; 11_000]);
     pair.run().unwrap();
-    assert!(matches!(pair.events.pop(), Some(Event::Rekeyed)));
+    assert!(matches!(pair.events.pop(), Some(TransportEvent::Rekeyed)));
     let due = pair.client.poll_timeout().unwrap();
     assert_eq!(due, pair.now + Duration::from_secs(60));
     pair.now = due;
     pair.client.handle_timeout(due).unwrap();
     pair.run().unwrap();
-    assert!(matches!(pair.events.pop(), Some(Event::Rekeyed)));
+    assert!(matches!(pair.events.pop(), Some(TransportEvent::Rekeyed)));
 }
 
 #[test]
@@ -249,9 +254,9 @@ fn no_key_is_used_for_longer_than_is_safe() {
         ("aes128-cbc", 1 << 35),
         ("3des-cbc", 1 << 30),
     ] {
-        let manners = Manners {
+        let script = ServerScript {
             cipher,
-            ..Manners::default()
+            ..ServerScript::default()
         };
         // However much the configuration allows.
         let config = Config {
@@ -259,11 +264,11 @@ fn no_key_is_used_for_longer_than_is_safe() {
             ..all()
         };
         let used = |bytes, packets, inward| {
-            let mut pair = Pair::authenticated(config.clone(), manners.clone());
+            let mut pair = Pair::authenticated(config.clone(), script.clone());
             let client = &mut pair.client;
             let usage = match inward {
-                true => &mut client.inbound.usage,
-                false => &mut client.outbound.usage,
+                true => &mut client.reader.usage,
+                false => &mut client.writer.usage,
             };
             (usage.bytes, usage.packets) = (bytes, packets);
             pair.client.handle_timeout(pair.now).unwrap();
@@ -284,7 +289,7 @@ fn a_limit_of_nothing_does_not_rekey_for_ever() {
         rekey_bytes: Some(0),
         ..Config::default()
     };
-    let mut pair = Pair::authenticated(config, Manners::default());
+    let mut pair = Pair::authenticated(config, ServerScript::default());
     pair.client.send(&[94; 2000]);
     pair.run().unwrap();
     pair.client.handle_timeout(pair.now).unwrap();
@@ -299,7 +304,7 @@ fn no_new_keys_before_authentication() {
         rekey_bytes: Some(100),
         ..Config::default()
     };
-    let mut pair = Pair::ready(config, Manners::default());
+    let mut pair = Pair::ready(config, ServerScript::default());
     pair.client.send(&vec![50; 1000]);
     pair.run().unwrap();
     assert_eq!(pair.client.poll_timeout(), None);
@@ -308,10 +313,10 @@ fn no_new_keys_before_authentication() {
 
 #[test]
 fn a_server_that_rekeys_without_end_is_left() {
-    let mut pair = Pair::authenticated(Config::default(), Manners::default());
+    let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
     let mut rekeys = 0;
     let error = loop {
-        pair.server.begin();
+        pair.server.send_kexinit();
         match pair.run() {
             Ok(()) => rekeys += 1,
             Err(error) => break error,
@@ -323,7 +328,7 @@ fn a_server_that_rekeys_without_end_is_left() {
 
 #[test]
 fn a_server_that_rekeys_as_traffic_or_time_goes_is_not() {
-    let mut pair = Pair::authenticated(Config::default(), Manners::default());
+    let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
     for round in 0..100 {
         if round % 2 == 0 {
             pair.now += Duration::from_secs(1);
@@ -332,7 +337,7 @@ fn a_server_that_rekeys_as_traffic_or_time_goes_is_not() {
                 pair.server.send(&vec![94; 32_768]);
             }
         }
-        pair.server.begin();
+        pair.server.send_kexinit();
         pair.run().unwrap();
     }
     assert_eq!(pair.server.exchanges, 101);
@@ -340,9 +345,9 @@ fn a_server_that_rekeys_as_traffic_or_time_goes_is_not() {
 
 #[test]
 fn an_exchange_that_is_never_answered_times_out() {
-    let silent = Manners {
+    let silent = ServerScript {
         answers: false,
-        ..Manners::default()
+        ..ServerScript::default()
     };
     let mut pair = Pair::new(Config::default(), silent);
     pair.run().unwrap();
@@ -355,7 +360,7 @@ fn an_exchange_that_is_never_answered_times_out() {
 
     // In a rekey the server may send on what was under way, but not for ever.
     for (drip, lasts) in [(1, 60..=90), (2000, 60..=90), (32_000, 150..=180)] {
-        let mut pair = Pair::authenticated(Config::default(), Manners::default());
+        let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
         let begun = pair.now;
         pair.client.start_rekey(pair.now);
         let ended = loop {
@@ -365,7 +370,7 @@ fn an_exchange_that_is_never_answered_times_out() {
             }
             let bytes = pair.server.output();
             pair.client.read_buffer().extend_from_slice(&bytes);
-            while pair.client.poll(pair.now).unwrap().is_some() {}
+            while pair.client.poll_event(pair.now).unwrap().is_some() {}
             pair.now += Duration::from_secs(30);
             if pair.client.handle_timeout(pair.now).is_err() {
                 break pair.now;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tunneld_ssh::Error;
 use tunneld_ssh::auth::AuthResult;
-use tunneld_ssh::driver::{Connected, LoginError, Signer, Signing};
+use tunneld_ssh::client::{AuthError, Authenticator, SignFuture, Signer};
 use tunneld_ssh::wire::Writer;
 
 use crate::peer::*;
@@ -41,7 +41,7 @@ fn questions(count: u32, text: &[u8]) -> Vec<u8> {
 struct Never;
 
 impl Signer for Never {
-    fn sign<'a>(&'a mut self, _algorithm: &'a str, _data: &'a [u8]) -> Signing<'a> {
+    fn sign<'a>(&'a mut self, _algorithm: &'a str, _data: &'a [u8]) -> SignFuture<'a> {
         panic!("asked to sign");
     }
 }
@@ -50,7 +50,7 @@ impl Signer for Never {
 struct Any;
 
 impl Signer for Any {
-    fn sign<'a>(&'a mut self, _algorithm: &'a str, _data: &'a [u8]) -> Signing<'a> {
+    fn sign<'a>(&'a mut self, _algorithm: &'a str, _data: &'a [u8]) -> SignFuture<'a> {
         Box::pin(std::future::ready(Ok(vec![0; 83])))
     }
 }
@@ -63,7 +63,7 @@ async fn ten_megabytes_of_banners_keep_8_kib() {
         server.flood(&packet, 5000).await;
         server.send(&failure("publickey", false)).await;
     };
-    let ((result, kept), _) = login(script, async |mut connected: Connected| {
+    let ((result, kept), _) = login(script, async |mut connected: Authenticator| {
         let result = connected.none().await;
         (result, connected.banner().len())
     })
@@ -90,7 +90,7 @@ async fn banners_beside_a_person_who_types_end_it_before_they_pile_up() {
         script(&mut server).await
     };
     let client = async {
-        let stream = tunneld_ssh::driver::Stream::other(ours);
+        let stream = tunneld_ssh::client::Stream::other(ours);
         let mut connected = connect(stream, Default::default(), Default::default())
             .await
             .unwrap();
@@ -117,13 +117,13 @@ async fn endless_rounds_of_questions_end_after_three() {
                 }
             }
         };
-        let (rounds, _) = login(script, async |mut connected: Connected| {
+        let (rounds, _) = login(script, async |mut connected: Authenticator| {
             let mut rounds = 0;
             let mut result = connected.keyboard_interactive("").await;
-            while let Ok(AuthResult::Prompts(prompts)) = &result {
+            while let Ok(AuthResult::InfoRequest(prompts)) = &result {
                 rounds += 1;
                 let answers = vec!["no"; prompts.prompts.len()];
-                result = connected.answers(&answers).await;
+                result = connected.info_response(&answers).await;
             }
             assert!(matches!(result, Err(Error::Protocol(_))), "{result:?}");
             rounds
@@ -140,7 +140,7 @@ async fn a_million_questions_are_refused() {
             server.service().await;
             server.send(&questions(count, b"?")).await;
         };
-        let (result, _) = login(script, async |mut connected: Connected| {
+        let (result, _) = login(script, async |mut connected: Authenticator| {
             connected.keyboard_interactive("").await
         })
         .await;
@@ -155,11 +155,11 @@ async fn long_questions_are_cut() {
         server.service().await;
         server.send(&questions(8, &[b'?'; 30_000])).await;
     };
-    let (result, _) = login(script, async |mut connected: Connected| {
+    let (result, _) = login(script, async |mut connected: Authenticator| {
         connected.keyboard_interactive("").await
     })
     .await;
-    let Ok(AuthResult::Prompts(prompts)) = result else {
+    let Ok(AuthResult::InfoRequest(prompts)) = result else {
         panic!("{result:?}");
     };
     assert!(
@@ -184,7 +184,7 @@ async fn endless_partial_success_ends_after_six_steps() {
             }
         }
     };
-    let (steps, _) = login(script, async |mut connected: Connected| {
+    let (steps, _) = login(script, async |mut connected: Authenticator| {
         let mut steps = 0;
         loop {
             match connected.password("secret", None).await {
@@ -213,14 +213,14 @@ async fn a_key_that_was_not_shown_is_not_signed_with() {
             });
             server.send(&ok).await;
         };
-        let (result, _) = login(script, async |mut connected: Connected| {
+        let (result, _) = login(script, async |mut connected: Authenticator| {
             connected
-                .publickey("ssh-ed25519", b"our key", &mut Never)
+                .public_key("ssh-ed25519", b"our key", &mut Never)
                 .await
         })
         .await;
         assert!(
-            matches!(result, Err(LoginError::Session(Error::Protocol(_)))),
+            matches!(result, Err(AuthError::Session(Error::Protocol(_)))),
             "{result:?}"
         );
     }
@@ -233,18 +233,23 @@ async fn success_before_it_was_asked_for_ends_it() {
         server.send(&[SUCCESS]).await;
     })
     .await;
-    end.says("spoke of the login before accepting it");
+    end.says("a login message before SERVICE_ACCEPT");
     // For a key that has not signed.
     let script = async |server: &mut Server| {
         server.service().await;
         server.send(&[SUCCESS]).await;
     };
-    let (result, _) = login(script, async |mut connected: Connected| {
-        connected.publickey("ssh-ed25519", b"key", &mut Never).await
+    let (result, _) = login(script, async |mut connected: Authenticator| {
+        connected
+            .public_key("ssh-ed25519", b"key", &mut Never)
+            .await
     })
     .await;
     let text = result.unwrap_err().to_string();
-    assert!(text.contains("a key was taken before it signed"), "{text}");
+    assert!(
+        text.contains("a key was accepted before it signed"),
+        "{text}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -283,7 +288,7 @@ async fn another_service_than_was_asked_for_ends_it() {
         server.send(&accept).await;
     })
     .await;
-    end.says("a service that was not asked for");
+    end.says("a service that was not requested");
 }
 
 #[tokio::test(start_paused = true)]
@@ -329,12 +334,14 @@ async fn cut_answers_end_it() {
             server.service().await;
             server.send(payload).await;
         };
-        let (result, _) = login(script, async |mut connected: Connected| {
-            connected.signed("ssh-ed25519", b"key", &mut Any).await
+        let (result, _) = login(script, async |mut connected: Authenticator| {
+            connected
+                .public_key_unqueried("ssh-ed25519", b"key", &mut Any)
+                .await
         })
         .await;
         assert!(
-            matches!(result, Err(LoginError::Session(Error::Protocol(_)))),
+            matches!(result, Err(AuthError::Session(Error::Protocol(_)))),
             "{payload:?}: {result:?}"
         );
     }
@@ -350,7 +357,7 @@ async fn a_server_that_goes_in_the_login_is_told_as_gone() {
         server.service().await;
     };
     let client = async {
-        let stream = tunneld_ssh::driver::Stream::other(ours);
+        let stream = tunneld_ssh::client::Stream::other(ours);
         let connected = connect(stream, Default::default(), Default::default()).await;
         connected.unwrap().password("secret", None).await
     };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use tunneld_ssh::Error;
-use tunneld_ssh::driver::{Channel, Session};
+use tunneld_ssh::client::{Channel, Session};
 use tunneld_ssh::wire::Reader;
 
 use crate::peer::*;
@@ -74,7 +74,7 @@ async fn a_few_messages_for_channels_that_are_not_are_borne() {
     channel(0, 32768, script, async |session, mut channel| {
         let mut read = [0; 3];
         channel.read_exact(&mut read).await.unwrap();
-        assert_eq!(session.offences(), 10);
+        assert_eq!(session.violations(), 10);
     })
     .await;
 }
@@ -174,7 +174,7 @@ async fn a_packet_size_of_next_to_nothing_ends_it() {
         })
         .await;
         assert!(
-            error.to_string().contains("next to nothing in a packet"),
+            error.to_string().contains("a tiny maximum packet size"),
             "{error}"
         );
     }
@@ -234,7 +234,7 @@ async fn data_after_eof_is_not_read() {
         channel.read_to_end(&mut read).await.unwrap();
         assert_eq!(read, b"before");
         sleep(Duration::from_secs(1)).await;
-        assert_eq!(session.offences(), 2);
+        assert_eq!(session.violations(), 2);
     })
     .await;
 }
@@ -257,7 +257,7 @@ async fn a_close_twice_and_what_follows_it_is_an_offence() {
         let error = channel.write_all(b"x").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         sleep(Duration::from_secs(1)).await;
-        assert_eq!(session.offences(), 3);
+        assert_eq!(session.violations(), 3);
         assert!(!session.is_closed());
     })
     .await;
@@ -270,7 +270,7 @@ async fn an_open_answered_twice_ends_it() {
     })
     .await;
     assert!(
-        text.contains("a channel confirmed that was not asked for"),
+        text.contains("a confirmation of a channel that was not requested"),
         "{text}"
     );
     let text = ends(async |server, id| {
@@ -285,7 +285,7 @@ async fn an_open_answered_twice_ends_it() {
     })
     .await;
     assert!(
-        text.contains("a channel refused that was not asked for"),
+        text.contains("a refusal of a channel that was not requested"),
         "{text}"
     );
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep};
-use tunneld_ssh::connection::Listen;
-use tunneld_ssh::driver::{ForwardError, OpenError, Options};
+use tunneld_ssh::client::{OpenError, Options, RequestError};
+use tunneld_ssh::connection::RemoteListen;
 use tunneld_ssh::{Config, Error};
 
 use crate::peer::*;
@@ -47,13 +47,13 @@ async fn a_server_that_knows_no_requests_lives_on() {
         sleep(Duration::from_secs(600)).await;
         assert!(!session.is_closed());
         assert!(session.rtt().is_some());
-        let listen = Listen::Tcp {
+        let listen = RemoteListen::Tcp {
             address: "localhost".into(),
             port: 80,
         };
         let start = Instant::now();
         let asked = session.request_forward(&listen).await;
-        assert!(matches!(asked, Err(ForwardError::Refused)), "{asked:?}");
+        assert!(matches!(asked, Err(RequestError::Refused)), "{asked:?}");
         assert_eq!(start.elapsed(), Duration::ZERO);
     })
     .await;
@@ -103,7 +103,7 @@ async fn an_open_that_is_answered_too_late_is_closed() {
             assert!(matches!(open(&session).await, Err(OpenError::Timeout(_))));
             sleep(Duration::from_secs(15)).await;
             let _channel = open(&session).await.unwrap();
-            assert_eq!(session.offences(), 0);
+            assert_eq!(session.violations(), 0);
         })
         .await;
     }
@@ -111,7 +111,7 @@ async fn an_open_that_is_answered_too_late_is_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_forward_that_is_never_answered_ends_alone() {
-    let listen = Listen::Tcp {
+    let listen = RemoteListen::Tcp {
         address: "localhost".into(),
         port: 8080,
     };
@@ -122,7 +122,7 @@ async fn a_forward_that_is_never_answered_ends_alone() {
             session.ping(Duration::from_secs(1)).await.unwrap_err();
             let start = Instant::now();
             let refused = session.request_forward(&listen).await;
-            assert!(matches!(refused, Err(ForwardError::Timeout(_))));
+            assert!(matches!(refused, Err(RequestError::Timeout(_))));
             assert_eq!(start.elapsed(), Duration::from_secs(10));
         },
     )
@@ -176,7 +176,7 @@ async fn new_keys_of_the_servers_that_it_never_finishes_end_it() {
 #[tokio::test(start_paused = true)]
 async fn everyone_who_waits_is_told_when_the_session_dies() {
     let options = Options {
-        alive: Some((Duration::from_secs(2), 3)),
+        keepalive: Some((Duration::from_secs(2), 3)),
         ..Options::default()
     };
     let script = async |server: &mut Server| {
@@ -195,7 +195,7 @@ async fn everyone_who_waits_is_told_when_the_session_dies() {
                 use tokio::io::AsyncWriteExt;
                 writer.write_all(b"x").await.unwrap_err().kind()
             };
-            let opened = async { matches!(open(&session).await, Err(OpenError::Ended(_))) };
+            let opened = async { matches!(open(&session).await, Err(OpenError::SessionEnded(_))) };
             let (read, write, opened, error) = tokio::join!(read, write, opened, session.closed());
             assert_eq!(read, std::io::ErrorKind::ConnectionAborted);
             assert_eq!(write, std::io::ErrorKind::ConnectionAborted);

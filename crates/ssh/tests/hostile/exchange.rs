@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tunneld_ssh::driver::{Options, Stream, handshake};
+use tunneld_ssh::client::{Options, Stream, handshake};
 use tunneld_ssh::wire::Writer;
 use tunneld_ssh::{Config, Error};
 

@@ -155,7 +155,7 @@ async fn a_flood_of_idle_talk_ends_it() {
                 assert!(taken < 20_000, "{taken}");
             })
             .await;
-            end.says("a flood of messages that mean nothing");
+            end.says("a flood of messages without effect");
         }
     }
 }
@@ -203,7 +203,7 @@ async fn answers_that_are_not_read_are_bounded() {
         }
     };
     let client = async {
-        let stream = tunneld_ssh::driver::Stream::other(ours);
+        let stream = tunneld_ssh::client::Stream::other(ours);
         let mut connected = connect(stream, Default::default(), Default::default())
             .await
             .unwrap();

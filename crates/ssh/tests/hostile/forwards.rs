@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
-use tunneld_ssh::connection::Listen;
-use tunneld_ssh::driver::{ForwardError, Incoming, Session};
+use tunneld_ssh::client::{IncomingChannels, RequestError, Session};
+use tunneld_ssh::connection::RemoteListen;
 use tunneld_ssh::wire::{Reader, Writer};
 
 use crate::peer::*;
 use crate::play::*;
 
-fn listen(port: u16) -> Listen {
-    Listen::Tcp {
+fn listen(port: u16) -> RemoteListen {
+    RemoteListen::Tcp {
         address: "localhost".into(),
         port,
     }
@@ -44,7 +44,7 @@ async fn refusal(server: &mut Server) -> (u32, u32) {
 }
 
 /// Nothing was handed on, and the session stands.
-async fn nothing_came(session: &Session, incoming: &mut tokio::sync::mpsc::Receiver<Incoming>) {
+async fn nothing_came(session: &Session, incoming: &mut IncomingChannels) {
     assert!(
         timeout(Duration::from_secs(20), incoming.recv())
             .await
@@ -89,7 +89,7 @@ async fn every_kind_that_nobody_asked_for_is_prohibited() {
     };
     play(script, async |session, mut incoming| {
         nothing_came(&session, &mut incoming).await;
-        assert_eq!(session.offences(), 11);
+        assert_eq!(session.violations(), 11);
     })
     .await;
 }
@@ -116,12 +116,12 @@ async fn only_the_port_that_was_asked_for_and_only_while_it_is() {
     play(script, async |session, mut incoming| {
         assert_eq!(session.request_forward(&listen(8080)).await.unwrap(), 8080);
         let first = incoming.recv().await.unwrap();
-        assert_eq!((first.listen, first.port), (listen(8080), 8080));
+        assert_eq!((first.listen, first.bound_port), (listen(8080), 8080));
         let _channel = first.channel.accept().unwrap();
         session.cancel_forward(&listen(8080)).await.unwrap();
         nothing_came(&session, &mut incoming).await;
         // Five wrong ports and one long after the cancelling; the one under way is no offence.
-        assert_eq!(session.offences(), 6);
+        assert_eq!(session.violations(), 6);
     })
     .await;
 }
@@ -133,7 +133,7 @@ async fn a_flood_of_unsolicited_channels_ends_it() {
         assert!(taken < 10_000, "{taken}");
     })
     .await;
-    end.says("more than 20 messages in 10 s that nothing allows");
+    end.says("more than 20 messages in 10 s that are not allowed");
     assert_eq!(
         end.seen
             .iter()
@@ -160,7 +160,7 @@ async fn ten_thousand_channels_of_a_forward_wait_in_a_bounded_queue() {
         session.request_forward(&listen(8080)).await.unwrap();
         sleep(Duration::from_secs(60)).await;
         let mut waiting = 0;
-        while let Ok(one) = incoming.try_recv() {
+        while let Some(one) = incoming.try_recv() {
             one.channel.refuse(2, "no");
             waiting += 1;
         }
@@ -170,7 +170,7 @@ async fn ten_thousand_channels_of_a_forward_wait_in_a_bounded_queue() {
     .await;
 }
 
-async fn granted(port: u16, answer: &[u8]) -> Result<u16, ForwardError> {
+async fn granted(port: u16, answer: &[u8]) -> Result<u16, RequestError> {
     let answer = [&[REQUEST_SUCCESS], answer].concat();
     let script = async |server: &mut Server| {
         server.expect(GLOBAL_REQUEST).await;
@@ -196,7 +196,7 @@ async fn a_chosen_port_must_be_told_and_be_one() {
     ] {
         let result = granted(0, nonsense).await;
         assert!(
-            matches!(result, Err(ForwardError::Nonsense)),
+            matches!(result, Err(RequestError::InvalidReply)),
             "{nonsense:?}: {result:?}"
         );
     }
@@ -214,7 +214,7 @@ async fn an_asked_port_must_not_be_another() {
     ] {
         let result = granted(8080, nonsense).await;
         assert!(
-            matches!(result, Err(ForwardError::Nonsense)),
+            matches!(result, Err(RequestError::InvalidReply)),
             "{nonsense:?}: {result:?}"
         );
     }

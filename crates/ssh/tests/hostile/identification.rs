@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use tunneld_ssh::Error;
-use tunneld_ssh::driver::{Options, Stream};
+use tunneld_ssh::client::{Options, Stream};
 
 use crate::play::*;
 

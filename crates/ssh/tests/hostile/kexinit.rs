@@ -1,6 +1,6 @@
 //! The negotiation: RFC 4253 §7, and strict key exchange (OpenSSH PROTOCOL §1.10).
 
-use tunneld_ssh::driver::{Options, Stream};
+use tunneld_ssh::client::{Options, Stream};
 use tunneld_ssh::wire::Writer;
 use tunneld_ssh::{Config, Error};
 

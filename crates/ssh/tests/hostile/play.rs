@@ -10,10 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
-use tunneld_ssh::driver::{
-    Connected, Incoming, Io, OpenError, Options, Session, Stream, handshake,
+use tunneld_ssh::client::{
+    AsyncStream, Authenticator, IncomingChannels, OpenError, Options, Session, Stream, handshake,
 };
 use tunneld_ssh::wire::{Reader, Writer};
 use tunneld_ssh::{Config, Error};
@@ -58,7 +57,7 @@ pub(crate) const TIMES: [When; 3] = [When::Kex, When::Auth, When::Session];
 
 /// The server: reads and writes packets as the script says.
 pub(crate) struct Server {
-    io: Box<dyn Io>,
+    io: Box<dyn AsyncStream>,
     pub(crate) peer: Peer,
     /// Answers the client's keepalives.
     pub(crate) polite: bool,
@@ -77,7 +76,7 @@ fn is_keepalive(payload: &[u8]) -> bool {
 }
 
 impl Server {
-    pub(crate) fn new(io: impl Io + 'static) -> Self {
+    pub(crate) fn new(io: impl AsyncStream + 'static) -> Self {
         Self {
             io: Box::new(io),
             peer: Peer::default(),
@@ -380,7 +379,7 @@ pub(crate) async fn connect(
     io: impl Into<Stream>,
     config: Config,
     options: Options,
-) -> Result<Connected, Error> {
+) -> Result<Authenticator, Error> {
     handshake(io, Arc::new(config), options, "user", |_| {
         std::future::ready(true)
     })
@@ -442,7 +441,7 @@ pub(crate) async fn attack_with(
 /// A scene in a standing session: both sides at once. The server goes on reading when its script is over.
 pub(crate) async fn play<T>(
     script: impl AsyncFnOnce(&mut Server),
-    client: impl AsyncFnOnce(Session, mpsc::Receiver<Incoming>) -> T,
+    client: impl AsyncFnOnce(Session, IncomingChannels) -> T,
 ) -> T {
     play_with(Config::default(), Options::default(), script, client).await
 }
@@ -451,7 +450,7 @@ pub(crate) async fn play_with<T>(
     config: Config,
     options: Options,
     script: impl AsyncFnOnce(&mut Server),
-    client: impl AsyncFnOnce(Session, mpsc::Receiver<Incoming>) -> T,
+    client: impl AsyncFnOnce(Session, IncomingChannels) -> T,
 ) -> T {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let mut server = Server::new(theirs);
@@ -474,7 +473,7 @@ pub(crate) async fn play_with<T>(
 /// A login with any method: both sides at once.
 pub(crate) async fn login<T>(
     script: impl AsyncFnOnce(&mut Server),
-    client: impl AsyncFnOnce(Connected) -> T,
+    client: impl AsyncFnOnce(Authenticator) -> T,
 ) -> (T, Option<String>) {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let mut server = Server::new(theirs);
@@ -493,7 +492,7 @@ pub(crate) async fn login<T>(
 }
 
 /// Opens a connection to anywhere.
-pub(crate) async fn open(session: &Session) -> Result<tunneld_ssh::driver::Channel, OpenError> {
+pub(crate) async fn open(session: &Session) -> Result<tunneld_ssh::client::Channel, OpenError> {
     let from = ("127.0.0.1".to_owned(), 1);
     session.open_direct_tcpip("localhost", 80, from).await
 }

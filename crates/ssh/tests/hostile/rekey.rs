@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
-use tunneld_ssh::connection::Listen;
-use tunneld_ssh::driver::Options;
+use tunneld_ssh::client::Options;
+use tunneld_ssh::connection::RemoteListen;
 use tunneld_ssh::wire::Writer;
 use tunneld_ssh::{Config, Error};
 
@@ -28,7 +28,7 @@ async fn new_keys_with_each_packet_end_it() {
         panic!("a hundred times new keys at once");
     })
     .await;
-    end.says("new keys are asked for too often");
+    end.says("it starts key exchanges too often");
 }
 
 /// What pays for new keys is time or traffic: an honest server is never near the bound.
@@ -234,7 +234,7 @@ async fn an_exchange_that_the_server_does_not_know_ends_it() {
         server.unimplemented().await;
     })
     .await;
-    end.says("the server does not know it");
+    end.says("the server does not implement it");
 }
 
 /// What the client answers while it waits for the server's KEXINIT is held, and that is bounded.
@@ -244,7 +244,7 @@ async fn answers_that_wait_for_new_keys_are_bounded() {
         rekey_time: Some(Duration::from_secs(5)),
         ..Config::default()
     };
-    let listen = Listen::Tcp {
+    let listen = RemoteListen::Tcp {
         address: "localhost".into(),
         port: 8080,
     };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use tunneld_ssh::driver::{Options, Session};
+use tunneld_ssh::client::{Options, Session};
 use tunneld_ssh::{Config, Error};
 
 use crate::peer::*;
@@ -59,7 +59,7 @@ async fn a_goodbye_is_heard_though_the_socket_is_reset() {
 #[tokio::test]
 async fn a_frozen_server_is_dead_in_time_while_a_writer_pushes() {
     let options = Options {
-        alive: Some((Duration::from_millis(300), 3)),
+        keepalive: Some((Duration::from_millis(300), 3)),
         ..Options::default()
     };
     let script = async |server: &mut Server| {

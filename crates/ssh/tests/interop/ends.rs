@@ -8,8 +8,8 @@ use tokio::net::{TcpStream, UnixListener};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tunneld_ssh::auth::AuthResult;
-use tunneld_ssh::connection::Listen;
-use tunneld_ssh::driver::{ForwardError, OpenError, Options};
+use tunneld_ssh::client::{OpenError, Options, RequestError};
+use tunneld_ssh::connection::RemoteListen;
 use tunneld_ssh::{Config, Error};
 
 use super::lab::{Does, Sshd, Target, keygen, quick};
@@ -72,7 +72,7 @@ async fn a_foreign_host_key_gets_no_login() {
     let (sshd, stream) = Sshd::start("").await;
     let config = std::sync::Arc::new(Config::default());
     let rejected =
-        tunneld_ssh::driver::handshake(stream, config, Options::default(), "root", |_| async {
+        tunneld_ssh::client::handshake(stream, config, Options::default(), "root", |_| async {
             false
         })
         .await;
@@ -116,7 +116,7 @@ async fn unix_sockets_both_ways() {
     assert_eq!(&four, b"over");
 
     let path = sshd.home.path().join("remote");
-    let listen = Listen::Unix {
+    let listen = RemoteListen::Unix {
         path: path.to_str().unwrap().into(),
     };
     assert_eq!(session.request_forward(&listen).await.unwrap(), 0);
@@ -133,7 +133,7 @@ async fn unix_sockets_both_ways() {
 async fn a_remote_forward_from_asking_to_cancelling() {
     let (_sshd, session, mut incoming) =
         Sshd::session("", Config::default(), Options::default()).await;
-    let listen = Listen::Tcp {
+    let listen = RemoteListen::Tcp {
         address: "127.0.0.1".into(),
         port: 0,
     };
@@ -141,7 +141,7 @@ async fn a_remote_forward_from_asking_to_cancelling() {
     assert_ne!(port, 0);
     let mut near = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let arrived = incoming.recv().await.unwrap();
-    assert_eq!((&arrived.listen, arrived.port), (&listen, port));
+    assert_eq!((&arrived.listen, arrived.bound_port), (&listen, port));
     assert_eq!(arrived.originator, near.local_addr().unwrap().to_string());
     let mut channel = arrived.channel.accept().unwrap();
     near.write_all(b"hello").await.unwrap();
@@ -164,9 +164,9 @@ async fn a_remote_forward_from_asking_to_cancelling() {
     assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
     assert!(matches!(
         session.cancel_forward(&listen).await,
-        Err(ForwardError::Unknown)
+        Err(RequestError::NotListening)
     ));
-    assert_eq!(session.offences(), 0);
+    assert_eq!(session.violations(), 0);
 }
 
 #[tokio::test]
@@ -176,7 +176,7 @@ async fn a_killed_server_wakes_everyone() {
     let mut waiting = JoinSet::new();
     for _ in 0..4 {
         let (mut reader, mut writer) = open(&session, &stall).await.split();
-        waiting.spawn(async move { reader.next().await.map(|_| ()) });
+        waiting.spawn(async move { reader.read_chunk().await.map(|_| ()) });
         waiting.spawn(async move {
             let block = vec![0; 64 * 1024];
             loop {
@@ -196,11 +196,11 @@ async fn a_killed_server_wakes_everyone() {
     assert!(session.is_closed());
     assert!(matches!(session.closed().await, Error::Eof | Error::Io(_)));
     let late = session.open_direct_streamlocal("/x").await;
-    assert!(matches!(late, Err(OpenError::Ended(_))));
+    assert!(matches!(late, Err(OpenError::SessionEnded(_))));
 }
 
 /// Whether a round trip finds the session without bulk under way.
-async fn quiet(session: &tunneld_ssh::driver::Session) -> bool {
+async fn quiet(session: &tunneld_ssh::client::Session) -> bool {
     session.ping(Duration::from_secs(5)).await.unwrap() < Duration::from_millis(5)
 }
 

@@ -8,14 +8,15 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use russh::keys::ssh_key::{Algorithm, PrivateKey};
+use russh::keys::ssh_key::{Algorithm, PrivateKey, PublicKey};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tunneld_ssh::auth::AuthResult;
-use tunneld_ssh::driver::{self, Connected, Incoming, KeySigner, Options, Session};
+use tunneld_ssh::client::{self, Authenticator, IncomingChannels, Options, Session};
+use tunneld_ssh::testing::KeySigner;
 use tunneld_ssh::{Config, Error};
 
 /// One sshd that serves one connection, and ends with this.
@@ -71,7 +72,7 @@ impl Sshd {
         lines: &str,
         config: Config,
         options: Options,
-    ) -> (Self, Session, mpsc::Receiver<Incoming>) {
+    ) -> (Self, Session, IncomingChannels) {
         let (sshd, stream) = Self::start(lines).await;
         let mut connected = sshd.connect(stream, config, options).await.unwrap();
         assert_eq!(
@@ -87,33 +88,31 @@ impl Sshd {
         stream: TcpStream,
         config: Config,
         options: Options,
-    ) -> Result<Connected, Error> {
+    ) -> Result<Authenticator, Error> {
         let known = fs::read_to_string(self.home.path().join("host.pub")).unwrap();
-        driver::handshake(
+        client::handshake(
             stream,
             Arc::new(config),
             options,
             "root",
             |offer| async move {
-                let driver::HostKey::Plain(key) = &offer.key else {
-                    return false;
-                };
+                let key = PublicKey::from_bytes(offer.plain_key()).unwrap();
                 known.starts_with(&key.to_openssh().unwrap())
             },
         )
         .await
     }
 
-    pub(crate) async fn log_in(&self, connected: &mut Connected, key: &str) -> AuthResult {
+    pub(crate) async fn log_in(&self, connected: &mut Authenticator, key: &str) -> AuthResult {
         let key = fs::read_to_string(self.home.path().join(key)).unwrap();
         let key = PrivateKey::from_openssh(key).unwrap();
         let blob = key.public_key().to_bytes().unwrap();
         let algorithm = match key.algorithm() {
-            Algorithm::Rsa { .. } => connected.rsa_algorithm().unwrap().to_owned(),
+            Algorithm::Rsa { .. } => connected.best_rsa_algorithm().unwrap().to_owned(),
             plain => plain.to_string(),
         };
         connected
-            .publickey(&algorithm, &blob, &mut KeySigner::new(key))
+            .public_key(&algorithm, &blob, &mut KeySigner::new(key))
             .await
             .unwrap()
     }
@@ -153,7 +152,7 @@ pub(crate) fn keygen(home: &Path, name: &str, kind: &str) {
 /// Options with a quick liveness check.
 pub(crate) fn quick(interval: Duration, count: u32) -> Options {
     Options {
-        alive: Some((interval, count)),
+        keepalive: Some((interval, count)),
         ..Options::default()
     }
 }

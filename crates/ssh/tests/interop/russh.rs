@@ -8,12 +8,11 @@ use ::russh::keys::ssh_key::{Algorithm, PrivateKey};
 use ::russh::server::{self, Auth, ChannelOpenHandle, Handler, Msg};
 use ::russh::{Channel as Theirs, ChannelOpenFailure, Preferred, kex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tunneld_ssh::auth::AuthResult;
-use tunneld_ssh::connection::Listen;
-use tunneld_ssh::driver::{self, Incoming, OpenError, Options, Session, Stream};
+use tunneld_ssh::client::{self, IncomingChannels, OpenError, Options, Session, Stream};
+use tunneld_ssh::connection::RemoteListen;
 use tunneld_ssh::{Config, Error};
 
 use super::lab::Pattern;
@@ -76,10 +75,7 @@ impl Handler for Far {
     }
 }
 
-async fn session(
-    config: Config,
-    options: Options,
-) -> (Session, mpsc::Receiver<Incoming>, JoinSet<()>) {
+async fn session(config: Config, options: Options) -> (Session, IncomingChannels, JoinSet<()>) {
     let (near, far) = tokio::io::duplex(256 * 1024);
     let key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap();
     let theirs = server::Config {
@@ -101,7 +97,7 @@ async fn session(
         let _ = running.await.unwrap().await;
     });
     let judge = |_| std::future::ready(true);
-    let connected = driver::handshake(
+    let connected = client::handshake(
         Stream::other(near),
         Arc::new(config),
         options,
@@ -135,7 +131,7 @@ async fn echo(session: &Session, count: u64) {
     };
     let reads = async {
         let mut pattern = Pattern::default();
-        while let Some(bytes) = reader.next().await.unwrap() {
+        while let Some(bytes) = reader.read_chunk().await.unwrap() {
             assert!(pattern.check(&bytes), "wrong at about {}", pattern.count());
         }
         assert_eq!(pattern.count(), count);
@@ -169,13 +165,13 @@ async fn a_quiet_session_stands_for_days_with_new_keys_each_hour() {
         echo(&session, MB).await;
     }
     assert!(session.rtt().is_some());
-    assert_eq!(session.offences(), 0);
+    assert_eq!(session.violations(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_forwarded_connection_arrives() {
     let (session, mut incoming, _far) = session(Config::default(), Options::default()).await;
-    let listen = Listen::Tcp {
+    let listen = RemoteListen::Tcp {
         address: "localhost".into(),
         port: 0,
     };
@@ -209,7 +205,7 @@ async fn a_server_that_stands_still_is_found_out_and_everyone_wakes() {
                 while writer.write_all(&block).await.is_ok() {}
                 let _reader = reader;
             } else {
-                assert!(reader.next().await.is_err());
+                assert!(reader.read_chunk().await.is_err());
             }
         });
     }

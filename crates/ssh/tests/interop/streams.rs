@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tunneld_ssh::Config;
-use tunneld_ssh::driver::{Channel, Options, Session};
+use tunneld_ssh::client::{Channel, Options, Session};
 
 use super::lab::{Does, Pattern, Sshd, Target};
 
@@ -23,7 +23,7 @@ pub(crate) async fn open(session: &Session, target: &Target) -> Channel {
 async fn download(channel: Channel, count: u64) {
     let (mut reader, _writer) = channel.split();
     let mut pattern = Pattern::default();
-    while let Some(bytes) = reader.next().await.unwrap() {
+    while let Some(bytes) = reader.read_chunk().await.unwrap() {
         assert!(pattern.check(&bytes), "wrong at about {}", pattern.count());
     }
     assert_eq!(pattern.count(), count);
@@ -48,7 +48,7 @@ async fn upload(channel: Channel, count: u64) {
         1,
         "it came through changed"
     );
-    assert!(reader.next().await.unwrap().is_none());
+    assert!(reader.read_chunk().await.unwrap().is_none());
 }
 
 async fn echo(channel: &mut Channel) -> Duration {

@@ -21,8 +21,8 @@ use std::time::Duration;
 use peak_alloc::PeakAlloc;
 use tokio::time::sleep;
 use tunneld_ssh::auth::AuthResult;
-use tunneld_ssh::connection::{Limits, Listen, Settings};
-use tunneld_ssh::driver::Options;
+use tunneld_ssh::client::Options;
+use tunneld_ssh::connection::{ConnectionConfig, RemoteListen, WindowLimits};
 use tunneld_ssh::wire::Writer;
 use tunneld_ssh::{Config, Error};
 
@@ -149,8 +149,8 @@ fn a_stream_while_the_host_key_is_looked_at() {
                 }
             }
         };
-        let client = tunneld_ssh::driver::handshake(
-            tunneld_ssh::driver::Stream::other(ours),
+        let client = tunneld_ssh::client::handshake(
+            tunneld_ssh::client::Stream::other(ours),
             Default::default(),
             Options::default(),
             "user",
@@ -205,7 +205,7 @@ fn banners_beside_a_person_who_types() {
         };
         login(script, async |mut connected| {
             let asked = connected.keyboard_interactive("").await;
-            assert!(matches!(asked, Ok(AuthResult::Prompts(_))));
+            assert!(matches!(asked, Ok(AuthResult::InfoRequest(_))));
             connected.closed().await;
         })
         .await;
@@ -277,7 +277,7 @@ fn answers_that_are_not_read() {
             }
         };
         let client = async {
-            let stream = tunneld_ssh::driver::Stream::other(ours);
+            let stream = tunneld_ssh::client::Stream::other(ours);
             let options = Options::default();
             let mut connected = connect(stream, Config::default(), options).await.unwrap();
             connected.none().await.unwrap();
@@ -312,7 +312,7 @@ fn channels_of_a_forward_that_nobody_takes() {
             }
         };
         play(script, async |session, _incoming| {
-            let listen = Listen::Tcp {
+            let listen = RemoteListen::Tcp {
                 address: "localhost".into(),
                 port: 8080,
             };
@@ -324,15 +324,15 @@ fn channels_of_a_forward_that_nobody_takes() {
 }
 
 fn small_windows() -> Options {
-    let window = Limits {
+    let window = WindowLimits {
         initial: 256 * 1024,
         max: 256 * 1024,
-        together: 1 << 30,
+        session_total: 1 << 30,
     };
     Options {
-        connection: Settings {
+        connection: ConnectionConfig {
             window,
-            ..Settings::default()
+            ..ConnectionConfig::default()
         },
         ..Options::default()
     }
@@ -403,7 +403,7 @@ fn stopped_readers(piece: usize, live: usize) {
                 stopped.push(open(&session).await.unwrap());
             }
             let (mut reader, _writer) = open(&session).await.unwrap().split();
-            let reads = async { while let Ok(Some(_)) = reader.next().await {} };
+            let reads = async { while let Ok(Some(_)) = reader.read_chunk().await {} };
             let _ = tokio::time::timeout(Duration::from_secs(60), reads).await;
             assert!(!session.is_closed());
         })

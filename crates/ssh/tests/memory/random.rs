@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::time::sleep;
-use tunneld_ssh::connection::Listen;
+use tunneld_ssh::connection::RemoteListen;
 use tunneld_ssh::wire::Writer;
 
 use crate::peer::*;
@@ -165,7 +165,7 @@ async fn scene(when: When, steps: Vec<Step>) {
         sleep(Duration::from_secs(1)).await;
     };
     let client = async {
-        let stream = tunneld_ssh::driver::Stream::other(ours);
+        let stream = tunneld_ssh::client::Stream::other(ours);
         let connected = connect(stream, Default::default(), Default::default()).await;
         let Ok(mut connected) = connected else { return };
         if connected.none().await.is_err() {
@@ -175,19 +175,19 @@ async fn scene(when: When, steps: Vec<Step>) {
         let Ok((session, mut incoming)) = connected.into_session() else {
             return;
         };
-        let listen = Listen::Tcp {
+        let listen = RemoteListen::Tcp {
             address: "localhost".into(),
             port: 8080,
         };
         let taken = async {
             while let Some(one) = incoming.recv().await {
-                assert_eq!((&one.listen, one.port), (&listen, 8080));
+                assert_eq!((&one.listen, one.bound_port), (&listen, 8080));
                 assert!(one.originator.len() <= 1024 + 16);
                 let Ok(channel) = one.channel.accept() else {
                     break;
                 };
                 let (mut reader, _writer) = channel.split();
-                while let Ok(Some(bytes)) = reader.next().await {
+                while let Ok(Some(bytes)) = reader.read_chunk().await {
                     assert!(!bytes.is_empty());
                 }
             }
@@ -199,7 +199,7 @@ async fn scene(when: When, steps: Vec<Step>) {
                 };
                 let (mut reader, mut writer) = channel.split();
                 use tokio::io::AsyncWriteExt;
-                let (_, _) = tokio::join!(writer.write_all(b"hello"), reader.next());
+                let (_, _) = tokio::join!(writer.write_all(b"hello"), reader.read_chunk());
             }
         };
         tokio::select! {

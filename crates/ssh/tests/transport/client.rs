@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Buf;
 use russh::keys::ssh_key::PrivateKey;
-use tunneld_ssh::transport::{Event, HostKey, Negotiated, Transport};
+use tunneld_ssh::transport::{HostKey, Negotiated, Transport, TransportEvent};
 use tunneld_ssh::wire::Writer;
 use tunneld_ssh::{Config, Error};
 
@@ -58,9 +58,9 @@ impl Client {
     }
 
     /// The next event, after writing and reading what it takes.
-    pub(crate) fn event(&mut self) -> Result<Event, Error> {
+    pub(crate) fn event(&mut self) -> Result<TransportEvent, Error> {
         loop {
-            let event = self.transport.poll(self.now);
+            let event = self.transport.poll_event(self.now);
             let output = self.transport.output();
             self.stream.write_all(output)?;
             output.advance(output.len());
@@ -82,8 +82,8 @@ impl Client {
     pub(crate) fn handshake(&mut self) -> Result<Negotiated, Error> {
         loop {
             match self.event()? {
-                Event::Ident(ident) => assert!(ident.starts_with("SSH-2.0-")),
-                Event::HostKey(offer) => {
+                TransportEvent::Ident(ident) => assert!(ident.starts_with("SSH-2.0-")),
+                TransportEvent::HostKey(offer) => {
                     self.host_key = Some(offer.key);
                     if self.accept {
                         self.transport.accept_host_key(self.now);
@@ -92,7 +92,7 @@ impl Client {
                         assert!(!self.transport.output().is_empty(), "a goodbye");
                     }
                 }
-                Event::Ready(negotiated) => return Ok(*negotiated),
+                TransportEvent::Ready(negotiated) => return Ok(*negotiated),
                 other => panic!("{other:?}"),
             }
         }
@@ -103,7 +103,7 @@ impl Client {
         payload.string("ssh-userauth");
         self.transport.send(&payload);
         match self.event().unwrap() {
-            Event::Packet(payload) => assert_eq!(payload[0], 6),
+            TransportEvent::Packet(payload) => assert_eq!(payload[0], 6),
             other => panic!("{other:?}"),
         }
     }
@@ -132,7 +132,7 @@ impl Client {
         request.string(&signature);
         self.transport.send(&request);
         match self.event().unwrap() {
-            Event::Packet(payload) => assert_eq!(payload[0], 52, "{payload:?}"),
+            TransportEvent::Packet(payload) => assert_eq!(payload[0], 52, "{payload:?}"),
             other => panic!("{other:?}"),
         }
     }

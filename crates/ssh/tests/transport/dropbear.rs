@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tunneld_ssh::transport::Event;
+use tunneld_ssh::transport::TransportEvent;
 use tunneld_ssh::{Config, Error};
 
 use crate::client::Client;
@@ -110,6 +110,6 @@ fn new_keys_before_login() {
     let mut client = Client::new(&dropbear.stream, Config::default());
     client.handshake().unwrap();
     client.start_rekey();
-    assert!(matches!(client.event().unwrap(), Event::Rekeyed));
+    assert!(matches!(client.event().unwrap(), TransportEvent::Rekeyed));
     client.request_userauth();
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tunneld_ssh::algorithm::Kind;
-use tunneld_ssh::transport::{Event, HostKey, Negotiated};
+use tunneld_ssh::transport::{HostKey, Negotiated, TransportEvent};
 use tunneld_ssh::{Config, Error};
 
 use crate::client::Client;
@@ -33,7 +33,7 @@ fn every_key_exchange() {
                 assert_eq!(negotiated.kex, kex);
                 client.request_userauth();
             }
-            Err(Error::NoCommon { theirs, .. }) if kex.starts_with("mlkem") => {
+            Err(Error::NoCommonAlgorithm { theirs, .. }) if kex.starts_with("mlkem") => {
                 eprintln!("SKIPPED: {kex} is not in {theirs}");
             }
             // It hangs up when it finds nothing in common, and its reset may overtake its list.
@@ -141,11 +141,11 @@ fn new_keys_from_either_side_while_requests_are_answered() {
             client.global_request(round);
             loop {
                 match client.event().unwrap() {
-                    Event::Rekeyed => rekeys += 1,
+                    TransportEvent::Rekeyed => rekeys += 1,
                     // REQUEST_FAILURE
-                    Event::Packet(payload) if payload[0] == 82 => break,
+                    TransportEvent::Packet(payload) if payload[0] == 82 => break,
                     // GLOBAL_REQUEST hostkeys-00
-                    Event::Packet(payload) if payload[0] == 80 => {}
+                    TransportEvent::Packet(payload) if payload[0] == 80 => {}
                     other => panic!("{other:?}"),
                 }
             }
@@ -168,7 +168,7 @@ fn keys_grow_old() {
     client.advance_clock(Duration::from_secs(3601));
     client.global_request(0);
     loop {
-        if let Event::Rekeyed = client.event().unwrap() {
+        if let TransportEvent::Rekeyed = client.event().unwrap() {
             break;
         }
     }

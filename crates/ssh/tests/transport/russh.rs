@@ -10,7 +10,7 @@ use ::russh::server::{self, Auth, Handler};
 use ::russh::{Preferred, cipher, kex, mac};
 use tunneld_ssh::Config;
 use tunneld_ssh::algorithm::Kind;
-use tunneld_ssh::transport::Event;
+use tunneld_ssh::transport::TransportEvent;
 use tunneld_ssh::wire::Writer;
 
 use crate::client::Client;
@@ -89,7 +89,7 @@ fn converse(config: Config) {
         login.string(text);
     }
     client.transport().send(&login);
-    let Event::Packet(payload) = client.event().unwrap() else {
+    let TransportEvent::Packet(payload) = client.event().unwrap() else {
         panic!("no answer");
     };
     assert_eq!(payload[0], 52);
@@ -99,8 +99,8 @@ fn converse(config: Config) {
         let mut seen = (false, false);
         while seen != (true, true) {
             match client.event().unwrap() {
-                Event::Rekeyed => seen.0 = true,
-                Event::Packet(payload) if payload[0] == 82 => seen.1 = true,
+                TransportEvent::Rekeyed => seen.0 = true,
+                TransportEvent::Packet(payload) if payload[0] == 82 => seen.1 = true,
                 other => panic!("{other:?}"),
             }
         }

@@ -109,8 +109,9 @@ impl Keys {
         Sshd { child, stream }
     }
 
-    /// Whether a key is one of the host's.
-    pub(crate) fn has_host_key(&self, key: &PublicKey) -> bool {
+    /// Whether the blob is one of the server's host keys.
+    pub(crate) fn has_host_key(&self, blob: &[u8]) -> bool {
+        let key = PublicKey::from_bytes(blob).unwrap();
         let keys = std::fs::read_dir(self.dir.path()).unwrap();
         keys.map(|entry| entry.unwrap().path())
             .filter(|path| path.extension().is_some_and(|end| end == "pub"))

@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::kex::Hash;
+use crate::kex::HashAlgorithm;
 
 const SEQUENCE: u32 = 0x0102_0304;
 
@@ -62,7 +62,7 @@ const ANSWERS: &[(&str, &str, &str)] = &[
 
 fn material() -> KeyMaterial {
     KeyMaterial {
-        hash: Hash::Sha256,
+        hash: HashAlgorithm::Sha256,
         secret: Zeroizing::new(vec![0, 0, 0, 1, 7]),
         exchange_hash: Zeroizing::new(vec![1; 32]),
         session_id: vec![2; 32],
@@ -79,11 +79,13 @@ fn hex(text: &str) -> Vec<u8> {
 #[test]
 fn known_answers_of_every_cipher() {
     for (cipher, mac, answer) in ANSWERS {
-        let (spec, mac) = (CipherSpec::of(cipher).unwrap(), MacSpec::of(mac));
+        let (spec, mac) = (CipherSpec::find(cipher).unwrap(), MacSpec::find(mac));
         let answer = hex(answer);
-        let mut sealer = spec.sealer(mac, &material(), Way::Out).unwrap();
-        let (_, with_length) = sealer.padding();
-        let length = if with_length { 28 } else { 32 };
+        let mut sealer = spec
+            .sealer(mac, &material(), Direction::ClientToServer)
+            .unwrap();
+        let (_, length_is_padded) = sealer.padding();
+        let length = if length_is_padded { 28 } else { 32 };
         let mut packet = vec![0, 0, 0, length, 6];
         packet.extend(0..length - 1);
         let clear = packet.clone();
@@ -91,9 +93,11 @@ fn known_answers_of_every_cipher() {
         sealer.seal(SEQUENCE, &mut packet).unwrap();
         assert_eq!(packet, answer, "{cipher}");
 
-        let mut opener = spec.opener(mac, &material(), Way::Out).unwrap();
+        let mut opener = spec
+            .opener(mac, &material(), Direction::ClientToServer)
+            .unwrap();
         let head = opener.head_len();
-        let read = opener.length(SEQUENCE, &mut packet[..head]).unwrap();
+        let read = opener.packet_length(SEQUENCE, &mut packet[..head]).unwrap();
         assert_eq!(read, usize::from(length));
         opener.open(SEQUENCE, &mut packet).unwrap();
         assert_eq!(packet[4..clear.len()], clear[4..], "{cipher}");
@@ -101,38 +105,50 @@ fn known_answers_of_every_cipher() {
 }
 
 #[test]
-fn another_sequence_number_does_not_open() {
+fn a_packet_does_not_open_with_another_sequence_number() {
     for (cipher, mac, answer) in ANSWERS {
         if cipher.contains("gcm") {
             continue;
         }
-        let (spec, mac) = (CipherSpec::of(cipher).unwrap(), MacSpec::of(mac));
+        let (spec, mac) = (CipherSpec::find(cipher).unwrap(), MacSpec::find(mac));
         let mut packet = hex(answer);
-        let mut opener = spec.opener(mac, &material(), Way::Out).unwrap();
+        let mut opener = spec
+            .opener(mac, &material(), Direction::ClientToServer)
+            .unwrap();
         let head = opener.head_len();
-        let length = opener.length(SEQUENCE + 1, &mut packet[..head]);
+        let length = opener.packet_length(SEQUENCE + 1, &mut packet[..head]);
         assert!(length.is_err() || opener.open(SEQUENCE + 1, &mut packet).is_err());
     }
 }
 
 #[test]
-fn terrapin_concerns_chacha_and_cbc_with_etm() {
-    let open = |cipher, mac| CipherSpec::of(cipher).unwrap().is_terrapin(mac);
-    assert!(open("chacha20-poly1305@openssh.com", None));
-    assert!(open("aes128-cbc", Some("hmac-sha2-256-etm@openssh.com")));
-    assert!(!open("aes128-cbc", Some("hmac-sha2-256")));
-    assert!(!open("aes128-ctr", Some("hmac-sha2-256-etm@openssh.com")));
-    assert!(!open("aes128-gcm@openssh.com", None));
+fn chacha_and_cbc_with_etm_are_vulnerable_to_terrapin() {
+    let is_vulnerable = |cipher, mac| {
+        CipherSpec::find(cipher)
+            .unwrap()
+            .is_terrapin_vulnerable(mac)
+    };
+    assert!(is_vulnerable("chacha20-poly1305@openssh.com", None));
+    assert!(is_vulnerable(
+        "aes128-cbc",
+        Some("hmac-sha2-256-etm@openssh.com")
+    ));
+    assert!(!is_vulnerable("aes128-cbc", Some("hmac-sha2-256")));
+    assert!(!is_vulnerable(
+        "aes128-ctr",
+        Some("hmac-sha2-256-etm@openssh.com")
+    ));
+    assert!(!is_vulnerable("aes128-gcm@openssh.com", None));
 }
 
 #[test]
-fn every_name_has_a_meaning() {
+fn every_offered_name_is_implemented() {
     use crate::algorithm::Kind;
     assert!(
         Kind::Cipher
             .known()
-            .all(|name| CipherSpec::of(name).is_some())
+            .all(|name| CipherSpec::find(name).is_some())
     );
-    assert!(Kind::Mac.known().all(|name| MacSpec::of(name).is_some()));
-    assert!(CipherSpec::of("none").is_none() && MacSpec::of("none").is_none());
+    assert!(Kind::Mac.known().all(|name| MacSpec::find(name).is_some()));
+    assert!(CipherSpec::find("none").is_none() && MacSpec::find("none").is_none());
 }

@@ -11,9 +11,9 @@ use crate::wire::Writer;
 #[test]
 fn strict_key_exchange_refuses_strays() {
     let ignore = vec![2, 0, 0, 0, 0];
-    let before = Manners {
-        before: vec![ignore.clone()],
-        ..Manners::default()
+    let before = ServerScript {
+        before_kexinit: vec![ignore.clone()],
+        ..ServerScript::default()
     };
     assert!(matches!(
         Pair::fails(Config::default(), before.clone()),
@@ -25,29 +25,29 @@ fn strict_key_exchange_refuses_strays() {
         vec![3, 0, 0, 0, 0],
         vec![7, 0, 0, 0, 0],
     ] {
-        let manners = Manners {
-            stray: vec![stray],
-            ..Manners::default()
+        let script = ServerScript {
+            before_newkeys: vec![stray],
+            ..ServerScript::default()
         };
         assert!(matches!(
-            Pair::fails(Config::default(), manners),
+            Pair::fails(Config::default(), script),
             Error::Protocol(_)
         ));
     }
     // Without it they are allowed, and only they.
-    let lax = Manners {
+    let lax = ServerScript {
         kex: "curve25519-sha256".to_owned(),
-        stray: vec![ignore],
+        before_newkeys: vec![ignore],
         ..before
     };
     Pair::ready(Config::default(), lax.clone());
     for stray in [vec![6], vec![94], vec![52], vec![80], vec![7, 0, 0, 0, 0]] {
-        let manners = Manners {
-            stray: vec![stray],
+        let script = ServerScript {
+            before_newkeys: vec![stray],
             ..lax.clone()
         };
         assert!(matches!(
-            Pair::fails(Config::default(), manners),
+            Pair::fails(Config::default(), script),
             Error::Protocol(_)
         ));
     }
@@ -55,63 +55,63 @@ fn strict_key_exchange_refuses_strays() {
 
 #[test]
 fn a_bad_exchange_is_refused() {
-    let manners = |change: fn(&mut Manners)| {
-        let mut manners = Manners::default();
-        change(&mut manners);
-        manners
+    let script = |change: fn(&mut ServerScript)| {
+        let mut script = ServerScript::default();
+        change(&mut script);
+        script
     };
     for wrong in [
-        manners(|m| m.bad_signature = true),
-        manners(|m| m.public = Some(vec![0; 32])),
-        manners(|m| m.public = Some(vec![9; 31])),
-        manners(|m| m.public = Some(Vec::new())),
-        manners(|m| m.public = Some(vec![7; 32])),
+        script(|m| m.bad_signature = true),
+        script(|m| m.public = Some(vec![0; 32])),
+        script(|m| m.public = Some(vec![9; 31])),
+        script(|m| m.public = Some(Vec::new())),
+        script(|m| m.public = Some(vec![7; 32])),
     ] {
         let error = Pair::fails(Config::default(), wrong);
         assert!(matches!(error, Error::KexFailed(_)), "{error:?}");
     }
-    let nothing = Manners {
+    let nothing = ServerScript {
         kex: String::new(),
-        ..Manners::default()
+        ..ServerScript::default()
     };
     let error = Pair::fails(Config::default(), nothing);
-    assert!(matches!(error, Error::NoCommon { .. }));
-    let many = Manners {
+    assert!(matches!(error, Error::NoCommonAlgorithm { .. }));
+    let many = ServerScript {
         host_key: vec!["x"; 50_000].join(","),
-        ..Manners::default()
+        ..ServerScript::default()
     };
     let error = Pair::fails(Config::default(), many);
-    assert!(matches!(&error, Error::NoCommon { theirs, .. } if theirs.len() <= 1024));
+    assert!(matches!(&error, Error::NoCommonAlgorithm { theirs, .. } if theirs.len() <= 1024));
 }
 
 #[test]
 fn another_host_key_in_a_rekey_is_refused() {
-    let manners = Manners {
-        changes_key: true,
-        ..Manners::default()
+    let script = ServerScript {
+        changes_host_key: true,
+        ..ServerScript::default()
     };
-    let mut pair = Pair::authenticated(Config::default(), manners);
+    let mut pair = Pair::authenticated(Config::default(), script);
     pair.client.start_rekey(pair.now);
     assert!(matches!(pair.run(), Err(Error::KexFailed(_))));
 }
 
 #[test]
 fn a_wrong_guess_is_skipped() {
-    let manners = Manners {
+    let script = ServerScript {
         kex: "ecdh-sha2-nistp256,curve25519-sha256".to_owned(),
         guess: true,
-        ..Manners::default()
+        ..ServerScript::default()
     };
-    let mut pair = Pair::new(Config::default(), manners);
+    let mut pair = Pair::new(Config::default(), script);
     pair.server.send(&[31, 1, 2, 3]);
     pair.run().unwrap();
-    assert!(matches!(pair.events.last(), Some(Event::Ready(_))));
+    assert!(matches!(pair.events.last(), Some(TransportEvent::Ready(_))));
 }
 
 #[test]
 fn messages_out_of_turn_end_the_session() {
     for payload in [&[21][..], &[31, 0], &[30], &[8], &[5, 0]] {
-        let mut pair = Pair::authenticated(Config::default(), Manners::default());
+        let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
         pair.server.send(payload);
         let known = payload[0] == 8 || payload[0] == 5;
         assert_eq!(pair.run().is_ok(), known, "{payload:?}");
@@ -123,19 +123,19 @@ fn messages_out_of_turn_end_the_session() {
             );
         }
     }
-    let mut pair = Pair::authenticated(Config::default(), Manners::default());
-    pair.server.begin();
+    let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
+    pair.server.send_kexinit();
     pair.server.send(&[79]);
     assert!(matches!(pair.run(), Err(Error::Protocol(_))));
-    let mut pair = Pair::authenticated(Config::default(), Manners::default());
-    pair.server.begin();
-    pair.server.begin();
+    let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
+    pair.server.send_kexinit();
+    pair.server.send_kexinit();
     assert!(matches!(pair.run(), Err(Error::Protocol(_))));
 }
 
 #[test]
 fn floods_end_the_session() {
-    let mut pair = Pair::authenticated(Config::default(), Manners::default());
+    let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
     let error = loop {
         pair.server.send(&[4, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         if let Err(error) = pair.run() {
@@ -143,7 +143,7 @@ fn floods_end_the_session() {
         }
     };
     assert!(matches!(error, Error::Protocol(_)));
-    let mut pair = Pair::authenticated(Config::default(), Manners::default());
+    let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
     for _ in 0..3 {
         pair.server.send(&[7, 0, 0, 0, 0]);
     }
@@ -152,7 +152,7 @@ fn floods_end_the_session() {
 
 #[test]
 fn the_servers_goodbye_is_told_and_is_the_last_event() {
-    let mut pair = Pair::authenticated(Config::default(), Manners::default());
+    let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
     let mut payload = vec![1];
     payload.u32(11);
     payload.string(vec![0x1b; 256]);
@@ -160,19 +160,19 @@ fn the_servers_goodbye_is_told_and_is_the_last_event() {
     pair.server.send(&[94]);
     pair.run().unwrap();
     assert!(
-        matches!(&pair.events[..], [Event::Disconnected { code: 11, text }] if text.len() == 256)
+        matches!(&pair.events[..], [TransportEvent::Disconnected { code: 11, text }] if text.len() == 256)
     );
 }
 
 #[test]
 fn damage_ends_the_session() {
     for cipher in Kind::Cipher.known() {
-        let manners = Manners {
+        let script = ServerScript {
             cipher,
-            ..Manners::default()
+            ..ServerScript::default()
         };
         for at in [0, 3, 4, 5, 20, 40, 60] {
-            let mut pair = Pair::authenticated(all(), manners.clone());
+            let mut pair = Pair::authenticated(all(), script.clone());
             pair.server.send(&[94; 40]);
             let mut bytes = pair.server.output();
             let at = at.min(bytes.len() - 1);
@@ -195,8 +195,11 @@ fn lengths_are_bounded_before_anything_is_kept() {
             .read_buffer()
             .extend_from_slice(&length.to_be_bytes());
         client.read_buffer().extend_from_slice(&[0; 64]);
-        assert!(matches!(client.poll(start()), Ok(Some(Event::Ident(_)))));
-        assert!(client.poll(start()).is_err(), "{length}");
+        assert!(matches!(
+            client.poll_event(start()),
+            Ok(Some(TransportEvent::Ident(_)))
+        ));
+        assert!(client.poll_event(start()).is_err(), "{length}");
     }
 }
 
@@ -209,9 +212,9 @@ fn padding_must_fit() {
             .extend_from_slice(b"SSH-2.0-x\r\n\0\0\0\x0c");
         client.read_buffer().extend_from_slice(&[padding]);
         client.read_buffer().extend_from_slice(&[2; 64]);
-        client.poll(start()).unwrap();
+        client.poll_event(start()).unwrap();
         assert!(
-            matches!(client.poll(start()), Err(Error::Protocol(_))),
+            matches!(client.poll_event(start()), Err(Error::Protocol(_))),
             "{padding}"
         );
     }
@@ -219,11 +222,11 @@ fn padding_must_fit() {
 
 #[test]
 fn a_compression_bomb_ends_the_session() {
-    let manners = Manners {
+    let script = ServerScript {
         compression: "zlib@openssh.com",
-        ..Manners::default()
+        ..ServerScript::default()
     };
-    let mut pair = Pair::authenticated(all(), manners);
+    let mut pair = Pair::authenticated(all(), script);
     let bomb = vec![94; 255 * 1024];
     pair.server.send(&bomb);
     pair.run().unwrap();
@@ -237,8 +240,8 @@ fn feed(bytes: &[u8], chunk: usize) -> usize {
     let mut client = Transport::new(Arc::new(Config::default()), start(), entropy());
     for piece in bytes.chunks(chunk.max(1)) {
         client.read_buffer().extend_from_slice(piece);
-        while let Ok(Some(event)) = client.poll(start()) {
-            if let Event::HostKey(_) = event {
+        while let Ok(Some(event)) = client.poll_event(start()) {
+            if let TransportEvent::HostKey(_) = event {
                 client.accept_host_key(start());
             }
         }
@@ -262,20 +265,20 @@ proptest! {
         (prop_oneof![Just(1u8), 1u8..10, 20u8..40, any::<u8>()], proptest::collection::vec(any::<u8>(), 0..80)),
         0..30,
     )) {
-        let mut pair = Pair::authenticated(Config::default(), Manners::default());
+        let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
         for (number, mut rest) in payloads {
             rest.insert(0, number);
             pair.server.send(&rest);
             let bytes = pair.server.output();
             pair.client.read_buffer().extend_from_slice(&bytes);
-            while let Ok(Some(_)) = pair.client.poll(pair.now) {}
+            while let Ok(Some(_)) = pair.client.poll_event(pair.now) {}
         }
         prop_assert!(pair.client.output().len() < 100_000);
     }
 
     #[test]
     fn damaged_handshakes_do_not_panic(at in 0usize..2000, byte: u8) {
-        let mut pair = Pair::new(Config::default(), Manners::default());
+        let mut pair = Pair::new(Config::default(), ServerScript::default());
         let mut sent = 0;
         for _ in 0..6 {
             let mut bytes = pair.server.output();
@@ -286,8 +289,8 @@ proptest! {
             }
             sent += bytes.len();
             pair.client.read_buffer().extend_from_slice(&bytes);
-            while let Ok(Some(event)) = pair.client.poll(pair.now) {
-                if let Event::HostKey(_) = event {
+            while let Ok(Some(event)) = pair.client.poll_event(pair.now) {
+                if let TransportEvent::HostKey(_) = event {
                     pair.client.accept_host_key(pair.now);
                 }
             }
