@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tunneld_proto::text;
 use tunneld_ssh::algorithm::Kind;
+use tunneld_ssh::client::{self as ssh_client, Options, RequestError, Stream};
 use tunneld_ssh::connection;
-use tunneld_ssh::driver::{self, ForwardError, Options, Stream};
 use tunneld_ssh::error::Party;
 use tunneld_ssh::transport::{HostKey, HostKeyOffer};
 use tunneld_ssh::{Config, Error};
@@ -31,7 +31,7 @@ const TELLING: Duration = Duration::from_millis(100);
 
 /// A connection whose keys are exchanged and whose host key is trusted.
 pub(super) struct Connected {
-    pub(super) core: driver::Connected,
+    pub(super) core: ssh_client::Authenticator,
     /// How much of the banner has been told.
     pub(super) told: usize,
     updates: HostKeyUpdater,
@@ -46,13 +46,13 @@ pub(super) async fn connect(
 ) -> Result<Connected, Failure> {
     let config = config(&route.crypto, &trust.algorithms())?;
     let options = Options {
-        alive: route
+        keepalive: route
             .liveness
             .interval
             .map(|interval| (interval, route.liveness.count_max)),
         // The whole dial has its deadline: these only must not come before it.
-        handshake: route.connect_timeout.saturating_mul(2),
-        login: route.connect_timeout.saturating_mul(2),
+        handshake_timeout: route.connect_timeout.saturating_mul(2),
+        auth_timeout: route.connect_timeout.saturating_mul(2),
         ..Options::default()
     };
     let updates = trust.updates();
@@ -67,7 +67,7 @@ pub(super) async fn connect(
             }
         }
     };
-    let done = driver::handshake(stream, Arc::new(config), options, &route.user, judge).await;
+    let done = ssh_client::handshake(stream, Arc::new(config), options, &route.user, judge).await;
     match (done, untrusted) {
         (_, Some(failure)) => Err(failure),
         (Ok(core), None) => Ok(Connected {
@@ -108,7 +108,7 @@ fn choose(key: &str, kind: Kind, wanted: &[String]) -> Result<Vec<&'static str>,
             FailureKind::Config,
             format!(
                 "{key}: there is no {} of the name {}",
-                kind.what(),
+                kind.label(),
                 text::escape(&wanted.join(","))
             ),
         )
@@ -127,15 +127,15 @@ pub(super) fn failure_of(error: &Error) -> Failure {
         ),
         Error::Disconnected {
             text,
-            by: Party::Them,
+            by: Party::Server,
             ..
         } => Failure::new(
             FailureKind::Disconnected,
             format!("the server closed the connection: {}", text::escape(text)),
         ),
-        Error::Disconnected { by: Party::Us, .. } => {
-            Failure::new(FailureKind::Disconnected, "the session was closed here")
-        }
+        Error::Disconnected {
+            by: Party::Client, ..
+        } => Failure::new(FailureKind::Disconnected, "the session was closed here"),
         Error::DeadPeer(after) => Failure::new(
             FailureKind::DeadPeer,
             format!("nothing was heard from the server for {after:?}"),
@@ -149,8 +149,7 @@ pub(super) fn failure_of(error: &Error) -> Failure {
             FailureKind::Disconnected,
             format!("the connection broke: {}", text::escape(&error.to_string())),
         ),
-        Error::UnknownAlgorithm { .. } => Failure::new(FailureKind::Config, shown()),
-        Error::NoCommon { kind, theirs, .. } => {
+        Error::NoCommonAlgorithm { kind, theirs, .. } => {
             Failure::new(FailureKind::NoCommonAlgorithm, shown()).hint(in_common(*kind, theirs))
         }
         Error::Terrapin { .. } => Failure::new(FailureKind::Protocol, shown())
@@ -214,7 +213,7 @@ impl Connected {
 }
 
 fn info(
-    core: &driver::SessionInfo,
+    core: &ssh_client::SessionInfo,
     host: &str,
     auth: String,
     local_addr: Option<SocketAddr>,
@@ -237,20 +236,20 @@ fn info(
 }
 
 /// The forwards that were asked for, in the core's words and in ours.
-type PendingPrompt = Mutex<Vec<(connection::Listen, ListenAddr)>>;
+type PendingPrompt = Mutex<Vec<(connection::RemoteListen, ListenAddr)>>;
 
 /// A holder that panicked left a list that is still whole. Never held across an await.
-fn lock(asked: &PendingPrompt) -> MutexGuard<'_, Vec<(connection::Listen, ListenAddr)>> {
+fn lock(asked: &PendingPrompt) -> MutexGuard<'_, Vec<(connection::RemoteListen, ListenAddr)>> {
     asked.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn pass_on(
-    mut from_core: mpsc::Receiver<driver::Incoming>,
+    mut from_core: ssh_client::IncomingChannels,
     to: mpsc::Sender<Incoming>,
     asked: Arc<PendingPrompt>,
 ) {
     while let Some(incoming) = from_core.recv().await {
-        let ours = |(core, _): &&(connection::Listen, ListenAddr)| *core == incoming.listen;
+        let ours = |(core, _): &&(connection::RemoteListen, ListenAddr)| *core == incoming.listen;
         let listen = lock(&asked).iter().find(ours).map(|(_, ours)| ours.clone());
         let Some(listen) = listen else {
             // Cancelled meanwhile.
@@ -259,7 +258,7 @@ async fn pass_on(
         };
         let passed = to.send(Incoming {
             listen,
-            port: incoming.port,
+            port: incoming.bound_port,
             originator: text::escape(&incoming.originator),
             channel: PendingChannel(incoming.channel),
         });
@@ -271,7 +270,7 @@ async fn pass_on(
 
 /// A live session.
 pub(super) struct Client {
-    core: driver::Session,
+    core: ssh_client::Session,
     info: SessionInfo,
     asked: Arc<PendingPrompt>,
     over: Option<(String, Session)>,
@@ -290,7 +289,7 @@ impl Client {
     }
 
     pub(super) fn offences(&self) -> u64 {
-        self.core.offences()
+        self.core.violations()
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -366,7 +365,7 @@ impl Client {
         let wire = on_wire(listen);
         lock(&self.asked).retain(|(core, _)| *core != wire);
         match self.core.cancel_forward(&wire).await {
-            Ok(()) | Err(ForwardError::Unknown) => Ok(()),
+            Ok(()) | Err(RequestError::NotListening) => Ok(()),
             Err(error) => {
                 let shown = text::escape(&listen.to_string());
                 Err(forward_failure(
@@ -379,7 +378,7 @@ impl Client {
 
     pub(super) async fn ping(&self, deadline: Duration) -> Result<Duration, Failure> {
         self.core.ping(deadline).await.map_err(|error| match error {
-            ForwardError::Timeout(_) => Failure::new(
+            RequestError::Timeout(_) => Failure::new(
                 FailureKind::DeadPeer,
                 format!("the server gave no sign of life within {deadline:?}"),
             ),
@@ -388,44 +387,46 @@ impl Client {
     }
 }
 
-fn open_error(error: driver::OpenError) -> OpenError {
+fn open_error(error: ssh_client::OpenError) -> OpenError {
     match error {
-        driver::OpenError::Refused { code, text } => {
+        ssh_client::OpenError::Refused { code, text } => {
             let text = match text.is_empty() {
                 true => format!("no reason given (code {code})"),
                 false => text::escape(&text),
             };
             OpenError::Refused { code, text }
         }
-        driver::OpenError::TooMany => OpenError::Refused {
+        ssh_client::OpenError::TooManyChannels => OpenError::Refused {
             code: 4,
             text: "too many connections are open already".into(),
         },
-        driver::OpenError::Timeout(after) => OpenError::Timeout(after),
-        driver::OpenError::Ended(error) => OpenError::SessionLost(failure_of(&error).message),
+        ssh_client::OpenError::Timeout(after) => OpenError::Timeout(after),
+        ssh_client::OpenError::SessionEnded(error) => {
+            OpenError::SessionLost(failure_of(&error).message)
+        }
     }
 }
 
-fn forward_failure(error: &ForwardError, what: &str) -> Failure {
+fn forward_failure(error: &RequestError, what: &str) -> Failure {
     let refused = |how: String| Failure::new(FailureKind::RemoteForwardRefused, how);
     match error {
-        ForwardError::Ended(error) => failure_of(error),
-        ForwardError::Refused => refused(format!("the server refused {what}")).hint(
+        RequestError::SessionEnded(error) => failure_of(error),
+        RequestError::Refused => refused(format!("the server refused {what}")).hint(
             "its port may be taken (by an older session of this tunnel too), or sshd's AllowTcpForwarding, \
              AllowStreamLocalForwarding, GatewayPorts or PermitListen forbid it",
         ),
-        ForwardError::Timeout(after) => {
+        RequestError::Timeout(after) => {
             refused(format!("asked for {what}, the server did not answer within {after:?}"))
         }
-        ForwardError::Nonsense | ForwardError::Unknown => {
+        RequestError::InvalidReply | RequestError::NotListening => {
             refused(format!("asked for {what}: {error}"))
         }
     }
 }
 
-fn on_wire(listen: &ListenAddr) -> connection::Listen {
+fn on_wire(listen: &ListenAddr) -> connection::RemoteListen {
     match listen {
-        ListenAddr::Tcp { bind, port } => connection::Listen::Tcp {
+        ListenAddr::Tcp { bind, port } => connection::RemoteListen::Tcp {
             address: match bind {
                 BindAddr::Loopback => "localhost".to_owned(),
                 BindAddr::Any => String::new(),
@@ -434,7 +435,7 @@ fn on_wire(listen: &ListenAddr) -> connection::Listen {
             },
             port: *port,
         },
-        ListenAddr::Unix(path) => connection::Listen::Unix {
+        ListenAddr::Unix(path) => connection::RemoteListen::Unix {
             path: path.as_os_str().as_encoded_bytes().to_vec(),
         },
     }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use tunneld_proto::status::Phase;
 use tunneld_proto::text;
-use tunneld_ssh::driver::Stream;
+use tunneld_ssh::client::Stream;
 
 use crate::failure::{Failure, FailureKind};
 use crate::session::auth::{self, AuthContext};

@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
-use tunneld_ssh::driver;
+use tunneld_ssh::client as ssh_client;
 
 pub use self::auth::agent::socket as agent_socket;
 use self::client::Client;
@@ -96,7 +96,7 @@ pub struct Incoming {
 }
 
 /// A channel that the far side wants opened.
-pub struct PendingChannel(driver::PendingChannel);
+pub struct PendingChannel(ssh_client::PendingChannel);
 
 impl PendingChannel {
     /// Takes it.
@@ -223,11 +223,11 @@ impl Session {
 /// Reading: `Ok(0)` (or `Ok(None)`) only after the far side's EOF. A CLOSE without EOF is
 /// `ConnectionReset`, the session's end `ConnectionAborted`. Shutting down writes EOF and leaves reading open.
 /// Dropping both halves sends CLOSE.
-pub struct Channel(driver::Channel);
+pub struct Channel(ssh_client::Channel);
 /// The reading half.
-pub struct ChannelReader(driver::ChannelReader);
+pub struct ChannelReader(ssh_client::ChannelReader);
 /// The writing half. A write waits for window, and wakes with an error when the session ends.
-pub struct ChannelWriter(driver::ChannelWriter);
+pub struct ChannelWriter(ssh_client::ChannelWriter);
 
 impl Channel {
     /// Two halves that end each alone.
@@ -244,7 +244,7 @@ impl ChannelReader {
     /// # Errors
     /// `ConnectionReset` after a CLOSE without EOF, `ConnectionAborted` after the session's end.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        self.0.next().await
+        self.0.read_chunk().await
     }
 
     /// Waits for bytes as [`ChannelReader::next`] does, and appends all that are there, about `most` bytes at
@@ -257,7 +257,7 @@ impl ChannelReader {
         pieces: &mut impl Extend<Bytes>,
         most: usize,
     ) -> io::Result<bool> {
-        self.0.next_pieces(pieces, most).await
+        self.0.read_chunks(pieces, most).await
     }
 }
 

@@ -58,7 +58,7 @@ fn expand(kind: Kind, name: &str) -> Result<Vec<String>, String> {
     let all = || kind.known();
     if name.contains(['*', '?']) {
         return Ok(all()
-            .filter(|known| pattern::matches(known, name))
+            .filter(|known| pattern::match_pattern(known, name))
             .map(str::to_owned)
             .collect());
     }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use tunneld_config::model::Agent as Where;
 use tunneld_keys::wire::{Reader, name, put_string};
-use tunneld_ssh::driver::Io;
+use tunneld_ssh::client::AsyncStream;
 
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ pub fn socket(place: &Where) -> Option<PathBuf> {
 
 /// A connection to the agent.
 pub(crate) struct Agent {
-    stream: Box<dyn Io>,
+    stream: Box<dyn AsyncStream>,
     place: String,
 }
 
@@ -185,7 +185,7 @@ impl Agent {
     }
 }
 
-async fn exchange(stream: &mut Box<dyn Io>, message: &[u8]) -> io::Result<Vec<u8>> {
+async fn exchange(stream: &mut Box<dyn AsyncStream>, message: &[u8]) -> io::Result<Vec<u8>> {
     // It may hold a key.
     let mut framed = Zeroizing::new(Vec::with_capacity(message.len() + 4));
     put_string(&mut framed, message);
@@ -247,7 +247,7 @@ fn default_place() -> Option<PathBuf> {
 }
 
 #[cfg(unix)]
-async fn connect(path: &Path) -> io::Result<Box<dyn Io>> {
+async fn connect(path: &Path) -> io::Result<Box<dyn AsyncStream>> {
     use std::os::unix::fs::MetadataExt as _;
     let owner = tokio::fs::metadata(path).await?.uid();
     let own = rustix::process::geteuid().as_raw();
@@ -262,7 +262,7 @@ async fn connect(path: &Path) -> io::Result<Box<dyn Io>> {
 }
 
 #[cfg(windows)]
-async fn connect(path: &Path) -> io::Result<Box<dyn Io>> {
+async fn connect(path: &Path) -> io::Result<Box<dyn AsyncStream>> {
     let pipe = tokio::net::windows::named_pipe::ClientOptions::new().open(path)?;
     tokio::task::yield_now().await;
     Ok(Box::new(pipe))

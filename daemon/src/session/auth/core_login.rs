@@ -3,7 +3,7 @@
 use secrecy::{ExposeSecret as _, SecretString};
 use tunneld_proto::text;
 use tunneld_ssh::auth::AuthResult;
-use tunneld_ssh::driver::{LoginError, Signer, Signing};
+use tunneld_ssh::client::{AuthError, SignFuture, Signer};
 use tunneld_ssh::{Error, auth};
 
 use crate::failure::{Failure, FailureKind};
@@ -17,7 +17,7 @@ struct Keeps<'a, S> {
 }
 
 impl<S: Sign> Signer for Keeps<'_, S> {
-    fn sign<'a>(&'a mut self, _algorithm: &'a str, data: &'a [u8]) -> Signing<'a> {
+    fn sign<'a>(&'a mut self, _algorithm: &'a str, data: &'a [u8]) -> SignFuture<'a> {
         Box::pin(async {
             self.signer.sign(data).await.map_err(|why| {
                 self.why = Some(why);
@@ -42,7 +42,7 @@ fn reply(result: AuthResult) -> Result<Reply, Failure> {
             methods: remaining,
             partial,
         }),
-        AuthResult::ChangeRequest(said) => Ok(Reply::ChangePassword(text::escape(&said))),
+        AuthResult::PasswordChangeRequest(said) => Ok(Reply::ChangePassword(text::escape(&said))),
         _ => Err(Failure::new(
             FailureKind::Protocol,
             "while logging in: the server answered what was not asked",
@@ -52,7 +52,7 @@ fn reply(result: AuthResult) -> Result<Reply, Failure> {
 
 fn challenge(result: Result<AuthResult, Error>) -> Result<Challenge, Failure> {
     match result.map_err(|error| lost(&error))? {
-        AuthResult::Prompts(auth::Prompts {
+        AuthResult::InfoRequest(auth::InfoRequest {
             name,
             instruction,
             prompts,
@@ -85,11 +85,11 @@ impl Login for Connected {
         let mut keeps = Keeps { signer, why: None };
         let offered = self
             .core
-            .publickey(&offer.algorithm, &offer.blob, &mut keeps);
+            .public_key(&offer.algorithm, &offer.blob, &mut keeps);
         match offered.await {
             Ok(result) => reply(result).map(Signed::Replied),
-            Err(LoginError::Session(error)) => Err(lost(&error)),
-            Err(LoginError::NotSigned(error)) => {
+            Err(AuthError::Session(error)) => Err(lost(&error)),
+            Err(AuthError::Signer(error)) => {
                 let why = || SignError::Unable(text::escape(&error.to_string()));
                 Ok(Signed::NotSigned(keeps.why.unwrap_or_else(why)))
             }
@@ -115,7 +115,7 @@ impl Login for Connected {
             .iter()
             .map(|answer| answer.expose_secret())
             .collect();
-        challenge(self.core.answers(&answers).await)
+        challenge(self.core.info_response(&answers).await)
     }
 
     async fn closed(&self) -> Failure {

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret as _;
 use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_proto::text;
 use tunneld_ssh::algorithm::Kind;
-use tunneld_ssh::driver::{HostKey, HostKeyOffer};
+use tunneld_ssh::client::{HostKey, HostKeyOffer};
 use tunneld_ssh::signature::Certificate;
 
 use crate::failure::{Failure, FailureKind};
@@ -129,7 +129,7 @@ impl HostKeyVerifier {
         let certificate = match &offer.key {
             HostKey::Plain(_) => None,
             HostKey::Certificate(certificate) => {
-                let authority = certificate.authority.to_bytes().unwrap_or_default();
+                let authority = certificate.authority.to_vec();
                 let says = wire::Certificate::read(&offer.blob).ok_or_else(|| {
                     Failure::new(FailureKind::Protocol, "the host's certificate is not whole")
                 })?;
@@ -164,7 +164,7 @@ impl HostKeyVerifier {
         certificate: &Certificate,
         plain: &[u8],
     ) -> Result<Result<(), String>, Failure> {
-        let authority = certificate.authority.to_bytes().unwrap_or_default();
+        let authority = certificate.authority.to_vec();
         for key in [authority.as_slice(), plain] {
             if let Some(place) = self.known.revoked(key) {
                 return Err(self.revoked(key, &at(&place)));
@@ -299,7 +299,7 @@ fn at(place: &Location) -> String {
 pub(crate) fn plain_key(offer: &HostKeyOffer) -> Vec<u8> {
     match &offer.key {
         HostKey::Plain(_) => offer.blob.to_vec(),
-        HostKey::Certificate(certificate) => certificate.key.to_bytes().unwrap_or_default(),
+        HostKey::Certificate(certificate) => certificate.key.to_vec(),
     }
 }
 

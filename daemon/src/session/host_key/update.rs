@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use secrecy::ExposeSecret as _;
 use tunneld_proto::status::{PromptField, PromptKind};
-use tunneld_ssh::driver::Session;
+use tunneld_ssh::client::Session;
 
 use crate::prompt::{PromptRequest, PromptSender};
 use crate::session::host_key::known_hosts_files;

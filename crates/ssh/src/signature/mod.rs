@@ -1,0 +1,32 @@
+//! Verification of host keys, their signatures and their certificates.
+
+mod certificate;
+mod key;
+
+pub use certificate::{Certificate, CertificateError};
+pub use key::SignatureError;
+
+pub(crate) use key::plain_type;
+
+use crate::wire::Reader;
+use key::{PublicKey, key_type};
+
+/// Verifies that the key blob `key` signed `message` with `algorithm`, which is the name of a plain algorithm.
+pub(crate) fn verify(
+    algorithm: &str,
+    key: &[u8],
+    signature: &[u8],
+    message: &[u8],
+) -> Result<(), SignatureError> {
+    let mut reader = Reader::new(key);
+    let name = reader.utf8()?;
+    if name != key_type(algorithm) {
+        return Err(SignatureError::KeyType(name.chars().take(64).collect()));
+    }
+    let key = PublicKey::read(name, &mut reader)?;
+    reader.end()?;
+    key.verify(algorithm, signature, message)
+}
+
+#[cfg(test)]
+mod tests;

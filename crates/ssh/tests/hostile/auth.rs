@@ -1,0 +1,366 @@
+//! The login: RFC 4252 and RFC 4256.
+
+use std::time::Duration;
+
+use tunneld_ssh::Error;
+use tunneld_ssh::auth::AuthResult;
+use tunneld_ssh::client::{AuthError, Authenticator, SignFuture, Signer};
+use tunneld_ssh::wire::Writer;
+
+use crate::peer::*;
+use crate::play::*;
+
+fn failure(methods: &str, partial: bool) -> Vec<u8> {
+    message(FAILURE, |out| {
+        out.string(methods);
+        out.bool(partial);
+    })
+}
+
+fn banner(text: &[u8]) -> Vec<u8> {
+    message(BANNER, |out| {
+        out.string(text);
+        out.string("");
+    })
+}
+
+fn questions(count: u32, text: &[u8]) -> Vec<u8> {
+    message(INFO_REQUEST, |out| {
+        out.string("");
+        out.string("");
+        out.string("");
+        out.u32(count);
+        for _ in 0..count.min(10_000) {
+            out.string(text);
+            out.bool(false);
+        }
+    })
+}
+
+/// A signer that must not be asked.
+struct Never;
+
+impl Signer for Never {
+    fn sign<'a>(&'a mut self, _algorithm: &'a str, _data: &'a [u8]) -> SignFuture<'a> {
+        panic!("asked to sign");
+    }
+}
+
+/// A signer whose signature nobody looks at.
+struct Any;
+
+impl Signer for Any {
+    fn sign<'a>(&'a mut self, _algorithm: &'a str, _data: &'a [u8]) -> SignFuture<'a> {
+        Box::pin(std::future::ready(Ok(vec![0; 83])))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_megabytes_of_banners_keep_8_kib() {
+    let script = async |server: &mut Server| {
+        server.service().await;
+        let packet = banner(&[b"\x1b[31mbuy now ".repeat(100), vec![0xff; 1000]].concat());
+        server.flood(&packet, 5000).await;
+        server.send(&failure("publickey", false)).await;
+    };
+    let ((result, kept), _) = login(script, async |mut connected: Authenticator| {
+        let result = connected.none().await;
+        (result, connected.banner().len())
+    })
+    .await;
+    // It is told as what it is, or borne; never kept.
+    assert!(kept <= 8 * 1024 + 3, "{kept}");
+    match result {
+        Ok(AuthResult::Failure { partial: false, .. }) | Err(Error::Protocol(_)) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn banners_beside_a_person_who_types_end_it_before_they_pile_up() {
+    let script = async |server: &mut Server| {
+        server.service().await;
+        server.send(&questions(1, b"Password:")).await;
+        server.flood(&banner(&[b'x'; 200_000]), 1000).await
+    };
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let mut server = Server::new(theirs);
+    let scene = async {
+        server.upto(When::Auth, &Offer::default()).await;
+        script(&mut server).await
+    };
+    let client = async {
+        let stream = tunneld_ssh::client::Stream::other(ours);
+        let mut connected = connect(stream, Default::default(), Default::default())
+            .await
+            .unwrap();
+        connected.keyboard_interactive("").await.unwrap();
+        connected.closed().await
+    };
+    let (error, taken) = tokio::join!(client, scene);
+    assert!(matches!(error, Error::Protocol(_)), "{error:?}");
+    assert!(taken <= 6, "{taken} banners of 200 kB were taken in");
+}
+
+#[tokio::test(start_paused = true)]
+async fn endless_rounds_of_questions_end_after_three() {
+    for count in [0, 1] {
+        let script = async |server: &mut Server| {
+            server.service().await;
+            while server.send(&questions(count, b"again?")).await {
+                if server
+                    .next()
+                    .await
+                    .is_none_or(|payload| payload[0] == DISCONNECT)
+                {
+                    break;
+                }
+            }
+        };
+        let (rounds, _) = login(script, async |mut connected: Authenticator| {
+            let mut rounds = 0;
+            let mut result = connected.keyboard_interactive("").await;
+            while let Ok(AuthResult::InfoRequest(prompts)) = &result {
+                rounds += 1;
+                let answers = vec!["no"; prompts.prompts.len()];
+                result = connected.info_response(&answers).await;
+            }
+            assert!(matches!(result, Err(Error::Protocol(_))), "{result:?}");
+            rounds
+        })
+        .await;
+        assert_eq!(rounds, 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_million_questions_are_refused() {
+    for count in [9, 1_000_000, u32::MAX] {
+        let script = async |server: &mut Server| {
+            server.service().await;
+            server.send(&questions(count, b"?")).await;
+        };
+        let (result, _) = login(script, async |mut connected: Authenticator| {
+            connected.keyboard_interactive("").await
+        })
+        .await;
+        let text = result.unwrap_err().to_string();
+        assert!(text.contains("more than 8 questions"), "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_questions_are_cut() {
+    let script = async |server: &mut Server| {
+        server.service().await;
+        server.send(&questions(8, &[b'?'; 30_000])).await;
+    };
+    let (result, _) = login(script, async |mut connected: Authenticator| {
+        connected.keyboard_interactive("").await
+    })
+    .await;
+    let Ok(AuthResult::InfoRequest(prompts)) = result else {
+        panic!("{result:?}");
+    };
+    assert!(
+        prompts
+            .prompts
+            .iter()
+            .all(|prompt| prompt.text.len() <= 4096)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn endless_partial_success_ends_after_six_steps() {
+    let script = async |server: &mut Server| {
+        server.service().await;
+        while server.send(&failure("password", true)).await {
+            if server
+                .next()
+                .await
+                .is_none_or(|payload| payload[0] == DISCONNECT)
+            {
+                break;
+            }
+        }
+    };
+    let (steps, _) = login(script, async |mut connected: Authenticator| {
+        let mut steps = 0;
+        loop {
+            match connected.password("secret", None).await {
+                Ok(AuthResult::Failure { partial: true, .. }) => steps += 1,
+                Err(Error::Protocol(_)) => return steps,
+                other => panic!("{other:?}"),
+            }
+        }
+    })
+    .await;
+    assert_eq!(steps, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_was_not_shown_is_not_signed_with() {
+    for (algorithm, key) in [
+        ("ssh-ed25519", &b"another key"[..]),
+        ("ssh-rsa", b"our key"),
+        ("", b""),
+    ] {
+        let script = async |server: &mut Server| {
+            server.service().await;
+            let ok = message(INFO_REQUEST, |out| {
+                out.string(algorithm);
+                out.string(key);
+            });
+            server.send(&ok).await;
+        };
+        let (result, _) = login(script, async |mut connected: Authenticator| {
+            connected
+                .public_key("ssh-ed25519", b"our key", &mut Never)
+                .await
+        })
+        .await;
+        assert!(
+            matches!(result, Err(AuthError::Session(Error::Protocol(_)))),
+            "{result:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn success_before_it_was_asked_for_ends_it() {
+    // Before the service is accepted.
+    let end = attack(When::Auth, async |server| {
+        server.send(&[SUCCESS]).await;
+    })
+    .await;
+    end.says("a login message before SERVICE_ACCEPT");
+    // For a key that has not signed.
+    let script = async |server: &mut Server| {
+        server.service().await;
+        server.send(&[SUCCESS]).await;
+    };
+    let (result, _) = login(script, async |mut connected: Authenticator| {
+        connected
+            .public_key("ssh-ed25519", b"key", &mut Never)
+            .await
+    })
+    .await;
+    let text = result.unwrap_err().to_string();
+    assert!(
+        text.contains("a key was accepted before it signed"),
+        "{text}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_belongs_after_the_login_ends_it_before() {
+    for number in [
+        SERVICE_REQUEST,
+        61,
+        79,
+        GLOBAL_REQUEST,
+        OPEN,
+        DATA,
+        CLOSE,
+        200,
+    ] {
+        let end = attack(When::Auth, async |server| {
+            server.service().await;
+            server.send(&[number, 0, 0, 0, 0]).await;
+            server.send(&[number, 0, 0, 0, 0]).await;
+        })
+        .await;
+        if number == SERVICE_REQUEST {
+            // The transport answers what it does not know, and goes on waiting.
+            end.says("timed out");
+        } else {
+            assert!(matches!(end.error, Error::Protocol(_)), "{number}: {end:?}");
+        }
+        assert_eq!(end.reached, When::Auth);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_service_than_was_asked_for_ends_it() {
+    let end = attack(When::Auth, async |server| {
+        server.expect(SERVICE_REQUEST).await;
+        let accept = message(SERVICE_ACCEPT, |out| out.string("ssh-connection"));
+        server.send(&accept).await;
+    })
+    .await;
+    end.says("a service that was not requested");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_never_answered_times_out() {
+    for accepted in [false, true] {
+        let end = attack(When::Auth, async |server| {
+            if accepted {
+                server.service().await;
+                // Banners are no answer.
+                server.send(&banner(b"soon")).await;
+            }
+        })
+        .await;
+        end.says("timed out while waiting for an answer to the login");
+        assert_eq!(end.after, Duration::from_secs(30));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn banners_without_end_are_no_answer() {
+    let end = attack(When::Auth, async |server| {
+        server.service().await;
+        while server.send(&banner(b"soon")).await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    end.says("timed out while waiting for an answer to the login");
+    assert_eq!(end.after, Duration::from_secs(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn cut_answers_end_it() {
+    for payload in [
+        &[FAILURE][..],
+        &[FAILURE, 0, 0, 0, 9],
+        &[FAILURE, 0, 0, 0, 0],
+        &[BANNER],
+        &[BANNER, 0xff, 0xff, 0xff, 0xff],
+        &[INFO_REQUEST],
+    ] {
+        let script = async |server: &mut Server| {
+            server.service().await;
+            server.send(payload).await;
+        };
+        let (result, _) = login(script, async |mut connected: Authenticator| {
+            connected
+                .public_key_unqueried("ssh-ed25519", b"key", &mut Any)
+                .await
+        })
+        .await;
+        assert!(
+            matches!(result, Err(AuthError::Session(Error::Protocol(_)))),
+            "{payload:?}: {result:?}"
+        );
+    }
+}
+
+/// A connection that is lost is never told as a refusal.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_goes_in_the_login_is_told_as_gone() {
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let scene = async {
+        let mut server = Server::new(theirs);
+        server.upto(When::Auth, &Offer::default()).await;
+        server.service().await;
+    };
+    let client = async {
+        let stream = tunneld_ssh::client::Stream::other(ours);
+        let connected = connect(stream, Default::default(), Default::default()).await;
+        connected.unwrap().password("secret", None).await
+    };
+    let (result, ()) = tokio::join!(client, scene);
+    assert!(matches!(result, Err(Error::Eof)), "{result:?}");
+}

@@ -1,0 +1,218 @@
+//! What costs the server nothing to send and the client something to answer.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tunneld_ssh::wire::Writer;
+
+use crate::peer::*;
+use crate::play::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_global_requests_ends_it() {
+    for wants_reply in [true, false] {
+        let request = global("tell-me@example.org", wants_reply, b"");
+        let end = attack(When::Session, async |server| {
+            let taken = server.flood(&request, 1_000_000).await;
+            assert!(taken < 10_000, "{taken}");
+        })
+        .await;
+        end.says("more than 1000 requests in a second");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_requests_a_second_are_borne_and_answered_only_where_wanted() {
+    let script = async |server: &mut Server| {
+        for _ in 0..5 {
+            for wants_reply in [false, true] {
+                let request = global("keepalive@openssh.com", wants_reply, b"");
+                assert_eq!(server.flood(&request, 400).await, 400);
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        for _ in 0..2000 {
+            server.expect(REQUEST_FAILURE).await;
+        }
+        assert!(
+            timeout(Duration::from_secs(5), server.next())
+                .await
+                .is_err()
+        );
+    };
+    play(script, async |session, _incoming| {
+        sleep(Duration::from_secs(30)).await;
+        assert!(!session.is_closed());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_channel_requests_ends_it() {
+    let script = async |server: &mut Server| {
+        let id = server.confirm(0, 32768).await;
+        let request = message(CHANNEL_REQUEST, |out| {
+            out.u32(id);
+            out.string("exit-status");
+            out.bool(true);
+            out.u32(0);
+        });
+        server.flood(&request, 1_000_000).await;
+    };
+    let error = play(script, async |session, _incoming| {
+        let _channel = open(&session).await.unwrap();
+        session.closed().await
+    })
+    .await;
+    assert!(
+        error
+            .to_string()
+            .contains("more than 1000 requests in a second")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_host_keys_end_it_and_none_is_taken_over() {
+    let mut keys = Vec::new();
+    for _ in 0..10_000 {
+        keys.string(b"k");
+    }
+    let end = attack(When::Session, async |server| {
+        server
+            .send(&global("hostkeys-00@openssh.com", false, &keys))
+            .await;
+    })
+    .await;
+    end.says("more than 64 host keys");
+}
+
+/// The keys are told as the server's claims; what the session was made with stays.
+#[tokio::test(start_paused = true)]
+async fn host_keys_are_only_told() {
+    let mut keys = Vec::new();
+    keys.string(b"another key");
+    let script = async |server: &mut Server| {
+        server
+            .send(&global("hostkeys-00@openssh.com", false, &keys))
+            .await;
+    };
+    play(script, async |session, _incoming| {
+        let mut told = session.host_keys();
+        let told = told.wait_for(|keys| !keys.is_empty()).await.unwrap();
+        assert_eq!(told[0], &b"another key"[..]);
+        assert_ne!(session.info().host_key.blob, told[0]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ext_info_more_than_twice_ends_it() {
+    for when in [When::Auth, When::Session] {
+        let info = message(EXT_INFO, |out| {
+            out.u32(1);
+            out.string("server-sig-algs");
+            out.string("ssh-ed25519");
+        });
+        let end = attack(when, async |server| {
+            server.flood(&info, 3).await;
+        })
+        .await;
+        end.says("EXT_INFO too often");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ext_info_that_promises_too_much_ends_it() {
+    for payload in [
+        vec![EXT_INFO],
+        vec![EXT_INFO, 0xff, 0xff, 0xff, 0xff],
+        vec![EXT_INFO, 0, 0, 0, 1, 0, 0, 0, 200],
+    ] {
+        let end = attack(When::Auth, async |server| {
+            server.send(&payload).await;
+        })
+        .await;
+        end.says("malformed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_idle_talk_ends_it() {
+    for when in [When::Auth, When::Session] {
+        for payload in [
+            message(IGNORE, |out| out.string("")),
+            message(DEBUG, |out| {
+                out.bool(true);
+                out.string("\x1b[2Jlook at me");
+                out.string("");
+            }),
+            message(UNIMPLEMENTED, |out| out.u32(0)),
+            // Numbers of the transport that mean nothing are answered, but not for ever.
+            vec![15],
+        ] {
+            let end = attack(when, async |server| {
+                let taken = server.flood(&payload, 1_000_000).await;
+                assert!(taken < 20_000, "{taken}");
+            })
+            .await;
+            end.says("a flood of messages without effect");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_nothing_knows_are_answered_and_end_it_in_number() {
+    let script = async |server: &mut Server| {
+        for number in [70, 101, 127, 192, 255] {
+            server.send(&[number, 1, 2, 3]).await;
+            server.expect(UNIMPLEMENTED).await;
+        }
+        server.flood(&[255], 100).await;
+    };
+    let error = play(script, async |session, _incoming| session.closed().await).await;
+    assert!(error.to_string().contains("more than 20 messages in 10 s"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_to_nothing_end_it() {
+    for answer in [REQUEST_SUCCESS, REQUEST_FAILURE] {
+        let end = attack(When::Session, async |server| {
+            // The first may be taken for the answer to the client's own sign of life.
+            server.polite = false;
+            server.flood(&[answer], 3).await;
+        })
+        .await;
+        end.says("an answer to a request that was not made");
+    }
+}
+
+/// A server that provokes answers and does not read them is ended before they pile up.
+#[tokio::test(start_paused = true)]
+async fn answers_that_are_not_read_are_bounded() {
+    let (ours, theirs) = tokio::io::duplex(16 * 1024);
+    let scene = async {
+        let mut server = Server::new(theirs);
+        server.upto(When::Session, &Offer::default()).await;
+        let request = global("x", true, b"");
+        let start = Instant::now();
+        loop {
+            if server.flood(&request, 900).await < 900 {
+                return start.elapsed();
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let client = async {
+        let stream = tunneld_ssh::client::Stream::other(ours);
+        let mut connected = connect(stream, Default::default(), Default::default())
+            .await
+            .unwrap();
+        connected.none().await.unwrap();
+        let (session, _incoming) = connected.into_session().unwrap();
+        session.closed().await
+    };
+    let (error, lasted) = tokio::join!(client, scene);
+    assert!(error.to_string().contains("does not read them"), "{error}");
+    // 900 answers of 36 bytes a second fill 4 MiB in little more than two minutes.
+    assert!(lasted < Duration::from_secs(150), "{lasted:?}");
+}

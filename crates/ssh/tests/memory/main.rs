@@ -1,0 +1,445 @@
+//! What a hostile server can make the client keep in memory, measured at the allocator. The figures hold the
+//! scripted server's own buffers too, so that the client's share is less than what is asserted.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+
+#[path = "../peer/mod.rs"]
+mod peer;
+#[path = "../hostile/play.rs"]
+mod play;
+mod random;
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use peak_alloc::PeakAlloc;
+use tokio::time::sleep;
+use tunneld_ssh::auth::AuthResult;
+use tunneld_ssh::client::Options;
+use tunneld_ssh::connection::{ConnectionConfig, RemoteListen, WindowLimits};
+use tunneld_ssh::wire::Writer;
+use tunneld_ssh::{Config, Error};
+
+use peer::*;
+use play::*;
+
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+/// One scene at a time: all of them share the allocator.
+static STAGE: Mutex<()> = Mutex::new(());
+
+const KIB: usize = 1024;
+
+/// Plays a scene; fails if it ever took more than this beyond what there was before.
+fn within(bound: usize, scene: impl Future<Output = ()>) {
+    let _stage = STAGE.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    // What the libraries make once is none of the server's doing.
+    runtime.block_on(async { drop(attack(When::Session, leave).await) });
+    let before = ALLOCATOR.current_usage();
+    ALLOCATOR.reset_peak_usage();
+    runtime.block_on(scene);
+    let most = ALLOCATOR.peak_usage().saturating_sub(before);
+    eprintln!("at most {} KiB, of {} KiB", most / KIB, bound / KIB);
+    assert!(
+        most <= bound,
+        "{} KiB, and {} KiB were to be the most",
+        most / KIB,
+        bound / KIB
+    );
+}
+
+async fn leave(server: &mut Server) {
+    let goodbye = message(DISCONNECT, |out| {
+        out.u32(11);
+        out.string("");
+        out.string("");
+    });
+    server.send(&goodbye).await;
+}
+
+/// An attack that must not take more than this.
+fn attacked(bound: usize, when: When, script: impl AsyncFnOnce(&mut Server)) {
+    within(bound, async {
+        attack(when, script).await;
+    });
+}
+
+#[test]
+fn a_plain_session() {
+    attacked(512 * KIB, When::Session, leave);
+}
+
+#[test]
+fn a_packet_that_promises_2_gib() {
+    for when in TIMES {
+        attacked(512 * KIB, when, async |server| {
+            server.raw(&(1u32 << 31).to_be_bytes()).await;
+            server.raw(&[0; 1000]).await;
+        });
+    }
+}
+
+#[test]
+fn the_largest_packet_never_ended() {
+    let part = vec![0; 128 * KIB];
+    for when in TIMES {
+        attacked(1024 * KIB, when, async |server| {
+            let length: u32 = if when == When::Kex {
+                256 * 1024 - 4
+            } else {
+                256 * 1024
+            };
+            server.raw(&length.to_be_bytes()).await;
+            server.raw(&part).await;
+        });
+    }
+}
+
+#[test]
+fn lines_before_the_identification() {
+    let line = [&[b'a'; 8000][..], b"\n"].concat();
+    attacked(
+        768 * KIB,
+        When::Start,
+        async |server| {
+            while server.raw(&line).await {}
+        },
+    );
+}
+
+#[test]
+fn a_kexinit_of_256_kib() {
+    let offer = Offer {
+        kex: "x,".repeat(125_000),
+        ..Offer::default()
+    };
+    attacked(2048 * KIB, When::Kex, async |server| {
+        server.init(&offer).await
+    });
+}
+
+#[test]
+fn a_stream_while_the_host_key_is_looked_at() {
+    within(768 * KIB, async {
+        let (ours, theirs) = tokio::io::duplex(64 * KIB);
+        let mut server = Server::new(theirs);
+        let scene = async {
+            server.identify().await;
+            server.init(&Offer::default()).await;
+            server.peer.theirs = server.aside(KEXINIT).await;
+            let init = server.aside(KEX_INIT).await;
+            let (reply, _keys) = server.peer.reply(&init);
+            server.send(&reply).await;
+            let block = [0x55; 1024];
+            for _ in 0..64 * 1024 {
+                if !server.raw(&block).await {
+                    break;
+                }
+            }
+        };
+        let client = tunneld_ssh::client::handshake(
+            tunneld_ssh::client::Stream::other(ours),
+            Default::default(),
+            Options::default(),
+            "user",
+            |_| async {
+                sleep(Duration::from_secs(3600)).await;
+                true
+            },
+        );
+        let (connected, ()) = tokio::join!(client, scene);
+        assert!(connected.is_err());
+    });
+}
+
+fn banner() -> Vec<u8> {
+    message(BANNER, |out| {
+        out.string([b'x'; 100_000]);
+        out.string("");
+    })
+}
+
+#[test]
+fn ten_megabytes_of_banners() {
+    let packet = banner();
+    within(2048 * KIB, async {
+        let script = async |server: &mut Server| {
+            server.service().await;
+            server.flood(&packet, 100).await;
+        };
+        login(script, async |mut connected| {
+            let _ = connected.none().await;
+        })
+        .await;
+    });
+}
+
+#[test]
+fn banners_beside_a_person_who_types() {
+    let packet = banner();
+    within(2048 * KIB, async {
+        let script = async |server: &mut Server| {
+            server.service().await;
+            let question = message(INFO_REQUEST, |out| {
+                out.string("");
+                out.string("");
+                out.string("");
+                out.u32(1);
+                out.string("Password:");
+                out.bool(false);
+            });
+            server.send(&question).await;
+            server.flood(&packet, 1000).await;
+        };
+        login(script, async |mut connected| {
+            let asked = connected.keyboard_interactive("").await;
+            assert!(matches!(asked, Ok(AuthResult::InfoRequest(_))));
+            connected.closed().await;
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_zlib_bomb() {
+    // Sealed as it is: it is the first that the client takes for compressed.
+    let bomb = message(IGNORE, |out| out.string(vec![0; 64 << 20]));
+    let mut packed = Vec::with_capacity(1 << 20);
+    let packing = compressor().compress_vec(&bomb, &mut packed, flate2::FlushCompress::Sync);
+    packing.unwrap();
+    drop(bomb);
+    assert!(packed.len() < 100_000);
+    within(1536 * KIB, async {
+        let config = Config {
+            compression: vec!["none", "zlib@openssh.com"],
+            ..Config::default()
+        };
+        let offer = Offer {
+            compression: "zlib@openssh.com".into(),
+            ..Offer::default()
+        };
+        let end = attack_with(config, offer, When::Session, async |server| {
+            server.send(&packed).await;
+        })
+        .await;
+        end.says("larger than any packet");
+    });
+}
+
+#[test]
+fn floods() {
+    for payload in [
+        global("x", true, b""),
+        global("hostkeys-00@openssh.com", false, &[0; 240_000]),
+        message(DEBUG, |out| {
+            out.bool(true);
+            out.string([0x1b; 30_000]);
+            out.string("");
+        }),
+        message(OPEN, |out| {
+            out.string("x11");
+            out.raw(&[0; 12]);
+        }),
+        message(DISCONNECT, |out| {
+            out.u32(2);
+            out.string([0x1b; 256_000]);
+            out.string("");
+        }),
+    ] {
+        attacked(2048 * KIB, When::Session, async |server| {
+            server.flood(&payload, 100_000).await;
+        });
+    }
+}
+
+#[test]
+fn answers_that_are_not_read() {
+    within(14 * 1024 * KIB, async {
+        let (ours, theirs) = tokio::io::duplex(16 * KIB);
+        let scene = async {
+            let mut server = Server::new(theirs);
+            server.upto(When::Session, &Offer::default()).await;
+            let request = global("x", true, b"");
+            while server.flood(&request, 900).await == 900 {
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let client = async {
+            let stream = tunneld_ssh::client::Stream::other(ours);
+            let options = Options::default();
+            let mut connected = connect(stream, Config::default(), options).await.unwrap();
+            connected.none().await.unwrap();
+            let (session, _incoming) = connected.into_session().unwrap();
+            assert!(matches!(session.closed().await, Error::Protocol(_)));
+        };
+        tokio::join!(client, scene);
+    });
+}
+
+#[test]
+fn channels_of_a_forward_that_nobody_takes() {
+    within(1024 * KIB, async {
+        let script = async |server: &mut Server| {
+            server.expect(GLOBAL_REQUEST).await;
+            server.send(&[REQUEST_SUCCESS]).await;
+            let open = message(OPEN, |out| {
+                out.string("forwarded-tcpip");
+                out.u32(1);
+                out.u32(1 << 20);
+                out.u32(32768);
+                out.string("localhost");
+                out.u32(8080);
+                out.string("");
+                out.u32(1);
+            });
+            for n in 0..10_000 {
+                server.send(&open).await;
+                if n >= 128 {
+                    server.expect(OPEN_FAILURE).await;
+                }
+            }
+        };
+        play(script, async |session, _incoming| {
+            let listen = RemoteListen::Tcp {
+                address: "localhost".into(),
+                port: 8080,
+            };
+            session.request_forward(&listen).await.unwrap();
+            sleep(Duration::from_secs(60)).await;
+        })
+        .await;
+    });
+}
+
+fn small_windows() -> Options {
+    let window = WindowLimits {
+        initial: 256 * 1024,
+        max: 256 * 1024,
+        session_total: 1 << 30,
+    };
+    Options {
+        connection: ConnectionConfig {
+            window,
+            ..ConnectionConfig::default()
+        },
+        ..Options::default()
+    }
+}
+
+#[test]
+fn packets_of_one_byte_that_nobody_reads() {
+    within(1024 * KIB, async {
+        let script = async |server: &mut Server| {
+            let id = server.confirm(0, 32768).await;
+            let before = ALLOCATOR.current_usage();
+            for n in 0..256 * KIB {
+                server.send(&data(id, &[n as u8])).await;
+            }
+            // All of it is with the client now: it has nothing left to read.
+            sleep(Duration::from_secs(1)).await;
+            let kept = ALLOCATOR.current_usage().saturating_sub(before);
+            eprintln!("{} KiB for 256 KiB in packets of one byte", kept / KIB);
+            assert!(
+                kept <= 256 * KIB * 11 / 10 + 128 * KIB,
+                "{} KiB",
+                kept / KIB
+            );
+        };
+        play_with(
+            Config::default(),
+            small_windows(),
+            script,
+            async |session, _incoming| {
+                let _channel = open(&session).await.unwrap();
+                sleep(Duration::from_secs(60)).await;
+            },
+        )
+        .await;
+    });
+}
+
+const WINDOW: usize = 2 << 20;
+
+/// Twenty readers stand still with full windows; `live` pieces for one that reads follow each of theirs.
+fn stopped_readers(piece: usize, live: usize) {
+    let script = async |server: &mut Server| {
+        let mut ids = Vec::new();
+        for _ in 0..20 {
+            ids.push(server.confirm(0, 32768).await);
+        }
+        let reader = server.confirm(0, 32768).await;
+        let block = vec![3; 32768];
+        let mut sent = 0;
+        for _ in 0..WINDOW / piece {
+            for id in &ids {
+                server.send(&data(*id, &block[..piece])).await;
+                for _ in 0..live {
+                    server.send(&data(reader, &block)).await;
+                    sent += block.len();
+                    if sent >= WINDOW / 2 {
+                        server.expect(ADJUST).await;
+                        sent = 0;
+                    }
+                }
+            }
+        }
+    };
+    within(20 * WINDOW * 11 / 10, async {
+        play(script, async |session, _incoming| {
+            let mut stopped = Vec::new();
+            for _ in 0..20 {
+                stopped.push(open(&session).await.unwrap());
+            }
+            let (mut reader, _writer) = open(&session).await.unwrap().split();
+            let reads = async { while let Ok(Some(_)) = reader.read_chunk().await {} };
+            let _ = tokio::time::timeout(Duration::from_secs(60), reads).await;
+            assert!(!session.is_closed());
+        })
+        .await;
+    });
+}
+
+#[test]
+fn twenty_stopped_readers_cost_their_windows() {
+    stopped_readers(32768, 0);
+}
+
+/// What is kept of a packet must not keep the block that it was read into: the others' bytes are in it too.
+#[test]
+fn stopped_readers_beside_a_live_one_cost_their_windows() {
+    for piece in [1024, 4096, 16384, 32768] {
+        stopped_readers(piece, if piece < 16384 { 1 } else { 3 });
+    }
+}
+
+#[test]
+fn what_sessions_leave_behind() {
+    within(1024 * KIB, async {
+        let mut first = 0;
+        for n in 0..60 {
+            let end = attack(When::Session, async |server| {
+                server.send(&[255]).await;
+                server.raw(&[0; 64]).await;
+            })
+            .await;
+            drop(end);
+            if n == 10 {
+                first = ALLOCATOR.current_usage();
+            }
+        }
+        let grown = ALLOCATOR.current_usage().saturating_sub(first);
+        assert!(grown < 16 * KIB, "{grown} bytes after fifty sessions");
+    });
+}
