@@ -9,12 +9,12 @@ mod daemon;
 mod exit;
 mod options;
 mod output;
+mod progress;
 mod prompt;
 mod select;
 mod signals;
 mod silent;
 mod spot;
-mod standing;
 mod time;
 
 use std::io::Write as _;

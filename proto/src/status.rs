@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::failure::FailureKind;
+
 /// One tunnel, as it stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TunnelStatus {
@@ -142,14 +144,37 @@ pub enum Desired {
 /// The last failure of a tunnel or forward.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastError {
-    /// The stable kind, such as `auth_refused`, `host_key_changed`, `connect_refused`, `dead_peer`.
-    pub kind: String,
-    /// One sentence.
+    /// Stable kind, for programs to compare.
+    pub kind: FailureKind,
+    /// One sentence: what was being done, and what happened.
     pub message: String,
-    /// What to do now.
+    /// What the user can do about it; `None` if nothing is known to help.
     pub hint: Option<String>,
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
+    /// Whether a client that waits for the tunnel should give up, see [`FailureKind::ends_wait`]. Sent with the
+    /// message so that a client also obeys it for kinds that are newer than the client; a daemon that does not send it
+    /// means `false`.
+    #[serde(default)]
+    pub ends_wait: bool,
+}
+
+impl LastError {
+    /// Builds the wire form of a failure; `ends_wait` follows from `kind`.
+    pub fn new(
+        kind: FailureKind,
+        message: impl Into<String>,
+        hint: Option<String>,
+        at: Timestamp,
+    ) -> Self {
+        Self {
+            ends_wait: kind.ends_wait(),
+            kind,
+            message: message.into(),
+            hint,
+            at,
+        }
+    }
 }
 
 /// A live SSH session.

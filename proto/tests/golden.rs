@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tunneld_proto::error::{ErrorKind, RpcError};
+use tunneld_proto::failure::FailureKind;
 use tunneld_proto::message::*;
 use tunneld_proto::status::*;
 
@@ -20,12 +21,12 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn last_error() -> LastError {
-    LastError {
-        kind: "auth_refused".into(),
-        message: "the server refused the login of deploy".into(),
-        hint: Some("see that the key is in authorized_keys".into()),
-        at: at(1),
-    }
+    LastError::new(
+        FailureKind::AuthRefused,
+        "the server refused the login of deploy",
+        Some("see that the key is in authorized_keys".into()),
+        at(1),
+    )
 }
 
 fn forward(kind: ForwardKind, state: ForwardState) -> ForwardStatus {
@@ -439,6 +440,12 @@ fn what_a_newer_daemon_says_is_read_as_unknown() {
         serde_json::from_str::<State>("\"sleeping\"").unwrap(),
         State::Unknown
     );
+    let error: LastError = serde_json::from_str(
+        r#"{"kind": "quota", "message": "m", "hint": null, "at": "2026-01-01T00:00:00Z"}"#,
+    )
+    .unwrap();
+    assert_eq!(error.kind, FailureKind::Other("quota".into()));
+    assert!(!error.ends_wait, "a daemon that does not send it");
     let kind: ErrorKind = serde_json::from_str("\"quota\"").unwrap();
     assert_eq!(
         (kind.as_str(), &kind),

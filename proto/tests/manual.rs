@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use tunneld_proto::error::{ErrorKind, RpcError};
+use tunneld_proto::failure::FailureKind;
 
 const MANUAL: &str = include_str!("../../docs/protocol.md");
 
@@ -41,6 +42,17 @@ fn every_kind_of_error_has_a_row_with_its_code() {
         let code = RpcError::new(ErrorKind::from(kind.to_owned()), "").code;
         assert!(
             MANUAL.contains(&format!("\n| `{kind}` | {code} |")),
+            "{kind}"
+        );
+    }
+}
+
+#[test]
+fn every_kind_of_failure_has_a_row_that_says_whether_it_ends_a_wait() {
+    for kind in FailureKind::ALL {
+        let ends = if kind.ends_wait() { "yes" } else { "no" };
+        assert!(
+            MANUAL.contains(&format!("\n| `{kind}` | {ends} |")),
             "{kind}"
         );
     }

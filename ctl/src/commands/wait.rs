@@ -15,8 +15,8 @@ use crate::exit::{Exit, FAILED, INTERRUPTED, NO_DAEMON, TIMED_OUT};
 use crate::output::line::{Ink, Line};
 use crate::output::spinner::Spinner;
 use crate::output::status;
+use crate::progress::{Progress, progress};
 use crate::prompt::{self, Source};
-use crate::standing::{Standing, standing};
 use crate::time::human;
 
 /// How long the daemon may take to carry the command to the tunnels.
@@ -157,25 +157,25 @@ impl Waiting<'_> {
                 continue;
             };
             self.mention(&tunnel);
-            match standing(&tunnel, self.begun, self.anew) {
-                Standing::Coming => {}
-                Standing::FailedBefore if Instant::now() < self.grace => {}
+            match progress(&tunnel, self.begun, self.anew) {
+                Progress::Pending => {}
+                Progress::FailedBefore if Instant::now() < self.grace => {}
                 // The reply to the command tells how the tunnel stood at that moment.
-                Standing::Stopped if Instant::now() < self.grace => {}
-                Standing::Stopped => {
+                Progress::Stopped if Instant::now() < self.grace => {}
+                Progress::Stopped => {
                     let stopped = Exit::new(FAILED, format!("{name} was stopped meanwhile"));
                     self.fail(
                         &name,
                         &stopped.hint(format!("start it again: tunnelctl up {name}")),
                     );
                 }
-                Standing::FailedBefore => {
+                Progress::FailedBefore => {
                     self.fail(&name, &failure(&tunnel, tunnel.last_error.as_ref()))
                 }
-                Standing::Failed(error) => self.fail(&name, &failure(&tunnel, error)),
-                Standing::Up => self.up(&tunnel),
-                Standing::Asking(prompt) if self.asked.contains(&prompt.id) => {}
-                Standing::Asking(prompt) => {
+                Progress::Failed(error) => self.fail(&name, &failure(&tunnel, error)),
+                Progress::Up => self.up(&tunnel),
+                Progress::NeedsInput(prompt) if self.asked.contains(&prompt.id) => {}
+                Progress::NeedsInput(prompt) => {
                     let Some(source) = Source::terminal() else {
                         let what = status::question(prompt.kind);
                         let asks = Exit::new(

@@ -1,6 +1,7 @@
 //! Tunnels to paint in tests.
 
 use jiff::Timestamp;
+use tunneld_proto::failure::FailureKind;
 use tunneld_proto::status::{
     Desired, ForwardKind, ForwardState, ForwardStatus, LastError, SessionStatus, State,
     TunnelStatus,
@@ -34,12 +35,12 @@ pub(crate) fn tunnel(name: &str, state: State) -> TunnelStatus {
 
 /// A failure.
 pub(crate) fn error(kind: &str, at: Timestamp) -> LastError {
-    LastError {
-        kind: kind.into(),
-        message: "the server refused".into(),
-        hint: Some("ask its owner".into()),
+    LastError::new(
+        FailureKind::from(kind.to_owned()),
+        "the server refused",
+        Some("ask its owner".into()),
         at,
-    }
+    )
 }
 
 /// A session.

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tunneld_proto::failure::FailureKind;
 
 /// A control socket at which a script speaks.
 pub(crate) struct Place {
@@ -140,7 +141,8 @@ pub(crate) fn tunnel(name: &str, state: &str) -> Value {
 
 pub(crate) fn failing(name: &str, state: &str, kind: &str, at: &str) -> Value {
     let mut tunnel = tunnel(name, state);
-    tunnel["last_error"] = json!({"kind": kind, "message": "the server\u{1b}[2J refused", "hint": "ask its owner", "at": at});
+    let ends_wait = FailureKind::from(kind.to_owned()).ends_wait();
+    tunnel["last_error"] = json!({"kind": kind, "message": "the server\u{1b}[2J refused", "hint": "ask its owner", "at": at, "ends_wait": ends_wait});
     tunnel
 }
 

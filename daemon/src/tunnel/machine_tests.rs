@@ -290,7 +290,7 @@ proptest! {
                 8 => Event::Asked { epoch, prompt: ms },
                 9 => Event::Answered { epoch },
                 10 | 11 => Event::Established { epoch },
-                12 => Event::Lost { epoch, why: failure(kinds[usize::from(kind)]) },
+                12 => Event::Lost { epoch, why: failure(kinds[usize::from(kind)].clone()) },
                 13 => Event::Unparked,
                 14 => Event::Cancelled { why: failure(FailureKind::NotAnswered) },
                 15 => Event::CarrierStands,
