@@ -49,7 +49,7 @@ pub(crate) fn progress(tunnel: &TunnelStatus, begun: Timestamp, fresh: bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::sample;
+    use crate::tests::sample;
     use jiff::ToSpan as _;
 
     fn with_error(state: State, kind: &str, at: Timestamp) -> TunnelStatus {

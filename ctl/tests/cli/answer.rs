@@ -119,9 +119,8 @@ fn a_stdin_without_a_line_leaves_the_prompt_waiting() {
         daemon.join().unwrap();
         assert_eq!((ran.code, ran.out.as_str()), (1, ""));
         assert!(
-            ran.err.starts_with(
-                "error: db still waits for an answer: stdin has no line for it\nhint: "
-            ),
+            ran.err
+                .starts_with("error: db is still waiting for an answer: stdin ended\nhint: "),
             "{}",
             ran.err
         );

@@ -70,7 +70,7 @@ fn connect_tells_of_a_session_that_died_in_the_middle() {
     assert_eq!((ran.code, ran.out.as_str()), (1, "half"));
     assert!(
         ran.err
-            .starts_with("error: the connection was lost\nhint: see tunnelctl status db"),
+            .starts_with("error: the connection was lost\nhint: see: tunnelctl status db"),
         "{}",
         ran.err
     );
@@ -122,7 +122,7 @@ fn connect_through_a_tunnel_that_is_not_up_is_one() {
     daemon.join().unwrap();
     assert_eq!(ran.code, 1);
     assert!(
-        ran.err.contains("hint: bring the tunnel up first"),
+        ran.err.contains("hint: start the tunnel first"),
         "{}",
         ran.err
     );

@@ -120,7 +120,7 @@ fn a_daemon_that_dies_at_once_is_told_with_its_last_words() {
     assert_eq!(ran.code, 5);
     assert!(
         ran.err
-            .contains("  the configuration is broken\nhint: prove the configuration"),
+            .contains("  the configuration is broken\nhint: check the configuration"),
         "{}",
         ran.err
     );
@@ -135,7 +135,8 @@ fn without_a_tunneld_up_says_what_check_says() {
     assert_eq!((up.code, check.code), (5, 5));
     assert_eq!(up.err, check.err);
     assert!(
-        up.err.starts_with("error: running tunneld failed\n")
+        up.err
+            .starts_with("error: tunneld was not found beside tunnelctl or in PATH\n")
             && up.err.contains("\nhint: install tunneld beside tunnelctl"),
         "{}",
         up.err

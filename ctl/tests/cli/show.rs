@@ -85,7 +85,7 @@ fn reload_with_a_broken_file_is_two() {
     assert_eq!((ran.code, ran.out.as_str()), (2, ""));
     assert!(
         ran.err
-            .starts_with("added: x\nerror: m\n --> a.toml:1:1\nerror: errors in: /c/a.toml\nhint: what they stand in keeps its last good state"),
+            .starts_with("added: x\nerror: m\n --> a.toml:1:1\nerror: errors in: /c/a.toml\nhint: tunnels in these files keep their last good configuration"),
         "{}",
         ran.err
     );
@@ -212,12 +212,12 @@ fn a_name_that_stands_in_a_broken_file_is_two() {
     let file = place.dir.path().join("a.toml");
     std::fs::write(&file, "[tunnel.bd]\nhost = \n").unwrap();
     for (args, code, word) in [
-        (["status", "bd"], 2, "bd stands in "),
+        (["status", "bd"], 2, "bd is configured in "),
         (["down", "bd"], 2, "which has errors\n  error: m\n"),
         (
             ["status", "bt"],
             4,
-            "or it stands in a file that has errors: ",
+            "or the tunnel is in a file that has errors: ",
         ),
     ] {
         let mut status = daemon_status();

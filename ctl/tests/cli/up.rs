@@ -97,5 +97,5 @@ fn up_on_the_spot_adds_then_starts() {
     let ran = place.run(&["up", "-D", "1080", "--save", "u@h"]);
     daemon.join().unwrap();
     assert_eq!(ran.code, 0);
-    assert_eq!(ran.err, "h is written to /c/h.toml\nh idle\n");
+    assert_eq!(ran.err, "saved h to /c/h.toml\nh idle\n");
 }

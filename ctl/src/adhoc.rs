@@ -1,4 +1,4 @@
-//! A tunnel made on the spot: ssh's own flags become the keys of `[tunnel.NAME]`.
+//! Ad-hoc tunnels: translates the flags of ssh(1) to the keys of `[tunnel.NAME]`.
 
 use std::path::Path;
 
@@ -7,82 +7,82 @@ use serde_json::Value;
 use tunneld_proto::message::Add;
 
 use crate::exit::Exit;
+use crate::ignored_flags::IgnoredFlags;
 use crate::options;
-use crate::silent::Silent;
 
-/// ssh's flags, and what the new tunnel is called.
+/// The flags of ssh that `tunnelctl up` accepts, and the name of the new tunnel.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "A tunnel made on the spot")]
-pub(crate) struct Spot {
-    /// Forward a port or socket from here, as ssh -L
+#[command(next_help_heading = "Ad-hoc tunnel")]
+pub(crate) struct AdHocArgs {
+    /// Forward a local port or socket, as ssh -L
     #[arg(short = 'L', value_name = "[BIND:]PORT:HOST:HOSTPORT")]
     local: Vec<String>,
-    /// Forward a port or socket from there, as ssh -R
+    /// Forward a port or socket of the server, as ssh -R
     #[arg(short = 'R', value_name = "[BIND:]PORT[:HOST:HOSTPORT]")]
     remote: Vec<String>,
-    /// Serve SOCKS proxying, as ssh -D
+    /// Start a SOCKS proxy, as ssh -D
     #[arg(short = 'D', value_name = "[BIND:]PORT")]
     dynamic: Vec<String>,
     /// Jump hosts, as ssh -J
     #[arg(short = 'J', value_name = "DEST[,DEST]")]
     jump: Option<String>,
-    /// A private key file
+    /// Private key file
     #[arg(short = 'i', value_name = "FILE")]
     identity: Vec<String>,
-    /// The SSH port
+    /// SSH port
     #[arg(short = 'p', value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
-    /// The user
+    /// User name on the server
     #[arg(short = 'l', value_name = "USER")]
     login: Option<String>,
-    /// Any option of ssh_config that tunneld knows
+    /// Option in the syntax of ssh_config
     #[arg(short = 'o', value_name = "KEY=VALUE")]
     option: Vec<String>,
-    /// IPv4 alone
+    /// Use IPv4 only
     #[arg(short = '4', conflicts_with = "ipv6")]
     ipv4: bool,
-    /// IPv6 alone
+    /// Use IPv6 only
     #[arg(short = '6')]
     ipv6: bool,
-    /// Compress
+    /// Enable compression
     #[arg(short = 'C')]
     compress: bool,
-    /// Let other machines use the forwards
+    /// Allow other machines to use the forwards
     #[arg(short = 'g')]
     gateway: bool,
-    /// The ssh_config to read alone, or none
+    /// Read only this ssh_config file; "none" to read none
     #[arg(short = 'F', value_name = "FILE")]
     config: Option<String>,
-    /// The local address to dial from
+    /// Local address to connect from
     #[arg(short = 'b', value_name = "ADDR")]
     bind_address: Option<String>,
-    /// The interface to dial from
+    /// Network interface to connect from
     #[arg(short = 'B', value_name = "NAME")]
     bind_interface: Option<String>,
-    /// The ciphers, best first
+    /// Ciphers, in order of preference
     #[arg(short = 'c', value_name = "CIPHERS")]
     ciphers: Option<String>,
-    /// The MACs, best first
+    /// MACs, in order of preference
     #[arg(short = 'm', value_name = "MACS")]
     macs: Option<String>,
-    /// Kerberos, which is told to be impossible
+    /// Kerberos login: not supported, a note says so
     #[arg(short = 'K', hide = true)]
     kerberos: bool,
-    /// A token, which is told to be the agent's
+    /// PKCS#11 token: not supported, a note refers to the agent
     #[arg(short = 'I', hide = true, value_name = "LIBRARY")]
     token: Option<String>,
     #[command(flatten)]
-    silent: Silent,
-    /// What it is called [default: the host]
+    ignored: IgnoredFlags,
+    /// Name of the tunnel [default: the host]
     #[arg(long)]
     name: Option<String>,
-    /// Write it to the configuration
+    /// Save the tunnel in the configuration
     #[arg(long)]
     save: bool,
 }
 
-impl Spot {
-    /// Whether any of it was given: then the names are one destination.
+impl AdHocArgs {
+    /// Returns whether any flag of ssh was given; then the NAME argument is the destination.
     pub(crate) fn is_given(&self) -> bool {
         let lists = [
             &self.local,
@@ -114,35 +114,64 @@ impl Spot {
             || flags.contains(&true)
             || texts.iter().any(|text| text.is_some())
             || self.port.is_some()
-            || self.silent.is_given()
+            || self.ignored.is_given()
     }
 
-    /// The call that makes the tunnel, and what was asked for and cannot be honoured; relative files are taken from
-    /// `cwd`.
-    pub(crate) fn add(
+    /// Builds the parameters of `tunnel.add`, and one note per option that tunneld does not support.
+    ///
+    /// `names` must hold exactly the destination. Relative file names are resolved against `cwd`.
+    pub(crate) fn to_add(
         &self,
         names: &[String],
         cwd: Option<&Path>,
     ) -> Result<(Add, Vec<String>), Exit> {
-        let [dest] = names else {
+        let [destination] = names else {
             let given = if names.is_empty() {
                 "none was given"
             } else {
                 "several were given"
             };
             return Err(
-                Exit::usage(format!("ssh's flags want one destination, and {given}"))
+                Exit::usage(format!("ssh's flags need one destination, but {given}"))
                     .hint("tunnelctl up -L 8088:localhost:80 user@host"),
             );
         };
+        let destination = Destination::parse(destination)?;
         let mut spec = options::Spec::new(cwd);
-        let dest = Dest::parse(dest)?;
-        spec.set(
-            "host",
-            Value::String(dest.without(self.login.is_some(), self.port.is_some())),
-        );
+        self.set_destination(&mut spec, &destination);
+        self.set_flags(&mut spec);
+        self.push_lists(&mut spec);
+        // Last, because the first value of a key counts: a flag wins over the same setting by -o.
+        self.set_options(&mut spec)?;
+        spec.expand_host_name(destination.host);
+        let name = self
+            .name
+            .clone()
+            .unwrap_or_else(|| destination.tunnel_name());
+        check_name(&name)?;
+        let (keys, notes) = spec.into_parts();
+        let add = Add {
+            name,
+            spec: Value::Object(keys),
+            save: self.save,
+        };
+        Ok((add, notes))
+    }
+
+    fn set_destination(&self, spec: &mut options::Spec<'_>, destination: &Destination<'_>) {
+        let host = destination.without(self.login.is_some(), self.port.is_some());
+        spec.set("host", host.into());
+        if let Some(user) = &self.login {
+            spec.set("user", user.as_str().into());
+        }
+        if let Some(port) = self.port {
+            spec.set("port", port.into());
+        }
+    }
+
+    /// Sets the keys of the flags that may be given once.
+    fn set_flags(&self, spec: &mut options::Spec<'_>) {
         for (key, text) in [
-            ("user", &self.login),
             ("proxy_jump", &self.jump),
             ("bind_address", &self.bind_address),
             ("bind_interface", &self.bind_interface),
@@ -153,22 +182,20 @@ impl Spot {
                 spec.set(key, text.as_str().into());
             }
         }
-        if let Some(port) = self.port {
-            spec.set("port", port.into());
-        }
-        for (given, family) in [(self.ipv4, "inet"), (self.ipv6, "inet6")] {
-            if given {
-                spec.set("address_family", family.into());
-            }
-        }
-        for (given, key) in [
-            (self.compress, "compression"),
-            (self.gateway, "gateway_ports"),
+        for (given, key, value) in [
+            (self.ipv4, "address_family", Value::from("inet")),
+            (self.ipv6, "address_family", Value::from("inet6")),
+            (self.compress, "compression", Value::from(true)),
+            (self.gateway, "gateway_ports", Value::from(true)),
         ] {
             if given {
-                spec.set(key, true.into());
+                spec.set(key, value);
             }
         }
+    }
+
+    /// Adds the values of the flags that may be given more than once.
+    fn push_lists(&self, spec: &mut options::Spec<'_>) {
         for file in &self.identity {
             spec.push_path("identity_file", file);
         }
@@ -181,21 +208,10 @@ impl Spot {
                 spec.push(key, forward);
             }
         }
-        self.options(&mut spec)?;
-        spec.expand_host_name(dest.host);
-        let name = self.name.clone().unwrap_or_else(|| dest.name());
-        check_name(&name)?;
-        let (keys, notes) = spec.into_parts();
-        let add = Add {
-            name,
-            spec: Value::Object(keys),
-            save: self.save,
-        };
-        Ok((add, notes))
     }
 
-    /// `-o`, and the flags that are short for it.
-    fn options(&self, spec: &mut options::Spec<'_>) -> Result<(), Exit> {
+    /// Applies `-o`, and the flags that are short for an option.
+    fn set_options(&self, spec: &mut options::Spec<'_>) -> Result<(), Exit> {
         match self.config.as_deref() {
             Some("none") => spec.set("ssh_config", false.into()),
             Some(file) => spec.option(&format!("ssh_config={file}"))?,
@@ -213,15 +229,15 @@ impl Spot {
     }
 }
 
-/// `[user@]host[:port]` in its parts, as they were written.
+/// The parts of `[user@]host[:port]`, as written.
 #[derive(Debug, PartialEq, Eq)]
-struct Dest<'a> {
+struct Destination<'a> {
     user: Option<&'a str>,
     host: &'a str,
     port: Option<&'a str>,
 }
 
-impl<'a> Dest<'a> {
+impl<'a> Destination<'a> {
     fn parse(text: &'a str) -> Result<Self, Exit> {
         let bare = text
             .strip_prefix("ssh://")
@@ -232,18 +248,18 @@ impl<'a> Dest<'a> {
             None => (None, bare),
         };
         let (host, port) = match rest.rsplit_once(':') {
-            // Several colons without brackets are an IPv6 address.
+            // Several colons without brackets: an IPv6 address without a port.
             Some((host, port)) if host.ends_with(']') || !host.contains(':') => (host, Some(port)),
             _ => (rest, None),
         };
         if host.is_empty() || user == Some("") || bare.starts_with('-') {
-            return Err(Exit::usage(format!("{text:?} is no destination"))
-                .hint("write [user@]host[:port], or a Host of ~/.ssh/config"));
+            return Err(Exit::usage(format!("{text:?} is not a destination"))
+                .hint("write [user@]host[:port], or a Host alias of ~/.ssh/config"));
         }
         Ok(Self { user, host, port })
     }
 
-    /// The destination without what a flag says instead.
+    /// Returns the destination without the parts that a flag replaces.
     fn without(&self, user: bool, port: bool) -> String {
         let mut text = String::new();
         if let Some(name) = self.user.filter(|_| !user) {
@@ -258,8 +274,8 @@ impl<'a> Dest<'a> {
         text
     }
 
-    /// A tunnel's name made of the host.
-    fn name(&self) -> String {
+    /// Derives a valid tunnel name from the host.
+    fn tunnel_name(&self) -> String {
         let name: String = self
             .host
             .trim_matches(['[', ']'])
@@ -284,8 +300,8 @@ fn check_name(name: &str) -> Result<(), Exit> {
         return Ok(());
     }
     Err(
-        Exit::usage(format!("{name:?} is no name for a tunnel")).hint(
-            "give one with --name: at most 64 of the characters A-Z a-z 0-9 . _ -, no - in front",
+        Exit::usage(format!("{name:?} is not a valid tunnel name")).hint(
+            "choose one with --name: 1 to 64 characters of A-Z a-z 0-9 . _ - that do not start with -",
         ),
     )
 }
@@ -302,13 +318,15 @@ mod tests {
         let Command::Up(up) = cli.command else {
             unreachable!()
         };
-        assert!(up.spot.is_given());
-        let made = up.spot.add(&up.which.names, Some(Path::new("/here")));
+        assert!(up.ad_hoc.is_given());
+        let made = up
+            .ad_hoc
+            .to_add(&up.selection.names, Some(Path::new("/here")));
         made.map(|(add, _)| add)
     }
 
     #[test]
-    fn sshs_flags_become_keys() {
+    fn flags_of_ssh_become_keys() {
         let got = add(&[
             "-NfL",
             "8088:localhost:80",
@@ -347,12 +365,12 @@ mod tests {
     }
 
     #[test]
-    fn what_people_paste_from_ssh_is_taken() {
+    fn pasted_ssh_command_lines_are_accepted() {
         let spec = |line: &str| {
             let words: Vec<&str> = line.split(' ').collect();
             add(&words).unwrap().spec
         };
-        let wanted = json!({"host": "u@h", "local_forward": ["1:a:2"]});
+        let expected = json!({"host": "u@h", "local_forward": ["1:a:2"]});
         for line in [
             "-fNT -L 1:a:2 u@h",
             "-qfnNT -L 1:a:2 u@h",
@@ -360,7 +378,7 @@ mod tests {
             "-AXYaxkMy -tt -S /s -e none -E /l -L 1:a:2 u@h",
             "-o BatchMode=yes -oLogLevel=ERROR -o ControlMaster=no -oControlPath=none -L1:a:2 u@h",
         ] {
-            assert_eq!(spec(line), wanted, "{line}");
+            assert_eq!(spec(line), expected, "{line}");
         }
         assert_eq!(
             spec(
@@ -373,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_keeps_what_no_flag_replaces() {
+    fn a_destination_keeps_the_parts_that_no_flag_replaces() {
         let host = |args: &[&str]| add(args).unwrap().spec.get("host").cloned().unwrap();
         assert_eq!(host(&["-D1", "me@h:7"]), "me@h:7");
         assert_eq!(host(&["-D1", "-p", "8", "me@h:7"]), "me@h");
@@ -387,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_destination_is_refused() {
+    fn an_invalid_destination_is_refused() {
         for args in [
             &["-D1"][..],
             &["-D1", "a", "b"],

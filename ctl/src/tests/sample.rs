@@ -1,4 +1,4 @@
-//! Tunnels to paint in tests.
+//! Sample tunnels for the unit tests.
 
 use jiff::Timestamp;
 use tunneld_proto::failure::FailureKind;
@@ -7,10 +7,10 @@ use tunneld_proto::status::{
     TunnelStatus,
 };
 
-/// Since when they are what they are.
+/// `since` of every sample.
 pub(crate) const SINCE: Timestamp = Timestamp::UNIX_EPOCH;
 
-/// A tunnel without anything.
+/// A tunnel without session, forwards and errors.
 pub(crate) fn tunnel(name: &str, state: State) -> TunnelStatus {
     TunnelStatus {
         name: name.into(),
@@ -33,7 +33,6 @@ pub(crate) fn tunnel(name: &str, state: State) -> TunnelStatus {
     }
 }
 
-/// A failure.
 pub(crate) fn error(kind: &str, at: Timestamp) -> LastError {
     LastError::new(
         FailureKind::from(kind.to_owned()),
@@ -43,7 +42,6 @@ pub(crate) fn error(kind: &str, at: Timestamp) -> LastError {
     )
 }
 
-/// A session.
 pub(crate) fn session(since: Timestamp) -> SessionStatus {
     SessionStatus {
         since,
@@ -58,7 +56,7 @@ pub(crate) fn session(since: Timestamp) -> SessionStatus {
     }
 }
 
-/// A degraded tunnel with everything.
+/// A degraded tunnel in which every field is set.
 pub(crate) fn busy(name: &str) -> TunnelStatus {
     let forward = |kind, listen: &str, state| ForwardStatus {
         kind,
