@@ -53,7 +53,7 @@ pub(crate) async fn run(context: &Context, args: &Connect) -> Result<(), Exit> {
     };
     match end? {
         // When the target closes its side, the daemon keeps the other half open; when the session dies, it closes
-        // both. After the end of stdin the two cases cannot be told apart.
+        // both. After the end of stdin the two cases look the same.
         DownloadEnd::Eof if !stdin_ended.get() && hangup.is_hung_up() => Err(lost()),
         DownloadEnd::Eof => Ok(()),
         DownloadEnd::Lost(err) => Err(lost().caused_by(&err)),

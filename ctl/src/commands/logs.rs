@@ -52,7 +52,7 @@ async fn follow(context: &Context, client: &mut Client) -> Result<(), Exit> {
         };
         match notification {
             Some(Notification::Log(line)) => show(context, &line)?,
-            // The daemon may log more lines after this event, so reading goes on to the end of the connection.
+            // The daemon may log more lines after this event, so it reads until the connection is closed.
             Some(Notification::Event(event)) => stopping |= event.body == EventBody::Bye,
             Some(_) => {}
             None if stopping => {

@@ -39,7 +39,7 @@ pub(crate) async fn run(context: &Context, args: &Status) -> Result<(), Exit> {
     }
     print_daemon_notes(context, &mut client, shown.is_empty()).await?;
     let is_ready = |tunnel: &TunnelStatus| matches!(tunnel.state, State::Up | State::Idle);
-    // Without names the command only shows: a stopped tunnel is no failure then.
+    // Without names the command only shows: a stopped tunnel is not a failure then.
     if !selection(args).all && !shown.iter().all(is_ready) {
         return Err(Exit::silent(NOT_UP));
     }

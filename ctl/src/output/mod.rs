@@ -76,7 +76,7 @@ impl Ui {
         Ok(out.flush()?)
     }
 
-    /// Overwrites the screen with as many of the lines as it holds.
+    /// Overwrites the screen with the lines, as far as it has room for them.
     pub(crate) fn redraw(&self, lines: &[Line]) -> Result<(), Exit> {
         let mut text = String::from("\x1b[H");
         let room = Self::height().map_or(usize::MAX, |height| height.saturating_sub(1));

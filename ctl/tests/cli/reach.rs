@@ -49,7 +49,7 @@ fn another_protocol_version_exits_with_7() {
     let run = setup.run(&["status"]);
     assert_eq!(run.code, 7);
     assert!(
-        run.err.contains("speaks protocol 2, this program 1"),
+        run.err.contains("supports protocol 2, this program 1"),
         "{}",
         run.err
     );
@@ -79,7 +79,7 @@ fn wrong_usage_exits_with_2_escapes_and_starts_nothing() {
     assert!(!setup.socket().exists());
 }
 
-/// A setup with a tunnelctl of its own, and a daemon beside it that is a shell script.
+/// A setup with a copy of tunnelctl, and a shell script beside it that acts as the daemon.
 struct Installed {
     setup: Setup,
     bin: PathBuf,

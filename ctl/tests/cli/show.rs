@@ -95,7 +95,7 @@ fn reload_with_a_broken_file_exits_with_2() {
 fn a_closed_pipe_is_not_an_error_but_a_full_disk_is() {
     let script = |daemon: &mut Daemon| {
         daemon.answer("tunnel.status", &tunnels(&[tunnel("db", "up")]));
-        // The client may be gone before it asks.
+        // The client may end before it sends its call.
         let mut line = String::new();
         daemon.lines.read_line(&mut line).unwrap();
     };
@@ -255,8 +255,8 @@ fn down_remove_removes_ad_hoc_tunnels() {
         let run = setup.run(args);
         daemon.join().unwrap();
         assert_eq!(run.code, code, "{args:?}: {}", run.err);
-        let told = run.err.contains("a removed\nc removed\n");
-        assert!(told && !run.err.contains("b removed"), "{}", run.err);
+        let removed = run.err.contains("a removed\nc removed\n");
+        assert!(removed && !run.err.contains("b removed"), "{}", run.err);
         std::fs::remove_file(setup.socket()).unwrap();
     }
 }
