@@ -1,14 +1,14 @@
-//! What may stand on the command line.
+//! The command line. Its doc comments are the `--help` texts.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::spot::Spot;
+use crate::adhoc::AdHocArgs;
 use crate::time::{Since, parse_duration, parse_since};
 
-/// Commands tunneld: starts, stops and shows SSH tunnels.
+/// Controls tunneld: starts, stops and shows SSH tunnels.
 #[derive(Debug, Parser)]
 #[command(
     name = "tunnelctl",
@@ -17,8 +17,8 @@ use crate::time::{Since, parse_duration, parse_since};
     infer_subcommands = false
 )]
 #[command(
-    after_help = "Exit: 0 done, 1 the tunnel did not do it, 2 usage or configuration, 3 not up, \
-                        4 no such tunnel, 5 no daemon, 6 timed out, 7 protocol version."
+    after_help = "Exit codes: 0 success, 1 the tunnel failed, 2 wrong usage or configuration, 3 not up, \
+                        4 no such tunnel, 5 no daemon, 6 timed out, 7 incompatible version."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -27,40 +27,40 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// What every command takes.
+/// Options of every command.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Global {
-    /// The daemon's control socket [default: $TUNNELD_SOCKET, else the user's own]
+    /// The daemon's control socket [default: $TUNNELD_SOCKET, else in the user's runtime directory]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// The configuration directory [default: $TUNNELD_CONFIG_DIR, else ~/.config/tunneld]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) config_dir: Option<PathBuf>,
-    /// The form of what is printed
+    /// Output format
     #[arg(long, global = true, value_enum, default_value_t)]
     pub(crate) output: Output,
-    /// When to colour
+    /// When to use colours
     #[arg(long, global = true, value_enum, default_value_t)]
     pub(crate) color: Color,
-    /// Say nothing but errors
+    /// Print only errors and warnings
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) quiet: u8,
-    /// Say more
+    /// Print more messages
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
     pub(crate) verbose: u8,
 }
 
-/// The form of what is printed.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Output {
-    /// For people
+    /// For humans
     #[default]
     Table,
     /// For programs
     Json,
 }
 
-/// When to colour.
+/// When to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Color {
     /// On a terminal, unless NO_COLOR is set
@@ -72,32 +72,32 @@ pub(crate) enum Color {
     Never,
 }
 
-/// What is to be done.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start tunnels and wait until they are up; starts the daemon where none runs
+    /// Start tunnels and wait until they are up; starts the daemon if none is running
     Up(Box<Up>),
     /// Stop tunnels
     Down(Down),
     /// Stop tunnels and start them again
     Restart(Restart),
-    /// Show how tunnels stand
+    /// Show the state of tunnels
     Status(Status),
     /// Show the log
     Logs(Logs),
-    /// Show what happens, as it happens
+    /// Show events as they happen
     Events,
-    /// Answer waiting prompts; without a terminal each answer is a line of stdin
+    /// Answer open prompts; without a terminal each line of stdin is one answer
     Answer(Answer),
-    /// Prove the configuration, without a daemon
+    /// Check the configuration, without a daemon
     Check,
-    /// Have the daemon read the configuration again
+    /// Make the daemon read the configuration again
     Reload,
-    /// Join stdin and stdout to HOST:PORT through a tunnel's session
+    /// Connect stdin and stdout to HOST:PORT through a tunnel
     Connect(Connect),
-    /// Stop the daemon, and with it every tunnel
+    /// Stop the daemon and all tunnels
     Shutdown,
-    /// Run a program in a session of its own
+    /// Run a program in a new session (internal)
     #[command(hide = true, name = "run-detached")]
     RunDetached {
         /// The program and its arguments
@@ -106,24 +106,24 @@ pub(crate) enum Command {
     },
 }
 
-/// Which tunnels are meant.
+/// Selection of tunnels.
 #[derive(Debug, Clone, Default, Args)]
-pub(crate) struct Which {
+pub(crate) struct Selection {
     /// Names, or patterns with * ? [a-z]
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
-    /// Tunnels that bear this tag
+    /// Tunnels with this tag
     #[arg(long, value_name = "TAG")]
     pub(crate) tag: Vec<String>,
-    /// Every tunnel
+    /// All tunnels
     #[arg(long, conflicts_with_all = ["names", "tag"])]
     pub(crate) all: bool,
 }
 
-/// How long is waited.
+/// Options for waiting.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Wait {
-    /// How long to wait until they are up; time spent on prompts does not count
+    /// How long to wait until they are up; time for answering prompts does not count
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
           default_value = "30s", default_missing_value = "30s", value_parser = parse_duration)]
     pub(crate) wait: Duration,
@@ -133,105 +133,104 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    /// The limit; none for no waiting.
+    /// Returns the time limit; `None` for no waiting.
     pub(crate) fn limit(&self) -> Option<Duration> {
         (!self.no_wait).then_some(self.wait)
     }
 }
 
-/// `up`.
+/// Arguments of `up`.
 #[derive(Debug, Args)]
 #[command(override_usage = "tunnelctl up [OPTIONS] [NAME]...\n       \
                             tunnelctl up [OPTIONS] [-L|-R|-D FORWARD]... [SSH OPTIONS] DEST")]
 pub(crate) struct Up {
     #[command(flatten)]
-    pub(crate) which: Which,
+    pub(crate) selection: Selection,
     #[command(flatten)]
     pub(crate) wait: Wait,
     #[command(flatten)]
-    pub(crate) spot: Spot,
+    pub(crate) ad_hoc: AdHocArgs,
 }
 
-/// `down`.
+/// Arguments of `down`.
 #[derive(Debug, Args)]
 pub(crate) struct Down {
     #[command(flatten)]
-    pub(crate) which: Which,
-    /// Forget those that were made on the command line; configured ones are only stopped
+    pub(crate) selection: Selection,
+    /// Also remove tunnels that were added on the command line; configured ones are only stopped
     #[arg(long)]
     pub(crate) remove: bool,
 }
 
-/// `restart`.
+/// Arguments of `restart`.
 #[derive(Debug, Args)]
 pub(crate) struct Restart {
     #[command(flatten)]
-    pub(crate) which: Which,
+    pub(crate) selection: Selection,
     #[command(flatten)]
     pub(crate) wait: Wait,
 }
 
-/// `status`.
+/// Arguments of `status`.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
-    /// Names, or patterns with * ? [a-z]; one name alone gives every detail
+    /// Names, or patterns with * ? [a-z]; a single name shows all details
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
-    /// Tunnels that bear this tag
+    /// Tunnels with this tag
     #[arg(long, value_name = "TAG")]
     pub(crate) tag: Vec<String>,
-    /// Go on showing every change
+    /// Keep running and show every change
     #[arg(short, long)]
     pub(crate) watch: bool,
 }
 
-/// `logs`.
+/// Arguments of `logs`.
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// Only what is about this tunnel
+    /// Only entries of this tunnel
     pub(crate) name: Option<String>,
-    /// Go on with what comes
+    /// Keep running and show new entries
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Only what is younger: 10m, 2h, or a time such as 2026-05-01T12:00:00Z
+    /// Only newer entries: 10m, 2h, or a time such as 2026-05-01T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     pub(crate) since: Option<Since>,
 }
 
-/// `answer`.
+/// Arguments of `answer`.
 #[derive(Debug, Args)]
 pub(crate) struct Answer {
     /// Only prompts of this tunnel
     pub(crate) name: Option<String>,
 }
 
-/// `connect`.
+/// Arguments of `connect`.
 #[derive(Debug, Args)]
 pub(crate) struct Connect {
     /// The tunnel
     pub(crate) name: String,
-    /// Where to, as the far end sees it
+    /// The target, as seen from the SSH server
     #[arg(value_name = "HOST:PORT", value_parser = parse_target)]
     pub(crate) target: Target,
 }
 
-/// A host and a port.
+/// Target of `connect`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// The host, without brackets.
+    /// Host name or address, without brackets.
     pub(crate) host: String,
-    /// The port.
     pub(crate) port: u16,
 }
 
-/// `host:22`, `[::1]:22`, and `::1:22` as ssh's `%h:%p` writes it.
+/// Parses `host:22`, `[::1]:22`, and `::1:22`, which ssh makes of `%h:%p`.
 fn parse_target(text: &str) -> Result<Target, String> {
     let (host, port) = text
         .rsplit_once(':')
         .ok_or("the port is missing: write HOST:PORT")?;
     let port = match port.parse() {
         Ok(port) if port > 0 => port,
-        _ => return Err(format!("{port:?} is no port: 1 to 65535")),
+        _ => return Err(format!("{port:?} is not a port number (1 to 65535)")),
     };
     let host = host
         .strip_prefix('[')
@@ -255,13 +254,13 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_is_sound() {
+    fn the_definition_is_valid() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn waits_are_told_in_sshs_time_grammar() {
+    fn waits_use_the_time_grammar_of_ssh() {
         let wait = |args: &[&str]| match parse(args).unwrap().command {
             Command::Up(up) => up.wait.limit(),
             _ => unreachable!(),
@@ -277,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn global_options_stand_anywhere() {
+    fn global_options_are_accepted_anywhere() {
         let cli = parse(&["status", "--output", "json", "--color=never", "-q"]).unwrap();
         assert_eq!(
             (cli.global.output, cli.global.color),

@@ -1,4 +1,4 @@
-//! How a command ends: what is said, what to do about it, and the exit code.
+//! How a command ends: the exit code, the error message and a hint what to do about it.
 
 use std::error::Error;
 use std::io;
@@ -9,38 +9,37 @@ use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::paths::PathError;
 use tunneld_proto::version::VERSION;
 
-/// The tunnel did not do it.
+/// The tunnel failed.
 pub(crate) const FAILED: u8 = 1;
-/// Usage or configuration.
+/// Wrong usage, or an error in the configuration.
 pub(crate) const USAGE: u8 = 2;
-/// Some named tunnel is neither up nor idle.
+/// `status NAME`: a named tunnel is neither up nor idle.
 pub(crate) const NOT_UP: u8 = 3;
 /// No such tunnel.
 pub(crate) const NO_TUNNEL: u8 = 4;
-/// No daemon.
+/// No daemon answers.
 pub(crate) const NO_DAEMON: u8 = 5;
-/// Timed out.
+/// The time limit passed.
 pub(crate) const TIMED_OUT: u8 = 6;
-/// Protocol version.
+/// tunneld and tunnelctl have no common protocol version.
 pub(crate) const VERSION_CLASH: u8 = 7;
-/// Interrupted, as shells count it.
+/// Interrupted by SIGINT (128 + 2, as in shells).
 pub(crate) const INTERRUPTED: u8 = 130;
 
-/// An end other than success.
+/// An end of the program other than success.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Exit {
     /// The exit code.
     pub(crate) code: u8,
-    /// What happened; none where all has been said.
+    /// What happened; `None` if it was reported already.
     pub(crate) message: Option<String>,
-    /// Why, outermost first.
+    /// Causes, outermost first; one may have several lines.
     pub(crate) causes: Vec<String>,
-    /// What to do now.
+    /// What the user can do about it.
     pub(crate) hint: Option<String>,
 }
 
 impl Exit {
-    /// An end with a message.
     pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -50,12 +49,12 @@ impl Exit {
         }
     }
 
-    /// Wrong usage.
+    /// Makes an error of wrong usage, exit code 2.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(USAGE, message)
     }
 
-    /// An end about which all has been said.
+    /// Makes an end without a message: everything was reported already.
     pub(crate) fn silent(code: u8) -> Self {
         Self {
             code,
@@ -65,14 +64,14 @@ impl Exit {
         }
     }
 
-    /// The same with what to do now.
+    /// Sets the hint.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The same with the causes below `error`.
+    /// Appends `error` and its chain of sources to the causes.
     #[must_use]
     pub(crate) fn caused_by(mut self, error: &(dyn Error + 'static)) -> Self {
         let mut next = Some(error);
@@ -83,7 +82,7 @@ impl Exit {
         self
     }
 
-    fn of(code: u8, error: &(dyn Error + 'static)) -> Self {
+    fn from_error(code: u8, error: &(dyn Error + 'static)) -> Self {
         let exit = Self::new(code, error.to_string());
         match error.source() {
             Some(source) => exit.caused_by(source),
@@ -97,30 +96,31 @@ impl From<ClientError> for Exit {
         match error {
             ClientError::Connect(error) => error.into(),
             ClientError::Rpc(error) => error.into(),
-            ClientError::Hung { .. } => Self::of(NO_DAEMON, &error)
-                .hint("see its log; if it stays so, stop that process and run: tunnelctl up --all"),
-            ClientError::Closed => Self::of(NO_DAEMON, &error).hint("see whether it still runs: tunnelctl status"),
-            ClientError::Io(_) => Self::of(NO_DAEMON, &error).hint("try again: tunnelctl status"),
-            ClientError::Version { .. } => Self::of(VERSION_CLASH, &error).hint(format!(
-                "restart the daemon with the tunneld that belongs to this tunnelctl ({VERSION}): tunnelctl shutdown, or systemctl --user restart tunneld"
+            ClientError::Hung { .. } => Self::from_error(NO_DAEMON, &error)
+                .hint("see its log; if it stays like this, stop the process and run: tunnelctl up --all"),
+            ClientError::Closed => Self::from_error(NO_DAEMON, &error).hint("check whether it is still running: tunnelctl status"),
+            ClientError::Io(_) => Self::from_error(NO_DAEMON, &error).hint("try again: tunnelctl status"),
+            ClientError::Version { .. } => Self::from_error(VERSION_CLASH, &error).hint(format!(
+                "restart the daemon with tunneld {VERSION}, the version of this tunnelctl: tunnelctl shutdown, or systemctl --user restart tunneld"
             )),
-            ClientError::Garbled { .. } => Self::of(VERSION_CLASH, &error)
-                .hint("tunneld and tunnelctl differ: restart the daemon with the tunneld that belongs to this tunnelctl"),
+            ClientError::Garbled { .. } => Self::from_error(VERSION_CLASH, &error)
+                .hint("tunneld and tunnelctl have different versions: restart the daemon with the version of this tunnelctl"),
         }
     }
 }
 
 impl From<ConnectError> for Exit {
     fn from(error: ConnectError) -> Self {
-        let exit = Self::of(NO_DAEMON, &error);
+        let exit = Self::from_error(NO_DAEMON, &error);
         match error {
             ConnectError::NoDaemon { .. } => {
                 exit.hint("start it with tunnelctl up NAME, or run: tunneld")
             }
-            ConnectError::Foreign { .. } => exit
-                .hint("give your own daemon's socket with --socket, or run tunnelctl as that user"),
+            ConnectError::Foreign { .. } => exit.hint(
+                "give the socket of your own daemon with --socket, or run tunnelctl as that user",
+            ),
             ConnectError::Io { .. } => {
-                exit.hint("see that the socket is yours, or give another with --socket")
+                exit.hint("check that the socket belongs to you, or give another one with --socket")
             }
         }
     }
@@ -129,33 +129,39 @@ impl From<ConnectError> for Exit {
 impl From<RpcError> for Exit {
     fn from(error: RpcError) -> Self {
         let (code, hint) = match error.data.kind {
-            ErrorKind::TunnelNotFound => (NO_TUNNEL, "tunnelctl status shows all there are"),
+            ErrorKind::TunnelNotFound => (NO_TUNNEL, "list all tunnels: tunnelctl status"),
             ErrorKind::Config | ErrorKind::InvalidParams => (USAGE, "correct it and try again"),
             ErrorKind::TunnelExists => (
                 USAGE,
                 "choose another name with --name, or start that one: tunnelctl up NAME",
             ),
-            ErrorKind::Timeout => (TIMED_OUT, "it goes on trying: see tunnelctl status"),
+            ErrorKind::Timeout => (TIMED_OUT, "the daemon keeps trying, see: tunnelctl status"),
             ErrorKind::UnsupportedProtocol | ErrorKind::UnknownMethod => (
                 VERSION_CLASH,
-                "restart the daemon with the tunneld that belongs to this tunnelctl",
+                "tunneld and tunnelctl have different versions: restart the daemon with the version of this tunnelctl",
             ),
-            ErrorKind::Busy => (NO_DAEMON, "close some of its clients, or try again soon"),
+            ErrorKind::Busy => (
+                NO_DAEMON,
+                "close other clients of the daemon, or try again soon",
+            ),
             ErrorKind::Stopping => (
                 NO_DAEMON,
-                "wait until it has stopped, then run: tunnelctl up NAME",
+                "wait until the daemon has stopped, then run: tunnelctl up NAME",
             ),
-            ErrorKind::NotUp => (FAILED, "bring the tunnel up first: tunnelctl up NAME"),
-            ErrorKind::OpenFailed => (FAILED, "see that the far end reaches that host and port"),
-            _ => (FAILED, "see tunnelctl status and tunnelctl logs"),
+            ErrorKind::NotUp => (FAILED, "start the tunnel first: tunnelctl up NAME"),
+            ErrorKind::OpenFailed => (
+                FAILED,
+                "check that the SSH server can reach this host and port",
+            ),
+            _ => (FAILED, "see: tunnelctl status, and tunnelctl logs"),
         };
         let RpcError { message, data, .. } = error;
-        // A failure leads its causes with its kind, and often repeats the message.
-        let lead = usize::from(data.kind == ErrorKind::TunnelFailed);
-        let causes = data.causes.into_iter().skip(lead);
-        // A fault of the configuration is rendered with the message in front.
-        let own = format!("error: {message}");
-        let causes = causes.map(|cause| match cause.strip_prefix(&own) {
+        // The first cause of `tunnel_failed` is the kind of the failure, which is for programs.
+        let skipped = usize::from(data.kind == ErrorKind::TunnelFailed);
+        let causes = data.causes.into_iter().skip(skipped);
+        // A configuration error is rendered with its message as the first line; the message is printed once.
+        let repeated = format!("error: {message}");
+        let causes = causes.map(|cause| match cause.strip_prefix(&repeated) {
             Some(rest) => rest.trim_start_matches('\n').to_owned(),
             None => cause,
         });
@@ -172,24 +178,24 @@ impl From<RpcError> for Exit {
 
 impl From<PathError> for Exit {
     fn from(error: PathError) -> Self {
-        Self::of(USAGE, &error).hint(error.hint())
+        Self::from_error(USAGE, &error).hint(error.hint())
     }
 }
 
 impl From<ListenError> for Exit {
     fn from(error: ListenError) -> Self {
-        Self::of(NO_DAEMON, &error).hint(error.hint())
+        Self::from_error(NO_DAEMON, &error).hint(error.hint())
     }
 }
 
-/// Failures of our own stdout: a closed pipe has heard enough, and is no error.
+/// Errors of writing to stdout. A closed pipe is not an error: the reader has what it wanted (`tunnelctl status | head`).
 impl From<io::Error> for Exit {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::silent(0),
             _ => Self::new(FAILED, "writing the output failed")
                 .caused_by(&error)
-                .hint("see that the place it is written to has room"),
+                .hint("check that there is space where the output goes"),
         }
     }
 }
@@ -199,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_have_the_contracts_codes_and_every_error_a_hint() {
+    fn each_kind_has_its_exit_code_and_a_hint() {
         for (kind, code) in [
             (ErrorKind::TunnelFailed, 1),
             (ErrorKind::NotUp, 1),
@@ -222,13 +228,13 @@ mod tests {
     }
 
     #[test]
-    fn the_daemons_hint_goes_before_ours() {
+    fn the_hint_of_the_daemon_replaces_the_general_one() {
         let exit = Exit::from(RpcError::new(ErrorKind::NotUp, "m").hint("do that"));
         assert_eq!(exit.hint.as_deref(), Some("do that"));
     }
 
     #[test]
-    fn what_the_message_says_is_not_said_twice() {
+    fn a_cause_that_repeats_the_message_is_left_out() {
         let fault = "error: port: 0 is no port\n --> tunnel db".to_owned();
         let error = RpcError::new(ErrorKind::Config, "port: 0 is no port").causes([fault.clone()]);
         assert_eq!(Exit::from(error).causes, [" --> tunnel db"]);
@@ -237,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn no_daemon_is_five_with_the_cause() {
+    fn no_daemon_exits_with_5_and_the_cause() {
         let source = io::Error::new(io::ErrorKind::NotFound, "no such file");
         let endpoint = "/s".to_owned();
         let exit = Exit::from(ClientError::from(ConnectError::NoDaemon {
@@ -263,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_pipe_is_no_error_and_a_full_disk_is() {
+    fn a_closed_pipe_is_not_an_error_but_a_full_disk_is() {
         assert_eq!(
             Exit::from(io::Error::from(io::ErrorKind::BrokenPipe)),
             Exit::silent(0)

@@ -1,20 +1,21 @@
-//! tunnelctl: commands tunneld over its control socket.
+//! tunnelctl controls tunneld over its control socket.
 //!
-//! `cli` reads the command line, `commands` carry it out, `output` paints, `exit` says how it ended.
+//! `cli` defines the command line, `commands` has one file per subcommand, `daemon` connects to or starts tunneld,
+//! `output` formats what is printed, `exit` maps errors to messages and exit codes.
 #![forbid(unsafe_code)]
 
+mod adhoc;
 mod cli;
 mod commands;
 mod daemon;
 mod exit;
+mod ignored_flags;
 mod options;
 mod output;
+mod progress;
 mod prompt;
 mod select;
 mod signals;
-mod silent;
-mod spot;
-mod standing;
 mod time;
 
 use std::io::Write as _;
@@ -32,7 +33,7 @@ use output::Ui;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(err) => return refuse(&err),
+        Err(err) => return print_usage(&err),
     };
     let ui = Ui::new(&cli.global);
     match execute(cli, &ui) {
@@ -44,15 +45,17 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help and version on stdout; wrong usage on stderr, the wrong words escaped.
-fn refuse(err: &clap::Error) -> ExitCode {
+/// Prints help and version on stdout, and usage errors on stderr with unsafe characters escaped.
+fn print_usage(err: &clap::Error) -> ExitCode {
     let code = ExitCode::from(u8::try_from(err.exit_code()).unwrap_or(FAILED));
-    let foul = std::env::args_os().any(|arg| arg.to_string_lossy().chars().any(is_unsafe));
-    if foul {
+    // clap repeats arguments in its messages; escaping all of its output would also escape its colours.
+    let is_unsafe_text =
+        std::env::args_os().any(|arg| arg.to_string_lossy().chars().any(is_unsafe));
+    if is_unsafe_text {
         let text = escape_lines(&err.render().to_string());
         let _ = std::io::stderr().write_all(text.as_bytes());
     } else {
-        // A closed pipe has read enough.
+        // A closed pipe is not an error.
         let _ = err.print();
     }
     code
@@ -73,15 +76,15 @@ fn execute(cli: Cli, ui: &Ui) -> Result<(), Exit> {
         .map_err(|err| {
             Exit::new(FAILED, "starting failed")
                 .caused_by(&err)
-                .hint("see that the system has threads and file descriptors to spare")
+                .hint("check the limits of processes and open files: ulimit -a")
         })?;
     let result = runtime.block_on(async {
         tokio::select! {
             result = run(&context, &cli.command) => result,
-            exit = signals::ended() => Err(exit),
+            exit = signals::received() => Err(exit),
         }
     });
-    // A thread may still be reading a stdin that never ends.
+    // Without waiting: a thread may be blocked in a read of stdin.
     runtime.shutdown_background();
     result
 }
@@ -101,4 +104,9 @@ async fn run(context: &Context, command: &Command) -> Result<(), Exit> {
         Command::Shutdown => commands::shutdown::run(context).await,
         Command::RunDetached { argv } => Err(daemon::run_detached(argv)),
     }
+}
+
+#[cfg(test)]
+mod tests {
+    pub(crate) mod sample;
 }

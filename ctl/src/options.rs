@@ -1,4 +1,4 @@
-//! `-o Key=Value`: ssh_config's keywords, and the keys of `[tunnel.NAME]` that they become.
+//! `-o Key=Value`: translates keywords of ssh_config to keys of `[tunnel.NAME]`.
 
 mod keywords;
 
@@ -10,7 +10,7 @@ use crate::exit::Exit;
 use keywords::Form::{FileList, FileOrFlag, Files, Flag, Number, Text, Texts};
 use keywords::{Found, find};
 
-/// The keys of one tunnel in the making.
+/// Collects the keys of a new tunnel.
 pub(crate) struct Spec<'a> {
     keys: Map<String, Value>,
     notes: Vec<String>,
@@ -18,7 +18,7 @@ pub(crate) struct Spec<'a> {
 }
 
 impl<'a> Spec<'a> {
-    /// No keys yet; relative files are taken from `cwd`, for the daemon has another.
+    /// Makes an empty set of keys. Relative file names are resolved against `cwd`, because the daemon has another one.
     pub(crate) fn new(cwd: Option<&'a Path>) -> Self {
         Self {
             keys: Map::new(),
@@ -27,12 +27,12 @@ impl<'a> Spec<'a> {
         }
     }
 
-    /// The keys, and what was asked for and cannot be honoured.
+    /// Returns the keys, and one note per option that tunneld does not support.
     pub(crate) fn into_parts(self) -> (Map<String, Value>, Vec<String>) {
         (self.keys, self.notes)
     }
 
-    /// The host to dial; ssh's tokens in it, whose meaning only the command line knows, are expanded.
+    /// Expands `%h` in the host name to `host`: only the command line knows the destination as it was typed.
     pub(crate) fn expand_host_name(&mut self, host: &str) {
         if let Some(Value::String(name)) = self.keys.get_mut("host_name") {
             let parts: Vec<String> = name
@@ -43,14 +43,14 @@ impl<'a> Spec<'a> {
         }
     }
 
-    /// Sets a key unless it is set: as in ssh, the first word counts.
+    /// Sets a key unless it is set already: as in ssh, the first value counts.
     pub(crate) fn set(&mut self, key: &str, value: Value) {
         if !self.keys.contains_key(key) {
             self.keys.insert(key.to_owned(), value);
         }
     }
 
-    /// Adds to a list.
+    /// Appends `value` to the list of a key.
     pub(crate) fn push(&mut self, key: &str, value: &str) {
         let list = self
             .keys
@@ -61,7 +61,7 @@ impl<'a> Spec<'a> {
         }
     }
 
-    /// Adds a file to a list.
+    /// Appends a file name to the list of a key.
     pub(crate) fn push_path(&mut self, key: &str, file: &str) {
         let path = self.absolute(file);
         self.push(key, &path);
@@ -77,7 +77,7 @@ impl<'a> Spec<'a> {
         }
     }
 
-    /// Takes one `-o`: `Key=Value` or `Key Value`, the key in any case.
+    /// Applies one `-o`: `Key=Value` or `Key Value`; the case of the key does not matter.
     pub(crate) fn option(&mut self, text: &str) -> Result<(), Exit> {
         let separator = |c: char| c == '=' || c.is_whitespace();
         let (keyword, value) = text.trim_start().split_once(separator).ok_or_else(|| {
@@ -93,10 +93,13 @@ impl<'a> Spec<'a> {
         let (key, form) = match found {
             Found::Key(key, form) => (key, form),
             Found::Ignored => return Ok(()),
-            Found::Impossible(fine, instead) => {
-                if !fine.iter().any(|fine| fine.eq_ignore_ascii_case(value)) {
+            Found::Unsupported(harmless, instead) => {
+                if !harmless
+                    .iter()
+                    .any(|harmless| harmless.eq_ignore_ascii_case(value))
+                {
                     self.notes
-                        .push(format!("-o {} is not done: {instead}", text.trim()));
+                        .push(format!("-o {} is not supported: {instead}", text.trim()));
                 }
                 return Ok(());
             }
@@ -125,7 +128,7 @@ impl<'a> Spec<'a> {
     }
 }
 
-/// What is neither yes nor no is left to the daemon, whose error says what the key takes.
+/// Parses yes or no. Any other text is passed on: the error of the daemon says what the key accepts.
 fn flag(value: &str) -> Value {
     match value.to_ascii_lowercase().as_str() {
         "yes" | "true" => true.into(),
@@ -186,12 +189,12 @@ mod tests {
     }
 
     #[test]
-    fn the_first_word_counts() {
+    fn the_first_value_of_a_key_counts() {
         assert_eq!(spec(&["User=a", "User=b"]).unwrap(), json!({"user": "a"}));
     }
 
     #[test]
-    fn an_unknown_keyword_is_a_usage_error_that_guesses() {
+    fn an_unknown_keyword_is_a_usage_error_with_a_suggestion() {
         let err = spec(&["ServerAliveIntervall=3"]).unwrap_err();
         assert_eq!(
             (err.code, err.hint.as_deref()),
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn sshs_other_names_and_files_of_its_own() {
+    fn aliases_of_ssh_and_own_keys_are_accepted() {
         let got = spec(&[
             "ChallengeResponseAuthentication=no",
             "pubkeyacceptedkeytypes +ssh-rsa",
@@ -236,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_told_unless_nothing_is_lost() {
+    fn an_unsupported_option_is_noted_unless_its_value_is_harmless() {
         let mut spec = Spec::new(None);
         for option in ["GSSAPIAuthentication=no", "Tunnel=NO", "BatchMode=yes"] {
             spec.option(option).unwrap();
@@ -247,7 +250,7 @@ mod tests {
         assert!(keys.is_empty());
         assert_eq!(
             notes,
-            ["-o GSSAPIAuthentication=yes is not done: tunneld logs in without Kerberos"]
+            ["-o GSSAPIAuthentication=yes is not supported: tunneld logs in without Kerberos"]
         );
     }
 }

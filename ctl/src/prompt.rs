@@ -1,4 +1,4 @@
-//! Prompts relayed to a person: asked on the terminal, echo off as said, answers wiped after use.
+//! Relays prompts to the user: asks on the terminal, without echo for secrets, and wipes the answers after use.
 
 use std::io::{self, BufReader, IsTerminal as _, Write as _};
 use std::sync::Arc;
@@ -13,70 +13,72 @@ use zeroize::Zeroize as _;
 
 use crate::daemon::Context;
 use crate::exit::{Exit, FAILED, INTERRUPTED};
-use crate::signals::{self, Ends};
+use crate::signals::{self, ExitSignals};
 
 #[cfg(unix)]
 const TERMINAL: &str = "/dev/tty";
 #[cfg(windows)]
 const TERMINAL: &str = "CONIN$";
 
-/// Where answers come from.
+/// Source of the answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// The terminal.
+    /// The controlling terminal.
     Terminal,
-    /// stdin, a line an answer.
+    /// stdin, one line per answer.
     Stdin,
 }
 
 impl Source {
-    /// The terminal, where somebody sits at one.
+    /// Returns the terminal; `None` in a script or service, where no user can answer.
     pub(crate) fn terminal() -> Option<Self> {
-        let attended = io::stdin().is_terminal() || io::stderr().is_terminal();
-        (attended && std::fs::File::open(TERMINAL).is_ok()).then_some(Self::Terminal)
+        let is_interactive = io::stdin().is_terminal() || io::stderr().is_terminal();
+        (is_interactive && std::fs::File::open(TERMINAL).is_ok()).then_some(Self::Terminal)
     }
 }
 
-/// Tells the daemon that prompts of these tunnels are asked here, where there is a terminal for it.
+/// Announces that this client asks the prompts of these tunnels (all if `names` is empty), so that the daemon opens no
+/// window for them. Does nothing without a terminal.
 pub(crate) async fn attend(client: &mut Client, names: &[String]) -> Result<(), Exit> {
     if Source::terminal().is_none() {
         return Ok(());
     }
     let names = names.to_vec();
-    let said: Result<serde_json::Value, _> =
+    let reply: Result<serde_json::Value, _> =
         client.call(method::PROMPT_ATTEND, &Attend { names }).await;
-    match said {
-        // An older daemon opens its window after a while.
+    match reply {
+        // An older daemon does not have the method; it opens its window after a delay.
         Err(tunneld_proto::client::ClientError::Rpc(err))
             if err.data.kind == ErrorKind::UnknownMethod =>
         {
             Ok(())
         }
-        said => Ok(said.map(drop)?),
+        reply => Ok(reply.map(drop)?),
     }
 }
 
-/// What became of a prompt.
+/// Outcome of a relayed prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The daemon took the answer.
+    /// The daemon accepted the answer.
     Answered,
-    /// The person declined.
+    /// The user cancelled it.
     Cancelled,
-    /// It was answered elsewhere, or is moot.
+    /// It was answered by another client, or is no longer needed.
     Gone,
 }
 
-/// Asks `prompt` and passes the answers on; what the daemon says meanwhile is put into `heard`.
+/// Asks `prompt` and sends the answers to the daemon. Notifications that arrive meanwhile are appended to
+/// `notifications`.
 pub(crate) async fn relay(
     context: &Context,
     client: &mut Client,
     prompt: &Prompt,
     source: Source,
-    heard: &mut Vec<Notification>,
+    notifications: &mut Vec<Notification>,
 ) -> Result<Outcome, Exit> {
     loop {
-        let Some(answers) = ask(context, client, prompt, source, heard).await? else {
+        let Some(answers) = ask(context, client, prompt, source, notifications).await? else {
             return Ok(Outcome::Gone);
         };
         let Some(answers) = answers else {
@@ -102,7 +104,7 @@ pub(crate) async fn relay(
             Ok(_) => return Ok(Outcome::Answered),
             Err(tunneld_proto::client::ClientError::Rpc(err)) => match err.data.kind {
                 ErrorKind::PromptNotFound => return Ok(Outcome::Gone),
-                // A person may try again; a script would only say the same.
+                // A user may try again; a script would only repeat its answer.
                 ErrorKind::InvalidAnswer if source == Source::Terminal => {
                     context.ui.exit(&err.into())
                 }
@@ -113,22 +115,22 @@ pub(crate) async fn relay(
     }
 }
 
-/// The answers; the inner none where the person declines, the outer where the prompt goes away.
+/// Asks the user. The outer `None` means that the prompt is gone, the inner one that the user cancelled it.
 async fn ask(
     context: &Context,
     client: &mut Client,
     prompt: &Prompt,
     source: Source,
-    heard: &mut Vec<Notification>,
+    notifications: &mut Vec<Notification>,
 ) -> Result<Option<Option<Vec<String>>>, Exit> {
-    let _guard = Terminal::save();
-    // Before the echo goes off: whoever ends this program gets it back.
-    let mut signals = Ends::listen()?;
+    let _guard = TerminalGuard::save();
+    // Installed before the echo is turned off, so that a signal cannot leave the terminal without echo.
+    let mut signals = ExitSignals::listen()?;
     signals::arm();
-    let asked = prompt.clone();
+    let question = prompt.clone();
     let gone = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&gone);
-    let mut asking = tokio::task::spawn_blocking(move || read(&asked, source, &stop));
+    let mut asking = tokio::task::spawn_blocking(move || read(&question, source, &stop));
     let mut listening = true;
     loop {
         tokio::select! {
@@ -141,17 +143,17 @@ async fn ask(
                     Err(err) if source == Source::Stdin && err.kind() == io::ErrorKind::UnexpectedEof => Err(unanswered(prompt)),
                     Err(err) => Err(Exit::new(FAILED, "reading the answer failed")
                         .caused_by(&err)
-                        .hint("answer from a terminal: tunnelctl answer")),
+                        .hint("answer in a terminal: tunnelctl answer")),
                 };
             }
-            said = client.notification(), if listening => match said? {
+            notification = client.notification(), if listening => match notification? {
                 None => listening = false,
-                Some(said) => {
-                    if ends(&said, prompt.id) && !gone.swap(true, Relaxed) {
-                        context.ui.say("");
-                        context.ui.say("the prompt is gone: it was answered elsewhere, or is not needed any more; press Enter");
+                Some(notification) => {
+                    if closes(&notification, prompt.id) && !gone.swap(true, Relaxed) {
+                        context.ui.info("");
+                        context.ui.info("the prompt is closed: it was answered elsewhere or is no longer needed; press Enter");
                     }
-                    heard.push(said);
+                    notifications.push(notification);
                 }
             },
             _ = tokio::signal::ctrl_c() => return Err(Exit::silent(INTERRUPTED)),
@@ -160,18 +162,18 @@ async fn ask(
     }
 }
 
-/// The end of a stdin that held no line for the prompt: nobody has declined.
+/// The error for a stdin that ended before the prompt was answered. The prompt stays open: the user did not cancel it.
 fn unanswered(prompt: &Prompt) -> Exit {
     let name = &prompt.tunnel;
-    let message = format!("{name} still waits for an answer: stdin has no line for it");
+    let message = format!("{name} is still waiting for an answer: stdin ended");
     Exit::new(FAILED, message).hint(format!(
-        "give a line of stdin a question, or answer in a terminal: tunnelctl answer {name}"
+        "give one line per question, or answer in a terminal: tunnelctl answer {name}"
     ))
 }
 
-/// Whether the daemon has just said that the prompt waits no more.
-fn ends(said: &Notification, prompt: u64) -> bool {
-    match said {
+/// Returns whether the notification says that the prompt is closed.
+fn closes(notification: &Notification, prompt: u64) -> bool {
+    match notification {
         Notification::Event(event) => {
             matches!(event.body, EventBody::PromptGone { id } if id == prompt)
         }
@@ -189,14 +191,14 @@ fn read(prompt: &Prompt, source: Source, gone: &AtomicBool) -> io::Result<Option
     let mut answers = Vec::new();
     for field in &prompt.fields {
         let answer = match source {
-            Source::Stdin => line(&mut io::stdin().lock()),
+            Source::Stdin => read_line(&mut io::stdin().lock()),
             Source::Terminal => on_terminal(field),
         };
         match answer {
             Ok(Some(answer)) => answers.push(answer),
             Err(err) if err.kind() != io::ErrorKind::UnexpectedEof => return Err(err),
             _ if source == Source::Stdin => return Err(io::ErrorKind::UnexpectedEof.into()),
-            // Ctrl-D leaves the cursor behind the question.
+            // Ctrl-D cancels, and leaves the cursor behind the question.
             _ => return show("\n").map(|()| None),
         }
         if gone.load(Relaxed) {
@@ -243,11 +245,11 @@ fn on_terminal(field: &PromptField) -> io::Result<Option<String>> {
     if !field.echo {
         return rpassword::read_password().map(Some);
     }
-    line(&mut BufReader::new(std::fs::File::open(TERMINAL)?))
+    read_line(&mut BufReader::new(std::fs::File::open(TERMINAL)?))
 }
 
-/// One line without its end; none at the end.
-fn line(input: &mut impl io::BufRead) -> io::Result<Option<String>> {
+/// Reads one line without its line end; `None` at the end of the input.
+fn read_line(input: &mut impl io::BufRead) -> io::Result<Option<String>> {
     let mut line = String::new();
     if input.read_line(&mut line)? == 0 {
         return Ok(None);
@@ -257,21 +259,21 @@ fn line(input: &mut impl io::BufRead) -> io::Result<Option<String>> {
     Ok(Some(line))
 }
 
-/// The terminal as it was, and is again once this is dropped: the console of other systems resets itself.
-struct Terminal {
+/// Restores the terminal settings when dropped. Other systems restore the console by themselves.
+struct TerminalGuard {
     #[cfg(unix)]
-    was: Option<(std::fs::File, rustix::termios::Termios)>,
+    saved: Option<(std::fs::File, rustix::termios::Termios)>,
 }
 
-impl Terminal {
+impl TerminalGuard {
     #[cfg(unix)]
     fn save() -> Self {
         let open = || {
             let terminal = std::fs::File::open(TERMINAL).ok()?;
-            let was = rustix::termios::tcgetattr(&terminal).ok()?;
-            Some((terminal, was))
+            let saved = rustix::termios::tcgetattr(&terminal).ok()?;
+            Some((terminal, saved))
         };
-        Self { was: open() }
+        Self { saved: open() }
     }
 
     #[cfg(not(unix))]
@@ -281,11 +283,11 @@ impl Terminal {
 }
 
 #[cfg(unix)]
-impl Drop for Terminal {
+impl Drop for TerminalGuard {
     fn drop(&mut self) {
-        if let Some((terminal, was)) = &self.was {
+        if let Some((terminal, saved)) = &self.saved {
             let _ =
-                rustix::termios::tcsetattr(terminal, rustix::termios::OptionalActions::Now, was);
+                rustix::termios::tcsetattr(terminal, rustix::termios::OptionalActions::Now, saved);
         }
     }
 }
@@ -304,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_end_as_questions_do() {
+    fn labels_end_with_a_colon_or_a_question_mark() {
         assert_eq!(label(&field("Password: ")), "Password: ");
         assert_eq!(label(&field("Code")), "Code: ");
         assert_eq!(label(&field("Trust it?")), "Trust it? ");
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_heading_keeps_lines_and_nothing_else() {
+    fn the_heading_keeps_line_feeds_and_escapes_the_rest() {
         let prompt = Prompt {
             id: 1,
             tunnel: "db".into(),
@@ -330,11 +332,14 @@ mod tests {
     }
 
     #[test]
-    fn lines_lose_their_end_alone() {
+    fn only_the_line_end_is_removed() {
         let mut input = &b" two words \r\n\nlast"[..];
-        assert_eq!(line(&mut input).unwrap().as_deref(), Some(" two words "));
-        assert_eq!(line(&mut input).unwrap().as_deref(), Some(""));
-        assert_eq!(line(&mut input).unwrap().as_deref(), Some("last"));
-        assert_eq!(line(&mut input).unwrap(), None);
+        assert_eq!(
+            read_line(&mut input).unwrap().as_deref(),
+            Some(" two words ")
+        );
+        assert_eq!(read_line(&mut input).unwrap().as_deref(), Some(""));
+        assert_eq!(read_line(&mut input).unwrap().as_deref(), Some("last"));
+        assert_eq!(read_line(&mut input).unwrap(), None);
     }
 }

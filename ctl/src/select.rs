@@ -1,56 +1,57 @@
-//! Which tunnels a command means: names, patterns, tags.
+//! Selects tunnels by name, pattern and tag.
 
 use tunneld_proto::status::TunnelStatus;
 
-use crate::cli::Which;
+use crate::cli::Selection;
 use crate::exit::{Exit, NO_TUNNEL};
 
-/// The names meant, in the daemon's order; each name and tag must find something.
-pub(crate) fn select(tunnels: &[TunnelStatus], which: &Which) -> Result<Vec<String>, Exit> {
-    if which.all {
+/// Returns the names of the selected tunnels in the daemon's order; exit 4 if a name or tag matches no tunnel.
+pub(crate) fn select(tunnels: &[TunnelStatus], selection: &Selection) -> Result<Vec<String>, Exit> {
+    if selection.all {
         return Ok(tunnels.iter().map(|tunnel| tunnel.name.clone()).collect());
     }
-    check(which)?;
-    for name in &which.names {
+    require_selection(selection)?;
+    for name in &selection.names {
         if !tunnels.iter().any(|tunnel| matches(name, &tunnel.name)) {
             return Err(missing(name, tunnels));
         }
     }
-    for tag in &which.tag {
+    for tag in &selection.tag {
         if !tunnels.iter().any(|tunnel| tunnel.tags.contains(tag)) {
-            return Err(
-                Exit::new(NO_TUNNEL, format!("no tunnel bears the tag {tag}"))
-                    .hint("tunnelctl status NAME shows a tunnel's tags"),
-            );
+            return Err(Exit::new(NO_TUNNEL, format!("no tunnel has the tag {tag}"))
+                .hint("show the tags of a tunnel: tunnelctl status NAME"));
         }
     }
     Ok(tunnels
         .iter()
-        .filter(|tunnel| is_meant(tunnel, which))
+        .filter(|tunnel| is_selected(tunnel, selection))
         .map(|tunnel| tunnel.name.clone())
         .collect())
 }
 
-/// Whether this tunnel is meant.
-pub(crate) fn is_meant(tunnel: &TunnelStatus, which: &Which) -> bool {
-    which.all
-        || which.names.iter().any(|name| matches(name, &tunnel.name))
-        || which.tag.iter().any(|tag| tunnel.tags.contains(tag))
+/// Returns whether `selection` includes this tunnel.
+pub(crate) fn is_selected(tunnel: &TunnelStatus, selection: &Selection) -> bool {
+    selection.all
+        || selection
+            .names
+            .iter()
+            .any(|name| matches(name, &tunnel.name))
+        || selection.tag.iter().any(|tag| tunnel.tags.contains(tag))
 }
 
-/// Whether anything is named at all.
-pub(crate) fn check(which: &Which) -> Result<(), Exit> {
-    if which.all || !which.names.is_empty() || !which.tag.is_empty() {
+/// Fails with a usage error if the command line selects no tunnel.
+pub(crate) fn require_selection(selection: &Selection) -> Result<(), Exit> {
+    if selection.all || !selection.names.is_empty() || !selection.tag.is_empty() {
         return Ok(());
     }
-    Err(Exit::usage("which tunnels is not said")
-        .hint("name them, or give --tag TAG or --all; tunnelctl status shows them"))
+    Err(Exit::usage("no tunnel named: give names, --tag or --all")
+        .hint("list all tunnels: tunnelctl status"))
 }
 
 fn missing(name: &str, tunnels: &[TunnelStatus]) -> Exit {
     if is_pattern(name) {
-        return Exit::new(NO_TUNNEL, format!("no tunnel's name is like {name}"))
-            .hint("tunnelctl status shows all there are");
+        return Exit::new(NO_TUNNEL, format!("no tunnel matches {name}"))
+            .hint("list all tunnels: tunnelctl status");
     }
     let exit = Exit::new(NO_TUNNEL, format!("there is no tunnel {name}"));
     let nearest = tunnels
@@ -59,12 +60,15 @@ fn missing(name: &str, tunnels: &[TunnelStatus]) -> Exit {
         .max_by(|(a, _), (b, _)| a.total_cmp(b));
     match nearest {
         Some((near, other)) if near > 0.8 => exit.hint(format!("did you mean {other}?")),
-        _ if name.contains('@') => exit.hint(format!("to make one on the spot, say what it forwards: tunnelctl up -L 8088:localhost:80 {name}")),
-        _ => exit.hint("tunnelctl status shows all there are, tunnelctl check what is wrong with the configuration"),
+        _ if name.contains('@') => exit.hint(format!(
+            "to add a tunnel, say what it forwards: tunnelctl up -L 8088:localhost:80 {name}"
+        )),
+        _ => exit
+            .hint("list all tunnels: tunnelctl status; check the configuration: tunnelctl check"),
     }
 }
 
-/// Whether the name is a pattern rather than a name.
+/// Returns whether the name contains a wildcard.
 pub(crate) fn is_pattern(name: &str) -> bool {
     name.contains(['*', '?'])
         || name
@@ -72,11 +76,12 @@ pub(crate) fn is_pattern(name: &str) -> bool {
             .is_some_and(|(_, rest)| rest.contains(']'))
 }
 
-/// Whether `name` is like `pattern`, in the shell's grammar: `*`, `?`, `[a-z]`, `[!a-z]`.
+/// Returns whether `name` matches `pattern` in the grammar of shells: `*`, `?`, `[a-z]`, `[!a-z]`.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();
-    // Where to go on when the last star has to take one more.
+    // Positions of the last `*` and of the first character behind what it has matched so far. If the rest does not match,
+    // the star takes one character more; earlier stars need no retry.
     let mut star: Option<(usize, usize)> = None;
     let (mut p, mut n) = (0, 0);
     while n < name.len() || p < pattern.len() {
@@ -85,9 +90,8 @@ pub(crate) fn matches(pattern: &str, name: &str) -> bool {
                 star = Some((p, n));
                 Some((p + 1, n))
             }
-            (Some(_), Some(c)) => {
-                one(pattern.get(p..).unwrap_or_default(), *c).map(|length| (p + length, n + 1))
-            }
+            (Some(_), Some(c)) => match_one(pattern.get(p..).unwrap_or_default(), *c)
+                .map(|length| (p + length, n + 1)),
             _ => None,
         };
         match (step, star) {
@@ -102,8 +106,8 @@ pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     true
 }
 
-/// How many characters of the pattern's head match `c`; none where they do not.
-fn one(pattern: &[char], c: char) -> Option<usize> {
+/// Returns how many characters of the pattern match the character `c`; `None` if it does not match.
+fn match_one(pattern: &[char], c: char) -> Option<usize> {
     match pattern {
         ['?', ..] => Some(1),
         ['[', rest @ ..] => {
@@ -111,7 +115,7 @@ fn one(pattern: &[char], c: char) -> Option<usize> {
                 ['!' | '^', body @ ..] => (true, body),
                 body => (false, body),
             };
-            // A bracket right at the beginning is a member.
+            // A bracket as the first character belongs to the set: `[]x]`.
             let Some(end) = body.iter().skip(1).position(|c| *c == ']').map(|at| at + 1) else {
                 return (c == '[').then_some(1);
             };
@@ -134,7 +138,7 @@ fn is_member(set: &[char], c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::sample::tunnel;
+    use crate::tests::sample::tunnel;
     use tunneld_proto::status::State;
 
     fn tunnels() -> Vec<TunnelStatus> {
@@ -150,8 +154,8 @@ mod tests {
             .into()
     }
 
-    fn which(names: &[&str], tag: &[&str], all: bool) -> Which {
-        Which {
+    fn selection(names: &[&str], tag: &[&str], all: bool) -> Selection {
+        Selection {
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             tag: tag.iter().map(|tag| (*tag).to_owned()).collect(),
             all,
@@ -159,33 +163,36 @@ mod tests {
     }
 
     #[test]
-    fn names_patterns_tags_and_all() {
-        let got = |which: Which| select(&tunnels(), &which).unwrap().join(" ");
-        assert_eq!(got(which(&["web"], &[], false)), "web");
+    fn names_patterns_tags_and_all_select_tunnels() {
+        let got = |selection: Selection| select(&tunnels(), &selection).unwrap().join(" ");
+        assert_eq!(got(selection(&["web"], &[], false)), "web");
         assert_eq!(
-            got(which(&["db-*", "web"], &[], false)),
+            got(selection(&["db-*", "web"], &[], false)),
             "db-prod db-test web"
         );
-        assert_eq!(got(which(&["db-prod"], &["work"], false)), "db-prod web");
-        assert_eq!(got(which(&[], &[], true)), "db-prod db-test web");
+        assert_eq!(
+            got(selection(&["db-prod"], &["work"], false)),
+            "db-prod web"
+        );
+        assert_eq!(got(selection(&[], &[], true)), "db-prod db-test web");
     }
 
     #[test]
-    fn what_finds_nothing_is_four_and_saying_nothing_is_two() {
-        let err = select(&tunnels(), &which(&["db-prd"], &[], false)).unwrap_err();
+    fn no_match_is_exit_4_and_no_selection_is_exit_2() {
+        let err = select(&tunnels(), &selection(&["db-prd"], &[], false)).unwrap_err();
         assert_eq!(
             (err.code, err.hint.as_deref()),
             (4, Some("did you mean db-prod?"))
         );
         for wrong in [
-            which(&["web", "zz"], &[], false),
-            which(&["x*"], &[], false),
-            which(&[], &["home"], false),
+            selection(&["web", "zz"], &[], false),
+            selection(&["x*"], &[], false),
+            selection(&[], &["home"], false),
         ] {
             assert_eq!(select(&tunnels(), &wrong).unwrap_err().code, 4);
         }
         assert_eq!(
-            select(&tunnels(), &which(&[], &[], false))
+            select(&tunnels(), &selection(&[], &[], false))
                 .unwrap_err()
                 .code,
             2
@@ -193,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_are_the_shells() {
+    fn patterns_follow_shell_grammar() {
         for (pattern, name, like) in [
             ("*", "", true),
             ("a*c", "abbc", true),

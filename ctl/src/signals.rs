@@ -1,7 +1,7 @@
-//! The signals that end this program while the terminal's echo may be off.
+//! Handles the signals that would end the program while the echo of the terminal is off.
 //!
-//! Nobody listens before the first prompt: until then they end the program by themselves. Once somebody has, they
-//! do so no more, and [`ended`] does it in their place.
+//! No handler is installed before the first prompt: until then the signals end the program by default. tokio never
+//! removes a handler, so after the first prompt [`received`] has to end the program instead.
 
 use tokio::sync::Notify;
 
@@ -9,36 +9,36 @@ use crate::exit::Exit;
 
 static ARMED: Notify = Notify::const_new();
 
-/// Has [`ended`] listen from now on.
+/// Makes [`received`] install its handlers.
 pub(crate) fn arm() {
     ARMED.notify_one();
 }
 
-/// Ends with the first of the signals that comes after [`arm`].
-pub(crate) async fn ended() -> Exit {
+/// Returns at the first signal after [`arm`]; never before.
+pub(crate) async fn received() -> Exit {
     ARMED.notified().await;
-    match Ends::listen() {
-        Ok(mut ends) => ends.next().await,
+    match ExitSignals::listen() {
+        Ok(mut signals) => signals.next().await,
         Err(_) => std::future::pending().await,
     }
 }
 
-/// The signals.
-pub(crate) struct Ends {
+/// SIGTERM, SIGHUP and SIGQUIT; nothing on Windows.
+pub(crate) struct ExitSignals {
     #[cfg(unix)]
     signals: [tokio::signal::unix::Signal; 3],
 }
 
 #[cfg(unix)]
-impl Ends {
-    /// Listens from now on.
+impl ExitSignals {
+    /// Installs the handlers.
     pub(crate) fn listen() -> Result<Self, Exit> {
         use tokio::signal::unix::{SignalKind, signal};
         let listen = |kind| {
             signal(kind).map_err(|err| {
-                Exit::new(crate::exit::FAILED, "listening for signals failed")
+                Exit::new(crate::exit::FAILED, "installing the signal handlers failed")
                     .caused_by(&err)
-                    .hint("see that the system has file descriptors to spare")
+                    .hint("check the limit of open files: ulimit -n")
             })
         };
         Ok(Self {
@@ -50,7 +50,7 @@ impl Ends {
         })
     }
 
-    /// The end that the next signal is, with the exit code that shells give it.
+    /// Waits for the next signal and returns the exit code that shells use for it, 128 + N.
     pub(crate) async fn next(&mut self) -> Exit {
         let [terminate, hangup, quit] = &mut self.signals;
         let number = tokio::select! {
@@ -63,13 +63,13 @@ impl Ends {
 }
 
 #[cfg(not(unix))]
-impl Ends {
-    /// There are none here: the console resets itself.
+impl ExitSignals {
+    /// Does nothing: the console of other systems restores itself.
     pub(crate) fn listen() -> Result<Self, Exit> {
         Ok(Self {})
     }
 
-    /// Never.
+    /// Never returns.
     pub(crate) async fn next(&mut self) -> Exit {
         std::future::pending().await
     }

@@ -1,26 +1,26 @@
-//! Times as people write and read them: ages and moments in, "2h 13m" out.
+//! Times as users write and read them: parses durations and points in time, formats "2h 13m".
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tunneld_proto::duration;
 
-/// A time in ssh_config's grammar, or why it is none.
+/// Parses a duration in the grammar of ssh_config.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     duration::parse(text).map_err(|error| format!("{error}: {}", duration::GRAMMAR))
 }
 
-/// A moment, or so long ago.
+/// Start of a log excerpt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Since {
-    /// So long ago.
+    /// This long before now.
     Ago(Duration),
-    /// A moment.
+    /// At this time.
     At(Timestamp),
 }
 
 impl Since {
-    /// The moment, seen from `now`.
+    /// Returns the point in time; an age that is too long means the epoch.
     pub(crate) fn moment(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(at) => at,
@@ -32,22 +32,22 @@ impl Since {
     }
 }
 
-/// A time of [`parse_duration`], or one of RFC 3339.
+/// Parses an age as [`parse_duration`] does, or a point in time in RFC 3339.
 pub(crate) fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(ago) = parse_duration(text) {
         return Ok(Since::Ago(ago));
     }
     text.parse()
         .map(Since::At)
-        .map_err(|_| format!("{text:?} is no time: write 10m, 2h, or 2026-05-01T12:00:00Z"))
+        .map_err(|_| format!("{text:?} is not a time: write 10m, 2h, or 2026-05-01T12:00:00Z"))
 }
 
-/// How much later `to` is than `from`, not less than nothing.
+/// Returns the time from `from` to `to`; zero if `to` is earlier.
 pub(crate) fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
 
-/// A duration in its two largest units.
+/// Formats a duration in its two largest units.
 pub(crate) fn human(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
@@ -59,7 +59,7 @@ pub(crate) fn human(duration: Duration) -> String {
     }
 }
 
-/// A moment on the clock on the wall.
+/// Formats a point in time in the local time zone.
 pub(crate) fn local(at: Timestamp) -> String {
     at.to_zoned(jiff::tz::TimeZone::system())
         .strftime("%Y-%m-%d %H:%M:%S")
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn since_is_a_moment_or_an_age() {
+    fn since_is_a_time_or_an_age() {
         let now: Timestamp = "2026-05-01T12:00:00Z".parse().unwrap();
         let moment = |text| parse_since(text).unwrap().moment(now).to_string();
         assert_eq!(moment("10m"), "2026-05-01T11:50:00Z");
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_show_two_units() {
+    fn durations_have_two_units() {
         for (seconds, text) in [
             (0, "0s"),
             (59, "59s"),

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+pub use tunneld_proto::failure::FailureKind;
+
 /// One failure: its stable kind, what a person reads, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -24,77 +26,6 @@ pub enum Recovery {
     NeedsUser,
 }
 
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $variant:ident = $text:literal => $verdict:ident,)*) => {
-        /// The kinds of failure.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum FailureKind { $($(#[$doc])* $variant,)* }
-        impl FailureKind {
-            /// The kind as `last_error.kind` bears it.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-            /// What follows from it.
-            pub fn verdict(self) -> Recovery {
-                match self { $(Self::$variant => Recovery::$verdict,)* }
-            }
-        }
-    };
-}
-
-kinds! {
-    /// `host_command` failed or said nothing.
-    HostCommand = "host_command" => Retry,
-    /// The name does not resolve.
-    Resolve = "resolve" => Retry,
-    /// Nobody listens at the server's port.
-    ConnectRefused = "connect_refused" => Retry,
-    /// No route, no answer, or any other trouble of the TCP connection.
-    Connect = "connect" => Retry,
-    /// A deadline before the session stood.
-    Timeout = "timeout" => Retry,
-    /// The ProxyCommand or a jump host failed.
-    Proxy = "proxy" => Retry,
-    /// The two sides share no algorithm of one kind.
-    NoCommonAlgorithm = "no_common_algorithm" => RetrySlowly,
-    /// A bad signature, or any other break of the SSH protocol.
-    Protocol = "protocol" => Retry,
-    /// The host key is unknown and nobody may be asked, or said no.
-    HostKeyUnknown = "host_key_unknown" => NeedsUser,
-    /// The host key is not the one that is known.
-    HostKeyChanged = "host_key_changed" => NeedsUser,
-    /// The host key is revoked.
-    HostKeyRevoked = "host_key_revoked" => NeedsUser,
-    /// A known_hosts file cannot be read or written.
-    KnownHosts = "known_hosts" => NeedsUser,
-    /// The server refused every login that was tried.
-    AuthRefused = "auth_refused" => RetrySlowly,
-    /// A prompt was cancelled or ran out; no login attempt was burnt.
-    PromptCancelled = "not_answered" => NeedsUser,
-    /// No usable key or other means to log in.
-    NoCredentials = "no_credentials" => NeedsUser,
-    /// Nothing to log in with as long as the agent is away, silent, locked, empty or declines to sign.
-    Agent = "agent" => RetrySlowly,
-    /// Nothing to log in with as long as a command fails that should give it.
-    Command = "command" => RetrySlowly,
-    /// The server closed the connection.
-    Disconnected = "disconnected" => Retry,
-    /// Nothing was heard for interval × count.
-    DeadPeer = "dead_peer" => Retry,
-    /// The network changed and the session's own address is gone.
-    NetworkChanged = "network_changed" => Retry,
-    /// A forward failed under `exit_on_forward_failure`, or a forward's own failure.
-    Forward = "forward" => Retry,
-    /// A local address cannot be bound.
-    BindFailed = "bind_failed" => Retry,
-    /// The server did not grant a remote forward.
-    RemoteForwardRefused = "remote_forward_refused" => Retry,
-    /// The configuration cannot work.
-    Config = "config" => NeedsUser,
-    /// A defect of tunneld's own.
-    Internal = "internal" => Retry,
-}
-
 impl Failure {
     /// A failure without a hint.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
@@ -114,7 +45,35 @@ impl Failure {
 
     /// What follows from it.
     pub fn verdict(&self) -> Recovery {
-        self.kind.verdict()
+        match self.kind {
+            FailureKind::HostKeyUnknown
+            | FailureKind::HostKeyChanged
+            | FailureKind::HostKeyRevoked
+            | FailureKind::KnownHosts
+            | FailureKind::NotAnswered
+            | FailureKind::NoCredentials
+            | FailureKind::Config => Recovery::NeedsUser,
+            // May count as a login attempt at the server, or would be refused again for the same reason.
+            FailureKind::NoCommonAlgorithm
+            | FailureKind::AuthRefused
+            | FailureKind::Agent
+            | FailureKind::Command => Recovery::RetrySlowly,
+            FailureKind::HostCommand
+            | FailureKind::Resolve
+            | FailureKind::ConnectRefused
+            | FailureKind::Connect
+            | FailureKind::Timeout
+            | FailureKind::Proxy
+            | FailureKind::Protocol
+            | FailureKind::Disconnected
+            | FailureKind::DeadPeer
+            | FailureKind::NetworkChanged
+            | FailureKind::Forward
+            | FailureKind::BindFailed
+            | FailureKind::RemoteForwardRefused
+            | FailureKind::Internal
+            | FailureKind::Other(_) => Recovery::Retry,
+        }
     }
 }
 

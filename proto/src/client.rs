@@ -1,7 +1,26 @@
-//! A client: connects, says hello, calls, hears events, and can turn into a byte stream.
+//! A client of the control protocol: connects, agrees on a version, calls methods, receives notifications, and can turn
+//! into a byte stream.
 //!
-//! One owner and no task: whoever holds it drives it. [`Client::call`] keeps the notifications that
-//! come before its reply for [`Client::notification`].
+//! The client spawns no task: it makes progress only inside its methods. [`Client::call`] buffers the
+//! notifications that arrive before its reply for [`Client::notification`].
+//!
+//! ```no_run
+//! use serde_json::Value;
+//! use tunneld_proto::client::{Client, ClientError};
+//! use tunneld_proto::endpoint::Endpoint;
+//! use tunneld_proto::message::{StatusParams, Tunnels, method};
+//! use tunneld_proto::paths::Env;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let endpoint = Endpoint::resolve(None, &Env::from_process())?;
+//! let mut client = Client::connect(&endpoint, "example").await?;
+//! let all: Tunnels = client.call(method::STATUS, &StatusParams::default()).await?;
+//! for tunnel in all.tunnels {
+//!     println!("{} is {}", tunnel.name, tunnel.state.as_str());
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,54 +39,54 @@ use crate::error::{ErrorKind, RpcError};
 use crate::message::{Connect, Event, Hello, LogLine, Request, Snapshot, Welcome, method};
 use crate::version::{PROTOCOLS, VERSION};
 
-/// How long a daemon may take to say hello, or to answer a call that has nothing to wait for.
+/// How long a daemon may take to answer `hello`, or a call that does not wait for tunnels.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How many notifications a call keeps while it waits; older ones give way.
-const MAX_KEPT: usize = 4096;
+/// How many notifications a call buffers while it waits for its reply; beyond it the oldest are dropped.
+const MAX_BUFFERED: usize = 4096;
 
-/// Why a call has no result.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No daemon, or not ours.
+    /// The connection could not be made.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// A daemon that does not answer.
+    /// The daemon did not answer within the time limit.
     #[error("the daemon at {endpoint} does not answer")]
     Hung {
-        /// Where.
+        /// The socket or pipe.
         endpoint: String,
     },
-    /// The daemon ended the connection.
+    /// The daemon closed the connection.
     #[error("the daemon has closed the connection")]
     Closed,
-    /// The connection failed.
-    #[error("talking to the daemon failed")]
+    /// Reading or writing failed.
+    #[error("the connection to the daemon failed")]
     Io(#[from] CodecError),
     /// No common protocol version.
-    #[error("the daemon speaks {}, this program {}", protocol(.daemon), list(PROTOCOLS))]
+    #[error("the daemon supports {}, this program {}", protocol(.daemon), list(PROTOCOLS))]
     Version {
-        /// The daemon's versions.
+        /// Protocol versions of the daemon; empty if it did not send them.
         daemon: Vec<String>,
     },
-    /// Something that is no reply.
-    #[error("the daemon's answer to {method} is not understood")]
+    /// A message that does not have the expected form, or parameters that cannot be serialized.
+    #[error("the answer of the daemon to {method} is not valid")]
     Garbled {
-        /// The call.
+        /// The method that was called.
         method: String,
-        /// What is wrong with it.
+        /// Where and why parsing failed.
         source: serde_json::Error,
     },
-    /// The daemon's own error.
+    /// The daemon returned an error.
     #[error(transparent)]
     Rpc(#[from] RpcError),
 }
 
-/// A daemon need not tell which it speaks.
+/// Formats the versions of the daemon, which may be missing in its error.
 fn protocol(versions: &[String]) -> String {
     match versions {
         [] => "another protocol".into(),
-        told => format!("protocol {}", told.join(", ")),
+        versions => format!("protocol {}", versions.join(", ")),
     }
 }
 
@@ -76,34 +95,34 @@ fn list(numbers: &[u32]) -> String {
     words.join(", ")
 }
 
-/// What the daemon says unasked.
+/// A message of the daemon that is not a reply.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Notification {
-    /// Something happened.
+    /// An event.
     Event(Box<Event>),
-    /// Events were missed; this is how things stand now.
+    /// Events were missed because this client was too slow; the snapshot replaces all earlier state.
     Lagged(Snapshot),
     /// A log line.
     Log(LogLine),
-    /// A newer daemon's word.
+    /// A notification of a newer daemon, by its method.
     Unknown(String),
 }
 
-/// What the daemon says.
+/// A message of the daemon.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Incoming {
-    /// The reply to a call made with [`Client::send`].
+    /// The reply to a call that was sent with [`Client::send`].
     Reply {
-        /// The call's id.
+        /// Id that `send` returned.
         id: u64,
-        /// Its result.
+        /// Result or error of the call.
         result: Result<Value, RpcError>,
     },
-    /// What it says unasked.
+    /// Not a reply.
     Notification(Notification),
 }
 
-/// A reply and a notification in one, told apart by what they have.
+/// A reply or a notification; a notification has a method.
 #[derive(Deserialize)]
 struct Line {
     #[serde(default)]
@@ -118,21 +137,22 @@ struct Line {
     params: Value,
 }
 
-/// A connection to a daemon that has said hello.
+/// A connection to a daemon on which `hello` has succeeded.
 #[derive(Debug)]
 pub struct Client {
     endpoint: String,
     framed: Framed<Stream, LineCodec>,
     next_id: u64,
-    kept: VecDeque<Notification>,
+    /// Notifications that arrived while a call was waiting for its reply.
+    buffered: VecDeque<Notification>,
     welcome: Welcome,
 }
 
 impl Client {
-    /// Connects and says hello as `name` (such as `tunnelctl`), within [`CALL_TIMEOUT`].
+    /// Connects and sends `hello` as `name` (such as `tunnelctl`), within [`CALL_TIMEOUT`].
     ///
     /// # Errors
-    /// Where no daemon answers, it is not the user's own, or no protocol version is common.
+    /// If no daemon answers, it belongs to another user, or there is no common protocol version.
     pub async fn connect(endpoint: &Endpoint, name: &str) -> Result<Self, ClientError> {
         let hung = |_| ClientError::Hung {
             endpoint: endpoint.to_string(),
@@ -145,7 +165,7 @@ impl Client {
     async fn connect_and_greet(endpoint: &Endpoint, name: &str) -> Result<Self, ClientError> {
         let stream = loop {
             match endpoint::connect(endpoint).await {
-                // The daemon's queue is full for the moment.
+                // The backlog of the socket is full; on Windows, every instance of the pipe is busy.
                 Err(ConnectError::Io { source, .. })
                     if source.kind() == std::io::ErrorKind::WouldBlock =>
                 {
@@ -158,7 +178,7 @@ impl Client {
             endpoint: endpoint.to_string(),
             framed: Framed::new(stream, LineCodec::default()),
             next_id: 1,
-            kept: VecDeque::new(),
+            buffered: VecDeque::new(),
             welcome: Welcome {
                 version: String::new(),
                 protocol: 0,
@@ -186,15 +206,18 @@ impl Client {
         Ok(client)
     }
 
-    /// What the daemon said to hello.
+    /// Returns the result of `hello`.
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
     }
 
-    /// Calls, and waits at most [`CALL_TIMEOUT`] for the reply.
+    /// Calls a method and waits at most [`CALL_TIMEOUT`] for the reply.
     ///
     /// # Errors
-    /// The daemon's own error, or that it does not answer as it should.
+    /// If the daemon returns an error, does not answer in time, or answers with an unexpected message.
+    ///
+    /// # Cancel safety
+    /// Not cancel-safe: a call that is dropped may have been sent. Its late reply is skipped.
     pub async fn call<T: DeserializeOwned>(
         &mut self,
         method: &str,
@@ -203,7 +226,7 @@ impl Client {
         self.call_within(method, params, CALL_TIMEOUT).await
     }
 
-    /// Calls, and waits at most `limit` for the reply.
+    /// Calls a method and waits at most `limit` for the reply.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -213,7 +236,7 @@ impl Client {
         params: &(impl Serialize + Sync),
         limit: Duration,
     ) -> Result<T, ClientError> {
-        // A limit beyond what a clock holds is no limit at all.
+        // A limit that overflows the clock means no limit.
         let deadline = Instant::now().checked_add(limit);
         self.call_until(method, params, deadline).await
     }
@@ -251,23 +274,23 @@ impl Client {
         loop {
             match self.read().await? {
                 Some(Incoming::Reply { id, result }) if id == sent => return Ok(result?),
-                // The reply to a call that was given up.
+                // The late reply to a call that timed out.
                 Some(Incoming::Reply { .. }) => {}
                 Some(Incoming::Notification(notification)) => {
-                    if self.kept.len() == MAX_KEPT {
-                        self.kept.pop_front();
+                    if self.buffered.len() == MAX_BUFFERED {
+                        self.buffered.pop_front();
                     }
-                    self.kept.push_back(notification);
+                    self.buffered.push_back(notification);
                 }
                 None => return Err(ClientError::Closed),
             }
         }
     }
 
-    /// Sends a call whose reply [`Self::next`] brings; gives its id.
+    /// Sends a call and returns its id; [`Self::next`] returns the reply.
     ///
     /// # Errors
-    /// Where the connection has failed, or the parameters are too long for a line.
+    /// If the connection has failed, or the parameters are too long for one line.
     pub async fn send(
         &mut self,
         method: &str,
@@ -288,7 +311,7 @@ impl Client {
         let line: Bytes = to_line(&request).map_err(garbled)?;
         match self.framed.send(line).await {
             Ok(()) => Ok(id),
-            // What the daemon said before it closed (busy, too long) is worth more than the broken pipe.
+            // A reason that the daemon sent before it closed (busy, line too long) says more than the broken pipe.
             Err(CodecError::Io(_)) => match self.read().await {
                 Err(err @ ClientError::Rpc(_)) => Err(err),
                 _ => Err(ClientError::Closed),
@@ -297,21 +320,27 @@ impl Client {
         }
     }
 
-    /// The next reply or notification, none at the daemon's end; cancel-safe.
+    /// Returns the next reply or notification; `None` if the daemon has closed the connection.
     ///
     /// # Errors
-    /// Where the connection fails, or brings what is no message.
+    /// If the connection fails, or a line is not a valid message.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: no message is lost.
     pub async fn next(&mut self) -> Result<Option<Incoming>, ClientError> {
-        if let Some(kept) = self.kept.pop_front() {
-            return Ok(Some(Incoming::Notification(kept)));
+        if let Some(notification) = self.buffered.pop_front() {
+            return Ok(Some(Incoming::Notification(notification)));
         }
         self.read().await
     }
 
-    /// The next notification, none at the daemon's end; replies to calls that were given up are skipped. Cancel-safe.
+    /// Returns the next notification; `None` if the daemon has closed the connection. Late replies are skipped.
     ///
     /// # Errors
     /// As [`Self::next`].
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: no notification is lost.
     pub async fn notification(&mut self) -> Result<Option<Notification>, ClientError> {
         loop {
             match self.next().await? {
@@ -346,7 +375,7 @@ impl Client {
             )?)));
         }
         let result = match line.error {
-            // An error without an id is about the connection: no call will be answered.
+            // An error without an id is about the connection: the daemon answers no further call.
             Some(err) if line.id.is_null() => return Err(err.into()),
             Some(err) => Err(err),
             None => Ok(line.result.unwrap_or(Value::Null)),
@@ -355,10 +384,10 @@ impl Client {
         Ok(Some(Incoming::Reply { id, result }))
     }
 
-    /// Has the daemon open a connection through a tunnel; what remains is that connection's bytes.
+    /// Opens a connection through a tunnel and turns this connection into its byte stream; waits at most `limit`.
     ///
     /// # Errors
-    /// As [`Self::call`], the far end's refusal among them.
+    /// As [`Self::call`]; also if the SSH server refuses the connection.
     pub async fn into_stream(
         mut self,
         params: &Connect,
@@ -371,16 +400,16 @@ impl Client {
 }
 
 fn notification(method: String, params: Value) -> Result<Notification, ClientError> {
-    fn of<T: DeserializeOwned>(method: &str, params: Value) -> Result<T, ClientError> {
+    fn parse<T: DeserializeOwned>(method: &str, params: Value) -> Result<T, ClientError> {
         serde_json::from_value(params).map_err(|source| ClientError::Garbled {
             method: method.to_owned(),
             source,
         })
     }
     Ok(match method.as_str() {
-        method::EVENT => Notification::Event(of(&method, params)?),
-        method::LAGGED => Notification::Lagged(of(&method, params)?),
-        method::LOG => Notification::Log(of(&method, params)?),
+        method::EVENT => Notification::Event(parse(&method, params)?),
+        method::LAGGED => Notification::Lagged(parse(&method, params)?),
+        method::LOG => Notification::Log(parse(&method, params)?),
         _ => Notification::Unknown(method),
     })
 }
@@ -390,18 +419,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_daemon_that_tells_no_version_is_told_without_one() {
-        let told = |daemon: &[&str]| {
+    fn a_version_error_without_versions_has_a_text_of_its_own() {
+        let text = |daemon: &[&str]| {
             let daemon = daemon.iter().map(|version| (*version).to_owned()).collect();
             ClientError::Version { daemon }.to_string()
         };
         assert_eq!(
-            told(&["2", "3"]),
-            "the daemon speaks protocol 2, 3, this program 1"
+            text(&["2", "3"]),
+            "the daemon supports protocol 2, 3, this program 1"
         );
         assert_eq!(
-            told(&[]),
-            "the daemon speaks another protocol, this program 1"
+            text(&[]),
+            "the daemon supports another protocol, this program 1"
         );
     }
 }

@@ -1,7 +1,7 @@
-//! The framing: one JSON object a line, at most [`MAX_LINE`] bytes.
+//! Framing: one JSON object per line, at most [`MAX_LINE`] bytes.
 //!
-//! A line over the limit ends the connection, for what follows it cannot be told from it; a line that is
-//! no JSON does not, for the next one can.
+//! A line over the limit ends the connection, because the reader does not know where the next one starts. A line that is
+//! not JSON does not: the next line can still be read.
 
 use std::io;
 use std::pin::Pin;
@@ -16,20 +16,33 @@ use tokio_util::codec::{Decoder, Encoder};
 use crate::text::is_unsafe;
 use crate::version::MAX_LINE;
 
-/// Lines in, lines out; for `Framed`, or `FramedRead` and `FramedWrite`.
+/// Splits a byte stream into lines; for `Framed`, `FramedRead` and `FramedWrite`.
+///
+/// ```
+/// use bytes::BytesMut;
+/// use tokio_util::codec::Decoder as _;
+/// use tunneld_proto::codec::LineCodec;
+///
+/// let mut codec = LineCodec::default();
+/// let mut buffer = BytesMut::from("{\"id\":1}\n{\"id\"");
+/// assert_eq!(codec.decode(&mut buffer).unwrap().unwrap(), "{\"id\":1}");
+/// assert!(codec.decode(&mut buffer).unwrap().is_none());
+/// ```
 #[derive(Debug)]
 pub struct LineCodec {
+    /// Longest line, in bytes without the line feed.
     max: usize,
+    /// Bytes of the buffer that are known to hold no line feed: each byte is scanned once.
     scanned: usize,
 }
 
-/// Why no line can be had any more.
+/// Why no more lines can be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
-    /// A line over the limit.
+    /// A line is longer than the limit, which is given in bytes.
     #[error("a line is longer than {0} bytes")]
     TooLong(usize),
-    /// The connection failed.
+    /// Reading or writing failed.
     #[error("the connection failed")]
     Io(#[from] io::Error),
 }
@@ -41,7 +54,7 @@ impl Default for LineCodec {
 }
 
 impl LineCodec {
-    /// A codec with a limit of its own, in bytes without the line feed.
+    /// Makes a codec with another limit than [`MAX_LINE`], in bytes without the line feed.
     pub fn with_max(max: usize) -> Self {
         Self { max, scanned: 0 }
     }
@@ -51,11 +64,12 @@ impl Decoder for LineCodec {
     type Item = Bytes;
     type Error = CodecError;
 
-    /// The next line without its line feed; empty lines are skipped, and a last one may lack the line feed.
+    /// Returns the next line without its line end. Empty lines are skipped, a carriage return before the line feed is
+    /// removed, and the last line may lack the line feed: the protocol can be used by hand.
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, CodecError> {
         loop {
-            let fresh = buffer.get(self.scanned..).unwrap_or_default();
-            let Some(found) = fresh.iter().position(|byte| *byte == b'\n') else {
+            let unscanned = buffer.get(self.scanned..).unwrap_or_default();
+            let Some(found) = unscanned.iter().position(|byte| *byte == b'\n') else {
                 self.scanned = buffer.len();
                 if self.scanned > self.max {
                     return Err(CodecError::TooLong(self.max));
@@ -91,7 +105,7 @@ impl Decoder for LineCodec {
 impl Encoder<Bytes> for LineCodec {
     type Error = CodecError;
 
-    /// Takes what [`to_line`] made.
+    /// Writes a line as [`to_line`] returns it, line feed included.
     fn encode(&mut self, line: Bytes, buffer: &mut BytesMut) -> Result<(), CodecError> {
         if line.len() > self.max + 1 {
             return Err(CodecError::TooLong(self.max));
@@ -101,18 +115,23 @@ impl Encoder<Bytes> for LineCodec {
     }
 }
 
-/// `message` as one line, line feed included; safe to show in a terminal as it is.
+/// Serializes `message` to one line with a line feed; see [`to_json`] for the escapes.
 ///
 /// # Errors
-/// Where `message` has no JSON form, such as a map whose keys are no strings.
+/// If `message` has no JSON form, such as a map with keys that are not strings.
 pub fn to_line<T: Serialize + ?Sized>(message: &T) -> serde_json::Result<Bytes> {
     let mut line = to_json(message)?;
     line.push(b'\n');
     Ok(line.into())
 }
 
-/// `message` as compact JSON without a line feed, with DEL, C1 and bidirectional controls as `\uXXXX`,
-/// which serde_json leaves as they are.
+/// Serializes `message` to compact JSON that is safe to show in a terminal: DEL, C1 and bidirectional controls, which
+/// serde_json leaves as they are, become `\uXXXX`.
+///
+/// ```
+/// use tunneld_proto::codec::to_json;
+/// assert_eq!(to_json("\u{9b}31m").unwrap(), br#""\u009b31m""#);
+/// ```
 ///
 /// # Errors
 /// As [`to_line`].
@@ -120,15 +139,15 @@ pub fn to_json<T: Serialize + ?Sized>(message: &T) -> serde_json::Result<Vec<u8>
     let mut out = Vec::with_capacity(256);
     message.serialize(&mut Serializer::with_formatter(
         &mut out,
-        Shown(CompactFormatter),
+        SafeFormatter(CompactFormatter),
     ))?;
     Ok(out)
 }
 
-/// JSON in which no string can move a terminal.
-struct Shown(CompactFormatter);
+/// Compact JSON in which unsafe characters of strings are escaped.
+struct SafeFormatter(CompactFormatter);
 
-impl Formatter for Shown {
+impl Formatter for SafeFormatter {
     fn write_string_fragment<W: io::Write + ?Sized>(
         &mut self,
         out: &mut W,
@@ -155,8 +174,8 @@ impl Formatter for Shown {
     }
 }
 
-/// A stream before which bytes stand that were read too early: what is left of a connection when it turns
-/// from lines into bytes.
+/// A stream with bytes in front that were read too early: `connect` turns a connection from lines into bytes, and the line
+/// reader may have buffered the first of them.
 #[derive(Debug)]
 pub struct Prefixed<S> {
     prefix: Bytes,
@@ -164,7 +183,7 @@ pub struct Prefixed<S> {
 }
 
 impl<S> Prefixed<S> {
-    /// `prefix`, then what `stream` brings.
+    /// Makes a stream that yields `prefix`, then the bytes of `stream`.
     pub fn new(prefix: impl Into<Bytes>, stream: S) -> Self {
         Self {
             prefix: prefix.into(),
@@ -172,7 +191,7 @@ impl<S> Prefixed<S> {
         }
     }
 
-    /// The stream below.
+    /// Returns the inner stream.
     pub fn get_ref(&self) -> &S {
         &self.stream
     }
@@ -233,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn carriage_returns_empty_lines_and_a_missing_last_feed_are_forgiven() {
+    fn carriage_returns_empty_lines_and_a_missing_last_line_feed_are_accepted() {
         let got = lines(
             &mut LineCodec::default(),
             &[b"{}\r\n\n  \n[1]\n{\"a\":", b"1}"],
@@ -242,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_at_the_limit_passes_and_one_byte_more_does_not() {
+    fn a_line_at_the_limit_is_accepted_and_one_byte_more_is_not() {
         assert_eq!(
             lines(&mut LineCodec::with_max(4), &[b"1234\n"]).unwrap(),
             ["1234"]
@@ -254,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn json_shows_no_control_and_reads_back() {
+    fn json_has_no_control_characters_and_parses_back() {
         let text = "a\u{9b}31m\u{e0041}\u{7f}\u{202e}\x1b\n\"\\ ü";
         let json = String::from_utf8(to_json(text).unwrap()).unwrap();
         assert!(!json.chars().any(is_unsafe), "{json:?}");
@@ -262,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_prefix_comes_first_and_whole() {
+    async fn the_prefix_comes_first_and_complete() {
         let mut got = Vec::new();
         Prefixed::new(&b"early "[..], &b"late"[..])
             .read_to_end(&mut got)

@@ -1,35 +1,42 @@
-//! The time grammar of ssh_config (sshd_config(5) TIME FORMATS): `90`, `15s`, `1m30s`, `2h`, `1w2d`.
+//! Durations in the grammar of ssh_config (sshd_config(5), TIME FORMATS): `90`, `15s`, `1m30s`, `2h`, `1w2d`.
 
 use std::fmt;
 use std::time::Duration;
 
-/// The longest time that is taken: what OpenSSH holds in an int of seconds.
+/// Longest duration that is accepted: what OpenSSH stores in an `int` of seconds, about 68 years.
 pub const LONGEST: Duration = Duration::from_secs(i32::MAX as u64);
 
-/// Why a text is no time.
+/// Why a text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadDuration {
-    /// Nothing was written.
-    #[error("a time is missing")]
+    /// The text is empty.
+    #[error("the time is missing")]
     Empty,
-    /// A unit that is none of s, m, h, d, w.
-    #[error("`{0}` is no unit of time")]
+    /// A unit other than s, m, h, d and w.
+    #[error("`{0}` is not a unit of time")]
     Unit(char),
-    /// A unit without a number before it, or text that is no number.
-    #[error("a number is missing before `{0}`")]
+    /// A unit without a number before it.
+    #[error("the number before `{0}` is missing")]
     Number(char),
-    /// More than [`LONGEST`].
+    /// The duration is longer than [`LONGEST`].
     #[error("the time is too long")]
     TooLong,
 }
 
-/// What a time looks like, for error messages.
-pub const GRAMMAR: &str = "a time is seconds (90) or numbers with s, m, h, d or w (\"1m30s\")";
+/// Description of the grammar, for error messages.
+pub const GRAMMAR: &str = "write seconds (90), or numbers with the units s, m, h, d, w (\"1m30s\")";
 
-/// Reads a time.
+/// Parses a duration. A number without a unit means seconds; units may be upper or lower case.
+///
+/// ```
+/// use std::time::Duration;
+/// use tunneld_proto::duration::parse;
+/// assert_eq!(parse("1m30s"), Ok(Duration::from_secs(90)));
+/// assert!(parse("1.5s").is_err());
+/// ```
 ///
 /// # Errors
-/// What is wrong with it.
+/// If the text does not follow the grammar or the duration is longer than [`LONGEST`].
 pub fn parse(text: &str) -> Result<Duration, BadDuration> {
     if text.is_empty() {
         return Err(BadDuration::Empty);
@@ -72,7 +79,13 @@ fn seconds_in(unit: char) -> Option<u64> {
     })
 }
 
-/// A time in the grammar that [`parse`] reads.
+/// Formats a duration in the grammar that [`parse`] accepts; fractions of a second are left out.
+///
+/// ```
+/// use std::time::Duration;
+/// use tunneld_proto::duration::Display;
+/// assert_eq!(Display(Duration::from_secs(90)).to_string(), "1m30s");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Display(pub Duration);
 
@@ -104,7 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn reads_what_openssh_reads() {
+    fn accepts_what_openssh_accepts() {
         for (text, seconds) in [
             ("0", 0),
             ("90", 90),
@@ -121,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest_without_overflow() {
+    fn rejects_the_rest_without_overflow() {
         for (text, why) in [
             ("", BadDuration::Empty),
             ("s", BadDuration::Number('s')),
@@ -140,12 +153,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_an_answer(text in ".{0,40}") {
+        fn no_text_causes_a_panic(text in ".{0,40}") {
             let _ = parse(&text);
         }
 
         #[test]
-        fn a_shown_time_reads_as_itself(seconds in 0..=LONGEST.as_secs()) {
+        fn a_formatted_duration_parses_to_the_same_value(seconds in 0..=LONGEST.as_secs()) {
             let time = Duration::from_secs(seconds);
             prop_assert_eq!(parse(&Display(time).to_string()), Ok(time));
         }

@@ -1,6 +1,6 @@
-//! Where the control protocol is spoken, and both ends of it: [`Endpoint::resolve`], [`listen`], [`connect`].
+//! The control endpoint and both ends of its connections: [`Endpoint::resolve`], [`listen`], [`connect`].
 //!
-//! A Unix socket (mode 0600 in a folder of the user's own), on Windows a named pipe for the user alone.
+//! A Unix socket (mode 0600 in a private directory), on Windows a named pipe that only the user can open.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -20,39 +20,41 @@ mod windows;
 #[cfg(windows)]
 pub use windows::{Hangup, Listener, Stream, connect, listen};
 
-/// Where a daemon listens.
+/// Address of a daemon: path of a Unix socket or name of a pipe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     path: PathBuf,
     state_dir: PathBuf,
-    ours: bool,
+    /// Whether the directory is the default one, whose mode may be corrected; another is only checked.
+    is_default: bool,
     notes: Vec<String>,
 }
 
 impl Endpoint {
-    /// The endpoint: `explicit` (`--socket`), else `$TUNNELD_SOCKET`, else the user's own place.
+    /// Determines the endpoint: `explicit` (`--socket`), else `$TUNNELD_SOCKET`, else the default in a private directory of
+    /// the user.
     ///
     /// # Errors
-    /// Where no place is left, or its path is too long for a socket.
+    /// If there is no private directory, or the path is too long for a socket.
     pub fn resolve(explicit: Option<&Path>, env: &Env) -> Result<Self, PathError> {
-        let given = explicit.or(env.tunneld_socket.as_deref().map(Path::new));
+        let explicit = explicit.or(env.tunneld_socket.as_deref().map(Path::new));
         #[cfg(unix)]
-        return unix::resolve(given, env);
+        return unix::resolve(explicit, env);
         #[cfg(windows)]
-        return windows::resolve(given, env);
+        return windows::resolve(explicit, env);
     }
 
-    /// The socket's path or the pipe's name.
+    /// Returns the path of the socket or the name of the pipe.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The folder for what belongs to this daemon and outlives it: the socket's own.
+    /// Returns the directory for files that belong to this endpoint and outlive the daemon; on Unix that of the socket.
     pub fn state_dir(&self) -> &Path {
         &self.state_dir
     }
 
-    /// A file beside the socket that bears its name: `control.sock` and `state.json` give `control.sock.state.json`.
+    /// Returns the path of a file beside the socket: `control.sock` with `state.json` gives `control.sock.state.json`.
     pub fn beside(&self, suffix: &str) -> PathBuf {
         let mut name = OsString::from(self.path.file_name().unwrap_or_default());
         name.push(".");
@@ -60,10 +62,10 @@ impl Endpoint {
         self.state_dir.join(name)
     }
 
-    /// Makes the state folder where it is missing, for the user alone, and sees that it is safe.
+    /// Creates the state directory with mode 0700 if it is missing, and checks that it is private.
     ///
     /// # Errors
-    /// Where it belongs to somebody else, or others may write in it.
+    /// If it belongs to another user, or others can write to it.
     pub fn prepare(&self) -> Result<(), ListenError> {
         #[cfg(unix)]
         return unix::prepare(self);
@@ -71,7 +73,7 @@ impl Endpoint {
         return windows::prepare(self);
     }
 
-    /// Why a better place was passed over, to be told once.
+    /// Returns why a preferred directory was not used, one sentence each, to be shown to the user once.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -83,109 +85,113 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Who is at the other end.
+/// Identity of the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// The user id; none on Windows, where the pipe's security descriptor keeps others out.
+    /// User id; `None` on Windows, where the security descriptor of the pipe excludes other users.
     pub uid: Option<u32>,
-    /// The process id, where the system tells it.
+    /// Process id; `None` if the system does not report it.
     pub pid: Option<u32>,
 }
 
 /// Why a daemon cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Another one does.
-    #[error("tunneld runs already{}, at {endpoint}", .pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    /// Another daemon does.
+    #[error("tunneld is already running{} at {endpoint}", .pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
     Running {
-        /// Its process id, where it can be told.
+        /// Process id of the other daemon; `None` if it is unknown.
         pid: Option<u32>,
-        /// Where.
+        /// The socket or pipe.
         endpoint: String,
     },
-    /// The folder is not the user's alone.
-    #[error("the control socket's folder {} is not safe: {why}", .dir.display())]
+    /// The directory is not private.
+    #[error("the directory {} of the control socket is not safe: {why}", .dir.display())]
     UnsafeFolder {
-        /// The folder.
+        /// The directory.
         dir: PathBuf,
-        /// What is wrong with it.
+        /// Owner or mode that is wrong.
         why: String,
     },
-    /// Something else stands in the socket's place.
-    #[error("{} is in the way: it is {what}", .path.display())]
+    /// There is a file at the path of the socket that is not a socket of the user.
+    #[error("{} cannot be replaced: it is {what}", .path.display())]
     InTheWay {
-        /// The path.
+        /// Path of the file.
         path: PathBuf,
-        /// What stands there.
+        /// What it is, such as `a directory`.
         what: &'static str,
     },
-    /// The system refused.
+    /// An operation of the operating system failed.
     #[error("{doing} {} failed", .path.display())]
     Io {
-        /// What was being done.
+        /// The operation, such as `creating the directory`.
         doing: &'static str,
-        /// To what.
+        /// The file.
         path: PathBuf,
-        /// The system's word.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
 impl ListenError {
-    /// What to do now.
+    /// Returns what the user can do about it.
     pub fn hint(&self) -> String {
         match self {
             Self::Running { .. } => {
-                "command that one with tunnelctl, stop it first, or give another place with --socket".into()
+                "use it with tunnelctl, stop it first, or choose another socket with --socket"
+                    .into()
             }
             Self::UnsafeFolder { .. } => {
-                "give a place in a folder of your own with --socket, one that nobody else can write in".into()
+                "choose a socket with --socket in a directory that only you can write to".into()
             }
-            Self::InTheWay { path, .. } => format!("move {} away, or give another place with --socket", path.display()),
-            Self::Io { .. } => "mend that, or give another place with --socket".into(),
+            Self::InTheWay { path, .. } => format!(
+                "move {} away, or choose another socket with --socket",
+                path.display()
+            ),
+            Self::Io { .. } => "fix the cause, or choose another socket with --socket".into(),
         }
     }
 }
 
-/// Why a client was not let in.
+/// Why a client was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
-    /// It belongs to another user; it was closed unread.
+    /// The client belongs to another user; the connection was closed before anything was read.
     #[error("a process of user {uid} tried to connect")]
     Foreign {
-        /// The user.
+        /// User id of the client.
         uid: u32,
     },
-    /// The system failed; the listener still stands.
+    /// accept(2) failed; the listener keeps working.
     #[error("accepting a client failed")]
     Io(#[from] io::Error),
 }
 
-/// Why no daemon can be spoken to.
+/// Why no connection to a daemon was made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Nobody listens.
+    /// No process listens.
     #[error("no tunneld answers at {endpoint}")]
     NoDaemon {
-        /// Where.
+        /// The socket or pipe.
         endpoint: String,
-        /// The system's word.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Somebody else's process listens.
-    #[error("the process at {endpoint} belongs to user {uid}, not to you: it is told nothing")]
+    /// The listening process belongs to another user; nothing was sent.
+    #[error("the process at {endpoint} belongs to user {uid}, not to you; nothing was sent to it")]
     Foreign {
-        /// Where.
+        /// The socket or pipe.
         endpoint: String,
-        /// Whose it is.
+        /// User id of the process.
         uid: u32,
     },
-    /// The system failed.
+    /// Connecting failed for another reason.
     #[error("connecting to {endpoint} failed")]
     Io {
-        /// Where.
+        /// The socket or pipe.
         endpoint: String,
-        /// The system's word.
+        /// The error of the operating system.
         source: io::Error,
     },
 }

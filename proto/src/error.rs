@@ -1,4 +1,4 @@
-//! The error object of a reply: a coarse JSON-RPC code, and a stable kind that programs compare.
+//! The error object of a reply: a coarse JSON-RPC code, and a stable kind for programs to compare.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,101 +6,78 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct RpcError {
-    /// The JSON-RPC code: -32700 parse, -32600 request, -32601 method, -32602 parameters, -32000 all else.
+    /// JSON-RPC code: -32700 parse error, -32600 invalid request, -32601 unknown method, -32602 invalid parameters,
+    /// -32000 anything else.
     pub code: i32,
-    /// One sentence for a person.
+    /// One sentence for the user.
     pub message: String,
-    /// What programs and hints need.
+    /// Kind, hint and causes.
     pub data: ErrorData,
 }
 
 /// The `data` member of an [`RpcError`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorData {
-    /// The stable kind.
+    /// Stable kind, for programs to compare.
     pub kind: ErrorKind,
-    /// What to do now.
+    /// What the user can do about it; `None` if nothing is known to help.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// The chain of causes, outermost first; or every fault where there are several.
+    /// Chain of causes, outermost first; or one entry per error if there are several errors.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
 }
 
-macro_rules! kinds {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        #[serde(from = "String", into = "String")]
-        pub enum $name {
-            $($(#[$doc])* $variant,)*
-            /// A kind that this build does not know.
-            Other(String),
-        }
-        impl $name {
-            /// The kind as it stands on the wire.
-            pub fn as_str(&self) -> &str {
-                match self { $(Self::$variant => $text,)* Self::Other(text) => text }
-            }
-        }
-        impl From<String> for $name {
-            fn from(text: String) -> Self {
-                match text.as_str() { $($text => Self::$variant,)* _ => Self::Other(text) }
-            }
-        }
-        impl From<$name> for String {
-            fn from(kind: $name) -> String { kind.as_str().to_owned() }
-        }
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str(self.as_str()) }
-        }
-    };
-}
-
 kinds! {
-    /// What went wrong with a call.
+    /// Kind of an error that a call returns.
     ErrorKind {
-        /// The line is no JSON.
+        /// The line is not JSON.
         ParseError = "parse_error",
-        /// The object is no request, or comes before `hello`.
+        /// The object is not a request, or it came before `hello`.
         InvalidRequest = "invalid_request",
-        /// No such method.
+        /// The daemon does not have this method.
         UnknownMethod = "unknown_method",
         /// The parameters do not fit the method.
         InvalidParams = "invalid_params",
-        /// No common protocol version; the daemon's own stand in `causes`.
+        /// No common protocol version; `causes` lists the versions of the daemon.
         UnsupportedProtocol = "unsupported_protocol",
-        /// Too many clients at once.
+        /// Too many clients are connected.
         Busy = "busy",
-        /// A line over the limit.
+        /// A line is longer than [`MAX_LINE`](crate::version::MAX_LINE).
         LineTooLong = "line_too_long",
-        /// No tunnel of that name.
+        /// No tunnel has this name.
         TunnelNotFound = "tunnel_not_found",
-        /// A tunnel of that name exists.
+        /// A tunnel with this name exists.
         TunnelExists = "tunnel_exists",
-        /// The tunnel did not come up; the failure's own kind leads `causes`.
+        /// The tunnel failed; the first cause is the [`FailureKind`](crate::failure::FailureKind).
         TunnelFailed = "tunnel_failed",
-        /// The wait ran out.
+        /// The time limit of a wait passed.
         Timeout = "timeout",
         /// The configuration has errors, one in each of `causes`.
         Config = "config",
-        /// No prompt of that id waits.
+        /// No open prompt has this id.
         PromptNotFound = "prompt_not_found",
         /// The answer does not fit the prompt.
         InvalidAnswer = "invalid_answer",
-        /// The tunnel has no live session.
+        /// The tunnel has no session.
         NotUp = "not_up",
-        /// The far end did not open the connection.
+        /// The SSH server did not open the connection.
         OpenFailed = "open_failed",
         /// The daemon is stopping.
         Stopping = "stopping",
-        /// Anything else, a defect included.
+        /// Any other error, including a bug in the daemon.
         Internal = "internal",
     }
 }
 
 impl RpcError {
-    /// An error of `kind` with the code that belongs to it.
+    /// Makes an error with the JSON-RPC code of its kind.
+    ///
+    /// ```
+    /// use tunneld_proto::error::{ErrorKind, RpcError};
+    /// let error = RpcError::new(ErrorKind::NotUp, "db has no session").hint("tunnelctl up db");
+    /// assert_eq!(error.code, -32000);
+    /// ```
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let code = match kind {
             ErrorKind::ParseError => -32700,
@@ -120,14 +97,14 @@ impl RpcError {
         }
     }
 
-    /// The same error with what to do now.
+    /// Sets the hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.data.hint = Some(hint.into());
         self
     }
 
-    /// The same error with its causes.
+    /// Sets the causes.
     #[must_use]
     pub fn causes(mut self, causes: impl IntoIterator<Item = String>) -> Self {
         self.data.causes = causes.into_iter().collect();

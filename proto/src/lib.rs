@@ -6,6 +6,9 @@
 //! (on by default).
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod kinds;
+
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "client")]
@@ -14,6 +17,7 @@ pub mod duration;
 #[cfg(feature = "client")]
 pub mod endpoint;
 pub mod error;
+pub mod failure;
 pub mod message;
 pub mod paths;
 pub mod status;

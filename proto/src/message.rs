@@ -1,4 +1,4 @@
-//! The envelopes, the calls with their parameters and results, and the events.
+//! The messages: JSON-RPC envelopes, parameters and results of each method, and events.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -7,39 +7,39 @@ use serde_json::Value;
 use crate::error::RpcError;
 use crate::status::{Prompt, TunnelStatus};
 
-/// A request, or a notification where it has no id.
+/// A request, or a notification if it has no id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
     /// Always "2.0".
     pub jsonrpc: String,
-    /// Echoed in the reply.
+    /// Repeated in the reply; `None` for a notification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Value>,
-    /// The method's name.
+    /// One of the names in [`method`].
     pub method: String,
-    /// The method's parameters.
+    /// Parameters of the method; null if it has none.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub params: Value,
 }
 
-/// A reply: a result or an error.
+/// A reply; it has either `result` or `error`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reply {
     /// Always "2.0".
     pub jsonrpc: String,
-    /// The request's id; null where none could be read.
+    /// Id of the request; null if the request could not be parsed.
     pub id: Value,
-    /// The result.
+    /// Result of the method; `None` for an error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
-    /// The error.
+    /// Why the call failed; `None` for a success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<RpcError>,
 }
 
-/// The names of the methods.
+/// Names of the methods and notifications.
 pub mod method {
-    /// The first call of every connection.
+    /// Agrees on a protocol version; must be the first call of a connection.
     pub const HELLO: &str = "hello";
     /// Starts tunnels.
     pub const UP: &str = "tunnel.up";
@@ -47,135 +47,135 @@ pub mod method {
     pub const DOWN: &str = "tunnel.down";
     /// Stops and starts tunnels.
     pub const RESTART: &str = "tunnel.restart";
-    /// Makes a tunnel on the spot.
+    /// Adds an ad-hoc tunnel.
     pub const ADD: &str = "tunnel.add";
-    /// Removes a tunnel made on the spot.
+    /// Removes an ad-hoc tunnel.
     pub const REMOVE: &str = "tunnel.remove";
-    /// Tells how tunnels stand.
+    /// Returns the state of tunnels.
     pub const STATUS: &str = "tunnel.status";
-    /// Lists the waiting prompts.
+    /// Lists the open prompts.
     pub const PROMPT_LIST: &str = "prompt.list";
     /// Answers a prompt.
     pub const PROMPT_ANSWER: &str = "prompt.answer";
     /// Cancels a prompt.
     pub const PROMPT_CANCEL: &str = "prompt.cancel";
-    /// Says that this client asks prompts of a person, so that no window need open for them.
+    /// Announces that this client asks prompts, so that the daemon opens no window for them.
     pub const PROMPT_ATTEND: &str = "prompt.attend";
     /// Reads the configuration again.
     pub const RELOAD: &str = "config.reload";
-    /// The last log lines, and the coming ones.
+    /// Returns the last log lines, and sends new ones if asked to.
     pub const LOG_TAIL: &str = "log.tail";
-    /// Sets the log level.
+    /// Sets the log filter.
     pub const LOG_SET_LEVEL: &str = "log.set_level";
-    /// Turns this connection into a byte stream through a tunnel.
+    /// Turns the connection into a byte stream through a tunnel.
     pub const CONNECT: &str = "connect";
-    /// Tells how the daemon stands.
+    /// Returns the state of the daemon.
     pub const DAEMON_STATUS: &str = "daemon.status";
     /// Stops the daemon.
     pub const SHUTDOWN: &str = "daemon.shutdown";
-    /// A snapshot, then every change.
+    /// Returns a snapshot, then sends every change as an event.
     pub const SUBSCRIBE: &str = "events.subscribe";
-    /// The notification that carries an event.
+    /// Notification: an event.
     pub const EVENT: &str = "event";
-    /// The notification that events were missed; a fresh snapshot follows.
+    /// Notification: the client was too slow and missed events; carries a fresh snapshot.
     pub const LAGGED: &str = "lagged";
-    /// The notification that carries a log line.
+    /// Notification: a log line.
     pub const LOG: &str = "log";
 }
 
-/// `hello`'s parameters.
+/// Parameters of `hello`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// Who calls, such as `tunnelctl 0.1.0`.
+    /// Name and version of the client, such as `tunnelctl 0.1.0`.
     pub client: String,
-    /// The protocol versions the client speaks.
+    /// Protocol versions that the client supports.
     pub protocol: Vec<u32>,
 }
 
-/// `hello`'s result.
+/// Result of `hello`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// The daemon's version.
+    /// Version of the daemon.
     pub version: String,
-    /// The protocol version chosen.
+    /// Chosen protocol version.
     pub protocol: u32,
-    /// The daemon's process id.
+    /// Process id of the daemon.
     pub pid: u32,
-    /// What the daemon can do beyond version 1's beginning.
+    /// Optional features of the daemon that were added after protocol version 1.
     #[serde(default)]
     pub features: Vec<String>,
 }
 
-/// The parameters of `tunnel.up`, `tunnel.down` and `tunnel.restart`.
+/// Parameters of `tunnel.up`, `tunnel.down` and `tunnel.restart`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Names {
-    /// Exact names (tunnelctl resolves globs and tags).
+    /// Exact names; tunnelctl resolves patterns and tags before the call.
     pub names: Vec<String>,
-    /// Whether the reply waits until each is up (or down), has failed, or the time is over.
+    /// Whether the reply is sent only when each tunnel is up (or down), one has failed, or the time limit has passed.
     #[serde(default)]
     pub wait: bool,
-    /// How long, in milliseconds; 30 s unless told.
+    /// Time limit of the wait in milliseconds; `None` for 30 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
 }
 
-/// The parameters of `tunnel.status` (none named: all) and the snapshot of every reply that tells of tunnels.
+/// Parameters of `tunnel.status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusParams {
-    /// Exact names; empty for all.
+    /// Exact names; empty for all tunnels.
     #[serde(default)]
     pub names: Vec<String>,
 }
 
-/// A list of tunnels: the result of `tunnel.status`, `up`, `down`, `restart`.
+/// Result of `tunnel.status`, `tunnel.up`, `tunnel.down` and `tunnel.restart`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tunnels {
-    /// In the order of their names.
+    /// Sorted by name.
     pub tunnels: Vec<TunnelStatus>,
 }
 
-/// `tunnel.add`'s parameters.
+/// Parameters of `tunnel.add`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Add {
-    /// The new tunnel's name.
+    /// Name of the new tunnel.
     pub name: String,
-    /// The keys of `[tunnel.NAME]`.
+    /// The keys of `[tunnel.NAME]` as a JSON object.
     pub spec: Value,
-    /// Whether it is written to the configuration.
+    /// Whether the tunnel is saved in the configuration.
     #[serde(default)]
     pub save: bool,
 }
 
-/// `tunnel.add`'s result.
+/// Result of `tunnel.add`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Added {
-    /// The tunnel's name.
+    /// Name of the new tunnel.
     pub name: String,
-    /// The file it was written to.
+    /// The file in which it was saved; `None` if it was not saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
 }
 
-/// `tunnel.remove`'s parameters.
+/// Parameters of `tunnel.remove`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remove {
-    /// The tunnel's name.
+    /// Name of an ad-hoc tunnel.
     pub name: String,
 }
 
-/// `prompt.list`'s result.
+/// Result of `prompt.list`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompts {
     /// Oldest first.
     pub prompts: Vec<Prompt>,
 }
 
-/// `prompt.answer`'s parameters. Its `Debug` shows no answer.
+/// Parameters of `prompt.answer`. `Debug` leaves out the answers, which may be secrets.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// The prompt's id.
+    /// Id of the prompt.
     pub id: u64,
-    /// One answer a field.
+    /// One answer per field of the prompt.
     pub answers: Vec<String>,
 }
 
@@ -187,59 +187,59 @@ impl std::fmt::Debug for Answer {
     }
 }
 
-/// `prompt.cancel`'s parameters.
+/// Parameters of `prompt.cancel`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cancel {
-    /// The prompt's id.
+    /// Id of the prompt.
     pub id: u64,
 }
 
-/// `prompt.attend`'s parameters: from then on, and until the connection ends or says otherwise.
+/// Parameters of `prompt.attend`. Valid until the connection ends or the next `prompt.attend`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attend {
-    /// The tunnels; all where there are none.
+    /// Exact names; empty for all tunnels.
     #[serde(default)]
     pub names: Vec<String>,
 }
 
-/// `config.reload`'s result, and the body of the `config` event.
+/// Result of `config.reload`, and body of the `config` event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadReport {
-    /// Names that are new.
+    /// Names of new tunnels.
     pub added: Vec<String>,
-    /// Names whose configuration changed.
+    /// Names of tunnels whose configuration changed.
     pub changed: Vec<String>,
-    /// Names that are gone.
+    /// Names of removed tunnels.
     pub removed: Vec<String>,
-    /// Every fault found, each with file, line, column and excerpt; what it stands in keeps its last good state.
+    /// All errors. Tunnels in a file with errors keep their last good configuration.
     pub errors: Vec<ConfigFault>,
 }
 
-/// One fault in the configuration.
+/// One error in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigFault {
-    /// The file.
+    /// Path of the file.
     pub file: String,
-    /// The line, from 1.
+    /// Line, from 1; `None` if the error is about the whole file.
     pub line: Option<u64>,
-    /// The column in characters, from 1.
+    /// Column in characters, from 1; `None` if the error is about the whole file or line.
     pub column: Option<u64>,
     /// What is wrong.
     pub message: String,
-    /// The whole fault, excerpt and remedy included, as `tunnelctl check` prints it.
+    /// The whole error with excerpt and help, as `tunnelctl check` prints it; several lines.
     pub rendered: String,
 }
 
-/// `log.tail`'s parameters.
+/// Parameters of `log.tail`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogTail {
-    /// Only lines of this tunnel.
+    /// Only lines of this tunnel; `None` for all lines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Only lines since then.
+    /// Only lines since this time; `None` for all that the daemon keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// Whether coming lines follow as `log` notifications.
+    /// Whether new lines follow as `log` notifications.
     #[serde(default)]
     pub follow: bool,
 }
@@ -247,130 +247,130 @@ pub struct LogTail {
 /// One log line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
-    /// When.
+    /// When it was logged.
     pub at: Timestamp,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub level: String,
-    /// The tunnel it is about.
+    /// The tunnel that it is about; `None` for the daemon itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<String>,
-    /// The text, with its fields, escaped.
+    /// Text and fields, escaped to one line.
     pub message: String,
 }
 
-/// `log.tail`'s result.
+/// Result of `log.tail`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLines {
     /// Oldest first.
     pub lines: Vec<LogLine>,
 }
 
-/// `log.set_level`'s parameters.
+/// Parameters of `log.set_level`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetLevel {
-    /// A filter in `RUST_LOG`'s grammar.
+    /// Filter in the grammar of `RUST_LOG`, such as `debug` or `info,tunneld::session=trace`.
     pub filter: String,
 }
 
-/// `connect`'s parameters.
+/// Parameters of `connect`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connect {
-    /// The tunnel.
+    /// Name of the tunnel.
     pub name: String,
-    /// The host, resolved at the far end.
+    /// Host name or address, resolved by the SSH server.
     pub host: String,
-    /// The port.
+    /// TCP port.
     pub port: u16,
 }
 
-/// `daemon.status`'s result.
+/// Result of `daemon.status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonStatus {
-    /// The daemon's version.
+    /// Version of the daemon.
     pub version: String,
-    /// Its process id.
+    /// Process id of the daemon.
     pub pid: u32,
-    /// Since when it runs.
+    /// When the daemon was started.
     pub since: Timestamp,
-    /// The configuration directory.
+    /// Path of the configuration directory.
     pub config_dir: String,
-    /// The control socket.
+    /// Path of the control socket or name of the pipe.
     pub socket: String,
-    /// The configuration's present faults.
+    /// Current errors in the configuration.
     pub config_errors: Vec<ConfigFault>,
-    /// Log lines dropped because the sink did not keep up.
+    /// Number of log lines that were dropped because the log file or journal was too slow.
     pub log_dropped: u64,
-    /// Control clients now.
+    /// Number of connected control clients.
     pub clients: u64,
-    /// What a person should know.
+    /// Notes for the user, one sentence each.
     #[serde(default)]
     pub notes: Vec<String>,
 }
 
-/// `events.subscribe`'s parameters.
+/// Parameters of `events.subscribe`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscribe {
-    /// The last event the client has seen: later ones that are still known follow the snapshot.
+    /// Number of the last event that the client has seen; later events that the daemon still has follow the snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_seq: Option<u64>,
 }
 
-/// `events.subscribe`'s result, and the parameters of `lagged` with `missed` set.
+/// Result of `events.subscribe`; and parameters of `lagged`, with `missed` set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// Events after this number follow.
+    /// The events that follow have greater numbers.
     pub seq: u64,
-    /// Every tunnel.
+    /// All tunnels, sorted by name.
     pub tunnels: Vec<TunnelStatus>,
-    /// Every waiting prompt.
+    /// All open prompts, oldest first.
     pub prompts: Vec<Prompt>,
-    /// How many events this client has missed.
+    /// How many events this client has missed; `None` in the result of `events.subscribe`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missed: Option<u64>,
 }
 
-/// The parameters of an `event` notification.
+/// Parameters of an `event` notification.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// Counts up by one.
+    /// Number of the event; increases by one.
     pub seq: u64,
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
-    /// What.
+    /// What happened; its fields are beside `seq` and `at`.
     #[serde(flatten)]
     pub body: EventBody,
 }
 
-/// What happened.
+/// Body of an event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum EventBody {
-    /// A tunnel is new or has changed.
+    /// A tunnel was added or has changed.
     Tunnel {
-        /// How it stands now.
+        /// Its new state.
         tunnel: Box<TunnelStatus>,
     },
-    /// A tunnel is gone.
+    /// A tunnel was removed.
     Removed {
-        /// Its name.
+        /// Name of the tunnel.
         name: String,
     },
-    /// A prompt waits.
+    /// A prompt was opened.
     Prompt {
-        /// The prompt.
+        /// The new prompt.
         prompt: Prompt,
     },
-    /// A prompt was answered, cancelled, or is moot.
+    /// A prompt was answered or cancelled, or is no longer needed.
     PromptGone {
-        /// Its id.
+        /// Id of the prompt.
         id: u64,
     },
     /// The configuration was read again.
     Config {
-        /// What came of it.
+        /// What changed.
         report: ReloadReport,
     },
-    /// The daemon stops.
+    /// The daemon is stopping.
     Bye,
     /// An event of a newer daemon.
     #[serde(other)]

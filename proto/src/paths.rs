@@ -1,16 +1,17 @@
-//! Where things are: what of the environment decides it, and the configuration directory.
+//! Finds the configuration directory, and the environment variables that decide about paths.
 //!
-//! The functions take the environment as an argument; only [`Env::from_process`] reads the real one.
+//! The functions take the environment as an argument, so that tests do not change that of the process; only
+//! [`Env::from_process`] reads the real one.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// The part of the environment that decides where things are.
+/// The part of the environment that decides about paths.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Env {
-    /// The home directory; of the passwd entry where `HOME` is not set.
+    /// `HOME`, else the home directory of the passwd entry.
     pub home: Option<PathBuf>,
-    /// The directory that relative paths start from.
+    /// Working directory; `None` if it was deleted.
     pub cwd: Option<PathBuf>,
     /// `TUNNELD_SOCKET`.
     pub tunneld_socket: Option<OsString>,
@@ -24,12 +25,12 @@ pub struct Env {
     pub appdata: Option<OsString>,
     /// `LOCALAPPDATA`, on Windows.
     pub local_appdata: Option<OsString>,
-    /// The folder of the users' runtime folders: `/run/user`.
+    /// Parent of the runtime directories of all users: `/run/user`.
     pub run_user: PathBuf,
 }
 
 impl Env {
-    /// This process's environment; empty variables count as unset.
+    /// Reads the environment of this process; an empty variable counts as unset.
     pub fn from_process() -> Self {
         let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         Self {
@@ -45,10 +46,10 @@ impl Env {
         }
     }
 
-    /// The home directory, which must be absolute.
+    /// Returns the home directory.
     ///
     /// # Errors
-    /// Where there is none, or it is relative.
+    /// If it is unknown or not absolute.
     pub fn home(&self) -> Result<&Path, PathError> {
         match &self.home {
             None => Err(PathError::NoHome),
@@ -57,10 +58,10 @@ impl Env {
         }
     }
 
-    /// `path` made absolute from the working directory.
+    /// Makes `path` absolute, from the working directory.
     ///
     /// # Errors
-    /// Where it is relative and there is no working directory (it may have been deleted).
+    /// If `path` is relative and the working directory does not exist.
     pub fn absolute(&self, path: &Path) -> Result<PathBuf, PathError> {
         if path.is_absolute() {
             return Ok(path.to_owned());
@@ -73,47 +74,47 @@ impl Env {
     }
 }
 
-/// Why a place cannot be told.
+/// Why a path cannot be determined.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// No home directory.
-    #[error("the home directory is not known")]
+    /// The home directory is unknown.
+    #[error("the home directory is unknown")]
     NoHome,
     /// `HOME` is relative.
-    #[error("HOME is {}, which is not an absolute path", .0.display())]
+    #[error("HOME is not an absolute path: {}", .0.display())]
     RelativeHome(PathBuf),
-    /// A relative path without a working directory.
+    /// A relative path, but no working directory.
     #[error("{} is relative, and the working directory does not exist", .0.display())]
     NoCwd(PathBuf),
-    /// Windows without the variable.
+    /// A variable that Windows sets for every user is missing.
     #[error("the environment variable {0} is not set")]
     NoVariable(&'static str),
-    /// The user's SID cannot be had.
-    #[error("the user's security identifier cannot be had: {0}")]
+    /// The SID of the user, which is part of the name of the pipe, cannot be determined.
+    #[error("the security identifier (SID) of the user cannot be determined: {0}")]
     NoSid(String),
-    /// A Unix socket's path has a limit.
-    #[error("the control socket's path is {} bytes long, and the system allows {max}: {}", .path.as_os_str().len(), .path.display())]
+    /// The path is too long for a Unix socket.
+    #[error("the path of the control socket has {} bytes, but the system allows {max}: {}", .path.as_os_str().len(), .path.display())]
     TooLong {
         /// The path.
         path: PathBuf,
-        /// The limit.
+        /// Longest allowed path, in bytes.
         max: usize,
     },
-    /// No directory to stand in, or no name.
-    #[error("{} cannot be a control socket: it names no file", .0.display())]
+    /// The path has no parent directory or no file name.
+    #[error("{} cannot be a control socket: it has no file name", .0.display())]
     NoFileName(PathBuf),
 }
 
 impl PathError {
-    /// What to do now.
+    /// Returns what the user can do about it.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::NoHome | Self::RelativeHome(_) => {
-                "set HOME to the home directory's absolute path"
+                "set HOME to the absolute path of the home directory"
             }
-            Self::NoCwd(_) => "give an absolute path, or go to a directory that exists",
-            Self::NoVariable(_) => "log in again, or set it",
-            Self::NoSid(_) => "give the pipe's name with --socket",
+            Self::NoCwd(_) => "give an absolute path, or change to a directory that exists",
+            Self::NoVariable(_) => "log in again, or set the variable",
+            Self::NoSid(_) => "give the name of the pipe with --socket",
             Self::TooLong { .. } => "give a shorter path with --socket or TUNNELD_SOCKET",
             Self::NoFileName(_) => {
                 "give the path of a socket, such as ~/.local/state/tunneld/run/control.sock"
@@ -122,11 +123,11 @@ impl PathError {
     }
 }
 
-/// The configuration directory: `explicit` (`--config-dir`), else `$TUNNELD_CONFIG_DIR`, else
+/// Returns the configuration directory: `explicit` (`--config-dir`), else `$TUNNELD_CONFIG_DIR`, else
 /// `$XDG_CONFIG_HOME/tunneld`, else `~/.config/tunneld`; `%APPDATA%\tunneld` on Windows.
 ///
 /// # Errors
-/// Where none of them leads to an absolute path.
+/// If no absolute path results.
 pub fn config_dir(explicit: Option<&Path>, env: &Env) -> Result<PathBuf, PathError> {
     if let Some(dir) = explicit.or(env.tunneld_config_dir.as_deref().map(Path::new)) {
         return env.absolute(dir);
@@ -138,7 +139,7 @@ pub fn config_dir(explicit: Option<&Path>, env: &Env) -> Result<PathBuf, PathErr
             .ok_or(PathError::NoVariable("APPDATA"))?;
         return Ok(Path::new(appdata).join("tunneld"));
     }
-    // The XDG specification has relative values ignored.
+    // The XDG Base Directory Specification: relative values are ignored.
     match env.xdg_config_home.as_deref().map(Path::new) {
         Some(dir) if dir.is_absolute() => Ok(dir.join("tunneld")),
         _ => Ok(env.home()?.join(".config").join("tunneld")),
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_directory_is_found_in_order() {
+    fn the_configuration_directory_is_found_in_the_documented_order() {
         let mut env = env();
         let dir =
             |explicit: Option<&str>, env: &Env| config_dir(explicit.map(Path::new), env).unwrap();
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_home_the_reason_is_told() {
+    fn without_a_home_directory_the_error_says_why() {
         let none = Env::default();
         assert_eq!(config_dir(None, &none), Err(PathError::NoHome));
         let relative = Env {

@@ -1,69 +1,72 @@
-//! What a tunnel is and does, as `tunnel.status` and events tell it.
+//! The state of a tunnel, its session, forwards and prompts, as in `tunnel.status` and events.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// One tunnel, as it stands.
+use crate::failure::FailureKind;
+
+/// State of one tunnel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TunnelStatus {
-    /// The name of `[tunnel.NAME]`.
+    /// Name, as in `[tunnel.NAME]`.
     pub name: String,
-    /// The state.
+    /// Current state.
     pub state: State,
-    /// What a `connecting` tunnel is at.
+    /// Phase of a `connecting` or `needs_input` tunnel; else `None`.
     pub phase: Option<Phase>,
-    /// Since when it is in this state.
+    /// Start of the current state.
     pub since: Timestamp,
-    /// The destination, `user@host:port`, as far as it is known.
+    /// Destination `user@host:port`; parts that are not known yet are left out.
     pub host: String,
-    /// The jump hosts, nearest first.
+    /// Jump hosts in the order of the connection; `tunnel:NAME` for another tunnel, `proxy_command` for a command.
     #[serde(default)]
     pub via: Vec<String>,
-    /// The configuration's tags.
+    /// Tags from the configuration.
     #[serde(default)]
     pub tags: Vec<String>,
-    /// The configuration's description.
+    /// Description from the configuration.
     pub description: Option<String>,
-    /// What the user wants.
+    /// The state that the user asked for.
     pub desired: Desired,
-    /// The connection attempt under way or last made, from 1; 0 before the first.
+    /// Number of the current or last connection attempt, from 1; 0 before the first.
     pub attempt: u32,
-    /// When a `waiting` tunnel tries again.
+    /// When a `waiting` tunnel tries again; else `None`.
     pub retry_at: Option<Timestamp>,
-    /// The last failure, kept until the tunnel is up again.
+    /// Last failure, kept until the tunnel is up again.
     pub last_error: Option<LastError>,
-    /// The prompt that a `needs_input` tunnel waits for.
+    /// The prompt that the tunnel is waiting for.
     pub prompt: Option<Prompt>,
-    /// The live session.
+    /// The established SSH session; `None` without one.
     pub session: Option<SessionStatus>,
-    /// How many sessions followed a lost one since the daemon began.
+    /// Number of sessions since the daemon started that replaced a lost one.
     pub reconnects: u64,
-    /// The forwards, in the configuration's order.
+    /// Forwards in the order of the configuration.
     pub forwards: Vec<ForwardStatus>,
-    /// What a person should know and need not act on now: a stale file, an ssh_config not read, an option that cannot be honoured.
+    /// Notes for the user that need no action now: an outdated file, an ssh_config that is not read, an option that is not
+    /// supported.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
-/// A tunnel's state.
+/// State of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Not wanted.
+    /// Stopped by the user, or not started.
     Stopped,
-    /// On demand, listening.
+    /// Starts on demand; its listeners are open.
     Idle,
-    /// A session is being made; see the phase.
+    /// A session is being established; `phase` says how far.
     Connecting,
-    /// Waits for a person's answer.
+    /// Waiting for an answer to a prompt.
     NeedsInput,
-    /// A session stands and every forward with it.
+    /// The session and every forward work.
     Up,
-    /// A session stands, some forward does not.
+    /// The session works, but at least one forward does not.
     Degraded,
-    /// Tries again at `retry_at`.
+    /// Waiting for the next attempt at `retry_at`.
     Waiting,
-    /// Stands still until a person acts.
+    /// Not retried until the user acts.
     Failed,
     /// A state of a newer daemon.
     #[serde(other)]
@@ -71,7 +74,7 @@ pub enum State {
 }
 
 impl State {
-    /// The state as it stands on the wire.
+    /// Returns the state as it is written on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stopped => "stopped",
@@ -87,25 +90,25 @@ impl State {
     }
 }
 
-/// What a connecting tunnel is at.
+/// Phase of the connection setup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Runs `host_command`.
     HostCommand,
-    /// Looks the name up.
+    /// Resolves the host name.
     Resolve,
     /// Opens the TCP connection.
     Tcp,
-    /// Starts the ProxyCommand or dials the jump hosts.
+    /// Starts the ProxyCommand or connects to the jump hosts.
     Proxy,
-    /// Exchanges keys.
+    /// Key exchange.
     Kex,
     /// Checks the host key.
     HostKey,
-    /// Logs in.
+    /// Login.
     Auth,
-    /// Asks for the remote forwards.
+    /// Requests the remote forwards.
     Forwards,
     /// A phase of a newer daemon.
     #[serde(other)]
@@ -113,7 +116,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The phase as it stands on the wire.
+    /// Returns the phase as it is written on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::HostCommand => "host_command",
@@ -129,95 +132,118 @@ impl Phase {
     }
 }
 
-/// What the user wants of a tunnel.
+/// The state that the user asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Desired {
-    /// Kept up.
+    /// The daemon keeps the tunnel up.
     Up,
-    /// Not run.
+    /// The tunnel is stopped.
     Down,
 }
 
 /// The last failure of a tunnel or forward.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastError {
-    /// The stable kind, such as `auth_refused`, `host_key_changed`, `connect_refused`, `dead_peer`.
-    pub kind: String,
-    /// One sentence.
+    /// Stable kind, for programs to compare.
+    pub kind: FailureKind,
+    /// One sentence: what was being done, and what happened.
     pub message: String,
-    /// What to do now.
+    /// What the user can do about it; `None` if nothing is known to help.
     pub hint: Option<String>,
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
+    /// Whether a client that waits for the tunnel should give up, see [`FailureKind::ends_wait`]. Sent with the
+    /// message so that a client also obeys it for kinds that are newer than the client; a daemon that does not send it
+    /// means `false`.
+    #[serde(default)]
+    pub ends_wait: bool,
 }
 
-/// A live SSH session.
+impl LastError {
+    /// Builds the wire form of a failure; `ends_wait` follows from `kind`.
+    pub fn new(
+        kind: FailureKind,
+        message: impl Into<String>,
+        hint: Option<String>,
+        at: Timestamp,
+    ) -> Self {
+        Self {
+            ends_wait: kind.ends_wait(),
+            kind,
+            message: message.into(),
+            hint,
+            at,
+        }
+    }
+}
+
+/// An established SSH session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SessionStatus {
-    /// Since when it stands.
+    /// When it was established.
     pub since: Timestamp,
-    /// The server's identification, such as `SSH-2.0-OpenSSH_9.2p1`.
+    /// Identification string of the server, such as `SSH-2.0-OpenSSH_9.2p1`.
     pub server: String,
-    /// The key exchange method.
+    /// Name of the key exchange method.
     pub kex: String,
-    /// The cipher.
+    /// Name of the cipher.
     pub cipher: String,
-    /// The MAC; none where the cipher brings its own.
+    /// Name of the MAC; `None` for an AEAD cipher.
     pub mac: Option<String>,
-    /// The host key, type and SHA256 fingerprint.
+    /// Host key: type and SHA256 fingerprint.
     pub host_key: String,
-    /// How the login went, such as `publickey (agent, ED25519 SHA256:…)`.
+    /// Login method that succeeded, such as `publickey (agent, ED25519 SHA256:…)`.
     pub auth: String,
-    /// The last measured round trip in milliseconds.
+    /// Last measured round trip time in milliseconds; `None` before the first measurement.
     pub rtt_ms: Option<f64>,
-    /// How often the server did what nothing allows, such as opening a channel that nobody asked for; all of it was
+    /// Number of requests of the server that SSH does not allow, such as opening a channel without a forward; all were
     /// refused.
     #[serde(default)]
     pub offences: u64,
 }
 
-/// One forward.
+/// State of one forward.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ForwardStatus {
-    /// Its kind.
+    /// Local, remote or dynamic.
     pub kind: ForwardKind,
-    /// The address really bound, port 0 resolved; the configured one until then.
+    /// The bound address with the real port; until it is bound, the configured one.
     pub listen: String,
-    /// Where it leads; none for a dynamic forward, either side.
+    /// Target; `None` for a dynamic forward and for a remote forward without a target (reverse SOCKS).
     pub to: Option<String>,
-    /// Its state.
+    /// Whether it listens.
     pub state: ForwardState,
-    /// Why it is not listening.
+    /// Why it does not listen; `None` unless `state` is `failed`.
     pub error: Option<LastError>,
-    /// Whether other machines can reach the listener.
+    /// Whether other machines can reach the listener: it is not bound to loopback.
     pub exposed: bool,
-    /// Connections open now.
+    /// Number of open connections.
     pub connections: u64,
-    /// Of these, how many wait for the session.
+    /// How many of the open connections wait for the session.
     pub held: u64,
-    /// Connections since the daemon began.
+    /// Number of connections since the daemon started.
     pub total: u64,
-    /// Bytes from the SSH side to the near side (for a local forward: received).
+    /// Bytes from the SSH session to the local side.
     pub bytes_in: u64,
-    /// Bytes to the SSH side.
+    /// Bytes from the local side to the SSH session.
     pub bytes_out: u64,
 }
 
-/// The kind of a forward.
+/// Kind of a forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ForwardKind {
-    /// ssh -L.
+    /// `ssh -L`: a local listener.
     Local,
-    /// ssh -R.
+    /// `ssh -R`: a listener on the server.
     Remote,
-    /// ssh -D.
+    /// `ssh -D`: a local SOCKS proxy.
     Dynamic,
 }
 
 impl ForwardKind {
-    /// The kind as it stands on the wire.
+    /// Returns the kind as it is written on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Local => "local",
@@ -227,20 +253,20 @@ impl ForwardKind {
     }
 }
 
-/// The state of a forward.
+/// State of a forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ForwardState {
-    /// Takes connections.
+    /// Accepts connections.
     Listening,
-    /// Not asked for yet.
+    /// Not requested yet.
     Pending,
-    /// Could not be had; tried again.
+    /// Could not be bound, or was refused; retried.
     Failed,
 }
 
 impl ForwardState {
-    /// The state as it stands on the wire.
+    /// Returns the state as it is written on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Listening => "listening",
@@ -250,38 +276,38 @@ impl ForwardState {
     }
 }
 
-/// A question to a person.
+/// A question to the user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompt {
-    /// What `prompt.answer` names.
+    /// Id for `prompt.answer` and `prompt.cancel`.
     pub id: u64,
-    /// The tunnel that asks; the first, where several wait for the same host.
+    /// The tunnel that asks; the first one if several wait for the same answer.
     pub tunnel: String,
-    /// What is asked for.
+    /// What kind of answer is needed.
     pub kind: PromptKind,
-    /// Who asks: `user@host:port`.
+    /// Login that the question is about: `user@host:port`.
     pub host: String,
-    /// The text above the fields, escaped for a terminal.
+    /// Text above the fields, escaped; may have several lines.
     pub text: String,
-    /// The fields, one answer each.
+    /// Fields, each of which takes one answer.
     pub fields: Vec<PromptField>,
-    /// The host key's SHA256 fingerprint, where `kind` is `host_key`.
+    /// SHA256 fingerprint of the host key if `kind` is `host_key`.
     pub fingerprint: Option<String>,
-    /// Since when it waits.
+    /// When it was opened.
     pub since: Timestamp,
 }
 
 /// One field of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromptField {
-    /// The label, escaped for a terminal.
+    /// Label, escaped to one line.
     pub label: String,
-    /// Whether the answer may be seen while it is typed.
+    /// Whether the answer is shown while it is typed; false for secrets.
     pub echo: bool,
 }
 
 impl PromptKind {
-    /// The kind as it stands on the wire.
+    /// Returns the kind as it is written on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::HostKey => "host_key",
@@ -295,21 +321,21 @@ impl PromptKind {
     }
 }
 
-/// What a prompt asks for.
+/// Kind of a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PromptKind {
-    /// Whether an unknown host key is trusted: "yes", "no" or the fingerprint.
+    /// Confirm an unknown host key: "yes", "no" or the fingerprint.
     HostKey,
-    /// A key file's passphrase.
+    /// Passphrase of a key file.
     Passphrase,
-    /// The account's password.
+    /// Password of the account.
     Password,
-    /// A new password, where the old one has expired.
+    /// New password, because the old one has expired.
     NewPassword,
-    /// keyboard-interactive, RFC 4256: whatever the server asks.
+    /// Questions of the server by keyboard-interactive (RFC 4256).
     KeyboardInteractive,
-    /// Whether further keys of a trusted host are written down: "yes" or "no"; the tunnel is up meanwhile.
+    /// Save further keys of a known host: "yes" or "no". The tunnel is up meanwhile.
     HostKeyUpdate,
     /// A kind of a newer daemon.
     #[serde(other)]

@@ -1,10 +1,10 @@
-//! The protocol's versions and this build's own.
+//! Version numbers and the line limit of the protocol.
 
-/// The protocol versions that this build speaks, best first.
+/// Protocol versions that this build supports, preferred first.
 pub const PROTOCOLS: &[u32] = &[1];
 
-/// This build's version.
+/// Version of this build, as in `tunneld --version`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The largest line, in bytes, that either side takes.
+/// Longest line that either side accepts, in bytes without the line feed (1 MiB).
 pub const MAX_LINE: usize = 1024 * 1024;

@@ -3,7 +3,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    reason = "a test's helpers fail with it"
+    reason = "helpers outside of test functions fail with it"
 )]
 
 use std::time::Duration;
@@ -30,33 +30,33 @@ impl Daemon {
         }
     }
 
-    async fn greeted(listener: &Listener) -> Self {
+    async fn accept_and_welcome(listener: &Listener) -> Self {
         let mut daemon = Self::accept(listener).await;
-        let hello = daemon.hear().await;
+        let hello = daemon.read_call().await;
         assert_eq!(hello["method"], "hello");
         assert_eq!(hello["params"]["protocol"], json!([1]));
         daemon
-            .say(&json!({"jsonrpc": "2.0", "id": hello["id"], "result": {"version": "9", "protocol": 1, "pid": 7, "new": true}}))
+            .send(&json!({"jsonrpc": "2.0", "id": hello["id"], "result": {"version": "9", "protocol": 1, "pid": 7, "new": true}}))
             .await;
         daemon
     }
 
-    async fn hear(&mut self) -> Value {
+    async fn read_call(&mut self) -> Value {
         let mut line = String::new();
         self.stream.read_line(&mut line).await.unwrap();
         serde_json::from_str(&line).unwrap()
     }
 
-    async fn say(&mut self, message: &Value) {
-        self.raw(format!("{message}\n").as_bytes()).await;
+    async fn send(&mut self, message: &Value) {
+        self.send_bytes(format!("{message}\n").as_bytes()).await;
     }
 
-    async fn raw(&mut self, bytes: &[u8]) {
+    async fn send_bytes(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).await.unwrap();
     }
 }
 
-fn place() -> (TempDir, Endpoint, Listener) {
+fn setup() -> (TempDir, Endpoint, Listener) {
     let dir = TempDir::new().unwrap();
     let endpoint = Endpoint::resolve(Some(&dir.path().join("s")), &Env::default()).unwrap();
     let listener = listen(&endpoint).unwrap();
@@ -64,16 +64,16 @@ fn place() -> (TempDir, Endpoint, Listener) {
 }
 
 async fn pair() -> (TempDir, Client, Daemon) {
-    let (dir, endpoint, listener) = place();
+    let (dir, endpoint, listener) = setup();
     let (client, daemon) = tokio::join!(
         Client::connect(&endpoint, "test"),
-        Daemon::greeted(&listener)
+        Daemon::accept_and_welcome(&listener)
     );
     (dir, client.unwrap(), daemon)
 }
 
 #[tokio::test]
-async fn replies_find_their_calls_and_events_wait_their_turn() {
+async fn replies_match_their_calls_and_events_are_buffered() {
     let (_dir, mut client, mut daemon) = pair().await;
     assert_eq!(
         (client.welcome().pid, client.welcome().version.as_str()),
@@ -81,19 +81,19 @@ async fn replies_find_their_calls_and_events_wait_their_turn() {
     );
     let params = json!({"a": 1});
     let (got, ()) = tokio::join!(client.call::<Value>("x", &params), async {
-        let call = daemon.hear().await;
+        let call = daemon.read_call().await;
         assert_eq!(call["params"], json!({"a": 1}));
         daemon
-            .say(&json!({"jsonrpc": "2.0", "method": "event", "params": {"seq": 4, "at": "2026-01-01T00:00:00Z", "kind": "bye", "extra": 1}}))
+            .send(&json!({"jsonrpc": "2.0", "method": "event", "params": {"seq": 4, "at": "2026-01-01T00:00:00Z", "kind": "bye", "extra": 1}}))
             .await;
         daemon
-            .say(&json!({"jsonrpc": "2.0", "method": "event", "params": {"seq": 5, "at": "2026-01-01T00:00:00Z", "kind": "brand_new", "of": {}}}))
+            .send(&json!({"jsonrpc": "2.0", "method": "event", "params": {"seq": 5, "at": "2026-01-01T00:00:00Z", "kind": "brand_new", "of": {}}}))
             .await;
         daemon
-            .say(&json!({"jsonrpc": "2.0", "id": 99, "result": 0}))
+            .send(&json!({"jsonrpc": "2.0", "id": 99, "result": 0}))
             .await;
         daemon
-            .say(&json!({"jsonrpc": "2.0", "id": call["id"], "result": [1, 2]}))
+            .send(&json!({"jsonrpc": "2.0", "id": call["id"], "result": [1, 2]}))
             .await;
     });
     assert_eq!(got.unwrap(), json!([1, 2]));
@@ -115,10 +115,10 @@ async fn an_error_keeps_its_kind_and_hint() {
     let sent =
         RpcError::new(ErrorKind::TunnelNotFound, "no tunnel db").hint("see tunnelctl status");
     let (got, ()) = tokio::join!(client.call::<Value>("x", &Value::Null), async {
-        let call = daemon.hear().await;
+        let call = daemon.read_call().await;
         assert_eq!(call.get("params"), None);
         daemon
-            .say(&json!({"jsonrpc": "2.0", "id": call["id"], "error": sent}))
+            .send(&json!({"jsonrpc": "2.0", "id": call["id"], "error": sent}))
             .await;
     });
     match got {
@@ -128,32 +128,32 @@ async fn an_error_keeps_its_kind_and_hint() {
 }
 
 #[tokio::test]
-async fn another_protocol_is_told_with_both_versions() {
-    let (_dir, endpoint, listener) = place();
+async fn a_version_error_names_both_versions() {
+    let (_dir, endpoint, listener) = setup();
     let (client, ()) = tokio::join!(Client::connect(&endpoint, "test"), async {
         let mut daemon = Daemon::accept(&listener).await;
-        let hello = daemon.hear().await;
+        let hello = daemon.read_call().await;
         let err = RpcError::new(ErrorKind::UnsupportedProtocol, "no")
             .causes(["2".to_owned(), "3".to_owned()]);
         daemon
-            .say(&json!({"jsonrpc": "2.0", "id": hello["id"], "error": err}))
+            .send(&json!({"jsonrpc": "2.0", "id": hello["id"], "error": err}))
             .await;
     });
     let err = client.unwrap_err();
     assert!(matches!(err, ClientError::Version { .. }), "{err:?}");
     assert_eq!(
         err.to_string(),
-        "the daemon speaks protocol 2, 3, this program 1"
+        "the daemon supports protocol 2, 3, this program 1"
     );
 }
 
 #[tokio::test]
-async fn busy_is_heard_although_it_answers_no_call() {
-    let (_dir, endpoint, listener) = place();
+async fn an_error_without_an_id_fails_the_call() {
+    let (_dir, endpoint, listener) = setup();
     let (client, ()) = tokio::join!(Client::connect(&endpoint, "test"), async {
         let mut daemon = Daemon::accept(&listener).await;
         daemon
-            .say(&json!({"jsonrpc": "2.0", "id": null, "error": RpcError::new(ErrorKind::Busy, "64 clients")}))
+            .send(&json!({"jsonrpc": "2.0", "id": null, "error": RpcError::new(ErrorKind::Busy, "64 clients")}))
             .await;
     });
     match client {
@@ -163,8 +163,8 @@ async fn busy_is_heard_although_it_answers_no_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_daemon_that_hangs_is_given_up() {
-    let (_dir, endpoint, listener) = place();
+async fn a_hung_daemon_times_out() {
+    let (_dir, endpoint, listener) = setup();
     let (client, _held) = tokio::join!(Client::connect(&endpoint, "test"), listener.accept());
     assert!(
         matches!(client, Err(ClientError::Hung { .. })),
@@ -173,15 +173,15 @@ async fn a_daemon_that_hangs_is_given_up() {
 }
 
 #[tokio::test]
-async fn what_is_no_message_and_what_is_too_long_are_errors() {
+async fn invalid_and_too_long_messages_are_errors() {
     let (_dir, mut client, mut daemon) = pair().await;
-    daemon.raw(b"no json\n").await;
+    daemon.send_bytes(b"no json\n").await;
     assert!(matches!(
         client.next().await,
         Err(ClientError::Garbled { .. })
     ));
     let long = vec![b'x'; MAX_LINE + 2];
-    let (got, ()) = tokio::join!(client.next(), daemon.raw(&long));
+    let (got, ()) = tokio::join!(client.next(), daemon.send_bytes(&long));
     assert!(
         matches!(got, Err(ClientError::Io(CodecError::TooLong(_)))),
         "{got:?}"
@@ -189,7 +189,7 @@ async fn what_is_no_message_and_what_is_too_long_are_errors() {
 }
 
 #[tokio::test]
-async fn a_connect_loses_no_byte_that_came_with_the_reply() {
+async fn connect_keeps_the_bytes_that_came_with_the_reply() {
     let (_dir, client, mut daemon) = pair().await;
     let params = Connect {
         name: "db".into(),
@@ -199,13 +199,13 @@ async fn a_connect_loses_no_byte_that_came_with_the_reply() {
     let (stream, ()) = tokio::join!(
         client.into_stream(&params, Duration::from_secs(30)),
         async {
-            let call = daemon.hear().await;
+            let call = daemon.read_call().await;
             assert_eq!(call["method"], method::CONNECT);
             let reply = format!(
                 "{}\nSSH-2.0-early\r\n",
                 json!({"jsonrpc": "2.0", "id": call["id"], "result": {}})
             );
-            daemon.raw(reply.as_bytes()).await;
+            daemon.send_bytes(reply.as_bytes()).await;
         }
     );
     let mut stream = stream.unwrap();
@@ -214,7 +214,7 @@ async fn a_connect_loses_no_byte_that_came_with_the_reply() {
     let mut heard = String::new();
     daemon.stream.read_to_string(&mut heard).await.unwrap();
     assert_eq!(heard, "ours");
-    daemon.raw(b"late").await;
+    daemon.send_bytes(b"late").await;
     drop(daemon);
     let mut got = String::new();
     stream.read_to_string(&mut got).await.unwrap();
@@ -222,15 +222,15 @@ async fn a_connect_loses_no_byte_that_came_with_the_reply() {
 }
 
 #[tokio::test]
-async fn a_call_sent_ahead_is_answered_among_the_events() {
+async fn the_reply_to_a_sent_call_comes_among_the_events() {
     let (_dir, mut client, mut daemon) = pair().await;
     let id = client.send("slow", &json!({})).await.unwrap();
-    let call = daemon.hear().await;
+    let call = daemon.read_call().await;
     daemon
-        .say(&json!({"jsonrpc": "2.0", "method": "of_the_future", "params": 1}))
+        .send(&json!({"jsonrpc": "2.0", "method": "of_the_future", "params": 1}))
         .await;
     daemon
-        .say(&json!({"jsonrpc": "2.0", "id": call["id"], "result": null}))
+        .send(&json!({"jsonrpc": "2.0", "id": call["id"], "result": null}))
         .await;
     assert_eq!(
         client.next().await.unwrap(),

@@ -1,6 +1,9 @@
-//! The control socket's place, its lock, and what stands in its way.
+//! The path of the control socket, its lock file, and files that block its path.
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, reason = "a test's helpers fail with it")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers outside of test functions fail with it"
+)]
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -31,16 +34,16 @@ fn at(dir: &TempDir) -> Endpoint {
     Endpoint::resolve(Some(&dir.path().join("s.sock")), &env(dir.path())).unwrap()
 }
 
-fn found(env: &Env) -> PathBuf {
+fn resolved_path(env: &Env) -> PathBuf {
     Endpoint::resolve(None, env).unwrap().path().to_owned()
 }
 
 #[test]
-fn the_socket_is_found_in_order() {
+fn the_socket_is_found_in_the_documented_order() {
     let home = TempDir::new().unwrap();
     let mut env = env(home.path());
     assert_eq!(
-        found(&env),
+        resolved_path(&env),
         home.path().join(".local/state/tunneld/run/control.sock")
     );
 
@@ -48,16 +51,16 @@ fn the_socket_is_found_in_order() {
     env.run_user = home.path().join("run");
     std::fs::create_dir_all(env.run_user.join(&uid)).unwrap();
     let in_run = env.run_user.join(&uid).join("tunneld/control.sock");
-    assert_eq!(found(&env), in_run);
+    assert_eq!(resolved_path(&env), in_run);
 
     let xdg = home.path().join("xdg");
     std::fs::create_dir(&xdg).unwrap();
     chmod(&xdg, 0o700);
     env.xdg_runtime_dir = Some(xdg.clone().into());
-    assert_eq!(found(&env), xdg.join("tunneld/control.sock"));
+    assert_eq!(resolved_path(&env), xdg.join("tunneld/control.sock"));
 
     env.tunneld_socket = Some("rel/own.sock".into());
-    assert_eq!(found(&env), home.path().join("rel/own.sock"));
+    assert_eq!(resolved_path(&env), home.path().join("rel/own.sock"));
     let explicit = Endpoint::resolve(Some(Path::new("/x/y.sock")), &env).unwrap();
     assert_eq!(explicit.path(), Path::new("/x/y.sock"));
     assert_eq!(explicit.state_dir(), Path::new("/x"));
@@ -65,7 +68,7 @@ fn the_socket_is_found_in_order() {
 }
 
 #[test]
-fn a_runtime_folder_that_is_not_private_is_passed_over_with_the_reason() {
+fn a_runtime_directory_that_is_not_private_is_skipped_with_the_reason() {
     let home = TempDir::new().unwrap();
     let xdg = home.path().join("xdg");
     std::fs::create_dir(&xdg).unwrap();
@@ -89,7 +92,7 @@ fn a_runtime_folder_that_is_not_private_is_passed_over_with_the_reason() {
 }
 
 #[test]
-fn a_path_too_long_for_a_socket_is_said_to_be() {
+fn a_path_that_is_too_long_for_a_socket_is_an_error() {
     let home = TempDir::new().unwrap();
     let long = Path::new("/").join("x".repeat(120));
     let err = Endpoint::resolve(Some(&long), &env(home.path())).unwrap_err();
@@ -98,7 +101,7 @@ fn a_path_too_long_for_a_socket_is_said_to_be() {
 }
 
 #[tokio::test]
-async fn the_folder_is_made_private_and_bytes_flow_with_half_close() {
+async fn the_directory_is_made_private_and_a_half_close_works() {
     let home = TempDir::new().unwrap();
     let endpoint = Endpoint::resolve(None, &env(home.path())).unwrap();
     let listener = listen(&endpoint).unwrap();
@@ -127,7 +130,7 @@ async fn the_folder_is_made_private_and_bytes_flow_with_half_close() {
 }
 
 #[tokio::test]
-async fn a_second_daemon_is_told_the_pid_and_the_first_keeps_its_socket() {
+async fn a_second_daemon_fails_with_the_pid_and_the_first_keeps_its_socket() {
     let dir = TempDir::new().unwrap();
     let endpoint = at(&dir);
     let first = listen(&endpoint).unwrap();
@@ -147,7 +150,7 @@ async fn a_second_daemon_is_told_the_pid_and_the_first_keeps_its_socket() {
 }
 
 #[tokio::test]
-async fn a_dead_daemons_socket_is_taken_over() {
+async fn the_socket_of_a_dead_daemon_is_replaced() {
     let dir = TempDir::new().unwrap();
     let endpoint = at(&dir);
     drop(std::os::unix::net::UnixListener::bind(endpoint.path()).unwrap());
@@ -162,7 +165,7 @@ async fn a_dead_daemons_socket_is_taken_over() {
 }
 
 #[tokio::test]
-async fn what_is_no_socket_is_left_alone() {
+async fn a_file_that_is_not_a_socket_is_kept() {
     let dir = TempDir::new().unwrap();
     let endpoint = at(&dir);
     let path = endpoint.path();
@@ -178,11 +181,11 @@ async fn what_is_no_socket_is_left_alone() {
     refused("a symbolic link");
     std::fs::remove_file(path).unwrap();
     std::fs::create_dir(path).unwrap();
-    refused("a folder");
+    refused("a directory");
 }
 
 #[tokio::test]
-async fn a_folder_that_others_may_write_in_is_refused() {
+async fn a_directory_that_others_can_write_to_is_refused() {
     let dir = TempDir::new().unwrap();
     chmod(dir.path(), 0o777);
     match listen(&at(&dir)) {
@@ -202,7 +205,7 @@ async fn a_folder_that_others_may_write_in_is_refused() {
 }
 
 #[tokio::test]
-async fn a_socket_taken_away_is_noticed_and_made_again() {
+async fn a_deleted_socket_is_detected_and_bound_again() {
     let dir = TempDir::new().unwrap();
     let endpoint = at(&dir);
     let mut listener = listen(&endpoint).unwrap();
@@ -224,7 +227,7 @@ async fn a_socket_taken_away_is_noticed_and_made_again() {
 }
 
 #[tokio::test]
-async fn the_drop_of_a_displaced_listener_leaves_its_successor() {
+async fn dropping_a_replaced_listener_keeps_the_new_socket() {
     let dir = TempDir::new().unwrap();
     let endpoint = at(&dir);
     let listener = listen(&endpoint).unwrap();
@@ -236,7 +239,7 @@ async fn the_drop_of_a_displaced_listener_leaves_its_successor() {
 }
 
 #[tokio::test]
-async fn a_close_of_both_ways_is_seen_and_a_half_close_is_none() {
+async fn a_full_close_is_a_hangup_and_a_half_close_is_not() {
     let dir = TempDir::new().unwrap();
     let endpoint = at(&dir);
     let listener = listen(&endpoint).unwrap();

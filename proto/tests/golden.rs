@@ -1,7 +1,10 @@
-//! Every message as it stands on the wire. What differs from `golden/` breaks clients that are out there.
+//! Compares every message with its golden file. A difference breaks existing clients.
 //!
-//! `UPDATE_GOLDEN=1 cargo test -p tunneld-proto --test golden` writes the files anew.
-#![expect(clippy::unwrap_used, reason = "a test's helpers fail with it")]
+//! `UPDATE_GOLDEN=1 cargo test -p tunneld-proto --test golden` rewrites the files.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers outside of test functions fail with it"
+)]
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -12,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tunneld_proto::error::{ErrorKind, RpcError};
+use tunneld_proto::failure::FailureKind;
 use tunneld_proto::message::*;
 use tunneld_proto::status::*;
 
@@ -20,12 +24,12 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn last_error() -> LastError {
-    LastError {
-        kind: "auth_refused".into(),
-        message: "the server refused the login of deploy".into(),
-        hint: Some("see that the key is in authorized_keys".into()),
-        at: at(1),
-    }
+    LastError::new(
+        FailureKind::AuthRefused,
+        "the server refused the login of deploy",
+        Some("see that the key is in authorized_keys".into()),
+        at(1),
+    )
 }
 
 fn forward(kind: ForwardKind, state: ForwardState) -> ForwardStatus {
@@ -137,7 +141,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
-/// Compares, or writes; and makes sure that what is written reads back.
+/// Compares each message with its file, or writes the file; and checks that the message parses back.
 struct Golden {
     update: bool,
     seen: BTreeSet<String>,
@@ -152,7 +156,7 @@ impl Golden {
     ) {
         let text = serde_json::to_string_pretty(message).unwrap() + "\n";
         let back: T = serde_json::from_str(&text).unwrap();
-        assert_eq!(&back, message, "{name} does not read back");
+        assert_eq!(&back, message, "{name} does not parse back");
         let file = format!("{name}.json");
         let path = folder().join(&file);
         if self.update {
@@ -363,7 +367,7 @@ fn notifications(golden: &mut Golden) {
 }
 
 #[test]
-fn the_wire_is_as_it_was() {
+fn every_message_matches_its_golden_file() {
     let mut golden = Golden {
         update: std::env::var_os("UPDATE_GOLDEN").is_some(),
         seen: BTreeSet::new(),
@@ -372,18 +376,20 @@ fn the_wire_is_as_it_was() {
     calls(&mut golden);
     replies(&mut golden);
     notifications(&mut golden);
-    let there: BTreeSet<_> = std::fs::read_dir(folder())
+    let files: BTreeSet<_> = std::fs::read_dir(folder())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    for stray in there.difference(&golden.seen) {
-        golden.wrong.push(format!("{stray} belongs to no message"));
+    for unused in files.difference(&golden.seen) {
+        golden
+            .wrong
+            .push(format!("{unused} is the file of no message"));
     }
     assert!(golden.wrong.is_empty(), "{}", golden.wrong.join("\n"));
 }
 
 #[test]
-fn every_word_of_an_enumeration_is_as_it_was() {
+fn the_strings_of_each_enumeration_are_unchanged() {
     let states = [
         State::Stopped,
         State::Idle,
@@ -434,11 +440,17 @@ fn every_word_of_an_enumeration_is_as_it_was() {
 }
 
 #[test]
-fn what_a_newer_daemon_says_is_read_as_unknown() {
+fn unknown_values_of_a_newer_daemon_are_accepted() {
     assert_eq!(
         serde_json::from_str::<State>("\"sleeping\"").unwrap(),
         State::Unknown
     );
+    let error: LastError = serde_json::from_str(
+        r#"{"kind": "quota", "message": "m", "hint": null, "at": "2026-01-01T00:00:00Z"}"#,
+    )
+    .unwrap();
+    assert_eq!(error.kind, FailureKind::Other("quota".into()));
+    assert!(!error.ends_wait, "a daemon that does not send it");
     let kind: ErrorKind = serde_json::from_str("\"quota\"").unwrap();
     assert_eq!(
         (kind.as_str(), &kind),
@@ -447,7 +459,7 @@ fn what_a_newer_daemon_says_is_read_as_unknown() {
 }
 
 #[test]
-fn an_answer_is_not_shown() {
+fn debug_does_not_show_an_answer() {
     let answer = Answer {
         id: 1,
         answers: vec!["hunter2".into()],

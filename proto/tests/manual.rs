@@ -1,19 +1,20 @@
-//! The manual of the protocol names every method, kind, state and key that there is.
+//! Checks that docs/protocol.md names every method, kind, state and key.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::Value;
 use tunneld_proto::error::{ErrorKind, RpcError};
+use tunneld_proto::failure::FailureKind;
 
 const MANUAL: &str = include_str!("../../docs/protocol.md");
 
-/// Whether the manual has it as code.
+/// Returns whether the manual has `word` as code.
 fn names(word: &str) -> bool {
     MANUAL.contains(&format!("`{word}`"))
 }
 
-/// What stands in quotes behind `mark` in a source.
+/// Returns the string literals that follow `mark` in a source file.
 fn quoted<'a>(source: &'a str, mark: &'a str) -> impl Iterator<Item = &'a str> {
     source.lines().filter_map(move |line| {
         let (_, rest) = line.split_once(mark)?;
@@ -32,7 +33,7 @@ fn every_method_and_notification_has_a_row() {
 
 #[test]
 fn every_kind_of_error_has_a_row_with_its_code() {
-    // The others are attributes.
+    // Other literals are attributes of macros.
     let is_kind = |word: &str| word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     let mut kinds: Vec<&str> = quoted(include_str!("../src/error.rs"), " = ").collect();
     kinds.retain(|kind| is_kind(kind));
@@ -41,6 +42,17 @@ fn every_kind_of_error_has_a_row_with_its_code() {
         let code = RpcError::new(ErrorKind::from(kind.to_owned()), "").code;
         assert!(
             MANUAL.contains(&format!("\n| `{kind}` | {code} |")),
+            "{kind}"
+        );
+    }
+}
+
+#[test]
+fn every_kind_of_failure_has_a_row_that_says_whether_it_ends_a_wait() {
+    for kind in FailureKind::ALL {
+        let ends = if kind.ends_wait() { "yes" } else { "no" };
+        assert!(
+            MANUAL.contains(&format!("\n| `{kind}` | {ends} |")),
             "{kind}"
         );
     }
@@ -81,7 +93,7 @@ fn collect(value: &Value, keys: &mut BTreeSet<String>) {
         Value::Object(object) => {
             for (key, value) in object {
                 keys.insert(key.clone());
-                // A tunnel's configuration has a manual of its own.
+                // The keys of `spec` are documented in docs/configuration.md.
                 if key != "spec" {
                     collect(value, keys);
                 }

@@ -1,4 +1,4 @@
-//! The named pipe: one daemon has it, it carries both directions, its name bears the user's SID.
+//! The named pipe: one daemon per pipe, both directions, the SID of the user in its name.
 #![cfg(windows)]
 
 use tempfile::TempDir;
@@ -14,7 +14,7 @@ fn env(dir: &TempDir) -> Env {
 }
 
 #[tokio::test]
-async fn one_daemon_a_pipe_and_bytes_both_ways() {
+async fn one_daemon_per_pipe_and_bytes_in_both_directions() {
     let dir = TempDir::new().unwrap();
     let name = format!("tunneld-test-{}", std::process::id());
     let endpoint = Endpoint::resolve(Some(name.as_ref()), &env(&dir)).unwrap();
@@ -44,7 +44,7 @@ async fn one_daemon_a_pipe_and_bytes_both_ways() {
 }
 
 #[test]
-fn the_pipes_name_bears_the_sid() {
+fn the_name_of_the_pipe_contains_the_sid() {
     let dir = TempDir::new().unwrap();
     let env = Env {
         tunneld_socket: None,

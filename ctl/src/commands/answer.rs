@@ -1,4 +1,4 @@
-//! `answer`: the waiting prompts, asked here, and what the same logins ask after them.
+//! `tunnelctl answer`: asks the open prompts here, and the further questions of the same logins.
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
@@ -6,54 +6,53 @@ use std::io::IsTerminal as _;
 use tunneld_proto::client::Client;
 use tunneld_proto::status::{Prompt, State, TunnelStatus};
 
-use super::follow::{Change, Following, lost};
-use super::wait::{failure, say_up};
-use crate::cli::{Answer, Which};
+use super::mirror::{Change, Mirror, connection_lost};
+use super::wait::{failure, removed, report_up, stopped};
+use crate::cli::{Answer, Selection};
 use crate::daemon::Context;
 use crate::exit::{Exit, FAILED, INTERRUPTED, NO_DAEMON};
-use crate::output::line::{Ink, Line};
+use crate::output::line::{Line, Style};
 use crate::prompt::{self, Outcome, Source};
 use crate::select::{matches, select};
 
-/// Runs the command.
-pub(crate) async fn run(context: &Context, asked: &Answer) -> Result<(), Exit> {
+/// Asks each open prompt, then waits until the tunnels that were answered are up; exit 1 if one fails or the user
+/// cancels a prompt.
+pub(crate) async fn run(context: &Context, args: &Answer) -> Result<(), Exit> {
     let mut client = context.connect().await?;
-    let following = Following::begin(&mut client).await?;
-    if let Some(name) = &asked.name {
-        let names = vec![name.clone()];
-        select(
-            &following.all(),
-            &Which {
-                names,
-                ..Which::default()
-            },
-        )?;
+    let mirror = Mirror::subscribe(&mut client).await?;
+    if let Some(name) = &args.name {
+        let selection = Selection {
+            names: vec![name.clone()],
+            ..Selection::default()
+        };
+        select(&mirror.all(), &selection)?;
     }
     let mut answering = Answering {
         context,
-        following,
-        name: asked.name.as_deref(),
+        mirror,
+        name: args.name.as_deref(),
         source: source(),
         asked: BTreeSet::new(),
-        open: BTreeSet::new(),
+        pending: BTreeSet::new(),
         failed: false,
     };
     if context.ui.json {
-        let prompts: Vec<&Prompt> = answering.waiting().collect();
+        let prompts: Vec<&Prompt> = answering.open_prompts().collect();
         return context.ui.json(&prompts);
     }
-    if answering.waiting().next().is_none() {
-        context.ui.say("nothing waits for an answer");
+    if answering.open_prompts().next().is_none() {
+        context.ui.info("no tunnel is waiting for an answer");
         return Ok(());
     }
     if answering.source == Source::Terminal {
-        prompt::attend(&mut client, &answering.whom()).await?;
+        prompt::attend(&mut client, &answering.attended_tunnels()).await?;
     }
     answering.run(&mut client).await
 }
 
 fn source() -> Source {
     match Source::terminal() {
+        // A script that pipes answers also has a controlling terminal, so stdin decides.
         Some(terminal) if std::io::stdin().is_terminal() => terminal,
         _ => Source::Stdin,
     }
@@ -61,32 +60,33 @@ fn source() -> Source {
 
 struct Answering<'a> {
     context: &'a Context,
-    following: Following,
-    /// Whose prompts; everybody's where nobody is named.
+    mirror: Mirror,
+    /// Name or pattern of the tunnels whose prompts are asked; `None` for all tunnels.
     name: Option<&'a str>,
     source: Source,
-    /// Prompts that were asked here.
+    /// Ids of the prompts that were asked here.
     asked: BTreeSet<u64>,
-    /// Tunnels whose prompt was answered, and which have neither come up nor failed.
-    open: BTreeSet<String>,
+    /// Tunnels whose prompt was answered and that have neither come up nor failed yet.
+    pending: BTreeSet<String>,
     failed: bool,
 }
 
 impl Answering<'_> {
-    /// One login after another, each to its end: its next question comes before another's first.
+    /// Completes one login after the other: the next question of a login comes before the first of another one.
     async fn run(&mut self, client: &mut Client) -> Result<(), Exit> {
         loop {
-            self.settle();
-            if let Some(prompt) = self.next() {
+            self.report_settled();
+            if let Some(prompt) = self.next_prompt() {
                 self.ask(client, &prompt).await?;
                 continue;
             }
-            if self.open.is_empty() {
+            if self.pending.is_empty() {
                 break;
             }
             tokio::select! {
-                said = client.notification() => {
-                    if self.following.hear(said?.ok_or_else(lost)?) == Change::Bye {
+                notification = client.notification() => {
+                    let notification = notification?.ok_or_else(connection_lost)?;
+                    if self.mirror.apply(notification) == Change::Bye {
                         return Err(Exit::new(NO_DAEMON, "the daemon is stopping")
                             .hint("start it again: tunnelctl up --all"));
                     }
@@ -100,92 +100,97 @@ impl Answering<'_> {
         Ok(())
     }
 
-    /// Whose prompts are asked here; nobody stands for everybody.
-    fn whom(&self) -> Vec<String> {
+    /// Returns the tunnels whose prompts are asked here, for `prompt.attend`; an empty list means all.
+    fn attended_tunnels(&self) -> Vec<String> {
         if self.name.is_none() {
             return Vec::new();
         }
-        let whose = self.waiting().flat_map(|prompt| self.whose(prompt));
-        let names: BTreeSet<String> = whose.map(str::to_owned).collect();
+        let tunnels = self
+            .open_prompts()
+            .flat_map(|prompt| self.tunnels_of(prompt));
+        let names: BTreeSet<String> = tunnels.map(str::to_owned).collect();
         names.into_iter().collect()
     }
 
-    /// The prompts that are meant and were not asked yet.
-    fn waiting(&self) -> impl Iterator<Item = &Prompt> {
-        self.following.prompts().iter().filter(|prompt| {
-            let mut whose = self.whose(prompt);
-            let meant = self
+    /// Returns the selected prompts that were not asked yet, oldest first.
+    fn open_prompts(&self) -> impl Iterator<Item = &Prompt> {
+        self.mirror.prompts().iter().filter(|prompt| {
+            let mut tunnels = self.tunnels_of(prompt);
+            let selected = self
                 .name
-                .is_none_or(|name| whose.any(|whose| matches(name, whose)));
-            meant && !self.asked.contains(&prompt.id)
+                .is_none_or(|name| tunnels.any(|tunnel| matches(name, tunnel)));
+            selected && !self.asked.contains(&prompt.id)
         })
     }
 
-    fn next(&self) -> Option<Prompt> {
-        if self.open.is_empty() {
-            return self.waiting().next().cloned();
+    fn next_prompt(&self) -> Option<Prompt> {
+        if self.pending.is_empty() {
+            return self.open_prompts().next().cloned();
         }
-        let ours = |prompt: &&Prompt| {
+        let continues_login = |prompt: &&Prompt| {
             !self.asked.contains(&prompt.id)
-                && self.whose(prompt).any(|whose| self.open.contains(whose))
+                && self
+                    .tunnels_of(prompt)
+                    .any(|tunnel| self.pending.contains(tunnel))
         };
-        self.following.prompts().iter().find(ours).cloned()
+        self.mirror.prompts().iter().find(continues_login).cloned()
     }
 
-    /// The tunnel that asks, and those that wait for the same answer beside it.
-    fn whose<'a>(&'a self, prompt: &'a Prompt) -> impl Iterator<Item = &'a str> {
-        let waits = |tunnel: &&TunnelStatus| {
-            let theirs = tunnel.prompt.as_ref();
-            theirs.is_some_and(|theirs| theirs.id == prompt.id)
+    /// Returns the names of the tunnel that asks and of those that wait for the same answer.
+    fn tunnels_of<'a>(&'a self, prompt: &'a Prompt) -> impl Iterator<Item = &'a str> {
+        let shares_prompt = |tunnel: &&TunnelStatus| {
+            let open = tunnel.prompt.as_ref();
+            open.is_some_and(|open| open.id == prompt.id)
         };
-        let beside = self.following.tunnels().filter(waits);
-        std::iter::once(prompt.tunnel.as_str()).chain(beside.map(|tunnel| tunnel.name.as_str()))
+        let others = self.mirror.tunnels().filter(shares_prompt);
+        std::iter::once(prompt.tunnel.as_str()).chain(others.map(|tunnel| tunnel.name.as_str()))
     }
 
     async fn ask(&mut self, client: &mut Client, prompt: &Prompt) -> Result<(), Exit> {
         self.asked.insert(prompt.id);
-        let whose: Vec<String> = self.whose(prompt).map(str::to_owned).collect();
-        let mut heard = Vec::new();
-        let outcome = prompt::relay(self.context, client, prompt, self.source, &mut heard).await?;
-        for said in heard {
-            self.following.hear(said);
+        let tunnels: Vec<String> = self.tunnels_of(prompt).map(str::to_owned).collect();
+        let mut received = Vec::new();
+        let outcome =
+            prompt::relay(self.context, client, prompt, self.source, &mut received).await?;
+        for notification in received {
+            self.mirror.apply(notification);
         }
-        let (ink, word) = match outcome {
-            Outcome::Answered => (Ink::Good, "answered"),
-            Outcome::Cancelled => (Ink::Warn, "cancelled"),
-            Outcome::Gone => (Ink::Dim, "not needed any more"),
+        let (style, word) = match outcome {
+            Outcome::Answered => (Style::Good, "answered"),
+            Outcome::Cancelled => (Style::Warn, "cancelled"),
+            Outcome::Gone => (Style::Dim, "no longer needed"),
         };
         match outcome {
-            Outcome::Answered => self.open.extend(whose),
+            Outcome::Answered => self.pending.extend(tunnels),
             Outcome::Cancelled => {
                 self.failed = true;
-                self.open.remove(&prompt.tunnel);
+                self.pending.remove(&prompt.tunnel);
             }
             Outcome::Gone => {}
         }
-        self.context
-            .ui
-            .say(Line::of(Ink::Bold, &prompt.tunnel).and(" ").with(ink, word));
+        self.context.ui.info(
+            Line::of(Style::Bold, &prompt.tunnel)
+                .and(" ")
+                .with(style, word),
+        );
         Ok(())
     }
 
-    /// Tells of the tunnels that have come to their end.
-    fn settle(&mut self) {
-        let open = std::mem::take(&mut self.open);
-        for name in open {
-            let exit = match self.following.get(&name) {
-                None => Exit::new(FAILED, format!("{name} was removed meanwhile"))
-                    .hint("tunnelctl status shows all there are"),
+    /// Reports the pending tunnels that are up or have failed, and removes them from `pending`.
+    fn report_settled(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        for name in pending {
+            let exit = match self.mirror.get(&name) {
+                None => removed(&name),
                 Some(tunnel) => match tunnel.state {
                     State::Up | State::Degraded | State::Idle => {
-                        say_up(self.context, tunnel);
+                        report_up(self.context, tunnel);
                         continue;
                     }
                     State::Waiting | State::Failed => failure(tunnel, tunnel.last_error.as_ref()),
-                    State::Stopped => Exit::new(FAILED, format!("{name} was stopped meanwhile"))
-                        .hint(format!("start it again: tunnelctl up {name}")),
+                    State::Stopped => stopped(&name),
                     State::Connecting | State::NeedsInput | State::Unknown => {
-                        self.open.insert(name);
+                        self.pending.insert(name);
                         continue;
                     }
                 },

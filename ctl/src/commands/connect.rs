@@ -1,4 +1,4 @@
-//! `connect`: stdin and stdout through a tunnel's session.
+//! `tunnelctl connect`: connects stdin and stdout to a target through the session of a tunnel.
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
@@ -11,81 +11,82 @@ use crate::cli::Connect;
 use crate::daemon::Context;
 use crate::exit::{Exit, FAILED};
 
-/// How long the far end may take to open the connection.
-const OPEN: Duration = Duration::from_secs(60);
-/// What is read at a time.
-const BUFFER: usize = 64 * 1024;
+/// How long the SSH server may take to open the connection.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes per read.
+const BUFFER_SIZE: usize = 64 * 1024;
 
-/// Runs the command: each direction ends by itself, and the far end's end is ours.
-pub(crate) async fn run(context: &Context, asked: &Connect) -> Result<(), Exit> {
+/// Copies both directions until the target closes its side; the end of stdin is passed on as a half-close. Exit 1 if
+/// the session is lost.
+pub(crate) async fn run(context: &Context, args: &Connect) -> Result<(), Exit> {
     let client = context.connect().await?;
     let params = message::Connect {
-        name: asked.name.clone(),
-        host: asked.target.host.clone(),
-        port: asked.target.port,
+        name: args.name.clone(),
+        host: args.target.host.clone(),
+        port: args.target.port,
     };
     let lost = || {
         Exit::new(FAILED, "the connection was lost")
-            .hint(format!("see tunnelctl status {}", asked.name))
+            .hint(format!("see: tunnelctl status {}", args.name))
     };
-    let stream = client.into_stream(&params, OPEN).await?;
+    let stream = client.into_stream(&params, OPEN_TIMEOUT).await?;
     let hangup = stream.get_ref().hangup();
     let hangup = hangup.map_err(|err| lost().caused_by(&err))?;
     let (from, mut to) = split(stream);
-    let ours_ended = Cell::new(false);
+    let stdin_ended = Cell::new(false);
     let upload = async {
-        let cut = |err: &io::Error| is_cut(err.kind());
-        // Where the daemon takes no more, the download tells what has become of it.
+        // If the daemon closed the connection, the download reports why; a shutdown would only fail.
         if !copy(&mut tokio::io::stdin(), &mut to)
             .await
-            .is_err_and(|err| cut(&err))
+            .is_err_and(|err| is_disconnect(err.kind()))
         {
-            ours_ended.set(true);
+            stdin_ended.set(true);
             let _ = to.shutdown().await;
         }
     };
     let download = download(from);
     tokio::pin!(upload, download);
-    let done = tokio::select! {
-        done = &mut download => done,
+    // stdin may stay open for ever, as in `ssh -o ProxyCommand`; the end of the download ends the command.
+    let end = tokio::select! {
+        end = &mut download => end,
         () = &mut upload => download.await,
     };
-    match done? {
-        // The daemon leaves our half to us at the far end's end, and takes both away with a session that dies. It
-        // looks the same once ours has ended.
-        Ended::Whole if !ours_ended.get() && hangup.is_hung_up() => Err(lost()),
-        Ended::Whole => Ok(()),
-        Ended::Lost(err) => Err(lost().caused_by(&err)),
+    match end? {
+        // When the target closes its side, the daemon keeps the other half open; when the session dies, it closes
+        // both. After the end of stdin the two cases look the same.
+        DownloadEnd::Eof if !stdin_ended.get() && hangup.is_hung_up() => Err(lost()),
+        DownloadEnd::Eof => Ok(()),
+        DownloadEnd::Lost(err) => Err(lost().caused_by(&err)),
     }
 }
 
-/// How the far end's bytes ended.
-enum Ended {
-    /// With their end, or with ours who read them.
-    Whole,
-    /// Before it.
+/// How the download ended.
+enum DownloadEnd {
+    /// The daemon closed its side in order.
+    Eof,
+    /// Reading failed.
     Lost(io::Error),
 }
 
-async fn download(mut from: impl AsyncRead + Unpin) -> Result<Ended, Exit> {
+async fn download(mut from: impl AsyncRead + Unpin) -> Result<DownloadEnd, Exit> {
     let mut stdout = tokio::io::stdout();
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; BUFFER_SIZE];
     loop {
         let count = match from.read(&mut buffer).await {
             Ok(count) => count,
-            Err(err) => return Ok(Ended::Lost(err)),
+            Err(err) => return Ok(DownloadEnd::Lost(err)),
         };
         stdout
             .write_all(buffer.get(..count).unwrap_or_default())
             .await?;
-        // What is kept back would be held from a partner who waits for it.
+        // Flushed after each read: the reader may need these bytes before it sends its next request.
         stdout.flush().await?;
         if count == 0 {
-            return Ok(Ended::Whole);
+            return Ok(DownloadEnd::Eof);
         }
     }
 }
 
-fn is_cut(kind: ErrorKind) -> bool {
+fn is_disconnect(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }

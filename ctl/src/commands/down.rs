@@ -1,4 +1,4 @@
-//! `down`: stops tunnels.
+//! `tunnelctl down`: stops tunnels.
 
 use std::time::Duration;
 
@@ -6,41 +6,41 @@ use tunneld_proto::client::{Client, ClientError};
 use tunneld_proto::error::ErrorKind;
 use tunneld_proto::message::{Names, Remove, Tunnels, method};
 
-use super::named::named;
+use super::resolve::resolve_names;
 use super::tunnels;
 use crate::cli::Down;
 use crate::daemon::Context;
 use crate::exit::Exit;
-use crate::output::line::{Ink, Line};
-use crate::select::check;
+use crate::output::line::{Line, Style};
+use crate::select::require_selection;
 
-/// How long tunnels may take to close; past that they are cut off.
-const CLOSE: Duration = Duration::from_secs(15);
-/// How much longer the daemon's word of it may take.
-const REPLY: Duration = Duration::from_secs(5);
+/// How long tunnels may take to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time added to [`CLOSE_TIMEOUT`] for the daemon's reply, so that its own timeout error arrives before this one.
+const REPLY_MARGIN: Duration = Duration::from_secs(5);
 
-/// Runs the command.
+/// Stops the selected tunnels and returns when all are stopped; with `--remove` it also removes the ad-hoc ones.
 pub(crate) async fn run(context: &Context, down: &Down) -> Result<(), Exit> {
-    check(&down.which)?;
+    require_selection(&down.selection)?;
     let mut client = context.connect().await?;
     let tunnels = tunnels(&mut client).await?;
-    let names = named(&mut client, &tunnels, &down.which).await?;
+    let names = resolve_names(&mut client, &tunnels, &down.selection).await?;
     if names.is_empty() {
         return Ok(());
     }
     let params = Names {
         names: names.clone(),
         wait: true,
-        timeout_ms: u64::try_from(CLOSE.as_millis()).ok(),
+        timeout_ms: u64::try_from(CLOSE_TIMEOUT.as_millis()).ok(),
     };
     let stopped: Tunnels = client
-        .call_within(method::DOWN, &params, CLOSE + REPLY)
+        .call_within(method::DOWN, &params, CLOSE_TIMEOUT + REPLY_MARGIN)
         .await?;
     for tunnel in &stopped.tunnels {
-        context.ui.say(
-            Line::of(Ink::Bold, &tunnel.name)
+        context.ui.info(
+            Line::of(Style::Bold, &tunnel.name)
                 .and(" ")
-                .with(Ink::Dim, tunnel.state.as_str()),
+                .with(Style::Dim, tunnel.state.as_str()),
         );
     }
     if context.ui.json {
@@ -52,7 +52,8 @@ pub(crate) async fn run(context: &Context, down: &Down) -> Result<(), Exit> {
     Ok(())
 }
 
-/// Forgets them. The configured ones stay, and only who named one is told so.
+/// Removes the ad-hoc tunnels among `names`. Tunnels from the configuration stay; that is an error only for one that
+/// the user named exactly, not for one that a pattern, a tag or `--all` selected.
 async fn remove(
     context: &Context,
     client: &mut Client,
@@ -67,15 +68,16 @@ async fn remove(
         match removed {
             Ok(_) => context
                 .ui
-                .say(Line::of(Ink::Bold, &name).with(Ink::Dim, " removed")),
+                .info(Line::of(Style::Bold, &name).with(Style::Dim, " removed")),
             Err(ClientError::Rpc(err)) if err.data.kind == ErrorKind::InvalidParams => {
-                if down.which.names.contains(&name) {
+                if down.selection.names.contains(&name) {
+                    // The others are still removed; the first refusal is the one reported.
                     refused.get_or_insert(err);
                 } else {
-                    context.ui.mention(&err.message);
+                    context.ui.verbose(&err.message);
                 }
             }
-            // It is gone already.
+            // Another client removed it first.
             Err(ClientError::Rpc(err)) if err.data.kind == ErrorKind::TunnelNotFound => {}
             Err(err) => return Err(err.into()),
         }

@@ -1,37 +1,37 @@
-//! `events`: what happens, as it happens.
+//! `tunnelctl events`: prints events as they happen.
 
 use tunneld_proto::client::Notification;
 use tunneld_proto::message::{Event, EventBody, Snapshot, Subscribe, method};
-use tunneld_proto::status::TunnelStatus;
+use tunneld_proto::status::{State, TunnelStatus};
 
-use super::follow::lost;
+use super::mirror::connection_lost;
 use crate::daemon::Context;
 use crate::exit::{Exit, INTERRUPTED};
-use crate::output::line::{Ink, Line};
+use crate::output::line::{Line, Style};
 use crate::output::status;
 use crate::time::local;
 
-/// Runs the command.
+/// Prints each event until the daemon stops.
 pub(crate) async fn run(context: &Context) -> Result<(), Exit> {
     let mut client = context.connect().await?;
     let _: Snapshot = client
         .call(method::SUBSCRIBE, &Subscribe::default())
         .await?;
-    context.ui.mention("listening");
+    context.ui.verbose("waiting for events");
     loop {
-        let said = tokio::select! {
-            said = client.notification() => said?.ok_or_else(lost)?,
+        let notification = tokio::select! {
+            notification = client.notification() => notification?.ok_or_else(connection_lost)?,
             _ = tokio::signal::ctrl_c() => return Err(Exit::silent(INTERRUPTED)),
         };
-        match said {
+        match notification {
             Notification::Event(event) => {
                 if context.ui.json {
                     context.ui.json(&event)?;
                 } else {
-                    context.ui.data(&lines(&event))?;
+                    context.ui.data(&event_lines(&event))?;
                 }
                 if event.body == EventBody::Bye {
-                    context.ui.say("the daemon has stopped");
+                    context.ui.info("the daemon has stopped");
                     return Ok(());
                 }
             }
@@ -42,23 +42,24 @@ pub(crate) async fn run(context: &Context) -> Result<(), Exit> {
             }
             Notification::Lagged(snapshot) => {
                 let missed = snapshot.missed.unwrap_or_default();
-                context
-                    .ui
-                    .data(&[Line::of(Ink::Warn, format!("{missed} events were missed"))])?;
+                context.ui.data(&[Line::of(
+                    Style::Warn,
+                    format!("{missed} events were missed"),
+                )])?;
             }
             Notification::Log(_) | Notification::Unknown(_) => {}
         }
     }
 }
 
-fn lines(event: &Event) -> Vec<Line> {
-    let stamp = Line::of(Ink::Dim, local(event.at)).and(" ");
+fn event_lines(event: &Event) -> Vec<Line> {
+    let stamp = Line::of(Style::Dim, local(event.at)).and(" ");
     let body = match &event.body {
-        EventBody::Tunnel { tunnel: changed } => tunnel(changed),
-        EventBody::Removed { name } => Line::of(Ink::Bold, name).and(" removed"),
-        EventBody::Prompt { prompt } => Line::of(Ink::Bold, &prompt.tunnel)
-            .and(format!(" asks: {}", status::question(prompt.kind))),
-        EventBody::PromptGone { id } => Line::from(format!("prompt {id} is gone")),
+        EventBody::Tunnel { tunnel } => tunnel_line(tunnel),
+        EventBody::Removed { name } => Line::of(Style::Bold, name).and(" removed"),
+        EventBody::Prompt { prompt } => Line::of(Style::Bold, &prompt.tunnel)
+            .and(format!(" is {}", status::waiting_for(prompt.kind))),
+        EventBody::PromptGone { id } => Line::from(format!("prompt {id} is closed")),
         EventBody::Config { report } => Line::from(format!(
             "configuration read: {} added, {} changed, {} removed, {} errors",
             report.added.len(),
@@ -66,27 +67,28 @@ fn lines(event: &Event) -> Vec<Line> {
             report.removed.len(),
             report.errors.len()
         )),
-        EventBody::Bye => Line::from("the daemon stops"),
+        EventBody::Bye => Line::from("the daemon is stopping"),
+        // An event of a newer daemon; it has no text that could be shown.
         EventBody::Unknown => return Vec::new(),
     };
     vec![stamp.join(body)]
 }
 
-/// A tunnel's change in one line.
-pub(super) fn tunnel(tunnel: &TunnelStatus) -> Line {
-    use tunneld_proto::status::State;
+/// Formats the state of a tunnel in one line, with the reason if it is waiting or has failed.
+pub(super) fn tunnel_line(tunnel: &TunnelStatus) -> Line {
     let phase = tunnel
         .phase
         .map(|phase| format!(" ({})", phase.as_str()))
         .unwrap_or_default();
-    let troubled = matches!(tunnel.state, State::Waiting | State::Failed);
-    let why = tunnel.last_error.as_ref().filter(|_| troubled);
-    Line::of(Ink::Bold, &tunnel.name)
+    let is_down = matches!(tunnel.state, State::Waiting | State::Failed);
+    let error = tunnel.last_error.as_ref().filter(|_| is_down);
+    Line::of(Style::Bold, &tunnel.name)
         .and(" ")
-        .with(status::ink(tunnel.state), tunnel.state.as_str())
+        .with(status::style_of(tunnel.state), tunnel.state.as_str())
         .and(phase)
         .and(
-            why.map(|error| format!(": {}", error.message))
+            error
+                .map(|error| format!(": {}", error.message))
                 .unwrap_or_default(),
         )
 }

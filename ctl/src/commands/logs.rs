@@ -1,64 +1,65 @@
-//! `logs`: the daemon's log, and what comes.
+//! `tunnelctl logs`: the last lines of the daemon's log, and with `--follow` the new ones.
 
 use jiff::Timestamp;
 use tunneld_proto::client::{Client, Notification};
 use tunneld_proto::message::{EventBody, LogLine, LogLines, LogTail, Snapshot, Subscribe, method};
 
-use super::{follow::lost, tunnels};
-use crate::cli::{Logs, Which};
+use super::{mirror::connection_lost, tunnels};
+use crate::cli::{Logs, Selection};
 use crate::daemon::Context;
 use crate::exit::{Exit, INTERRUPTED};
-use crate::output::line::{Ink, Line};
+use crate::output::line::{Line, Style};
 use crate::select::select;
 use crate::time::local;
 
-/// Runs the command.
-pub(crate) async fn run(context: &Context, asked: &Logs) -> Result<(), Exit> {
+/// Prints log lines; exit 4 if the tunnel is unknown and has no lines either.
+pub(crate) async fn run(context: &Context, args: &Logs) -> Result<(), Exit> {
     let mut client = context.connect().await?;
     let mut params = LogTail {
-        name: asked.name.clone(),
-        since: asked.since.map(|since| since.moment(Timestamp::now())),
-        follow: asked.follow,
+        name: args.name.clone(),
+        since: args.since.map(|since| since.moment(Timestamp::now())),
+        follow: args.follow,
     };
-    let early: LogLines = client.call(method::LOG_TAIL, &params).await?;
-    // A tunnel that is gone may have left lines; a name that has none and is none is a mistake.
-    if let Some(name) = params.name.take().filter(|_| early.lines.is_empty()) {
-        let names = vec![name];
-        let which = Which {
-            names,
-            ..Which::default()
+    let first: LogLines = client.call(method::LOG_TAIL, &params).await?;
+    // A removed tunnel may still have lines, so the name is checked only if there are none: then it may be a typo.
+    if let Some(name) = params.name.take().filter(|_| first.lines.is_empty()) {
+        let selection = Selection {
+            names: vec![name],
+            ..Selection::default()
         };
-        select(&tunnels(&mut client).await?, &which)?;
+        select(&tunnels(&mut client).await?, &selection)?;
     }
-    for line in &early.lines {
+    for line in &first.lines {
         show(context, line)?;
     }
-    if !asked.follow {
+    if !args.follow {
         return Ok(());
     }
     follow(context, &mut client).await
 }
 
-/// Shows what comes. Only events tell a daemon that stops from one that is lost; its last lines may come after.
+/// Prints new lines until the daemon stops.
 async fn follow(context: &Context, client: &mut Client) -> Result<(), Exit> {
+    // Only the event stream distinguishes a daemon that stops from a lost connection.
     let _: Snapshot = client
         .call(method::SUBSCRIBE, &Subscribe::default())
         .await?;
     let mut stopping = false;
     loop {
-        let said = tokio::select! {
-            said = client.notification() => said?,
+        let notification = tokio::select! {
+            notification = client.notification() => notification?,
             _ = tokio::signal::ctrl_c() => return Err(Exit::silent(INTERRUPTED)),
         };
-        match said {
+        match notification {
             Some(Notification::Log(line)) => show(context, &line)?,
+            // The daemon may log more lines after this event, so it reads until the connection is closed.
             Some(Notification::Event(event)) => stopping |= event.body == EventBody::Bye,
             Some(_) => {}
             None if stopping => {
-                context.ui.say("the daemon has stopped");
+                context.ui.info("the daemon has stopped");
                 return Ok(());
             }
-            None => return Err(lost()),
+            None => return Err(connection_lost()),
         }
     }
 }
@@ -67,21 +68,21 @@ fn show(context: &Context, line: &LogLine) -> Result<(), Exit> {
     if context.ui.json {
         return context.ui.json(line);
     }
-    let ink = match line.level.as_str() {
-        "error" => Ink::Bad,
-        "warn" => Ink::Warn,
-        "info" => Ink::Good,
-        _ => Ink::Dim,
+    let style = match line.level.as_str() {
+        "error" => Style::Bad,
+        "warn" => Style::Warn,
+        "info" => Style::Good,
+        _ => Style::Dim,
     };
     let tunnel = line
         .tunnel
         .as_ref()
         .map(|tunnel| format!("{tunnel}: "))
         .unwrap_or_default();
-    context.ui.data(&[Line::of(Ink::Dim, local(line.at))
+    context.ui.data(&[Line::of(Style::Dim, local(line.at))
         .and(" ")
-        .with(ink, format!("{:<5}", line.level))
+        .with(style, format!("{:<5}", line.level))
         .and(" ")
-        .with(Ink::Bold, tunnel)
+        .with(Style::Bold, tunnel)
         .and(&line.message)])
 }

@@ -1,14 +1,15 @@
-//! The commands, a file each: each gets its data from the daemon and hands it to `output`.
+//! One file per command. A command asks the daemon for data and passes it to `output`; it neither colours nor
+//! escapes text itself.
 
 pub(crate) mod answer;
 pub(crate) mod check;
 pub(crate) mod connect;
 pub(crate) mod down;
 pub(crate) mod events;
-mod follow;
 pub(crate) mod logs;
-mod named;
+mod mirror;
 pub(crate) mod reload;
+mod resolve;
 pub(crate) mod restart;
 pub(crate) mod shutdown;
 pub(crate) mod status;
@@ -21,7 +22,7 @@ use tunneld_proto::status::TunnelStatus;
 
 use crate::exit::Exit;
 
-/// How every tunnel stands.
+/// Requests the status of every tunnel, sorted by name.
 async fn tunnels(client: &mut Client) -> Result<Vec<TunnelStatus>, Exit> {
     let all: Tunnels = client
         .call(method::STATUS, &StatusParams::default())

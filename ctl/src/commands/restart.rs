@@ -1,31 +1,32 @@
-//! `restart`: stops tunnels and starts them again.
+//! `tunnelctl restart`: stops tunnels and starts them again.
 
 use jiff::Timestamp;
 use tunneld_proto::message::method;
 
-use super::follow::Following;
-use super::named::named;
+use super::mirror::Mirror;
+use super::resolve::resolve_names;
 use super::wait::{self, Command};
 use crate::cli::Restart;
 use crate::daemon::Context;
 use crate::exit::Exit;
-use crate::select::check;
+use crate::select::require_selection;
 
-/// Runs the command.
+/// Restarts the selected tunnels. Without `--no-wait` it returns when each has a new session, has failed (exit 1), or
+/// the limit has passed (exit 6).
 pub(crate) async fn run(context: &Context, restart: &Restart) -> Result<(), Exit> {
-    check(&restart.which)?;
+    require_selection(&restart.selection)?;
     let mut client = context.connect().await?;
-    let following = Following::begin(&mut client).await?;
-    let names = named(&mut client, &following.all(), &restart.which).await?;
+    let mirror = Mirror::subscribe(&mut client).await?;
+    let names = resolve_names(&mut client, &mirror.all(), &restart.selection).await?;
     if names.is_empty() {
         return Ok(());
     }
     let command = Command {
         method: method::RESTART,
-        anew: true,
+        fresh: true,
         names,
         limit: restart.wait.limit(),
         begun: Timestamp::now(),
     };
-    wait::run(context, &mut client, following, command).await
+    wait::run(context, &mut client, mirror, command).await
 }

@@ -1,4 +1,4 @@
-//! `shutdown`: stops the daemon.
+//! `tunnelctl shutdown`: stops the daemon.
 
 use std::time::Duration;
 
@@ -7,23 +7,25 @@ use tunneld_proto::message::method;
 use crate::daemon::Context;
 use crate::exit::{Exit, TIMED_OUT};
 
-/// How long the daemon may take to stop.
-const STOP: Duration = Duration::from_secs(15);
+/// How long the daemon may take to close its tunnels and exit.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Runs the command: done when the daemon has closed the connection.
+/// Stops the daemon and returns when it has closed the connection; exit 6 after [`STOP_TIMEOUT`].
 pub(crate) async fn run(context: &Context) -> Result<(), Exit> {
     let mut client = context.connect().await?;
     let pid = client.welcome().pid;
     let _: serde_json::Value = client
         .call(method::SHUTDOWN, &serde_json::Value::Null)
         .await?;
+    // The reply only confirms the request; the closed connection shows that the daemon has gone.
     let closed = async { while let Ok(Some(_)) = client.next().await {} };
-    if tokio::time::timeout(STOP, closed).await.is_err() {
+    if tokio::time::timeout(STOP_TIMEOUT, closed).await.is_err() {
         return Err(
-            Exit::new(TIMED_OUT, format!("the daemon (pid {pid}) has not stopped"))
-                .hint("see its log, or end it by its pid"),
+            Exit::new(TIMED_OUT, format!("the daemon (pid {pid}) has not stopped")).hint(format!(
+                "see: tunnelctl logs; or end the process: kill {pid}"
+            )),
         );
     }
-    context.ui.say("the daemon has stopped");
+    context.ui.info("the daemon has stopped");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `status`: how tunnels stand, once or at every change.
+//! `tunnelctl status`: shows the state of tunnels, once or with every change.
 
 use std::time::Duration;
 
@@ -9,146 +9,147 @@ use tunneld_proto::client::Client;
 use tunneld_proto::message::{DaemonStatus, method};
 use tunneld_proto::status::{State, TunnelStatus};
 
-use super::follow::{Change, Following, lost};
-use super::named::named;
-use super::tunnels;
-use crate::cli::{Status, Which};
+use super::mirror::{Change, Mirror, connection_lost};
+use super::resolve::resolve_names;
+use super::{events, tunnels};
+use crate::cli::{Selection, Status};
 use crate::daemon::Context;
 use crate::exit::{Exit, INTERRUPTED, NOT_UP};
-use crate::output::line::{Ink, Line};
+use crate::output::line::{Line, Style};
 use crate::output::{Ui, detail, status};
-use crate::select::{is_meant, is_pattern};
+use crate::select::{is_pattern, is_selected};
 
-/// Runs the command.
-pub(crate) async fn run(context: &Context, asked: &Status) -> Result<(), Exit> {
+/// How often `--watch` redraws the screen without a change, because the ages in it grow.
+const REDRAW_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Prints the selected tunnels, all by default; exit 3 if a tunnel that was selected by name or tag is neither up nor
+/// idle.
+pub(crate) async fn run(context: &Context, args: &Status) -> Result<(), Exit> {
     let mut client = context.connect().await?;
-    if asked.watch {
-        return watch(context, &mut client, asked).await;
+    if args.watch {
+        return watch(context, &mut client, args).await;
     }
     let mut shown = tunnels(&mut client).await?;
-    let names = named(&mut client, &shown, &which(asked)).await?;
+    let names = resolve_names(&mut client, &shown, &selection(args)).await?;
     shown.retain(|tunnel| names.contains(&tunnel.name));
     if context.ui.json {
         context.ui.json(&shown)?;
     } else {
-        context.ui.data(&lines(&shown, asked))?;
+        context.ui.data(&lines(&shown, args))?;
     }
-    faults(context, &mut client, shown.is_empty()).await?;
-    let named = !asked.names.is_empty() || !asked.tag.is_empty();
-    if named
-        && shown
-            .iter()
-            .any(|tunnel| !matches!(tunnel.state, State::Up | State::Idle))
-    {
+    print_daemon_notes(context, &mut client, shown.is_empty()).await?;
+    let is_ready = |tunnel: &TunnelStatus| matches!(tunnel.state, State::Up | State::Idle);
+    // Without names the command only shows: a stopped tunnel is not a failure then.
+    if !selection(args).all && !shown.iter().all(is_ready) {
         return Err(Exit::silent(NOT_UP));
     }
     Ok(())
 }
 
-fn which(asked: &Status) -> Which {
-    Which {
-        names: asked.names.clone(),
-        tag: asked.tag.clone(),
-        all: asked.names.is_empty() && asked.tag.is_empty(),
+fn selection(args: &Status) -> Selection {
+    Selection {
+        names: args.names.clone(),
+        tag: args.tag.clone(),
+        all: args.names.is_empty() && args.tag.is_empty(),
     }
 }
 
-fn lines(shown: &[TunnelStatus], asked: &Status) -> Vec<Line> {
+fn lines(shown: &[TunnelStatus], args: &Status) -> Vec<Line> {
     let now = Timestamp::now();
-    match (asked.names.as_slice(), shown) {
+    match (args.names.as_slice(), shown) {
         ([name], [tunnel]) if !is_pattern(name) => detail::lines(tunnel, now),
         (_, []) => Vec::new(),
         _ => status::table(shown, now, Ui::width()),
     }
 }
 
-/// What is wrong with the configuration, and what a person should know of the daemon.
-async fn faults(context: &Context, client: &mut Client, empty: bool) -> Result<(), Exit> {
+/// Prints the errors of the configuration and the daemon's notes; `empty` says that no tunnel was shown.
+async fn print_daemon_notes(
+    context: &Context,
+    client: &mut Client,
+    empty: bool,
+) -> Result<(), Exit> {
     let daemon: DaemonStatus = client
         .call(method::DAEMON_STATUS, &serde_json::Value::Null)
         .await?;
-    for fault in &daemon.config_errors {
-        for line in status::fault(fault) {
-            context.ui.complain(&line);
-        }
+    for line in daemon.config_errors.iter().flat_map(status::config_error) {
+        context.ui.warn(&line);
     }
     if !daemon.config_errors.is_empty() {
-        context.ui.complain(&Line::of(Ink::Warn, "warning").and(
-            ": the configuration has errors; what they stand in keeps its last good state. Correct them, then: tunnelctl reload",
+        context.ui.warn(&Line::of(Style::Warn, "warning").and(
+            ": the configuration has errors; tunnels in these files keep their last good configuration. Correct the errors, then: tunnelctl reload",
         ));
     }
     for note in &daemon.notes {
         context
             .ui
-            .say(Line::of(Ink::Dim, "note").and(": ").and(note));
+            .info(Line::of(Style::Dim, "note").and(": ").and(note));
     }
     if empty {
-        context.ui.say(format!(
-            "no tunnel is configured; write one to {}, or make one with: tunnelctl up -L 8088:localhost:80 user@host",
+        context.ui.info(format!(
+            "no tunnel is configured; add one to {}, or with: tunnelctl up -L 8088:localhost:80 user@host",
             daemon.config_dir
         ));
     }
     Ok(())
 }
 
-async fn watch(context: &Context, client: &mut Client, asked: &Status) -> Result<(), Exit> {
-    let mut following = Following::begin(client).await?;
-    // A name that finds nothing is told at once; later ones may come and go.
-    named(client, &following.all(), &which(asked)).await?;
+async fn watch(context: &Context, client: &mut Client, args: &Status) -> Result<(), Exit> {
+    let mut mirror = Mirror::subscribe(client).await?;
+    // A name without a tunnel is an error now; later, tunnels may come and go.
+    resolve_names(client, &mirror.all(), &selection(args)).await?;
     let screen = Ui::width().is_some() && !context.ui.json;
-    show(context, &following, asked, &Change::All, screen)?;
-    let mut before = names(&following, asked);
-    // The ages that a screen shows grow by themselves.
-    let mut second = interval(Duration::from_secs(1));
-    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    show(context, &mirror, args, &Change::All, screen)?;
+    let mut before = selected_names(&mirror, args);
+    let mut redraw = interval(REDRAW_INTERVAL);
+    redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let change = tokio::select! {
-            said = client.notification() => match said? {
-                Some(said) => following.hear(said),
-                None => return Err(lost()),
-            },
-            _ = second.tick(), if screen => Change::All,
+            notification = client.notification() => {
+                mirror.apply(notification?.ok_or_else(connection_lost)?)
+            }
+            _ = redraw.tick(), if screen => Change::All,
             _ = tokio::signal::ctrl_c() => return Err(Exit::silent(INTERRUPTED)),
         };
         match change {
             Change::Nothing => {}
             Change::Bye => {
-                context.ui.say("the daemon has stopped");
+                context.ui.info("the daemon has stopped");
                 return Ok(());
             }
-            // Whether one that is gone was meant is known from before alone: by its tags, for one.
+            // The tags of a removed tunnel are gone with it, so the names from before the change decide.
             Change::Removed(name) if !before.contains(&name) => {}
             change => {
-                show(context, &following, asked, &change, screen)?;
-                before = names(&following, asked);
+                show(context, &mirror, args, &change, screen)?;
+                before = selected_names(&mirror, args);
             }
         }
     }
 }
 
-/// Those that are meant; a name that finds nothing any more takes none of the others away.
-fn meant(following: &Following, asked: &Status) -> Vec<TunnelStatus> {
-    let which = which(asked);
-    let mut meant = following.all();
-    meant.retain(|tunnel| is_meant(tunnel, &which));
-    meant
+/// Returns the selected tunnels. Unlike [`resolve_names`] it ignores a name without a tunnel.
+fn selected(mirror: &Mirror, args: &Status) -> Vec<TunnelStatus> {
+    let selection = selection(args);
+    let mut tunnels = mirror.all();
+    tunnels.retain(|tunnel| is_selected(tunnel, &selection));
+    tunnels
 }
 
-fn names(following: &Following, asked: &Status) -> Vec<String> {
-    let shown = meant(following, asked);
+fn selected_names(mirror: &Mirror, args: &Status) -> Vec<String> {
+    let shown = selected(mirror, args);
     shown.into_iter().map(|tunnel| tunnel.name).collect()
 }
 
 fn show(
     context: &Context,
-    following: &Following,
-    asked: &Status,
+    mirror: &Mirror,
+    args: &Status,
     change: &Change,
     screen: bool,
 ) -> Result<(), Exit> {
-    let shown = meant(following, asked);
+    let shown = selected(mirror, args);
     if screen {
-        return context.ui.redraw(&lines(&shown, asked));
+        return context.ui.redraw(&lines(&shown, args));
     }
     let changed: Vec<&TunnelStatus> = match change {
         Change::Tunnel(name) => shown.iter().filter(|tunnel| tunnel.name == *name).collect(),
@@ -158,7 +159,7 @@ fn show(
         Change::Removed(name) => {
             return context
                 .ui
-                .data(&[Line::of(Ink::Bold, name).and(" removed")]);
+                .data(&[Line::of(Style::Bold, name).and(" removed")]);
         }
         _ => shown.iter().collect(),
     };
@@ -166,7 +167,7 @@ fn show(
         if context.ui.json {
             context.ui.json(tunnel)?;
         } else {
-            context.ui.data(&[super::events::tunnel(tunnel)])?;
+            context.ui.data(&[events::tunnel_line(tunnel)])?;
         }
     }
     Ok(())

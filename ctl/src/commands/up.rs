@@ -1,4 +1,4 @@
-//! `up`: starts tunnels, or makes one on the spot; starts the daemon where none runs.
+//! `tunnelctl up`: starts tunnels, or adds an ad-hoc tunnel and starts it. Starts the daemon if none runs.
 
 use std::time::Duration;
 
@@ -6,68 +6,72 @@ use jiff::Timestamp;
 use tunneld_proto::client::Client;
 use tunneld_proto::message::{Add, Added, method};
 
-use super::follow::Following;
-use super::named::named;
+use super::mirror::Mirror;
+use super::resolve::resolve_names;
 use super::wait::{self, Command};
 use crate::cli::Up;
 use crate::daemon::Context;
 use crate::exit::Exit;
-use crate::output::line::{Ink, Line};
-use crate::select::check;
+use crate::output::line::{Line, Style};
+use crate::select::require_selection;
 
-/// How long the daemon may take to prove a new tunnel: it asks ssh about every host.
-const PROVE: Duration = Duration::from_secs(60);
+/// How long the daemon may take to check a new tunnel: it runs `ssh -G` for every host on the way.
+const ADD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Runs the command.
+/// Starts the selected tunnels. Without `--no-wait` it returns when each is up or idle, has failed (exit 1), or the
+/// limit has passed (exit 6).
 pub(crate) async fn run(context: &Context, up: &Up) -> Result<(), Exit> {
-    // Before a daemon is started: wrong usage starts nothing.
-    let add = if up.spot.is_given() {
-        if up.which.all || !up.which.tag.is_empty() {
-            return Err(Exit::usage(
-                "--all and --tag mean tunnels that there are, ssh's flags make a new one",
-            )
-            .hint("give either, not both"));
-        }
-        let (add, notes) = up.spot.add(&up.which.names, context.env.cwd.as_deref())?;
-        for note in notes {
-            context
-                .ui
-                .say(Line::of(Ink::Warn, "note").and(": ").and(note));
-        }
-        Some(add)
-    } else {
-        check(&up.which)?;
-        None
-    };
+    // Checked before a daemon is started: wrong usage must have no effect.
+    let add = ad_hoc_tunnel(context, up)?;
     let mut client = context.connect_or_start().await?;
-    let following = Following::begin(&mut client).await?;
+    let mirror = Mirror::subscribe(&mut client).await?;
     let begun = Timestamp::now();
     let names = match add {
-        Some(add) => vec![make(context, &mut client, &add).await?],
-        None => named(&mut client, &following.all(), &up.which).await?,
+        Some(add) => vec![add_tunnel(context, &mut client, &add).await?],
+        None => resolve_names(&mut client, &mirror.all(), &up.selection).await?,
     };
     if names.is_empty() {
-        context.ui.say(
-            "no tunnel is configured; make one with: tunnelctl up -L 8088:localhost:80 user@host",
+        context.ui.info(
+            "no tunnel is configured; add one with: tunnelctl up -L 8088:localhost:80 user@host",
         );
         return Ok(());
     }
     let command = Command {
         method: method::UP,
-        anew: false,
+        fresh: false,
         names,
         limit: up.wait.limit(),
         begun,
     };
-    wait::run(context, &mut client, following, command).await
+    wait::run(context, &mut client, mirror, command).await
 }
 
-async fn make(context: &Context, client: &mut Client, add: &Add) -> Result<String, Exit> {
-    let added: Added = client.call_within(method::ADD, add, PROVE).await?;
-    if let Some(file) = added.file {
+/// Returns the tunnel that ssh's flags describe; `None` if the command line names existing tunnels.
+fn ad_hoc_tunnel(context: &Context, up: &Up) -> Result<Option<Add>, Exit> {
+    if !up.ad_hoc.is_given() {
+        require_selection(&up.selection)?;
+        return Ok(None);
+    }
+    if up.selection.all || !up.selection.tag.is_empty() {
+        return Err(Exit::usage(
+            "--all and --tag select existing tunnels, but ssh's flags add a new one",
+        )
+        .hint("use one or the other"));
+    }
+    let cwd = context.env.cwd.as_deref();
+    let (add, notes) = up.ad_hoc.to_add(&up.selection.names, cwd)?;
+    for note in notes {
         context
             .ui
-            .say(format!("{} is written to {file}", added.name));
+            .info(Line::of(Style::Warn, "note").and(": ").and(note));
+    }
+    Ok(Some(add))
+}
+
+async fn add_tunnel(context: &Context, client: &mut Client, add: &Add) -> Result<String, Exit> {
+    let added: Added = client.call_within(method::ADD, add, ADD_TIMEOUT).await?;
+    if let Some(file) = added.file {
+        context.ui.info(format!("saved {} to {file}", added.name));
     }
     Ok(added.name)
 }

@@ -1,4 +1,4 @@
-//! Waiting until tunnels are up or have failed, with a spinner, relaying prompts; for `up` and `restart`.
+//! Waits until tunnels are up or have failed, shows a spinner and relays prompts; for `up` and `restart`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,84 +7,70 @@ use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tunneld_proto::client::Client;
 use tunneld_proto::message::{Names, Tunnels};
-use tunneld_proto::status::{ForwardState, LastError, State, TunnelStatus};
+use tunneld_proto::status::{ForwardState, LastError, Prompt, State, TunnelStatus};
 
-use super::follow::{Change, Following, lost};
+use super::mirror::{Change, Mirror, connection_lost};
 use crate::daemon::Context;
 use crate::exit::{Exit, FAILED, INTERRUPTED, NO_DAEMON, TIMED_OUT};
-use crate::output::line::{Ink, Line};
+use crate::output::line::{Line, Style};
 use crate::output::spinner::Spinner;
 use crate::output::status;
+use crate::progress::{Progress, progress};
 use crate::prompt::{self, Source};
-use crate::standing::{Standing, standing};
 use crate::time::human;
 
-/// How long the daemon may take to carry the command to the tunnels.
-const COMMAND: Duration = Duration::from_secs(30);
-/// How long a failure of before the command is given to be gone.
+/// How long the daemon may take to pass the command on to the tunnels.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a failure or stop from before the command is ignored: the reply shows the state at the time of the call,
+/// and the new attempt changes it only after that.
 const GRACE: Duration = Duration::from_secs(1);
-const TURN: Duration = Duration::from_millis(100);
+const SPINNER_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The command that brings them up.
+/// The command that brings the tunnels up.
 pub(super) struct Command<'a> {
-    /// The method.
+    /// `tunnel.up` or `tunnel.restart`.
     pub(super) method: &'a str,
-    /// Whether sessions of before do not count.
-    pub(super) anew: bool,
-    /// The tunnels.
+    /// Whether a session from before the command does not count as up.
+    pub(super) fresh: bool,
+    /// Exact names.
     pub(super) names: Vec<String>,
-    /// How long to wait; none for not at all.
+    /// How long to wait; `None` to return as soon as the daemon has accepted the command.
     pub(super) limit: Option<Duration>,
-    /// Failures before then do not count.
+    /// Time of the command; earlier failures are ignored.
     pub(super) begun: Timestamp,
 }
 
-/// Gives the command, waits, says how it went.
+/// Sends the command, waits, and reports each tunnel as it comes up or fails.
 pub(super) async fn run(
     context: &Context,
     client: &mut Client,
-    following: Following,
+    mut mirror: Mirror,
     command: Command<'_>,
 ) -> Result<(), Exit> {
     let params = Names {
         names: command.names.clone(),
+        // The wait happens here and not in the daemon, so that prompts can be relayed meanwhile.
         wait: false,
         timeout_ms: None,
     };
-    let mut following = following;
     if command.limit.is_some() {
         prompt::attend(client, &command.names).await?;
     }
-    let tunnels: Tunnels = client.call_within(command.method, &params, COMMAND).await?;
-    following.update(tunnels);
+    let tunnels: Tunnels = client
+        .call_within(command.method, &params, COMMAND_TIMEOUT)
+        .await?;
+    mirror.update(tunnels);
     let Some(limit) = command.limit else {
         return Ok(());
     };
-    let now = Instant::now();
-    let mut waiting = Waiting {
-        context,
-        following,
-        anew: command.anew,
-        begun: command.begun,
-        open: command.names.iter().cloned().collect(),
-        failed: false,
-        asked: BTreeSet::new(),
-        grace: now + GRACE,
-        // A limit beyond what a clock holds is none.
-        deadline: now
-            .checked_add(limit)
-            .unwrap_or(now + Duration::from_secs(u32::MAX.into())),
-        started: now,
-        spinner: context.ui.spinner(),
-        seen: BTreeMap::new(),
-    };
-    let outcome = waiting.until_settled(client, limit).await;
+    let mut waiting = Waiting::new(context, mirror, &command, limit);
+    let outcome = waiting.until_settled(client).await;
     waiting.spinner.clear();
     if context.ui.json {
         let tunnels: Vec<&TunnelStatus> = command
             .names
             .iter()
-            .filter_map(|name| waiting.following.get(name))
+            .filter_map(|name| waiting.mirror.get(name))
             .collect();
         context.ui.json(&tunnels)?;
     }
@@ -93,143 +79,162 @@ pub(super) async fn run(
 
 struct Waiting<'a> {
     context: &'a Context,
-    following: Following,
-    anew: bool,
+    mirror: Mirror,
+    fresh: bool,
     begun: Timestamp,
-    /// Those that have neither come up nor failed.
-    open: BTreeSet<String>,
+    limit: Duration,
+    /// Tunnels that have neither come up nor failed yet.
+    pending: BTreeSet<String>,
     failed: bool,
-    /// Prompts that were asked here.
+    /// Ids of the prompts that were asked here.
     asked: BTreeSet<u64>,
-    grace: Instant,
+    grace_until: Instant,
+    /// End of the wait; extended by the time that the user needs for prompts.
     deadline: Instant,
     started: Instant,
     spinner: Spinner,
-    /// What was last mentioned of each.
-    seen: BTreeMap<String, String>,
+    /// The step of each tunnel that `--verbose` printed last.
+    printed: BTreeMap<String, String>,
 }
 
-impl Waiting<'_> {
-    async fn until_settled(&mut self, client: &mut Client, limit: Duration) -> Result<(), Exit> {
-        let mut turn = interval(TURN);
+impl<'a> Waiting<'a> {
+    fn new(context: &'a Context, mirror: Mirror, command: &Command<'_>, limit: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            context,
+            mirror,
+            fresh: command.fresh,
+            begun: command.begun,
+            limit,
+            pending: command.names.iter().cloned().collect(),
+            failed: false,
+            asked: BTreeSet::new(),
+            grace_until: now + GRACE,
+            // A limit that overflows the clock means no limit; 136 years are enough.
+            deadline: now
+                .checked_add(limit)
+                .unwrap_or(now + Duration::from_secs(u32::MAX.into())),
+            started: now,
+            spinner: context.ui.spinner(),
+            printed: BTreeMap::new(),
+        }
+    }
+
+    async fn until_settled(&mut self, client: &mut Client) -> Result<(), Exit> {
+        let mut turn = interval(SPINNER_INTERVAL);
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.settle(client).await?;
-            if self.open.is_empty() {
+            if self.pending.is_empty() {
                 return if self.failed {
                     Err(Exit::silent(FAILED))
                 } else {
                     Ok(())
                 };
             }
-            let in_grace = Instant::now() < self.grace;
+            let in_grace = self.in_grace();
             tokio::select! {
-                said = client.notification() => match said? {
-                    Some(said) => {
-                        if self.following.hear(said) == Change::Bye {
-                            return Err(Exit::new(NO_DAEMON, "the daemon is stopping").hint("start it again and repeat the command"));
-                        }
+                notification = client.notification() => {
+                    if self.mirror.apply(notification?.ok_or_else(connection_lost)?) == Change::Bye {
+                        return Err(Exit::new(NO_DAEMON, "the daemon is stopping")
+                            .hint("start it again and repeat the command"));
                     }
-                    None => return Err(lost()),
-                },
+                }
                 _ = turn.tick(), if self.spinner.is_on() => {
-                    let line = self.progress();
+                    let line = self.spinner_line();
                     self.spinner.draw(line);
                 }
-                () = sleep_until(self.grace), if in_grace => {}
-                () = sleep_until(self.deadline) => return Err(self.late(limit)),
+                () = sleep_until(self.grace_until), if in_grace => {}
+                () = sleep_until(self.deadline) => return Err(self.timed_out()),
                 _ = tokio::signal::ctrl_c() => return Err(Exit::silent(INTERRUPTED)),
             }
         }
     }
 
-    /// Looks at those that are open; asks what they ask.
+    fn in_grace(&self) -> bool {
+        Instant::now() < self.grace_until
+    }
+
+    /// Checks each pending tunnel, reports those that are up or have failed, and asks new prompts.
     async fn settle(&mut self, client: &mut Client) -> Result<(), Exit> {
-        let open: Vec<String> = self.open.iter().cloned().collect();
-        for name in open {
-            let Some(tunnel) = self.following.get(&name).cloned() else {
-                let gone = Exit::new(FAILED, format!("{name} was removed meanwhile"));
-                self.fail(
-                    &name,
-                    &gone
-                        .hint("tunnelctl check shows whether the configuration is as it should be"),
-                );
+        let pending: Vec<String> = self.pending.iter().cloned().collect();
+        for name in pending {
+            let Some(tunnel) = self.mirror.get(&name).cloned() else {
+                self.fail(&name, &removed(&name));
                 continue;
             };
-            self.mention(&tunnel);
-            match standing(&tunnel, self.begun, self.anew) {
-                Standing::Coming => {}
-                Standing::FailedBefore if Instant::now() < self.grace => {}
-                // The reply to the command tells how the tunnel stood at that moment.
-                Standing::Stopped if Instant::now() < self.grace => {}
-                Standing::Stopped => {
-                    let stopped = Exit::new(FAILED, format!("{name} was stopped meanwhile"));
-                    self.fail(
-                        &name,
-                        &stopped.hint(format!("start it again: tunnelctl up {name}")),
-                    );
+            self.print_step(&tunnel);
+            match progress(&tunnel, self.begun, self.fresh) {
+                Progress::Pending => {}
+                Progress::FailedBefore | Progress::Stopped if self.in_grace() => {}
+                Progress::Stopped => self.fail(&name, &stopped(&name)),
+                Progress::FailedBefore => {
+                    self.fail(&name, &failure(&tunnel, tunnel.last_error.as_ref()));
                 }
-                Standing::FailedBefore => {
-                    self.fail(&name, &failure(&tunnel, tunnel.last_error.as_ref()))
-                }
-                Standing::Failed(error) => self.fail(&name, &failure(&tunnel, error)),
-                Standing::Up => self.up(&tunnel),
-                Standing::Asking(prompt) if self.asked.contains(&prompt.id) => {}
-                Standing::Asking(prompt) => {
-                    let Some(source) = Source::terminal() else {
-                        let what = status::question(prompt.kind);
-                        let asks = Exit::new(
-                            FAILED,
-                            format!(
-                                "{name} asks for the {what}, and there is no terminal to ask on"
-                            ),
-                        );
-                        self.fail(
-                            &name,
-                            &asks.hint(format!("answer it in a terminal: tunnelctl answer {name}")),
-                        );
-                        continue;
-                    };
-                    self.asked.insert(prompt.id);
-                    self.ask(client, prompt, source).await?;
-                }
+                Progress::Failed(error) => self.fail(&name, &failure(&tunnel, error)),
+                Progress::Up => self.up(&tunnel),
+                Progress::NeedsInput(prompt) => self.needs_input(client, &name, prompt).await?,
             }
         }
         Ok(())
     }
 
+    async fn needs_input(
+        &mut self,
+        client: &mut Client,
+        name: &str,
+        prompt: &Prompt,
+    ) -> Result<(), Exit> {
+        if self.asked.contains(&prompt.id) {
+            return Ok(());
+        }
+        let Some(source) = Source::terminal() else {
+            let needed = status::needed(prompt.kind);
+            let message = format!("{name}: {needed}, but there is no terminal");
+            self.fail(
+                name,
+                &Exit::new(FAILED, message)
+                    .hint(format!("answer it in a terminal: tunnelctl answer {name}")),
+            );
+            return Ok(());
+        };
+        self.asked.insert(prompt.id);
+        self.ask(client, prompt, source).await
+    }
+
     async fn ask(
         &mut self,
         client: &mut Client,
-        prompt: &tunneld_proto::status::Prompt,
+        prompt: &Prompt,
         source: Source,
     ) -> Result<(), Exit> {
         self.spinner.clear();
         let began = Instant::now();
-        let mut heard = Vec::new();
-        let outcome = prompt::relay(self.context, client, prompt, source, &mut heard).await;
-        for said in heard {
-            self.following.hear(said);
+        let mut received = Vec::new();
+        let outcome = prompt::relay(self.context, client, prompt, source, &mut received).await;
+        for notification in received {
+            self.mirror.apply(notification);
         }
+        // The limit is for the tunnel, not for the user.
         self.deadline += began.elapsed();
         outcome.map(drop)
     }
 
     fn up(&mut self, tunnel: &TunnelStatus) {
-        self.open.remove(&tunnel.name);
+        self.pending.remove(&tunnel.name);
         self.spinner.clear();
-        say_up(self.context, tunnel);
+        report_up(self.context, tunnel);
     }
 
     fn fail(&mut self, name: &str, exit: &Exit) {
-        self.open.remove(name);
+        self.pending.remove(name);
         self.failed = true;
         self.spinner.clear();
         self.context.ui.exit(exit);
     }
 
-    /// Each new step, where more is wanted.
-    fn mention(&mut self, tunnel: &TunnelStatus) {
+    /// With `--verbose`, prints the state and phase of the tunnel when they have changed.
+    fn print_step(&mut self, tunnel: &TunnelStatus) {
         if !self.context.ui.verbose {
             return;
         }
@@ -238,18 +243,18 @@ impl Waiting<'_> {
             .map(|phase| format!(" ({})", phase.as_str()))
             .unwrap_or_default();
         let step = format!("{}: {}{phase}", tunnel.name, tunnel.state.as_str());
-        if self.seen.get(&tunnel.name) != Some(&step) {
+        if self.printed.get(&tunnel.name) != Some(&step) {
             self.spinner.clear();
-            self.context.ui.mention(&step);
-            self.seen.insert(tunnel.name.clone(), step);
+            self.context.ui.verbose(&step);
+            self.printed.insert(tunnel.name.clone(), step);
         }
     }
 
-    fn progress(&self) -> Line {
+    fn spinner_line(&self) -> Line {
         let now = Timestamp::now();
         let mut line = Line::new();
-        for (number, name) in self.open.iter().enumerate() {
-            let Some(tunnel) = self.following.get(name) else {
+        for (number, name) in self.pending.iter().enumerate() {
+            let Some(tunnel) = self.mirror.get(name) else {
                 continue;
             };
             let gap = if number == 0 { "" } else { ", " };
@@ -261,41 +266,41 @@ impl Waiting<'_> {
             };
             line = line
                 .and(gap)
-                .with(Ink::Bold, name)
+                .with(Style::Bold, name)
                 .and(" ")
-                .with(status::ink(tunnel.state), tunnel.state.as_str())
+                .with(status::style_of(tunnel.state), tunnel.state.as_str())
                 .and(step);
         }
-        line.with(Ink::Dim, format!("  {}", human(self.started.elapsed())))
+        line.with(Style::Dim, format!("  {}", human(self.started.elapsed())))
     }
 
-    fn late(&self, limit: Duration) -> Exit {
-        let first = self.open.first().cloned().unwrap_or_default();
-        let causes = self.open.iter().filter_map(|name| {
-            let tunnel = self.following.get(name)?;
-            let why = tunnel
+    fn timed_out(&self) -> Exit {
+        let first = self.pending.first().cloned().unwrap_or_default();
+        let causes = self.pending.iter().filter_map(|name| {
+            let tunnel = self.mirror.get(name)?;
+            let reason = tunnel
                 .last_error
                 .as_ref()
                 .map(|error| format!(": {}", error.message))
                 .unwrap_or_default();
-            Some(format!("{name} is {}{why}", tunnel.state.as_str()))
+            Some(format!("{name} is {}{reason}", tunnel.state.as_str()))
         });
-        let names: Vec<&str> = self.open.iter().map(String::as_str).collect();
+        let names: Vec<&str> = self.pending.iter().map(String::as_str).collect();
         let exit = Exit {
             causes: causes.collect(),
             ..Exit::new(
                 TIMED_OUT,
-                format!("not up within {}: {}", human(limit), names.join(", ")),
+                format!("not up within {}: {}", human(self.limit), names.join(", ")),
             )
         };
         exit.hint(format!(
-            "the daemon goes on trying: tunnelctl status {first}; or wait longer with --wait=2m"
+            "the daemon keeps trying, see: tunnelctl status {first}; or wait longer with --wait=2m"
         ))
     }
 }
 
-/// Says that a tunnel stands, where it listens, and what of it does not work.
-pub(super) fn say_up(context: &Context, tunnel: &TunnelStatus) {
+/// Reports that a tunnel is up, with the addresses it listens on and the forwards that do not work.
+pub(super) fn report_up(context: &Context, tunnel: &TunnelStatus) {
     let forwards: Vec<String> = tunnel
         .forwards
         .iter()
@@ -307,31 +312,44 @@ pub(super) fn say_up(context: &Context, tunnel: &TunnelStatus) {
     } else {
         format!("  {}", forwards.join("  "))
     };
-    context.ui.say(
-        Line::of(Ink::Bold, &tunnel.name)
+    context.ui.info(
+        Line::of(Style::Bold, &tunnel.name)
             .and(" ")
-            .with(status::ink(tunnel.state), tunnel.state.as_str())
-            .with(Ink::Dim, listens),
+            .with(status::style_of(tunnel.state), tunnel.state.as_str())
+            .with(Style::Dim, listens),
     );
-    // What does not work is told even to the quiet.
+    // The exit code is 0, so this is the only sign of the failed forwards; it is printed even with --quiet.
     if tunnel.state == State::Degraded {
-        for line in status::troubles(tunnel) {
-            context.ui.complain(&line);
+        for line in status::problems(tunnel) {
+            context.ui.warn(&line);
         }
     }
 }
 
-/// Why a tunnel is not up.
+/// The error for a tunnel that failed; `error` is `None` if the daemon gave no reason.
 pub(super) fn failure(tunnel: &TunnelStatus, error: Option<&LastError>) -> Exit {
     let name = &tunnel.name;
     match error {
         Some(error) => {
             let hint = error.hint.clone();
             Exit::new(FAILED, format!("{name}: {}", error.message)).hint(hint.unwrap_or_else(
-                || format!("see tunnelctl status {name} and tunnelctl logs {name}"),
+                || format!("see: tunnelctl status {name}, and tunnelctl logs {name}"),
             ))
         }
-        None => Exit::new(FAILED, format!("{name} has failed"))
-            .hint(format!("see tunnelctl logs {name}")),
+        None => {
+            Exit::new(FAILED, format!("{name} failed")).hint(format!("see: tunnelctl logs {name}"))
+        }
     }
+}
+
+/// The error for a tunnel that disappeared from the configuration during the wait.
+pub(super) fn removed(name: &str) -> Exit {
+    Exit::new(FAILED, format!("{name} was removed during the wait"))
+        .hint("check the configuration: tunnelctl check")
+}
+
+/// The error for a tunnel that another client stopped during the wait.
+pub(super) fn stopped(name: &str) -> Exit {
+    Exit::new(FAILED, format!("{name} was stopped during the wait"))
+        .hint(format!("start it again: tunnelctl up {name}"))
 }

@@ -1,29 +1,27 @@
-//! The keywords of ssh_config, and what becomes of each on the command line.
+//! The keywords of ssh_config(5) that `-o` accepts: translated to a key, ignored, or not supported.
 
 use crate::exit::Exit;
 
 /// The form of a key's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// A string.
     Text,
-    /// yes or no.
+    /// `yes` or `no`.
     Flag,
-    /// A whole number.
     Number,
-    /// Strings; the keyword may stand more than once.
+    /// A list of strings; the keyword may be repeated.
     Texts,
-    /// As `Texts`, and files.
+    /// A list of file names; the keyword may be repeated.
     Files,
-    /// Files, blank-separated; the keyword counts once.
+    /// File names separated by blanks; only the first occurrence of the keyword counts.
     FileList,
-    /// A file, or yes or no.
+    /// A file name, `yes` or `no`.
     FileOrFlag,
 }
 
 use Form::{FileList, FileOrFlag, Files, Flag, Number, Text, Texts};
 
-/// ssh_config's keywords, then tunneld's own keys, which ssh has no word for.
+/// Keyword of ssh_config, key of tunneld, form of the value. Keys that only tunneld has come last, with an empty keyword.
 const KEYS: &[(&str, &str, Form)] = &[
     ("HostName", "host_name", Text),
     ("User", "user", Text),
@@ -98,7 +96,7 @@ const KEYS: &[(&str, &str, Form)] = &[
     ("", "proxy_for", Texts),
 ];
 
-/// ssh's own other names of keywords.
+/// Deprecated and alternative names that ssh accepts, and the keyword each stands for.
 const ALIASES: &[(&str, &str)] = &[
     ("PubkeyAcceptedKeyTypes", "PubkeyAcceptedAlgorithms"),
     ("DSAAuthentication", "PubkeyAuthentication"),
@@ -113,7 +111,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("SmartcardDevice", "PKCS11Provider"),
 ];
 
-/// Keywords that a forwarding daemon has no use for, as in ssh_config; and those that ssh itself has given up.
+/// Keywords without meaning for a daemon that only forwards, and keywords that ssh itself ignores by now.
 const IGNORED: &[&str] = &[
     "BatchMode",
     "CanonicalDomains",
@@ -161,17 +159,17 @@ const IGNORED: &[&str] = &[
     "XAuthLocation",
 ];
 
-/// Keywords that tunneld cannot honour: with which values nothing is lost, and what is said otherwise.
-const IMPOSSIBLE: &[(&str, &[&str], &str)] = &[
+/// Keywords that tunneld does not support: the values for which this makes no difference, and the note for any other.
+const UNSUPPORTED: &[(&str, &[&str], &str)] = &[
     (
         "CanonicalizeHostname",
         &["no", "false", "none"],
-        "write it into ~/.ssh/config, where it is honoured",
+        "write it into ~/.ssh/config, where it is supported",
     ),
     (
         "CASignatureAlgorithms",
         &[],
-        "tunneld's own list of algorithms holds",
+        "tunneld uses its own list of algorithms",
     ),
     (
         "GSSAPIAuthentication",
@@ -181,22 +179,22 @@ const IMPOSSIBLE: &[(&str, &[&str], &str)] = &[
     (
         "HostbasedAuthentication",
         &["no", "false"],
-        "tunneld has no such login",
+        "tunneld has no host-based login",
     ),
     (
         "NoHostAuthenticationForLocalhost",
         &["no", "false"],
-        "the host key is checked all the same",
+        "the host key is checked for localhost, too",
     ),
     (
         "PKCS11Provider",
         &["none"],
-        "use the token through the agent (ssh-add -s)",
+        "add the token to the agent: ssh-add -s LIBRARY",
     ),
     (
         "ProxyUseFdpass",
         &["no", "false"],
-        "the ProxyCommand must carry the bytes itself",
+        "the ProxyCommand must relay the bytes itself",
     ),
     ("RequiredRSASize", &[], "small RSA keys are not refused"),
     (
@@ -212,14 +210,14 @@ const IMPOSSIBLE: &[(&str, &[&str], &str)] = &[
     ),
 ];
 
-/// What becomes of a keyword.
+/// How a keyword is handled.
 pub(super) enum Found {
-    /// This key.
+    /// Translated to this key.
     Key(&'static str, Form),
-    /// Nothing, in silence.
+    /// Ignored without a note.
     Ignored,
-    /// Nothing, which is told unless the value is one of these.
-    Impossible(&'static [&'static str], &'static str),
+    /// Not supported: harmless values, and the note for any other.
+    Unsupported(&'static [&'static str], &'static str),
 }
 
 fn find_in<T>(
@@ -230,7 +228,7 @@ fn find_in<T>(
     table.find(|row| word(row).eq_ignore_ascii_case(keyword))
 }
 
-/// What becomes of `keyword`, in any case and by any of its names.
+/// Looks up a keyword, an alias or a key; upper and lower case are equal.
 pub(super) fn find(keyword: &str) -> Result<Found, Exit> {
     let alias = find_in(ALIASES.iter(), |(alias, _)| alias, keyword);
     let keyword = alias.map_or(keyword, |(_, keyword)| keyword);
@@ -244,12 +242,12 @@ pub(super) fn find(keyword: &str) -> Result<Found, Exit> {
     if find_in(IGNORED.iter(), |ignored| ignored, keyword).is_some() {
         return Ok(Found::Ignored);
     }
-    if let Some((_, fine, instead)) = find_in(IMPOSSIBLE.iter(), |(ssh, ..)| ssh, keyword) {
-        return Ok(Found::Impossible(fine, instead));
+    if let Some((_, harmless, instead)) = find_in(UNSUPPORTED.iter(), |(ssh, ..)| ssh, keyword) {
+        return Ok(Found::Unsupported(harmless, instead));
     }
-    let error = Exit::usage(format!("-o {keyword}: tunneld knows no such option"));
+    let error = Exit::usage(format!("-o {keyword}: unknown option"));
     if keyword.eq_ignore_ascii_case("host") {
-        return Err(error.hint("the host is the destination, the last word of the command"));
+        return Err(error.hint("the host is the destination at the end of the command line"));
     }
     let lower = keyword.to_ascii_lowercase();
     let words = KEYS
@@ -265,7 +263,7 @@ pub(super) fn find(keyword: &str) -> Result<Found, Exit> {
         .max_by(|(a, _), (b, _)| a.total_cmp(b));
     Err(match nearest {
         Some((near, word)) if near > 0.8 => error.hint(format!("did you mean {word}?")),
-        _ => error.hint("tunneld takes the options of ssh_config that are about reaching, trusting and forwarding"),
+        _ => error.hint("see docs/ssh_config.md for the supported options"),
     })
 }
 
@@ -295,10 +293,10 @@ mod tests {
     }
 
     #[test]
-    fn every_keyword_of_the_manual_is_taken() {
+    fn every_keyword_of_the_manual_is_accepted() {
         let (honoured, ignored) = (keywords("Honoured"), keywords("Ignored in silence"));
-        let told = keywords("Told as impossible");
-        assert!(honoured.len() > 40 && ignored.len() > 25 && told.len() > 8);
+        let noted = keywords("Told as impossible");
+        assert!(honoured.len() > 40 && ignored.len() > 25 && noted.len() > 8);
         // These are files' own.
         let own = ["Host", "Match", "Include"];
         for keyword in honoured.into_iter().filter(|word| !own.contains(word)) {
@@ -307,9 +305,9 @@ mod tests {
         for keyword in ignored {
             assert!(matches!(find(keyword), Ok(Found::Ignored)), "{keyword}");
         }
-        for keyword in told {
+        for keyword in noted {
             assert!(
-                matches!(find(keyword), Ok(Found::Impossible(..))),
+                matches!(find(keyword), Ok(Found::Unsupported(..))),
                 "{keyword}"
             );
         }

@@ -1,153 +1,164 @@
-//! Every detail of one tunnel, for people.
+//! All details of one tunnel, for `tunnelctl status NAME`.
 
 use jiff::Timestamp;
-use tunneld_proto::status::{Desired, ForwardKind, ForwardState, ForwardStatus, TunnelStatus};
+use tunneld_proto::status::{
+    Desired, ForwardKind, ForwardState, ForwardStatus, LastError, Prompt, SessionStatus,
+    TunnelStatus,
+};
 
-use super::line::{Ink, Line};
-use super::status::{ink, letter, next, question};
+use super::line::{Line, Style};
+use super::status::{flag_letter, next, style_of, waiting_for};
 use crate::time::{between, human};
 
-/// The lines about `tunnel`.
+/// Formats all details of `tunnel`: one line per property, then the forwards.
 pub(crate) fn lines(tunnel: &TunnelStatus, now: Timestamp) -> Vec<Line> {
-    let ago = |at: Timestamp| format!("{} ago", human(between(at, now)));
-    let wanted = match tunnel.desired {
-        Desired::Up => "wanted up",
-        Desired::Down => "wanted down",
-    };
-    let mut lines = vec![
-        Line::of(Ink::Bold, &tunnel.name)
-            .and("  ")
-            .with(ink(tunnel.state), tunnel.state.as_str())
-            .and(format!("  {}", next(tunnel, now)))
-            .with(Ink::Dim, format!("  ({wanted})")),
-    ];
-    let mut field = |name: &str, value: String| {
-        if !value.is_empty() {
-            lines.push(Line::of(Ink::Dim, format!("  {name:<11} ")).and(value));
-        }
-    };
-    field("about", tunnel.description.clone().unwrap_or_default());
-    field("tags", tunnel.tags.join(", "));
-    field("host", tunnel.host.clone());
-    field("via", tunnel.via.join(", "));
+    let mut properties = Properties(vec![title(tunnel, now)]);
+    properties.push("about", tunnel.description.clone().unwrap_or_default());
+    properties.push("tags", tunnel.tags.join(", "));
+    properties.push("host", &tunnel.host);
+    properties.push("via", tunnel.via.join(", "));
     if let Some(session) = &tunnel.session {
-        field(
-            "session",
-            format!(
-                "{}, since {}",
-                session.server,
-                human(between(session.since, now))
-            ),
-        );
-        let mac = session.mac.iter().cloned();
-        let crypto: Vec<String> = [session.kex.clone(), session.cipher.clone()]
-            .into_iter()
-            .chain(mac)
-            .collect();
-        field("crypto", crypto.join(", "));
-        field("host key", session.host_key.clone());
-        field("login", session.auth.clone());
-        field(
-            "round trip",
-            session
-                .rtt_ms
-                .map(|rtt| format!("{rtt:.1} ms"))
-                .unwrap_or_default(),
-        );
-        if session.offences > 0 {
-            field(
-                "offences",
-                format!(
-                    "{}: the server tried what nobody asked it for, and was refused",
-                    session.offences
-                ),
-            );
-        }
+        push_session(&mut properties, session, now);
     }
     if tunnel.attempt > 1 && tunnel.session.is_none() {
-        field("attempt", tunnel.attempt.to_string());
+        properties.push("attempt", tunnel.attempt.to_string());
     }
     if tunnel.reconnects > 0 {
-        field("reconnects", tunnel.reconnects.to_string());
+        properties.push("reconnects", tunnel.reconnects.to_string());
     }
     if let Some(error) = &tunnel.last_error {
-        field(
-            "last error",
-            format!("{} ({}, {})", error.message, error.kind, ago(error.at)),
-        );
-        field("hint", error.hint.clone().unwrap_or_default());
+        push_error(&mut properties, error, now);
     }
     if let Some(prompt) = &tunnel.prompt {
-        let text = prompt.text.lines().next().unwrap_or_default();
-        field(
-            "asks",
-            format!(
-                "{} ({}): tunnelctl answer {}",
-                question(prompt.kind),
-                text,
-                tunnel.name
-            ),
-        );
+        push_prompt(&mut properties, prompt, &tunnel.name);
     }
     for note in &tunnel.notes {
-        field("note", note.clone());
+        properties.push("note", note);
     }
-    lines.extend(tunnel.forwards.iter().flat_map(forward));
+    let mut lines = properties.0;
+    lines.extend(tunnel.forwards.iter().flat_map(forward_lines));
     lines
 }
 
-/// One forward, and why it does not listen.
-fn forward(forward: &ForwardStatus) -> Vec<Line> {
-    let (ink, state) = match forward.state {
-        ForwardState::Listening => (Ink::Good, "listening"),
-        ForwardState::Pending => (Ink::Dim, "pending"),
-        ForwardState::Failed => (Ink::Bad, "failed"),
+fn title(tunnel: &TunnelStatus, now: Timestamp) -> Line {
+    let desired = match tunnel.desired {
+        Desired::Up => "  (should be up)",
+        Desired::Down => "  (should be down)",
     };
-    let proxy = match forward.kind {
-        ForwardKind::Dynamic => " (proxy)",
-        ForwardKind::Remote if forward.to.is_none() => " (reverse proxy)",
-        _ => "",
+    Line::of(Style::Bold, &tunnel.name)
+        .and("  ")
+        .with(style_of(tunnel.state), tunnel.state.as_str())
+        .and(format!("  {}", next(tunnel, now)))
+        .with(Style::Dim, desired)
+}
+
+/// Lines of a name and a value in two columns.
+struct Properties(Vec<Line>);
+
+impl Properties {
+    /// Adds a line, unless `value` is empty.
+    fn push(&mut self, name: &str, value: impl AsRef<str>) {
+        if !value.as_ref().is_empty() {
+            self.0
+                .push(Line::of(Style::Dim, format!("  {name:<11} ")).and(value));
+        }
+    }
+}
+
+fn push_session(properties: &mut Properties, session: &SessionStatus, now: Timestamp) {
+    let age = human(between(session.since, now));
+    properties.push("session", format!("{}, since {age}", session.server));
+    let mut crypto = vec![session.kex.as_str(), session.cipher.as_str()];
+    crypto.extend(session.mac.as_deref());
+    properties.push("crypto", crypto.join(", "));
+    properties.push("host key", &session.host_key);
+    properties.push("login", &session.auth);
+    if let Some(rtt) = session.rtt_ms {
+        properties.push("round trip", format!("{rtt:.1} ms"));
+    }
+    if session.offences > 0 {
+        properties.push(
+            "violations",
+            format!(
+                "{}: the server sent requests that SSH does not allow; they were refused",
+                session.offences
+            ),
+        );
+    }
+}
+
+fn push_error(properties: &mut Properties, error: &LastError, now: Timestamp) {
+    let age = human(between(error.at, now));
+    properties.push(
+        "last error",
+        format!("{} ({}, {age} ago)", error.message, error.kind),
+    );
+    properties.push("hint", error.hint.as_deref().unwrap_or_default());
+}
+
+fn push_prompt(properties: &mut Properties, prompt: &Prompt, tunnel: &str) {
+    // The whole text may fill a screen; `tunnelctl answer` shows it.
+    let text = prompt.text.lines().next().unwrap_or_default();
+    let waiting = waiting_for(prompt.kind);
+    properties.push(
+        "prompt",
+        format!("{waiting} ({text}): tunnelctl answer {tunnel}"),
+    );
+}
+
+/// Formats one forward, with its error and hint below.
+fn forward_lines(forward: &ForwardStatus) -> Vec<Line> {
+    let (style, state) = match forward.state {
+        ForwardState::Listening => (Style::Good, "listening"),
+        ForwardState::Pending => (Style::Dim, "pending"),
+        ForwardState::Failed => (Style::Bad, "failed"),
     };
-    let to = forward
-        .to
-        .as_ref()
-        .map_or(proxy.to_owned(), |to| format!(" → {to}"));
     let exposed = if forward.exposed {
         "  exposed to other machines"
     } else {
         ""
     };
-    let held = if forward.held > 0 {
-        format!(" ({} held)", forward.held)
-    } else {
-        String::new()
-    };
     let mut lines = vec![
-        Line::of(Ink::Bold, format!("  {} ", letter(forward.kind)))
-            .and(format!("{}{to}  ", forward.listen))
-            .with(ink, state)
-            .with(Ink::Warn, exposed)
-            .with(
-                Ink::Dim,
-                format!(
-                    "  {} open{held}, {} in all, {} in, {} out",
-                    forward.connections,
-                    forward.total,
-                    bytes(forward.bytes_in),
-                    bytes(forward.bytes_out)
-                ),
-            ),
+        Line::of(Style::Bold, format!("  {} ", flag_letter(forward.kind)))
+            .and(format!("{}{}  ", forward.listen, target(forward)))
+            .with(style, state)
+            .with(Style::Warn, exposed)
+            .with(Style::Dim, format!("  {}", counters(forward))),
     ];
     if let Some(error) = &forward.error {
-        lines.push(Line::from("    ").with(Ink::Bad, &error.message));
+        lines.push(Line::from("    ").with(Style::Bad, &error.message));
         if let Some(hint) = &error.hint {
-            lines.push(Line::of(Ink::Dim, "    hint: ").and(hint));
+            lines.push(Line::of(Style::Dim, "    hint: ").and(hint));
         }
     }
     lines
 }
 
-/// Bytes in the unit that keeps them short.
+fn target(forward: &ForwardStatus) -> String {
+    match (&forward.to, forward.kind) {
+        (Some(to), _) => format!(" → {to}"),
+        (None, ForwardKind::Dynamic) => " (proxy)".to_owned(),
+        (None, ForwardKind::Remote) => " (reverse proxy)".to_owned(),
+        (None, ForwardKind::Local) => String::new(),
+    }
+}
+
+fn counters(forward: &ForwardStatus) -> String {
+    let held = if forward.held > 0 {
+        format!(" ({} held)", forward.held)
+    } else {
+        String::new()
+    };
+    format!(
+        "{} open{held}, {} in total, {} in, {} out",
+        forward.connections,
+        forward.total,
+        bytes(forward.bytes_in),
+        bytes(forward.bytes_out)
+    )
+}
+
+/// Formats a number of bytes in the largest binary unit of which it has at least one, truncated to a tenth.
 fn bytes(count: u64) -> String {
     let mut unit = "B";
     let mut divisor = 1_u64;
@@ -167,7 +178,7 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::sample;
+    use crate::tests::sample;
     use jiff::SignedDuration;
 
     fn text(lines: &[Line]) -> Vec<String> {
@@ -179,11 +190,11 @@ mod tests {
     }
 
     #[test]
-    fn the_detail_has_a_line_a_forward() {
+    fn the_detail_has_one_line_per_forward() {
         assert_eq!(
             text(&lines(&sample::busy("db"), now())),
             [
-                "db  degraded  2h 13m  (wanted up)",
+                "db  degraded  2h 13m  (should be up)",
                 "  about       the database",
                 "  tags        work",
                 "  host        deploy@example.org",
@@ -195,11 +206,11 @@ mod tests {
                 "  round trip  12.5 ms",
                 "  reconnects  3",
                 "  note        ~/.ssh/config is not read",
-                "  L 127.0.0.1:8088 → localhost:8088  listening  2 open (1 held), 30 in all, 3.9 KiB in, 500 B out",
-                "  R 0.0.0.0:9000 → localhost:8088  failed  exposed to other machines  2 open (1 held), 30 in all, 3.9 KiB in, 500 B out",
+                "  L 127.0.0.1:8088 → localhost:8088  listening  2 open (1 held), 30 in total, 3.9 KiB in, 500 B out",
+                "  R 0.0.0.0:9000 → localhost:8088  failed  exposed to other machines  2 open (1 held), 30 in total, 3.9 KiB in, 500 B out",
                 "    the server refused",
                 "    hint: ask its owner",
-                "  D 127.0.0.1:8157 (proxy)  listening  2 open (1 held), 30 in all, 3.9 KiB in, 500 B out",
+                "  D 127.0.0.1:8157 (proxy)  listening  2 open (1 held), 30 in total, 3.9 KiB in, 500 B out",
             ]
         );
     }

@@ -1,35 +1,34 @@
-//! A line of text in its colours. The one place where what others wrote is escaped, and where width is counted.
+//! A line of styled text. All text from outside is escaped here, and only here is its width counted.
 
 use std::fmt::Write as _;
 
-use anstyle::{AnsiColor, Style};
+use anstyle::AnsiColor;
 use tunneld_proto::text::escape_line;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-/// What a text is, in place of how it looks.
+/// Meaning of a piece of text, from which its look follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Ink {
-    /// Nothing special.
+pub(crate) enum Style {
     #[default]
     Plain,
-    /// A heading or name.
+    /// Names.
     Bold,
-    /// Of less weight.
+    /// Secondary text.
     Dim,
-    /// As it should be.
+    /// Works.
     Good,
-    /// On its way, or in need of a look.
+    /// In progress, or needs attention.
     Warn,
-    /// Broken.
+    /// Does not work.
     Bad,
 }
 
-impl Ink {
-    fn style(self) -> Style {
+impl Style {
+    fn ansi(self) -> anstyle::Style {
         match self {
-            Self::Plain => Style::new(),
-            Self::Bold => Style::new().bold(),
-            Self::Dim => Style::new().dimmed(),
+            Self::Plain => anstyle::Style::new(),
+            Self::Bold => anstyle::Style::new().bold(),
+            Self::Dim => anstyle::Style::new().dimmed(),
             Self::Good => AnsiColor::Green.on_default(),
             Self::Warn => AnsiColor::Yellow.on_default(),
             Self::Bad => AnsiColor::Red.on_default(),
@@ -37,50 +36,49 @@ impl Ink {
     }
 }
 
-/// A line: pieces of escaped text, each with its ink.
+/// A line: pieces of escaped text, each with its style.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Line(Vec<(Ink, String)>);
+pub(crate) struct Line(Vec<(Style, String)>);
 
 impl Line {
-    /// An empty line.
     pub(crate) fn new() -> Self {
         Self::default()
     }
 
-    /// A line of one piece.
-    pub(crate) fn of(ink: Ink, text: impl AsRef<str>) -> Self {
-        Self::new().with(ink, text)
+    /// Makes a line of one piece.
+    pub(crate) fn of(style: Style, text: impl AsRef<str>) -> Self {
+        Self::new().with(style, text)
     }
 
-    /// The same line and a piece.
+    /// Appends a piece; `text` is escaped.
     #[must_use]
-    pub(crate) fn with(mut self, ink: Ink, text: impl AsRef<str>) -> Self {
+    pub(crate) fn with(mut self, style: Style, text: impl AsRef<str>) -> Self {
         let text = escape_line(text.as_ref());
         if !text.is_empty() {
-            self.0.push((ink, text));
+            self.0.push((style, text));
         }
         self
     }
 
-    /// The same line and a plain piece.
+    /// Appends a plain piece; `text` is escaped.
     #[must_use]
     pub(crate) fn and(self, text: impl AsRef<str>) -> Self {
-        self.with(Ink::Plain, text)
+        self.with(Style::Plain, text)
     }
 
-    /// The same line and another's pieces.
+    /// Appends the pieces of another line.
     #[must_use]
     pub(crate) fn join(mut self, other: Self) -> Self {
         self.0.extend(other.0);
         self
     }
 
-    /// The columns it takes.
+    /// Returns the width in terminal columns: wide characters count as two.
     pub(crate) fn width(&self) -> usize {
         self.0.iter().map(|(_, text)| text.width()).sum()
     }
 
-    /// The same line in at most `width` columns, with an ellipsis where something is left out.
+    /// Cuts the line to at most `width` terminal columns; a cut line ends with `…`.
     #[must_use]
     pub(crate) fn cut(self, width: usize) -> Self {
         if self.width() <= width {
@@ -88,7 +86,7 @@ impl Line {
         }
         let mut left = width.saturating_sub(1);
         let mut pieces = Vec::new();
-        for (ink, text) in self.0 {
+        for (style, text) in self.0 {
             let mut kept = String::new();
             for c in text.chars() {
                 let columns = c.width().unwrap_or(0);
@@ -99,30 +97,30 @@ impl Line {
                 left -= columns;
                 kept.push(c);
             }
-            pieces.push((ink, kept));
+            pieces.push((style, kept));
             if left == 0 {
                 break;
             }
         }
         if width > 0 {
-            pieces.push((Ink::Dim, "…".to_owned()));
+            pieces.push((Style::Dim, "…".to_owned()));
         }
         Self(pieces)
     }
 
-    /// The same line in at least `width` columns.
+    /// Fills the line with spaces to at least `width` terminal columns.
     #[must_use]
     pub(crate) fn pad(self, width: usize) -> Self {
         let missing = width.saturating_sub(self.width());
         self.and(" ".repeat(missing))
     }
 
-    /// The text, with or without colour.
+    /// Returns the text, with ANSI sequences if `color` is set.
     pub(crate) fn paint(&self, color: bool) -> String {
         let mut out = String::new();
-        for (ink, text) in &self.0 {
-            if color && *ink != Ink::Plain {
-                let style = ink.style();
+        for (style, text) in &self.0 {
+            if color && *style != Style::Plain {
+                let style = style.ansi();
                 // Writing to a String cannot fail.
                 let _ = write!(out, "{style}{text}{style:#}");
             } else {
@@ -135,7 +133,7 @@ impl Line {
 
 impl<T: AsRef<str>> From<T> for Line {
     fn from(text: T) -> Self {
-        Self::of(Ink::Plain, text)
+        Self::of(Style::Plain, text)
     }
 }
 
@@ -144,8 +142,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_wrote_cannot_colour() {
-        let line = Line::of(Ink::Bad, "a\x1b[2Jb\u{9b}c\n");
+    fn foreign_text_cannot_send_control_sequences() {
+        let line = Line::of(Style::Bad, "a\x1b[2Jb\u{9b}c\n");
         assert_eq!(line.paint(false), "a\\u{1b}[2Jb\\u{9b}c\\u{a}");
         assert_eq!(
             line.paint(true),
@@ -155,7 +153,7 @@ mod tests {
 
     #[test]
     fn width_is_counted_in_columns_before_colour() {
-        let line = Line::of(Ink::Good, "日本").and("go");
+        let line = Line::of(Style::Good, "日本").and("go");
         assert_eq!(line.width(), 6);
         assert_eq!(line.clone().cut(6).paint(false), "日本go");
         assert_eq!(line.clone().cut(5).paint(false), "日本…");

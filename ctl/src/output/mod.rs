@@ -1,9 +1,7 @@
-//! What is printed: data on stdout, talk on stderr, each in colour only where that is wanted.
+//! Output: data on stdout, messages on stderr, each with colours only if the user and the stream allow them.
 
 pub(crate) mod detail;
 pub(crate) mod line;
-#[cfg(test)]
-pub(crate) mod sample;
 pub(crate) mod spinner;
 pub(crate) mod status;
 mod table;
@@ -16,26 +14,26 @@ use tunneld_proto::codec;
 
 use crate::cli::{Color, Global, Output};
 use crate::exit::Exit;
-use line::{Ink, Line};
+use line::{Line, Style};
 use spinner::Spinner;
 
-/// Where to print, and how.
+/// Prints data and messages as the global options say.
 #[derive(Debug, Clone)]
 pub(crate) struct Ui {
-    /// Whether programs read stdout.
+    /// `--output json`: stdout is for programs.
     pub(crate) json: bool,
-    /// Whether nothing but errors is said.
+    /// `--quiet`: only errors and warnings.
     pub(crate) quiet: bool,
-    /// Whether more is said.
+    /// `--verbose`: also progress messages.
     pub(crate) verbose: bool,
     out_color: bool,
     err_color: bool,
 }
 
 impl Ui {
-    /// As the command line and the environment say.
+    /// Decides the colours by `--color`, NO_COLOR, TERM and whether the streams are terminals.
     pub(crate) fn new(global: &Global) -> Self {
-        let wanted = |auto: ColorChoice| match global.color {
+        let use_color = |auto: ColorChoice| match global.color {
             Color::Always => true,
             Color::Never => false,
             Color::Auto => auto != ColorChoice::Never,
@@ -44,24 +42,24 @@ impl Ui {
             json: global.output == Output::Json,
             quiet: global.quiet > 0,
             verbose: global.verbose > 0,
-            out_color: wanted(AutoStream::choice(&io::stdout())),
-            err_color: wanted(AutoStream::choice(&io::stderr())),
+            out_color: use_color(AutoStream::choice(&io::stdout())),
+            err_color: use_color(AutoStream::choice(&io::stderr())),
         }
     }
 
-    /// stdout's width; none where it is no terminal.
+    /// Returns the width of stdout in columns; `None` if it is not a terminal.
     pub(crate) fn width() -> Option<usize> {
         let stdout = io::stdout();
         stdout.is_terminal().then(|| size_of(&stdout).0)
     }
 
-    /// stdout's height; none where it is no terminal.
+    /// Returns the height of stdout in lines; `None` if it is not a terminal.
     pub(crate) fn height() -> Option<usize> {
         let stdout = io::stdout();
         stdout.is_terminal().then(|| size_of(&stdout).1)
     }
 
-    /// A spinner on stderr.
+    /// Makes a spinner on stderr; it stays off with `--quiet` and on a dumb terminal.
     pub(crate) fn spinner(&self) -> Spinner {
         let stderr = io::stderr();
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -69,7 +67,7 @@ impl Ui {
         Spinner::new(on.then(|| size_of(&stderr).0), self.err_color)
     }
 
-    /// Prints lines of data.
+    /// Prints lines on stdout.
     pub(crate) fn data(&self, lines: &[Line]) -> Result<(), Exit> {
         let mut out = stream(io::stdout(), self.out_color).lock();
         for line in lines {
@@ -78,7 +76,7 @@ impl Ui {
         Ok(out.flush()?)
     }
 
-    /// Clears the terminal and prints as many lines as it holds.
+    /// Overwrites the screen with the lines, as far as it has room for them.
     pub(crate) fn redraw(&self, lines: &[Line]) -> Result<(), Exit> {
         let mut text = String::from("\x1b[H");
         let room = Self::height().map_or(usize::MAX, |height| height.saturating_sub(1));
@@ -87,13 +85,13 @@ impl Ui {
             text.push_str("\x1b[K\n");
         }
         text.push_str("\x1b[J");
-        // Past the colour filter: it would drop the cursor's movements.
+        // Not through the colour filter, which would drop the cursor movements.
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
         Ok(out.flush()?)
     }
 
-    /// Prints one line of JSON.
+    /// Prints `value` on stdout as one line of JSON.
     pub(crate) fn json(&self, value: &(impl Serialize + ?Sized)) -> Result<(), Exit> {
         let line = codec::to_line(value).map_err(io::Error::from)?;
         let mut out = io::stdout().lock();
@@ -101,23 +99,23 @@ impl Ui {
         Ok(out.flush()?)
     }
 
-    /// Says something to a person, unless told to be quiet.
-    pub(crate) fn say(&self, line: impl Into<Line>) {
+    /// Prints a message on stderr, unless `--quiet` is given.
+    pub(crate) fn info(&self, line: impl Into<Line>) {
         if !self.quiet {
-            self.complain(&line.into());
+            self.warn(&line.into());
         }
     }
 
-    /// Says something only where more is wanted.
-    pub(crate) fn mention(&self, line: impl Into<Line>) {
+    /// Prints a message on stderr if `--verbose` is given.
+    pub(crate) fn verbose(&self, line: impl Into<Line>) {
         if self.verbose {
-            self.complain(&line.into());
+            self.warn(&line.into());
         }
     }
 
-    /// Says something that matters even when quiet.
-    pub(crate) fn complain(&self, line: &Line) {
-        // Nobody is left to be told that stderr is closed.
+    /// Prints a message on stderr even with `--quiet`.
+    pub(crate) fn warn(&self, line: &Line) {
+        // A closed stderr is ignored: there is no other place to report it.
         let _ = writeln!(
             stream(io::stderr(), self.err_color),
             "{}",
@@ -125,27 +123,27 @@ impl Ui {
         );
     }
 
-    /// Says why the command ends.
+    /// Prints the error, its causes and its hint on stderr.
     pub(crate) fn exit(&self, exit: &Exit) {
         let Some(message) = &exit.message else {
             return;
         };
         let mut texts = message.lines();
-        self.complain(
-            &Line::of(Ink::Bad, "error")
+        self.warn(
+            &Line::of(Style::Bad, "error")
                 .and(": ")
                 .and(texts.next().unwrap_or_default()),
         );
         for text in texts {
-            self.complain(&Line::from("  ").and(text));
+            self.warn(&Line::from("  ").and(text));
         }
         for text in exit.causes.iter().flat_map(|cause| cause.lines()) {
-            self.complain(&Line::from("  ").and(text));
+            self.warn(&Line::from("  ").and(text));
         }
         for (number, text) in exit.hint.iter().flat_map(|hint| hint.lines()).enumerate() {
             let mark = if number == 0 { "hint" } else { "    " };
-            self.complain(
-                &Line::of(Ink::Good, mark)
+            self.warn(
+                &Line::of(Style::Good, mark)
                     .and(if number == 0 { ": " } else { "  " })
                     .and(text),
             );
@@ -166,16 +164,16 @@ fn stream<S: anstream::stream::RawStream>(raw: S, color: bool) -> AutoStream<S> 
 
 #[cfg(unix)]
 fn size_of(stream: &impl std::os::fd::AsFd) -> (usize, usize) {
-    sane(terminal_size::terminal_size_of(stream))
+    or_default(terminal_size::terminal_size_of(stream))
 }
 
 #[cfg(windows)]
 fn size_of(stream: &impl std::os::windows::io::AsHandle) -> (usize, usize) {
-    sane(terminal_size::terminal_size_of(stream))
+    or_default(terminal_size::terminal_size_of(stream))
 }
 
-/// A terminal that does not tell is taken for the usual one.
-fn sane(size: Option<(terminal_size::Width, terminal_size::Height)>) -> (usize, usize) {
+/// Assumes 80 × 24 for a terminal that does not report its size.
+fn or_default(size: Option<(terminal_size::Width, terminal_size::Height)>) -> (usize, usize) {
     match size {
         Some((width, height)) if width.0 > 0 && height.0 > 0 => (width.0.into(), height.0.into()),
         _ => (80, 24),

@@ -1,39 +1,38 @@
-//! One line on a terminal's stderr that shows that something is being waited for.
+//! A spinner: one line on stderr that is redrawn while the command waits.
 
 use std::io::Write as _;
 
-use super::line::{Ink, Line};
+use super::line::{Line, Style};
 
 const FRAMES: &[&str] = &["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 
-/// The spinner; silent where stderr is no terminal.
+/// A spinner that prints nothing if stderr is not a terminal.
 #[derive(Debug)]
 pub(crate) struct Spinner {
     on: bool,
     color: bool,
     width: usize,
-    turn: usize,
+    frame_number: usize,
     drawn: bool,
 }
 
 impl Spinner {
-    /// A spinner in `width` columns; none for no terminal.
+    /// Makes a spinner of at most `width` terminal columns; `None` if stderr is not a terminal.
     pub(crate) fn new(width: Option<usize>, color: bool) -> Self {
         Self {
             on: width.is_some(),
             color,
             width: width.unwrap_or(0),
-            turn: 0,
+            frame_number: 0,
             drawn: false,
         }
     }
 
-    /// Whether it shows at all.
     pub(crate) fn is_on(&self) -> bool {
         self.on
     }
 
-    /// Shows `line` and turns.
+    /// Draws the next frame with `line` beside it.
     pub(crate) fn draw(&mut self, line: Line) {
         if let Some(text) = self.next(line) {
             let _ = std::io::stderr().write_all(text.as_bytes());
@@ -44,18 +43,21 @@ impl Spinner {
         if !self.on {
             return None;
         }
-        let frame = FRAMES.get(self.turn % FRAMES.len()).copied().unwrap_or("");
-        self.turn += 1;
+        let frame = FRAMES
+            .get(self.frame_number % FRAMES.len())
+            .copied()
+            .unwrap_or("");
+        self.frame_number += 1;
         self.drawn = true;
-        // The last column stays free: some terminals wrap when it is written.
-        let line = Line::of(Ink::Warn, frame)
+        // The last column stays free: some terminals wrap the line when it is written.
+        let line = Line::of(Style::Warn, frame)
             .and(" ")
             .join(line)
             .cut(self.width.saturating_sub(1));
         Some(format!("\r{}\x1b[K", line.paint(self.color)))
     }
 
-    /// Takes the line away.
+    /// Removes the line, so that other output can follow.
     pub(crate) fn clear(&mut self) {
         if self.drawn {
             self.drawn = false;
@@ -75,14 +77,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_terminal_it_is_silent() {
+    fn without_a_terminal_nothing_is_drawn() {
         let mut spinner = Spinner::new(None, true);
         assert_eq!(spinner.next("db: connecting".into()), None);
         assert!(!spinner.is_on());
     }
 
     #[test]
-    fn it_turns_and_stays_within_its_line() {
+    fn each_frame_stays_within_the_line() {
         let mut spinner = Spinner::new(Some(10), false);
         assert_eq!(
             spinner.next("db: connecting".into()).as_deref(),

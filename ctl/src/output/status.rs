@@ -1,4 +1,4 @@
-//! How tunnels stand, for people: the table of all, and what is the matter with some.
+//! The table of all tunnels, the words and colours of their states, and the list of problems below the table.
 
 use jiff::Timestamp;
 use tunneld_proto::message::ConfigFault;
@@ -6,46 +6,48 @@ use tunneld_proto::status::{
     ForwardKind, ForwardState, ForwardStatus, LastError, PromptKind, State, TunnelStatus,
 };
 
-use super::line::{Ink, Line};
+use super::line::{Line, Style};
 use super::table::{self, Column};
 use crate::time::{between, human};
 
+/// NAME and STATE always stay; on a narrow terminal FORWARDS goes first, then HOST, then SINCE/NEXT.
 const COLUMNS: &[Column] = &[
     Column {
         title: "NAME",
-        least: 8,
-        spare: 0,
+        min_width: 8,
+        drop_order: 0,
     },
     Column {
         title: "STATE",
-        least: 10,
-        spare: 0,
+        min_width: 10,
+        drop_order: 0,
     },
     Column {
         title: "HOST",
-        least: 10,
-        spare: 2,
+        min_width: 10,
+        drop_order: 2,
     },
     Column {
         title: "FORWARDS",
-        least: 10,
-        spare: 3,
+        min_width: 10,
+        drop_order: 3,
     },
     Column {
         title: "SINCE/NEXT",
-        least: 8,
-        spare: 1,
+        min_width: 8,
+        drop_order: 1,
     },
 ];
 
-/// The table, and below it why some tunnels are not up.
+/// Formats the table of `tunnels` and, below it, why some of them do not work. `width` is that of the terminal in
+/// columns; `None` for no limit.
 pub(crate) fn table(tunnels: &[TunnelStatus], now: Timestamp, width: Option<usize>) -> Vec<Line> {
     let rows: Vec<Vec<Line>> = tunnels.iter().map(|tunnel| row(tunnel, now)).collect();
-    let mut lines = table::paint(COLUMNS, &rows, width);
-    let mut troubles = tunnels.iter().flat_map(troubles).peekable();
-    if troubles.peek().is_some() {
+    let mut lines = table::layout(COLUMNS, &rows, width);
+    let mut problems = tunnels.iter().flat_map(problems).peekable();
+    if problems.peek().is_some() {
         lines.push(Line::new());
-        lines.extend(troubles);
+        lines.extend(problems);
     }
     lines
 }
@@ -57,48 +59,62 @@ fn row(tunnel: &TunnelStatus, now: Timestamp) -> Vec<Line> {
             .join(short(forward))
     });
     vec![
-        Line::of(Ink::Bold, &tunnel.name),
-        Line::of(ink(tunnel.state), tunnel.state.as_str()),
+        Line::of(Style::Bold, &tunnel.name),
+        Line::of(style_of(tunnel.state), tunnel.state.as_str()),
         Line::from(&tunnel.host),
         forwards,
         Line::from(next(tunnel, now)),
     ]
 }
 
-/// The colour of a state.
-pub(crate) fn ink(state: State) -> Ink {
+/// Returns the style in which a state is shown.
+pub(crate) fn style_of(state: State) -> Style {
     match state {
-        State::Up | State::Idle => Ink::Good,
-        State::Connecting | State::NeedsInput | State::Degraded | State::Waiting => Ink::Warn,
-        State::Failed => Ink::Bad,
-        State::Stopped | State::Unknown => Ink::Dim,
+        State::Up | State::Idle => Style::Good,
+        State::Connecting | State::NeedsInput | State::Degraded | State::Waiting => Style::Warn,
+        State::Failed => Style::Bad,
+        State::Stopped | State::Unknown => Style::Dim,
     }
 }
 
-/// What a tunnel does next, or since when it stands.
+/// Returns what happens next with a tunnel (the retry, the phase, the awaited answer), else the age of its state.
 pub(crate) fn next(tunnel: &TunnelStatus, now: Timestamp) -> String {
     match (tunnel.state, tunnel.retry_at, tunnel.phase, &tunnel.prompt) {
         (State::Waiting, Some(at), ..) => format!("retry in {}", human(between(now, at))),
         (State::Connecting, _, Some(phase), _) => phase.as_str().to_owned(),
-        (State::NeedsInput, .., Some(prompt)) => format!("asks: {}", question(prompt.kind)),
+        (State::NeedsInput, .., Some(prompt)) => waiting_for(prompt.kind).to_owned(),
         _ => human(between(tunnel.since, now)),
     }
 }
 
-/// What a prompt asks for.
-pub(crate) fn question(kind: PromptKind) -> &'static str {
+/// Says for which answer a tunnel is waiting; fits after "NAME is".
+pub(crate) fn waiting_for(kind: PromptKind) -> &'static str {
     match kind {
-        PromptKind::HostKey => "host key",
-        PromptKind::Passphrase => "passphrase",
-        PromptKind::Password => "password",
-        PromptKind::NewPassword => "new password",
-        PromptKind::KeyboardInteractive => "login question",
-        PromptKind::HostKeyUpdate => "further host keys",
-        PromptKind::Unknown => "an answer",
+        PromptKind::HostKey => "waiting for you to confirm the host key",
+        PromptKind::Passphrase => "waiting for your key passphrase",
+        PromptKind::Password => "waiting for your password",
+        PromptKind::NewPassword => "waiting for a new password",
+        PromptKind::KeyboardInteractive => "waiting for your password or code",
+        PromptKind::HostKeyUpdate => "waiting for you to confirm new host keys",
+        PromptKind::Unknown => "waiting for your answer",
     }
 }
 
-/// `L8088`, with ! behind where it is broken: loopback is not worth the room, anything else is.
+/// Says which answer is needed; fits before "but there is no terminal".
+pub(crate) fn needed(kind: PromptKind) -> &'static str {
+    match kind {
+        PromptKind::HostKey => "the unknown host key must be confirmed",
+        PromptKind::Passphrase => "the key passphrase is needed",
+        PromptKind::Password => "the password is needed",
+        PromptKind::NewPassword => "a new password is needed",
+        PromptKind::KeyboardInteractive => "a password or code is needed",
+        PromptKind::HostKeyUpdate => "new host keys must be confirmed",
+        PromptKind::Unknown => "an answer is needed",
+    }
+}
+
+/// Formats a forward for the table: `L8088`, and `L8088!` if it has failed. A loopback address is left out to save
+/// space; any other is shown because it is the exception.
 fn short(forward: &ForwardStatus) -> Line {
     let listen = ["127.0.0.1:", "localhost:", "[::1]:"]
         .iter()
@@ -108,22 +124,22 @@ fn short(forward: &ForwardStatus) -> Line {
         Some((_, file)) => file,
         None => listen,
     };
-    // A name right behind the letter reads as one word.
+    // "Lbox" would read as one word.
     let gap = if listen.starts_with(char::is_alphabetic) {
         " "
     } else {
         ""
     };
-    let letter = format!("{}{gap}", letter(forward.kind));
+    let letter = format!("{}{gap}", flag_letter(forward.kind));
     match forward.state {
-        ForwardState::Failed => Line::of(Ink::Bad, format!("{letter}{listen}!")),
-        ForwardState::Pending => Line::of(Ink::Dim, format!("{letter}{listen}")),
+        ForwardState::Failed => Line::of(Style::Bad, format!("{letter}{listen}!")),
+        ForwardState::Pending => Line::of(Style::Dim, format!("{letter}{listen}")),
         ForwardState::Listening => Line::from(format!("{letter}{listen}")),
     }
 }
 
-/// The letter of ssh's flag.
-pub(super) fn letter(kind: ForwardKind) -> char {
+/// Returns the letter of ssh's flag for a forward.
+pub(super) fn flag_letter(kind: ForwardKind) -> char {
     match kind {
         ForwardKind::Local => 'L',
         ForwardKind::Remote => 'R',
@@ -131,53 +147,55 @@ pub(super) fn letter(kind: ForwardKind) -> char {
     }
 }
 
-/// Why a tunnel is not up, or some of its forwards are not.
-pub(crate) fn troubles(tunnel: &TunnelStatus) -> Vec<Line> {
+/// Formats why a tunnel or some of its forwards do not work, with hints; empty if nothing is wrong.
+pub(crate) fn problems(tunnel: &TunnelStatus) -> Vec<Line> {
     let mut lines = Vec::new();
-    let mut tell = |what: &str, error: &LastError| {
+    let mut push = |what: &str, error: &LastError| {
         lines.push(
-            Line::of(Ink::Bold, &tunnel.name)
+            Line::of(Style::Bold, &tunnel.name)
                 .and(format!("{what}: "))
                 .and(&error.message),
         );
         if let Some(hint) = &error.hint {
-            lines.push(Line::of(Ink::Dim, "  hint: ").and(hint));
+            lines.push(Line::of(Style::Dim, "  hint: ").and(hint));
         }
     };
-    let troubled = matches!(
+    // In other states the last error is history.
+    let is_down = matches!(
         tunnel.state,
         State::Waiting | State::Failed | State::Connecting
     );
-    if let Some(error) = tunnel.last_error.as_ref().filter(|_| troubled) {
-        tell("", error);
+    if let Some(error) = tunnel.last_error.as_ref().filter(|_| is_down) {
+        push("", error);
     }
     for forward in &tunnel.forwards {
         if let (ForwardState::Failed, Some(error)) = (forward.state, &forward.error) {
-            tell(
-                &format!(" {} {}", letter(forward.kind), forward.listen),
+            push(
+                &format!(" {} {}", flag_letter(forward.kind), forward.listen),
                 error,
             );
         }
     }
     if let Some(prompt) = &tunnel.prompt {
         lines.push(
-            Line::of(Ink::Bold, &tunnel.name)
-                .and(format!(" waits for an answer: {}", question(prompt.kind))),
+            Line::of(Style::Bold, &tunnel.name).and(format!(" is {}", waiting_for(prompt.kind))),
         );
-        lines.push(Line::of(Ink::Dim, "  hint: ").and(format!("tunnelctl answer {}", tunnel.name)));
+        lines.push(
+            Line::of(Style::Dim, "  hint: ").and(format!("tunnelctl answer {}", tunnel.name)),
+        );
     }
     lines
 }
 
-/// A fault of the configuration, as `tunneld check` prints it.
-pub(crate) fn fault(fault: &ConfigFault) -> Vec<Line> {
-    fault.rendered.lines().map(Line::from).collect()
+/// Formats an error of the configuration as `tunneld check` prints it.
+pub(crate) fn config_error(error: &ConfigFault) -> Vec<Line> {
+    error.rendered.lines().map(Line::from).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::sample;
+    use crate::tests::sample;
     use jiff::SignedDuration;
     use tunneld_proto::status::Phase;
 
@@ -223,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forward_in_short_is_a_letter_and_what_it_listens_on() {
+    fn a_short_forward_is_a_letter_and_its_address() {
         let forward = sample::busy("db").forwards.remove(0);
         for (listen, text) in [
             ("127.0.0.1:8088", "L8088"),

@@ -1,66 +1,65 @@
-//! Columns: as wide as their widest cell, cut where the terminal is narrow.
+//! Lays out a table: each column is as wide as its widest cell; on a narrow terminal columns are narrowed, then dropped.
 
-use super::line::{Ink, Line};
+use super::line::{Line, Style};
 
 const GAP: usize = 2;
 
-/// A column: its heading, how narrow it may become, and how soon it is left out.
+/// A column of a table.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Column {
-    /// The heading.
     pub(crate) title: &'static str,
-    /// The least columns it is of use in.
-    pub(crate) least: usize,
-    /// The higher, the sooner it goes; 0 stays.
-    pub(crate) spare: u8,
+    /// Width in terminal columns below which it is of no use.
+    pub(crate) min_width: usize,
+    /// Order in which columns are dropped, the highest first; 0 is never dropped.
+    pub(crate) drop_order: u8,
 }
 
-/// The lines of a table within `width` columns, or as wide as it wants.
-pub(crate) fn paint(columns: &[Column], rows: &[Vec<Line>], width: Option<usize>) -> Vec<Line> {
-    let wanted = |at: usize, column: &Column| {
+/// Returns the heading and the rows as lines of at most `width` terminal columns; `None` for no limit.
+pub(crate) fn layout(columns: &[Column], rows: &[Vec<Line>], width: Option<usize>) -> Vec<Line> {
+    let natural_width = |at: usize, column: &Column| {
         let cells = rows.iter().filter_map(|row| row.get(at)).map(Line::width);
         cells.chain([column.title.len()]).max().unwrap_or(0)
     };
-    let wanted: Vec<usize> = columns
+    let natural: Vec<usize> = columns
         .iter()
         .enumerate()
-        .map(|(at, column)| wanted(at, column))
+        .map(|(at, column)| natural_width(at, column))
         .collect();
     let mut shown: Vec<usize> = (0..columns.len()).collect();
     let widths = loop {
         let mut widths: Vec<(usize, usize)> = shown
             .iter()
-            .filter_map(|at| Some((*at, *wanted.get(*at)?)))
+            .filter_map(|at| Some((*at, *natural.get(*at)?)))
             .collect();
         let Some(width) = width else { break widths };
         if narrow(columns, &mut widths, width) {
             break widths;
         }
-        let spare = |at: &usize| columns.get(*at).map_or(0, |column| column.spare);
+        let drop_order = |at: &usize| columns.get(*at).map_or(0, |column| column.drop_order);
         match shown
             .iter()
             .copied()
-            .max_by_key(spare)
-            .filter(|at| spare(at) > 0)
+            .max_by_key(drop_order)
+            .filter(|at| drop_order(at) > 0)
         {
             Some(most) => shown.retain(|at| *at != most),
             None => {
-                cut(&mut widths, width);
+                truncate(&mut widths, width);
                 break widths;
             }
         }
     };
     let heading: Vec<Line> = columns
         .iter()
-        .map(|column| Line::of(Ink::Dim, column.title))
+        .map(|column| Line::of(Style::Dim, column.title))
         .collect();
     std::iter::once(&heading)
         .chain(rows)
-        .map(|row| paint_row(row, &widths))
+        .map(|row| layout_row(row, &widths))
         .collect()
 }
 
-fn paint_row(row: &[Line], widths: &[(usize, usize)]) -> Line {
+fn layout_row(row: &[Line], widths: &[(usize, usize)]) -> Line {
     let mut line = Line::new();
     for (number, (at, width)) in widths.iter().enumerate() {
         let cell = row.get(*at).cloned().unwrap_or_default().cut(*width);
@@ -75,14 +74,14 @@ fn paint_row(row: &[Line], widths: &[(usize, usize)]) -> Line {
     line
 }
 
-/// Narrows the widest columns first, down to what they are of use in; whether that was enough.
+/// Narrows the widest columns first, none below its minimum; returns whether the table now fits.
 fn narrow(columns: &[Column], widths: &mut [(usize, usize)], width: usize) -> bool {
-    let least = |at: usize| columns.get(at).map_or(0, |column| column.least);
+    let min_width = |at: usize| columns.get(at).map_or(0, |column| column.min_width);
     let gaps = GAP * widths.len().saturating_sub(1);
     while widths.iter().map(|(_, wide)| wide).sum::<usize>() + gaps > width {
         let widest = widths
             .iter_mut()
-            .filter(|(at, wide)| *wide > least(*at))
+            .filter(|(at, wide)| *wide > min_width(*at))
             .max_by_key(|(_, wide)| *wide);
         match widest {
             Some((_, wide)) => *wide -= 1,
@@ -92,8 +91,8 @@ fn narrow(columns: &[Column], widths: &mut [(usize, usize)], width: usize) -> bo
     true
 }
 
-/// What must stay is cut from the right.
-fn cut(widths: &mut Vec<(usize, usize)>, width: usize) {
+/// Cuts columns that cannot be dropped, from the right.
+fn truncate(widths: &mut Vec<(usize, usize)>, width: usize) {
     let mut left = width;
     for (_, wide) in widths.iter_mut() {
         *wide = (*wide).min(left);
@@ -109,23 +108,23 @@ mod tests {
     const COLUMNS: &[Column] = &[
         Column {
             title: "NAME",
-            least: 8,
-            spare: 0,
+            min_width: 8,
+            drop_order: 0,
         },
         Column {
             title: "STATE",
-            least: 5,
-            spare: 0,
+            min_width: 5,
+            drop_order: 0,
         },
         Column {
             title: "HOST",
-            least: 8,
-            spare: 2,
+            min_width: 8,
+            drop_order: 2,
         },
         Column {
             title: "NEXT",
-            least: 4,
-            spare: 1,
+            min_width: 4,
+            drop_order: 1,
         },
     ];
 
@@ -133,7 +132,7 @@ mod tests {
         let rows = [
             vec![
                 "db".into(),
-                Line::of(Ink::Good, "up"),
+                Line::of(Style::Good, "up"),
                 "someone@a.long.host.example.org:22".into(),
                 "2h 13m".into(),
             ],
@@ -144,7 +143,7 @@ mod tests {
                 "retry in 12s".into(),
             ],
         ];
-        let lines = paint(COLUMNS, &rows, width);
+        let lines = layout(COLUMNS, &rows, width);
         if let Some(width) = width {
             assert!(lines.iter().all(|line| line.width() <= width), "{lines:?}");
         }
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn at_fifty_columns_the_widest_give() {
+    fn at_fifty_columns_the_widest_are_narrowed() {
         assert_eq!(
             table(Some(50)),
             [
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn at_twenty_columns_only_what_must_stay_stays() {
+    fn at_twenty_columns_only_the_fixed_columns_stay() {
         assert_eq!(
             table(Some(20)),
             [

@@ -1,4 +1,4 @@
-//! `connect`: both directions to their own ends.
+//! `connect`: each direction ends by itself.
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
@@ -6,25 +6,25 @@ use std::process::{ChildStdin, Stdio};
 
 use serde_json::json;
 
-use crate::daemon::{Place, Ran};
+use crate::daemon::{CommandOutput, Setup};
 
 #[test]
-fn connect_carries_both_directions_to_their_own_ends() {
-    let place = Place::new();
-    let daemon = place.daemon(|daemon| {
+fn connect_copies_each_direction_to_its_end() {
+    let setup = Setup::new();
+    let daemon = setup.daemon(|daemon| {
         let call = daemon.expect("connect");
         assert_eq!(
             call["params"],
             json!({"name": "db", "host": "::1", "port": 22})
         );
         let reply = json!({"jsonrpc": "2.0", "id": call["id"], "result": {}});
-        daemon.raw(format!("{reply}\nearly ").as_bytes());
+        daemon.send_bytes(format!("{reply}\nearly ").as_bytes());
         let mut heard = String::new();
-        // Their end comes although ours is open.
+        // The remote side ends although stdin is still open.
         daemon.lines.read_to_string(&mut heard).unwrap();
-        daemon.raw(format!("heard {heard}").as_bytes());
+        daemon.send_bytes(format!("heard {heard}").as_bytes());
     });
-    let mut child = place
+    let mut child = setup
         .command(&["connect", "db", "[::1]:22"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -32,27 +32,27 @@ fn connect_carries_both_directions_to_their_own_ends() {
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(b"ours").unwrap();
-    let ran = Ran::of(child.wait_with_output().unwrap());
+    let run = CommandOutput::new(child.wait_with_output().unwrap());
     daemon.join().unwrap();
     assert_eq!(
-        (ran.code, ran.out.as_str(), ran.err.as_str()),
+        (run.code, run.out.as_str(), run.err.as_str()),
         (0, "early heard ours", "")
     );
 }
 
 #[test]
-fn connect_ends_with_the_far_end_although_stdin_is_open() {
-    let place = Place::new();
-    let daemon = place.daemon(|daemon| {
+fn connect_ends_with_the_remote_side_although_stdin_is_open() {
+    let setup = Setup::new();
+    let daemon = setup.daemon(|daemon| {
         daemon.answer("connect", &json!({}));
-        daemon.raw(b"whole");
+        daemon.send_bytes(b"whole");
         daemon.lines.get_ref().shutdown(Shutdown::Write).unwrap();
         let mut heard = Vec::new();
         daemon.lines.read_to_end(&mut heard).unwrap();
     });
-    let (ran, held) = connected(&place);
+    let (run, held) = connected(&setup);
     assert_eq!(
-        (ran.code, ran.out.as_str(), ran.err.as_str()),
+        (run.code, run.out.as_str(), run.err.as_str()),
         (0, "whole", "")
     );
     daemon.join().unwrap();
@@ -60,27 +60,27 @@ fn connect_ends_with_the_far_end_although_stdin_is_open() {
 }
 
 #[test]
-fn connect_tells_of_a_session_that_died_in_the_middle() {
-    let place = Place::new();
-    let daemon = place.daemon(|daemon| {
+fn connect_reports_a_session_that_is_lost_during_the_transfer() {
+    let setup = Setup::new();
+    let daemon = setup.daemon(|daemon| {
         daemon.answer("connect", &json!({}));
-        daemon.raw(b"half");
+        daemon.send_bytes(b"half");
     });
-    let (ran, held) = connected(&place);
-    assert_eq!((ran.code, ran.out.as_str()), (1, "half"));
+    let (run, held) = connected(&setup);
+    assert_eq!((run.code, run.out.as_str()), (1, "half"));
     assert!(
-        ran.err
-            .starts_with("error: the connection was lost\nhint: see tunnelctl status db"),
+        run.err
+            .starts_with("error: the connection was lost\nhint: see: tunnelctl status db"),
         "{}",
-        ran.err
+        run.err
     );
     daemon.join().unwrap();
     drop(held);
 }
 
-/// `connect` with a stdin that stays open.
-fn connected(place: &Place) -> (Ran, Option<ChildStdin>) {
-    let mut child = place
+/// Runs `connect` with a stdin that stays open.
+fn connected(setup: &Setup) -> (CommandOutput, Option<ChildStdin>) {
+    let mut child = setup
         .command(&["connect", "db", "h:22"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -88,21 +88,21 @@ fn connected(place: &Place) -> (Ran, Option<ChildStdin>) {
         .spawn()
         .unwrap();
     let held = child.stdin.take();
-    (Ran::of(child.wait_with_output().unwrap()), held)
+    (CommandOutput::new(child.wait_with_output().unwrap()), held)
 }
 
 #[test]
-fn connect_whose_reader_has_gone_is_no_error() {
-    let place = Place::new();
-    let daemon = place.daemon(|daemon| {
+fn connect_with_a_closed_stdout_is_not_an_error() {
+    let setup = Setup::new();
+    let daemon = setup.daemon(|daemon| {
         daemon.answer("connect", &json!({}));
-        daemon.raw(b"unread");
+        daemon.send_bytes(b"unread");
         let mut heard = Vec::new();
         daemon.lines.read_to_end(&mut heard).unwrap();
     });
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let mut child = place
+    let mut child = setup
         .command(&["connect", "db", "h:22"])
         .stdin(Stdio::piped())
         .stdout(writer)
@@ -115,15 +115,15 @@ fn connect_whose_reader_has_gone_is_no_error() {
 }
 
 #[test]
-fn connect_through_a_tunnel_that_is_not_up_is_one() {
-    let place = Place::new();
-    let daemon = place.daemon(|daemon| daemon.refuse("connect", "not_up", &[]));
-    let ran = place.run(&["connect", "db", "h:22"]);
+fn connect_through_a_tunnel_that_is_not_up_exits_with_1() {
+    let setup = Setup::new();
+    let daemon = setup.daemon(|daemon| daemon.refuse("connect", "not_up", &[]));
+    let run = setup.run(&["connect", "db", "h:22"]);
     daemon.join().unwrap();
-    assert_eq!(ran.code, 1);
+    assert_eq!(run.code, 1);
     assert!(
-        ran.err.contains("hint: bring the tunnel up first"),
+        run.err.contains("hint: start the tunnel first"),
         "{}",
-        ran.err
+        run.err
     );
 }

@@ -1,4 +1,4 @@
-//! A scripted daemon, the place where it listens, and what the program said to it.
+//! A scripted daemon and the directory with its socket.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -8,13 +8,14 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tunneld_proto::failure::FailureKind;
 
-/// A control socket at which a script speaks.
-pub(crate) struct Place {
+/// A temporary home directory with the control socket of a scripted daemon.
+pub(crate) struct Setup {
     pub(crate) dir: TempDir,
 }
 
-impl Place {
+impl Setup {
     pub(crate) fn new() -> Self {
         Self {
             dir: TempDir::new().unwrap(),
@@ -25,7 +26,7 @@ impl Place {
         self.dir.path().join("s")
     }
 
-    /// A daemon for one client: greets it, then does as the script says.
+    /// Starts a daemon for one client: answers `hello`, then runs the script.
     pub(crate) fn daemon(
         &self,
         script: impl FnOnce(&mut Daemon) + Send + 'static,
@@ -36,7 +37,7 @@ impl Place {
             let mut daemon = Daemon {
                 lines: BufReader::new(stream),
             };
-            daemon.greet();
+            daemon.welcome();
             script(&mut daemon);
         })
     }
@@ -52,19 +53,19 @@ impl Place {
         command
     }
 
-    pub(crate) fn run(&self, args: &[&str]) -> Ran {
-        Ran::of(self.command(args).output().unwrap())
+    pub(crate) fn run(&self, args: &[&str]) -> CommandOutput {
+        CommandOutput::new(self.command(args).output().unwrap())
     }
 }
 
-pub(crate) struct Ran {
+pub(crate) struct CommandOutput {
     pub(crate) code: i32,
     pub(crate) out: String,
     pub(crate) err: String,
 }
 
-impl Ran {
-    pub(crate) fn of(output: Output) -> Self {
+impl CommandOutput {
+    pub(crate) fn new(output: Output) -> Self {
         Self {
             code: output.status.code().unwrap(),
             out: String::from_utf8(output.stdout).unwrap(),
@@ -78,51 +79,51 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    pub(crate) fn greet(&mut self) {
+    pub(crate) fn welcome(&mut self) {
         let welcome = json!({"version": "0.1.0", "protocol": 1, "pid": 1, "features": []});
         self.answer("hello", &welcome);
     }
 
-    pub(crate) fn hear(&mut self) -> Value {
+    pub(crate) fn read_call(&mut self) -> Value {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|_| panic!("no call: {line:?}"))
     }
 
     pub(crate) fn expect(&mut self, method: &str) -> Value {
-        let call = self.hear();
+        let call = self.read_call();
         assert_eq!(call["method"], method, "{call}");
         call
     }
 
     pub(crate) fn answer(&mut self, method: &str, result: &Value) -> Value {
         let call = self.expect(method);
-        self.say(&json!({"jsonrpc": "2.0", "id": call["id"], "result": result}));
+        self.send(&json!({"jsonrpc": "2.0", "id": call["id"], "result": result}));
         call
     }
 
     pub(crate) fn refuse(&mut self, method: &str, kind: &str, causes: &[&str]) {
         let call = self.expect(method);
         let error = json!({"code": -32000, "message": "it did not go", "data": {"kind": kind, "causes": causes}});
-        self.say(&json!({"jsonrpc": "2.0", "id": call["id"], "error": error}));
+        self.send(&json!({"jsonrpc": "2.0", "id": call["id"], "error": error}));
     }
 
-    pub(crate) fn event(&mut self, seq: u64, tunnel: &Value) {
-        self.happens(seq, &json!({"kind": "tunnel", "tunnel": tunnel}));
+    pub(crate) fn send_tunnel_event(&mut self, seq: u64, tunnel: &Value) {
+        self.send_event(seq, &json!({"kind": "tunnel", "tunnel": tunnel}));
     }
 
-    pub(crate) fn happens(&mut self, seq: u64, body: &Value) {
+    pub(crate) fn send_event(&mut self, seq: u64, body: &Value) {
         let mut params = body.clone();
         params["seq"] = seq.into();
         params["at"] = now().into();
-        self.say(&json!({"jsonrpc": "2.0", "method": "event", "params": params}));
+        self.send(&json!({"jsonrpc": "2.0", "method": "event", "params": params}));
     }
 
-    pub(crate) fn say(&mut self, message: &Value) {
-        self.raw(format!("{message}\n").as_bytes());
+    pub(crate) fn send(&mut self, message: &Value) {
+        self.send_bytes(format!("{message}\n").as_bytes());
     }
 
-    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+    pub(crate) fn send_bytes(&mut self, bytes: &[u8]) {
         self.lines.get_mut().write_all(bytes).unwrap();
     }
 }
@@ -140,7 +141,8 @@ pub(crate) fn tunnel(name: &str, state: &str) -> Value {
 
 pub(crate) fn failing(name: &str, state: &str, kind: &str, at: &str) -> Value {
     let mut tunnel = tunnel(name, state);
-    tunnel["last_error"] = json!({"kind": kind, "message": "the server\u{1b}[2J refused", "hint": "ask its owner", "at": at});
+    let ends_wait = FailureKind::from(kind.to_owned()).ends_wait();
+    tunnel["last_error"] = json!({"kind": kind, "message": "the server\u{1b}[2J refused", "hint": "ask its owner", "at": at, "ends_wait": ends_wait});
     tunnel
 }
 

@@ -1,10 +1,10 @@
-//! The program against a scripted daemon: exit codes, stdout and stderr, closed pipes, bytes through `connect`.
+//! Runs tunnelctl against a scripted daemon: exit codes, stdout and stderr, closed pipes, bytes through `connect`.
 #![cfg(unix)]
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::panic,
-    reason = "a test's helpers fail with them"
+    reason = "helpers outside of test functions fail with them"
 )]
 
 mod answer;

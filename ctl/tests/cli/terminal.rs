@@ -1,4 +1,4 @@
-//! The program at a terminal: the echo of a hidden answer.
+//! tunnelctl at a terminal: the echo is off during a hidden answer and on again after it.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -12,57 +12,60 @@ use rustix::termios::{LocalModes, tcgetattr};
 use serde_json::json;
 
 use crate::answer::prompt;
-use crate::daemon::{Daemon, Place, tunnel};
+use crate::daemon::{Daemon, Setup, tunnel};
 
-/// A terminal whose near side is the program's.
+/// A pseudo terminal: tunnelctl uses `terminal`, the test reads and writes `controller`.
 struct Terminal {
-    far: File,
-    near: String,
-    /// A terminal that nobody has open any more would begin anew.
+    controller: File,
+    terminal: String,
+    /// Keeps the terminal open: its settings are reset when the last process closes it.
     _kept: OwnedFd,
 }
 
 impl Terminal {
     fn open() -> Self {
-        let far = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&far).unwrap();
-        unlockpt(&far).unwrap();
-        let near = ptsname(&far, Vec::new()).unwrap().into_string().unwrap();
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&controller).unwrap();
+        unlockpt(&controller).unwrap();
+        let terminal = ptsname(&controller, Vec::new())
+            .unwrap()
+            .into_string()
+            .unwrap();
         let flags = OFlags::RDWR | OFlags::NOCTTY;
-        let kept = rustix::fs::open(&near, flags, Mode::empty()).unwrap();
+        let kept = rustix::fs::open(&terminal, flags, Mode::empty()).unwrap();
         Self {
-            far: File::from(far),
-            near,
+            controller: File::from(controller),
+            terminal,
             _kept: kept,
         }
     }
 
     fn echoes(&self) -> bool {
-        tcgetattr(&self.far)
+        tcgetattr(&self.controller)
             .unwrap()
             .local_modes
             .contains(LocalModes::ECHO)
     }
 
-    /// Reads until `end` has been shown.
-    fn shows(&mut self, end: &str) -> String {
+    /// Reads the output until `end` appears in it.
+    fn read_until(&mut self, end: &str) -> String {
         let mut shown = String::new();
         let mut buffer = [0; 256];
         while !shown.contains(end) {
-            let count = self.far.read(&mut buffer).unwrap();
+            let count = self.controller.read(&mut buffer).unwrap();
             shown.push_str(&String::from_utf8_lossy(&buffer[..count]));
         }
         shown
     }
 
-    /// `answer` at this terminal, asking for a hidden answer.
-    fn asked(&mut self, place: &Place) -> Child {
-        // A shell in a session of its own makes the terminal its own by opening it.
+    /// Starts `tunnelctl answer` at this terminal and returns when it reads a hidden answer.
+    fn start_answer(&mut self, setup: &Setup) -> Child {
+        // A session leader without a controlling terminal gets one by opening it.
         let script = "exec \"$0\" answer <\"$1\" >\"$1\" 2>\"$1\"";
         let own = env!("CARGO_BIN_EXE_tunnelctl");
-        let mut command = place.command(&["run-detached", "/bin/sh", "-c", script, own]);
-        let child = command.arg(&self.near).spawn().unwrap();
-        self.shows("Code: ");
+        let mut command = setup.command(&["run-detached", "/bin/sh", "-c", script, own]);
+        let child = command.arg(&self.terminal).spawn().unwrap();
+        self.read_until("Code: ");
         while self.echoes() {
             std::thread::yield_now();
         }
@@ -70,7 +73,7 @@ impl Terminal {
     }
 }
 
-/// Tells the client of a prompt that waits.
+/// Answers the subscription with a snapshot that has one open prompt.
 fn ask(daemon: &mut Daemon) {
     let asked = prompt(3, "db", &["Code"]);
     let mut asking = tunnel("db", "needs_input");
@@ -82,20 +85,20 @@ fn ask(daemon: &mut Daemon) {
 }
 
 #[test]
-fn whatever_ends_a_hidden_answer_gives_the_echo_back() {
+fn each_signal_during_a_hidden_answer_restores_the_echo() {
     for (signal, code) in [
         (Signal::TERM, 143),
         (Signal::HUP, 129),
         (Signal::QUIT, 131),
         (Signal::INT, 130),
     ] {
-        let place = Place::new();
-        let daemon = place.daemon(|daemon| {
+        let setup = Setup::new();
+        let daemon = setup.daemon(|daemon| {
             ask(daemon);
             daemon.lines.read_to_end(&mut Vec::new()).unwrap();
         });
         let mut terminal = Terminal::open();
-        let mut child = terminal.asked(&place);
+        let mut child = terminal.start_answer(&setup);
         let pid = Pid::from_child(&child);
         kill_process(pid, signal).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(code), "{signal:?}");
@@ -106,17 +109,17 @@ fn whatever_ends_a_hidden_answer_gives_the_echo_back() {
 
 #[test]
 fn a_hidden_answer_is_not_shown() {
-    let place = Place::new();
-    let daemon = place.daemon(|daemon| {
+    let setup = Setup::new();
+    let daemon = setup.daemon(|daemon| {
         ask(daemon);
         let call = daemon.answer("prompt.answer", &json!({}));
         assert_eq!(call["params"], json!({"id": 3, "answers": ["s3cret"]}));
-        daemon.event(2, &tunnel("db", "up"));
+        daemon.send_tunnel_event(2, &tunnel("db", "up"));
     });
     let mut terminal = Terminal::open();
-    let mut child = terminal.asked(&place);
-    terminal.far.write_all(b"s3cret\n").unwrap();
-    let shown = terminal.shows("db up");
+    let mut child = terminal.start_answer(&setup);
+    terminal.controller.write_all(b"s3cret\n").unwrap();
+    let shown = terminal.read_until("db up");
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(!shown.contains("s3cret"), "{shown:?}");
     assert!(terminal.echoes());

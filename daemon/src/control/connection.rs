@@ -100,7 +100,7 @@ struct Client<S, H> {
 }
 
 /// What a call leads to once it is answered.
-enum Then {
+enum AfterReply {
     Nothing,
     Events(broadcast::Receiver<Event>),
     Log(Option<String>, broadcast::Receiver<Arc<LogLine>>),
@@ -108,7 +108,7 @@ enum Then {
     Stop,
 }
 
-type Outcome = Result<(Value, Then), RpcError>;
+type Outcome = Result<(Value, AfterReply), RpcError>;
 
 impl<S, H> Client<S, H>
 where
@@ -183,7 +183,7 @@ where
         };
         let (result, then) = match outcome {
             Ok((result, then)) => (Ok(result), then),
-            Err(error) => (Err(error), Then::Nothing),
+            Err(error) => (Err(error), AfterReply::Nothing),
         };
         if let Some(id) = id {
             self.outbox.reply(id, result).await?;
@@ -191,22 +191,22 @@ where
         Ok(self.go_on(then))
     }
 
-    fn go_on(&mut self, then: Then) -> Option<Box<Channel>> {
+    fn go_on(&mut self, then: AfterReply) -> Option<Box<Channel>> {
         let stopped = self.context.stopped.clone();
         let outbox = self.outbox.clone();
         match then {
-            Then::Nothing => {}
-            Then::Events(events) => {
+            AfterReply::Nothing => {}
+            AfterReply::Events(events) => {
                 let supervisor = self.context.supervisor.clone();
                 self.followers
                     .spawn(follow::events(supervisor, events, outbox, stopped));
             }
-            Then::Log(tunnel, lines) => {
+            AfterReply::Log(tunnel, lines) => {
                 self.followers
                     .spawn(follow::log(tunnel, lines, outbox, stopped));
             }
-            Then::Stop => self.context.stopping.cancel(),
-            Then::Stream(channel) => return Some(channel),
+            AfterReply::Stop => self.context.stopping.cancel(),
+            AfterReply::Stream(channel) => return Some(channel),
         }
         None
     }
@@ -223,19 +223,19 @@ where
             method::HELLO => {
                 let welcome = greet(&params(name, given)?)?;
                 self.greeted = true;
-                Ok((json(&welcome)?, Then::Nothing))
+                Ok((json(&welcome)?, AfterReply::Nothing))
             }
             method::SUBSCRIBE => {
                 // A snapshot says all that older events could: `since_seq` needs nothing more.
                 let _: Subscribe = params(name, given)?;
                 self.may_follow()?;
                 let (snapshot, events) = context.supervisor.subscribe();
-                Ok((json(&snapshot)?, Then::Events(events)))
+                Ok((json(&snapshot)?, AfterReply::Events(events)))
             }
             method::PROMPT_ATTEND => {
                 let attend: Attend = params(name, given)?;
                 self.attending = Some(context.supervisor.attend(attend.names));
-                Ok((Value::Object(serde_json::Map::new()), Then::Nothing))
+                Ok((Value::Object(serde_json::Map::new()), AfterReply::Nothing))
             }
             method::LOG_TAIL => {
                 let tail: LogTail = params(name, given)?;
@@ -253,11 +253,14 @@ where
                 let channel = dispatch::connect(&context, params(name, given)?).await?;
                 Ok((
                     Value::Object(serde_json::Map::new()),
-                    Then::Stream(Box::new(channel)),
+                    AfterReply::Stream(Box::new(channel)),
                 ))
             }
-            method::SHUTDOWN => Ok((Value::Object(serde_json::Map::new()), Then::Stop)),
-            _ => Ok((dispatch::call(&context, name, given).await?, Then::Nothing)),
+            method::SHUTDOWN => Ok((Value::Object(serde_json::Map::new()), AfterReply::Stop)),
+            _ => Ok((
+                dispatch::call(&context, name, given).await?,
+                AfterReply::Nothing,
+            )),
         }
     }
 
@@ -283,9 +286,9 @@ where
         let kept = lines.iter().rev().take_while(fits).count();
         lines.drain(..lines.len() - kept);
         let then = if tail.follow {
-            Then::Log(tail.name, feed)
+            AfterReply::Log(tail.name, feed)
         } else {
-            Then::Nothing
+            AfterReply::Nothing
         };
         Ok((json(&LogLines { lines })?, then))
     }

@@ -45,7 +45,7 @@ pub(super) async fn call(context: &Context, name: &str, given: Value) -> Result<
     }
     match name {
         method::UP => up(context, params(name, given)?, Goal::Up).await,
-        method::RESTART => up(context, params(name, given)?, Goal::Anew).await,
+        method::RESTART => up(context, params(name, given)?, Goal::Fresh).await,
         method::DOWN => down(context, params(name, given)?).await,
         method::ADD => add(context, params(name, given)?).await,
         method::REMOVE => remove(context, params(name, given)?).await,
@@ -108,7 +108,7 @@ async fn up(context: &Context, call: Names, goal: Goal) -> Result<Value, RpcErro
     let supervisor = &context.supervisor;
     let command = async {
         match goal {
-            Goal::Anew => supervisor.restart(&names).await?,
+            Goal::Fresh => supervisor.restart(&names).await?,
             Goal::Up | Goal::Down => supervisor.up(&names).await?,
         }
         context.store.want(&names, Desired::Up);

@@ -22,7 +22,7 @@ pub(super) enum Goal {
     /// A session, new or old.
     Up,
     /// A session that was made after the call.
-    Anew,
+    Fresh,
     /// None.
     Down,
 }
@@ -77,7 +77,7 @@ fn reached(
             continue;
         }
         if goal != Goal::Down
-            && let Some(error) = hopeless(status, begun)
+            && let Some(error) = terminal_failure(status, begun)
         {
             return Err(failed(name, error));
         }
@@ -92,7 +92,7 @@ fn has_reached(status: &TunnelStatus, goal: Goal, begun: Timestamp) -> bool {
         status.desired == Desired::Up && matches!(status.state, State::Up | State::Degraded);
     match goal {
         Goal::Up => stands || status.state == State::Idle,
-        Goal::Anew => {
+        Goal::Fresh => {
             let session = status.session.as_ref();
             stands && session.is_some_and(|session| session.since >= begun)
         }
@@ -100,24 +100,18 @@ fn has_reached(status: &TunnelStatus, goal: Goal, begun: Timestamp) -> bool {
     }
 }
 
-/// The failure since the command that ends the wait: one that time alone will not mend.
-fn hopeless(status: &TunnelStatus, begun: Timestamp) -> Option<&LastError> {
-    let error = status
-        .last_error
-        .as_ref()
-        .filter(|error| error.at >= begun)?;
-    let hopeless = status.state == State::Failed
-        || matches!(
-            error.kind.as_str(),
-            "auth_refused" | "agent" | "forward" | "bind_failed" | "remote_forward_refused"
-        );
-    hopeless.then_some(error)
+/// Returns the failure that ends the wait: one since the command that time alone will not fix.
+fn terminal_failure(status: &TunnelStatus, begun: Timestamp) -> Option<&LastError> {
+    let error = status.last_error.as_ref()?;
+    // A failure from before the command may already be fixed: the command makes a new attempt.
+    let is_terminal = error.at >= begun && (status.state == State::Failed || error.ends_wait);
+    is_terminal.then_some(error)
 }
 
 fn failed(name: &str, error: &LastError) -> RpcError {
     let message = format!("{name}: {}", error.message);
     let mut failed = RpcError::new(ErrorKind::TunnelFailed, message)
-        .causes([error.kind.clone(), error.message.clone()]);
+        .causes([error.kind.to_string(), error.message.clone()]);
     failed.data.hint.clone_from(&error.hint);
     failed
 }
@@ -162,6 +156,7 @@ fn late(
 mod tests {
     use super::*;
     use jiff::ToSpan as _;
+    use tunneld_proto::failure::FailureKind;
     use tunneld_proto::status::SessionStatus;
 
     fn status(state: State) -> TunnelStatus {
@@ -187,12 +182,13 @@ mod tests {
     }
 
     fn with_error(state: State, kind: &str, at: Timestamp) -> TunnelStatus {
-        let last_error = Some(LastError {
-            kind: kind.into(),
-            message: "it happened".into(),
-            hint: Some("do this".into()),
+        let kind = FailureKind::from(kind.to_owned());
+        let last_error = Some(LastError::new(
+            kind,
+            "it happened",
+            Some("do this".into()),
             at,
-        });
+        ));
         TunnelStatus {
             last_error,
             ..status(state)
@@ -243,17 +239,19 @@ mod tests {
             }),
             ..status(State::Up)
         };
-        assert_eq!(check(up(now - 1.second()), Goal::Anew, now), Ok(false));
-        assert_eq!(check(up(now), Goal::Anew, now), Ok(true));
+        assert_eq!(check(up(now - 1.second()), Goal::Fresh, now), Ok(false));
+        assert_eq!(check(up(now), Goal::Fresh, now), Ok(true));
     }
 
     #[test]
-    fn what_time_will_not_mend_ends_the_wait_with_its_kind_first() {
+    fn a_failure_that_time_will_not_fix_ends_the_wait_with_its_kind_first() {
         let now = Timestamp::now();
         for (state, kind) in [
             (State::Failed, "host_key_changed"),
             (State::Waiting, "auth_refused"),
             (State::Waiting, "agent"),
+            (State::Waiting, "command"),
+            (State::Waiting, "no_common_algorithm"),
             (State::Connecting, "forward"),
         ] {
             let error = check(with_error(state, kind, now), Goal::Up, now).unwrap_err();

@@ -150,12 +150,12 @@ impl ForwardCell {
                 ForwardState::Listening
             }
             ListenState::Failed(failure, at) => {
-                error = Some(LastError {
-                    kind: failure.kind.as_str().to_owned(),
-                    message: failure.message.clone(),
-                    hint: failure.hint.clone(),
-                    at: *at,
-                });
+                error = Some(LastError::new(
+                    failure.kind.clone(),
+                    &failure.message,
+                    failure.hint.clone(),
+                    *at,
+                ));
                 ForwardState::Failed
             }
         };

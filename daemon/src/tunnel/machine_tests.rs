@@ -255,7 +255,7 @@ fn a_cancelled_prompt_needs_a_person() {
         now,
         0.0,
         Event::Cancelled {
-            why: failure(FailureKind::PromptCancelled),
+            why: failure(FailureKind::NotAnswered),
         },
     );
     assert!(matches!(machine.state(), State::Failed { .. }));
@@ -290,9 +290,9 @@ proptest! {
                 8 => Event::PendingPrompt { epoch, prompt: ms },
                 9 => Event::Answered { epoch },
                 10 | 11 => Event::Established { epoch },
-                12 => Event::Lost { epoch, why: failure(kinds[usize::from(kind)]) },
+                12 => Event::Lost { epoch, why: failure(kinds[usize::from(kind)].clone()) },
                 13 => Event::AnswerReady,
-                14 => Event::Cancelled { why: failure(FailureKind::PromptCancelled) },
+                14 => Event::Cancelled { why: failure(FailureKind::NotAnswered) },
                 15 => Event::CarrierUp,
                 // A session ends as asked only where it was asked to.
                 _ => match machine.state() {

@@ -112,12 +112,12 @@ pub fn status(
 
 /// A failure as the wire tells it.
 pub fn last_error(failure: &Failure, at: Timestamp) -> LastError {
-    LastError {
-        kind: failure.kind.as_str().to_owned(),
-        message: failure.message.clone(),
-        hint: failure.hint.clone(),
+    LastError::new(
+        failure.kind.clone(),
+        &failure.message,
+        failure.hint.clone(),
         at,
-    }
+    )
 }
 
 /// `user@host:port`.

@@ -1,4 +1,4 @@
-//! The socket's folder: kept private, and looked at through one open handle; the lock; the bind.
+//! The directory of the socket: kept private, accessed through one open handle; the lock file; binding the socket.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, TryLockError};
@@ -16,14 +16,14 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::{Endpoint, ListenError};
 
-/// The socket's name where none is given.
+/// Default name of the socket.
 pub(super) const SOCKET: &str = "control.sock";
 
 pub(super) fn euid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// The socket's folder, held open so that nobody can swap it between two looks.
+/// The directory of the socket, held open so that it cannot be replaced between two checks.
 pub(super) struct RuntimeDir<'a> {
     endpoint: &'a Endpoint,
     pub(super) dir: File,
@@ -37,7 +37,7 @@ impl<'a> RuntimeDir<'a> {
             .recursive(true)
             .mode(0o700)
             .create(path)
-            .map_err(|err| failed("making the folder", path, err))?;
+            .map_err(|err| failed("creating the directory", path, err))?;
         let runtime_dir = Self::open_existing(endpoint)?;
         runtime_dir.check_dir()?;
         Ok(runtime_dir)
@@ -49,9 +49,9 @@ impl<'a> RuntimeDir<'a> {
         let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(|err| match err {
             rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => ListenError::UnsafeFolder {
                 dir: path.to_owned(),
-                why: "it is a symbolic link or no folder".into(),
+                why: "it is a symbolic link or not a directory".into(),
             },
-            other => failed("opening the folder", path, other.into()),
+            other => failed("opening the directory", path, other.into()),
         })?;
         Ok(Self {
             endpoint,
@@ -69,7 +69,7 @@ impl<'a> RuntimeDir<'a> {
         let meta = self
             .dir
             .metadata()
-            .map_err(|err| failed("looking at the folder", path, err))?;
+            .map_err(|err| failed("checking the directory", path, err))?;
         let refuse = |why| ListenError::UnsafeFolder {
             dir: path.to_owned(),
             why,
@@ -78,13 +78,13 @@ impl<'a> RuntimeDir<'a> {
             return Err(refuse(format!("it belongs to user {}", meta.uid())));
         }
         let mode = meta.mode() & 0o777;
-        if self.endpoint.ours && mode & 0o077 != 0 {
-            let tight = std::fs::Permissions::from_mode(0o700);
+        if self.endpoint.is_default && mode & 0o077 != 0 {
+            let private = std::fs::Permissions::from_mode(0o700);
             self.dir
-                .set_permissions(tight)
-                .map_err(|err| failed("making private the folder", path, err))?;
+                .set_permissions(private)
+                .map_err(|err| failed("setting the mode of the directory", path, err))?;
         } else if mode & 0o022 != 0 {
-            return Err(refuse(format!("others may write in it (mode {mode:03o})")));
+            return Err(refuse(format!("others can write to it (mode {mode:03o})")));
         }
         Ok(())
     }
@@ -101,22 +101,22 @@ impl<'a> RuntimeDir<'a> {
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let mode = Mode::RUSR | Mode::WUSR;
         let file = rustix::fs::openat(&self.dir, self.lock_name(), flags, mode)
-            .map_err(|err| failed("opening the lock", &path, err.into()))?;
+            .map_err(|err| failed("opening the lock file", &path, err.into()))?;
         let mut file = File::from(file);
         let meta = file
             .metadata()
-            .map_err(|err| failed("looking at the lock", &path, err))?;
+            .map_err(|err| failed("checking the lock file", &path, err))?;
         if !meta.is_file() || meta.uid() != euid() {
             return Err(ListenError::InTheWay {
                 path,
-                what: "no file of yours",
+                what: "not a regular file of yours",
             });
         }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
-                // A daemon that has just begun may not have written it yet.
+                // The file is empty if the other daemon has only just taken the lock.
                 let _ = file.take(32).read_to_string(&mut text);
                 return Err(ListenError::Running {
                     pid: text.trim().parse().ok(),
@@ -128,28 +128,31 @@ impl<'a> RuntimeDir<'a> {
         file.set_len(0)
             .and_then(|()| file.seek(SeekFrom::Start(0)))
             .and_then(|_| writeln!(file, "{}", std::process::id()))
-            .map_err(|err| failed("writing the lock", &path, err))?;
+            .map_err(|err| failed("writing the lock file", &path, err))?;
         Ok(file)
     }
 
+    /// Returns whether the lock file on disk is still the one that is held: after a `rm -r` of the directory another daemon
+    /// could lock a new file.
     pub(super) fn is_lock(&self, lock: &File) -> bool {
-        let (Ok(ours), Ok(there)) = (
+        let (Ok(held), Ok(on_disk)) = (
             rustix::fs::fstat(lock),
             rustix::fs::statat(&self.dir, self.lock_name(), AtFlags::SYMLINK_NOFOLLOW),
         ) else {
             return false;
         };
-        (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
+        (held.st_dev, held.st_ino) == (on_disk.st_dev, on_disk.st_ino)
     }
 
     pub(super) fn bind(&self) -> Result<Inner, ListenError> {
-        self.clear()?;
+        self.remove_stale_socket()?;
         let path = self.endpoint.path();
         let name = path
             .to_fs_name::<FilesystemUdSocket>()
             .map_err(|err| failed("naming the socket", path, err))?;
         let options = ListenerOptions::new().name(name).reclaim_name(false);
-        // Set on the socket before it has a name: there is no moment at which others could connect.
+        // The mode is set before the socket has a name, so others cannot connect at any moment. Elsewhere the private
+        // directory protects the socket until its mode is set.
         #[cfg(target_os = "linux")]
         let options = options.mode(0o600);
         let inner: Inner = options
@@ -157,28 +160,28 @@ impl<'a> RuntimeDir<'a> {
             .map_err(|err| failed("listening at", path, err))?;
         #[cfg(not(target_os = "linux"))]
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-            .map_err(|err| failed("making private the socket", path, err))?;
+            .map_err(|err| failed("setting the mode of the socket", path, err))?;
         Ok(inner)
     }
 
-    /// Unlinks the socket that a dead daemon left.
-    fn clear(&self) -> Result<(), ListenError> {
+    /// Removes the socket that a dead daemon left behind. Only the holder of the lock may call this.
+    fn remove_stale_socket(&self) -> Result<(), ListenError> {
         let path = self.endpoint.path();
         let stat = match rustix::fs::statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(rustix::io::Errno::NOENT) => return Ok(()),
-            Err(err) => return Err(failed("looking at", path, err.into())),
+            Err(err) => return Err(failed("checking", path, err.into())),
         };
         let what = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Socket if stat.st_uid == euid() => {
                 return rustix::fs::unlinkat(&self.dir, &self.name, AtFlags::empty())
-                    .map_err(|err| failed("removing the dead socket", path, err.into()));
+                    .map_err(|err| failed("removing the old socket", path, err.into()));
             }
             FileType::Socket => "another user's socket",
-            FileType::Directory => "a folder",
+            FileType::Directory => "a directory",
             FileType::Symlink => "a symbolic link",
             FileType::RegularFile => "a file",
-            _ => "no socket",
+            _ => "not a socket",
         };
         Err(ListenError::InTheWay {
             path: path.to_owned(),
@@ -186,11 +189,12 @@ impl<'a> RuntimeDir<'a> {
         })
     }
 
+    /// Returns device and inode of the socket on disk.
     pub(super) fn socket_id(&self) -> Result<(u64, u64), ListenError> {
         let path = self.endpoint.path();
         std::fs::symlink_metadata(path)
             .map(|meta| (meta.dev(), meta.ino()))
-            .map_err(|err| failed("looking at", path, err))
+            .map_err(|err| failed("checking", path, err))
     }
 }
 

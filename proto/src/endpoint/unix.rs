@@ -1,7 +1,7 @@
-//! The Unix socket. The lock beside it decides who is the daemon; the socket itself is never asked.
+//! The Unix socket. A lock file beside it decides which process is the daemon.
 //!
-//! Binding over a live socket would displace it without a word, so the lock is taken first, and a socket
-//! is unlinked only by the lock's holder.
+//! Binding needs the old socket to be removed, which would cut off a running daemon without an error. So the lock is taken
+//! first, and only its holder removes a socket.
 
 use std::fs::File;
 use std::io;
@@ -22,14 +22,14 @@ use super::runtime_dir::{RuntimeDir, SOCKET, euid};
 use super::{AcceptError, ConnectError, Endpoint, ListenError, Peer};
 use crate::paths::{Env, PathError};
 
-/// `sun_path` holds 108 bytes on Linux and 104 elsewhere, the closing NUL included.
+/// Longest path in bytes: `sun_path` has 108 bytes on Linux and 104 elsewhere, including the final NUL.
 const MAX_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
-pub(super) fn resolve(given: Option<&Path>, env: &Env) -> Result<Endpoint, PathError> {
+pub(super) fn resolve(explicit: Option<&Path>, env: &Env) -> Result<Endpoint, PathError> {
     let mut notes = Vec::new();
-    let (path, ours) = match given {
+    let (path, is_default) = match explicit {
         Some(path) => (env.absolute(path)?, false),
-        None => (own_dir(env, &mut notes)?.join(SOCKET), true),
+        None => (default_dir(env, &mut notes)?.join(SOCKET), true),
     };
     let (Some(dir), Some(_)) = (path.parent(), path.file_name()) else {
         return Err(PathError::NoFileName(path));
@@ -43,36 +43,37 @@ pub(super) fn resolve(given: Option<&Path>, env: &Env) -> Result<Endpoint, PathE
     Ok(Endpoint {
         state_dir: dir.to_owned(),
         path,
-        ours,
+        is_default,
         notes,
     })
 }
 
-/// The first of the places that is the user's own; never a shared one.
-fn own_dir(env: &Env, notes: &mut Vec<String>) -> Result<PathBuf, PathError> {
+/// Returns the first directory that belongs to the user alone; never a shared one such as `/tmp`.
+fn default_dir(env: &Env, notes: &mut Vec<String>) -> Result<PathBuf, PathError> {
     if let Some(dir) = env.xdg_runtime_dir.as_deref().map(Path::new) {
-        match runtime_fault(dir, true) {
+        match check_runtime_dir(dir, true) {
             None => return Ok(dir.join("tunneld")),
-            Some(fault) => notes.push(format!(
-                "XDG_RUNTIME_DIR={} is not used: {fault}",
+            Some(reason) => notes.push(format!(
+                "XDG_RUNTIME_DIR={} is not used: {reason}",
                 dir.display()
             )),
         }
     }
     let dir = env.run_user.join(euid().to_string());
-    if runtime_fault(&dir, false).is_none() {
+    if check_runtime_dir(&dir, false).is_none() {
         return Ok(dir.join("tunneld"));
     }
     Ok(env.home()?.join(".local/state/tunneld/run"))
 }
 
-fn runtime_fault(dir: &Path, private: bool) -> Option<String> {
+/// Returns why `dir` cannot be used as runtime directory; `None` if it can. `private` demands mode 0700.
+fn check_runtime_dir(dir: &Path, private: bool) -> Option<String> {
     if !dir.is_absolute() {
         return Some("it is not an absolute path".into());
     }
     let meta = match std::fs::metadata(dir) {
         Ok(meta) if meta.is_dir() => meta,
-        Ok(_) => return Some("it is not a folder".into()),
+        Ok(_) => return Some("it is not a directory".into()),
         Err(err) => return Some(err.to_string()),
     };
     if meta.uid() != euid() {
@@ -86,15 +87,15 @@ pub(super) fn prepare(endpoint: &Endpoint) -> Result<(), ListenError> {
     RuntimeDir::open(endpoint).map(drop)
 }
 
-/// One connection. Ending the writing side leaves the reading side open.
+/// One connection. A shutdown of the writing side leaves the reading side open.
 #[derive(Debug)]
 pub struct Stream(UnixStream);
 
 impl Stream {
-    /// Who is at the other end.
+    /// Returns the credentials of the peer.
     ///
     /// # Errors
-    /// Where the system does not tell.
+    /// If the system does not report them.
     pub fn peer(&self) -> io::Result<Peer> {
         let creds = self.0.peer_cred()?;
         Ok(Peer {
@@ -103,31 +104,32 @@ impl Stream {
         })
     }
 
-    /// An eye on the other end's close.
+    /// Returns a handle that detects the close of the peer.
     ///
     /// # Errors
-    /// Where no file descriptor is left.
+    /// If no file descriptor is left.
     pub fn hangup(&self) -> io::Result<Hangup> {
         self.0.as_fd().try_clone_to_owned().map(Hangup)
     }
 
-    fn foreign(&self) -> io::Result<Option<u32>> {
+    /// Returns the user id of the peer if it is neither this user nor root.
+    fn foreign_uid(&self) -> io::Result<Option<u32>> {
         let uid = self.0.peer_cred()?.uid();
         Ok((uid != euid() && uid != 0).then_some(uid))
     }
 }
 
-/// Sees whether the other end has closed a connection both ways, while nobody reads from it.
+/// Detects that the peer has closed a connection in both directions, without reading from it.
 #[derive(Debug)]
 pub struct Hangup(OwnedFd);
 
 impl Hangup {
-    /// Whether it has. The end of its requests alone is no hang-up: it may still read.
+    /// Returns whether the peer has closed both directions. A half-close does not count: the peer may still read.
     pub fn is_hung_up(&self) -> bool {
         let mut fds = [PollFd::new(&self.0, PollFlags::empty())];
-        let looked = rustix::event::poll(&mut fds, Some(&Timespec::default()));
-        let gone = PollFlags::HUP | PollFlags::ERR;
-        looked.is_ok() && fds.iter().any(|fd| fd.revents().intersects(gone))
+        let polled = rustix::event::poll(&mut fds, Some(&Timespec::default()));
+        let closed = PollFlags::HUP | PollFlags::ERR;
+        polled.is_ok() && fds.iter().any(|fd| fd.revents().intersects(closed))
     }
 }
 
@@ -157,10 +159,10 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Connects, and makes sure that the daemon is the user's own (or root's) before a byte is sent.
+/// Connects, and checks before the first byte is sent that the daemon belongs to this user or root.
 ///
 /// # Errors
-/// Where nobody listens, or somebody else does.
+/// If no process listens, or it belongs to another user.
 pub async fn connect(endpoint: &Endpoint) -> Result<Stream, ConnectError> {
     let io = |source| ConnectError::Io {
         endpoint: endpoint.to_string(),
@@ -181,7 +183,7 @@ pub async fn connect(endpoint: &Endpoint) -> Result<Stream, ConnectError> {
         }
         Err(err) => return Err(io(err)),
     };
-    match stream.foreign().map_err(io)? {
+    match stream.foreign_uid().map_err(io)? {
         None => Ok(stream),
         Some(uid) => Err(ConnectError::Foreign {
             endpoint: endpoint.to_string(),
@@ -190,10 +192,10 @@ pub async fn connect(endpoint: &Endpoint) -> Result<Stream, ConnectError> {
     }
 }
 
-/// Listens: makes the folder, takes the lock, clears what a dead daemon left, binds.
+/// Listens: creates the directory, takes the lock, removes the socket of a dead daemon, binds.
 ///
 /// # Errors
-/// [`ListenError::Running`] where another daemon holds the lock; else what stands in the way.
+/// [`ListenError::Running`] if another daemon holds the lock; else what failed.
 pub fn listen(endpoint: &Endpoint) -> Result<Listener, ListenError> {
     let runtime_dir = RuntimeDir::open(endpoint)?;
     let lock = runtime_dir.lock()?;
@@ -207,47 +209,52 @@ pub fn listen(endpoint: &Endpoint) -> Result<Listener, ListenError> {
     })
 }
 
-/// A daemon's listening socket; its drop unlinks it.
+/// Listening socket of a daemon; removes the socket file when dropped.
 #[derive(Debug)]
 pub struct Listener {
     endpoint: Endpoint,
     inner: Inner,
     /// Device and inode of the socket that was bound.
     bound: (u64, u64),
-    /// Held for the listener's life: whoever holds it is the daemon.
+    /// Held as long as the listener exists: the process that holds it is the daemon.
     lock: File,
 }
 
 impl Listener {
-    /// The next client of the user's own or root's; cancel-safe.
+    /// Accepts the next client of this user or root.
     ///
     /// # Errors
-    /// [`AcceptError::Foreign`] for anyone else's, closed unread. The listener stands in either case.
+    /// [`AcceptError::Foreign`] for a client of another user, which is closed unread. The listener keeps working after any
+    /// error.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: no client is lost.
     pub async fn accept(&self) -> Result<Stream, AcceptError> {
         let (stream, _) = self.inner.inner().accept().await?;
         let stream = Stream(stream);
-        match stream.foreign()? {
+        match stream.foreign_uid()? {
             None => Ok(stream),
             Some(uid) => Err(AcceptError::Foreign { uid }),
         }
     }
 
-    /// Where it listens.
+    /// Returns the endpoint of the listener.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// Whether the socket that clients find is still this one.
+    /// Returns whether the socket file that clients find is still the one of this listener.
     pub fn is_in_place(&self) -> bool {
         RuntimeDir::open_existing(&self.endpoint)
             .and_then(|runtime_dir| runtime_dir.socket_id())
             .is_ok_and(|id| id == self.bound)
     }
 
-    /// Binds again where the socket was deleted or replaced; only what is a socket of the user's own is cleared away.
+    /// Binds again after the socket file was deleted or replaced. Another file at the path is removed only if it is a socket
+    /// of this user.
     ///
     /// # Errors
-    /// As [`listen`]; the old socket keeps serving those who are connected.
+    /// As [`listen`]. Existing connections are not affected.
     pub fn rebind(&mut self) -> Result<(), ListenError> {
         let runtime_dir = RuntimeDir::open(&self.endpoint)?;
         if !runtime_dir.is_lock(&self.lock) {
@@ -261,7 +268,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // The lock is still held here; it is let go when the file is dropped.
+        // Fields are dropped after this, so the lock is still held here.
         if let Ok(runtime_dir) = RuntimeDir::open_existing(&self.endpoint)
             && runtime_dir.socket_id().is_ok_and(|id| id == self.bound)
         {

@@ -1,7 +1,7 @@
-//! The named pipe: its name bears the user's SID, its security descriptor lets in the user and the system alone.
+//! The named pipe. Its name contains the SID of the user; its security descriptor admits only the user and the system.
 //!
-//! A lock file decides who is the daemon, as elsewhere; the first instance of the pipe is made with
-//! FILE_FLAG_FIRST_PIPE_INSTANCE, so that a name that somebody else has taken is an error and no trap.
+//! A lock file decides which process is the daemon, as on Unix. The first instance of the pipe is created with
+//! FILE_FLAG_FIRST_PIPE_INSTANCE, so that a pipe of this name that another user created is an error instead of a trap.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -22,15 +22,15 @@ use super::{AcceptError, ConnectError, Endpoint, ListenError, Peer};
 use crate::paths::{Env, PathError};
 
 const PIPES: &str = r"\\.\pipe\";
-/// Protected: full access for the owner and for the system, none for anyone else.
-const USER_ALONE: &str = "D:P(A;;GA;;;OW)(A;;GA;;;SY)";
+/// SDDL, protected: full access for the owner and the system, none for others.
+const OWNER_AND_SYSTEM: &str = "D:P(A;;GA;;;OW)(A;;GA;;;SY)";
 const ERROR_ACCESS_DENIED: i32 = 5;
 const ERROR_PIPE_BUSY: i32 = 231;
 
-pub(super) fn resolve(given: Option<&Path>, env: &Env) -> Result<Endpoint, PathError> {
-    let path = match given {
+pub(super) fn resolve(explicit: Option<&Path>, env: &Env) -> Result<Endpoint, PathError> {
+    let path = match explicit {
         Some(path) if path.as_os_str().to_string_lossy().starts_with(PIPES) => path.to_owned(),
-        // A plain name is a pipe's too: there is nothing else that it could be.
+        // Any other path means a pipe with its last part as the name: the endpoint is always a pipe.
         Some(path) => match path.file_name() {
             Some(name) => PathBuf::from(PIPES).join(name),
             None => return Err(PathError::NoFileName(path.to_owned())),
@@ -44,12 +44,12 @@ pub(super) fn resolve(given: Option<&Path>, env: &Env) -> Result<Endpoint, PathE
     Ok(Endpoint {
         path,
         state_dir: Path::new(local).join("tunneld"),
-        ours: given.is_none(),
+        is_default: explicit.is_none(),
         notes: Vec::new(),
     })
 }
 
-/// The user's SID, as the system's own `whoami` tells it.
+/// Returns the SID of the user, from the `whoami` program of Windows.
 fn sid() -> Result<String, PathError> {
     let root = std::env::var_os("SystemRoot").ok_or(PathError::NoVariable("SystemRoot"))?;
     let program = Path::new(&root).join("System32").join("whoami.exe");
@@ -58,10 +58,10 @@ fn sid() -> Result<String, PathError> {
         .output()
         .map_err(|err| PathError::NoSid(format!("running whoami failed: {err}")))?;
     sid_in(&String::from_utf8_lossy(&output.stdout))
-        .ok_or_else(|| PathError::NoSid("whoami /user tells none".into()))
+        .ok_or_else(|| PathError::NoSid("whoami /user printed none".into()))
 }
 
-/// The SID is the last field of `"HOST\user","S-1-5-21-…"`.
+/// Finds the SID in the output of whoami: the last field of `"HOST\user","S-1-5-21-…"`.
 fn sid_in(csv: &str) -> Option<String> {
     csv.split(|c: char| c == ',' || c == '"' || c.is_whitespace())
         .find(|field| {
@@ -73,15 +73,15 @@ fn sid_in(csv: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// One connection. A named pipe has no half-close: ending the writing side is told by closing both.
+/// One connection. A named pipe has no half-close: a shutdown of the writing side closes both.
 #[derive(Debug)]
 pub struct Stream(local::Stream);
 
 impl Stream {
-    /// Who is at the other end.
+    /// Returns the process id of the peer.
     ///
     /// # Errors
-    /// Where the system does not tell.
+    /// If the system does not report it.
     pub fn peer(&self) -> io::Result<Peer> {
         Ok(Peer {
             uid: None,
@@ -89,21 +89,21 @@ impl Stream {
         })
     }
 
-    /// An eye on the other end's close.
+    /// Returns a handle that detects the close of the peer.
     ///
     /// # Errors
-    /// None here.
+    /// Never on Windows.
     pub fn hangup(&self) -> io::Result<Hangup> {
         Ok(Hangup(()))
     }
 }
 
-/// Sees whether the other end has closed a connection; a pipe tells that only to who reads or writes.
+/// Detects that the peer has closed the connection. A pipe reports that only to a read or write, so this never does.
 #[derive(Debug)]
 pub struct Hangup(());
 
 impl Hangup {
-    /// Whether it has.
+    /// Always returns false.
     pub fn is_hung_up(&self) -> bool {
         false
     }
@@ -115,7 +115,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // The other side's close is a broken pipe here, and the end of the stream to everyone above.
+        // The close of the peer is a broken pipe on Windows; callers expect the end of the stream.
         match Pin::new(&mut self.0).poll_read(cx, buffer) {
             Poll::Ready(Err(err)) if err.kind() == io::ErrorKind::BrokenPipe => Poll::Ready(Ok(())),
             other => other,
@@ -139,10 +139,10 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Connects.
+/// Connects to the pipe.
 ///
 /// # Errors
-/// Where nobody listens.
+/// If no process listens.
 pub async fn connect(endpoint: &Endpoint) -> Result<Stream, ConnectError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => ConnectError::NoDaemon {
@@ -166,13 +166,13 @@ pub async fn connect(endpoint: &Endpoint) -> Result<Stream, ConnectError> {
 
 pub(super) fn prepare(endpoint: &Endpoint) -> Result<(), ListenError> {
     std::fs::create_dir_all(endpoint.state_dir())
-        .map_err(|err| failed("making the folder", endpoint.state_dir(), err))
+        .map_err(|err| failed("creating the directory", endpoint.state_dir(), err))
 }
 
-/// Listens.
+/// Listens: creates the state directory, takes the lock, creates the pipe.
 ///
 /// # Errors
-/// [`ListenError::Running`] where another daemon holds the lock or the pipe; else what the system said.
+/// [`ListenError::Running`] if another daemon holds the lock or the pipe; else what failed.
 pub fn listen(endpoint: &Endpoint) -> Result<Listener, ListenError> {
     prepare(endpoint)?;
     let lock = lock(endpoint)?;
@@ -185,8 +185,8 @@ pub fn listen(endpoint: &Endpoint) -> Result<Listener, ListenError> {
 
 fn lock(endpoint: &Endpoint) -> Result<File, ListenError> {
     let path = endpoint.beside("lock");
-    let file = File::create(&path).map_err(|err| failed("opening the lock", &path, err))?;
-    // A locked file cannot be read by others here: the pid stands beside it.
+    let file = File::create(&path).map_err(|err| failed("opening the lock file", &path, err))?;
+    // Other processes cannot read a locked file on Windows, so the pid is in a second file.
     let pid = endpoint.beside("pid");
     match file.try_lock() {
         Ok(()) => {}
@@ -209,13 +209,13 @@ fn create(endpoint: &Endpoint) -> Result<local::Listener, ListenError> {
     let name = path
         .to_fs_name::<NamedPipe>()
         .map_err(|err| failed("naming the pipe", path, err))?;
-    let sddl =
-        widestring_of(USER_ALONE).map_err(|err| failed("describing who may use", path, err))?;
-    let alone = SecurityDescriptor::deserialize(&sddl)
-        .map_err(|err| failed("describing who may use", path, err))?;
+    let sddl = widestring_of(OWNER_AND_SYSTEM)
+        .map_err(|err| failed("making the security descriptor of", path, err))?;
+    let descriptor = SecurityDescriptor::deserialize(&sddl)
+        .map_err(|err| failed("making the security descriptor of", path, err))?;
     ListenerOptions::new()
         .name(name)
-        .security_descriptor(alone)
+        .security_descriptor(descriptor)
         .create_tokio()
         .map_err(|err| match err.raw_os_error() {
             Some(ERROR_ACCESS_DENIED | ERROR_PIPE_BUSY) => ListenError::Running {
@@ -231,35 +231,38 @@ fn widestring_of(text: &str) -> io::Result<widestring::U16CString> {
         .map_err(|err| io::Error::new(io::ErrorKind::InvalidInput, err))
 }
 
-/// A daemon's pipe.
+/// Listening pipe of a daemon.
 #[derive(Debug)]
 pub struct Listener {
     endpoint: Endpoint,
     inner: local::Listener,
-    /// Held for the listener's life: whoever holds it is the daemon.
+    /// Held as long as the listener exists: the process that holds it is the daemon.
     _lock: File,
 }
 
 impl Listener {
-    /// The next client; cancel-safe. The pipe's security descriptor has kept others out.
+    /// Accepts the next client; the security descriptor of the pipe excludes other users.
     ///
     /// # Errors
-    /// Where the system fails; the listener stands.
+    /// If the system fails; the listener keeps working.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: no client is lost.
     pub async fn accept(&self) -> Result<Stream, AcceptError> {
         Ok(Stream(self.inner.accept().await?))
     }
 
-    /// Where it listens.
+    /// Returns the endpoint of the listener.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// A pipe has no file that could be taken away.
+    /// Always returns true: a pipe has no file that could be deleted.
     pub fn is_in_place(&self) -> bool {
         true
     }
 
-    /// Nothing to do: see [`Self::is_in_place`].
+    /// Does nothing, see [`Self::is_in_place`].
     ///
     /// # Errors
     /// Never.
@@ -281,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sid_is_found_in_whoamis_answer() {
+    fn the_sid_is_found_in_the_output_of_whoami() {
         let sid = sid_in("\"pc\\anna, b\",\"S-1-5-21-1-2-3-1001\"\r\n");
         assert_eq!(sid.as_deref(), Some("S-1-5-21-1-2-3-1001"));
         assert_eq!(sid_in("nothing"), None);

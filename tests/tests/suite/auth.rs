@@ -169,7 +169,10 @@ async fn an_agent_that_comes_late_is_noticed() -> Result<()> {
     let mut watch = daemon.watch().await?;
     let waits = |tunnel: &TunnelStatus| tunnel.state == State::Waiting;
     let tunnel = watch.until("t", LONG, waits).await?;
-    assert_eq!(tunnel.last_error.context("an error")?.kind, "agent");
+    assert_eq!(
+        tunnel.last_error.context("an error")?.kind.as_str(),
+        "agent"
+    );
     let agent = Agent::start().await?;
     agent.add(&server.user_key()).await?;
     std::os::unix::fs::symlink(agent.socket(), &socket)?;

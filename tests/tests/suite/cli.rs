@@ -1,4 +1,4 @@
-//! tunnelctl as people and scripts meet it: exit codes, data and talk, colour, pipes, starting the daemon.
+//! tunnelctl with a real daemon: exit codes, stdout and stderr, colours, pipes, starting the daemon.
 
 use std::process::Stdio;
 
@@ -21,7 +21,7 @@ use tunneld_tests::{ports, process};
 use crate::scene::{Scene, secs, tcp};
 
 #[tokio::test]
-async fn exit_codes_with_a_daemon() -> Result<()> {
+async fn each_command_has_its_exit_code() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     let home = &scene.home;
     for (args, code) in [
@@ -47,29 +47,29 @@ async fn exit_codes_with_a_daemon() -> Result<()> {
         (&["--version"], 0),
         (&["--help"], 0),
     ] {
-        let said = home.ctl(args).await?;
-        let said = said.expect(code).with_context(|| format!("{args:?}"))?;
-        let talk = &said.stderr;
+        let output = home.ctl(args).await?;
+        let output = output.expect(code).with_context(|| format!("{args:?}"))?;
+        let stderr = &output.stderr;
         assert!(
-            code == 0 || code == 3 || !talk.is_empty(),
-            "{args:?}: {said:#?}"
+            code == 0 || code == 3 || !stderr.is_empty(),
+            "{args:?}: {output:#?}"
         );
-        assert!(!talk.contains("panicked"), "{args:?}: {said:#?}");
+        assert!(!stderr.contains("panicked"), "{args:?}: {output:#?}");
     }
     Ok(())
 }
 
 #[tokio::test]
-async fn up_of_a_dead_host_runs_out_of_time() -> Result<()> {
+async fn up_of_an_unreachable_host_times_out() -> Result<()> {
     let home = Home::new()?;
     let port = ports::free()?;
     let text = format!("[tunnel.t]\nhost = \"u@127.0.0.1:{port}\"\n");
     home.write("t.toml", &text)?;
     let _daemon = Daemon::start(&home).await?;
-    let said = home.ctl(&["up", "t", "--wait=1s"]).await?.expect(6)?;
+    let output = home.ctl(&["up", "t", "--wait=1s"]).await?.expect(6)?;
     assert!(
-        said.stderr.contains("refused"),
-        "the reason is told: {said:#?}"
+        output.stderr.contains("refused"),
+        "the reason is missing: {output:#?}"
     );
     home.ctl(&["up", "t", "--no-wait"]).await?.expect(0)?;
     home.ctl(&["status", "t"]).await?.expect(3)?;
@@ -77,12 +77,12 @@ async fn up_of_a_dead_host_runs_out_of_time() -> Result<()> {
 }
 
 #[tokio::test]
-async fn no_daemon_dead_socket_and_hanging_daemon_are_5() -> Result<()> {
+async fn no_daemon_a_dead_socket_and_a_hung_daemon_exit_with_5() -> Result<()> {
     let home = Home::new()?;
-    let said = home.ctl(&["status"]).await?.expect(5)?;
+    let output = home.ctl(&["status"]).await?.expect(5)?;
     assert!(
-        said.stderr.contains("tunneld") || said.stderr.contains("tunnelctl up"),
-        "{said:#?}"
+        output.stderr.contains("tunneld") || output.stderr.contains("tunnelctl up"),
+        "{output:#?}"
     );
 
     let folder = home.socket().parent().context("a folder")?.to_owned();
@@ -100,7 +100,7 @@ async fn no_daemon_dead_socket_and_hanging_daemon_are_5() -> Result<()> {
 }
 
 #[tokio::test]
-async fn another_protocol_version_is_7() -> Result<()> {
+async fn another_protocol_version_exits_with_7() -> Result<()> {
     let home = Home::new()?;
     let folder = home.socket().parent().context("a folder")?.to_owned();
     std::fs::create_dir_all(&folder)?;
@@ -120,26 +120,26 @@ async fn another_protocol_version_is_7() -> Result<()> {
             kept.push(stream);
         }
     });
-    let said = home.ctl(&["status"]).await?.expect(7)?;
-    assert!(!said.stderr.is_empty());
+    let output = home.ctl(&["status"]).await?.expect(7)?;
+    assert!(!output.stderr.is_empty());
     Ok(())
 }
 
 #[tokio::test]
-async fn data_goes_to_stdout_and_talk_to_stderr() -> Result<()> {
+async fn data_goes_to_stdout_and_messages_to_stderr() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!(
         "description = \"the lab's\"\ntags = [\"x\"]\nlocal_forward = \"0 127.0.0.1:{}\"",
         target.port()
     );
     let (scene, _) = Scene::up(&lines).await?;
-    let said = scene
+    let output = scene
         .home
         .ctl(&["status", "--output", "json"])
         .await?
         .expect(0)?;
-    assert_eq!(said.stderr, "");
-    let json = said.json()?;
+    assert_eq!(output.stderr, "");
+    let json = output.json()?;
     let tunnel = &json[0];
     for key in [
         "name",
@@ -201,19 +201,19 @@ async fn data_goes_to_stdout_and_talk_to_stderr() -> Result<()> {
     let since: jiff::Timestamp = tunnel["since"].as_str().context("a time")?.parse()?;
     assert!(since <= jiff::Timestamp::now());
 
-    let said = scene.home.ctl(&["status"]).await?.expect(0)?;
+    let output = scene.home.ctl(&["status"]).await?.expect(0)?;
     assert!(
-        said.stdout.contains('t') && said.stdout.contains("up"),
-        "{said:#?}"
+        output.stdout.contains('t') && output.stdout.contains("up"),
+        "{output:#?}"
     );
-    let said = scene.home.ctl(&["status", "t"]).await?.expect(0)?;
+    let output = scene.home.ctl(&["status", "t"]).await?.expect(0)?;
     let forward = format!("127.0.0.1:{}", target.port());
-    assert!(said.stdout.contains(&forward), "{said:#?}");
+    assert!(output.stdout.contains(&forward), "{output:#?}");
     Ok(())
 }
 
 #[tokio::test]
-async fn colour_only_where_it_is_wanted() -> Result<()> {
+async fn colours_follow_the_option_the_stream_and_no_color() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     let plain = scene.home.ctl(&["status"]).await?.expect(0)?;
     assert!(!plain.stdout.contains('\u{1b}'), "{plain:#?}");
@@ -230,7 +230,7 @@ async fn colour_only_where_it_is_wanted() -> Result<()> {
 }
 
 #[tokio::test]
-async fn closed_and_full_outputs_and_narrow_terminals_are_no_panic() -> Result<()> {
+async fn closed_and_full_outputs_and_narrow_terminals_do_not_panic() -> Result<()> {
     let (scene, _) = Scene::up("local_forward = \"0 127.0.0.1:9\"").await?;
     for (script, codes) in [
         ("\"$0\" status --output json | :", &[0][..]),
@@ -269,16 +269,16 @@ async fn closed_and_full_outputs_and_narrow_terminals_are_no_panic() -> Result<(
 }
 
 #[tokio::test]
-async fn foreign_bytes_in_names_are_escaped() -> Result<()> {
+async fn control_characters_in_names_are_escaped() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
-    let said = scene.home.ctl(&["status", "\u{1b}[31mred\u{9b}"]).await?;
-    assert_ne!(said.code, 0);
-    assert!(!said.stderr.contains(['\u{1b}', '\u{9b}']), "{said:#?}");
+    let output = scene.home.ctl(&["status", "\u{1b}[31mred\u{9b}"]).await?;
+    assert_ne!(output.code, 0);
+    assert!(!output.stderr.contains(['\u{1b}', '\u{9b}']), "{output:#?}");
     Ok(())
 }
 
 #[tokio::test]
-async fn names_are_globs_and_tags_choose() -> Result<()> {
+async fn names_are_patterns_and_tags_select() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     let mut text = String::new();
@@ -309,10 +309,10 @@ async fn up_starts_the_daemon() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     home.write("t.toml", &server.tunnel("t")?)?;
-    let said = home.ctl(&["up", "t"]).await?;
+    let output = home.ctl(&["up", "t"]).await?;
     let status = rpc::once(&home.socket(), "daemon.status", serde_json::json!({})).await;
     let shutdown = rpc::once(&home.socket(), "daemon.shutdown", serde_json::json!({})).await;
-    said.expect(0)?;
+    output.expect(0)?;
     assert!(status?["pid"].as_u64() > Some(1));
     shutdown?;
     within(secs(8), "the daemon's socket to go", async {
@@ -324,7 +324,7 @@ async fn up_starts_the_daemon() -> Result<()> {
 }
 
 #[tokio::test]
-async fn up_on_the_spot_in_sshs_flags_and_save() -> Result<()> {
+async fn up_with_ssh_flags_adds_and_saves_a_tunnel() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::echo().await?;
     let home = Home::new()?;
@@ -353,15 +353,15 @@ async fn up_on_the_spot_in_sshs_flags_and_save() -> Result<()> {
         "-l",
         &user,
         "--name",
-        "spot",
+        "ad-hoc",
         "127.0.0.1",
     ];
     home.ctl(&args).await?.expect(0)?;
-    let tunnel = daemon.status("spot").await?;
+    let tunnel = daemon.status("ad-hoc").await?;
     assert_eq!((tunnel.state, tunnel.forwards.len()), (State::Up, 2));
-    payload::ping(&mut tcp(ports::local(port)).await?, b"spot").await?;
-    assert!(!home.config_dir().join("spot.toml").exists());
-    home.ctl(&["down", "spot"]).await?.expect(0)?;
+    payload::ping(&mut tcp(ports::local(port)).await?, b"ad-hoc").await?;
+    assert!(!home.config_dir().join("ad-hoc.toml").exists());
+    home.ctl(&["down", "ad-hoc"]).await?.expect(0)?;
 
     let forward = format!("127.0.0.1:{}:127.0.0.1:{}", ports::free()?, target.port());
     let dest = format!("{user}@127.0.0.1");
@@ -397,7 +397,7 @@ async fn events_and_watched_status_are_json_lines() -> Result<()> {
             let line = within(LONG, "a first line", lines.next_line()).await??;
             serde_json::from_str::<Value>(&line.context("a line")?)?;
         } else {
-            // `events` shows what comes: wait until it has subscribed.
+            // `events` shows only new events: wait until it has subscribed.
             within(LONG, "the subscription", async {
                 loop {
                     let status = scene
@@ -422,23 +422,23 @@ async fn events_and_watched_status_are_json_lines() -> Result<()> {
 }
 
 #[tokio::test]
-async fn logs_tell_of_one_tunnel() -> Result<()> {
+async fn logs_show_one_tunnel() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
-    let said = scene.home.ctl(&["logs", "t"]).await?.expect(0)?;
-    assert!(!said.stdout.is_empty(), "{said:#?}");
+    let output = scene.home.ctl(&["logs", "t"]).await?.expect(0)?;
+    assert!(!output.stdout.is_empty(), "{output:#?}");
     scene.home.ctl(&["logs", "nobody"]).await?.expect(4)?;
     Ok(())
 }
 
 #[tokio::test]
-async fn a_refused_login_says_what_to_do() -> Result<()> {
+async fn a_refused_login_prints_a_hint() -> Result<()> {
     let server = Sshd::start().await?;
     std::fs::write(server.dir().join("authorized_keys"), "")?;
     let scene = Scene::begun(server, "autostart = false\nidentities_only = true").await?;
-    let said = scene.home.ctl(&["up", "t"]).await?.expect(1)?;
+    let output = scene.home.ctl(&["up", "t"]).await?.expect(1)?;
     assert!(
-        said.stderr.to_lowercase().contains("hint") || said.stderr.lines().count() > 1,
-        "{said:#?}"
+        output.stderr.to_lowercase().contains("hint") || output.stderr.lines().count() > 1,
+        "{output:#?}"
     );
     Ok(())
 }

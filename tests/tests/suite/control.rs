@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tunneld_tests::asking::{Asking, Factor};
 use tunneld_tests::daemon::Daemon;
 use tunneld_tests::home::Home;
 use tunneld_tests::payload;
@@ -223,6 +224,32 @@ async fn waits_end_with_the_failure_or_the_time() -> Result<()> {
         .expect_err("nobody is there");
     assert_eq!(error.data.kind.as_str(), "timeout", "{error:?}");
     assert!(began.elapsed() >= Duration::from_millis(600));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wait_ends_at_once_where_password_command_fails() -> Result<()> {
+    let server = Asking::start(vec![Factor::HangsUp]).await?;
+    let home = Home::new()?;
+    let text = format!(
+        "{}password_command = [\"false\"]\nautostart = false\n",
+        server.tunnel("t")?
+    );
+    home.write("t.toml", &text)?;
+    let daemon = Daemon::start(&home).await?;
+    let mut rpc = daemon.rpc().await?;
+    let up = json!({"names": ["t"], "wait": true, "timeout_ms": 8000});
+    let error = rpc
+        .call("tunnel.up", up)
+        .await?
+        .expect_err("the password command fails");
+    assert_eq!(error.data.kind.as_str(), "tunnel_failed", "{error:?}");
+    assert_eq!(
+        error.data.causes.first().map(String::as_str),
+        Some("command")
+    );
+    let status = rpc.call("tunnel.status", json!({"names": ["t"]})).await??;
+    assert_eq!(status["tunnels"][0]["last_error"]["ends_wait"], true);
     Ok(())
 }
 

@@ -123,7 +123,7 @@ async fn an_unknown_key_is_asked_about_with_its_fingerprint() -> Result<()> {
     let failed = |tunnel: &TunnelStatus| tunnel.state == State::Failed;
     let tunnel = watch.until("t", LONG, failed).await?;
     assert_eq!(
-        tunnel.last_error.context("an error")?.kind,
+        tunnel.last_error.context("an error")?.kind.as_str(),
         "host_key_unknown"
     );
     Ok(())

@@ -207,7 +207,7 @@ async fn changed_host_key_stops_before_any_login() -> Result<()> {
     let failed = |tunnel: &TunnelStatus| tunnel.state == State::Failed;
     let tunnel = scene.daemon.wait_for("t", LONG, failed).await?;
     let error = tunnel.last_error.expect("an error");
-    assert_eq!(error.kind, "host_key_changed");
+    assert_eq!(error.kind.as_str(), "host_key_changed");
     let told = format!("{} {}", error.message, error.hint.unwrap_or_default());
     assert!(told.contains(&old) && told.contains(&new), "{told}");
     assert!(told.contains("ssh-keygen"), "{told}");

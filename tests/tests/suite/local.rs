@@ -206,7 +206,7 @@ async fn a_busy_port_degrades_is_told_and_is_taken_when_free() -> Result<()> {
     let tunnel = scene.daemon.wait_for("t", LONG, degraded).await?;
     assert_eq!(tunnel.forwards[0].state, ForwardState::Failed);
     let error = tunnel.forwards[0].error.clone().expect("an error");
-    assert_eq!(error.kind, "bind_failed");
+    assert_eq!(error.kind.as_str(), "bind_failed");
     assert!(error.message.contains(&port.to_string()), "{error:?}");
     let mut neighbour = tcp(listen_at(&tunnel, 1)?).await?;
     payload::ping(&mut neighbour, b"the other one works").await?;

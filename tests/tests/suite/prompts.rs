@@ -62,7 +62,10 @@ async fn an_unanswered_prompt_burns_no_attempt_and_a_wrong_one_is_asked_again() 
         .await?;
     let failed = |tunnel: &TunnelStatus| tunnel.state == State::Failed;
     let tunnel = watch.until("t", LONG, failed).await?;
-    assert_eq!(tunnel.last_error.context("an error")?.kind, "not_answered");
+    assert_eq!(
+        tunnel.last_error.context("an error")?.kind.as_str(),
+        "not_answered"
+    );
     assert_eq!(server.attempts(), ["password wrong"]);
     home.ctl(&["up", "t", "--no-wait"]).await?.expect(0)?;
     let third = prompt(&mut watch, "t").await?;
@@ -309,7 +312,7 @@ async fn a_server_that_hangs_up_upon_a_password_is_not_hurried() -> Result<()> {
     let waits = |tunnel: &TunnelStatus| tunnel.state == State::Waiting;
     let tunnel = daemon.wait_for("t", LONG, waits).await?;
     let error = tunnel.last_error.context("an error")?;
-    assert_eq!(error.kind, "auth_refused", "{error:?}");
+    assert_eq!(error.kind.as_str(), "auth_refused", "{error:?}");
     let wait = tunnel.retry_at.context("a time")?.duration_since(error.at);
     assert!(wait.as_secs() >= 29, "{wait}");
     assert_eq!(server.attempts(), ["password wrong"]);

@@ -113,7 +113,7 @@ async fn a_jump_host_that_refuses_is_named() -> Result<()> {
     let stuck = |tunnel: &TunnelStatus| tunnel.last_error.is_some();
     let tunnel = daemon.wait_for("end", LONG, stuck).await?;
     let error = tunnel.last_error.context("an error")?;
-    assert_eq!(error.kind, "auth_refused", "{error:?}");
+    assert_eq!(error.kind.as_str(), "auth_refused", "{error:?}");
     let named = error.message.contains("gate") || error.message.contains(&hop.port().to_string());
     assert!(named, "{error:?}");
     Ok(())
@@ -134,7 +134,7 @@ async fn proxy_commands_fail_by_name_and_leave_no_process() -> Result<()> {
     let stuck = |tunnel: &TunnelStatus| tunnel.last_error.is_some();
     let dies = daemon.wait_for("dies", LONG, stuck).await?;
     let error = dies.last_error.context("an error")?;
-    assert_eq!(error.kind, "proxy", "{error:?}");
+    assert_eq!(error.kind.as_str(), "proxy", "{error:?}");
     assert!(error.message.contains("broken by design"), "{error:?}");
     let hangs = daemon.wait_for("hangs", LONG, stuck).await?;
     assert!(hangs.last_error.is_some());

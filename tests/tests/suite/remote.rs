@@ -166,7 +166,10 @@ async fn a_busy_port_is_told_and_taken_when_free_in_the_same_session() -> Result
     let mut remote = tunnel.forwards.iter();
     let remote = remote.find(|forward| forward.kind == ForwardKind::Remote);
     let error = remote.and_then(|forward| forward.error.clone());
-    assert_eq!(error.expect("an error").kind, "remote_forward_refused");
+    assert_eq!(
+        error.expect("an error").kind.as_str(),
+        "remote_forward_refused"
+    );
     let mut neighbour = tcp(listen(&tunnel, ForwardKind::Local)?).await?;
     payload::ping(&mut neighbour, b"the other one works").await?;
     drop(squatter);

@@ -115,7 +115,7 @@ async fn nothing_in_common_names_both_sides() -> Result<()> {
     let stuck = |tunnel: &TunnelStatus| tunnel.last_error.is_some();
     let tunnel = scene.daemon.wait_for("t", LONG, stuck).await?;
     let error = tunnel.last_error.context("an error")?;
-    assert_eq!(error.kind, "no_common_algorithm", "{error:?}");
+    assert_eq!(error.kind.as_str(), "no_common_algorithm", "{error:?}");
     let hint = error.hint.as_deref().unwrap_or_default();
     assert!(hint.contains(" = \"+"), "{hint}");
     let told = format!("{} {}", error.message, error.hint.unwrap_or_default());

@@ -141,7 +141,7 @@ async fn a_busy_port_is_told_and_taken_when_it_is_free() {
     let status = bench.status(0);
     assert_eq!(status.state, ForwardState::Failed);
     let error = status.error.unwrap();
-    assert_eq!(error.kind, "bind_failed");
+    assert_eq!(error.kind.as_str(), "bind_failed");
     assert!(
         error.message.contains(&format!("127.0.0.1:{port}")),
         "{error:?}"

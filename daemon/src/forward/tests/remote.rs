@@ -98,7 +98,7 @@ async fn a_refused_one_is_told_and_asked_for_again() {
     assert_eq!(failures, ["the port is taken"]);
     assert_eq!(bench.status(1).state, ForwardState::Failed);
     assert_eq!(
-        bench.status(1).error.unwrap().kind,
+        bench.status(1).error.unwrap().kind.as_str(),
         "remote_forward_refused"
     );
     assert_eq!(bench.status(0).state, ForwardState::Listening);

@@ -349,7 +349,7 @@ pub(crate) fn tried<T>(answer: Result<T, Failure>, means: &AuthContext<'_>) -> R
 /// A person was asked and did not answer.
 pub(crate) fn not_answered(who: &str, what: &str) -> Failure {
     Failure::new(
-        FailureKind::PromptCancelled,
+        FailureKind::NotAnswered,
         format!("{who}: nobody answered the question for {what}"),
     )
     .hint("`tunnelctl up` asks again")

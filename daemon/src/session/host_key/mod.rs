@@ -230,7 +230,7 @@ impl HostKeyVerifier {
             };
             let answer = self.desk.ask_one(question).await.map_err(|_| {
                 Failure::new(
-                    FailureKind::PromptCancelled,
+                    FailureKind::NotAnswered,
                     format!(
                         "nobody said whether the host key {fingerprint} of {} is trusted",
                         self.shown

@@ -176,7 +176,7 @@ impl Task {
                 self.step(Event::AnswerReady);
             }
             (None, None) => {
-                let why = Failure::new(FailureKind::PromptCancelled, "the prompt was cancelled")
+                let why = Failure::new(FailureKind::NotAnswered, "the prompt was cancelled")
                     .hint(format!("run: tunnelctl up {}", self.spec.name));
                 self.facts.last_error = Some((why.clone(), Timestamp::now()));
                 self.step(Event::Cancelled { why });

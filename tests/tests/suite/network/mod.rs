@@ -142,7 +142,7 @@ impl Field {
         let began = Instant::now();
         let lost = |tunnel: &TunnelStatus| tunnel.state != State::Up;
         let tunnel = self.daemon.wait_for("t", limit, lost).await?;
-        let kind = tunnel.last_error.context("an error")?.kind;
+        let kind = tunnel.last_error.context("an error")?.kind.to_string();
         Ok((began.elapsed(), kind))
     }
 

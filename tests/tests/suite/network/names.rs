@@ -146,7 +146,10 @@ async fn names_that_hang_fail_and_change_are_their_own_tunnels_trouble() -> Resu
     let failed = |tunnel: &TunnelStatus| tunnel.last_error.is_some();
     let tunnel = field.daemon.wait_for("moves", secs(20), failed).await?;
     assert_eq!(
-        tunnel.last_error.map(|error| error.kind).as_deref(),
+        tunnel
+            .last_error
+            .map(|error| error.kind.to_string())
+            .as_deref(),
         Some("resolve")
     );
     names.say("moves.example", Says::Address(far));

@@ -55,11 +55,11 @@ async fn emr_waits_for_the_cluster_and_carries_curl() -> Result<()> {
         .wait_for("emr", LONG, says("ThrottlingException"))
         .await?;
     let error = tunnel.last_error.context("an error")?;
-    assert_eq!(error.kind, "host_command", "{error:?}");
+    assert_eq!(error.kind.as_str(), "host_command", "{error:?}");
     cluster("None")?;
     let tunnel = daemon.wait_for("emr", LONG, says("None")).await?;
     let error = tunnel.last_error.context("an error")?;
-    assert_eq!(error.kind, "host_command", "{error:?}");
+    assert_eq!(error.kind.as_str(), "host_command", "{error:?}");
     cluster("127.0.0.1")?;
     let tunnel = daemon.wait_up("emr").await?;
 
@@ -147,7 +147,7 @@ async fn session_manager_is_made_anew_and_connections_are_held() -> Result<()> {
     let away = |tunnel: &TunnelStatus| tunnel.state != State::Up;
     let tunnel = daemon.wait_for("ssm", LONG, away).await?;
     let error = tunnel.last_error.context("an error")?;
-    assert_eq!(error.kind, "proxy", "{error:?}");
+    assert_eq!(error.kind.as_str(), "proxy", "{error:?}");
     let mut stream = tcp(addr).await?;
     let held = |tunnel: &TunnelStatus| tunnel.forwards[0].held == 1;
     daemon.wait_for("ssm", LONG, held).await?;
@@ -186,7 +186,7 @@ async fn expired_credentials_are_told_in_their_own_words() -> Result<()> {
     server.kill_sessions()?;
     let tunnel = daemon.wait_for("ssm", LONG, says("ExpiredToken")).await?;
     let error = tunnel.last_error.context("an error")?;
-    assert_eq!(error.kind, "proxy", "{error:?}");
+    assert_eq!(error.kind.as_str(), "proxy", "{error:?}");
     let hint = error.hint.clone().context("a hint")?;
     let said = home.ctl(&["status", "ssm"]).await?;
     assert!(said.stdout.contains("security token included"), "{said:#?}");

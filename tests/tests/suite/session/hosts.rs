@@ -18,7 +18,7 @@ async fn a_new_host_is_asked_about_and_learnt() -> Result<()> {
     assert_eq!(failure.kind, FailureKind::HostKeyUnknown, "{failure:?}");
 
     route.host_keys.checking = HostKeyChecking::Ask;
-    assert_eq!(refused(&route).await.kind, FailureKind::PromptCancelled);
+    assert_eq!(refused(&route).await.kind, FailureKind::NotAnswered);
     let no = Person::who_says(&[Some("no")]);
     let failure = connect_with(&route, &no).await.err().unwrap();
     assert_eq!(failure.kind, FailureKind::HostKeyUnknown);

@@ -65,7 +65,7 @@ async fn an_unanswered_prompt_burns_no_attempt() -> Result<()> {
         Sshd::with_lines(&["PasswordAuthentication yes", "PubkeyAuthentication no"]).await?;
     let mut route = route(&server);
     let failure = refused(&route).await;
-    assert_eq!(failure.kind, FailureKind::PromptCancelled, "{failure:?}");
+    assert_eq!(failure.kind, FailureKind::NotAnswered, "{failure:?}");
     assert!(!server.log()?.text().contains("Failed password"));
 
     let person = Person::who_says(&[Some("a"), Some("b"), Some("c")]);

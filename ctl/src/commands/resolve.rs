@@ -1,4 +1,4 @@
-//! Which tunnels a command names, and why one that stands in a file may be none.
+//! Resolves the names on the command line to tunnels, and explains why a configured tunnel may be missing.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -8,54 +8,66 @@ use tunneld_proto::client::Client;
 use tunneld_proto::message::{ConfigFault, DaemonStatus, method};
 use tunneld_proto::status::TunnelStatus;
 
-use crate::cli::Which;
+use crate::cli::Selection;
 use crate::exit::{Exit, NO_TUNNEL};
 use crate::select::{is_pattern, select};
 
-/// How much of a file is looked at.
-const LOOK: u64 = 1 << 20;
+/// Bytes of a configuration file that are searched for a tunnel, at most.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The names meant; where one is none for the errors of the configuration, these are told.
-pub(super) async fn named(
+/// Returns the names of the selected tunnels. For a tunnel that is missing because its file has errors, the error shows
+/// these instead of "no such tunnel".
+pub(super) async fn resolve_names(
     client: &mut Client,
     tunnels: &[TunnelStatus],
-    which: &Which,
+    selection: &Selection,
 ) -> Result<Vec<String>, Exit> {
-    match select(tunnels, which) {
+    match select(tunnels, selection) {
         Err(exit) if exit.code == NO_TUNNEL => {
             let daemon: Result<DaemonStatus, _> = client
                 .call(method::DAEMON_STATUS, &serde_json::Value::Null)
                 .await;
-            let faults = daemon.map(|daemon| daemon.config_errors);
-            Err(explain(exit, which, tunnels, &faults.unwrap_or_default()))
+            let errors = daemon.map(|daemon| daemon.config_errors);
+            Err(explain(
+                exit,
+                selection,
+                tunnels,
+                &errors.unwrap_or_default(),
+            ))
         }
         selected => selected,
     }
 }
 
-fn explain(exit: Exit, which: &Which, tunnels: &[TunnelStatus], faults: &[ConfigFault]) -> Exit {
-    let is_none =
+fn explain(
+    exit: Exit,
+    selection: &Selection,
+    tunnels: &[TunnelStatus],
+    errors: &[ConfigFault],
+) -> Exit {
+    let is_missing =
         |name: &&String| !is_pattern(name) && !tunnels.iter().any(|tunnel| tunnel.name == **name);
-    for name in which.names.iter().filter(is_none) {
-        let holds = |fault: &&ConfigFault| read(&fault.file).is_some_and(|text| has(&text, name));
-        if let Some(ConfigFault { file, .. }) = faults.iter().find(holds) {
-            let its = faults.iter().filter(|fault| fault.file == *file);
-            let causes = its.map(|fault| fault.rendered.clone()).collect();
+    for name in selection.names.iter().filter(is_missing) {
+        let defines =
+            |error: &&ConfigFault| read(&error.file).is_some_and(|text| has_table(&text, name));
+        if let Some(ConfigFault { file, .. }) = errors.iter().find(defines) {
+            let in_file = errors.iter().filter(|error| error.file == *file);
+            let causes = in_file.map(|error| error.rendered.clone()).collect();
             let exit = Exit {
                 causes,
-                ..Exit::usage(format!("{name} stands in {file}, which has errors"))
+                ..Exit::usage(format!("{name} is configured in {file}, which has errors"))
             };
-            return exit.hint("correct them: the daemon reads the file again by itself");
+            return exit.hint("correct them; the daemon reads a changed file again by itself");
         }
     }
-    let files: BTreeSet<&str> = faults.iter().map(|fault| fault.file.as_str()).collect();
+    let files: BTreeSet<&str> = errors.iter().map(|error| error.file.as_str()).collect();
     if files.is_empty() {
         return exit;
     }
     let files: Vec<&str> = files.into_iter().collect();
     let hint = exit.hint.clone().unwrap_or_default();
     exit.hint(format!(
-        "{hint}\nor it stands in a file that has errors: {}",
+        "{hint}\nor the tunnel is in a file that has errors: {}",
         files.join(", ")
     ))
 }
@@ -63,12 +75,13 @@ fn explain(exit: Exit, which: &Which, tunnels: &[TunnelStatus], faults: &[Config
 fn read(file: &str) -> Option<String> {
     let mut bytes = Vec::new();
     let file = File::open(file).ok()?;
-    file.take(LOOK).read_to_end(&mut bytes).ok()?;
+    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Whether a TOML text, broken perhaps, has the table `[tunnel.NAME]`.
-fn has(text: &str, name: &str) -> bool {
+/// Returns whether a TOML text has the table `[tunnel.NAME]`. The text may be invalid TOML, so it is searched line by
+/// line instead of parsed.
+fn has_table(text: &str, name: &str) -> bool {
     text.lines().any(|line| {
         let title = line.trim_start().strip_prefix('[');
         let title = title.and_then(|rest| rest.split([']', '#']).next());
@@ -95,7 +108,7 @@ mod tests {
             ("f", true),
             ("", false),
         ] {
-            assert_eq!(has(text, name), found, "{name}");
+            assert_eq!(has_table(text, name), found, "{name}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How every tunnel stands and what waits for an answer, kept true by events.
+//! A local copy of the state of all tunnels and prompts, kept up to date by the event stream.
 
 use std::collections::BTreeMap;
 
@@ -8,42 +8,41 @@ use tunneld_proto::status::{Prompt, TunnelStatus};
 
 use crate::exit::{Exit, NO_DAEMON};
 
-/// The tunnels by name, the prompts by age.
+/// Copy of the daemon's state: tunnels sorted by name, prompts oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Following {
+pub(super) struct Mirror {
     tunnels: BTreeMap<String, TunnelStatus>,
     prompts: Vec<Prompt>,
 }
 
-/// What a notification has changed.
+/// What a notification changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
-    /// This tunnel.
+    /// State of the tunnel with this name.
     Tunnel(String),
-    /// This tunnel is gone.
+    /// The tunnel with this name was removed.
     Removed(String),
-    /// Any of them.
+    /// Possibly everything: a fresh snapshot replaced the copy.
     All,
-    /// None.
     Nothing,
-    /// The daemon stops.
+    /// The daemon is stopping.
     Bye,
 }
 
-impl Following {
-    /// Subscribes.
-    pub(super) async fn begin(client: &mut Client) -> Result<Self, Exit> {
+impl Mirror {
+    /// Subscribes to events and fills the copy from the first snapshot.
+    pub(super) async fn subscribe(client: &mut Client) -> Result<Self, Exit> {
         let snapshot: Snapshot = client
             .call(method::SUBSCRIBE, &Subscribe::default())
             .await?;
-        let mut following = Self::default();
-        following.reset(snapshot);
-        Ok(following)
+        let mut mirror = Self::default();
+        mirror.reset(snapshot);
+        Ok(mirror)
     }
 
-    /// Takes what the daemon said.
-    pub(super) fn hear(&mut self, said: Notification) -> Change {
-        match said {
+    /// Applies one notification.
+    pub(super) fn apply(&mut self, notification: Notification) -> Change {
+        match notification {
             Notification::Lagged(snapshot) => {
                 self.reset(snapshot);
                 Change::All
@@ -73,7 +72,7 @@ impl Following {
         }
     }
 
-    /// Takes what a call's reply says.
+    /// Applies the tunnels of a reply, which is newer than the events received before it.
     pub(super) fn update(&mut self, tunnels: Tunnels) {
         for tunnel in tunnels.tunnels {
             self.tunnels.insert(tunnel.name.clone(), tunnel);
@@ -89,37 +88,37 @@ impl Following {
         self.prompts = prompts;
     }
 
-    /// The prompts that wait, oldest first.
+    /// Returns the open prompts, oldest first.
     pub(super) fn prompts(&self) -> &[Prompt] {
         &self.prompts
     }
 
-    /// Each of them, by name.
+    /// Returns all tunnels, sorted by name.
     pub(super) fn tunnels(&self) -> impl Iterator<Item = &TunnelStatus> {
         self.tunnels.values()
     }
 
-    /// All of them, by name.
+    /// Returns a copy of all tunnels, sorted by name.
     pub(super) fn all(&self) -> Vec<TunnelStatus> {
         self.tunnels.values().cloned().collect()
     }
 
-    /// One of them.
+    /// Returns the tunnel with this name; `None` if it was removed.
     pub(super) fn get(&self, name: &str) -> Option<&TunnelStatus> {
         self.tunnels.get(name)
     }
 }
 
-/// The end of a daemon that has not said goodbye.
-pub(super) fn lost() -> Exit {
+/// The error for a daemon that closed the connection without announcing that it stops.
+pub(super) fn connection_lost() -> Exit {
     Exit::new(NO_DAEMON, "the daemon has closed the connection")
-        .hint("see whether it still runs: tunnelctl status")
+        .hint("check whether it is still running: tunnelctl status")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::sample;
+    use crate::tests::sample;
     use jiff::Timestamp;
     use tunneld_proto::message::Event;
     use tunneld_proto::status::State;
@@ -133,28 +132,28 @@ mod tests {
     }
 
     #[test]
-    fn events_and_snapshots_keep_it_true() {
-        let mut following = Following::default();
+    fn events_and_snapshots_keep_the_copy_up_to_date() {
+        let mut mirror = Mirror::default();
         let tunnel = Box::new(sample::tunnel("db", State::Up));
         assert_eq!(
-            following.hear(event(EventBody::Tunnel { tunnel })),
+            mirror.apply(event(EventBody::Tunnel { tunnel })),
             Change::Tunnel("db".into())
         );
-        assert_eq!(following.get("db").unwrap().state, State::Up);
-        assert_eq!(following.hear(event(EventBody::Unknown)), Change::Nothing);
+        assert_eq!(mirror.get("db").unwrap().state, State::Up);
+        assert_eq!(mirror.apply(event(EventBody::Unknown)), Change::Nothing);
         let snapshot = Snapshot {
             seq: 9,
             tunnels: vec![sample::tunnel("web", State::Idle)],
             prompts: vec![],
             missed: Some(8),
         };
-        assert_eq!(following.hear(Notification::Lagged(snapshot)), Change::All);
-        assert!(following.get("db").is_none());
+        assert_eq!(mirror.apply(Notification::Lagged(snapshot)), Change::All);
+        assert!(mirror.get("db").is_none());
         assert_eq!(
-            following.hear(event(EventBody::Removed { name: "web".into() })),
+            mirror.apply(event(EventBody::Removed { name: "web".into() })),
             Change::Removed("web".into())
         );
-        assert!(following.all().is_empty());
-        assert_eq!(following.hear(event(EventBody::Bye)), Change::Bye);
+        assert!(mirror.all().is_empty());
+        assert_eq!(mirror.apply(event(EventBody::Bye)), Change::Bye);
     }
 }

@@ -1,11 +1,11 @@
-//! ssh's flags that are pasted with a forward and mean nothing to a tunnel: it runs no command, has no terminal,
-//! forwards neither agent nor display, and its log is the daemon's.
+//! Flags of ssh that are accepted and ignored, so that pasted command lines work: a tunnel runs no command, has no
+//! terminal, forwards neither agent nor display, and logs through the daemon.
 
 use clap::{ArgAction, Args};
 
-/// The flags. One that is given marks what follows as ssh's words.
+/// The ignored flags. Any of them marks the command line as one in ssh's syntax.
 #[derive(Debug, Clone, Default, Args)]
-pub(crate) struct Silent {
+pub(crate) struct IgnoredFlags {
     #[arg(short = 'N', hide = true, action = ArgAction::Count)]
     no_command: u8,
     #[arg(short = 'T', hide = true, action = ArgAction::Count)]
@@ -45,8 +45,8 @@ pub(crate) struct Silent {
     log: Option<String>,
 }
 
-impl Silent {
-    /// Whether any of them was given.
+impl IgnoredFlags {
+    /// Returns whether any of the flags was given.
     pub(crate) fn is_given(&self) -> bool {
         let flags = [
             self.no_command,

@@ -1,15 +1,16 @@
-//! Tunnels to paint in tests.
+//! Sample tunnels for the unit tests.
 
 use jiff::Timestamp;
+use tunneld_proto::failure::FailureKind;
 use tunneld_proto::status::{
     Desired, ForwardKind, ForwardState, ForwardStatus, LastError, SessionStatus, State,
     TunnelStatus,
 };
 
-/// Since when they are what they are.
+/// `since` of every sample.
 pub(crate) const SINCE: Timestamp = Timestamp::UNIX_EPOCH;
 
-/// A tunnel without anything.
+/// A tunnel without session, forwards and errors.
 pub(crate) fn tunnel(name: &str, state: State) -> TunnelStatus {
     TunnelStatus {
         name: name.into(),
@@ -32,17 +33,15 @@ pub(crate) fn tunnel(name: &str, state: State) -> TunnelStatus {
     }
 }
 
-/// A failure.
 pub(crate) fn error(kind: &str, at: Timestamp) -> LastError {
-    LastError {
-        kind: kind.into(),
-        message: "the server refused".into(),
-        hint: Some("ask its owner".into()),
+    LastError::new(
+        FailureKind::from(kind.to_owned()),
+        "the server refused",
+        Some("ask its owner".into()),
         at,
-    }
+    )
 }
 
-/// A session.
 pub(crate) fn session(since: Timestamp) -> SessionStatus {
     SessionStatus {
         since,
@@ -57,7 +56,7 @@ pub(crate) fn session(since: Timestamp) -> SessionStatus {
     }
 }
 
-/// A degraded tunnel with everything.
+/// A degraded tunnel in which every field is set.
 pub(crate) fn busy(name: &str) -> TunnelStatus {
     let forward = |kind, listen: &str, state| ForwardStatus {
         kind,
