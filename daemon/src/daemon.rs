@@ -17,7 +17,7 @@ use crate::reload::ReloadTask;
 use crate::reload::watcher::Watcher;
 use tunneld_platform::events::{SystemEvent, SystemEvents};
 use tunneld_platform::heap::{self, MemoryTrimmer};
-use tunneld_platform::service::{ServiceState, notify_manager, watchdog};
+use tunneld_platform::service::{ServiceState, notify_manager, watchdog_interval};
 use tunneld_platform::signals::{Signal, Signals};
 
 /// The first listeners have so long to be bound before the daemon says that it is ready.
@@ -84,14 +84,14 @@ impl Daemon {
             stopping,
             ..
         } = &*self.context;
-        let mut alive = watchdog().map(|every| {
+        let mut alive = watchdog_interval().map(|every| {
             let mut alive = interval(every);
             alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
             alive
         });
         let mut asides = JoinSet::new();
         let mut heap = MemoryTrimmer::default();
-        let mut look = interval(heap::LOOK);
+        let mut look = interval(heap::TRIM_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {

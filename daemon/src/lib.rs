@@ -71,7 +71,7 @@ pub fn config_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
 /// What keeps it from beginning: another daemon, an unsafe place, a log that cannot be written.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let (log, filter_given) = start_log(&options)?;
-    let mut signals = Signals::take().context("cannot take the signals over")?;
+    let mut signals = Signals::install().context("cannot take the signals over")?;
     let listener = listen(options.socket.as_deref())?;
     let dir = config_dir(options.config_dir.as_deref())?;
 

@@ -41,7 +41,7 @@ pub struct Arguments {
 /// # Errors
 /// What did not work, with the daemon's last log lines.
 pub async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::take().context("cannot take the signals over")?;
+    let mut signals = Signals::install().context("cannot take the signals over")?;
     let mut world = World::make().await?;
     let told = tokio::select! {
         told = story(&mut world, arguments.once) => told,
