@@ -154,7 +154,7 @@ fn start_log(options: &Options) -> anyhow::Result<(Log, bool)> {
     let inherited = std::env::var("RUST_LOG")
         .ok()
         .filter(|filter| !filter.is_empty());
-    match inherited.map(|filter| (log::parse(&filter).map(drop), filter)) {
+    match inherited.map(|filter| (log::parse_filter(&filter).map(drop), filter)) {
         Some((Ok(()), filter)) => Ok((Log::start(&filter, file)?, true)),
         Some((Err(error), _)) => {
             let log = Log::start(log::DEFAULT_FILTER, file)?;

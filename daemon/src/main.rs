@@ -70,7 +70,7 @@ async fn perform(arguments: Arguments) -> anyhow::Result<ExitCode> {
         None => {
             let verbose = match arguments.verbose {
                 0 => None,
-                1 => Some("debug,russh=info".to_owned()),
+                1 => Some("debug".to_owned()),
                 _ => Some("trace".to_owned()),
             };
             let options = tunneld::Options {
