@@ -2,9 +2,9 @@
 //! home; shows the tunnels coming up, what to try, a cut of the connection and the return.
 
 mod page;
+mod sandbox;
 mod show;
 mod ssh_server;
-mod world;
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
@@ -18,9 +18,9 @@ use tunneld_proto::client::{Client, Notification};
 use tunneld_proto::message::{EventBody, Snapshot, Subscribe, method};
 use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
 
+use sandbox::World;
 use show::{say, table};
 use tunneld_platform::signals::{Signal, Signals};
-use world::World;
 
 /// Everything must happen within this, or the demo says what did not.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -22,7 +22,7 @@ use tunneld_proto::version::{MAX_LINE, PROTOCOLS, VERSION};
 use super::dispatch::json;
 use super::outbox::{Gone, Outbox, send_all};
 use super::request::{Call, params, parse};
-use super::{Context, dispatch, follow, stream};
+use super::{Context, dispatch, stream, subscriptions};
 use crate::session::Channel;
 use crate::tunnel::interactive_clients::ClientGuard;
 
@@ -199,11 +199,11 @@ where
             Then::Events(events) => {
                 let supervisor = self.context.supervisor.clone();
                 self.followers
-                    .spawn(follow::events(supervisor, events, outbox, stopped));
+                    .spawn(subscriptions::events(supervisor, events, outbox, stopped));
             }
             Then::Log(tunnel, lines) => {
                 self.followers
-                    .spawn(follow::log(tunnel, lines, outbox, stopped));
+                    .spawn(subscriptions::log(tunnel, lines, outbox, stopped));
             }
             Then::Stop => self.context.stopping.cancel(),
             Then::Stream(channel) => return Some(channel),

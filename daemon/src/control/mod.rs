@@ -2,11 +2,11 @@
 
 mod connection;
 mod dispatch;
-mod follow;
 mod outbox;
 mod request;
 mod server;
 mod stream;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod wait;
