@@ -40,7 +40,7 @@ enum Command {
     Check(tunneld::check::Arguments),
     #[cfg(feature = "demo")]
     /// Show it at work: an SSH server, a page behind it and tunneld, all in a temporary home
-    Demo(tunneld_demo::Arguments),
+    Demo(tunneld_demo::DemoArguments),
 }
 
 fn main() -> ExitCode {
