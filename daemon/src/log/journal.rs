@@ -8,7 +8,7 @@ use tunneld_proto::message::LogLine;
 #[cfg(target_os = "linux")]
 pub(super) use linux::Journal;
 
-/// Stands in where the system has no journal; no value of it can exist.
+/// Placeholder for systems without a journal; it has no values.
 #[cfg(not(target_os = "linux"))]
 pub(super) enum Journal {}
 
