@@ -1,4 +1,4 @@
-//! `tunneld check`: reads and proves the configuration as the daemon would, and tells every fault.
+//! `tunneld check`: reads and checks the configuration as the daemon would, and prints every error.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -9,45 +9,49 @@ use serde::Serialize;
 use tunneld_platform::subprocess::TokioPrograms;
 use tunneld_proto::message::ConfigFault;
 
+use crate::paths;
 use crate::reload::load;
 use tunneld_config::env::Env;
 use tunneld_config::load::Loader;
 
-/// What `check` takes.
+/// Arguments of `tunneld check`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Arguments {
-    /// How the faults are told
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+pub struct CheckArguments {
+    /// Output format
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    output: OutputFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
+enum OutputFormat {
     Text,
     Json,
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct CheckReport<'a> {
     tunnels: usize,
     forwards: usize,
     errors: &'a [ConfigFault],
 }
 
-/// Checks the configuration: exit code 0, or 2 where something is wrong.
+/// Checks the configuration in `config_dir`, or in the default directory. Returns exit code 0, or 2 if it has errors.
 ///
 /// # Errors
-/// Where no configuration directory can be told.
-pub async fn run(config_dir: Option<&Path>, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+/// An error if the configuration directory cannot be determined.
+pub async fn run(
+    config_dir: Option<&Path>,
+    arguments: &CheckArguments,
+) -> anyhow::Result<ExitCode> {
     if let Some(given) = config_dir
         && !given.is_dir()
     {
-        // Without a word from the user an absent directory is an empty one; one that was named is a slip.
+        // A default directory that does not exist counts as empty. One that the user named is probably misspelt.
         let name = tunneld_proto::text::escape(&given.display().to_string());
-        let _ = writeln!(std::io::stderr(), "{name}: there is no such directory");
+        let _ = writeln!(std::io::stderr(), "{name}: no such directory");
         return Ok(ExitCode::from(2));
     }
-    let dir = crate::config_dir(config_dir)?;
+    let dir = paths::config_dir(config_dir)?;
     let loader = Loader::new(dir, Env::from_process(), Arc::new(TokioPrograms));
     let loaded = load(&mut loader.asked_for(config_dir.is_some())).await;
     let tunnels = loaded.tunnels.len();
@@ -58,30 +62,30 @@ pub async fn run(config_dir: Option<&Path>, arguments: &Arguments) -> anyhow::Re
         .sum();
     let faults = &loaded.faults[..];
     let text = match arguments.output {
-        Output::Json => {
-            serde_json::to_string(&Report {
+        OutputFormat::Json => {
+            serde_json::to_string(&CheckReport {
                 tunnels,
                 forwards,
                 errors: faults,
             })? + "\n"
         }
-        Output::Text if faults.is_empty() => {
+        OutputFormat::Text if faults.is_empty() => {
             format!(
                 "{}, {}: ok\n",
                 count(tunnels, "tunnel"),
                 count(forwards, "forward")
             )
         }
-        Output::Text => String::new(),
+        OutputFormat::Text => String::new(),
     };
-    if arguments.output == Output::Text {
+    if arguments.output == OutputFormat::Text {
         let mut stderr = std::io::stderr().lock();
         for fault in faults {
-            // Who closes stderr has seen enough.
+            // A closed stderr is not an error: the exit code remains.
             let _ = writeln!(stderr, "{}", fault.rendered.trim_end());
         }
     }
-    // A closed pipe is no error.
+    // Nor is a closed pipe (`tunneld check | head`).
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
     Ok(if faults.is_empty() {
         ExitCode::SUCCESS

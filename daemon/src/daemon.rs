@@ -1,5 +1,5 @@
-//! What runs while the daemon runs: what happens to the machine and what signals ask for is passed on, the service
-//! manager is told, and the end comes in order.
+//! The running daemon: starts the tasks around the supervisor, passes on signals and system events, notifies the
+//! service manager, and stops everything in order.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -11,57 +11,60 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 use tunneld_proto::endpoint::Listener;
 use tunneld_proto::status::{ForwardKind, ForwardState, State, TunnelStatus};
 
-use crate::control::{self, Context};
+use crate::control::{self, ControlContext};
 use crate::hooks::{Askpass, Hooks};
 use crate::reload::ReloadTask;
 use crate::reload::watcher::Watcher;
 use tunneld_platform::events::{SystemEvent, SystemEvents};
 use tunneld_platform::heap::{self, MemoryTrimmer};
-use tunneld_platform::service::{ServiceState, notify_manager, watchdog};
+use tunneld_platform::service::{ServiceState, notify_manager, watchdog_interval};
 use tunneld_platform::signals::{Signal, Signals};
 
-/// The first listeners have so long to be bound before the daemon says that it is ready.
-const BINDING: Duration = Duration::from_secs(2);
-/// What is left when the tunnels have stopped has so long to end.
-const ENDING: Duration = Duration::from_millis(1500);
-/// The log's last lines have so long to be written.
-const LAST_LINES: Duration = Duration::from_millis(300);
-/// How often the service manager's status line may change.
-const STATUS_LINE: Duration = Duration::from_secs(1);
+/// Longest wait for the first local listeners before the daemon reports that it is ready.
+const BIND_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time in which the remaining tasks must end after the tunnels have stopped.
+const STOP_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Time in which the last log lines must be written.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(300);
+/// Shortest interval between two status lines for the service manager.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What runs, and what stops it.
+/// All tasks of the daemon, and what they share.
 pub(crate) struct Daemon {
-    pub(crate) context: Arc<Context>,
+    pub(crate) context: Arc<ControlContext>,
     pub(crate) tasks: JoinSet<()>,
 }
 
 impl Daemon {
-    /// Begins to hear clients and the configuration directory.
-    pub(crate) fn serve(&mut self, listener: Listener, reloading: ReloadTask, watcher: Watcher) {
+    /// Starts the tasks: reloading, the control socket, the service manager's status line, hooks.
+    pub(crate) fn serve(&mut self, listener: Listener, reload_task: ReloadTask, watcher: Watcher) {
         let stopping = self.context.stopping.clone();
         self.tasks.spawn(async move {
             tokio::select! {
                 () = stopping.cancelled() => {}
-                () = reloading.run(watcher) => {}
+                () = reload_task.run(watcher) => {}
             }
         });
         self.tasks
             .spawn(control::serve(listener, self.context.clone()));
-        self.tasks.spawn(tell_status(self.context.clone()));
-        let Context {
+        self.tasks.spawn(publish_status_line(self.context.clone()));
+        let ControlContext {
             supervisor,
             stopping,
             ..
         } = &*self.context;
         let hooks = Hooks::new(
             supervisor.clone(),
-            Askpass::of(&|name| std::env::var_os(name)),
+            Askpass::from_env(&|name| std::env::var_os(name)),
         );
         self.tasks.spawn(hooks.run(stopping.clone()));
     }
 
-    /// Says that the daemon is ready once the first local listeners are bound, or have failed to be.
-    pub(crate) async fn ready(&self) {
+    /// Reports the daemon as ready once each local listener of the first configuration is bound or has failed.
+    ///
+    /// Units ordered after this one can then connect to the forwarded ports. READY does not wait for SSH sessions: a
+    /// host that does not answer must not delay the boot.
+    pub(crate) async fn notify_ready(&self) {
         let (_, mut events) = self.context.supervisor.subscribe();
         let bound = async {
             while self.context.supervisor.statuses().iter().any(is_binding) {
@@ -70,88 +73,96 @@ impl Daemon {
                 }
             }
         };
-        // A listener that takes longer is told of in the tunnel's status.
-        let _ = timeout(BINDING, bound).await;
+        // A listener that takes longer is shown as pending in the status of its tunnel.
+        let _ = timeout(BIND_TIMEOUT, bound).await;
         notify_manager(&ServiceState::Ready);
     }
 
-    /// Passes on what happens to the machine and what signals ask for, until one says stop.
-    pub(crate) async fn watch(&mut self, signals: &mut Signals) {
-        let mut machine = SystemEvents::watch();
-        let Context {
+    /// Passes on system events and signals, sends watchdog pings and trims memory until the daemon must stop.
+    pub(crate) async fn run_until_stop(&mut self, signals: &mut Signals) {
+        let mut system_events = SystemEvents::watch();
+        let ControlContext {
             supervisor,
             reloader,
             stopping,
             ..
         } = &*self.context;
-        let mut alive = watchdog().map(|every| {
-            let mut alive = interval(every);
-            alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            alive
-        });
-        let mut asides = JoinSet::new();
-        let mut heap = MemoryTrimmer::default();
-        let mut look = interval(heap::LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watchdog = watchdog_interval().map(delayed_interval);
+        // Work that takes time runs beside this loop, so that a slow reload never delays a stop or a ping.
+        let mut background = JoinSet::new();
+        let mut memory = MemoryTrimmer::default();
+        let mut trim = delayed_interval(heap::TRIM_INTERVAL);
         loop {
             tokio::select! {
                 signal = signals.next() => match signal {
                     Signal::Stop => return stopping.cancel(),
                     Signal::Reload => {
-                        tracing::info!("SIGHUP: the configuration is read again");
+                        tracing::info!("SIGHUP: reloading the configuration");
                         let reloader = reloader.clone();
-                        asides.spawn(async move { drop(reloader.reload().await) });
+                        background.spawn(async move { drop(reloader.reload().await) });
                     }
                 },
                 () = stopping.cancelled() => return,
-                happening = machine.next() => match happening {
+                event = system_events.next() => match event {
                     SystemEvent::Network => {
-                        tracing::debug!("the network's addresses changed");
+                        tracing::debug!("the network addresses changed");
                         supervisor.network_changed().await;
                     }
                     SystemEvent::Woke(gap) => {
-                        tracing::info!("slept for {} s", gap.as_secs());
+                        tracing::info!("the system slept for {} s", gap.as_secs());
                         supervisor.woke().await;
                     }
                 },
-                () = tick(&mut alive) => {
-                    // The ping is sent by what proves that the supervisor's own loop turns.
+                () = tick(&mut watchdog) => {
+                    // The ping is sent only if the supervisor answers: a supervisor that hangs gets the daemon restarted.
                     let supervisor = supervisor.clone();
-                    asides.spawn(async move {
+                    background.spawn(async move {
                         if supervisor.alive().await.is_ok() {
                             notify_manager(&ServiceState::Alive);
                         }
                     });
                 }
-                Some(_) = asides.join_next() => {}
-                _ = look.tick() => heap.trim(),
+                Some(_) = background.join_next() => {}
+                _ = trim.tick() => memory.trim(),
             }
         }
     }
 
-    /// No new commands, the tunnels down in order, the clients told, the socket unlinked.
+    /// Stops the daemon: refuses new commands, takes the tunnels down, sends clients their last events, unlinks the
+    /// socket.
     pub(crate) async fn stop(mut self) {
         notify_manager(&ServiceState::Stopping);
         tracing::info!("stopping");
         self.context.stopping.cancel();
         self.context.supervisor.stop().await;
+        // Only now: until here the clients have followed how the tunnels went down.
         self.context.stopped.cancel();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
-        if timeout(ENDING, ended).await.is_err() {
+        if timeout(STOP_TIMEOUT, ended).await.is_err() {
             tracing::warn!("some tasks did not end in time");
         }
         tracing::info!("stopped");
-        self.context.log.flush(LAST_LINES);
+        self.context.log.flush(LOG_FLUSH_TIMEOUT);
     }
 }
 
-async fn tick(every: &mut Option<Interval>) {
-    match every {
-        Some(every) => drop(every.tick().await),
+/// Returns an interval that, after a pause of the process, continues with one tick instead of all missed ones.
+fn delayed_interval(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// Waits for the next tick, for ever if `interval` is `None`.
+async fn tick(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
         None => std::future::pending().await,
     }
 }
 
+/// Returns whether a local listener of the tunnel is neither bound nor has failed. Remote forwards do not count: they
+/// need a session.
 fn is_binding(tunnel: &TunnelStatus) -> bool {
     tunnel.state != State::Stopped
         && tunnel.forwards.iter().any(|forward| {
@@ -159,17 +170,17 @@ fn is_binding(tunnel: &TunnelStatus) -> bool {
         })
 }
 
-/// Keeps the service manager's status line true.
-async fn tell_status(context: Arc<Context>) {
+/// Sends the status line to the service manager whenever it changes, at most once per [`STATUS_INTERVAL`].
+async fn publish_status_line(context: Arc<ControlContext>) {
     let (_, mut events) = context.supervisor.subscribe();
-    let mut told = String::new();
+    let mut published = String::new();
     loop {
         let line = status_line(&context.supervisor.statuses());
-        if line != told {
+        if line != published {
             notify_manager(&ServiceState::Status(&line));
-            told = line;
+            published = line;
         }
-        let mut pause = std::pin::pin!(sleep(STATUS_LINE));
+        let mut pause = std::pin::pin!(sleep(STATUS_INTERVAL));
         let mut changed = false;
         loop {
             tokio::select! {
@@ -184,21 +195,22 @@ async fn tell_status(context: Arc<Context>) {
     }
 }
 
+/// Returns a summary with the errors of the first three tunnels that are not up, such as
 /// `5/6 up, db: the server refused every key`.
 fn status_line(tunnels: &[TunnelStatus]) -> String {
     let is_up = |tunnel: &&TunnelStatus| matches!(tunnel.state, State::Up | State::Degraded);
-    let wanted = tunnels
+    let started = tunnels
         .iter()
         .filter(|tunnel| tunnel.state != State::Stopped);
     let mut line = format!(
         "{}/{} up",
         tunnels.iter().filter(is_up).count(),
-        wanted.count()
+        started.count()
     );
-    let troubled = tunnels
+    let not_up = tunnels
         .iter()
         .filter(|tunnel| !is_up(tunnel) && tunnel.state != State::Stopped);
-    for tunnel in troubled.take(3) {
+    for tunnel in not_up.take(3) {
         if let Some(error) = &tunnel.last_error {
             // Writing to a String cannot fail.
             let _ = write!(line, ", {}: {}", tunnel.name, error.message);

@@ -1,5 +1,7 @@
-//! What is run for a prompt that waits: the tunnel's `on_needs_input`, and the person's SSH_ASKPASS where a display is.
-//! Both hear of prompts by the events that every client hears; an askpass answers as every client does.
+//! Programs that are run when a tunnel waits for an answer of the user: the tunnel's `on_needs_input` hook, and
+//! SSH_ASKPASS if there is a display.
+//!
+//! This module learns of prompts from the same events as a client of the control socket, and answers like one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -15,26 +17,27 @@ use tunneld_proto::message::EventBody;
 use tunneld_proto::status::{Prompt, PromptKind, State};
 
 use crate::supervisor::Supervisor;
-use tunneld_platform::subprocess as command;
+use tunneld_platform::subprocess;
 
-/// How long a hook may run.
-const LIMIT: Duration = Duration::from_secs(10);
-/// How many hooks run at once; the others wait their turn.
-const AT_ONCE: usize = 4;
-/// How long a terminal that waits, or whoever else hears of prompts, has before a window opens.
-const TERMINAL_FIRST: Duration = Duration::from_secs(2);
+/// Longest run of a hook; then it is killed.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Hooks that run at the same time; others wait.
+const MAX_CONCURRENT_HOOKS: usize = 4;
+/// Delay before the askpass window opens, so that a waiting `tunnelctl up` or another client can show the prompt first.
+const ASKPASS_DELAY: Duration = Duration::from_secs(2);
 
-/// The program that asks in a window.
+/// Program that asks the user in a window, as `SSH_ASKPASS` of ssh(1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Askpass(String);
 
 impl Askpass {
-    /// SSH_ASKPASS, where ssh would use it without a terminal.
-    pub(crate) fn of(env: &dyn Fn(&str) -> Option<OsString>) -> Option<Self> {
-        let set = |name| env(name).filter(|value| !value.is_empty());
-        let program = set("SSH_ASKPASS")?.into_string().ok()?;
-        let display = || set("DISPLAY").is_some() || set("WAYLAND_DISPLAY").is_some();
-        let usable = match set("SSH_ASKPASS_REQUIRE") {
+    /// Returns the program if ssh would use it when it has no terminal. `None` if `SSH_ASKPASS` is not set, neither
+    /// `DISPLAY` nor `WAYLAND_DISPLAY` is set, or `SSH_ASKPASS_REQUIRE` is `never`; with `force` no display is needed.
+    pub(crate) fn from_env(env: &dyn Fn(&str) -> Option<OsString>) -> Option<Self> {
+        let var = |name| env(name).filter(|value| !value.is_empty());
+        let program = var("SSH_ASKPASS")?.into_string().ok()?;
+        let display = || var("DISPLAY").is_some() || var("WAYLAND_DISPLAY").is_some();
+        let usable = match var("SSH_ASKPASS_REQUIRE") {
             Some(require) if require.eq_ignore_ascii_case("never") => false,
             Some(require) if require.eq_ignore_ascii_case("force") => true,
             _ => display(),
@@ -42,46 +45,46 @@ impl Askpass {
         usable.then_some(Self(program))
     }
 
-    /// Asks for every field in turn; an error where one is declined.
+    /// Opens one window per field and returns the answers. Fails if the user declines one.
     async fn ask(&self, prompt: &Prompt) -> Result<Vec<SecretString>, String> {
         let mut answers = Vec::with_capacity(prompt.fields.len());
         for field in &prompt.fields {
             let question = format!("{}\n{}", prompt.text, field.label);
-            answers.push(command::first_line(&[self.0.clone(), question]).await?);
+            answers.push(subprocess::first_line(&[self.0.clone(), question]).await?);
         }
         Ok(answers)
     }
 }
 
-/// Hears of prompts and runs what is to be run for each.
+/// Task that starts hooks and askpass windows for new prompts.
 pub(crate) struct Hooks {
     supervisor: Supervisor,
     askpass: Option<Askpass>,
-    /// The prompts that wait; what is dropped ends what runs for them.
-    waiting: BTreeMap<u64, DropGuard>,
+    /// Open prompts by id. Dropping a guard closes the prompt's window and cancels a hook that has not started.
+    open_prompts: BTreeMap<u64, DropGuard>,
     running: JoinSet<()>,
-    turns: Arc<Semaphore>,
-    /// A person reads one window at a time.
-    window: Arc<Semaphore>,
+    hook_permits: Arc<Semaphore>,
+    /// One permit: windows open one after another, so that the user never types into the wrong one.
+    window_permit: Arc<Semaphore>,
 }
 
 impl Hooks {
-    /// Hooks of all the tunnels of `supervisor`.
+    /// Returns the task for all tunnels of `supervisor`; without `askpass` it runs hooks only.
     pub(crate) fn new(supervisor: Supervisor, askpass: Option<Askpass>) -> Self {
         Self {
             supervisor,
             askpass,
-            waiting: BTreeMap::new(),
+            open_prompts: BTreeMap::new(),
             running: JoinSet::new(),
-            turns: Arc::new(Semaphore::new(AT_ONCE)),
-            window: Arc::new(Semaphore::new(1)),
+            hook_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_HOOKS)),
+            window_permit: Arc::new(Semaphore::new(1)),
         }
     }
 
-    /// Runs them until the daemon stops, and then kills what still runs.
+    /// Runs until the daemon stops, and then kills the programs that still run.
     pub(crate) async fn run(mut self, stopping: CancellationToken) {
         let (snapshot, mut events) = self.supervisor.subscribe();
-        self.take(snapshot.prompts);
+        self.set_open_prompts(snapshot.prompts);
         loop {
             let event = tokio::select! {
                 () = stopping.cancelled() => break,
@@ -89,58 +92,62 @@ impl Hooks {
                 Some(_) = self.running.join_next() => continue,
             };
             match event.map(|event| event.body) {
-                Ok(EventBody::Prompt { prompt }) => self.begin(prompt),
-                Ok(EventBody::PromptGone { id }) => drop(self.waiting.remove(&id)),
+                Ok(EventBody::Prompt { prompt }) => self.open(prompt),
+                Ok(EventBody::PromptGone { id }) => drop(self.open_prompts.remove(&id)),
                 Ok(EventBody::Bye) | Err(RecvError::Closed) => break,
                 Ok(_) => {}
+                // Prompts may be among the missed events: start again from a snapshot.
                 Err(RecvError::Lagged(_)) => {
-                    let (snapshot, fresh) = self.supervisor.subscribe();
-                    events = fresh;
-                    self.take(snapshot.prompts);
+                    let (snapshot, new_events) = self.supervisor.subscribe();
+                    events = new_events;
+                    self.set_open_prompts(snapshot.prompts);
                 }
             }
         }
         self.running.shutdown().await;
     }
 
-    /// These prompts wait, and no others.
-    fn take(&mut self, prompts: Vec<Prompt>) {
+    /// Replaces the set of open prompts.
+    fn set_open_prompts(&mut self, prompts: Vec<Prompt>) {
         let ids: BTreeSet<u64> = prompts.iter().map(|prompt| prompt.id).collect();
-        self.waiting.retain(|id, _| ids.contains(id));
+        self.open_prompts.retain(|id, _| ids.contains(id));
         for prompt in prompts {
-            self.begin(prompt);
+            self.open(prompt);
         }
     }
 
-    fn begin(&mut self, prompt: Prompt) {
-        // Nothing waits for the answer about further host keys: no reason to fetch a person.
-        if self.waiting.contains_key(&prompt.id) || prompt.kind == PromptKind::HostKeyUpdate {
+    /// Starts the programs for a prompt, unless it is open already.
+    fn open(&mut self, prompt: Prompt) {
+        // The tunnel is up while it asks whether to store further host keys: not worth interrupting the user.
+        if self.open_prompts.contains_key(&prompt.id) || prompt.kind == PromptKind::HostKeyUpdate {
             return;
         }
-        let gone = CancellationToken::new();
-        self.waiting.insert(prompt.id, gone.clone().drop_guard());
+        let closed = CancellationToken::new();
+        self.open_prompts
+            .insert(prompt.id, closed.clone().drop_guard());
         let argv = self.supervisor.on_needs_input(&prompt.tunnel);
         if !argv.is_empty() {
-            let (turns, prompt, gone) = (self.turns.clone(), prompt.clone(), gone.clone());
+            let (permits, prompt, closed) =
+                (self.hook_permits.clone(), prompt.clone(), closed.clone());
             self.running.spawn(async move {
-                // One that has begun may tell of its prompt to the end.
-                if let Some(Ok(_turn)) = gone.run_until_cancelled(turns.acquire()).await {
-                    tell(&argv, &prompt).await;
+                // A hook that has started runs to its end, even if the prompt is closed meanwhile.
+                if let Some(Ok(_permit)) = closed.run_until_cancelled(permits.acquire()).await {
+                    run_hook(&argv, &prompt).await;
                 }
             });
         }
         if let Some(askpass) = self.askpass.clone() {
-            let (supervisor, window) = (self.supervisor.clone(), self.window.clone());
+            let (supervisor, window_permit) = (self.supervisor.clone(), self.window_permit.clone());
             self.running.spawn(async move {
-                let asking = ask(&askpass, &prompt, &supervisor, &window);
-                let _answered_elsewhere = gone.run_until_cancelled(asking).await;
+                let asking = ask(&askpass, &prompt, &supervisor, &window_permit);
+                let _answered_elsewhere = closed.run_until_cancelled(asking).await;
             });
         }
     }
 }
 
-/// Runs a tunnel's `on_needs_input`.
-async fn tell(argv: &[String], prompt: &Prompt) {
+/// Runs the tunnel's `on_needs_input` and logs a failure.
+async fn run_hook(argv: &[String], prompt: &Prompt) {
     let reason = format!("{}: {}", prompt.kind.as_str(), prompt.text);
     let vars = [
         ("TUNNELD_NAME", prompt.tunnel.as_str()),
@@ -148,31 +155,36 @@ async fn tell(argv: &[String], prompt: &Prompt) {
         ("TUNNELD_HOST", prompt.host.as_str()),
         ("TUNNELD_REASON", reason.as_str()),
     ];
-    if let Err(why) = command::run(argv, &vars, LIMIT).await {
-        tracing::warn!(tunnel = prompt.tunnel, "on_needs_input: {why}");
+    if let Err(error) = subprocess::run(argv, &vars, HOOK_TIMEOUT).await {
+        tracing::warn!(tunnel = prompt.tunnel, "on_needs_input: {error}");
     }
 }
 
-/// Asks in a window, unless the prompt is answered before.
-async fn ask(askpass: &Askpass, prompt: &Prompt, supervisor: &Supervisor, window: &Semaphore) {
+/// Asks the user in a window and passes on the answers. The caller cancels it when the prompt is answered elsewhere.
+async fn ask(
+    askpass: &Askpass,
+    prompt: &Prompt,
+    supervisor: &Supervisor,
+    window_permit: &Semaphore,
+) {
     let tunnel = prompt.tunnel.as_str();
-    sleep(TERMINAL_FIRST).await;
+    sleep(ASKPASS_DELAY).await;
     supervisor.unattended(prompt).await;
-    let Ok(_window) = window.acquire().await else {
+    let Ok(_permit) = window_permit.acquire().await else {
         return;
     };
-    // Its turn may have been long in coming.
+    // An interactive client may have connected while this prompt waited for the permit.
     supervisor.unattended(prompt).await;
     match askpass.ask(prompt).await {
         Ok(answers) => {
             if let Err(error) = supervisor.answer(prompt.id, answers).await {
-                tracing::warn!(tunnel, "the answer of SSH_ASKPASS is not taken: {error}");
+                tracing::warn!(tunnel, "the answer of SSH_ASKPASS was rejected: {error}");
             }
         }
-        // Mostly a person who closed the window: the prompt waits on.
-        Err(why) => tracing::info!(
+        // Usually the user has closed the window. The prompt stays open for other clients.
+        Err(error) => tracing::info!(
             tunnel,
-            "SSH_ASKPASS gave no answer: {why}; run: tunnelctl answer {tunnel}"
+            "SSH_ASKPASS gave no answer: {error}; run: tunnelctl answer {tunnel}"
         ),
     }
 }
@@ -181,24 +193,24 @@ async fn ask(askpass: &Askpass, prompt: &Prompt, supervisor: &Supervisor, window
 mod tests {
     use super::*;
 
-    fn of(vars: &[(&str, &str)]) -> Option<Askpass> {
+    fn askpass(vars: &[(&str, &str)]) -> Option<Askpass> {
         let find = |name: &str| vars.iter().find(|(known, _)| *known == name);
-        Askpass::of(&|name| find(name).map(|(_, value)| OsString::from(value)))
+        Askpass::from_env(&|name| find(name).map(|(_, value)| OsString::from(value)))
     }
 
     #[test]
-    fn askpass_is_used_where_ssh_without_a_terminal_uses_it() {
+    fn askpass_is_used_in_the_same_cases_as_by_ssh_without_a_terminal() {
         let program = ("SSH_ASKPASS", "/bin/ask");
         let force = ("SSH_ASKPASS_REQUIRE", "force");
         let used = Some(Askpass("/bin/ask".into()));
-        assert_eq!(of(&[program]), None);
-        assert_eq!(of(&[program, ("DISPLAY", "")]), None);
-        assert_eq!(of(&[program, ("DISPLAY", ":0")]), used);
-        assert_eq!(of(&[program, ("WAYLAND_DISPLAY", "wayland-0")]), used);
-        assert_eq!(of(&[program, force]), used);
-        assert_eq!(of(&[program, ("SSH_ASKPASS_REQUIRE", "FORCE")]), used);
+        assert_eq!(askpass(&[program]), None);
+        assert_eq!(askpass(&[program, ("DISPLAY", "")]), None);
+        assert_eq!(askpass(&[program, ("DISPLAY", ":0")]), used);
+        assert_eq!(askpass(&[program, ("WAYLAND_DISPLAY", "wayland-0")]), used);
+        assert_eq!(askpass(&[program, force]), used);
+        assert_eq!(askpass(&[program, ("SSH_ASKPASS_REQUIRE", "FORCE")]), used);
         let never = ("SSH_ASKPASS_REQUIRE", "never");
-        assert_eq!(of(&[program, ("DISPLAY", ":0"), never]), None);
-        assert_eq!(of(&[("DISPLAY", ":0"), force]), None);
+        assert_eq!(askpass(&[program, ("DISPLAY", ":0"), never]), None);
+        assert_eq!(askpass(&[("DISPLAY", ":0"), force]), None);
     }
 }

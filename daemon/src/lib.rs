@@ -1,5 +1,8 @@
-//! tunneld's floors, lowest first: words (`addr`, `failure`, `prompt`), `config`, `session`, `forward`,
-//! `tunnel`, `supervisor`, `control`. Imports run downward only. [`run`] is the order of start and stop.
+//! The daemon: [`run`] starts everything in order and stops it in order.
+//!
+//! Modules by layer, lowest first; imports run downward only. Words without effects: `backoff`, `failure`, `prompt`.
+//! Bytes and sessions: `session` (SSH), `dynamic` (SOCKS), `forward`. Tunnels: `tunnel`, `supervisor`. Around them:
+//! `state_file`, `log`, `reload`, `hooks`, `control`, `check`.
 
 pub mod backoff;
 pub mod check;
@@ -11,6 +14,7 @@ pub mod failure;
 pub mod forward;
 mod hooks;
 pub mod log;
+pub mod paths;
 pub mod prompt;
 
 pub mod reload;
@@ -28,124 +32,144 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tunneld_platform::subprocess::TokioPrograms;
 use tunneld_proto::endpoint::{self, Endpoint, Listener};
-use tunneld_proto::paths::{self, Env};
+use tunneld_proto::paths::Env;
 
-use control::Context;
+use control::ControlContext;
 use daemon::Daemon;
 use log::Log;
-use reload::ReloadHandle;
+use paths::{config_dir, with_hint};
 use reload::watcher::Watcher;
+use reload::{ReloadContext, ReloadTask};
 use state_file::StateFile;
 use supervisor::Supervisor;
 use tunneld_config::load::{Loaded, Loader};
 use tunneld_config::model::Tunnel;
 use tunneld_platform::signals::{Signal, Signals};
 
-/// What the command line says.
+/// Options of the command line. `None` means the default.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// The configuration directory.
+pub struct DaemonOptions {
+    /// Configuration directory.
     pub config_dir: Option<PathBuf>,
-    /// The control socket.
+    /// Control socket: a path, on Windows the name of a pipe.
     pub socket: Option<PathBuf>,
-    /// The log filter.
+    /// Log filter; it has precedence over `RUST_LOG` and the configuration.
     pub log: Option<String>,
-    /// The log file.
+    /// Log file, instead of the journal or standard error.
     pub log_file: Option<PathBuf>,
 }
 
-/// Where the configuration is.
+/// Runs the daemon until a signal or `daemon.shutdown` stops it.
 ///
 /// # Errors
-/// Where no directory can be told.
-pub fn config_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    paths::config_dir(given, &Env::from_process())
-        .map_err(|error| with_hint(&error, error.hint()))
-        .context("cannot tell the configuration directory")
-}
-
-/// Runs the daemon until it is told to stop.
-///
-/// # Errors
-/// What keeps it from beginning: another daemon, an unsafe place, a log that cannot be written.
-pub async fn run(options: Options) -> anyhow::Result<()> {
-    let (log, filter_given) = start_log(&options)?;
-    let mut signals = Signals::take().context("cannot take the signals over")?;
+/// What prevents the start: another daemon on the same socket, an unsafe folder of the socket, a log that cannot be
+/// written. Errors of the configuration do not: they are reported in the status.
+pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
+    let (log, filter_fixed) = start_log(&options)?;
+    let mut signals = Signals::install().context("cannot install the signal handlers")?;
+    // The socket is bound before the configuration is read: a second daemon ends here, before it does anything, and
+    // clients that connect early wait in the backlog instead of failing while `ssh -G` runs.
     let listener = listen(options.socket.as_deref())?;
     let dir = config_dir(options.config_dir.as_deref())?;
 
-    // Before the first reading, so that what changes meanwhile is seen.
-    let mut watcher = Watcher::new(&dir);
-    // ssh's own file, which tunnels may take their options from.
-    watcher.also(std::env::home_dir().map(|home| home.join(".ssh/config")));
-    let loader = Loader::new(
-        dir.clone(),
-        tunneld_config::env::Env::from_process(),
-        Arc::new(TokioPrograms),
-    );
-    let mut loader = loader.asked_for(options.config_dir.is_some());
-    let store = Arc::new(StateFile::open(listener.endpoint().beside("state.json")));
-    let reading = async {
-        let first = reload::load(&mut loader).await;
-        let made = reload::bring_back(&store, &loader, &[]).await;
-        (first, made)
-    };
-    let Some((first, made)) = unless_stopped(&mut signals, reading).await else {
+    let state_file = Arc::new(StateFile::open(listener.endpoint().beside("state.json")));
+    let reading = FirstReading::read(&dir, options.config_dir.is_some(), &state_file);
+    let Some(first) = or_shutdown(&mut signals, reading).await else {
         tracing::info!("stopped before the configuration was read");
         return Ok(());
     };
-    if let (false, Some(filter)) = (filter_given, &first.daemon.log)
+    let FirstReading {
+        watcher,
+        loader,
+        loaded,
+        ad_hoc,
+    } = first;
+    if let (false, Some(filter)) = (filter_fixed, &loaded.daemon.log)
         && let Err(error) = log.set_filter(filter)
     {
         tracing::warn!("[daemon] log: {error:#}");
     }
 
     let mut tasks = JoinSet::new();
-    let supervisor = Supervisor::start(first.daemon.max_concurrent_connects, &mut tasks);
-    let level = (!filter_given).then(|| log.clone());
-    let (reloader, reloading) = ReloadHandle::new(
+    let supervisor = Supervisor::start(loaded.daemon.max_concurrent_connects, &mut tasks);
+    let reload = ReloadContext {
         dir,
         loader,
-        &first,
-        level,
-        store.clone(),
-        supervisor.clone(),
-    );
-    let context = Arc::new(Context {
+        log: (!filter_fixed).then(|| log.clone()),
+        state_file: state_file.clone(),
+        supervisor: supervisor.clone(),
+    };
+    let (reloader, reload_task) = ReloadTask::new(reload, &loaded);
+    let context = Arc::new(ControlContext {
         supervisor,
         reloader,
-        store,
+        state_file,
         log,
         socket: listener.endpoint().to_string(),
         notes: listener.endpoint().notes().to_vec(),
-        since: jiff::Timestamp::now(),
-        clients: AtomicUsize::new(0),
+        started_at: jiff::Timestamp::now(),
+        client_count: AtomicUsize::new(0),
         stopping: CancellationToken::new(),
         stopped: CancellationToken::new(),
     });
-    begin(&context, first, made).await;
+    // The supervisor has the tunnels before the first client is accepted: no client sees an empty list.
+    start_tunnels(&context, loaded, ad_hoc).await;
     let mut daemon = Daemon { context, tasks };
-    daemon.serve(listener, reloading, watcher);
-    daemon.ready().await;
-    daemon.watch(&mut signals).await;
+    daemon.serve(listener, reload_task, watcher);
+    daemon.notify_ready().await;
+    daemon.run_until_stop(&mut signals).await;
     daemon.stop().await;
     Ok(())
 }
 
-/// What comes of `work`; none where a signal says stop before.
-async fn unless_stopped<T>(signals: &mut Signals, work: impl Future<Output = T>) -> Option<T> {
-    let stopped = async {
-        // A reload is under way already.
+/// Configuration as it is when the daemon starts.
+struct FirstReading {
+    watcher: Watcher,
+    loader: Loader,
+    loaded: Loaded,
+    /// Ad-hoc tunnels of an earlier daemon, from the state file.
+    ad_hoc: Vec<Tunnel>,
+}
+
+impl FirstReading {
+    /// Reads the configuration. With `explicit_dir`, the user named the directory, so that it must exist.
+    async fn read(dir: &Path, explicit_dir: bool, state_file: &StateFile) -> Self {
+        // Created before the reading, so that a change during the reading is noticed afterwards.
+        let mut watcher = Watcher::new(dir);
+        // Tunnels take options from ssh's own configuration.
+        watcher.add_files(std::env::home_dir().map(|home| home.join(".ssh/config")));
+        let loader = Loader::new(
+            dir.to_owned(),
+            tunneld_config::env::Env::from_process(),
+            Arc::new(TokioPrograms),
+        );
+        let mut loader = loader.asked_for(explicit_dir);
+        let loaded = reload::load(&mut loader).await;
+        let ad_hoc = reload::restore_ad_hoc(state_file, &loader, &[]).await;
+        Self {
+            watcher,
+            loader,
+            loaded,
+            ad_hoc,
+        }
+    }
+}
+
+/// Returns the result of `work`. `None` if a stop signal arrives first.
+async fn or_shutdown<T>(signals: &mut Signals, work: impl Future<Output = T>) -> Option<T> {
+    let stop_signal = async {
+        // SIGHUP has nothing to do: the configuration is being read already.
         while signals.next().await != Signal::Stop {}
     };
     tokio::select! {
         done = work => Some(done),
-        () = stopped => None,
+        () = stop_signal => None,
     }
 }
 
-/// The log, and whether its filter was given on the command line or in the environment.
-fn start_log(options: &Options) -> anyhow::Result<(Log, bool)> {
+/// Starts the log. Also returns whether its filter is fixed by the command line or `RUST_LOG`, so that the
+/// configuration does not change it.
+fn start_log(options: &DaemonOptions) -> anyhow::Result<(Log, bool)> {
     let file = options.log_file.as_deref();
     if let Some(filter) = &options.log {
         return Ok((Log::start(filter, file)?, true));
@@ -153,19 +177,20 @@ fn start_log(options: &Options) -> anyhow::Result<(Log, bool)> {
     let inherited = std::env::var("RUST_LOG")
         .ok()
         .filter(|filter| !filter.is_empty());
-    match inherited.map(|filter| (log::parse(&filter).map(drop), filter)) {
+    match inherited.map(|filter| (log::parse_filter(&filter).map(drop), filter)) {
         Some((Ok(()), filter)) => Ok((Log::start(&filter, file)?, true)),
+        // A bad --log is an error of the command line. RUST_LOG may be meant for other programs.
         Some((Err(error), _)) => {
             let log = Log::start(log::DEFAULT_FILTER, file)?;
-            tracing::warn!("RUST_LOG is left unread: {error:#}");
+            tracing::warn!("RUST_LOG is ignored: {error:#}");
             Ok((log, false))
         }
         None => Ok((Log::start(log::DEFAULT_FILTER, file)?, false)),
     }
 }
 
-fn listen(given: Option<&Path>) -> anyhow::Result<Listener> {
-    let endpoint = Endpoint::resolve(given, &Env::from_process())
+fn listen(explicit: Option<&Path>) -> anyhow::Result<Listener> {
+    let endpoint = Endpoint::resolve(explicit, &Env::from_process())
         .map_err(|error| with_hint(&error, error.hint()))?;
     for note in endpoint.notes() {
         tracing::warn!("{note}");
@@ -173,44 +198,37 @@ fn listen(given: Option<&Path>) -> anyhow::Result<Listener> {
     endpoint::listen(&endpoint).map_err(|error| with_hint(&error, &error.hint()))
 }
 
-/// One error of the words, its causes and its hint.
-fn with_hint(error: &dyn std::error::Error, hint: &str) -> anyhow::Error {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    anyhow::anyhow!("{text}\n  hint: {hint}")
-}
-
-/// The first tunnels.
-async fn begin(context: &Context, first: Loaded, made: Vec<Tunnel>) {
-    let Context {
-        supervisor, store, ..
+/// Gives the first configuration and the ad-hoc tunnels of an earlier daemon to the supervisor.
+async fn start_tunnels(context: &ControlContext, loaded: Loaded, ad_hoc: Vec<Tunnel>) {
+    let ControlContext {
+        supervisor,
+        state_file,
+        ..
     } = context;
-    supervisor.set_desired(store.desired()).await;
-    let count = first.tunnels.len();
-    if first.faults.is_empty() {
-        let known: Vec<&str> = first
+    // Before the tunnels: a tunnel that was taken down must not connect after a restart.
+    supervisor.set_desired(state_file.desired()).await;
+    let count = loaded.tunnels.len();
+    // With faults, a configured tunnel may only be missing because its file does not parse: keep what is known of it.
+    if loaded.faults.is_empty() {
+        let configured: Vec<&str> = loaded
             .tunnels
             .iter()
             .map(|tunnel| tunnel.name.as_str())
             .collect();
-        store.unwant_all_but(&known);
+        state_file.retain_desired(&configured);
     }
-    if let Err(error) = supervisor.apply(first.tunnels).await {
+    if let Err(error) = supervisor.apply(loaded.tunnels).await {
         tracing::error!("cannot start the tunnels: {error}");
     }
-    for tunnel in made {
+    for tunnel in ad_hoc {
         let name = tunnel.name.clone();
         if supervisor.add(tunnel).await.is_err() {
-            // The configuration has one of that name by now, and goes first.
-            store.forget_made(&name);
+            // The configuration has a tunnel of that name now, which has precedence.
+            state_file.remove_ad_hoc(&name);
         }
     }
     tracing::info!(
-        "tunneld {} runs: {count} tunnels from {}, commands at {}",
+        "tunneld {} runs: {count} tunnels from {}, control socket {}",
         tunneld_proto::version::VERSION,
         context.reloader.dir().display(),
         context.socket,

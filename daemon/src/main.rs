@@ -1,11 +1,12 @@
-//! The `tunneld` program: arguments, the process's own safety, a runtime, the daemon, an exit code.
+//! The `tunneld` program: parses the arguments, hardens the process, starts the runtime, runs the daemon or a
+//! subcommand, and returns the exit code.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Keeps SSH tunnels up for ever, as its configuration says. Runs in the foreground; tunnelctl commands it.
+/// Keeps the SSH tunnels of its configuration connected. Runs in the foreground; tunnelctl controls it.
 #[derive(Parser)]
 #[command(name = "tunneld", version)]
 struct Arguments {
@@ -13,10 +14,10 @@ struct Arguments {
     command: Option<Command>,
     #[command(flatten)]
     common: Common,
-    /// The control socket
+    /// Path of the control socket
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// What is logged: a level, or pairs such as info,tunneld=debug
+    /// Log filter: a level, or pairs such as info,tunneld=debug
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
     /// Log to this file instead of the journal or stderr
@@ -29,31 +30,31 @@ struct Arguments {
 
 #[derive(Args)]
 struct Common {
-    /// The configuration directory
+    /// Configuration directory
     #[arg(long, value_name = "DIR", global = true)]
     config_dir: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Prove the configuration and end
-    Check(tunneld::check::Arguments),
+    /// Check the configuration and exit
+    Check(tunneld::check::CheckArguments),
     #[cfg(feature = "demo")]
-    /// Show it at work: an SSH server, a page behind it and tunneld, all in a temporary home
-    Demo(tunneld_demo::Arguments),
+    /// Demonstrate tunneld with an SSH server and a web page in a temporary home
+    Demo(tunneld_demo::DemoArguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = tunneld_platform::process::harden().and_then(|()| {
-        // One thread: a byte that changes threads on its way costs more than a second core gives.
+        // One thread: handing a byte from one thread to another costs more than a second core gains.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let ended = runtime.block_on(perform(arguments));
-        // A lookup that hangs in a thread of its own does not keep the process.
+        let outcome = runtime.block_on(perform(arguments));
+        // Does not wait for blocking threads: a name lookup that hangs must not keep the process alive.
         runtime.shutdown_background();
-        ended
+        outcome
     });
     outcome.unwrap_or_else(|error| {
         eprintln!("tunneld: {error:#}");
@@ -70,10 +71,10 @@ async fn perform(arguments: Arguments) -> anyhow::Result<ExitCode> {
         None => {
             let verbose = match arguments.verbose {
                 0 => None,
-                1 => Some("debug,russh=info".to_owned()),
+                1 => Some("debug".to_owned()),
                 _ => Some("trace".to_owned()),
             };
-            let options = tunneld::Options {
+            let options = tunneld::DaemonOptions {
                 config_dir,
                 socket: arguments.socket,
                 log: arguments.log.or(verbose),

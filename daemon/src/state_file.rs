@@ -59,17 +59,17 @@ impl StateFile {
     }
 
     /// The tunnels made on the command line.
-    pub fn made(&self) -> BTreeMap<String, Value> {
+    pub fn ad_hoc(&self) -> BTreeMap<String, Value> {
         self.state().made.clone()
     }
 
     /// Whether this tunnel was made on the command line.
-    pub fn is_made(&self, name: &str) -> bool {
+    pub fn is_ad_hoc(&self, name: &str) -> bool {
         self.state().made.contains_key(name)
     }
 
     /// Keeps what is wanted of these tunnels.
-    pub fn want(&self, names: &[String], desired: Desired) {
+    pub fn set_desired(&self, names: &[String], desired: Desired) {
         self.change(|state| {
             for name in names {
                 state.desired.insert(name.clone(), desired);
@@ -78,7 +78,7 @@ impl StateFile {
     }
 
     /// Keeps a tunnel that was made.
-    pub fn make(&self, name: &str, spec: Value) {
+    pub fn insert_ad_hoc(&self, name: &str, spec: Value) {
         self.change(|state| drop(state.made.insert(name.to_owned(), spec)));
     }
 
@@ -91,7 +91,7 @@ impl StateFile {
     }
 
     /// Forgets what was wanted of tunnels that are neither configured, as these are, nor made.
-    pub fn unwant_all_but(&self, configured: &[&str]) {
+    pub fn retain_desired(&self, configured: &[&str]) {
         self.change(|state| {
             let State { desired, made, .. } = state;
             desired
@@ -100,7 +100,7 @@ impl StateFile {
     }
 
     /// Forgets that a tunnel was made: it stands in the configuration by now.
-    pub fn forget_made(&self, name: &str) {
+    pub fn remove_ad_hoc(&self, name: &str) {
         self.change(|state| drop(state.made.remove(name)));
     }
 
@@ -149,20 +149,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("state.json");
         let store = StateFile::open(file.clone());
-        store.want(&["db".into(), "web".into()], Desired::Down);
-        store.want(&["web".into()], Desired::Up);
-        store.make("quick", serde_json::json!({"host": "h"}));
-        store.make("gone", serde_json::json!({}));
+        store.set_desired(&["db".into(), "web".into()], Desired::Down);
+        store.set_desired(&["web".into()], Desired::Up);
+        store.insert_ad_hoc("quick", serde_json::json!({"host": "h"}));
+        store.insert_ad_hoc("gone", serde_json::json!({}));
         store.forget("gone");
-        store.want(&["removed".into()], Desired::Up);
-        store.want(&["quick".into()], Desired::Down);
-        store.unwant_all_but(&["db", "web"]);
+        store.set_desired(&["removed".into()], Desired::Up);
+        store.set_desired(&["quick".into()], Desired::Down);
+        store.retain_desired(&["db", "web"]);
         let again = StateFile::open(file.clone());
         assert_eq!(again.desired()["db"], Desired::Down);
         assert_eq!(again.desired()["web"], Desired::Up);
         assert_eq!(again.desired()["quick"], Desired::Down);
         assert!(!again.desired().contains_key("removed"));
-        assert!(again.is_made("quick") && !again.is_made("gone"));
+        assert!(again.is_ad_hoc("quick") && !again.is_ad_hoc("gone"));
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;

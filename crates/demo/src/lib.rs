@@ -1,10 +1,11 @@
-//! `tunneld demo`: an SSH server, a web page behind it and the real daemon, all on this machine and in a temporary
-//! home; shows the tunnels coming up, what to try, a cut of the connection and the return.
+//! `tunneld demo`: runs an SSH server, a web page behind it and the real daemon on this machine, in a temporary home.
+//!
+//! It shows how the tunnel connects, lists commands to try, then cuts the connection and shows the reconnect.
 
 mod page;
+mod sandbox;
 mod show;
 mod ssh_server;
-mod world;
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
@@ -18,20 +19,20 @@ use tunneld_proto::client::{Client, Notification};
 use tunneld_proto::message::{EventBody, Snapshot, Subscribe, method};
 use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
 
-use show::{say, table};
+use sandbox::Sandbox;
+use show::{print, table};
 use tunneld_platform::signals::{Signal, Signals};
-use world::World;
 
-/// Everything must happen within this, or the demo says what did not.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for the tunnel to be up; then the demo fails.
+const UP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Before the first cut, so that a person can follow.
-const LOOK_AROUND: Duration = Duration::from_secs(4);
+/// Pause before the first cut, so that the user can read.
+const FIRST_CUT_DELAY: Duration = Duration::from_secs(4);
 
-/// What `demo` takes.
+/// Arguments of `tunneld demo`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Arguments {
-    /// End by itself after the return was shown
+pub struct DemoArguments {
+    /// Exit after the first reconnect
     #[arg(long, hide = true)]
     once: bool,
 }
@@ -39,80 +40,88 @@ pub struct Arguments {
 /// Runs the demo until Ctrl-C.
 ///
 /// # Errors
-/// What did not work, with the daemon's last log lines.
-pub async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::take().context("cannot take the signals over")?;
-    let mut world = World::make().await?;
-    let told = tokio::select! {
-        told = story(&mut world, arguments.once) => told,
-        () = stop(&mut signals) => {
-            say("\nStopping.");
+/// The step that failed, with the last lines of the daemon's log.
+pub async fn run(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::install().context("cannot install the signal handlers")?;
+    let mut sandbox = Sandbox::start().await?;
+    let outcome = tokio::select! {
+        outcome = run_steps(&mut sandbox, arguments.once) => outcome,
+        () = wait_for_stop(&mut signals) => {
+            print("\nStopping.");
             Ok(())
         }
     };
-    let told = told.map_err(|error| match world.log_tail() {
+    let outcome = outcome.map_err(|error| match sandbox.log_tail() {
         tail if tail.is_empty() => error,
         tail => error.context(format!(
-            "the demo did not work; the daemon's last words:\n{tail}"
+            "the demo failed; the last lines of the daemon's log:\n{tail}"
         )),
     });
-    world.end().await;
-    told.map(|()| ExitCode::SUCCESS)
+    sandbox.stop().await;
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
-async fn stop(signals: &mut Signals) {
+async fn wait_for_stop(signals: &mut Signals) {
     while signals.next().await != Signal::Stop {}
 }
 
-async fn story(world: &mut World, once: bool) -> anyhow::Result<()> {
-    say(&format!(
+async fn run_steps(sandbox: &mut Sandbox, once: bool) -> anyhow::Result<()> {
+    print(&format!(
         "An SSH server at {}, a web page behind it, and tunneld with this configuration:\n\n{}",
-        world.server.address(),
-        show::indented(&world.config)
+        sandbox.server.address(),
+        show::indented(&sandbox.config)
     ));
-    let mut watch = Watch::begin(world).await?;
-    say("The tunnel comes up:");
+    let mut watch = StatusWatch::start(sandbox).await?;
+    print("The tunnel connects:");
     let status = watch.until_up(None).await?;
-    say(&format!("\n{}", table(&status)));
+    print(&format!("\n{}", table(&status)));
 
-    let ways = Ways::of(&status)?;
-    ways.try_all()
+    let forwards = ForwardAddresses::of(&status)?;
+    forwards
+        .try_all()
         .await
-        .context("a way that is about to be shown does not work")?;
-    say(&format!(
+        .context("a forward does not work")?;
+    print(&format!(
         "To try in another terminal:\n\n{}",
-        ways.told(world)
+        forwards.commands(sandbox)
     ));
-    let mut pause = if once { Duration::ZERO } else { LOOK_AROUND };
+    let mut pause = if once {
+        Duration::ZERO
+    } else {
+        FIRST_CUT_DELAY
+    };
     loop {
-        // Time to read, not to wait for anything.
+        // For the reader only: nothing is waited for.
         sleep(std::mem::take(&mut pause)).await;
-        say("Now the SSH connection is cut. A connection made meanwhile is held, not refused:");
+        print(
+            "Now the SSH connection is cut. A new connection to the local forward is held until the tunnel is back:",
+        );
         let (cut, since) = (Instant::now(), jiff::Timestamp::now());
-        world.server.cut();
-        let (held, status) = tokio::join!(page::get(ways.local), watch.until_up(Some(since)));
-        held.context("a connection made while the session was away failed")?;
+        sandbox.server.cut();
+        let (held, status) = tokio::join!(page::get(forwards.local), watch.until_up(Some(since)));
+        held.context("a connection made while the session was down failed")?;
         let status = status?;
-        ways.try_all().await.context("after the return")?;
-        say(&format!(
-            "\nBack after {} ms; the held connection got its page, and all three ways work again.\n\n{}",
+        forwards.try_all().await.context("after the reconnect")?;
+        print(&format!(
+            "\nReconnected after {} ms; the held connection got its page, and all three forwards work again.\n\n{}",
             cut.elapsed().as_millis(),
             table(&status)
         ));
         if once {
             return Ok(());
         }
-        again().await;
+        wait_for_enter().await;
     }
 }
 
-/// Waits for the wish to see it again; without a terminal, for ever.
-async fn again() {
+/// Waits until the user presses Enter. Without a terminal, or after the end of input, waits for ever: only Ctrl-C ends
+/// the demo.
+async fn wait_for_enter() {
     if !std::io::stdin().is_terminal() {
-        say("Ctrl-C ends the demo.");
+        print("Ctrl-C ends the demo.");
         return std::future::pending().await;
     }
-    say("Enter cuts again, Ctrl-C ends the demo.");
+    print("Enter cuts the connection again, Ctrl-C ends the demo.");
     let mut line = String::new();
     match BufReader::new(tokio::io::stdin())
         .read_line(&mut line)
@@ -123,39 +132,40 @@ async fn again() {
     }
 }
 
-/// The daemon's own word on how the tunnel stands.
-struct Watch {
+/// Follows the status of the tunnel through the daemon's events, and prints each change.
+struct StatusWatch {
     client: Client,
-    begun: Instant,
+    started: Instant,
     last: TunnelStatus,
 }
 
-impl Watch {
-    async fn begin(world: &mut World) -> anyhow::Result<Self> {
-        let begun = Instant::now();
-        let mut client = world.connect().await?;
+impl StatusWatch {
+    async fn start(sandbox: &mut Sandbox) -> anyhow::Result<Self> {
+        let started = Instant::now();
+        let mut client = sandbox.connect().await?;
         let subscribed: Snapshot = client
             .call(method::SUBSCRIBE, &Subscribe::default())
             .await?;
         let mut tunnels = subscribed.tunnels.into_iter();
         let last = tunnels
             .next()
-            .context("the daemon has no tunnel: its configuration was refused")?;
+            .context("the daemon has no tunnel: its configuration has errors")?;
         Ok(Self {
             client,
-            begun,
+            started,
             last,
         })
     }
 
-    /// Shows each change until the tunnel is up, with a session made after `since` where that is given.
+    /// Prints each change until the tunnel is up and returns its status. With `since`, the session must be newer: right
+    /// after a cut the daemon may still report the old session as up.
     async fn until_up(&mut self, since: Option<jiff::Timestamp>) -> anyhow::Result<TunnelStatus> {
-        let reached = timeout(PATIENCE, async {
+        let reached = timeout(UP_TIMEOUT, async {
             loop {
                 let session = self.last.session.as_ref().map(|session| session.since);
-                let fresh =
+                let is_new =
                     since.is_none_or(|since| session.is_some_and(|session| session >= since));
-                if self.last.state == State::Up && fresh {
+                if self.last.state == State::Up && is_new {
                     return Ok(self.last.clone());
                 }
                 self.next().await?;
@@ -163,13 +173,14 @@ impl Watch {
         });
         let Ok(reached) = reached.await else {
             bail!(
-                "the tunnel is {} after {PATIENCE:?}",
+                "the tunnel is {} after {UP_TIMEOUT:?}",
                 self.last.state.as_str()
             );
         };
         reached
     }
 
+    /// Receives one notification; prints it if it changes the state of the tunnel.
     async fn next(&mut self) -> anyhow::Result<()> {
         let tunnel = match self.client.notification().await? {
             Some(Notification::Event(event)) => match event.body {
@@ -188,9 +199,9 @@ impl Watch {
         let (before, now) = (show::state(&self.last), show::state(&tunnel));
         let now = (before != now).then_some(now);
         for line in show::loss(&self.last, &tunnel).into_iter().chain(now) {
-            say(&format!(
+            print(&format!(
                 "  {:>7.3} s  {line}",
-                self.begun.elapsed().as_secs_f64()
+                self.started.elapsed().as_secs_f64()
             ));
         }
         self.last = tunnel;
@@ -198,14 +209,14 @@ impl Watch {
     }
 }
 
-/// The three ways through the tunnel.
-struct Ways {
+/// Addresses at which the three forwards of the tunnel listen.
+struct ForwardAddresses {
     local: SocketAddr,
     remote: SocketAddr,
     dynamic: SocketAddr,
 }
 
-impl Ways {
+impl ForwardAddresses {
     fn of(status: &TunnelStatus) -> anyhow::Result<Self> {
         let find = |kind: ForwardKind| {
             let forward = status.forwards.iter().find(|forward| forward.kind == kind);
@@ -218,7 +229,7 @@ impl Ways {
             let port: u16 = port
                 .parse()
                 .with_context(|| format!("the port of {listen}"))?;
-            ensure!(port != 0, "the {} forward tells no port", kind.as_str());
+            ensure!(port != 0, "the {} forward has no port", kind.as_str());
             Ok(SocketAddr::from(([127, 0, 0, 1], port)))
         };
         Ok(Self {
@@ -228,6 +239,7 @@ impl Ways {
         })
     }
 
+    /// Reads a page through each forward.
     async fn try_all(&self) -> anyhow::Result<()> {
         page::get(self.local)
             .await
@@ -235,23 +247,24 @@ impl Ways {
         page::get(self.remote)
             .await
             .context("through the remote forward")?;
-        let through = page::get_by_socks(self.dynamic, ssh_server::FAR_HOST, 80);
-        through.await.context("through the dynamic forward")
+        let read = page::get_by_socks(self.dynamic, ssh_server::PAGE_HOST, 80);
+        read.await.context("through the dynamic forward")
     }
 
-    fn told(&self, world: &World) -> String {
+    /// Returns command lines that the user can try.
+    fn commands(&self, sandbox: &Sandbox) -> String {
         let Self {
             local,
             remote,
             dynamic,
         } = self;
-        let tunnelctl = world.tunnelctl();
+        let tunnelctl = sandbox.tunnelctl_command();
         format!(
             "  curl http://{local}/\n  \
              curl http://{remote}/\n  \
              curl --socks5-hostname {dynamic} http://{host}/\n  \
              {tunnelctl} status\n",
-            host = ssh_server::FAR_HOST,
+            host = ssh_server::PAGE_HOST,
         )
     }
 }

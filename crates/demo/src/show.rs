@@ -1,24 +1,24 @@
-//! What the demo says, on stdout.
+//! Text output of the demo on standard output.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 
 use tunneld_proto::status::{State, TunnelStatus};
 
-/// One paragraph. Who closes stdout has seen enough.
-pub(crate) fn say(text: &str) {
+/// Prints one paragraph. Errors are ignored: a closed standard output must not end the demo.
+pub(crate) fn print(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = writeln!(stdout, "{text}");
     let _ = stdout.flush();
 }
 
-/// Each line two columns in.
+/// Indents each line by two columns.
 pub(crate) fn indented(text: &str) -> String {
     text.lines()
         .fold(String::new(), |all, line| all + "  " + line + "\n")
 }
 
-/// `connecting (kex)`, `waiting: the server closed the connection`.
+/// Describes the state of a tunnel, such as `connecting (kex)` or `waiting: the server closed the connection`.
 pub(crate) fn state(tunnel: &TunnelStatus) -> String {
     let mut state = tunnel.state.as_str().to_owned();
     if let Some(phase) = tunnel.phase {
@@ -30,23 +30,16 @@ pub(crate) fn state(tunnel: &TunnelStatus) -> String {
     state
 }
 
-/// Why the session is gone, where it is.
+/// Describes why the session was lost between two statuses. `None` if it was not lost.
 pub(crate) fn loss(before: &TunnelStatus, now: &TunnelStatus) -> Option<String> {
     let lost = before.session.is_some() && now.session.is_none();
     let error = now.last_error.as_ref().filter(|_| lost)?;
     Some(format!("lost: {}", error.message))
 }
 
-/// A line for each forward.
+/// Returns a table with one line per forward.
 pub(crate) fn table(tunnel: &TunnelStatus) -> String {
-    let head = [
-        "TUNNEL",
-        "STATE",
-        "KIND",
-        "LISTENS AT",
-        "LEADS TO",
-        "FORWARD",
-    ];
+    let head = ["TUNNEL", "STATE", "KIND", "LISTENS ON", "TARGET", "FORWARD"];
     let mut rows = vec![head.map(str::to_owned)];
     for forward in &tunnel.forwards {
         rows.push([

@@ -1,6 +1,6 @@
-//! The demo's SSH server: one key logs in, connections go to loopback alone, and the line can be cut.
+//! The demo's SSH server: it accepts one key, forwards to loopback addresses only, and can cut its connections.
 //!
-//! The only file beside `session` that names the SSH library: it is the other end, which tunneld has no use for.
+//! It uses russh, because `tunneld-ssh` has no server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -14,26 +14,28 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// A name that this server alone knows.
-pub(crate) const FAR_HOST: &str = "web.demo";
+/// Host name that only this server resolves: the page behind it.
+pub(crate) const PAGE_HOST: &str = "web.demo";
 
-/// The running server; its drop ends it.
+/// Running server; dropping it closes the listener and all connections.
 pub(crate) struct SshServer {
     address: SocketAddr,
+    /// A change cuts all connections.
     cuts: watch::Sender<()>,
     _accepting: JoinSet<()>,
 }
 
-/// What all connections share.
-struct Shared {
+/// State shared by all connections.
+struct ServerState {
     user_key: PublicKey,
     page: SocketAddr,
-    /// The port of the remote forward: the same one again after a cut.
+    /// Port of the last remote forward, 0 before the first. A client that asks for any port gets this one again, so that
+    /// the address shown to the user stays valid after a cut.
     remote_port: AtomicU16,
 }
 
 impl SshServer {
-    /// Listens on a free loopback port; `page` is what [`FAR_HOST`] leads to.
+    /// Starts to listen on a free loopback port. `page` is the address of [`PAGE_HOST`].
     pub(crate) async fn start(
         host_key: PrivateKey,
         user_key: PublicKey,
@@ -42,11 +44,12 @@ impl SshServer {
         let config = Arc::new(Config {
             keys: vec![host_key],
             nodelay: true,
-            // The first look at what logins there are needs no penalty.
+            // A client's first request asks for the methods (`none`, RFC 4252 §5.2) and is always rejected: without
+            // delay, or every login would be slow.
             auth_rejection_time_initial: Some(Duration::ZERO),
             ..Config::default()
         });
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServerState {
             user_key,
             page,
             remote_port: AtomicU16::new(0),
@@ -63,12 +66,12 @@ impl SshServer {
         })
     }
 
-    /// Where it listens.
+    /// Returns the address of the listener.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Cuts every connection that stands.
+    /// Resets all connections that are open now.
     pub(crate) fn cut(&self) {
         self.cuts.send_replace(());
     }
@@ -77,7 +80,7 @@ impl SshServer {
 async fn accept(
     listener: TcpListener,
     config: Arc<Config>,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     cuts: watch::Sender<()>,
 ) {
     let mut connections = JoinSet::new();
@@ -92,44 +95,45 @@ async fn accept(
     }
 }
 
-/// One connection: the library gets a pipe, so that the socket stays in a hand that can cut it.
+/// Serves one connection. russh gets a pipe and not the socket itself, so that the socket can be reset from here.
 async fn serve(
     mut stream: TcpStream,
     config: Arc<Config>,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     mut cuts: watch::Receiver<()>,
 ) {
     cuts.mark_unchanged();
-    let (near, mut far) = tokio::io::duplex(256 * 1024);
-    let connection = Connection {
+    let (ssh_end, mut socket_end) = tokio::io::duplex(256 * 1024);
+    let connection = ServerConnection {
         shared,
         tasks: JoinSet::new(),
-        listening: None,
+        remote_forward: None,
     };
-    let session = run_stream(config, near, connection);
-    let carried = async {
+    let session = run_stream(config, ssh_end, connection);
+    let relaying = async {
         let (session, _) = tokio::join!(
             async { session.await.ok()?.await.ok() },
-            tokio::io::copy_bidirectional(&mut stream, &mut far)
+            tokio::io::copy_bidirectional(&mut stream, &mut socket_end)
         );
         session
     };
     tokio::select! {
-        _ = carried => {}
+        _ = relaying => {}
         _ = cuts.changed() => {}
     }
-    // A reset, as a broken line gives it.
+    // With SO_LINGER 0 the close sends RST instead of FIN, as after a broken network path.
     let _ = stream.set_zero_linger();
 }
 
-/// The far side of one connection.
-struct Connection {
-    shared: Arc<Shared>,
+/// Handler of one connection.
+struct ServerConnection {
+    shared: Arc<ServerState>,
     tasks: JoinSet<()>,
-    listening: Option<JoinSet<()>>,
+    /// Task of the remote forward; `None` if there is none.
+    remote_forward: Option<JoinSet<()>>,
 }
 
-impl Handler for Connection {
+impl Handler for ServerConnection {
     type Error = russh::Error;
 
     async fn auth_publickey(
@@ -137,8 +141,12 @@ impl Handler for Connection {
         _: &str,
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
-        let known = key.public_key.key_data() == self.shared.user_key.key_data();
-        Ok(if known { Auth::Accept } else { Auth::reject() })
+        let accepted = key.public_key.key_data() == self.shared.user_key.key_data();
+        Ok(if accepted {
+            Auth::Accept
+        } else {
+            Auth::reject()
+        })
     }
 
     async fn channel_open_direct_tcpip(
@@ -152,7 +160,7 @@ impl Handler for Connection {
         _: &mut Session,
     ) -> Result<(), Self::Error> {
         let target = match (host, u16::try_from(port)) {
-            (FAR_HOST, Ok(80)) => Some(self.shared.page),
+            (PAGE_HOST, Ok(80)) => Some(self.shared.page),
             ("127.0.0.1" | "localhost", Ok(port)) => Some((Ipv4Addr::LOCALHOST, port).into()),
             _ => None,
         };
@@ -166,7 +174,7 @@ impl Handler for Connection {
             match TcpStream::connect(target).await {
                 Ok(stream) => {
                     reply.accept().await;
-                    carry(channel, stream).await;
+                    relay(channel, stream).await;
                 }
                 Err(_) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
             }
@@ -180,24 +188,24 @@ impl Handler for Connection {
         port: &mut u32,
         session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        let wanted = match *port {
+        let requested = match *port {
             0 => self.shared.remote_port.load(Ordering::Relaxed),
             port => u16::try_from(port).unwrap_or_default(),
         };
-        let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).await else {
+        let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, requested)).await else {
             return Ok(false);
         };
         let bound = listener.local_addr()?.port();
         self.shared.remote_port.store(bound, Ordering::Relaxed);
         *port = bound.into();
         let mut tasks = JoinSet::new();
-        tasks.spawn(forward(
+        tasks.spawn(serve_remote_forward(
             listener,
             session.handle(),
             address.to_owned(),
             bound.into(),
         ));
-        self.listening = Some(tasks);
+        self.remote_forward = Some(tasks);
         Ok(true)
     }
 
@@ -207,32 +215,32 @@ impl Handler for Connection {
         _: u32,
         _: &mut Session,
     ) -> Result<bool, Self::Error> {
-        Ok(self.listening.take().is_some())
+        Ok(self.remote_forward.take().is_some())
     }
 }
 
-/// Passes what connects to the listener on to the client.
-async fn forward(listener: TcpListener, handle: Handle, address: String, port: u32) {
-    let mut carried = JoinSet::new();
+/// Accepts connections of a remote forward and opens a channel to the client for each.
+async fn serve_remote_forward(listener: TcpListener, handle: Handle, address: String, port: u32) {
+    let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Ok((stream, peer)) = listener.accept() => {
                 let (handle, address) = (handle.clone(), address.clone());
-                carried.spawn(async move {
+                connections.spawn(async move {
                     let ip = peer.ip().to_string();
                     let open = handle.channel_open_forwarded_tcpip(address, port, ip, peer.port().into());
                     if let Ok(channel) = open.await {
-                        carry(channel, stream).await;
+                        relay(channel, stream).await;
                     }
                 });
             }
-            Some(_) = carried.join_next() => {}
+            Some(_) = connections.join_next() => {}
         }
     }
 }
 
-async fn carry(channel: Channel<Msg>, mut stream: TcpStream) {
+async fn relay(channel: Channel<Msg>, mut stream: TcpStream) {
     let mut channel = channel.into_stream();
-    // Either end may go at any time.
+    // An error is normal: either side may disconnect at any time.
     let _ = tokio::io::copy_bidirectional(&mut channel, &mut stream).await;
 }

@@ -1,4 +1,5 @@
-//! Files and folders: replaced as a whole, kept private, identified by device and inode.
+//! File operations that the standard library lacks: atomic replacement, private folders, identity by device and
+//! inode.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write as _};

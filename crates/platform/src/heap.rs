@@ -1,49 +1,52 @@
-//! Memory that nobody uses any more, given back to the system.
+//! Returns freed memory to the system.
 //!
-//! The one module with `unsafe` code: glibc keeps what was freed below something that is still in use, such as a
-//! burst's buffers below a connection that outlives it, until it is told to let go, and there is no safe way to
-//! tell it. Other systems' allocators let go by themselves.
+//! This is the one module with `unsafe` code. glibc keeps freed memory that lies below a block still in use, such as
+//! the buffers of a burst below a connection that outlives it, until `malloc_trim(3)` is called, and neither that
+//! call nor `mallinfo(3)` has a safe wrapper. The allocators of other systems return memory without a call.
 
 use std::time::Duration;
 
-/// How often is looked.
-pub const LOOK: Duration = Duration::from_secs(5);
-/// So much may lie idle.
-const SLACK: usize = 12 << 20;
+/// Interval at which the daemon calls [`MemoryTrimmer::trim`].
+pub const TRIM_INTERVAL: Duration = Duration::from_secs(5);
+/// Freed bytes that malloc may keep before they are returned to the system with `malloc_trim`: 12 MiB.
+const IDLE_LIMIT: usize = 12 << 20;
 
-/// What the process keeps beside what is in use.
+/// Decides when a trim is worth its cost.
 #[derive(Debug, Default)]
 pub struct MemoryTrimmer {
-    /// The least that was kept: the program, its stacks, and the allocator's own.
-    least: Option<usize>,
+    /// Smallest number of idle resident bytes seen so far: program text, stacks and the allocator's own structures,
+    /// which no trim can return. `None` before the first call.
+    baseline: Option<usize>,
 }
 
 impl MemoryTrimmer {
-    /// Gives back what is free, where that is much.
+    /// Returns free memory to the system if the process keeps more than 12 MiB above its baseline.
     pub fn trim(&mut self) {
-        let Some(idle) = imp::idle() else { return };
-        let least = self.least.map_or(idle, |least| least.min(idle));
-        if idle > least + SLACK {
+        let Some(idle) = imp::idle_bytes() else {
+            return;
+        };
+        let baseline = self.baseline.map_or(idle, |least| least.min(idle));
+        if idle > baseline + IDLE_LIMIT {
             imp::release();
         }
-        self.least = Some(least);
+        self.baseline = Some(baseline);
     }
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod imp {
-    /// What is resident and not in use, in bytes.
-    #[expect(unsafe_code, reason = "mallinfo(3) has no safe form")]
-    pub(super) fn idle() -> Option<usize> {
+    /// Returns the resident bytes that no allocation uses. `None` if `/proc` is not readable.
+    #[expect(unsafe_code, reason = "mallinfo(3) has no safe wrapper")]
+    pub(super) fn idle_bytes() -> Option<usize> {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
         let line = status
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:"))?;
         let kilobytes: usize = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
         let resident = kilobytes.checked_mul(1024)?;
-        // SAFETY: it takes no argument and returns plain numbers.
+        // SAFETY: mallinfo takes no argument and returns plain numbers.
         let heap = unsafe { libc::mallinfo() };
-        // The numbers wrap at 4 GiB; then too little counts as in use, and a trim finds nothing.
+        // The numbers wrap at 4 GiB. Too few bytes then count as used, and a trim finds nothing to return.
         let in_use = heap
             .uordblks
             .cast_unsigned()
@@ -51,16 +54,16 @@ mod imp {
         Some(resident.saturating_sub(usize::try_from(in_use).ok()?))
     }
 
-    #[expect(unsafe_code, reason = "malloc_trim(3) has no safe form")]
+    #[expect(unsafe_code, reason = "malloc_trim(3) has no safe wrapper")]
     pub(super) fn release() {
-        // SAFETY: it may be called at any time from any thread, and touches free memory alone.
-        let _whether_any = unsafe { libc::malloc_trim(0) };
+        // SAFETY: malloc_trim may be called at any time from any thread, and touches free memory only.
+        let _any_returned = unsafe { libc::malloc_trim(0) };
     }
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 mod imp {
-    pub(super) fn idle() -> Option<usize> {
+    pub(super) fn idle_bytes() -> Option<usize> {
         None
     }
 
@@ -72,15 +75,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_freed_below_something_in_use_is_given_back() {
-        let mut heap = MemoryTrimmer::default();
-        heap.trim();
+    fn memory_freed_below_a_block_in_use_is_returned_to_the_system() {
+        let mut trimmer = MemoryTrimmer::default();
+        trimmer.trim();
         let mut burst: Vec<Vec<u8>> = (0..8192).map(|n| vec![n as u8; 16 * 1024]).collect();
         let last = burst.pop();
         drop(burst);
-        let before = imp::idle().unwrap();
-        heap.trim();
-        let after = imp::idle().unwrap();
+        let before = imp::idle_bytes().unwrap();
+        trimmer.trim();
+        let after = imp::idle_bytes().unwrap();
         assert!(before > after + (64 << 20), "{before} {after}");
         drop(last);
     }

@@ -1,5 +1,5 @@
-//! What tunneld needs of the operating system: files that are replaced as a whole, child processes, signals, the
-//! service manager, hardening of the process, the allocator, and the machine's events (network change, wake-up).
+//! The daemon's interface to the operating system: files that are replaced as a whole, child processes, signals, the
+//! service manager, hardening of the process, the allocator, and system events (network change, wake-up).
 //!
 //! Only this crate and the endpoint of `tunneld-proto` contain code for a single operating system. Everything that
 //! needs tokio is behind the feature `runtime`.

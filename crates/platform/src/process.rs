@@ -1,12 +1,15 @@
-//! The process itself: nothing of it is dumped, its files are for the user alone, its limits are as high as allowed.
+//! Settings of the daemon's own process: no core dumps, private files, the highest file descriptor limit allowed.
 
 use std::path::Path;
 
-/// Makes the process fit to hold keys; called once, before a runtime or a key exists.
+/// Protects the process that will hold keys. Called once, before the runtime starts and before any key is read.
+///
+/// Sets umask 077, forbids core dumps, makes the process undumpable (Linux: no ptrace by other processes of the
+/// user either), and raises the soft limit of file descriptors to the hard one.
 ///
 /// # Errors
-/// A home directory that belongs to somebody else (`sudo tunneld`): with it, one user's configuration would be run
-/// with another's rights.
+/// An error if `HOME` belongs to another user (`sudo tunneld`): one user's configuration, which names commands to run,
+/// would run with another user's rights.
 pub fn harden() -> anyhow::Result<()> {
     imp::harden();
     if let Some(home) = std::env::var_os("HOME") {
@@ -28,7 +31,7 @@ mod imp {
             current: Some(0),
             maximum: Some(0),
         };
-        // A refusal of any of these leaves what the system gave; the tunnels run all the same.
+        // Results are ignored: if the system refuses one of these settings, tunnels still work with the old value.
         let _ = setrlimit(Resource::Core, no_core);
         #[cfg(target_os = "linux")]
         {
@@ -46,21 +49,22 @@ mod imp {
     }
 
     pub(super) fn refuse_foreign_home(home: &Path) -> anyhow::Result<()> {
-        let me = rustix::process::geteuid().as_raw();
-        let Ok(found) = std::fs::metadata(home) else {
+        let own_uid = rustix::process::geteuid().as_raw();
+        let Ok(metadata) = std::fs::metadata(home) else {
             return Ok(());
         };
         // Service users often have a home that root owns, such as `/`.
-        if found.uid() == me || found.uid() == 0 {
+        if metadata.uid() == own_uid || metadata.uid() == 0 {
             return Ok(());
         }
-        let whose = std::env::var("SUDO_USER").unwrap_or_else(|_| format!("uid {}", found.uid()));
+        let owner =
+            std::env::var("SUDO_USER").unwrap_or_else(|_| format!("uid {}", metadata.uid()));
         bail!(
-            "HOME is {}, which belongs to {}, and tunneld runs as uid {me}\n  \
-             hint: run tunneld as {} without sudo; its own files and keys are all it needs",
+            "HOME is {}, which belongs to {}, but tunneld runs as uid {own_uid}\n  \
+             hint: run tunneld as {} without sudo; it needs no rights beyond that user's files and keys",
             tunneld_proto::text::escape(&home.to_string_lossy()),
-            tunneld_proto::text::escape(&whose),
-            tunneld_proto::text::escape(&whose),
+            tunneld_proto::text::escape(&owner),
+            tunneld_proto::text::escape(&owner),
         );
     }
 }
@@ -76,7 +80,7 @@ mod imp {
     }
 }
 
-/// What tells one run of the machine from the next, where the system has it.
+/// Returns an identifier that changes with every boot of the system. `None` if the system has none (Windows, BSD).
 pub fn boot_id() -> Option<String> {
     let id = if cfg!(target_os = "macos") {
         let mut sysctl = std::process::Command::new("/usr/sbin/sysctl");

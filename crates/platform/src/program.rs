@@ -1,5 +1,5 @@
-//! The interface between code that needs a program's output and the runtime that runs it. The interface itself
-//! knows no runtime, so that crates without tokio can use it.
+//! Interface between code that needs a program's output and the runtime that runs the program. It names no runtime,
+//! so that crates without tokio can use it; [`crate::subprocess`] implements it.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -9,27 +9,27 @@ use std::pin::Pin;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-/// What a program has printed until it ended.
+/// Result of a program that has ended.
 #[derive(Debug, Clone)]
 pub struct ProgramOutput {
-    /// How the program ended.
+    /// Exit code, or the signal that ended the program.
     pub status: ExitStatus,
-    /// Its standard output, at most [`Limits::stdout`] bytes.
+    /// Standard output, at most [`Limits::stdout`] bytes.
     pub stdout: Vec<u8>,
-    /// The first 8 KiB of its standard error.
+    /// The first 8 KiB of standard error.
     pub stderr: Vec<u8>,
 }
 
 /// Bounds of one run.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How long the program may run. Its whole process group is killed afterwards.
+    /// Longest run. When it has passed, the program's whole process group is killed.
     pub time: Duration,
-    /// How many bytes of standard output are read.
+    /// Bytes of standard output that are read.
     pub stdout: u64,
 }
 
-/// Why a program has no output.
+/// Reason why a program has no output.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
     /// The program could not be started, or its output could not be read.
@@ -40,11 +40,11 @@ pub enum ProgramError {
     TimedOut,
 }
 
-/// A future that runs a program, without the name of a runtime.
+/// Future that runs a program; boxed, so that [`RunProgram`] can be used as a trait object.
 pub type ProgramFuture<'a> =
     Pin<Box<dyn Future<Output = Result<ProgramOutput, ProgramError>> + Send + 'a>>;
 
-/// Runs programs to their end, in a process group of their own and with standard input closed.
+/// Runs programs until they end, each in its own process group and with an empty standard input.
 pub trait RunProgram: fmt::Debug + Send + Sync {
     /// Runs `program` with `arguments`. Dropping the future kills the process group.
     fn run<'a>(

@@ -1,29 +1,33 @@
-//! Signals: TERM and INT stop in order, a second one ends at once, HUP reloads.
+//! Signals: the first SIGTERM or SIGINT requests an orderly stop, a second one ends the process at once, SIGHUP
+//! requests a reload. Windows: Ctrl-C and Ctrl-Break request a stop.
 
 use std::io;
 
-/// What a signal asks for.
+/// Request that a signal makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// Stop in order.
+    /// Stop in order: SIGTERM or SIGINT.
     Stop,
-    /// Read the configuration again.
+    /// Read the configuration again: SIGHUP.
     Reload,
 }
 
-/// The signals as they come.
+/// Stream of the signals that arrive.
 pub struct Signals(imp::Signals);
 
 impl Signals {
-    /// Takes the signals over.
+    /// Installs the handlers.
     ///
     /// # Errors
-    /// The system's own.
-    pub fn take() -> io::Result<Self> {
-        imp::Signals::take().map(Self)
+    /// The operating system's error if a handler cannot be installed.
+    pub fn install() -> io::Result<Self> {
+        imp::Signals::install().map(Self)
     }
 
-    /// The next one. Cancel-safe.
+    /// Waits for the next signal.
+    ///
+    /// # Cancel safety
+    /// No signal is lost if the future is dropped.
     pub async fn next(&mut self) -> Signal {
         self.0.next().await
     }
@@ -38,19 +42,24 @@ mod imp {
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
 
-    /// The exit code of a stop that was cut short.
-    const HURRIED: i32 = 130;
+    /// Exit code after a second stop signal: 128 + SIGINT, as shells report it.
+    const SECOND_SIGNAL_EXIT_CODE: i32 = 130;
 
     pub(super) struct Signals(signal_hook_tokio::Signals);
 
     impl Signals {
-        pub(super) fn take() -> io::Result<Self> {
-            let stopping = Arc::new(AtomicBool::new(false));
+        pub(super) fn install() -> io::Result<Self> {
+            let stop_requested = Arc::new(AtomicBool::new(false));
             for signal in [SIGTERM, SIGINT] {
-                // In this order: the first signal finds the flag down and raises it. It works in the handler
-                // itself, so that even a runtime that hangs can be ended.
-                flag::register_conditional_shutdown(signal, HURRIED, stopping.clone())?;
-                flag::register(signal, stopping.clone())?;
+                // Handlers run in the order of registration: the first signal finds the flag unset and sets it, the
+                // second finds it set and exits. Both happen in the signal handler, so that a runtime that hangs can
+                // be ended too.
+                flag::register_conditional_shutdown(
+                    signal,
+                    SECOND_SIGNAL_EXIT_CODE,
+                    stop_requested.clone(),
+                )?;
+                flag::register(signal, stop_requested.clone())?;
             }
             signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP]).map(Self)
         }
@@ -73,7 +82,7 @@ mod imp {
     pub(super) struct Signals(CtrlC, CtrlBreak);
 
     impl Signals {
-        pub(super) fn take() -> io::Result<Self> {
+        pub(super) fn install() -> io::Result<Self> {
             Ok(Self(ctrl_c()?, ctrl_break()?))
         }
 

@@ -1,5 +1,7 @@
-//! Programs that are run for the person: one that says a line (host_command, password_command, askpass, …), one that
-//! is told something (a hook). Each has a process group of its own, which is killed as a whole.
+//! Child processes: commands that print an answer (`host_command`, `password_command`, askpass, `ssh -G`) and
+//! commands that are run for their effect (hooks).
+//!
+//! Each child leads its own process group, so that a kill also reaches what the child has started.
 
 use std::ffi::OsString;
 use std::io;
@@ -16,14 +18,14 @@ use zeroize::Zeroize;
 
 use crate::program::{Limits, ProgramError, ProgramFuture, ProgramOutput, RunProgram};
 
-/// How much a command may answer.
-const ANSWER_LIMIT: usize = 4 << 20;
-/// How much of a command's stderr is kept.
+/// Longest standard output of a command, in bytes: 4 MiB.
+const STDOUT_LIMIT: usize = 4 << 20;
+/// Bytes of a command's standard error that are kept: 8 KiB.
 pub const STDERR_LIMIT: usize = 8 * 1024;
-/// How long after a command's end the last of its stderr is waited for.
-pub const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Time after the end of a command in which the rest of its standard error is read.
+pub const STDERR_GRACE: Duration = Duration::from_millis(500);
 
-/// A child and its whole process group, killed when dropped.
+/// A child and its process group. Dropping it kills the whole group.
 pub struct ProcessGroup(Child);
 
 impl ProcessGroup {
@@ -38,15 +40,15 @@ impl ProcessGroup {
         command.spawn().map(Self)
     }
 
-    /// The child itself.
+    /// Returns the leader of the group, for its pipes and its exit status.
     pub fn child(&mut self) -> &mut Child {
         &mut self.0
     }
-}
 
-impl ProcessGroup {
-    /// Sends SIGKILL to the whole process group. Windows: the child is killed on drop.
+    /// Sends SIGKILL to the process group, unless its leader has been reaped already. Windows: does nothing; the
+    /// child itself is killed on drop.
     pub fn kill(&self) {
+        // `id()` is `None` once the leader was reaped. The system may then give the number to another group.
         #[cfg(unix)]
         if let Some(group) = self
             .0
@@ -55,7 +57,7 @@ impl ProcessGroup {
             .and_then(rustix::process::Pid::from_raw)
         {
             use rustix::process::{Signal, kill_process_group};
-            let _gone_already = kill_process_group(group, Signal::KILL);
+            let _already_gone = kill_process_group(group, Signal::KILL);
         }
     }
 }
@@ -66,91 +68,103 @@ impl Drop for ProcessGroup {
     }
 }
 
-/// Runs `argv` and gives the first line of its stdout, which may be a secret. An error tells the program's name and
-/// its stderr, never its stdout.
+/// Runs `argv` and returns the first line of its standard output, without the line end. The line may be a secret.
+///
+/// # Errors
+/// The program's name with its exit status and standard error, or that it printed no usable line. Standard output is
+/// never part of the error.
 pub async fn first_line(argv: &[String]) -> Result<SecretString, String> {
-    let mut said = output(argv).await?;
-    let line = first_line_of(&said);
-    said.zeroize();
+    let mut stdout = output(argv).await?;
+    let line = first_line_of(&stdout);
+    stdout.zeroize();
     let name = argv
         .first()
         .map(|name| text::escape(name))
         .unwrap_or_default();
-    line.ok_or_else(|| format!("{name} said nothing that could be used"))
+    line.ok_or_else(|| format!("{name} printed no usable line: it is empty or not UTF-8"))
 }
 
-/// Runs `argv` and gives its stdout; more than 4 MiB is an error. What it left in the background may go on, and hold
-/// its stderr.
+/// Runs `argv` and returns its standard output, at most 4 MiB. Processes that it leaves in the background keep
+/// running, and may keep its standard error open.
+///
+/// # Errors
+/// The program's name with its exit status and standard error, or that it printed too much. Standard output is never
+/// part of the error.
 pub async fn output(argv: &[String]) -> Result<Vec<u8>, String> {
     let (name, mut command) = prepare(argv)?;
     command.stdout(Stdio::piped());
     let mut child =
-        ProcessGroup::spawn(command).map_err(|error| format!("running {name}: {error}"))?;
-    let (Some(stdout), Some(stderr)) = (child.0.stdout.take(), child.0.stderr.take()) else {
-        return Err(format!("running {name}: its output is not to be had"));
+        ProcessGroup::spawn(command).map_err(|error| format!("cannot run {name}: {error}"))?;
+    let (Some(stdout_pipe), Some(stderr_pipe)) = (child.0.stdout.take(), child.0.stderr.take())
+    else {
+        return Err(format!("cannot run {name}: its output has no pipe"));
     };
-    let mut said = Vec::with_capacity(4096);
-    let mut complaint = Vec::new();
+    // A large first buffer: a vector that grows leaves copies of a secret behind, which are not overwritten.
+    let mut stdout = Vec::with_capacity(4096);
+    let mut stderr = Vec::new();
     let ended = CancellationToken::new();
     let waiting = async {
-        let read = stdout
-            .take(ANSWER_LIMIT as u64 + 1)
-            .read_to_end(&mut said)
+        let read = stdout_pipe
+            .take(STDOUT_LIMIT as u64 + 1)
+            .read_to_end(&mut stdout)
             .await;
-        if said.len() > ANSWER_LIMIT {
-            return Err("said more than 4 MiB".to_owned());
+        if stdout.len() > STDOUT_LIMIT {
+            return Err("printed more than 4 MiB".to_owned());
         }
         read.map_err(|error| format!("could not be read: {error}"))?;
         let status = child.0.wait().await;
         ended.cancel();
         Ok(status)
     };
-    let reading = async {
-        drain_stderr(stderr, &mut complaint, &ended).await;
+    let draining = async {
+        drain_stderr(stderr_pipe, &mut stderr, &ended).await;
         Ok(())
     };
-    let status = match tokio::try_join!(waiting, reading) {
+    let status = match tokio::try_join!(waiting, draining) {
         Ok((status, ())) => status,
-        Err(trouble) => {
-            said.zeroize();
-            return Err(tell(&name, &trouble, &complaint));
+        Err(failure) => {
+            stdout.zeroize();
+            return Err(describe_failure(&name, &failure, &stderr));
         }
     };
-    judge(&name, status, &complaint).inspect_err(|_| said.zeroize())?;
-    Ok(said)
+    check_status(&name, status, &stderr).inspect_err(|_| stdout.zeroize())?;
+    Ok(stdout)
 }
 
-/// Runs `argv` with `vars` added to its environment until it ends, at most for `limit`; what it left in the
-/// background stays. What it says on stdout is nobody's.
+/// Runs `argv` with `vars` added to its environment and waits for its end. Its standard output is discarded.
+/// Processes that it leaves in the background keep running.
+///
+/// # Errors
+/// The program's name with its exit status and standard error, or that it did not end within `limit` and was killed.
 pub async fn run(argv: &[String], vars: &[(&str, &str)], limit: Duration) -> Result<(), String> {
     let (name, mut command) = prepare(argv)?;
     command.stdout(Stdio::null()).envs(vars.iter().copied());
     let mut child =
-        ProcessGroup::spawn(command).map_err(|error| format!("running {name}: {error}"))?;
-    let Some(stderr) = child.0.stderr.take() else {
-        return Err(format!("running {name}: its stderr is not to be had"));
+        ProcessGroup::spawn(command).map_err(|error| format!("cannot run {name}: {error}"))?;
+    let Some(stderr_pipe) = child.0.stderr.take() else {
+        return Err(format!("cannot run {name}: its standard error has no pipe"));
     };
-    let mut complaint = Vec::new();
+    let mut stderr = Vec::new();
     let ended = CancellationToken::new();
     let waiting = async {
         let status = child.0.wait().await;
         ended.cancel();
         status
     };
-    let reading = drain_stderr(stderr, &mut complaint, &ended);
-    match timeout(limit, async { tokio::join!(waiting, reading).0 }).await {
-        Ok(status) => judge(&name, status, &complaint),
+    let draining = drain_stderr(stderr_pipe, &mut stderr, &ended);
+    match timeout(limit, async { tokio::join!(waiting, draining).0 }).await {
+        Ok(status) => check_status(&name, status, &stderr),
         Err(_) => {
-            let what = format!("did not end within {limit:?} and was killed");
-            Err(tell(&name, &what, &complaint))
+            let failure = format!("did not end within {limit:?} and was killed");
+            Err(describe_failure(&name, &failure, &stderr))
         }
     }
 }
 
-/// The program's name, escaped, and the command that runs it with no stdin.
+/// Returns the program's escaped name, and the command that runs it with an empty standard input.
 fn prepare(argv: &[String]) -> Result<(String, Command), String> {
     let Some((program, arguments)) = argv.split_first() else {
-        return Err("no command is given".into());
+        return Err("the command is empty".into());
     };
     let mut command = Command::new(program);
     command
@@ -160,66 +174,66 @@ fn prepare(argv: &[String]) -> Result<(String, Command), String> {
     Ok((text::escape(program), command))
 }
 
-/// What happened to the program, and what it says about that itself.
-fn tell(name: &str, what: &str, complaint: &[u8]) -> String {
-    let complaint = text::escape_bytes(complaint.trim_ascii());
-    match complaint.is_empty() {
-        true => format!("{name} {what}"),
-        false => format!("{name} {what}: {complaint}"),
+/// Joins the program's name, what happened, and its standard error if it wrote any.
+fn describe_failure(name: &str, failure: &str, stderr: &[u8]) -> String {
+    let stderr = text::escape_bytes(stderr.trim_ascii());
+    match stderr.is_empty() {
+        true => format!("{name} {failure}"),
+        false => format!("{name} {failure}: {stderr}"),
     }
 }
 
-fn judge(name: &str, ended: io::Result<ExitStatus>, complaint: &[u8]) -> Result<(), String> {
-    match ended {
+fn check_status(name: &str, waited: io::Result<ExitStatus>, stderr: &[u8]) -> Result<(), String> {
+    match waited {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(tell(name, &describe(status), complaint)),
+        Ok(status) => Err(describe_failure(name, &describe_status(status), stderr)),
         Err(error) => {
-            let what = format!("could not be waited for: {error}");
-            Err(tell(name, &what, complaint))
+            let failure = format!("could not be waited for: {error}");
+            Err(describe_failure(name, &failure, stderr))
         }
     }
 }
 
-fn first_line_of(said: &[u8]) -> Option<SecretString> {
-    let line = said.split(|&byte| byte == b'\n').next()?;
+/// Returns the first line without its line end. `None` if it is empty or not UTF-8.
+fn first_line_of(stdout: &[u8]) -> Option<SecretString> {
+    let line = stdout.split(|&byte| byte == b'\n').next()?;
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let line = std::str::from_utf8(line).ok()?;
     (!line.is_empty()).then(|| SecretString::from(line))
 }
 
-fn describe(status: ExitStatus) -> String {
+fn describe_status(status: ExitStatus) -> String {
     match status.code() {
         Some(code) => format!("ended with status {code}"),
         None => format!("ended: {status}"),
     }
 }
 
-/// Reads what a program complains of until it is silent or has ended: what it left in the background may hold the
-/// pipe open.
-pub async fn drain_stderr(
-    mut stderr: ChildStderr,
-    complaint: &mut Vec<u8>,
-    ended: &CancellationToken,
-) {
-    let over = async {
+/// Appends a program's standard error to `text`, at most [`STDERR_LIMIT`] bytes, until the pipe is closed or
+/// [`STDERR_GRACE`] has passed since `ended`.
+pub async fn drain_stderr(mut pipe: ChildStderr, text: &mut Vec<u8>, ended: &CancellationToken) {
+    // A background process that inherited the pipe may keep it open for as long as it runs.
+    let grace_over = async {
         ended.cancelled().await;
-        sleep(LAST_WORDS).await;
+        sleep(STDERR_GRACE).await;
     };
     tokio::select! {
-        _whole = read_capped(&mut stderr, complaint) => {}
-        () = over => {}
+        _closed = read_capped(&mut pipe, text) => {}
+        () = grace_over => {}
     }
 }
 
-async fn read_capped(from: &mut ChildStderr, into: &mut Vec<u8>) -> io::Result<()> {
-    let mut space = [0; 1024];
+/// Reads to the end of the pipe, but keeps only the first [`STDERR_LIMIT`] bytes: a program whose pipe is not read
+/// would block.
+async fn read_capped(pipe: &mut ChildStderr, text: &mut Vec<u8>) -> io::Result<()> {
+    let mut buffer = [0; 1024];
     loop {
-        let got = from.read(&mut space).await?;
-        if got == 0 {
+        let read = pipe.read(&mut buffer).await?;
+        if read == 0 {
             return Ok(());
         }
-        let room = STDERR_LIMIT.saturating_sub(into.len()).min(got);
-        into.extend_from_slice(space.get(..room).unwrap_or_default());
+        let kept = STDERR_LIMIT.saturating_sub(text.len()).min(read);
+        text.extend_from_slice(buffer.get(..kept).unwrap_or_default());
     }
 }
 
@@ -255,29 +269,28 @@ async fn run_to_end(
         Ok(output) => Ok(output?),
         Err(_) => {
             group.kill();
-            // SIGKILL cannot be refused: this only reaps the process.
+            // SIGKILL cannot be refused: this wait only reaps the process.
             let _ = timeout(limits.time, group.0.wait()).await;
             Err(ProgramError::TimedOut)
         }
     }
 }
 
-async fn output_of(child: &mut Child, limit: u64) -> io::Result<ProgramOutput> {
-    let (out, err) = (child.stdout.take(), child.stderr.take());
+async fn output_of(child: &mut Child, stdout_limit: u64) -> io::Result<ProgramOutput> {
+    let (stdout_pipe, stderr_pipe) = (child.stdout.take(), child.stderr.take());
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let ended = CancellationToken::new();
     let waiting = async {
-        if let Some(out) = out {
-            out.take(limit).read_to_end(&mut stdout).await?;
+        if let Some(pipe) = stdout_pipe {
+            pipe.take(stdout_limit).read_to_end(&mut stdout).await?;
         }
         let status = child.wait().await;
         ended.cancel();
         status
     };
     let draining = async {
-        if let Some(err) = err {
-            // A process that the program left in the background may keep the pipe open.
-            drain_stderr(err, &mut stderr, &ended).await;
+        if let Some(pipe) = stderr_pipe {
+            drain_stderr(pipe, &mut stderr, &ended).await;
         }
     };
     let (status, ()) = tokio::join!(waiting, draining);
@@ -288,89 +301,5 @@ async fn output_of(child: &mut Child, limit: u64) -> io::Result<ProgramOutput> {
     })
 }
 
-#[cfg(test)]
-#[cfg(unix)]
-mod tests {
-    use super::*;
-    use secrecy::ExposeSecret;
-
-    fn sh(script: &str) -> Vec<String> {
-        ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
-    }
-
-    #[tokio::test]
-    async fn gives_the_first_line_alone() {
-        let line = first_line(&sh("printf 'one\\r\\ntwo\\n'")).await.unwrap();
-        assert_eq!(line.expose_secret(), "one");
-    }
-
-    #[tokio::test]
-    async fn tells_why_there_is_none_and_no_secret() {
-        let script = sh("echo hunter2; echo 'vault \u{1b}[1mlocked' >&2; exit 3");
-        let error = first_line(&script).await.unwrap_err();
-        assert_eq!(error, "/bin/sh ended with status 3: vault \\u{1b}[1mlocked");
-        assert!(
-            first_line(&sh("true"))
-                .await
-                .unwrap_err()
-                .contains("said nothing")
-        );
-        let missing = first_line(&["/nonexistent/x".to_owned()])
-            .await
-            .unwrap_err();
-        assert!(missing.contains("/nonexistent/x"), "{missing}");
-    }
-
-    #[tokio::test]
-    async fn a_long_answer_is_whole_and_an_endless_one_an_error() {
-        let long = output(&sh("head -c 3000000 /dev/zero")).await.unwrap();
-        assert_eq!(long.len(), 3_000_000);
-        let endless = output(&sh("yes")).await.unwrap_err();
-        assert!(endless.contains("more than 4 MiB"), "{endless}");
-    }
-
-    #[tokio::test]
-    async fn an_answer_does_not_wait_for_what_was_left_in_the_background() {
-        let script = sh("sleep 600 >/dev/null & echo $! ; echo why >&2");
-        let pid = timeout(Duration::from_secs(60), first_line(&script));
-        let pid = pid.await.unwrap().unwrap();
-        let pid = pid.expose_secret().parse().unwrap();
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        // It still runs, and is this test's to end.
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_hook_is_told_by_its_environment_and_complains_on_stderr() {
-        let vars = [("TUNNELD_TEST", "a b")];
-        let second = Duration::from_secs(10);
-        let told = run(&sh("test \"$TUNNELD_TEST\" = 'a b'"), &vars, second).await;
-        assert_eq!(told, Ok(()));
-        let failed = run(&sh("echo lost; echo why >&2; exit 4"), &vars, second).await;
-        assert_eq!(failed, Err("/bin/sh ended with status 4: why".into()));
-    }
-
-    #[tokio::test]
-    async fn a_hook_without_end_is_killed_as_a_group() {
-        // The grandchild holds the FIFO's only write end: its reader meets the end when the grandchild is killed.
-        let dir = tempfile::tempdir().unwrap();
-        let fifo = dir.path().join("fifo");
-        crate::testing::make_fifo(&fifo);
-        let mut reader = tokio::net::unix::pipe::OpenOptions::new()
-            .open_receiver(&fifo)
-            .unwrap();
-        let writer = std::fs::OpenOptions::new().write(true).open(&fifo).unwrap();
-        let script = format!("echo stuck >&2; sleep 600 3>'{}' & wait", fifo.display());
-        let ended = run(&sh(&script), &[], Duration::from_millis(500)).await;
-        let error = ended.unwrap_err();
-        assert!(error.ends_with("was killed: stuck"), "{error}");
-        drop(writer);
-        assert_eq!(reader.read(&mut [0; 1]).await.unwrap(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_hook_may_leave_a_program_in_the_background() {
-        let ended = run(&sh("sleep 5 & exit 0"), &[], Duration::from_secs(4)).await;
-        assert_eq!(ended, Ok(()));
-    }
-}
+#[cfg(all(test, unix))]
+mod tests;

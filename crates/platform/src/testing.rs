@@ -1,12 +1,12 @@
-//! A FIFO for tests, created by the system's own program: not every system's library call is wrapped.
+//! Helpers for the tests of this and other crates.
 
 use std::path::Path;
 
-/// Makes one that its owner alone may use.
+/// Creates a FIFO with mode 0600. Runs mkfifo(1), because rustix offers mkfifo(3) on some systems only.
 pub fn make_fifo(path: &Path) {
-    let made = std::process::Command::new("mkfifo")
+    let result = std::process::Command::new("mkfifo")
         .args(["-m", "600"])
         .arg(path)
         .status();
-    assert!(made.is_ok_and(|status| status.success()), "mkfifo");
+    assert!(result.is_ok_and(|status| status.success()), "mkfifo failed");
 }

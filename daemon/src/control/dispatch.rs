@@ -1,4 +1,5 @@
-//! What each call does: parameters in, supervisor, configuration or log, result out.
+//! Carries out the methods that do not change the connection itself: parses the parameters, calls the supervisor, the
+//! reload task or the log, and builds the result.
 
 use std::sync::atomic::Ordering;
 
@@ -12,14 +13,15 @@ use tunneld_proto::message::{
 use tunneld_proto::status::{Desired, TunnelStatus};
 use tunneld_proto::version::VERSION;
 
-use super::Context;
+use super::ControlContext;
 use super::request::params;
 use super::wait::{self, Goal};
 use crate::session::{Channel, OpenError};
 use tunneld_config::model::Via;
 
-/// Whether a method may be called while the daemon stops.
-pub(super) fn is_harmless(name: &str) -> bool {
+/// Returns whether a method may be called while the daemon stops: methods that only read, and `hello` and
+/// `daemon.shutdown`, so that a client can watch the stop.
+pub(super) fn is_allowed_while_stopping(name: &str) -> bool {
     matches!(
         name,
         method::HELLO
@@ -32,49 +34,54 @@ pub(super) fn is_harmless(name: &str) -> bool {
     )
 }
 
-/// The answer to a command that comes too late.
-pub(super) fn stopping() -> RpcError {
+/// Returns the error for a command that arrives after the daemon began to stop.
+pub(super) fn stopping_error() -> RpcError {
     RpcError::new(ErrorKind::Stopping, "the daemon is stopping")
-        .hint("start it again and repeat the command")
+        .hint("start the daemon again and repeat the command")
 }
 
-/// Carries out one call.
-pub(super) async fn call(context: &Context, name: &str, given: Value) -> Result<Value, RpcError> {
-    if context.stopping.is_cancelled() && !is_harmless(name) {
-        return Err(stopping());
+/// Carries out one call and returns its result.
+pub(super) async fn call(
+    context: &ControlContext,
+    name: &str,
+    call_params: Value,
+) -> Result<Value, RpcError> {
+    if context.stopping.is_cancelled() && !is_allowed_while_stopping(name) {
+        return Err(stopping_error());
     }
     match name {
-        method::UP => up(context, params(name, given)?, Goal::Up).await,
-        method::RESTART => up(context, params(name, given)?, Goal::Fresh).await,
-        method::DOWN => down(context, params(name, given)?).await,
-        method::ADD => add(context, params(name, given)?).await,
-        method::REMOVE => remove(context, params(name, given)?).await,
+        method::UP => up(context, params(name, call_params)?, Goal::Up).await,
+        method::RESTART => up(context, params(name, call_params)?, Goal::Fresh).await,
+        method::DOWN => down(context, params(name, call_params)?).await,
+        method::ADD => add(context, params(name, call_params)?).await,
+        method::REMOVE => remove(context, params(name, call_params)?).await,
         method::STATUS => {
-            let wanted: StatusParams = params(name, given)?;
-            json(&statuses(context, &wanted.names)?)
+            let filter: StatusParams = params(name, call_params)?;
+            json(&statuses(context, &filter.names)?)
         }
         method::PROMPT_LIST => json(&Prompts {
             prompts: context.supervisor.prompts(),
         }),
-        method::PROMPT_ANSWER => answer(context, params(name, given)?).await,
+        method::PROMPT_ANSWER => answer(context, params(name, call_params)?).await,
         method::PROMPT_CANCEL => {
-            let cancel: Cancel = params(name, given)?;
+            let cancel: Cancel = params(name, call_params)?;
             context.supervisor.cancel(cancel.id).await?;
-            Ok(nothing())
+            Ok(empty_object())
         }
         method::RELOAD => json(&context.reloader.reload().await?),
-        method::LOG_SET_LEVEL => set_level(context, &params(name, given)?),
+        method::LOG_SET_LEVEL => set_level(context, &params(name, call_params)?),
         method::DAEMON_STATUS => json(&daemon_status(context)),
-        _ => Err(unknown(name)),
+        _ => Err(unknown_method(name)),
     }
 }
 
-fn nothing() -> Value {
+/// Result of a method that has nothing to report: `{}`.
+pub(super) fn empty_object() -> Value {
     Value::Object(serde_json::Map::new())
 }
 
-fn unknown(name: &str) -> RpcError {
-    let message = format!("there is no method `{}`", tunneld_proto::text::escape(name));
+fn unknown_method(name: &str) -> RpcError {
+    let message = format!("unknown method `{}`", tunneld_proto::text::escape(name));
     let known = [
         method::HELLO,
         method::UP,
@@ -96,10 +103,11 @@ fn unknown(name: &str) -> RpcError {
         method::SUBSCRIBE,
     ];
     RpcError::new(ErrorKind::UnknownMethod, message)
-        .hint(format!("tunneld {VERSION} knows: {}", known.join(", ")))
+        .hint(format!("tunneld {VERSION} has: {}", known.join(", ")))
 }
 
-async fn up(context: &Context, call: Names, goal: Goal) -> Result<Value, RpcError> {
+/// Starts or, with [`Goal::Fresh`], restarts tunnels.
+async fn up(context: &ControlContext, call: Names, goal: Goal) -> Result<Value, RpcError> {
     let Names {
         names,
         wait,
@@ -111,7 +119,8 @@ async fn up(context: &Context, call: Names, goal: Goal) -> Result<Value, RpcErro
             Goal::Fresh => supervisor.restart(&names).await?,
             Goal::Up | Goal::Down => supervisor.up(&names).await?,
         }
-        context.store.want(&names, Desired::Up);
+        // Only after the supervisor accepted the command: unknown names must not get into the file.
+        context.state_file.set_desired(&names, Desired::Up);
         Ok(())
     };
     if wait {
@@ -119,10 +128,10 @@ async fn up(context: &Context, call: Names, goal: Goal) -> Result<Value, RpcErro
     } else {
         command.await?;
     }
-    told(context, &names)
+    statuses_after(context, &names)
 }
 
-async fn down(context: &Context, call: Names) -> Result<Value, RpcError> {
+async fn down(context: &ControlContext, call: Names) -> Result<Value, RpcError> {
     let Names {
         names,
         wait,
@@ -131,7 +140,7 @@ async fn down(context: &Context, call: Names) -> Result<Value, RpcError> {
     let supervisor = &context.supervisor;
     let command = async {
         supervisor.down(&names).await?;
-        context.store.want(&names, Desired::Down);
+        context.state_file.set_desired(&names, Desired::Down);
         Ok(())
     };
     if wait {
@@ -139,24 +148,24 @@ async fn down(context: &Context, call: Names) -> Result<Value, RpcError> {
     } else {
         command.await?;
     }
-    told(context, &names)
+    statuses_after(context, &names)
 }
 
-/// How the commanded tunnels stand; one that has gone meanwhile is left out.
-fn told(context: &Context, names: &[String]) -> Result<Value, RpcError> {
+/// Returns the statuses of the tunnels that a command named. A tunnel that was removed meanwhile is left out.
+fn statuses_after(context: &ControlContext, names: &[String]) -> Result<Value, RpcError> {
     let mut tunnels = context.supervisor.statuses();
     tunnels.retain(|status| names.contains(&status.name));
     json(&Tunnels { tunnels })
 }
 
-fn statuses(context: &Context, names: &[String]) -> Result<Tunnels, RpcError> {
+fn statuses(context: &ControlContext, names: &[String]) -> Result<Tunnels, RpcError> {
     let mut tunnels = context.supervisor.statuses();
     if names.is_empty() {
         return Ok(Tunnels { tunnels });
     }
     let missing: Vec<String> = names
         .iter()
-        .filter(|name| !has(&tunnels, name))
+        .filter(|name| !contains(&tunnels, name))
         .map(|name| tunneld_proto::text::escape(name))
         .collect();
     if !missing.is_empty() {
@@ -167,82 +176,86 @@ fn statuses(context: &Context, names: &[String]) -> Result<Tunnels, RpcError> {
     Ok(Tunnels { tunnels })
 }
 
-fn has(tunnels: &[TunnelStatus], name: &str) -> bool {
+fn contains(tunnels: &[TunnelStatus], name: &str) -> bool {
     tunnels.iter().any(|status| status.name == name)
 }
 
-async fn add(context: &Context, call: Add) -> Result<Value, RpcError> {
+async fn add(context: &ControlContext, call: Add) -> Result<Value, RpcError> {
     let Add { name, spec, save } = call;
     let tunnels = context.supervisor.statuses();
-    if has(&tunnels, &name) && !save {
+    if contains(&tunnels, &name) && !save {
         let message = format!(
-            "a tunnel named {} exists",
+            "a tunnel named {} exists already",
             tunneld_proto::text::escape(&name)
         );
         return Err(RpcError::new(ErrorKind::TunnelExists, message)
-            .hint("choose another name with --name, or change that one with --save"));
+            .hint("choose another name with --name, or change the existing tunnel with --save"));
     }
     let reloader = &context.reloader;
-    let tunnel = reloader.prove(&name, &spec).await?;
+    let tunnel = reloader.check_tunnel(&name, &spec).await?;
+    // The configuration as a whole is checked only when it is read, so a jump tunnel that does not exist would pass.
     if let Via::Tunnel(carrier) = &tunnel.route.via
-        && (*carrier == name || !has(&tunnels, carrier))
+        && (*carrier == name || !contains(&tunnels, carrier))
     {
-        let message = format!("proxy_jump: there is no other tunnel named {carrier}");
+        let message = format!("proxy_jump: no other tunnel is named {carrier}");
         return Err(RpcError::new(ErrorKind::Config, message).hint("run: tunnelctl status"));
     }
     let file = if save {
         let file = reloader.save(&name, &spec).await?;
-        context.store.forget_made(&name);
+        context.state_file.remove_ad_hoc(&name);
         Some(file)
     } else {
         context.supervisor.add(tunnel).await?;
-        context.store.make(&name, spec);
+        context.state_file.insert_ad_hoc(&name, spec);
         None
     };
     json(&Added { name, file })
 }
 
-async fn remove(context: &Context, call: Remove) -> Result<Value, RpcError> {
-    // Before it goes, so that nothing brings it back meanwhile.
-    if context.store.is_made(&call.name) {
-        context.store.forget(&call.name);
+async fn remove(context: &ControlContext, call: Remove) -> Result<Value, RpcError> {
+    // Before the supervisor removes it: a reload in between would restore an ad-hoc tunnel that the file still names.
+    if context.state_file.is_ad_hoc(&call.name) {
+        context.state_file.forget(&call.name);
     }
     context.supervisor.remove(&call.name).await?;
-    Ok(nothing())
+    Ok(empty_object())
 }
 
-async fn answer(context: &Context, call: Answer) -> Result<Value, RpcError> {
+async fn answer(context: &ControlContext, call: Answer) -> Result<Value, RpcError> {
     let answers = call.answers.into_iter().map(SecretString::from).collect();
     context.supervisor.answer(call.id, answers).await?;
-    Ok(nothing())
+    Ok(empty_object())
 }
 
-fn set_level(context: &Context, call: &SetLevel) -> Result<Value, RpcError> {
+fn set_level(context: &ControlContext, call: &SetLevel) -> Result<Value, RpcError> {
     context.log.set_filter(&call.filter).map_err(|error| {
         RpcError::new(ErrorKind::InvalidParams, format!("{error:#}"))
             .hint("a level (error, warn, info, debug, trace), or pairs such as info,tunneld=debug")
     })?;
-    Ok(nothing())
+    Ok(empty_object())
 }
 
-fn daemon_status(context: &Context) -> DaemonStatus {
+fn daemon_status(context: &ControlContext) -> DaemonStatus {
     DaemonStatus {
         version: VERSION.into(),
         pid: std::process::id(),
-        since: context.since,
+        since: context.started_at,
         config_dir: context.reloader.dir().display().to_string(),
         socket: context.socket.clone(),
         config_errors: context.reloader.faults(),
         log_dropped: context.log.dropped(),
-        clients: context.clients.load(Ordering::Relaxed) as u64,
+        clients: context.client_count.load(Ordering::Relaxed) as u64,
         notes: [context.notes.clone(), context.reloader.notes()].concat(),
     }
 }
 
-/// Opens the channel of `connect`.
-pub(super) async fn connect(context: &Context, call: Connect) -> Result<Channel, RpcError> {
+/// Opens the direct-tcpip channel (RFC 4254 §7.2) for the method `connect`.
+///
+/// # Errors
+/// `not_up` if the tunnel has no session, `open_failed` if the server refuses the channel or does not answer in time.
+pub(super) async fn connect(context: &ControlContext, call: Connect) -> Result<Channel, RpcError> {
     if context.stopping.is_cancelled() {
-        return Err(stopping());
+        return Err(stopping_error());
     }
     let Connect { name, host, port } = call;
     let session = context.supervisor.session(&name)?;
@@ -257,16 +270,16 @@ pub(super) async fn connect(context: &Context, call: Connect) -> Result<Channel,
             kind,
             format!("{name}: cannot open {target}:{port}: {error}"),
         )
-        .hint("the far end resolves and reaches the host: try it from there")
+        .hint("the server resolves the name and makes the connection: try it from there")
     })
 }
 
-/// A result as the reply bears it.
+/// Converts a result to JSON.
 pub(super) fn json(value: &impl serde::Serialize) -> Result<Value, RpcError> {
     serde_json::to_value(value).map_err(|error| {
         RpcError::new(
             ErrorKind::Internal,
-            format!("the answer has no JSON form: {error}"),
+            format!("the result cannot be converted to JSON: {error}"),
         )
     })
 }

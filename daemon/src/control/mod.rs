@@ -1,12 +1,16 @@
-//! The control socket: who may speak, how much, and what each call does. One line is one JSON-RPC 2.0 object.
+//! The control socket: accepting clients, limits on each of them, and what each method does. One line of the socket is
+//! one JSON-RPC 2.0 object; docs/protocol.md describes the methods.
+//!
+//! `server` accepts, `connection` talks to one client, `request` parses, `dispatch` carries calls out, `outbox` bounds
+//! what waits to be sent.
 
 mod connection;
 mod dispatch;
-mod follow;
 mod outbox;
 mod request;
 mod server;
 mod stream;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -24,26 +28,27 @@ use crate::supervisor::Supervisor;
 
 pub use server::serve;
 
-/// What the calls work on.
-pub struct Context {
-    /// The tunnels.
+/// Everything that calls on the control socket read or change; shared by all connections.
+pub struct ControlContext {
+    /// Owner of the tunnel tasks.
     pub supervisor: Supervisor,
-    /// The configuration.
+    /// Handle to the task that reads the configuration.
     pub reloader: ReloadHandle,
-    /// What outlives a restart.
-    pub store: Arc<StateFile>,
-    /// The log.
+    /// What must survive a restart of the daemon: the last `up` or `down` of each tunnel, and ad-hoc tunnels.
+    pub state_file: Arc<StateFile>,
+    /// The running log, for `log.tail` and `log.set_level`.
     pub log: Log,
-    /// The control socket, as it is told.
+    /// Path or pipe name of the control socket, as `daemon.status` reports it.
     pub socket: String,
-    /// What a person should know of the daemon.
+    /// Remarks on how the control socket was chosen, for `daemon.status`.
     pub notes: Vec<String>,
-    /// Since when the daemon runs.
-    pub since: Timestamp,
-    /// Clients now.
-    pub clients: AtomicUsize,
-    /// Cancelled when the daemon is to stop: by a signal or by `daemon.shutdown`.
+    /// Start of the daemon.
+    pub started_at: Timestamp,
+    /// Number of connected clients.
+    pub client_count: AtomicUsize,
+    /// Cancelled when the daemon begins to stop, by a signal or by `daemon.shutdown`. Commands are refused from then
+    /// on, but clients can still watch the tunnels go down.
     pub stopping: CancellationToken,
-    /// Cancelled when the tunnels have stopped: the connections end.
+    /// Cancelled when all tunnels have stopped. Connections end then.
     pub stopped: CancellationToken,
 }

@@ -1,5 +1,8 @@
-//! What waits to be sent to one client: bounded, so that a client that does not read is not read from either,
-//! and is dropped when it takes nothing for a while.
+//! The queue of lines that wait to be sent to one client.
+//!
+//! The queue is bounded in bytes. Replies wait for room in it, and requests are read only after their predecessor's
+//! reply was queued, so a client that does not read is not read from either. A client that takes no byte for
+//! [`WRITE_TIMEOUT`] is disconnected.
 
 use std::io;
 use std::sync::Arc;
@@ -16,41 +19,41 @@ use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{Reply, Request};
 use tunneld_proto::version::MAX_LINE;
 
-/// Bytes that may wait.
-const UNSENT: usize = 64 * 1024;
-/// A client that takes no byte for so long is dropped.
-const PROGRESS: Duration = Duration::from_secs(10);
+/// Bytes that may wait to be sent: 64 KiB.
+const QUEUE_BYTES: usize = 64 * 1024;
+/// Longest time without progress while a line is written. Then the client is disconnected.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The sending end; clones fill the same box.
+/// Sending end of the queue; clones share it.
 #[derive(Clone)]
 pub(super) struct Outbox {
-    // Unbounded in number, bounded by the permits that each entry holds.
-    queue: mpsc::UnboundedSender<Entry>,
-    room: Arc<Semaphore>,
+    // Unbounded in the number of lines; bounded in bytes by the permits that each line holds until it is written.
+    queue: mpsc::UnboundedSender<QueuedLine>,
+    free_bytes: Arc<Semaphore>,
 }
 
-/// The taking end.
-pub(super) type Entries = mpsc::UnboundedReceiver<Entry>;
+/// Receiving end of the queue, for [`send_all`].
+pub(super) type QueuedLines = mpsc::UnboundedReceiver<QueuedLine>;
 
-type Entry = (Bytes, OwnedSemaphorePermit);
+type QueuedLine = (Bytes, OwnedSemaphorePermit);
 
-/// The connection is gone.
+/// The connection to the client has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Gone;
+pub(super) struct Disconnected;
 
 impl Outbox {
-    pub(super) fn new() -> (Self, Entries) {
-        let (queue, entries) = mpsc::unbounded_channel();
-        let room = Arc::new(Semaphore::new(UNSENT));
-        (Self { queue, room }, entries)
+    pub(super) fn new() -> (Self, QueuedLines) {
+        let (queue, lines) = mpsc::unbounded_channel();
+        let free_bytes = Arc::new(Semaphore::new(QUEUE_BYTES));
+        (Self { queue, free_bytes }, lines)
     }
 
-    /// Sends the answer to request `id`; waits until there is room for it.
+    /// Queues the reply to request `id`; waits until there is room for it. A reply over [`MAX_LINE`] becomes an error.
     pub(super) async fn reply(
         &self,
         id: Value,
         outcome: Result<Value, RpcError>,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), Disconnected> {
         let line = reply_line(id.clone(), outcome);
         if line.len() <= MAX_LINE {
             return self.send(line).await;
@@ -58,16 +61,20 @@ impl Outbox {
         let error = RpcError::new(
             ErrorKind::Internal,
             format!(
-                "the answer has {} bytes, more than a line may have",
+                "the reply has {} bytes, but a line may have at most {MAX_LINE}",
                 line.len()
             ),
         )
-        .hint("ask for less at once, such as for single tunnels by name");
+        .hint("request less at once, for example single tunnels by name");
         self.send(reply_line(id, Err(error))).await
     }
 
-    /// Sends a notification; waits until there is room for it.
-    pub(super) async fn notify(&self, method: &str, params: &impl Serialize) -> Result<(), Gone> {
+    /// Queues a notification; waits until there is room for it.
+    pub(super) async fn notify(
+        &self,
+        method: &str,
+        params: &impl Serialize,
+    ) -> Result<(), Disconnected> {
         let request = Request {
             jsonrpc: "2.0".into(),
             id: None,
@@ -77,15 +84,16 @@ impl Outbox {
         self.send(to_line(&request).unwrap_or_default()).await
     }
 
-    async fn send(&self, line: Bytes) -> Result<(), Gone> {
-        let room = u32::try_from(line.len().min(UNSENT)).unwrap_or(u32::MAX);
-        let permit = self.room.clone().acquire_many_owned(room).await;
-        let entry = (line, permit.map_err(|_| Gone)?);
-        self.queue.send(entry).map_err(|_| Gone)
+    async fn send(&self, line: Bytes) -> Result<(), Disconnected> {
+        // A line longer than the whole queue takes all permits: it waits until the queue is empty, instead of for ever.
+        let permits = u32::try_from(line.len().min(QUEUE_BYTES)).unwrap_or(u32::MAX);
+        let permit = self.free_bytes.clone().acquire_many_owned(permits).await;
+        let queued = (line, permit.map_err(|_| Disconnected)?);
+        self.queue.send(queued).map_err(|_| Disconnected)
     }
 }
 
-/// One reply as it goes over the wire.
+/// Returns one reply as a line of the protocol.
 pub(super) fn reply_line(id: Value, outcome: Result<Value, RpcError>) -> Bytes {
     let (result, error) = match outcome {
         Ok(result) => (Some(result), None),
@@ -97,23 +105,27 @@ pub(super) fn reply_line(id: Value, outcome: Result<Value, RpcError>) -> Bytes {
         result,
         error,
     };
-    // Values and strings always serialise.
+    // Values and strings can always be serialised.
     to_line(&reply).unwrap_or_default()
 }
 
-/// Sends what is in the box until every sending end is gone; gives the writer back.
+/// Writes queued lines until all [`Outbox`] handles are dropped, and returns the writer.
+///
+/// # Errors
+/// The writer's error, or `TimedOut` if the client takes no byte for [`WRITE_TIMEOUT`].
 pub(super) async fn send_all<W: AsyncWrite + Unpin>(
     mut writer: W,
-    mut entries: Entries,
+    mut lines: QueuedLines,
 ) -> io::Result<W> {
-    while let Some((mut line, _room)) = entries.recv().await {
+    while let Some((mut line, _permit)) = lines.recv().await {
         while line.has_remaining() {
-            let sent = timeout(PROGRESS, writer.write_buf(&mut line)).await;
+            // The limit starts again with each byte taken: a slow client stays, one that does not read at all goes.
+            let sent = timeout(WRITE_TIMEOUT, writer.write_buf(&mut line)).await;
             if sent.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
         }
-        let flushed = timeout(PROGRESS, writer.flush()).await;
+        let flushed = timeout(WRITE_TIMEOUT, writer.flush()).await;
         flushed.map_err(|_| io::ErrorKind::TimedOut)??;
     }
     Ok(writer)
@@ -125,37 +137,37 @@ mod tests {
     use tokio::io::AsyncReadExt as _;
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_does_not_read_holds_up_its_own_replies_and_is_dropped() {
-        let (near, mut far) = tokio::io::duplex(1024);
-        let (outbox, entries) = Outbox::new();
-        let big = Value::String("x".repeat(UNSENT));
+    async fn a_client_that_does_not_read_blocks_its_own_replies_and_is_disconnected() {
+        let (server, mut client) = tokio::io::duplex(1024);
+        let (outbox, lines) = Outbox::new();
+        let big = Value::String("x".repeat(QUEUE_BYTES));
         let fill = async {
             outbox.reply(1.into(), Ok(big.clone())).await.unwrap();
             outbox.reply(2.into(), Ok(big.clone())).await
         };
-        let begun = tokio::time::Instant::now();
+        let started = tokio::time::Instant::now();
         let sent = tokio::select! {
-            sent = send_all(near, entries) => sent,
+            sent = send_all(server, lines) => sent,
             _ = fill => panic!("the second reply had room"),
         };
         assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(begun.elapsed().as_secs(), 10);
-        let mut got = Vec::new();
-        far.read_to_end(&mut got).await.unwrap();
-        assert_eq!(got.len(), 1024);
+        assert_eq!(started.elapsed().as_secs(), 10);
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received.len(), 1024);
     }
 
     #[tokio::test]
-    async fn an_answer_longer_than_a_line_becomes_an_error() {
-        let (near, mut far) = tokio::io::duplex(MAX_LINE * 2);
-        let (outbox, entries) = Outbox::new();
+    async fn a_reply_over_the_line_limit_becomes_an_error() {
+        let (server, mut client) = tokio::io::duplex(MAX_LINE * 2);
+        let (outbox, lines) = Outbox::new();
         let huge = Value::String("x".repeat(MAX_LINE));
         outbox.reply(7.into(), Ok(huge)).await.unwrap();
         drop(outbox);
-        drop(send_all(near, entries).await.unwrap());
-        let mut got = String::new();
-        far.read_to_string(&mut got).await.unwrap();
-        let reply: Reply = serde_json::from_str(&got).unwrap();
+        drop(send_all(server, lines).await.unwrap());
+        let mut received = String::new();
+        client.read_to_string(&mut received).await.unwrap();
+        let reply: Reply = serde_json::from_str(&received).unwrap();
         assert_eq!(reply.id, 7);
         assert_eq!(reply.error.unwrap().data.kind, ErrorKind::Internal);
     }

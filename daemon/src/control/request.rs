@@ -1,35 +1,38 @@
-//! From a line to a request, or to the error that answers it.
+//! Parses a line into a JSON-RPC 2.0 request, or into the error that is sent as its reply.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tunneld_proto::error::{ErrorKind, RpcError};
 
-/// A request that is one.
+/// A valid request.
 #[derive(Debug, PartialEq)]
 pub(super) struct Call {
-    /// None for a notification, which gets no reply.
+    /// `None` for a notification, which gets no reply.
     pub(super) id: Option<Value>,
     pub(super) method: String,
     pub(super) params: Value,
 }
 
-/// The error, and the id it goes to as far as one could be read.
-pub(super) type Refusal = (Value, RpcError);
+/// The id for the reply, null if it could not be read, and the error.
+pub(super) type InvalidCall = (Value, RpcError);
 
-/// Reads one request.
-pub(super) fn parse(line: &[u8]) -> Result<Call, Box<Refusal>> {
-    let refuse = |id, kind, message: String| {
-        let hint = "send one JSON-RPC 2.0 request a line, such as \
+/// Parses one line.
+///
+/// # Errors
+/// The error to reply with: `parse_error` if the line is not JSON, `invalid_request` if it is not a request.
+pub(super) fn parse(line: &[u8]) -> Result<Call, Box<InvalidCall>> {
+    let error = |id, kind, message: String| {
+        let hint = "send one JSON-RPC 2.0 request per line, for example \
                     {\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"daemon.status\"}";
         Box::new((id, RpcError::new(kind, message).hint(hint)))
     };
-    let value: Value = serde_json::from_slice(line).map_err(|error| {
-        let message = format!("the line is no JSON: {error}");
-        refuse(Value::Null, ErrorKind::ParseError, message)
+    let value: Value = serde_json::from_slice(line).map_err(|cause| {
+        let message = format!("the line is not JSON: {cause}");
+        error(Value::Null, ErrorKind::ParseError, message)
     })?;
-    let invalid = |id, message: &str| refuse(id, ErrorKind::InvalidRequest, message.to_owned());
+    let invalid = |id, message: &str| error(id, ErrorKind::InvalidRequest, message.to_owned());
     let Value::Object(mut object) = value else {
-        return Err(invalid(Value::Null, "the request is no JSON object"));
+        return Err(invalid(Value::Null, "the request is not a JSON object"));
     };
     let id = object.remove("id");
     if !matches!(
@@ -39,42 +42,51 @@ pub(super) fn parse(line: &[u8]) -> Result<Call, Box<Refusal>> {
         let message = "the request's id is neither a string nor a number";
         return Err(invalid(Value::Null, message));
     }
-    let to = || id.clone().unwrap_or_default();
+    let reply_id = || id.clone().unwrap_or_default();
     if object.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
-        return Err(invalid(to(), "the request's `jsonrpc` is not \"2.0\""));
+        return Err(invalid(
+            reply_id(),
+            "the request's `jsonrpc` is not \"2.0\"",
+        ));
     }
     let Some(Value::String(method)) = object.remove("method") else {
         return Err(invalid(
-            to(),
-            "the request's `method` is missing or no string",
+            reply_id(),
+            "the request's `method` is missing or not a string",
         ));
     };
     let params = object.remove("params").unwrap_or_default();
     if !matches!(params, Value::Null | Value::Object(_) | Value::Array(_)) {
-        return Err(invalid(to(), "the request's `params` are no object"));
+        return Err(invalid(
+            reply_id(),
+            "the request's `params` are not an object",
+        ));
     }
     Ok(Call { id, method, params })
 }
 
-/// The parameters of `method` in their type; none at all count as an empty object.
+/// Deserializes the parameters of `method`. Missing parameters count as an empty object.
+///
+/// # Errors
+/// `invalid_params` if they do not have the form of `T`.
 pub(super) fn params<T: DeserializeOwned>(method: &str, params: Value) -> Result<T, RpcError> {
     let params = match params {
         Value::Null => Value::Object(serde_json::Map::new()),
         Value::Array(_) => {
-            let message = format!("{method}: the parameters have names: give an object");
+            let message = format!("{method}: parameters must be an object, not an array");
             return Err(RpcError::new(ErrorKind::InvalidParams, message));
         }
         params => params,
     };
     serde_json::from_value(params).map_err(|error| {
-        // serde shows the value it stumbled over: an answer to a prompt must not come back that way.
-        let why = match method {
+        // serde's error repeats the value that it did not expect. For an answer that could be a password.
+        let reason = match method {
             tunneld_proto::message::method::PROMPT_ANSWER => {
-                "they are {id, answers:[…]}".to_owned()
+                "they must be {id, answers:[…]}".to_owned()
             }
             _ => tunneld_proto::text::escape(&error.to_string()),
         };
-        let message = format!("{method}: the parameters do not fit: {why}");
+        let message = format!("{method}: the parameters are invalid: {reason}");
         RpcError::new(ErrorKind::InvalidParams, message)
     })
 }
@@ -89,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_a_parse_error() {
+    fn a_line_that_is_not_json_is_a_parse_error() {
         let deep = "[".repeat(100_000);
         let lines: &[&[u8]] = &[
             b"",
@@ -107,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_an_invalid_one_with_its_id() {
+    fn json_that_is_not_a_request_is_invalid_and_keeps_its_id() {
         let cases: &[(&[u8], Value)] = &[
             (b"[]", Value::Null),
             (b"{\"id\":{}}", Value::Null),
@@ -127,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_read_and_a_notification_told_apart() {
+    fn a_call_without_an_id_is_a_notification() {
         let line = br#"{"jsonrpc":"2.0","id":null,"method":"m","params":{"a":1},"more":2}"#;
         let call = parse(line).unwrap();
         assert_eq!(call.id, Some(Value::Null));
@@ -137,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_does_not_fit_is_not_repeated() {
+    fn the_error_does_not_repeat_an_invalid_answer() {
         use tunneld_proto::message::{Answer, method};
         let given = serde_json::json!({"id": 1, "answers": "hunter2"});
         let error = params::<Answer>(method::PROMPT_ANSWER, given).unwrap_err();

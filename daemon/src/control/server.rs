@@ -1,4 +1,6 @@
-//! Lets clients in: the user's own and root's, so many at once. Looks after the socket while it is at it.
+//! Accepts control clients, limits their number, and makes the socket again if its file disappears.
+//!
+//! The peer check itself (only the daemon's own user and root) is part of [`Listener::accept`].
 
 use std::io;
 use std::sync::Arc;
@@ -13,36 +15,40 @@ use tunneld_proto::endpoint::{AcceptError, Listener, Stream};
 use tunneld_proto::error::{ErrorKind, RpcError};
 
 use super::outbox::reply_line;
-use super::{Context, connection};
+use super::{ControlContext, connection};
 
-/// Clients at once.
-const CLIENTS: usize = 64;
-/// How often is looked whether the socket still stands where clients look for it.
-const LOOK: Duration = Duration::from_secs(5);
-/// A pause after a failed accept: without free file descriptors it would fail again at once.
-const PAUSE: Duration = Duration::from_millis(200);
-/// How long the clients may take to hear the last words.
-const PARTING: Duration = Duration::from_secs(1);
+/// Clients that may be connected at the same time.
+const MAX_CLIENTS: usize = 64;
+/// Interval at which the socket's file is checked.
+const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Pause after a failed accept. Without free file descriptors the next accept would fail at once too, and the loop
+/// would use a whole core.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(200);
+/// Time in which a client that is refused must take its error.
+const REFUSAL_TIMEOUT: Duration = Duration::from_millis(200);
+/// Time in which clients must take their last messages after the tunnels have stopped.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves clients until `context.stopped`; then the socket is gone and every client has been told.
-pub async fn serve(mut listener: Listener, context: Arc<Context>) {
+/// Serves clients until `context.stopped` is cancelled. Removes the socket, and returns when every client has got its
+/// last messages or [`CLOSE_TIMEOUT`] has passed.
+pub async fn serve(mut listener: Listener, context: Arc<ControlContext>) {
     let mut clients = JoinSet::new();
-    let mut look = interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told = false;
+    let mut socket_check = interval(SOCKET_CHECK_INTERVAL);
+    socket_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rebind_failed = false;
     loop {
         tokio::select! {
             () = context.stopped.cancelled() => break,
             accepted = listener.accept() => admit(accepted, &mut clients, &context).await,
-            Some(ended) = clients.join_next() => note(ended),
-            _ = look.tick() => told = keep_in_place(&mut listener, told),
+            Some(ended) = clients.join_next() => log_panic(ended),
+            _ = socket_check.tick() => rebind_failed = rebind_if_missing(&mut listener, rebind_failed),
         }
     }
-    // Its drop unlinks the socket.
+    // Dropping the listener unlinks the socket: new clients find no daemon while the last ones are served.
     drop(listener);
-    let _ = timeout(PARTING, async {
+    let _ = timeout(CLOSE_TIMEOUT, async {
         while let Some(ended) = clients.join_next().await {
-            note(ended);
+            log_panic(ended);
         }
     })
     .await;
@@ -52,22 +58,24 @@ pub async fn serve(mut listener: Listener, context: Arc<Context>) {
 async fn admit(
     accepted: Result<Stream, AcceptError>,
     clients: &mut JoinSet<()>,
-    context: &Arc<Context>,
+    context: &Arc<ControlContext>,
 ) {
     let mut stream = match accepted {
         Ok(stream) => stream,
+        // The peer check: a client that may send commands can run programs as the daemon's user, through hooks and
+        // ProxyCommand.
         Err(AcceptError::Foreign { uid }) => {
-            tracing::warn!("user {uid} tried to command this daemon and was refused");
+            tracing::warn!("a client of uid {uid} was refused on the control socket");
             return;
         }
         Err(AcceptError::Io(error)) => return accept_failed(&error).await,
     };
-    if clients.len() >= CLIENTS {
-        let message = format!("{CLIENTS} clients are connected already");
-        let error = RpcError::new(ErrorKind::Busy, message).hint("end some of them, or try again");
-        // Fresh and empty, the socket takes this at once.
+    if clients.len() >= MAX_CLIENTS {
+        let message = format!("too many clients: {MAX_CLIENTS} are connected already");
+        let error = RpcError::new(ErrorKind::Busy, message).hint("end one of them, or try again");
+        // The send buffer of a new socket is empty and takes the line at once.
         let line = reply_line(Value::Null, Err(error));
-        let _ = timeout(PAUSE, stream.write_all(&line)).await;
+        let _ = timeout(REFUSAL_TIMEOUT, stream.write_all(&line)).await;
         return;
     }
     let hangup = match stream.hangup() {
@@ -76,57 +84,60 @@ async fn admit(
     };
     let context = context.clone();
     clients.spawn(async move {
-        let _counted = Counted::new(&context);
+        let _count = ClientCount::new(&context);
         connection::serve(stream, context.clone(), move || hangup.is_hung_up()).await;
     });
 }
 
 async fn accept_failed(error: &io::Error) {
     tracing::warn!("cannot accept a control client: {error}");
-    sleep(PAUSE).await;
+    sleep(ACCEPT_RETRY_DELAY).await;
 }
 
-/// A client in `daemon.status`, for as long as it is there.
-struct Counted(Arc<Context>);
+/// RAII guard that counts one client in [`ControlContext::client_count`].
+struct ClientCount(Arc<ControlContext>);
 
-impl Counted {
-    fn new(context: &Arc<Context>) -> Self {
-        context.clients.fetch_add(1, Ordering::Relaxed);
+impl ClientCount {
+    fn new(context: &Arc<ControlContext>) -> Self {
+        context.client_count.fetch_add(1, Ordering::Relaxed);
         Self(context.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for ClientCount {
     fn drop(&mut self) {
-        self.0.clients.fetch_sub(1, Ordering::Relaxed);
+        self.0.client_count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-fn note(ended: Result<(), JoinError>) {
+fn log_panic(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        tracing::error!("a defect of tunneld ended a control client's connection: {error}");
+        tracing::error!("a bug in tunneld ended the connection of a control client: {error}");
     }
 }
 
-/// Binds again where the socket was deleted or replaced; whether a failure was told already.
-fn keep_in_place(listener: &mut Listener, told: bool) -> bool {
+/// Makes the socket again if its file was deleted or replaced, for example because the runtime folder was removed at a
+/// logout. Returns whether that failed; a failure is logged only if the last attempt did not fail already.
+fn rebind_if_missing(listener: &mut Listener, failed_before: bool) -> bool {
     if listener.is_in_place() {
         return false;
     }
     match listener.rebind() {
         Ok(()) => {
             tracing::warn!(
-                "the control socket {} was gone and is back",
+                "the control socket {} was missing and was made again",
                 listener.endpoint()
             );
             false
         }
         Err(error) => {
-            if !told {
+            if !failed_before {
                 let error = anyhow::Error::new(error);
-                tracing::error!("the control socket is gone and cannot be made again: {error:#}");
+                tracing::error!(
+                    "the control socket is missing and cannot be made again: {error:#}"
+                );
             }
             true
         }

@@ -1,4 +1,6 @@
-//! `connect`: the connection as a byte stream through a tunnel's session. Each direction ends alone.
+//! `connect`: the client's connection as a byte stream through the tunnel's SSH session.
+//!
+//! Each direction ends separately: EOF in one is passed on, and the other one goes on (RFC 4254 §5.3).
 
 use std::io;
 
@@ -8,38 +10,39 @@ use tokio::io::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// What is on its way in each direction at the most, besides the channel's own window.
+/// Bytes buffered in each direction, in addition to the channel's own window.
 const BUFFER: usize = 64 * 1024;
 
-/// Carries bytes both ways until both have ended, the client is `gone`, or the daemon stops.
+/// Copies bytes between the client and the channel until both directions have ended, `client_gone` completes, or the
+/// daemon stops.
 ///
-/// Where the far side has ended in order, the client is told so by the end of what it reads while the connection
-/// stays; where the session or the channel was lost, the connection is closed at once.
-pub(super) async fn carry<N, F>(
-    near: N,
-    far: F,
-    gone: impl Future<Output = ()>,
+/// If the server closes the channel in order, the client reads EOF while its connection stays open. If the session is
+/// lost or the channel is aborted, the connection is closed.
+pub(super) async fn relay<L, C>(
+    local: L,
+    channel: C,
+    client_gone: impl Future<Output = ()>,
     stopped: &CancellationToken,
 ) where
-    N: AsyncRead + AsyncWrite + Unpin,
-    F: AsyncRead + AsyncWrite + Unpin,
+    L: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Unpin,
 {
-    let (near_reader, near_writer) = split(near);
-    let (far_reader, far_writer) = split(far);
-    let up = up(near_reader, far_writer);
-    let down = pass(far_reader, near_writer);
+    let (local_reader, local_writer) = split(local);
+    let (channel_reader, channel_writer) = split(channel);
+    let local_to_channel = copy_to_channel(local_reader, channel_writer);
+    let channel_to_local = copy(channel_reader, local_writer);
     tokio::select! {
-        carried = async { tokio::try_join!(up, down) } => {
-            if let Err(error) = carried {
-                tracing::debug!("a stream through a tunnel ended early: {error}");
+        ended = async { tokio::try_join!(local_to_channel, channel_to_local) } => {
+            if let Err(error) = ended {
+                tracing::debug!("a byte stream through a tunnel was aborted: {error}");
             }
         }
-        () = gone => {}
+        () = client_gone => {}
         () = stopped.cancelled() => {}
     }
 }
 
-async fn pass<R, W>(from: ReadHalf<R>, mut to: WriteHalf<W>) -> io::Result<()>
+async fn copy<R, W>(from: ReadHalf<R>, mut to: WriteHalf<W>) -> io::Result<()>
 where
     R: AsyncRead,
     W: AsyncWrite,
@@ -48,8 +51,7 @@ where
     to.shutdown().await
 }
 
-/// Once the far side takes nothing any more, what the client still sends is nobody's, and its end is waited for.
-async fn up<R, W>(from: ReadHalf<R>, mut to: WriteHalf<W>) -> io::Result<()>
+async fn copy_to_channel<R, W>(from: ReadHalf<R>, mut to: WriteHalf<W>) -> io::Result<()>
 where
     R: AsyncRead,
     W: AsyncWrite,
@@ -58,6 +60,8 @@ where
     match copy_buf(&mut from, &mut to).await {
         Ok(_) => to.shutdown().await,
         Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Err(error),
+        // The server has closed the channel in order. What the client still sends is discarded until its EOF: closing
+        // the connection now could destroy data that the client has not read yet.
         Err(_) => copy_buf(&mut from, &mut sink()).await.map(drop),
     }
 }
@@ -68,55 +72,56 @@ mod tests {
 
     use super::*;
 
-    /// The two far ends of a stream that is carried, and what ends it from without.
-    fn scene() -> (
+    /// Returns the outer ends of a relay (client, server), the token that reports the client as gone, and the relay.
+    fn relay_between_pipes() -> (
         DuplexStream,
         DuplexStream,
         CancellationToken,
         impl Future<Output = ()>,
     ) {
-        let ((client, near), (server, far)) = (duplex(1024), duplex(1024));
+        let ((client, local), (server, channel)) = (duplex(1024), duplex(1024));
         let gone = CancellationToken::new();
-        let left = gone.clone().cancelled_owned();
-        let carried = async move { carry(near, far, left, &CancellationToken::new()).await };
-        (client, server, gone, carried)
+        let client_gone = gone.clone().cancelled_owned();
+        let relaying =
+            async move { relay(local, channel, client_gone, &CancellationToken::new()).await };
+        (client, server, gone, relaying)
     }
 
     #[tokio::test]
-    async fn each_direction_ends_alone() {
-        let (mut client, mut server, _gone, carried) = scene();
+    async fn each_direction_ends_separately() {
+        let (mut client, mut server, _gone, relaying) = relay_between_pipes();
         let talk = async {
-            client.write_all(b"ask").await.unwrap();
+            client.write_all(b"request").await.unwrap();
             client.shutdown().await.unwrap();
-            let mut asked = Vec::new();
-            server.read_to_end(&mut asked).await.unwrap();
-            server.write_all(&asked).await.unwrap();
+            let mut request = Vec::new();
+            server.read_to_end(&mut request).await.unwrap();
+            server.write_all(&request).await.unwrap();
             drop(server);
-            let mut told = Vec::new();
-            client.read_to_end(&mut told).await.unwrap();
-            assert_eq!(told, b"ask");
+            let mut reply = Vec::new();
+            client.read_to_end(&mut reply).await.unwrap();
+            assert_eq!(reply, b"request");
         };
-        tokio::join!(carried, talk);
+        tokio::join!(relaying, talk);
     }
 
     #[tokio::test]
-    async fn the_connection_stays_until_the_client_has_seen_the_end() {
-        let (mut client, server, _gone, carried) = scene();
+    async fn the_connection_stays_open_until_the_client_closes_it() {
+        let (mut client, server, _gone, relaying) = relay_between_pipes();
         let talk = async {
             drop(server);
             assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
-            // Still taken, and nobody's.
+            // Still accepted, and discarded.
             client.write_all(&[0; 4096]).await.unwrap();
             drop(client);
         };
-        tokio::join!(carried, talk);
+        tokio::join!(relaying, talk);
     }
 
     #[tokio::test]
-    async fn a_client_that_is_gone_ends_it_although_the_far_side_goes_on() {
-        let (client, _server, gone, carried) = scene();
+    async fn a_client_that_is_gone_ends_the_relay_although_the_server_has_not_closed() {
+        let (client, _server, gone, relaying) = relay_between_pipes();
         drop(client);
         gone.cancel();
-        carried.await;
+        relaying.await;
     }
 }

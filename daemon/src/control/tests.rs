@@ -1,146 +1,29 @@
-//! The connection over a stream in memory with a paused clock, and the server over a real socket.
+//! Connections over pipes in memory with a paused clock, and the server over a real socket.
+
+mod harness;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{
-    AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, ReadHalf,
-    WriteHalf,
-};
-use tokio::task::JoinSet;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 use tunneld_proto::message::{EventBody, ReloadReport};
 use tunneld_proto::status::Desired;
 
-use super::*;
-use tunneld_config::env::Env;
-use tunneld_config::load::Loader;
-use tunneld_platform::subprocess::TokioPrograms;
-
-const HELLO: &str =
-    r#"{"jsonrpc":"2.0","id":0,"method":"hello","params":{"client":"a test","protocol":[1]}}"#;
-
-/// A daemon without its process: everything behind the socket.
-struct Bench {
-    context: Arc<Context>,
-    tasks: JoinSet<()>,
-    _folder: tempfile::TempDir,
-}
-
-impl Bench {
-    async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = folder.path().join("config");
-        std::fs::create_dir(&dir).unwrap();
-        let mut loader = Loader::new(dir.clone(), Env::from_process(), Arc::new(TokioPrograms));
-        let first = crate::reload::load(&mut loader).await;
-        let store = Arc::new(StateFile::open(folder.path().join("state.json")));
-        let mut tasks = JoinSet::new();
-        let supervisor = Supervisor::start(16, &mut tasks);
-        let (reloader, reloading) = ReloadHandle::new(
-            dir.clone(),
-            loader,
-            &first,
-            None,
-            store.clone(),
-            supervisor.clone(),
-        );
-        let watcher = crate::reload::watcher::Watcher::new(&dir);
-        tasks.spawn(reloading.run(watcher));
-        let context = Arc::new(Context {
-            supervisor,
-            reloader,
-            store,
-            log: Log::in_memory(),
-            socket: "here".into(),
-            notes: vec!["a note".into()],
-            since: Timestamp::now(),
-            clients: AtomicUsize::new(0),
-            stopping: CancellationToken::new(),
-            stopped: CancellationToken::new(),
-        });
-        Self {
-            context,
-            tasks,
-            _folder: folder,
-        }
-    }
-
-    /// A client over a pipe of `room` bytes; `hung_up` says whether it has gone.
-    fn client(&mut self, room: usize, hung_up: Arc<AtomicBool>) -> Client {
-        let (near, far) = tokio::io::duplex(room);
-        let context = self.context.clone();
-        self.tasks.spawn(connection::serve(near, context, move || {
-            hung_up.load(Ordering::Relaxed)
-        }));
-        let (reader, writer) = tokio::io::split(far);
-        Client {
-            reader: BufReader::new(reader),
-            writer,
-        }
-    }
-
-    async fn greeted(&mut self) -> Client {
-        let mut client = self.client(1 << 20, Arc::default());
-        client.say(HELLO).await;
-        assert_eq!(client.hear().await["result"]["protocol"], 1);
-        client
-    }
-
-    /// A tunnel to a port where nobody listens.
-    async fn hopeless_tunnel(&self, name: &str) {
-        let spec = json!({"host": "127.0.0.1", "port": 1, "user": "u", "ssh_config": false});
-        let tunnel = self.context.reloader.prove(name, &spec).await.unwrap();
-        self.context.supervisor.add(tunnel).await.unwrap();
-    }
-}
-
-struct Client {
-    reader: BufReader<ReadHalf<DuplexStream>>,
-    writer: WriteHalf<DuplexStream>,
-}
-
-impl Client {
-    async fn say(&mut self, line: &str) {
-        self.writer
-            .write_all(format!("{line}\n").as_bytes())
-            .await
-            .unwrap();
-    }
-
-    async fn call(&mut self, method: &str, params: Value) -> Value {
-        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        self.say(&request.to_string()).await;
-        self.hear().await
-    }
-
-    async fn hear(&mut self) -> Value {
-        let mut line = String::new();
-        assert_ne!(
-            self.reader.read_line(&mut line).await.unwrap(),
-            0,
-            "the connection ended"
-        );
-        serde_json::from_str(&line).unwrap()
-    }
-
-    async fn rest(mut self) -> String {
-        let mut rest = String::new();
-        self.reader.read_to_string(&mut rest).await.unwrap();
-        rest
-    }
-}
+use super::serve;
+use harness::{HELLO, TestClient, TestDaemon};
 
 fn kind(reply: &Value) -> &str {
     reply["error"]["data"]["kind"].as_str().unwrap_or("none")
 }
 
 #[tokio::test]
-async fn hello_comes_first_and_may_be_said_better() {
-    let mut bench = Bench::new().await;
-    let mut client = bench.client(1 << 16, Arc::default());
+async fn the_first_call_must_be_hello_and_may_be_repeated_after_an_error() {
+    let mut daemon = TestDaemon::new().await;
+    let mut client = daemon.client(1 << 16, Arc::default());
     assert_eq!(
         kind(&client.call("daemon.status", json!({})).await),
         "invalid_request"
@@ -150,39 +33,39 @@ async fn hello_comes_first_and_may_be_said_better() {
         .await;
     assert_eq!(kind(&other), "unsupported_protocol");
     assert_eq!(other["error"]["data"]["causes"], json!(["1"]));
-    client.say(HELLO).await;
-    assert_eq!(client.hear().await["result"]["pid"], std::process::id());
+    client.send(HELLO).await;
+    assert_eq!(client.receive().await["result"]["pid"], std::process::id());
     let status = client.call("daemon.status", json!({})).await;
     assert_eq!(status["result"]["notes"], json!(["a note"]));
     assert_eq!(status["result"]["socket"], "here");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_does_not_say_hello_is_dropped_after_ten_seconds() {
-    let mut bench = Bench::new().await;
-    let begun = Instant::now();
-    let mut client = bench.client(1 << 16, Arc::default());
+async fn a_client_without_hello_is_disconnected_after_ten_seconds() {
+    let mut daemon = TestDaemon::new().await;
+    let started = Instant::now();
+    let mut client = daemon.client(1 << 16, Arc::default());
     client.writer.write_all(b"{\"jsonrpc\"").await.unwrap();
-    assert_eq!(client.rest().await, "");
-    assert_eq!(begun.elapsed().as_secs(), 10);
+    assert_eq!(client.read_to_end().await, "");
+    assert_eq!(started.elapsed().as_secs(), 10);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_greeted_client_may_be_silent() {
-    let mut bench = Bench::new().await;
-    let mut client = bench.greeted().await;
+async fn a_client_may_be_silent_after_hello() {
+    let mut daemon = TestDaemon::new().await;
+    let mut client = daemon.greeted_client().await;
     tokio::time::advance(Duration::from_secs(3600)).await;
     assert!(client.call("tunnel.status", json!({})).await["result"]["tunnels"].is_array());
 }
 
 #[tokio::test]
-async fn what_is_no_request_gets_an_error_and_the_next_line_counts() {
-    let mut bench = Bench::new().await;
-    let mut client = bench.greeted().await;
+async fn an_invalid_line_gets_an_error_and_the_next_line_is_read() {
+    let mut daemon = TestDaemon::new().await;
+    let mut client = daemon.greeted_client().await;
     client.writer.write_all(b"\xff\xfe{\n").await.unwrap();
-    assert_eq!(kind(&client.hear().await), "parse_error");
-    client.say(&"[".repeat(100_000)).await;
-    assert_eq!(kind(&client.hear().await), "parse_error");
+    assert_eq!(kind(&client.receive().await), "parse_error");
+    client.send(&"[".repeat(100_000)).await;
+    assert_eq!(kind(&client.receive().await), "parse_error");
     let unknown = client.call("no.such", json!({})).await;
     assert_eq!(kind(&unknown), "unknown_method");
     assert!(
@@ -191,44 +74,44 @@ async fn what_is_no_request_gets_an_error_and_the_next_line_counts() {
             .unwrap()
             .contains("tunnel.up")
     );
-    let misfit = client.call("tunnel.up", json!({"names": 3})).await;
-    assert_eq!(kind(&misfit), "invalid_params");
+    let invalid = client.call("tunnel.up", json!({"names": 3})).await;
+    assert_eq!(kind(&invalid), "invalid_params");
 }
 
 #[tokio::test]
-async fn a_line_that_is_too_long_ends_the_connection() {
-    let mut bench = Bench::new().await;
-    let Client { reader, mut writer } = bench.greeted().await;
+async fn a_line_over_the_limit_ends_the_connection() {
+    let mut daemon = TestDaemon::new().await;
+    let TestClient { reader, mut writer } = daemon.greeted_client().await;
     let endless = async {
         let chunk = vec![b'x'; 1 << 16];
         while writer.write_all(&chunk).await.is_ok() {}
     };
-    let client = Client {
+    let client = TestClient {
         reader,
         writer: tokio::io::split(tokio::io::duplex(1).0).1,
     };
-    let (rest, ()) = tokio::join!(client.rest(), endless);
+    let (rest, ()) = tokio::join!(client.read_to_end(), endless);
     assert_eq!(kind(&serde_json::from_str(&rest).unwrap()), "line_too_long");
 }
 
 #[tokio::test]
-async fn a_notification_gets_no_reply_and_a_half_closed_client_gets_all_of_its() {
-    let mut bench = Bench::new().await;
-    let mut client = bench.greeted().await;
+async fn a_notification_gets_no_reply_and_a_half_closed_client_gets_all_replies() {
+    let mut daemon = TestDaemon::new().await;
+    let mut client = daemon.greeted_client().await;
     client
-        .say(r#"{"jsonrpc":"2.0","method":"tunnel.status"}"#)
+        .send(r#"{"jsonrpc":"2.0","method":"tunnel.status"}"#)
         .await;
     client
-        .say(r#"{"jsonrpc":"2.0","id":"a","method":"tunnel.status"}"#)
+        .send(r#"{"jsonrpc":"2.0","id":"a","method":"tunnel.status"}"#)
         .await;
-    // The last line lacks its end.
+    // The last line has no line feed.
     client
         .writer
         .write_all(br#"{"jsonrpc":"2.0","id":"b","method":"tunnel.status"}"#)
         .await
         .unwrap();
     client.writer.shutdown().await.unwrap();
-    let rest = client.rest().await;
+    let rest = client.read_to_end().await;
     let ids: Vec<Value> = rest
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone())
@@ -237,30 +120,30 @@ async fn a_notification_gets_no_reply_and_a_half_closed_client_gets_all_of_its()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_pipelines_and_never_reads_is_not_read_from_and_dropped() {
-    let mut bench = Bench::new().await;
-    let mut client = bench.client(4096, Arc::default());
-    client.say(HELLO).await;
-    let begun = Instant::now();
-    let mut taken = 0;
+async fn a_client_that_sends_requests_and_never_reads_is_not_read_from_and_disconnected() {
+    let mut daemon = TestDaemon::new().await;
+    let mut client = daemon.client(4096, Arc::default());
+    client.send(HELLO).await;
+    let started = Instant::now();
+    let mut accepted = 0;
     for id in 0..100_000 {
         let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"no.such\"}}\n");
         if client.writer.write_all(line.as_bytes()).await.is_err() {
             break;
         }
-        taken += 1;
+        accepted += 1;
     }
-    // 64 KiB of replies, and what the pipe and the reader's buffer hold.
-    assert!(taken < 1000, "{taken}");
-    assert_eq!(begun.elapsed().as_secs(), 10);
+    // 64 KiB of replies, and the requests in the pipe and in the reader's buffer.
+    assert!(accepted < 1000, "{accepted}");
+    assert_eq!(started.elapsed().as_secs(), 10);
 }
 
 #[tokio::test]
-async fn a_slow_follower_is_told_what_it_missed_and_gets_a_fresh_snapshot() {
-    let mut bench = Bench::new().await;
-    let mut client = bench.client(4096, Arc::default());
-    client.say(HELLO).await;
-    client.hear().await;
+async fn a_slow_subscriber_gets_the_number_of_missed_events_and_a_new_snapshot() {
+    let mut daemon = TestDaemon::new().await;
+    let mut client = daemon.client(4096, Arc::default());
+    client.send(HELLO).await;
+    client.receive().await;
     let snapshot = client.call("events.subscribe", json!({})).await;
     let first = snapshot["result"]["seq"].as_u64().unwrap();
     let big = ReloadReport {
@@ -268,14 +151,14 @@ async fn a_slow_follower_is_told_what_it_missed_and_gets_a_fresh_snapshot() {
         ..ReloadReport::default()
     };
     for _ in 0..1000 {
-        bench.context.supervisor.reloaded(big.clone());
+        daemon.context.supervisor.reloaded(big.clone());
         tokio::task::yield_now().await;
     }
     let mut seq = first;
     let missed = loop {
-        let told = client.hear().await;
-        let params = &told["params"];
-        if told["method"] == "lagged" {
+        let notification = client.receive().await;
+        let params = &notification["params"];
+        if notification["method"] == "lagged" {
             assert!(params["tunnels"].is_array());
             assert_eq!(params["seq"], first + 1000);
             break params["missed"].as_u64().unwrap();
@@ -285,28 +168,28 @@ async fn a_slow_follower_is_told_what_it_missed_and_gets_a_fresh_snapshot() {
         assert_eq!(params["kind"], "config");
     };
     assert!(missed >= 600 && seq + missed <= first + 1000, "{missed}");
-    bench.context.supervisor.reloaded(ReloadReport::default());
-    assert_eq!(client.hear().await["params"]["seq"], first + 1001);
+    daemon.context.supervisor.reloaded(ReloadReport::default());
+    assert_eq!(client.receive().await["params"]["seq"], first + 1001);
 }
 
 #[tokio::test]
-async fn followers_hear_bye_and_then_the_end() {
-    let mut bench = Bench::new().await;
-    let mut client = bench.greeted().await;
+async fn subscribers_get_bye_and_then_the_connection_is_closed() {
+    let mut daemon = TestDaemon::new().await;
+    let mut client = daemon.greeted_client().await;
     client.call("events.subscribe", json!({})).await;
-    let mut shutting = bench.greeted().await;
+    let mut other = daemon.greeted_client().await;
     assert_eq!(
-        shutting.call("daemon.shutdown", json!({})).await["result"],
+        other.call("daemon.shutdown", json!({})).await["result"],
         json!({})
     );
-    bench.context.stopping.cancelled().await;
+    daemon.context.stopping.cancelled().await;
     assert_eq!(
-        kind(&shutting.call("config.reload", json!({})).await),
+        kind(&other.call("config.reload", json!({})).await),
         "stopping"
     );
-    bench.context.supervisor.stop().await;
-    bench.context.stopped.cancel();
-    let rest = client.rest().await;
+    daemon.context.supervisor.stop().await;
+    daemon.context.stopped.cancel();
+    let rest = client.read_to_end().await;
     let last: Value = serde_json::from_str(rest.lines().last().unwrap()).unwrap();
     assert_eq!(
         last["params"]["kind"],
@@ -315,9 +198,9 @@ async fn followers_hear_bye_and_then_the_end() {
 }
 
 #[tokio::test]
-async fn up_names_what_is_missing_and_waits_no_longer_than_told() {
-    let mut bench = Bench::new().await;
-    let mut client = bench.greeted().await;
+async fn up_names_missing_tunnels_and_waits_at_most_timeout_ms() {
+    let mut daemon = TestDaemon::new().await;
+    let mut client = daemon.greeted_client().await;
     let missing = client
         .call("tunnel.up", json!({"names": ["nosuch"], "wait": true}))
         .await;
@@ -336,7 +219,7 @@ async fn up_names_what_is_missing_and_waits_no_longer_than_told() {
         ),
         "tunnel_not_found"
     );
-    bench.hopeless_tunnel("dead").await;
+    daemon.unreachable_tunnel("dead").await;
     let late = client
         .call(
             "tunnel.up",
@@ -348,28 +231,28 @@ async fn up_names_what_is_missing_and_waits_no_longer_than_told() {
         .call("tunnel.down", json!({"names": ["dead"], "wait": true}))
         .await;
     assert_eq!(down["result"]["tunnels"][0]["state"], "stopped");
-    assert_eq!(bench.context.store.desired()["dead"], Desired::Down);
+    assert_eq!(daemon.context.state_file.desired()["dead"], Desired::Down);
 }
 
 #[tokio::test]
-async fn a_client_that_has_gone_ends_its_wait() {
-    let mut bench = Bench::new().await;
-    bench.hopeless_tunnel("dead").await;
+async fn a_hangup_ends_the_wait_of_the_client() {
+    let mut daemon = TestDaemon::new().await;
+    daemon.unreachable_tunnel("dead").await;
     let hung_up = Arc::new(AtomicBool::new(false));
-    let mut client = bench.client(1 << 16, hung_up.clone());
-    client.say(HELLO).await;
-    client.hear().await;
+    let mut client = daemon.client(1 << 16, hung_up.clone());
+    client.send(HELLO).await;
+    client.receive().await;
     client
-        .say(r#"{"jsonrpc":"2.0","id":1,"method":"tunnel.up","params":{"names":["dead"],"wait":true,"timeout_ms":3600000}}"#)
+        .send(r#"{"jsonrpc":"2.0","id":1,"method":"tunnel.up","params":{"names":["dead"],"wait":true,"timeout_ms":3600000}}"#)
         .await;
     hung_up.store(true, Ordering::Relaxed);
-    assert_eq!(client.rest().await, "");
+    assert_eq!(client.read_to_end().await, "");
 }
 
 #[tokio::test]
-async fn a_tunnel_is_made_kept_and_removed() {
-    let mut bench = Bench::new().await;
-    let mut client = bench.greeted().await;
+async fn a_tunnel_can_be_added_saved_and_removed() {
+    let mut daemon = TestDaemon::new().await;
+    let mut client = daemon.greeted_client().await;
     let spec = json!({"host": "127.0.0.1", "port": 1, "ssh_config": false});
     let wrong = client
         .call(
@@ -382,7 +265,7 @@ async fn a_tunnel_is_made_kept_and_removed() {
         .call("tunnel.add", json!({"name": "quick", "spec": spec}))
         .await;
     assert_eq!(made["result"], json!({"name": "quick"}), "{made}");
-    assert!(bench.context.store.is_made("quick"));
+    assert!(daemon.context.state_file.is_ad_hoc("quick"));
     let twice = client
         .call("tunnel.add", json!({"name": "quick", "spec": spec}))
         .await;
@@ -391,7 +274,7 @@ async fn a_tunnel_is_made_kept_and_removed() {
         client.call("tunnel.remove", json!({"name": "quick"})).await["result"],
         json!({})
     );
-    assert!(!bench.context.store.is_made("quick"));
+    assert!(!daemon.context.state_file.is_ad_hoc("quick"));
     let saved = client
         .call(
             "tunnel.add",
@@ -404,9 +287,9 @@ async fn a_tunnel_is_made_kept_and_removed() {
             .unwrap()
             .contains("[tunnel.kept]")
     );
-    assert!(!bench.context.store.is_made("kept"));
+    assert!(!daemon.context.state_file.is_ad_hoc("kept"));
 
-    // What stands is changed where it stands, and what would break the others is not written.
+    // A saved tunnel is changed in its file, and a change that would break other tunnels is not written.
     let add =
         |name: &str, spec: serde_json::Value| json!({"name": name, "spec": spec, "save": true});
     let changed =
@@ -428,7 +311,7 @@ async fn a_tunnel_is_made_kept_and_removed() {
         "{clash}"
     );
     assert!(!Path::new(file).with_file_name("clash.toml").exists());
-    assert!(bench.context.reloader.faults().is_empty());
+    assert!(daemon.context.reloader.faults().is_empty());
 
     let quick =
         json!({"name": "quick", "spec": {"host": "127.0.0.1", "port": 1, "ssh_config": false}});
@@ -440,7 +323,7 @@ async fn a_tunnel_is_made_kept_and_removed() {
         )
         .await;
     assert!(kept["result"]["file"].is_string(), "{kept}");
-    assert!(!bench.context.store.is_made("quick"));
+    assert!(!daemon.context.state_file.is_ad_hoc("quick"));
     for carrier in ["lost", "nobody"] {
         let jump =
             json!({"host": "h", "ssh_config": false, "proxy_jump": format!("tunnel:{carrier}")});
@@ -453,41 +336,41 @@ async fn a_tunnel_is_made_kept_and_removed() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn sixty_four_clients_are_let_in_and_the_next_is_told() {
+async fn sixty_four_clients_are_accepted_and_the_next_gets_busy() {
     use tokio::net::UnixStream;
     use tunneld_proto::endpoint::{Endpoint, listen};
-    let mut bench = Bench::new().await;
+    let mut daemon = TestDaemon::new().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.sock");
     let endpoint =
         Endpoint::resolve(Some(&path), &tunneld_proto::paths::Env::from_process()).unwrap();
-    bench
+    daemon
         .tasks
-        .spawn(serve(listen(&endpoint).unwrap(), bench.context.clone()));
+        .spawn(serve(listen(&endpoint).unwrap(), daemon.context.clone()));
     let mut clients = Vec::new();
     for _ in 0..64 {
         clients.push(UnixStream::connect(&path).await.unwrap());
     }
-    let mut told = String::new();
+    let mut refusal = String::new();
     UnixStream::connect(&path)
         .await
         .unwrap()
-        .read_to_string(&mut told)
+        .read_to_string(&mut refusal)
         .await
         .unwrap();
-    assert_eq!(kind(&serde_json::from_str(&told).unwrap()), "busy");
-    // One that goes makes room for one that comes.
+    assert_eq!(kind(&serde_json::from_str(&refusal).unwrap()), "busy");
+    // A client that disconnects makes room for another.
     clients.pop();
     let mut reply = String::new();
     while !reply.contains("result") {
         let mut client = UnixStream::connect(&path).await.unwrap();
-        // A client that is told `busy` may find the socket closed already.
+        // The daemon may have closed the socket of a client that it refused.
         let _ = client.write_all(format!("{HELLO}\n").as_bytes()).await;
         let _ = client.shutdown().await;
         reply.clear();
         let _ = client.read_to_string(&mut reply).await;
     }
-    bench.context.stopped.cancel();
+    daemon.context.stopped.cancel();
     drop(clients);
     while path.exists() {
         tokio::task::yield_now().await;

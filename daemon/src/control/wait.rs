@@ -1,4 +1,5 @@
-//! Waiting until tunnels are up, or down, or have failed in a way that time alone will not mend.
+//! Waits of `tunnel.up`, `tunnel.restart` and `tunnel.down`: until the named tunnels are up or down, or until one has
+//! failed in a way that time alone will not fix.
 
 use std::future::Future;
 use std::time::Duration;
@@ -11,23 +12,27 @@ use tunneld_proto::status::{Desired, LastError, State, TunnelStatus};
 
 use crate::supervisor::Supervisor;
 
-/// How long is waited where the client does not say.
-const DEFAULT: Duration = Duration::from_secs(30);
-/// The longest wait that a client may ask for.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// Longest wait if the client sets no `timeout_ms`.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait that a client may set.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// What is waited for.
+/// State of a tunnel that ends the wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Goal {
-    /// A session, new or old.
+    /// The tunnel has a session, or waits for demand.
     Up,
-    /// A session that was made after the call.
+    /// The tunnel has a session that was made after the command.
     Fresh,
-    /// None.
+    /// The tunnel is stopped.
     Down,
 }
 
-/// Gives the command and waits until `names` have reached the goal.
+/// Carries out `command` and waits until all of `names` have reached the goal, at most `limit` milliseconds.
+///
+/// # Errors
+/// The command's error; `tunnel_failed` with the cause if one of the tunnels will not reach the goal by itself;
+/// `timeout`; `tunnel_not_found` if one was removed meanwhile.
 pub(super) async fn until(
     supervisor: &Supervisor,
     names: &[String],
@@ -36,12 +41,14 @@ pub(super) async fn until(
     command: impl Future<Output = Result<(), RpcError>>,
 ) -> Result<(), RpcError> {
     let begun = Timestamp::now();
-    // Before the command, so that no change after it is missed.
+    // Subscribed before the command, so that no change after it is missed.
     let (_, mut events) = supervisor.subscribe();
     command.await?;
-    let limit = limit.map_or(DEFAULT, Duration::from_millis).min(LONGEST);
+    let limit = limit
+        .map_or(DEFAULT_TIMEOUT, Duration::from_millis)
+        .min(MAX_TIMEOUT);
     let reaching = async {
-        while !reached(&supervisor.statuses(), names, goal, begun)? {
+        while !all_reached(&supervisor.statuses(), names, goal, begun)? {
             match events.recv().await {
                 Ok(_) | Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => {
@@ -53,12 +60,12 @@ pub(super) async fn until(
     };
     match timeout(limit, reaching).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(late(&supervisor.statuses(), names, goal, begun, limit)),
+        Err(_) => Err(timed_out(&supervisor.statuses(), names, goal, begun, limit)),
     }
 }
 
-/// Whether all have reached the goal; an error where one will not by itself.
-fn reached(
+/// Returns whether all tunnels have reached the goal, or the error of the first that will not reach it by itself.
+fn all_reached(
     statuses: &[TunnelStatus],
     names: &[String],
     goal: Goal,
@@ -87,14 +94,14 @@ fn reached(
 }
 
 fn has_reached(status: &TunnelStatus, goal: Goal, begun: Timestamp) -> bool {
-    // One that an earlier `down` is still closing stands, and is not wanted.
-    let stands =
+    // A tunnel that an earlier `down` is still closing has a session, but will lose it.
+    let is_up =
         status.desired == Desired::Up && matches!(status.state, State::Up | State::Degraded);
     match goal {
-        Goal::Up => stands || status.state == State::Idle,
+        Goal::Up => is_up || status.state == State::Idle,
         Goal::Fresh => {
             let session = status.session.as_ref();
-            stands && session.is_some_and(|session| session.since >= begun)
+            is_up && session.is_some_and(|session| session.since >= begun)
         }
         Goal::Down => status.state == State::Stopped,
     }
@@ -116,7 +123,7 @@ fn failed(name: &str, error: &LastError) -> RpcError {
     failed
 }
 
-fn late(
+fn timed_out(
     statuses: &[TunnelStatus],
     names: &[String],
     goal: Goal,
@@ -127,18 +134,18 @@ fn late(
         .iter()
         .filter(|status| names.contains(&status.name) && !has_reached(status, goal, begun))
         .collect();
-    let told: Vec<String> = missing
+    let states: Vec<String> = missing
         .iter()
         .map(|status| format!("{} is {}", status.name, status.state.as_str()))
         .collect();
-    let wanted = if goal == Goal::Down { "down" } else { "up" };
-    let message = format!("not {wanted} within {limit:?}: {}", told.join(", "));
+    let goal = if goal == Goal::Down { "down" } else { "up" };
+    let message = format!("not {goal} within {limit:?}: {}", states.join(", "));
     let hint = match missing.first() {
         Some(status) if status.state == State::NeedsInput => {
-            "it waits for an answer; run: tunnelctl answer".to_owned()
+            "the tunnel waits for an answer; run: tunnelctl answer".to_owned()
         }
         Some(status) => format!(
-            "the daemon goes on trying; run: tunnelctl logs {}",
+            "the daemon keeps trying; run: tunnelctl logs {}",
             status.name
         ),
         None => "run: tunnelctl status".to_owned(),
@@ -196,11 +203,11 @@ mod tests {
     }
 
     fn check(status: TunnelStatus, goal: Goal, begun: Timestamp) -> Result<bool, RpcError> {
-        reached(&[status], &["db".into()], goal, begun)
+        all_reached(&[status], &["db".into()], goal, begun)
     }
 
     #[test]
-    fn up_and_degraded_are_up_and_the_rest_is_waited_for() {
+    fn up_degraded_and_idle_tunnels_have_reached_up_and_others_have_not() {
         let now = Timestamp::now();
         for state in [State::Up, State::Degraded, State::Idle] {
             assert_eq!(check(status(state), Goal::Up, now), Ok(true));
@@ -223,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_wants_a_session_of_its_own() {
+    fn a_restart_waits_for_a_session_made_after_it() {
         let now = Timestamp::now();
         let up = |since| TunnelStatus {
             session: Some(SessionStatus {
@@ -244,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_time_will_not_fix_ends_the_wait_with_its_kind_first() {
+    fn a_failure_that_needs_the_user_ends_the_wait_and_its_kind_is_the_first_cause() {
         let now = Timestamp::now();
         for (state, kind) in [
             (State::Failed, "host_key_changed"),
@@ -264,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_of_before_the_command_does_not_count() {
+    fn a_failure_before_the_command_does_not_end_the_wait() {
         let now = Timestamp::now();
         let old = with_error(State::Failed, "host_key_changed", now - 1.second());
         assert_eq!(check(old, Goal::Up, now), Ok(false));

@@ -1,14 +1,14 @@
-//! systemd's journal, with fields of its own (`TUNNEL=`), where stderr is connected to it.
+//! systemd's journal, used when standard error is connected to it. Lines get the journal field `TUNNEL=`.
 //!
-//! The journal's socket blocks when the journal is frozen, so it is spoken to from the log's thread alone:
-//! each owned line is emitted once more there, into a subscriber that nothing else uses.
+//! Writing to the journal's socket blocks while the journal is frozen, so only the log's own thread does it: it emits
+//! each line a second time, into a subscriber that has the journald layer and no other user.
 
 use tunneld_proto::message::LogLine;
 
 #[cfg(target_os = "linux")]
 pub(super) use linux::Journal;
 
-/// No journal on this system.
+/// Placeholder for systems without a journal; it has no values.
 #[cfg(not(target_os = "linux"))]
 pub(super) enum Journal {}
 
@@ -31,16 +31,19 @@ mod linux {
     use tracing_subscriber::filter::{LevelFilter, Targets};
     use tracing_subscriber::layer::SubscriberExt as _;
 
+    /// Target of the events that are meant for the journal alone.
     const TARGET: &str = "tunneld::journal";
 
-    /// The journal.
+    /// Subscriber with the journald layer.
     pub(in super::super) struct Journal(Dispatch);
 
     impl Journal {
-        /// The journal, where `JOURNAL_STREAM` names the file behind stderr and the journal answers.
+        /// Connects to the journal. `None` if `JOURNAL_STREAM` does not name the file behind standard error
+        /// (systemd.exec(5): device and inode), or if the journal's socket does not exist.
         pub(in super::super) fn open() -> Option<Self> {
             let stream = std::env::var("JOURNAL_STREAM").ok()?;
             let stderr = rustix::fs::fstat(std::io::stderr()).ok()?;
+            // The variable is inherited by children whose stderr was redirected since: compare the file itself.
             if stream != format!("{}:{}", stderr.st_dev, stderr.st_ino) {
                 return None;
             }
@@ -55,9 +58,10 @@ mod linux {
                     debug: Priority::Debug,
                     trace: Priority::Debug,
                 });
-            // Without this filter every event of the daemon would be looked at twice.
-            let only = Targets::new().with_target(TARGET, LevelFilter::TRACE);
-            let subscriber = tracing_subscriber::registry().with(only).with(layer);
+            // tracing caches for each call site whether any subscriber wants it. Without this filter every call site
+            // of the daemon would count as wanted by this subscriber.
+            let only_own = Targets::new().with_target(TARGET, LevelFilter::TRACE);
+            let subscriber = tracing_subscriber::registry().with(only_own).with(layer);
             Some(Self(subscriber.into()))
         }
 

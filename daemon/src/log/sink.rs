@@ -1,4 +1,4 @@
-//! The thread that writes the log, and the bounded queue to it.
+//! The destination of the log, the thread that writes to it, and the bounded queue to that thread.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -13,10 +13,10 @@ use tunneld_proto::message::LogLine;
 
 use super::journal::Journal;
 
-/// Lines that wait for the thread at the most.
-const QUEUE: usize = 4096;
+/// Lines that may wait for the thread.
+const QUEUE_LENGTH: usize = 4096;
 
-/// Where lines end up.
+/// Destination of the log lines.
 pub(super) enum Sink {
     Stderr,
     File(File),
@@ -24,8 +24,9 @@ pub(super) enum Sink {
 }
 
 impl Sink {
-    /// The file where one is given; else the journal where stderr leads to it; else stderr.
-    pub(super) fn choose(file: Option<&Path>) -> anyhow::Result<Self> {
+    /// Opens `file` for appending (mode 0600) if one is given. Otherwise returns the journal if standard error is
+    /// connected to it, or else standard error.
+    pub(super) fn open(file: Option<&Path>) -> anyhow::Result<Self> {
         if let Some(path) = file {
             let mut options = File::options();
             options.append(true).create(true);
@@ -62,22 +63,23 @@ fn render(line: &LogLine) -> String {
     }
 }
 
-enum Message {
+enum WriterMessage {
     Line(Arc<LogLine>),
+    /// Request to confirm that all earlier lines are written.
     Flush(SyncSender<()>),
 }
 
-/// The near end of the queue.
+/// Handle to the writer thread: the sending end of its queue.
 #[derive(Clone)]
-pub(super) struct Writer {
-    queue: SyncSender<Message>,
+pub(super) struct LogWriter {
+    queue: SyncSender<WriterMessage>,
     dropped: Arc<AtomicU64>,
 }
 
-impl Writer {
-    /// Starts the thread; it ends when the last writer is gone.
+impl LogWriter {
+    /// Starts the thread. It ends when the last handle is dropped.
     pub(super) fn start(sink: Sink) -> io::Result<Self> {
-        let (queue, lines) = sync_channel(QUEUE);
+        let (queue, messages) = sync_channel(QUEUE_LENGTH);
         let dropped = Arc::new(AtomicU64::new(0));
         let writer = Self {
             queue,
@@ -85,58 +87,62 @@ impl Writer {
         };
         std::thread::Builder::new()
             .name("log".into())
-            .spawn(move || write_all(sink, &lines, &dropped))?;
+            .spawn(move || write_all(sink, &messages, &dropped))?;
         Ok(writer)
     }
 
-    /// Queues a line, or counts it as dropped; never waits.
+    /// Queues a line. If the queue is full, the line is dropped and counted: a tunnel never waits for its log.
     pub(super) fn write(&self, line: Arc<LogLine>) {
-        if self.queue.try_send(Message::Line(line)).is_err() {
+        if self.queue.try_send(WriterMessage::Line(line)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
+    /// Returns how many lines were dropped, because the queue was full or the sink failed.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until the lines queued so far are written, for `limit` at the most.
+    /// Waits until the lines queued so far are written, at most for `limit`.
     pub(super) fn flush(&self, limit: Duration) {
-        let (done, waited) = sync_channel(1);
-        match self.queue.try_send(Message::Flush(done)) {
-            Ok(()) => drop(waited.recv_timeout(limit)),
-            // A queue that is full belongs to a sink that is stuck.
+        let (done, confirmed) = sync_channel(1);
+        match self.queue.try_send(WriterMessage::Flush(done)) {
+            Ok(()) => drop(confirmed.recv_timeout(limit)),
+            // A full queue means that the sink is stuck: waiting would not help.
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
     }
 }
 
-fn write_all(mut sink: Sink, lines: &Receiver<Message>, dropped: &AtomicU64) {
-    let mut told = 0;
-    for message in lines {
+fn write_all(mut sink: Sink, messages: &Receiver<WriterMessage>, dropped: &AtomicU64) {
+    let mut reported = 0;
+    for message in messages {
         match message {
-            Message::Line(line) => {
+            WriterMessage::Line(line) => {
                 if sink.write(&line).is_err() {
                     dropped.fetch_add(1, Ordering::Relaxed);
                     continue;
                 }
-                let lost = dropped.load(Ordering::Relaxed);
-                if lost > told && sink.write(&loss(&line, lost - told)).is_ok() {
-                    told = lost;
+                // The sink works again: write how many lines are missing before this point.
+                let total = dropped.load(Ordering::Relaxed);
+                if total > reported && sink.write(&dropped_line(&line, total - reported)).is_ok() {
+                    reported = total;
                 }
             }
-            // Nobody waits any more: the flush ran out of time.
-            Message::Flush(done) => drop(done.try_send(())),
+            // The send fails if `flush` has reached its limit and no longer waits.
+            WriterMessage::Flush(done) => drop(done.try_send(())),
         }
     }
 }
 
-fn loss(after: &LogLine, lost: u64) -> LogLine {
+fn dropped_line(after: &LogLine, count: u64) -> LogLine {
     LogLine {
         at: after.at,
         level: "warn".into(),
         tunnel: None,
-        message: format!("{lost} log lines were dropped: the log did not take them in time"),
+        message: format!(
+            "{count} log lines were dropped: the log was too slow or could not be written"
+        ),
     }
 }
 
@@ -145,24 +151,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sink_that_does_not_move_costs_lines_and_no_time() {
+    fn a_blocked_sink_costs_lines_but_no_time() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipe");
         tunneld_platform::testing::make_fifo(&path);
-        // Open at both ends and never read: the thread blocks when the pipe is full.
+        // Opened at both ends, so that the open does not block, and never read: the thread blocks when the pipe is full.
         let _reader = File::options().read(true).write(true).open(&path).unwrap();
-        let writer = Writer::start(Sink::choose(Some(&path)).unwrap()).unwrap();
+        let writer = LogWriter::start(Sink::open(Some(&path)).unwrap()).unwrap();
         let line = Arc::new(LogLine {
             at: jiff::Timestamp::now(),
             level: "info".into(),
             tunnel: None,
             message: "x".repeat(1024),
         });
-        for _ in 0..QUEUE * 2 {
+        for _ in 0..QUEUE_LENGTH * 2 {
             writer.write(line.clone());
         }
         assert!(
-            writer.dropped() >= QUEUE as u64 - 128,
+            writer.dropped() >= QUEUE_LENGTH as u64 - 128,
             "{}",
             writer.dropped()
         );

@@ -1,7 +1,8 @@
-//! Tells when the configuration may have changed: by the directory's events, and by looking now and then.
+//! Notices when the configuration may have changed, from file system events of the directory and by polling.
 //!
-//! The directory is watched, never a file: a file's watch dies with the first save by rename. Looking catches what
-//! raises no event: linked files, a folder that is replaced or not there yet, an event queue that ran over.
+//! The directory is watched and not its files, because the watch of a file ends with the first save by rename. Polling
+//! catches changes that raise no event: files behind symbolic links, a directory that is replaced or does not exist
+//! yet, an overflow of the event queue.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -11,41 +12,48 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tunneld_platform::fs::FileId;
 
-/// How long it must be quiet before a change is told.
+/// Time without events after which a change is reported. Editors and package managers save in several steps (temporary
+/// file, rename, mode), which must not cause one reload each.
 const QUIET: Duration = Duration::from_millis(200);
-/// How long a change is kept back at most while writing goes on.
+/// Longest delay of a change while more events arrive, so that a program that keeps writing to the directory cannot
+/// prevent reloads.
 const AT_MOST: Duration = Duration::from_millis(600);
-/// How long a file that has just become empty may take to be written.
+/// Longest wait for the contents of a file that has just become empty. Programs that write a file in place truncate it
+/// first; a reload in between would remove its tunnels.
 const EMPTY_AT_MOST: Duration = Duration::from_secs(3);
-/// How often is looked where events are trusted.
-const SELDOM: Duration = Duration::from_secs(2);
-/// How often is looked where there are none.
-const OFTEN: Duration = Duration::from_millis(600);
+/// Polling interval if events are expected for every change.
+const POLL_WITH_EVENTS: Duration = Duration::from_secs(2);
+/// Polling interval if changes may raise no event.
+const POLL_WITHOUT_EVENTS: Duration = Duration::from_millis(600);
 
-/// Watches a configuration directory.
+/// Watches a configuration directory, which need not exist, and single files elsewhere.
 #[derive(Debug)]
 pub struct Watcher {
     dir: PathBuf,
-    also: Vec<PathBuf>,
+    /// Files outside the directory; they are polled only.
+    files: Vec<PathBuf>,
+    /// Holds one item if events have arrived since the last receive.
     events: mpsc::Receiver<()>,
     sender: mpsc::Sender<()>,
     watch: Option<RecommendedWatcher>,
-    /// The folder that the watch hangs on.
-    armed: Option<FileId>,
-    seen: Look,
+    /// Directory that the watch is attached to. `None` without a watch.
+    watched_dir: Option<FileId>,
+    /// State that was last reported, or that the watcher started with.
+    reported: ConfigSnapshot,
 }
 
-/// All that looking can tell.
+/// Metadata of the directory and all configuration files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Look {
-    folder: Option<FileId>,
+struct ConfigSnapshot {
+    /// `None` if the directory does not exist.
+    dir: Option<FileId>,
     files: Vec<(PathBuf, Stamp)>,
-    /// Whether a link leads elsewhere, so that events may be missing.
-    linked: bool,
+    /// Whether the directory or a file is a symbolic link: changes behind it raise no event here.
+    has_symlink: bool,
 }
 
-impl Look {
-    /// Whether a file is empty now that was not.
+impl ConfigSnapshot {
+    /// Returns whether a file is empty now that had contents before.
     fn is_emptied_since(&self, before: &Self) -> bool {
         let was_full = |path: &Path| {
             let mut files = before.files.iter();
@@ -61,91 +69,102 @@ struct Stamp {
     identity: FileId,
     size: u64,
     modified: Option<SystemTime>,
-    /// Mode and time of the last change of anything.
+    /// Mode and ctime: `chmod` and `chown` change neither size nor mtime, but decide whether a file is accepted.
     changed: (u32, i64, i64),
 }
 
 impl Watcher {
-    /// Watches `dir`, whether it is there or not.
+    /// Starts to watch `dir`. The state at this moment counts as reported.
     pub fn new(dir: &Path) -> Self {
         let (sender, events) = mpsc::channel(1);
         let mut watcher = Self {
             dir: dir.to_owned(),
-            also: Vec::new(),
+            files: Vec::new(),
             events,
             sender,
             watch: None,
-            armed: None,
-            seen: Look::default(),
+            watched_dir: None,
+            reported: ConfigSnapshot::default(),
         };
-        watcher.seen = watcher.look();
-        watcher.arm();
+        watcher.reported = watcher.snapshot();
+        watcher.attach();
         watcher
     }
 
-    /// Looks at these files too, such as `~/.ssh/config`.
-    pub fn also(&mut self, files: impl IntoIterator<Item = PathBuf>) {
-        self.also.extend(files);
-        self.seen = self.look();
+    /// Also watches these files, such as `~/.ssh/config`, by polling.
+    pub fn add_files(&mut self, files: impl IntoIterator<Item = PathBuf>) {
+        self.files.extend(files);
+        self.reported = self.snapshot();
     }
 
-    /// Waits until something may have changed, and it has been quiet for a moment. Cancel-safe.
+    /// Waits until the metadata of the configuration differs from the last reported state and no more changes follow.
+    ///
+    /// # Cancel safety
+    /// No change is lost if the future is dropped: the next call compares with the last reported state.
     pub async fn changed(&mut self) {
         loop {
-            self.arm();
-            // A change whose event was taken by a call that was dropped.
-            let late = self.look() != self.seen;
-            let trusted = self.armed.is_some() && !self.seen.linked;
-            let next = Instant::now() + if trusted { SELDOM } else { OFTEN };
+            self.attach();
+            // A call that was dropped may have received the event of a change without reporting it.
+            let already_changed = self.snapshot() != self.reported;
+            let events_expected = self.watched_dir.is_some() && !self.reported.has_symlink;
+            let next_poll = Instant::now()
+                + if events_expected {
+                    POLL_WITH_EVENTS
+                } else {
+                    POLL_WITHOUT_EVENTS
+                };
             tokio::select! {
-                () = std::future::ready(()), if late => self.settle().await,
+                () = std::future::ready(()), if already_changed => self.settle().await,
                 _ = self.events.recv() => self.settle().await,
-                () = sleep_until(next) => {
-                    if self.look() != self.seen {
+                () = sleep_until(next_poll) => {
+                    if self.snapshot() != self.reported {
                         self.settle().await;
                     }
                 }
             }
-            self.arm();
-            let mut look = self.look();
-            let latest = Instant::now() + EMPTY_AT_MOST;
-            // Whoever writes a file in its place empties it first.
-            while look.is_emptied_since(&self.seen) && Instant::now() < latest {
+            self.attach();
+            let mut snapshot = self.snapshot();
+            let deadline = Instant::now() + EMPTY_AT_MOST;
+            while snapshot.is_emptied_since(&self.reported) && Instant::now() < deadline {
                 self.settle().await;
-                look = self.look();
+                snapshot = self.snapshot();
             }
-            if look != self.seen {
-                self.seen = look;
+            if snapshot != self.reported {
+                self.reported = snapshot;
                 return;
             }
         }
     }
 
-    /// Waits until no event has come for a while, but not for ever.
+    /// Waits until no event has arrived for [`QUIET`], at most for [`AT_MOST`].
     async fn settle(&mut self) {
-        let latest = Instant::now() + AT_MOST;
+        let deadline = Instant::now() + AT_MOST;
         loop {
-            let quiet = latest.min(Instant::now() + QUIET);
+            let quiet = deadline.min(Instant::now() + QUIET);
             if timeout_at(quiet, self.events.recv()).await.is_err() {
                 return;
             }
         }
     }
 
-    /// Hangs the watch on the folder that is at the path now.
-    fn arm(&mut self) {
-        let folder = self.dir.metadata().ok().map(|facts| FileId::of(&facts));
-        if folder == self.armed && self.watch.is_some() == folder.is_some() {
+    /// Attaches the watch to the directory that is at the path now, if it is not attached to it already.
+    fn attach(&mut self) {
+        let dir = self
+            .dir
+            .metadata()
+            .ok()
+            .map(|metadata| FileId::of(&metadata));
+        if dir == self.watched_dir && self.watch.is_some() == dir.is_some() {
             return;
         }
         self.watch = None;
-        self.armed = None;
-        if folder.is_none() {
+        self.watched_dir = None;
+        if dir.is_none() {
             return;
         }
         let sender = self.sender.clone();
         let watch = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading the files raises events of its own; answering those would go on for ever.
+            // Reading the files raises access events too. To react to those would be an endless loop.
             if !matches!(
                 event,
                 Ok(notify::Event {
@@ -153,7 +172,7 @@ impl Watcher {
                     ..
                 })
             ) {
-                // A full queue holds one already, which is as good.
+                // A full queue already holds an event, and one is enough.
                 let _ = sender.try_send(());
             }
         });
@@ -163,54 +182,60 @@ impl Watcher {
         }) {
             Ok(watch) => {
                 self.watch = Some(watch);
-                self.armed = folder;
+                self.watched_dir = dir;
             }
             Err(error) => {
-                tracing::debug!(dir = %self.dir.display(), %error, "no events for the configuration folder; looking instead");
+                tracing::debug!(dir = %self.dir.display(), %error, "no file system events for the configuration directory; polling it instead");
             }
         }
     }
 
-    fn look(&self) -> Look {
-        let mut look = Look {
-            folder: self.dir.metadata().ok().map(|facts| FileId::of(&facts)),
-            linked: self.dir.is_symlink(),
-            ..Look::default()
+    fn snapshot(&self) -> ConfigSnapshot {
+        let mut snapshot = ConfigSnapshot {
+            dir: self
+                .dir
+                .metadata()
+                .ok()
+                .map(|metadata| FileId::of(&metadata)),
+            has_symlink: self.dir.is_symlink(),
+            ..ConfigSnapshot::default()
         };
         let entries = std::fs::read_dir(&self.dir).ok().into_iter().flatten();
         let inside = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| tunneld_config::is_config(path));
-        for path in inside.chain(self.also.iter().cloned()) {
-            look.linked |= path.is_symlink();
-            if let Ok(facts) = path.metadata() {
-                look.files.push((path, stamp(&facts)));
+        for path in inside.chain(self.files.iter().cloned()) {
+            snapshot.has_symlink |= path.is_symlink();
+            if let Ok(metadata) = path.metadata() {
+                snapshot.files.push((path, stamp(&metadata)));
             }
         }
-        look.files.sort_by(|a, b| a.0.cmp(&b.0));
-        look
+        // read_dir returns entries in no particular order.
+        snapshot.files.sort_by(|a, b| a.0.cmp(&b.0));
+        snapshot
     }
 }
 
-fn stamp(facts: &std::fs::Metadata) -> Stamp {
+fn stamp(metadata: &std::fs::Metadata) -> Stamp {
     Stamp {
-        identity: FileId::of(facts),
-        size: facts.len(),
-        modified: facts.modified().ok(),
-        changed: changed(facts),
+        identity: FileId::of(metadata),
+        size: metadata.len(),
+        modified: metadata.modified().ok(),
+        changed: changed(metadata),
     }
 }
 
 #[cfg(unix)]
-fn changed(facts: &std::fs::Metadata) -> (u32, i64, i64) {
+fn changed(metadata: &std::fs::Metadata) -> (u32, i64, i64) {
     use std::os::unix::fs::MetadataExt as _;
-    (facts.mode(), facts.ctime(), facts.ctime_nsec())
+    (metadata.mode(), metadata.ctime(), metadata.ctime_nsec())
 }
 #[cfg(not(unix))]
-fn changed(_facts: &std::fs::Metadata) -> (u32, i64, i64) {
+fn changed(_metadata: &std::fs::Metadata) -> (u32, i64, i64) {
     (0, 0, 0)
 }
 
+// Two attributes: clippy recognizes a test module only by a plain `cfg(test)`.
 #[cfg(unix)]
 #[cfg(test)]
 mod tests {
@@ -221,59 +246,59 @@ mod tests {
 
     use super::*;
 
-    const SOON: Duration = Duration::from_secs(10);
+    const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-    async fn told(watcher: &mut Watcher) {
-        timeout(SOON, watcher.changed())
+    async fn expect_change(watcher: &mut Watcher) {
+        timeout(CHANGE_TIMEOUT, watcher.changed())
             .await
-            .expect("the change is told");
+            .expect("the change is reported");
     }
-    async fn silent(watcher: &mut Watcher) {
+    async fn expect_no_change(watcher: &mut Watcher) {
         let waited = timeout(Duration::from_millis(900), watcher.changed()).await;
         assert!(waited.is_err(), "nothing has changed");
     }
 
     #[tokio::test]
-    async fn saves_by_rename_are_told_again_and_again_and_reading_is_not() {
+    async fn every_save_by_rename_is_reported_and_reading_is_not() {
         let dir = tempfile::TempDir::new().unwrap();
         let mut watcher = Watcher::new(dir.path());
         for round in 0..3 {
             fs::write(dir.path().join(".a.tmp"), format!("# {round}")).unwrap();
             fs::rename(dir.path().join(".a.tmp"), dir.path().join("a.toml")).unwrap();
-            told(&mut watcher).await;
+            expect_change(&mut watcher).await;
         }
         fs::read(dir.path().join("a.toml")).unwrap();
         fs::write(dir.path().join("notes.txt"), "x").unwrap();
-        silent(&mut watcher).await;
+        expect_no_change(&mut watcher).await;
     }
 
     #[tokio::test]
-    async fn folders_that_come_go_and_are_swapped() {
+    async fn a_directory_may_be_created_removed_and_replaced_by_a_link() {
         let root = tempfile::TempDir::new().unwrap();
         let dir = root.path().join("conf");
         let mut watcher = Watcher::new(&dir);
         fs::create_dir(&dir).unwrap();
-        told(&mut watcher).await;
+        expect_change(&mut watcher).await;
         fs::write(dir.join("a.toml"), "").unwrap();
-        told(&mut watcher).await;
+        expect_change(&mut watcher).await;
         fs::remove_dir_all(&dir).unwrap();
-        told(&mut watcher).await;
+        expect_change(&mut watcher).await;
         for name in ["one", "two"] {
             fs::create_dir(root.path().join(name)).unwrap();
             fs::write(root.path().join(name).join("a.toml"), name).unwrap();
         }
         symlink("one", &dir).unwrap();
-        told(&mut watcher).await;
+        expect_change(&mut watcher).await;
         symlink("two", root.path().join("next")).unwrap();
         fs::rename(root.path().join("next"), &dir).unwrap();
-        told(&mut watcher).await;
-        // The watch hangs on the new folder.
+        expect_change(&mut watcher).await;
+        // The watch is attached to the new directory.
         fs::write(root.path().join("two/a.toml"), "# more").unwrap();
-        told(&mut watcher).await;
+        expect_change(&mut watcher).await;
     }
 
     #[tokio::test]
-    async fn a_file_that_is_emptied_is_told_once_it_is_written() {
+    async fn a_truncated_file_is_reported_once_it_has_contents_again() {
         let dir = tempfile::TempDir::new().unwrap();
         let file = dir.path().join("a.toml");
         fs::write(&file, "# one").unwrap();
@@ -283,20 +308,20 @@ mod tests {
             tokio::time::sleep(2 * AT_MOST).await;
             fs::write(&file, "# two").unwrap();
         };
-        tokio::join!(told(&mut watcher), writing);
-        assert_eq!(watcher.seen.files[0].1.size, 5);
+        tokio::join!(expect_change(&mut watcher), writing);
+        assert_eq!(watcher.reported.files[0].1.size, 5);
         fs::write(&file, "").unwrap();
-        told(&mut watcher).await;
+        expect_change(&mut watcher).await;
     }
 
     #[tokio::test]
-    async fn other_files_count_too() {
+    async fn changes_of_added_files_are_reported() {
         let dir = tempfile::TempDir::new().unwrap();
         let other = tempfile::TempDir::new().unwrap();
         let file = other.path().join("config");
         let mut watcher = Watcher::new(dir.path());
-        watcher.also([file.clone()]);
+        watcher.add_files([file.clone()]);
         fs::write(&file, "Host x").unwrap();
-        told(&mut watcher).await;
+        expect_change(&mut watcher).await;
     }
 }

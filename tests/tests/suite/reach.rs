@@ -362,7 +362,7 @@ async fn an_included_file_and_match_exec_hold_from_the_next_dial_on() -> Result<
     // What ssh refuses changes nothing.
     std::fs::write(&included, "Nonsense yes\n")?;
     one.signal_sessions(rustix::process::Signal::KILL);
-    daemon.log().wait("and stays what it was", LONG).await?;
+    daemon.log().wait("and stays unchanged", LONG).await?;
     daemon.wait_up("t").await?;
     Ok(())
 }

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tunneld_proto::text;
 
-use tunneld_platform::subprocess::{LAST_WORDS, ProcessGroup, STDERR_LIMIT};
+use tunneld_platform::subprocess::{ProcessGroup, STDERR_GRACE, STDERR_LIMIT};
 
 /// A running ProxyCommand.
 pub(crate) struct Proxy {
@@ -41,7 +41,7 @@ impl StderrTail {
     /// All that it said, once it is gone; empty where that is nothing.
     pub(crate) async fn drain_stderr(&self) -> String {
         // A grandchild that left the group may hold the pipe open.
-        let _whole_or_not = timeout(LAST_WORDS, self.whole.cancelled()).await;
+        let _whole_or_not = timeout(STDERR_GRACE, self.whole.cancelled()).await;
         self.text
             .lock()
             .map(|text| text.clone())

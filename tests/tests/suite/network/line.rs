@@ -128,7 +128,7 @@ async fn a_session_over_a_link_local_address_outlives_a_change_of_others() -> Re
         .near(&format!("ip addr add 10.213.8.1/24 dev {CABLE}"))
         .await?;
     let log = field.daemon.log();
-    log.wait("the network's addresses changed", LONG).await?;
+    log.wait("the network addresses changed", LONG).await?;
     field.kept(&tunnel).await
 }
 

@@ -103,7 +103,7 @@ async fn host_command_names_the_host() -> Result<()> {
     connect(&way).await?;
     for (said, told) in [
         ("-oProxyCommand=x", "which is no host"),
-        ("", "said nothing"),
+        ("", "printed no usable line"),
         ("a b", "no host"),
     ] {
         way.host_command = ["echo", said].map(str::to_owned).to_vec();

@@ -1,5 +1,5 @@
-//! The demo's own small world: a temporary home with throw-away keys, the servers, and the daemon as a process of
-//! its own. Nothing of it is left when it is dropped.
+//! Everything that the demo runs: a temporary home with new keys, the SSH server, two web pages, and the daemon as a
+//! child process. Dropping it removes the home and kills the daemon.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,18 +19,17 @@ use tunneld_proto::message::method;
 use tunneld_proto::paths::Env;
 
 use super::page;
-use super::ssh_server::{FAR_HOST, SshServer};
+use super::ssh_server::{PAGE_HOST, SshServer};
 
-/// The daemon may take so long to begin, and to end.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks whether the daemon has begun.
-const LOOK: Duration = Duration::from_millis(20);
+/// Longest wait for the start and for the end of the daemon.
+const DAEMON_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval between two attempts to connect to a daemon that has just been started.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The world.
-pub(crate) struct World {
-    /// The SSH server.
+/// Temporary home with the running servers and the daemon.
+pub(crate) struct Sandbox {
     pub(crate) server: SshServer,
-    /// The daemon's configuration.
+    /// Text of the configuration file, to be shown to the user.
     pub(crate) config: String,
     daemon: Child,
     endpoint: Endpoint,
@@ -38,19 +37,19 @@ pub(crate) struct World {
     _pages: JoinSet<()>,
 }
 
-impl World {
-    /// Makes it: keys, servers, configuration, daemon.
-    pub(crate) async fn make() -> anyhow::Result<Self> {
+impl Sandbox {
+    /// Creates the keys, starts the servers, writes the configuration and starts the daemon.
+    pub(crate) async fn start() -> anyhow::Result<Self> {
         let home = tempfile::Builder::new().prefix("tunneld-demo-").tempdir();
-        let home = home.context("cannot make a temporary home")?;
+        let home = home.context("cannot create a temporary home")?;
         let mut pages = JoinSet::new();
-        let far = page::serve("Hello from behind the SSH server.", &mut pages).await?;
-        let near = page::serve("Hello from this side of the tunnel.", &mut pages).await?;
+        let server_page = page::serve("Hello from behind the SSH server.", &mut pages).await?;
+        let client_page = page::serve("Hello from this side of the tunnel.", &mut pages).await?;
         let (host_key, user_key) = (new_key()?, new_key()?);
         let host_line = host_key.public_key().to_openssh()?;
-        let server = SshServer::start(host_key, user_key.public_key().clone(), far).await?;
+        let server = SshServer::start(host_key, user_key.public_key().clone(), server_page).await?;
         let files = Files::write(home.path(), &user_key, server.address(), &host_line)?;
-        let config = configuration(&files, server.address(), near);
+        let config = configuration(&files, server.address(), client_page);
         std::fs::write(files.config.join("demo.toml"), &config)?;
         let env = Env::from_process();
         let endpoint = Endpoint::resolve(Some(&home.path().join("run/control.sock")), &env)?;
@@ -65,31 +64,35 @@ impl World {
         })
     }
 
-    /// A connection to the daemon, as soon as it listens.
+    /// Connects to the daemon as soon as it listens.
+    ///
+    /// # Errors
+    /// An error if the daemon has ended, or does not listen within [`DAEMON_TIMEOUT`].
     pub(crate) async fn connect(&mut self) -> anyhow::Result<Client> {
         let connecting = async {
             loop {
+                // The socket does not exist until the daemon has bound it.
                 match Client::connect(&self.endpoint, "tunneld demo").await {
                     Err(ClientError::Connect(_)) => {}
                     other => return Ok(other?),
                 }
                 if let Some(code) = self.daemon.try_wait()? {
-                    bail!("the daemon ended at once ({code})");
+                    bail!("the daemon ended right after its start ({code})");
                 }
-                sleep(LOOK).await;
+                sleep(CONNECT_INTERVAL).await;
             }
         };
-        timeout(PATIENCE, connecting)
+        timeout(DAEMON_TIMEOUT, connecting)
             .await
             .context("the daemon does not answer")?
     }
 
-    /// How tunnelctl speaks to this daemon.
-    pub(crate) fn tunnelctl(&self) -> String {
+    /// Returns the start of a tunnelctl command line for this daemon.
+    pub(crate) fn tunnelctl_command(&self) -> String {
         format!("tunnelctl --socket {}", self.endpoint)
     }
 
-    /// The daemon's last log lines.
+    /// Returns the last 12 lines of the daemon's log.
     pub(crate) fn log_tail(&self) -> String {
         let log = std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
@@ -98,27 +101,27 @@ impl World {
         tail.join("\n")
     }
 
-    /// Ends the daemon in order; the rest goes with the drop.
-    pub(crate) async fn end(mut self) {
+    /// Stops the daemon in order, and kills it if it does not end within [`DAEMON_TIMEOUT`].
+    pub(crate) async fn stop(mut self) {
         if let Ok(mut client) = Client::connect(&self.endpoint, "tunneld demo").await {
-            // It may have heard the same Ctrl-C and be gone already.
+            // The daemon gets the same Ctrl-C from the terminal, and may have ended already.
             let _ = client
                 .call::<serde_json::Value>(method::SHUTDOWN, &serde_json::json!({}))
                 .await;
         } else {
             let _ = self.daemon.start_kill();
         }
-        if timeout(PATIENCE, self.daemon.wait()).await.is_err() {
+        if timeout(DAEMON_TIMEOUT, self.daemon.wait()).await.is_err() {
             let _ = self.daemon.kill().await;
         }
     }
 }
 
 fn new_key() -> anyhow::Result<PrivateKey> {
-    PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).context("cannot make a key")
+    PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).context("cannot create a key")
 }
 
-/// The files of the home.
+/// Paths in the temporary home.
 struct Files {
     config: PathBuf,
     key: PathBuf,
@@ -138,6 +141,7 @@ impl Files {
             known_hosts: home.join("known_hosts"),
         };
         std::fs::create_dir(&files.config)?;
+        // A key file that others can read is refused, as ssh does.
         let mut options = std::fs::File::options();
         options.write(true).create_new(true);
         #[cfg(unix)]
@@ -150,14 +154,14 @@ impl Files {
     }
 }
 
-fn configuration(files: &Files, server: SocketAddr, near: SocketAddr) -> String {
+fn configuration(files: &Files, server: SocketAddr, client_page: SocketAddr) -> String {
     let quoted = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
     format!(
         "[tunnel.demo]\n\
          host = \"demo@{server}\"\n\
-         local_forward = \"127.0.0.1:0:{FAR_HOST}:80\"      # a free port here, to the page behind the server\n\
-         remote_forward = \"127.0.0.1:0:{near}\"   # a port at the server, to a page on this side\n\
-         dynamic_forward = \"127.0.0.1:0\"                # SOCKS: anything the server can reach\n\
+         local_forward = \"127.0.0.1:0:{PAGE_HOST}:80\"      # a free local port, to the page behind the server\n\
+         remote_forward = \"127.0.0.1:0:{client_page}\"   # a port on the server, to a page on this side\n\
+         dynamic_forward = \"127.0.0.1:0\"                # SOCKS: every host that the server can reach\n\
          identity_file = {key}\n\
          user_known_hosts_file = {known_hosts}\n\
          identities_only = true\n\
@@ -169,7 +173,7 @@ fn configuration(files: &Files, server: SocketAddr, near: SocketAddr) -> String 
 }
 
 fn start_daemon(home: &Path, config: &Path, endpoint: &Endpoint) -> anyhow::Result<Child> {
-    let program = std::env::current_exe().context("cannot tell where tunneld itself is")?;
+    let program = std::env::current_exe().context("cannot find the path of the running tunneld")?;
     let mut command = Command::new(program);
     command
         .arg("--config-dir")
@@ -183,6 +187,7 @@ fn start_daemon(home: &Path, config: &Path, endpoint: &Endpoint) -> anyhow::Resu
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true);
+    // Variables that would make the demo depend on the user's environment.
     for name in [
         "SSH_AUTH_SOCK",
         "RUST_LOG",
