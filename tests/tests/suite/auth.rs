@@ -9,7 +9,7 @@ use tunneld_tests::keys;
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::wait::LONG;
 
-use crate::scene::{answer, home, next_prompt, prompt, up};
+use crate::fixture::{answer, home, next_prompt, prompt, up};
 
 fn with_key(server: &Sshd, name: &str, key: &Path) -> Result<String> {
     let text = server.tunnel(name)?;

@@ -18,7 +18,7 @@ use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 use tunneld_tests::{ports, process};
 
-use crate::scene::{Scene, secs, tcp};
+use crate::fixture::{Scene, secs, tcp};
 
 #[tokio::test]
 async fn exit_codes_with_a_daemon() -> Result<()> {

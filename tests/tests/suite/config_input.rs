@@ -11,7 +11,7 @@ use tunneld_tests::home::Home;
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::wait::LONG;
 
-use crate::scene::{Scene, secs};
+use crate::fixture::{Scene, secs};
 
 /// What `tunneld check` says of these files.
 async fn check(files: &[(&str, &[u8])]) -> Result<Said> {

@@ -14,7 +14,7 @@ use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{Scene, secs};
+use crate::fixture::{Scene, secs};
 
 async fn quiet() -> Result<(Home, Daemon)> {
     let home = Home::new()?;

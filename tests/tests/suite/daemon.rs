@@ -9,15 +9,15 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tunneld_proto::status::{Desired, ForwardKind, State, TunnelStatus};
 use tunneld_tests::daemon::{Daemon, listen};
+use tunneld_tests::faulty_link::Link;
 use tunneld_tests::home::Home;
-use tunneld_tests::link::Link;
 use tunneld_tests::payload;
 use tunneld_tests::process::{self, Process};
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{Scene, secs, tcp, unix};
+use crate::fixture::{Scene, secs, tcp, unix};
 
 #[tokio::test]
 async fn a_second_daemon_says_who_runs_and_leaves_it_alone() -> Result<()> {

@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
 use tunneld_tests::asyncssh::Asyncssh;
 use tunneld_tests::daemon::{Daemon, listen};
+use tunneld_tests::faulty_link::Link;
 use tunneld_tests::home::Home;
-use tunneld_tests::link::Link;
 use tunneld_tests::payload::{self, MIB, exchange, random, same};
 use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{Scene, renewed, secs, session_since, settled_files, tcp, was_reset};
+use crate::fixture::{Scene, renewed, secs, session_since, settled_files, tcp, was_reset};
 
 fn forward(target: &Target) -> String {
     format!("local_forward = \"0 127.0.0.1:{}\"", target.port())

@@ -8,9 +8,9 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe::OpenOptions;
 use tunneld_proto::status::{State, TunnelStatus};
-use tunneld_tests::asking::{Asking, Factor, Round};
 use tunneld_tests::daemon::Daemon;
 use tunneld_tests::home::Home;
+use tunneld_tests::prompting_server::{Asking, Factor, Round};
 use tunneld_tests::wait::{LONG, within};
 
 fn asks(tunnel: &TunnelStatus) -> bool {

@@ -5,13 +5,13 @@ use serde_json::json;
 use tunneld_proto::message::Prompts;
 use tunneld_proto::status::{Prompt, PromptKind, State, TunnelStatus};
 use tunneld_tests::daemon::Daemon;
+use tunneld_tests::faulty_link::Link;
 use tunneld_tests::home::Home;
 use tunneld_tests::keys;
-use tunneld_tests::link::Link;
 use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::session_since;
+use crate::fixture::session_since;
 
 fn settled(tunnel: &TunnelStatus) -> bool {
     matches!(tunnel.state, State::Up | State::Failed)

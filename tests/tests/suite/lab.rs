@@ -7,7 +7,7 @@ use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
-use tunneld_tests::link::Link;
+use tunneld_tests::faulty_link::Link;
 use tunneld_tests::payload::{self, MIB};
 use tunneld_tests::process::Process;
 use tunneld_tests::sshd::{self, Setup, Sshd};
@@ -225,7 +225,7 @@ async fn ssh_asked(tunnel: &str, answer: &str) -> Result<bool> {
 
 #[tokio::test]
 async fn the_asking_server_wants_every_factor() -> Result<()> {
-    use tunneld_tests::asking::{Asking, Factor, Round};
+    use tunneld_tests::prompting_server::{Asking, Factor, Round};
     let rounds = vec![Round {
         instructions: "hello",
         prompts: vec![("Code: ", false, "same")],

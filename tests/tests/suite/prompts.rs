@@ -7,16 +7,16 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tunneld_proto::message::{EventBody, Prompts};
 use tunneld_proto::status::{ForwardKind, Prompt, PromptKind, State, TunnelStatus};
-use tunneld_tests::asking::{Asking, Factor, Round};
 use tunneld_tests::asyncssh::Asyncssh;
 use tunneld_tests::daemon::{Daemon, listen};
 use tunneld_tests::home::Home;
+use tunneld_tests::prompting_server::{Asking, Factor, Round};
 use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 use tunneld_tests::{keys, payload};
 
-use crate::scene::{answer, home, next_prompt, prompt, tcp, up};
+use crate::fixture::{answer, home, next_prompt, prompt, tcp, up};
 
 #[tokio::test]
 async fn password_by_command_and_by_prompt_carries_bytes() -> Result<()> {

@@ -15,7 +15,7 @@ use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{Scene, renewed, secs, session_since, tcp};
+use crate::fixture::{Scene, renewed, secs, session_since, tcp};
 
 fn listening(count: usize) -> impl Fn(&TunnelStatus) -> bool {
     move |tunnel| {

@@ -13,7 +13,7 @@ use tunneld_tests::socks::{self, Dest};
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{Scene, secs, session_since, tcp};
+use crate::fixture::{Scene, secs, session_since, tcp};
 
 async fn proxy() -> Result<(Scene, SocketAddr)> {
     let (scene, tunnel) = Scene::up("dynamic_forward = 0").await?;

@@ -6,9 +6,9 @@ mod forwards;
 mod logins;
 
 use anyhow::Result;
-use tunneld_tests::asking::{Asking, Factor};
 use tunneld_tests::asyncssh::Asyncssh;
 use tunneld_tests::dropbear::{Door, Dropbear};
+use tunneld_tests::prompting_server::{Asking, Factor};
 use tunneld_tests::sshd::{Setup, Sshd};
 
 /// A server that asks for no new keys before that many bytes.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tunneld_proto::status::{ForwardKind, ForwardState, State, TunnelStatus};
 
 use super::{Field, SHORT};
-use crate::scene::{renewed, secs, session_since};
+use crate::fixture::{renewed, secs, session_since};
 
 #[tokio::test]
 async fn a_remote_port_that_the_old_session_holds_is_taken_when_it_is_free() -> Result<()> {

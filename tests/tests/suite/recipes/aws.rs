@@ -10,7 +10,7 @@ use tunneld_tests::wait::{LONG, within};
 use tunneld_tests::{keys, payload, process};
 
 use super::{alive, block, gone, means, program, start, with};
-use crate::scene::{renewed, tcp};
+use crate::fixture::{renewed, tcp};
 
 /// Whether the last error holds these words.
 fn says(words: &str) -> impl Fn(&TunnelStatus) -> bool + '_ {

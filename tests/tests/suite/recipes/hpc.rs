@@ -6,16 +6,16 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use tokio::process::Command;
 use tunneld_proto::status::ForwardKind;
-use tunneld_tests::asking::{Asking, Factor, Round};
 use tunneld_tests::daemon::listen;
 use tunneld_tests::home::{DEFAULTS, Home};
+use tunneld_tests::prompting_server::{Asking, Factor, Round};
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 use tunneld_tests::{payload, ports, rpc};
 
 use super::{block, blocks, gone, means, path, program, start, with};
-use crate::scene::{secs, tcp};
+use crate::fixture::{secs, tcp};
 
 /// A home whose tunnels read this ssh_config and nothing of the machine's.
 fn hpc(ssh_config: &str) -> Result<(Home, PathBuf)> {

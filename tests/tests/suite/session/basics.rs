@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tunneld::failure::FailureKind;
 use tunneld::session::OpenError;
 use tunneld_config::addr::{BindAddr, ListenAddr};
-use tunneld_tests::link::Link;
+use tunneld_tests::faulty_link::Link;
 use tunneld_tests::payload::{self, MIB};
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::{Manner, Target};

@@ -8,13 +8,13 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tunneld_proto::status::{State, TunnelStatus};
-use tunneld_tests::net::{CABLE, FAR, NEAR};
 use tunneld_tests::payload::{self, random, same};
 use tunneld_tests::process::Process;
+use tunneld_tests::two_hosts::{CABLE, FAR, NEAR};
 use tunneld_tests::wait::{LONG, within};
 
 use super::{Field, NEVER, SHORT};
-use crate::scene::{secs, session_since, was_reset};
+use crate::fixture::{secs, session_since, was_reset};
 
 #[tokio::test]
 async fn a_black_hole_longer_than_the_keepalives_is_a_dead_peer_and_passes() -> Result<()> {
@@ -186,7 +186,7 @@ async fn a_machine_that_wakes_looks_after_its_sessions() -> Result<()> {
     field.net.forget_flow(port).await?;
     tokio::time::sleep(secs(6)).await;
     process.signal(Signal::CONT)?;
-    let new = crate::scene::renewed(&before);
+    let new = crate::fixture::renewed(&before);
     field.daemon.wait_for("t", secs(12), new).await?;
     field.echo().await
 }

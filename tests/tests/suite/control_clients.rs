@@ -12,7 +12,7 @@ use tunneld_tests::process;
 use tunneld_tests::rpc::Rpc;
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::secs;
+use crate::fixture::secs;
 
 async fn quiet() -> Result<(Home, Daemon)> {
     let home = Home::new()?;

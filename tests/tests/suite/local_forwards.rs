@@ -10,7 +10,7 @@ use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::LONG;
 
-use crate::scene::{Scene, session_since, tcp, unix};
+use crate::fixture::{Scene, session_since, tcp, unix};
 
 #[tokio::test]
 async fn tcp_to_tcp_10_mb_both_ways() -> Result<()> {

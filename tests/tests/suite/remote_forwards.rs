@@ -11,7 +11,7 @@ use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::LONG;
 use tunneld_tests::{ports, socks};
 
-use crate::scene::{Scene, renewed, session_since, tcp, unix};
+use crate::fixture::{Scene, renewed, session_since, tcp, unix};
 
 #[tokio::test]
 async fn port_zero_is_told_and_carries_10_mb_both_ways() -> Result<()> {

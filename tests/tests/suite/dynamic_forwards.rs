@@ -13,7 +13,7 @@ use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::{keys, ports};
 
-use crate::scene::{Scene, session_since, tcp};
+use crate::fixture::{Scene, session_since, tcp};
 
 #[tokio::test]
 async fn every_version_and_address_10_mb_both_ways() -> Result<()> {

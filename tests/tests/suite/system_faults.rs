@@ -18,7 +18,7 @@ use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{renewed, secs, session_since, settled_files, tcp};
+use crate::fixture::{renewed, secs, session_since, settled_files, tcp};
 
 const HOUR: i64 = 3600;
 const TEN_YEARS: i64 = 10 * 365 * 24 * HOUR;

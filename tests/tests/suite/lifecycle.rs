@@ -14,7 +14,7 @@ use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 use tunneld_tests::{keys, ports};
 
-use crate::scene::{Scene, renewed, secs, session_since, tcp, was_reset};
+use crate::fixture::{Scene, renewed, secs, session_since, tcp, was_reset};
 
 fn forward(target: &Target) -> String {
     format!("local_forward = \"0 127.0.0.1:{}\"", target.port())

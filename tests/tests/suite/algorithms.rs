@@ -9,7 +9,7 @@ use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::LONG;
 
-use crate::scene::tcp;
+use crate::fixture::tcp;
 
 /// One tunnel for each of `values` of `key`; each is up with that very algorithm and carries 1 MiB.
 async fn each(
@@ -100,7 +100,7 @@ async fn every_host_key_type() -> Result<()> {
         })
         .await?;
         let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
-        let (_scene, tunnel) = crate::scene::Scene::on(server, &lines).await?;
+        let (_scene, tunnel) = crate::fixture::Scene::on(server, &lines).await?;
         let stream = tcp(listen(&tunnel, ForwardKind::Local)?).await?;
         let data = random(92, MIB);
         same(&data, &exchange(stream, &data).await?)?;
@@ -111,7 +111,7 @@ async fn every_host_key_type() -> Result<()> {
 #[tokio::test]
 async fn nothing_in_common_names_both_sides() -> Result<()> {
     let server = Sshd::with_lines(&["Ciphers aes128-cbc"]).await?;
-    let scene = crate::scene::Scene::begun(server, "").await?;
+    let scene = crate::fixture::Scene::begun(server, "").await?;
     let stuck = |tunnel: &TunnelStatus| tunnel.last_error.is_some();
     let tunnel = scene.daemon.wait_for("t", LONG, stuck).await?;
     let error = tunnel.last_error.context("an error")?;

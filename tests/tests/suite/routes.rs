@@ -10,7 +10,7 @@ use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{renewed, session_since, tcp};
+use crate::fixture::{renewed, session_since, tcp};
 
 /// A home whose tunnels read this ssh_config and nothing of the machine's.
 async fn home(ssh_config: &str, tunnels: &str) -> Result<(Home, Daemon)> {
@@ -139,7 +139,7 @@ async fn proxy_commands_fail_by_name_and_leave_no_process() -> Result<()> {
     let hangs = daemon.wait_for("hangs", LONG, stuck).await?;
     assert!(hangs.last_error.is_some());
     let children = process::descendants(daemon.process().pid());
-    daemon.terminate(crate::scene::secs(6)).await?;
+    daemon.terminate(crate::fixture::secs(6)).await?;
     for pid in children {
         // Killed, it stays until init has looked after it.
         let what = format!("the end of process {pid}, which outlived the daemon");
