@@ -21,7 +21,7 @@ use tunneld_tests::{ports, process};
 use crate::fixture::{Scene, secs, tcp};
 
 #[tokio::test]
-async fn exit_codes_with_a_daemon() -> Result<()> {
+async fn each_command_returns_its_documented_exit_code() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     let home = &scene.home;
     for (args, code) in [
@@ -60,7 +60,7 @@ async fn exit_codes_with_a_daemon() -> Result<()> {
 }
 
 #[tokio::test]
-async fn up_of_a_dead_host_runs_out_of_time() -> Result<()> {
+async fn up_returns_6_when_the_host_does_not_connect_in_time() -> Result<()> {
     let home = Home::new()?;
     let port = ports::free()?;
     let text = format!("[tunnel.t]\nhost = \"u@127.0.0.1:{port}\"\n");
@@ -77,7 +77,7 @@ async fn up_of_a_dead_host_runs_out_of_time() -> Result<()> {
 }
 
 #[tokio::test]
-async fn no_daemon_dead_socket_and_hanging_daemon_are_5() -> Result<()> {
+async fn a_missing_or_hanging_daemon_returns_5() -> Result<()> {
     let home = Home::new()?;
     let said = home.ctl(&["status"]).await?.expect(5)?;
     assert!(
@@ -100,7 +100,7 @@ async fn no_daemon_dead_socket_and_hanging_daemon_are_5() -> Result<()> {
 }
 
 #[tokio::test]
-async fn another_protocol_version_is_7() -> Result<()> {
+async fn an_unsupported_protocol_version_returns_7() -> Result<()> {
     let home = Home::new()?;
     let folder = home.socket().parent().context("a folder")?.to_owned();
     std::fs::create_dir_all(&folder)?;
@@ -126,7 +126,7 @@ async fn another_protocol_version_is_7() -> Result<()> {
 }
 
 #[tokio::test]
-async fn data_goes_to_stdout_and_talk_to_stderr() -> Result<()> {
+async fn data_goes_to_stdout_and_messages_to_stderr() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!(
         "description = \"the lab's\"\ntags = [\"x\"]\nlocal_forward = \"0 127.0.0.1:{}\"",
@@ -213,7 +213,7 @@ async fn data_goes_to_stdout_and_talk_to_stderr() -> Result<()> {
 }
 
 #[tokio::test]
-async fn colour_only_where_it_is_wanted() -> Result<()> {
+async fn colour_is_used_only_when_requested() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     let plain = scene.home.ctl(&["status"]).await?.expect(0)?;
     assert!(!plain.stdout.contains('\u{1b}'), "{plain:#?}");
@@ -230,7 +230,7 @@ async fn colour_only_where_it_is_wanted() -> Result<()> {
 }
 
 #[tokio::test]
-async fn closed_and_full_outputs_and_narrow_terminals_are_no_panic() -> Result<()> {
+async fn closed_or_full_output_and_narrow_terminals_cause_no_panic() -> Result<()> {
     let (scene, _) = Scene::up("local_forward = \"0 127.0.0.1:9\"").await?;
     for (script, codes) in [
         ("\"$0\" status --output json | :", &[0][..]),
@@ -269,7 +269,7 @@ async fn closed_and_full_outputs_and_narrow_terminals_are_no_panic() -> Result<(
 }
 
 #[tokio::test]
-async fn foreign_bytes_in_names_are_escaped() -> Result<()> {
+async fn control_characters_in_names_are_escaped() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     let said = scene.home.ctl(&["status", "\u{1b}[31mred\u{9b}"]).await?;
     assert_ne!(said.code, 0);
@@ -278,7 +278,7 @@ async fn foreign_bytes_in_names_are_escaped() -> Result<()> {
 }
 
 #[tokio::test]
-async fn names_are_globs_and_tags_choose() -> Result<()> {
+async fn globs_and_tags_select_tunnels() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     let mut text = String::new();
@@ -305,7 +305,7 @@ async fn names_are_globs_and_tags_choose() -> Result<()> {
 }
 
 #[tokio::test]
-async fn up_starts_the_daemon() -> Result<()> {
+async fn up_starts_the_daemon_if_none_runs() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     home.write("t.toml", &server.tunnel("t")?)?;
@@ -324,7 +324,7 @@ async fn up_starts_the_daemon() -> Result<()> {
 }
 
 #[tokio::test]
-async fn up_on_the_spot_in_sshs_flags_and_save() -> Result<()> {
+async fn up_accepts_ssh_flags_for_an_ad_hoc_tunnel_and_saves_it() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::echo().await?;
     let home = Home::new()?;
@@ -378,7 +378,7 @@ async fn up_on_the_spot_in_sshs_flags_and_save() -> Result<()> {
 }
 
 #[tokio::test]
-async fn events_and_watched_status_are_json_lines() -> Result<()> {
+async fn events_and_watched_status_print_json_lines() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     for args in [
         &["events", "--output", "json"][..],
@@ -422,7 +422,7 @@ async fn events_and_watched_status_are_json_lines() -> Result<()> {
 }
 
 #[tokio::test]
-async fn logs_tell_of_one_tunnel() -> Result<()> {
+async fn logs_shows_the_lines_of_one_tunnel() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     let said = scene.home.ctl(&["logs", "t"]).await?.expect(0)?;
     assert!(!said.stdout.is_empty(), "{said:#?}");
@@ -431,7 +431,7 @@ async fn logs_tell_of_one_tunnel() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_refused_login_says_what_to_do() -> Result<()> {
+async fn a_refused_login_prints_a_hint() -> Result<()> {
     let server = Sshd::start().await?;
     std::fs::write(server.dir().join("authorized_keys"), "")?;
     let scene = Scene::begun(server, "autostart = false\nidentities_only = true").await?;

@@ -61,7 +61,7 @@ async fn the_user_unit_starts_restarts_and_stops_under_systemd() -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_unit_is_verified() -> Result<()> {
+async fn every_unit_passes_systemd_analyze() -> Result<()> {
     let home = Home::bare()?;
     for entry in std::fs::read_dir(unit(""))? {
         let path = entry?.path();

@@ -115,7 +115,7 @@ fn answer(query: &[u8], names: &BTreeMap<String, Says>) -> Option<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn names_that_hang_fail_and_change_are_their_own_tunnels_trouble() -> Result<()> {
+async fn names_that_hang_fail_or_change_affect_only_their_tunnel() -> Result<()> {
     let field = Field::with("", &[], |home| {
         std::fs::write(home.path("resolv.conf"), "nameserver 127.0.0.1\n")?;
         Ok(mounting(&[(home.path("resolv.conf"), "/etc/resolv.conf")]))
