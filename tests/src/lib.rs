@@ -9,26 +9,26 @@
 )]
 
 pub mod agent;
-pub mod asking;
 pub mod asyncssh;
 #[cfg(target_os = "linux")]
 pub mod clock;
 pub mod ctl;
 pub mod daemon;
 pub mod dropbear;
-mod far_side;
+pub mod faulty_link;
 pub mod fifo;
 pub mod home;
 pub mod keys;
-pub mod link;
-#[cfg(target_os = "linux")]
-pub mod net;
 pub mod payload;
 pub mod ports;
 pub mod process;
+pub mod prompting_server;
 pub mod rpc;
 pub mod security_key;
+mod server_forwards;
 pub mod socks;
 pub mod sshd;
 pub mod target;
+#[cfg(target_os = "linux")]
+pub mod two_hosts;
 pub mod wait;

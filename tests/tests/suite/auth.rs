@@ -9,7 +9,7 @@ use tunneld_tests::keys;
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::wait::LONG;
 
-use crate::scene::{answer, home, next_prompt, prompt, up};
+use crate::fixture::{answer, home, next_prompt, prompt, up};
 
 fn with_key(server: &Sshd, name: &str, key: &Path) -> Result<String> {
     let text = server.tunnel(name)?;
@@ -18,7 +18,7 @@ fn with_key(server: &Sshd, name: &str, key: &Path) -> Result<String> {
 }
 
 #[tokio::test]
-async fn keys_of_every_type_and_format() -> Result<()> {
+async fn keys_of_every_type_and_file_format_log_in() -> Result<()> {
     let server = Sshd::start().await?;
     let dir = server.dir().to_owned();
     let mut authorized = std::fs::read_to_string(dir.join("authorized_keys"))?;
@@ -71,7 +71,7 @@ async fn keys_of_every_type_and_format() -> Result<()> {
 }
 
 #[tokio::test]
-async fn encrypted_keys_by_command_and_by_prompt() -> Result<()> {
+async fn an_encrypted_key_is_unlocked_by_a_command_or_a_prompt() -> Result<()> {
     let server = Sshd::start().await?;
     let dir = server.dir().to_owned();
     let mut authorized = String::new();
@@ -131,7 +131,7 @@ async fn encrypted_keys_by_command_and_by_prompt() -> Result<()> {
 }
 
 #[tokio::test]
-async fn agents_are_looked_at_in_each_dial() -> Result<()> {
+async fn each_connection_attempt_queries_the_agent_again() -> Result<()> {
     let server = Sshd::start().await?;
     let agent = Agent::start().await?;
     let hidden = server.dir().join("hidden");
@@ -157,7 +157,7 @@ async fn agents_are_looked_at_in_each_dial() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_agent_that_comes_late_is_noticed() -> Result<()> {
+async fn a_tunnel_that_waits_for_its_agent_connects_when_the_agent_appears() -> Result<()> {
     let server = Sshd::start().await?;
     let socket = server.dir().join("agent");
     let text = with_key(&server, "t", Path::new("/nonexistent"))?;
@@ -182,7 +182,7 @@ async fn an_agent_that_comes_late_is_noticed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_frozen_agent_costs_its_own_time_alone() -> Result<()> {
+async fn a_frozen_agent_delays_only_the_tunnel_that_uses_it() -> Result<()> {
     let server = Sshd::start().await?;
     let agent = Agent::start().await?;
     agent.process().signal(rustix::process::Signal::STOP)?;
@@ -200,7 +200,7 @@ async fn a_frozen_agent_costs_its_own_time_alone() -> Result<()> {
 }
 
 #[tokio::test]
-async fn certificates_explicit_and_beside_the_key() -> Result<()> {
+async fn a_certificate_logs_in_when_configured_or_beside_its_key() -> Result<()> {
     let ca = tempfile::tempdir()?;
     let ca_key = ca.path().join("ca");
     keys::generate(&ca_key, "ed25519").await?;
@@ -243,7 +243,7 @@ async fn certificates_explicit_and_beside_the_key() -> Result<()> {
 }
 
 #[tokio::test]
-async fn tries_are_bounded_when_many_keys_are_refused() -> Result<()> {
+async fn the_configured_key_is_tried_before_the_keys_of_the_agent() -> Result<()> {
     let server = Sshd::with_lines(&["MaxAuthTries 3"]).await?;
     let agent = Agent::start().await?;
     for n in 0..8 {

@@ -18,10 +18,10 @@ use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 use tunneld_tests::{ports, process};
 
-use crate::scene::{Scene, secs, tcp};
+use crate::fixture::{Scene, secs, tcp};
 
 #[tokio::test]
-async fn each_command_has_its_exit_code() -> Result<()> {
+async fn each_command_returns_its_documented_exit_code() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     let home = &scene.home;
     for (args, code) in [
@@ -60,7 +60,7 @@ async fn each_command_has_its_exit_code() -> Result<()> {
 }
 
 #[tokio::test]
-async fn up_of_an_unreachable_host_times_out() -> Result<()> {
+async fn up_returns_6_when_the_host_does_not_connect_in_time() -> Result<()> {
     let home = Home::new()?;
     let port = ports::free()?;
     let text = format!("[tunnel.t]\nhost = \"u@127.0.0.1:{port}\"\n");
@@ -77,7 +77,7 @@ async fn up_of_an_unreachable_host_times_out() -> Result<()> {
 }
 
 #[tokio::test]
-async fn no_daemon_a_dead_socket_and_a_hung_daemon_exit_with_5() -> Result<()> {
+async fn a_missing_or_hanging_daemon_returns_5() -> Result<()> {
     let home = Home::new()?;
     let output = home.ctl(&["status"]).await?.expect(5)?;
     assert!(
@@ -100,7 +100,7 @@ async fn no_daemon_a_dead_socket_and_a_hung_daemon_exit_with_5() -> Result<()> {
 }
 
 #[tokio::test]
-async fn another_protocol_version_exits_with_7() -> Result<()> {
+async fn an_unsupported_protocol_version_returns_7() -> Result<()> {
     let home = Home::new()?;
     let folder = home.socket().parent().context("a folder")?.to_owned();
     std::fs::create_dir_all(&folder)?;
@@ -213,7 +213,7 @@ async fn data_goes_to_stdout_and_messages_to_stderr() -> Result<()> {
 }
 
 #[tokio::test]
-async fn colours_follow_the_option_the_stream_and_no_color() -> Result<()> {
+async fn colour_is_used_only_when_requested() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     let plain = scene.home.ctl(&["status"]).await?.expect(0)?;
     assert!(!plain.stdout.contains('\u{1b}'), "{plain:#?}");
@@ -230,7 +230,7 @@ async fn colours_follow_the_option_the_stream_and_no_color() -> Result<()> {
 }
 
 #[tokio::test]
-async fn closed_and_full_outputs_and_narrow_terminals_do_not_panic() -> Result<()> {
+async fn closed_or_full_output_and_narrow_terminals_cause_no_panic() -> Result<()> {
     let (scene, _) = Scene::up("local_forward = \"0 127.0.0.1:9\"").await?;
     for (script, codes) in [
         ("\"$0\" status --output json | :", &[0][..]),
@@ -278,7 +278,7 @@ async fn control_characters_in_names_are_escaped() -> Result<()> {
 }
 
 #[tokio::test]
-async fn names_are_patterns_and_tags_select() -> Result<()> {
+async fn globs_and_tags_select_tunnels() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     let mut text = String::new();
@@ -305,7 +305,7 @@ async fn names_are_patterns_and_tags_select() -> Result<()> {
 }
 
 #[tokio::test]
-async fn up_starts_the_daemon() -> Result<()> {
+async fn up_starts_the_daemon_if_none_runs() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     home.write("t.toml", &server.tunnel("t")?)?;
@@ -324,7 +324,7 @@ async fn up_starts_the_daemon() -> Result<()> {
 }
 
 #[tokio::test]
-async fn up_with_ssh_flags_adds_and_saves_a_tunnel() -> Result<()> {
+async fn up_accepts_ssh_flags_for_an_ad_hoc_tunnel_and_saves_it() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::echo().await?;
     let home = Home::new()?;
@@ -378,7 +378,7 @@ async fn up_with_ssh_flags_adds_and_saves_a_tunnel() -> Result<()> {
 }
 
 #[tokio::test]
-async fn events_and_watched_status_are_json_lines() -> Result<()> {
+async fn events_and_watched_status_print_json_lines() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     for args in [
         &["events", "--output", "json"][..],
@@ -422,7 +422,7 @@ async fn events_and_watched_status_are_json_lines() -> Result<()> {
 }
 
 #[tokio::test]
-async fn logs_show_one_tunnel() -> Result<()> {
+async fn logs_shows_the_lines_of_one_tunnel() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     let output = scene.home.ctl(&["logs", "t"]).await?.expect(0)?;
     assert!(!output.stdout.is_empty(), "{output:#?}");

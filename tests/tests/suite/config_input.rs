@@ -11,7 +11,7 @@ use tunneld_tests::home::Home;
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::wait::LONG;
 
-use crate::scene::{Scene, secs};
+use crate::fixture::{Scene, secs};
 
 /// What `tunneld check` says of these files.
 async fn check(files: &[(&str, &[u8])]) -> Result<Said> {
@@ -52,7 +52,7 @@ async fn bad(line: &str, words: &[&str]) -> Result<()> {
 }
 
 #[tokio::test]
-async fn empty_and_plain_files_are_right() -> Result<()> {
+async fn empty_files_comments_byte_order_marks_and_crlf_are_accepted() -> Result<()> {
     check(&[]).await?.expect(0)?;
     let files: &[&[u8]] = &[
         b"",
@@ -67,7 +67,7 @@ async fn empty_and_plain_files_are_right() -> Result<()> {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_toml_are_one_error() -> Result<()> {
+async fn invalid_toml_is_reported_as_one_short_error() -> Result<()> {
     let deep = format!("a = {}{}", "[".repeat(500), "]".repeat(500));
     let tables = (0..100_000)
         .map(|n| format!("[x{n}]\n"))
@@ -95,7 +95,7 @@ async fn bytes_that_are_no_toml_are_one_error() -> Result<()> {
 }
 
 #[tokio::test]
-async fn unknown_keys_and_wrong_types_name_their_place() -> Result<()> {
+async fn unknown_keys_and_wrong_types_are_reported_with_their_location() -> Result<()> {
     bad("hots = \"h\"", &["did you mean", "host", "t.toml:3:1"]).await?;
     bad(
         "local_forwards = \"1 h:2\"",
@@ -110,7 +110,7 @@ async fn unknown_keys_and_wrong_types_name_their_place() -> Result<()> {
 }
 
 #[tokio::test]
-async fn all_faults_of_all_files_in_one_pass() -> Result<()> {
+async fn all_errors_of_all_files_are_reported_in_one_pass() -> Result<()> {
     let one = b"[tunnel.a]\nssh_config = false\nhots = \"h\"\nport = 70000\n";
     let two = b"[tunnel.b]\nssh_config = false\nlocal_forward = \"x y z\"\n";
     let said = check(&[("one.toml", one), ("two.toml", two)])
@@ -123,7 +123,7 @@ async fn all_faults_of_all_files_in_one_pass() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_same_name_twice_names_both_files() -> Result<()> {
+async fn a_duplicate_tunnel_name_is_reported_with_both_files() -> Result<()> {
     let text = b"[tunnel.same]\nhost = \"h\"\nssh_config = false\n";
     let said = check(&[("one.toml", text), ("two.toml", text)])
         .await?
@@ -137,7 +137,7 @@ async fn the_same_name_twice_names_both_files() -> Result<()> {
 }
 
 #[tokio::test]
-async fn ports() -> Result<()> {
+async fn port_numbers_are_checked() -> Result<()> {
     good("local_forward = \"0 h:1\"").await?;
     good("local_forward = \"65535 h:65535\"").await?;
     good("dynamic_forward = 0").await?;
@@ -162,7 +162,7 @@ async fn ports() -> Result<()> {
 }
 
 #[tokio::test]
-async fn times() -> Result<()> {
+async fn durations_are_checked() -> Result<()> {
     for line in [
         "server_alive_interval = 90",
         "server_alive_interval = \"90\"",
@@ -194,7 +194,7 @@ async fn times() -> Result<()> {
 }
 
 #[tokio::test]
-async fn names() -> Result<()> {
+async fn tunnel_names_are_checked() -> Result<()> {
     let long = "x".repeat(300);
     for name in [
         "a/b",
@@ -221,7 +221,7 @@ async fn names() -> Result<()> {
 }
 
 #[tokio::test]
-async fn hosts_and_users() -> Result<()> {
+async fn hosts_and_users_are_checked() -> Result<()> {
     for line in [
         "host = \"h\"",
         "host = \"u@h\"",
@@ -257,7 +257,7 @@ async fn hosts_and_users() -> Result<()> {
 }
 
 #[tokio::test]
-async fn listeners_that_cannot_be() -> Result<()> {
+async fn invalid_and_conflicting_listen_addresses_are_refused() -> Result<()> {
     bad("local_forward = \"*:1080:h:1\"", &["gateway_ports"]).await?;
     good("gateway_ports = true\nlocal_forward = \"*:1080:h:1\"").await?;
     good("local_forward = \"0.0.0.0:1080:h:1\"").await?;
@@ -280,7 +280,7 @@ async fn listeners_that_cannot_be() -> Result<()> {
 }
 
 #[tokio::test]
-async fn files_that_others_could_write_are_refused() -> Result<()> {
+async fn a_file_that_other_users_can_write_is_refused() -> Result<()> {
     let home = Home::bare()?;
     let path = home.write("t.toml", "[tunnel.t]\nhost = \"h\"\nssh_config = false\n")?;
     home.run("tunneld", &["check"]).await?.expect(0)?;
@@ -291,7 +291,7 @@ async fn files_that_others_could_write_are_refused() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_fifo_for_a_file_never_blocks() -> Result<()> {
+async fn a_fifo_as_configuration_file_does_not_block() -> Result<()> {
     let home = Home::bare()?;
     let path = home.config_dir().join("t.toml");
     tunneld_tests::fifo::make(&path)?;
@@ -301,7 +301,7 @@ async fn a_fifo_for_a_file_never_blocks() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_missing_folder_is_named_when_it_was_asked_for() -> Result<()> {
+async fn a_missing_explicit_configuration_folder_is_reported() -> Result<()> {
     let home = Home::bare()?;
     let gone = home.path("no-such-folder");
     let gone = gone.to_str().context("UTF-8")?;
@@ -314,7 +314,7 @@ async fn a_missing_folder_is_named_when_it_was_asked_for() -> Result<()> {
 }
 
 #[tokio::test]
-async fn tunnelctl_check_says_the_same() -> Result<()> {
+async fn tunnelctl_check_reports_the_same_errors() -> Result<()> {
     let home = Home::bare()?;
     home.write("t.toml", "[tunnel.t]\nssh_config = false\nhots = \"h\"\n")?;
     let said = home.ctl(&["check"]).await?.expect(2)?;
@@ -325,7 +325,7 @@ async fn tunnelctl_check_says_the_same() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_broken_configuration_still_starts_with_what_is_right() -> Result<()> {
+async fn a_broken_file_does_not_stop_the_tunnels_of_other_files() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     home.write("good.toml", &server.tunnel("good")?)?;
@@ -364,24 +364,24 @@ async fn bad_key(make: impl Fn(&std::path::Path) -> Result<()>) -> Result<Tunnel
 }
 
 #[tokio::test]
-async fn a_missing_key_is_named() -> Result<()> {
+async fn a_missing_key_file_is_named_in_the_error() -> Result<()> {
     bad_key(|_| Ok(())).await.map(drop)
 }
 
 #[tokio::test]
-async fn a_key_that_is_a_folder_is_named() -> Result<()> {
+async fn a_folder_as_key_file_is_named_in_the_error() -> Result<()> {
     bad_key(|path| Ok(std::fs::create_dir(path)?))
         .await
         .map(drop)
 }
 
 #[tokio::test]
-async fn a_key_that_is_a_fifo_never_blocks() -> Result<()> {
+async fn a_fifo_as_key_file_does_not_block() -> Result<()> {
     bad_key(tunneld_tests::fifo::make).await.map(drop)
 }
 
 #[tokio::test]
-async fn a_key_of_no_known_format_is_named() -> Result<()> {
+async fn a_key_file_of_unknown_format_is_named_in_the_error() -> Result<()> {
     let garbage = |path: &std::path::Path| {
         std::fs::write(path, "no key at all\n")?;
         Ok(std::fs::set_permissions(
@@ -393,7 +393,7 @@ async fn a_key_of_no_known_format_is_named() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_huge_key_is_not_read_whole() -> Result<()> {
+async fn a_huge_key_file_is_refused_by_its_size() -> Result<()> {
     let huge = |path: &std::path::Path| {
         let file = std::fs::File::create(path)?;
         file.set_len(1 << 30)?;
@@ -406,7 +406,7 @@ async fn a_huge_key_is_not_read_whole() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_regular_file_at_a_unix_listeners_place_is_left_alone() -> Result<()> {
+async fn a_regular_file_at_a_unix_listeners_path_is_not_overwritten() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("precious");
     std::fs::write(&path, "precious")?;

@@ -15,7 +15,7 @@ use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{Scene, secs};
+use crate::fixture::{Scene, secs};
 
 async fn quiet() -> Result<(Home, Daemon)> {
     let home = Home::new()?;
@@ -31,7 +31,7 @@ fn kind(reply: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn the_socket_is_the_users_alone() -> Result<()> {
+async fn only_the_user_can_access_the_socket() -> Result<()> {
     let (home, _daemon) = quiet().await?;
     let mode = |path: &std::path::Path| -> Result<u32> {
         Ok(std::fs::symlink_metadata(path)?.permissions().mode() & 0o777)
@@ -42,7 +42,7 @@ async fn the_socket_is_the_users_alone() -> Result<()> {
 }
 
 #[tokio::test]
-async fn hello_comes_first_and_agrees_on_a_version() -> Result<()> {
+async fn hello_is_required_first_and_negotiates_the_version() -> Result<()> {
     let (home, daemon) = quiet().await?;
     let mut rpc = Rpc::connect(&home.socket()).await?;
     rpc.send_line(r#"{"jsonrpc":"2.0","id":1,"method":"daemon.status","params":{}}"#)
@@ -71,7 +71,7 @@ async fn hello_comes_first_and_agrees_on_a_version() -> Result<()> {
 }
 
 #[tokio::test]
-async fn unknown_methods_and_wrong_parameters_are_told_apart() -> Result<()> {
+async fn unknown_methods_and_wrong_parameters_get_distinct_errors() -> Result<()> {
     let (_home, daemon) = quiet().await?;
     let mut rpc = daemon.rpc().await?;
     let error = rpc
@@ -120,7 +120,7 @@ async fn unknown_methods_and_wrong_parameters_are_told_apart() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_subscriber_sees_every_change_numbered_one_by_one() -> Result<()> {
+async fn a_subscriber_gets_every_change_with_consecutive_numbers() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
     let (scene, _) = Scene::up(&lines).await?;
@@ -150,7 +150,7 @@ async fn a_subscriber_sees_every_change_numbered_one_by_one() -> Result<()> {
 }
 
 #[tokio::test]
-async fn up_and_down_are_idempotent_and_the_last_word_counts() -> Result<()> {
+async fn up_and_down_are_idempotent_and_the_last_call_wins() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     let mut rpc = scene.daemon.rpc().await?;
     let names = json!({"names": ["t"]});
@@ -184,7 +184,7 @@ async fn up_and_down_are_idempotent_and_the_last_word_counts() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_tunnel_is_made_and_removed_on_the_spot() -> Result<()> {
+async fn an_ad_hoc_tunnel_can_be_added_and_removed() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     let daemon = Daemon::start(&home).await?;
@@ -213,7 +213,7 @@ async fn a_tunnel_is_made_and_removed_on_the_spot() -> Result<()> {
 }
 
 #[tokio::test]
-async fn waits_end_with_the_failure_or_the_time() -> Result<()> {
+async fn a_waiting_up_returns_a_timeout_when_its_limit_passes() -> Result<()> {
     let (_home, daemon) = quiet().await?;
     let mut rpc = daemon.rpc().await?;
     let began = Instant::now();
@@ -228,33 +228,7 @@ async fn waits_end_with_the_failure_or_the_time() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_wait_ends_at_once_where_password_command_fails() -> Result<()> {
-    let server = Asking::start(vec![Factor::HangsUp]).await?;
-    let home = Home::new()?;
-    let text = format!(
-        "{}password_command = [\"false\"]\nautostart = false\n",
-        server.tunnel("t")?
-    );
-    home.write("t.toml", &text)?;
-    let daemon = Daemon::start(&home).await?;
-    let mut rpc = daemon.rpc().await?;
-    let up = json!({"names": ["t"], "wait": true, "timeout_ms": 8000});
-    let error = rpc
-        .call("tunnel.up", up)
-        .await?
-        .expect_err("the password command fails");
-    assert_eq!(error.data.kind.as_str(), "tunnel_failed", "{error:?}");
-    assert_eq!(
-        error.data.causes.first().map(String::as_str),
-        Some("command")
-    );
-    let status = rpc.call("tunnel.status", json!({"names": ["t"]})).await??;
-    assert_eq!(status["tunnels"][0]["last_error"]["ends_wait"], true);
-    Ok(())
-}
-
-#[tokio::test]
-async fn connect_turns_the_connection_into_the_stream() -> Result<()> {
+async fn connect_turns_the_control_connection_into_the_stream() -> Result<()> {
     let target = Target::echo().await?;
     let (scene, _) = Scene::up("").await?;
     let stream = tokio::net::UnixStream::connect(scene.home.socket()).await?;
@@ -287,7 +261,7 @@ async fn connect_turns_the_connection_into_the_stream() -> Result<()> {
 }
 
 #[tokio::test]
-async fn shutdown_says_goodbye() -> Result<()> {
+async fn shutdown_sends_bye_to_subscribers() -> Result<()> {
     let (home, mut daemon) = quiet().await?;
     let mut rpc = daemon.rpc().await?;
     rpc.call("events.subscribe", json!({})).await??;
@@ -303,7 +277,7 @@ async fn shutdown_says_goodbye() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_log_is_served_by_line_and_its_level_is_set() -> Result<()> {
+async fn log_lines_can_be_read_and_the_level_can_be_set() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     let mut rpc = scene.daemon.rpc().await?;
     let lines = rpc.call("log.tail", json!({"name": "t"})).await??;

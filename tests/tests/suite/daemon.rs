@@ -9,18 +9,18 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tunneld_proto::status::{Desired, ForwardKind, State, TunnelStatus};
 use tunneld_tests::daemon::{Daemon, listen};
+use tunneld_tests::faulty_link::Link;
 use tunneld_tests::home::Home;
-use tunneld_tests::link::Link;
 use tunneld_tests::payload;
 use tunneld_tests::process::{self, Process};
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{Scene, secs, tcp, unix};
+use crate::fixture::{Scene, secs, tcp, unix};
 
 #[tokio::test]
-async fn a_second_daemon_says_who_runs_and_leaves_it_alone() -> Result<()> {
+async fn a_second_daemon_exits_and_names_the_pid_of_the_first() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     let said = scene.home.run("tunneld", &[]).await?.expect(1)?;
     let pid = scene.daemon.process().pid().to_string();
@@ -30,7 +30,7 @@ async fn a_second_daemon_says_who_runs_and_leaves_it_alone() -> Result<()> {
 }
 
 #[tokio::test]
-async fn of_twenty_that_start_at_once_one_wins() -> Result<()> {
+async fn exactly_one_of_twenty_concurrent_starts_wins() -> Result<()> {
     let home = Home::new()?;
     let mut all = Vec::new();
     for _ in 0..20 {
@@ -58,7 +58,7 @@ async fn of_twenty_that_start_at_once_one_wins() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_was_said_outlives_a_restart_and_a_kill() -> Result<()> {
+async fn desired_states_and_ad_hoc_tunnels_survive_a_restart_and_a_kill() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     let text = format!(
@@ -97,7 +97,7 @@ async fn what_was_said_outlives_a_restart_and_a_kill() -> Result<()> {
 }
 
 #[tokio::test]
-async fn killed_daemons_listeners_are_taken_over() -> Result<()> {
+async fn a_new_daemon_binds_the_listeners_of_a_killed_one() -> Result<()> {
     let target = Target::echo().await?;
     let folder = tempfile::tempdir()?;
     let (near, far) = (
@@ -130,7 +130,7 @@ async fn stops(mut daemon: Daemon, home: &Home, limit: u64) -> Result<()> {
 }
 
 #[tokio::test]
-async fn sigterm_when_idle_or_up_is_prompt() -> Result<()> {
+async fn sigterm_with_a_tunnel_up_ends_within_two_seconds() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
     let (scene, tunnel) = Scene::up(&lines).await?;
@@ -151,7 +151,7 @@ async fn sigterm_when_idle_or_up_is_prompt() -> Result<()> {
 }
 
 #[tokio::test]
-async fn sigterm_with_live_connections() -> Result<()> {
+async fn sigterm_with_open_connections_ends_in_time() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
     let (scene, tunnel) = Scene::up(&lines).await?;
@@ -166,7 +166,7 @@ async fn sigterm_with_live_connections() -> Result<()> {
 }
 
 #[tokio::test]
-async fn sigterm_at_a_server_that_never_speaks() -> Result<()> {
+async fn sigterm_during_a_handshake_with_a_silent_server_ends_in_time() -> Result<()> {
     let server = Sshd::start().await?;
     let link = Link::to(server.addr()).await?;
     link.freeze();
@@ -179,7 +179,7 @@ async fn sigterm_at_a_server_that_never_speaks() -> Result<()> {
 }
 
 #[tokio::test]
-async fn sigterm_with_a_frozen_peer_and_held_connections() -> Result<()> {
+async fn sigterm_with_a_frozen_server_and_held_connections_ends_in_time() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
     let (scene, link, tunnel) = Scene::linked(&lines).await?;
@@ -192,7 +192,7 @@ async fn sigterm_with_a_frozen_peer_and_held_connections() -> Result<()> {
 }
 
 #[tokio::test]
-async fn sigterm_while_waiting() -> Result<()> {
+async fn sigterm_between_connection_attempts_ends_within_two_seconds() -> Result<()> {
     let home = Home::new()?;
     let port = tunneld_tests::ports::free()?;
     home.write(
@@ -206,7 +206,7 @@ async fn sigterm_while_waiting() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_at_once() -> Result<()> {
+async fn a_second_signal_ends_the_daemon_at_once() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
     let (mut scene, link, tunnel) = Scene::linked(&lines).await?;
@@ -248,7 +248,7 @@ async fn with_stderr(home: &Home, redirect: &str) -> Result<Daemon> {
 }
 
 #[tokio::test]
-async fn a_log_that_cannot_be_written_never_harms_a_tunnel() -> Result<()> {
+async fn an_unwritable_log_does_not_affect_a_tunnel() -> Result<()> {
     let target = Target::start(tunneld_tests::target::Manner::Collect).await?;
     let server = Sshd::start().await?;
     for redirect in [
@@ -286,7 +286,7 @@ async fn a_log_that_cannot_be_written_never_harms_a_tunnel() -> Result<()> {
 }
 
 #[tokio::test]
-async fn odd_environments_are_taken_or_refused_with_a_reason() -> Result<()> {
+async fn invalid_environment_variables_do_not_stop_the_daemon() -> Result<()> {
     let server = Sshd::start().await?;
     for (name, value) in [
         ("RUST_LOG", "=[=,garbage"),
@@ -305,7 +305,7 @@ async fn odd_environments_are_taken_or_refused_with_a_reason() -> Result<()> {
 }
 
 #[tokio::test]
-async fn umask_zero_still_keeps_files_private() -> Result<()> {
+async fn files_are_private_even_with_umask_zero() -> Result<()> {
     let home = Home::new()?;
     let original = home.command("tunneld")?;
     let program = original.as_std().get_program().to_owned();
@@ -332,7 +332,7 @@ async fn umask_zero_still_keeps_files_private() -> Result<()> {
 }
 
 #[tokio::test]
-async fn secrets_never_reach_the_log() -> Result<()> {
+async fn private_keys_do_not_appear_in_the_log() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?.var("RUST_LOG", "trace");
     home.write("t.toml", &server.tunnel("t")?)?;
@@ -346,7 +346,7 @@ async fn secrets_never_reach_the_log() -> Result<()> {
 }
 
 #[tokio::test]
-async fn demo_runs_once_and_leaves_nothing() -> Result<()> {
+async fn demo_once_runs_and_removes_its_files() -> Result<()> {
     let home = Home::bare()?;
     let tmp = home.path("tmp");
     std::fs::create_dir(&tmp)?;

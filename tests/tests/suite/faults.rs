@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
 use tunneld_tests::asyncssh::Asyncssh;
 use tunneld_tests::daemon::{Daemon, listen};
+use tunneld_tests::faulty_link::Link;
 use tunneld_tests::home::Home;
-use tunneld_tests::link::Link;
 use tunneld_tests::payload::{self, MIB, exchange, random, same};
 use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{Scene, renewed, secs, session_since, settled_files, tcp, was_reset};
+use crate::fixture::{Scene, renewed, secs, session_since, settled_files, tcp, was_reset};
 
 fn forward(target: &Target) -> String {
     format!("local_forward = \"0 127.0.0.1:{}\"", target.port())
@@ -27,7 +27,7 @@ fn kind(tunnel: &TunnelStatus) -> Option<&str> {
 }
 
 #[tokio::test]
-async fn reset_line_comes_back() -> Result<()> {
+async fn a_reset_connection_is_reestablished() -> Result<()> {
     let target = Target::echo().await?;
     let (scene, link, before) = Scene::linked(&forward(&target)).await?;
     let addr = listen(&before, ForwardKind::Local)?;
@@ -40,7 +40,7 @@ async fn reset_line_comes_back() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_carried_tunnel_follows_its_carrier_at_once() -> Result<()> {
+async fn a_tunnel_over_another_reconnects_as_soon_as_the_other_is_up() -> Result<()> {
     let server = Sshd::start().await?;
     let mut link = Link::to(server.addr()).await?;
     let carrier = server.tunnel_at("carrier", link.port())?;
@@ -62,7 +62,7 @@ async fn a_carried_tunnel_follows_its_carrier_at_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn frozen_peer_is_dead_after_interval_times_count() -> Result<()> {
+async fn a_frozen_server_is_given_up_after_interval_times_count() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!("hold = 0\n{}", forward(&target));
     let (scene, link, before) = Scene::linked(&lines).await?;
@@ -88,7 +88,7 @@ async fn frozen_peer_is_dead_after_interval_times_count() -> Result<()> {
 }
 
 #[tokio::test]
-async fn frozen_sshd_under_uploads_and_a_stopped_reader_is_dead_as_soon() -> Result<()> {
+async fn a_frozen_server_is_given_up_as_soon_under_blocked_uploads() -> Result<()> {
     let mut target = Target::start(Manner::Silent).await?;
     let (scene, before) = Scene::up(&forward(&target)).await?;
     let addr = listen(&before, ForwardKind::Local)?;
@@ -123,7 +123,7 @@ async fn frozen_sshd_under_uploads_and_a_stopped_reader_is_dead_as_soon() -> Res
 }
 
 #[tokio::test]
-async fn short_silence_costs_nothing() -> Result<()> {
+async fn a_short_silence_keeps_the_session() -> Result<()> {
     let target = Target::start(Manner::Collect).await?;
     let (scene, link, before) = Scene::linked(&forward(&target)).await?;
     let addr = listen(&before, ForwardKind::Local)?;
@@ -145,7 +145,7 @@ async fn short_silence_costs_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn corrupt_byte_never_reaches_the_application() -> Result<()> {
+async fn a_corrupt_byte_does_not_reach_the_application() -> Result<()> {
     let data = random(41, 8 * MIB);
     let target = Target::start(Manner::Source(data.clone().into())).await?;
     let (scene, link, before) = Scene::linked(&forward(&target)).await?;
@@ -161,7 +161,7 @@ async fn corrupt_byte_never_reaches_the_application() -> Result<()> {
 }
 
 #[tokio::test]
-async fn rekey_under_load_is_bit_exact() -> Result<()> {
+async fn rekeying_under_load_keeps_the_bytes_intact() -> Result<()> {
     let server = Sshd::with_lines(&["RekeyLimit 1M"]).await?;
     let target = Target::echo().await?;
     let (scene, before) = Scene::on(server, &forward(&target)).await?;
@@ -187,7 +187,7 @@ async fn rekey_under_load_is_bit_exact() -> Result<()> {
 }
 
 #[tokio::test]
-async fn one_tunnels_fault_leaves_another_alone() -> Result<()> {
+async fn a_failing_tunnel_does_not_disturb_another() -> Result<()> {
     let target = Target::echo().await?;
     let (bad, good) = (Sshd::start().await?, Sshd::start().await?);
     let home = Home::new()?;
@@ -218,7 +218,7 @@ async fn one_tunnels_fault_leaves_another_alone() -> Result<()> {
 }
 
 #[tokio::test]
-async fn fifty_at_once_are_no_herd() -> Result<()> {
+async fn fifty_tunnels_to_one_server_stay_within_its_max_startups() -> Result<()> {
     let server = Sshd::with(Setup {
         lines: vec!["MaxStartups 10:30:100".into()],
         ..Setup::default()
@@ -240,7 +240,7 @@ async fn fifty_at_once_are_no_herd() -> Result<()> {
 }
 
 #[tokio::test]
-async fn resources_return_after_reconnects() -> Result<()> {
+async fn file_descriptors_do_not_leak_over_reconnects() -> Result<()> {
     let target = Target::echo().await?;
     let (scene, mut before) = Scene::up(&forward(&target)).await?;
     let addr = listen(&before, ForwardKind::Local)?;
@@ -268,7 +268,7 @@ async fn resources_return_after_reconnects() -> Result<()> {
 
 /// What a server tries is refused, counted, and told; the tunnel goes on.
 #[tokio::test]
-async fn channels_that_nobody_asked_for_are_counted_in_the_status() -> Result<()> {
+async fn unrequested_channels_are_counted_in_the_status() -> Result<()> {
     let server = Asyncssh::start(1 << 30).await?;
     let target = Target::start(Manner::Collect).await?;
     let home = Home::new()?;

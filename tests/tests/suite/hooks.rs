@@ -8,9 +8,9 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe::OpenOptions;
 use tunneld_proto::status::{State, TunnelStatus};
-use tunneld_tests::asking::{Asking, Factor, Round};
 use tunneld_tests::daemon::Daemon;
 use tunneld_tests::home::Home;
+use tunneld_tests::prompting_server::{Asking, Factor, Round};
 use tunneld_tests::wait::{LONG, within};
 
 fn asks(tunnel: &TunnelStatus) -> bool {
@@ -35,7 +35,7 @@ fn with_askpass(text: &str) -> Result<Home> {
 }
 
 #[tokio::test]
-async fn the_hook_is_told_what_waits_and_its_failure_is_logged() -> Result<()> {
+async fn the_hook_gets_the_prompt_and_its_failure_is_logged() -> Result<()> {
     let server = Asking::start(vec![Factor::Password("pw")]).await?;
     let home = Home::new()?;
     let told = home.path("told");
@@ -72,7 +72,7 @@ async fn the_hook_is_told_what_waits_and_its_failure_is_logged() -> Result<()> {
 }
 
 #[tokio::test]
-async fn askpass_answers_each_field_when_nobody_else_does() -> Result<()> {
+async fn askpass_answers_each_field_if_no_client_attends() -> Result<()> {
     let server = Asking::start(vec![
         Factor::Password("pw of askpass"),
         Factor::Keyboard(vec![Round {
@@ -94,7 +94,7 @@ async fn askpass_answers_each_field_when_nobody_else_does() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_declined_askpass_leaves_the_prompt_to_others() -> Result<()> {
+async fn a_cancelled_askpass_leaves_the_prompt_open() -> Result<()> {
     let server = Asking::start(vec![Factor::Password("pw")]).await?;
     let home = with_askpass("echo pw; echo closed >&2; exit 1")?;
     home.write("t.toml", &server.tunnel("t")?)?;
@@ -114,7 +114,7 @@ async fn a_declined_askpass_leaves_the_prompt_to_others() -> Result<()> {
 }
 
 #[tokio::test]
-async fn askpass_goes_when_the_prompt_is_answered_elsewhere() -> Result<()> {
+async fn askpass_is_killed_when_the_prompt_is_answered_elsewhere() -> Result<()> {
     let server = Asking::start(vec![Factor::Password("pw")]).await?;
     // Its child holds the FIFO open until it is killed.
     let home = with_askpass("exec 3>fifo\necho open >&3\nsleep 600 &\nwait")?;
@@ -140,7 +140,7 @@ async fn askpass_goes_when_the_prompt_is_answered_elsewhere() -> Result<()> {
 }
 
 #[tokio::test]
-async fn askpass_stays_away_while_somebody_asks_at_a_terminal() -> Result<()> {
+async fn askpass_does_not_start_while_a_client_attends() -> Result<()> {
     let (watched, other) = (
         Asking::start(vec![Factor::Password("pw")]).await?,
         Asking::start(vec![Factor::Password("pw")]).await?,

@@ -5,13 +5,13 @@ use serde_json::json;
 use tunneld_proto::message::Prompts;
 use tunneld_proto::status::{Prompt, PromptKind, State, TunnelStatus};
 use tunneld_tests::daemon::Daemon;
+use tunneld_tests::faulty_link::Link;
 use tunneld_tests::home::Home;
 use tunneld_tests::keys;
-use tunneld_tests::link::Link;
 use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::session_since;
+use crate::fixture::session_since;
 
 fn settled(tunnel: &TunnelStatus) -> bool {
     matches!(tunnel.state, State::Up | State::Failed)
@@ -19,7 +19,7 @@ fn settled(tunnel: &TunnelStatus) -> bool {
 
 /// The question outlives the server that hung up, and its answer counts for that very key alone.
 #[tokio::test]
-async fn a_server_that_goes_while_its_key_is_asked_about_is_dialled_again_with_the_answer()
+async fn a_server_that_disconnects_during_the_host_key_prompt_is_reconnected_with_the_answer()
 -> Result<()> {
     let mut server = Sshd::start().await?;
     let mut link = Link::to(server.addr()).await?;
@@ -66,7 +66,7 @@ async fn a_server_that_goes_while_its_key_is_asked_about_is_dialled_again_with_t
 }
 
 #[tokio::test]
-async fn an_unknown_key_is_asked_about_with_its_fingerprint() -> Result<()> {
+async fn an_unknown_host_key_is_prompted_with_its_fingerprint() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     let known = home.path("known");
@@ -130,7 +130,7 @@ async fn an_unknown_key_is_asked_about_with_its_fingerprint() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_certified_host_is_known_by_its_authority() -> Result<()> {
+async fn a_host_certificate_is_trusted_through_its_authority() -> Result<()> {
     let mut server = Sshd::start().await?;
     let ca = server.dir().join("ca");
     keys::generate(&ca, "ed25519").await?;
@@ -160,7 +160,7 @@ async fn a_certified_host_is_known_by_its_authority() -> Result<()> {
 }
 
 #[tokio::test]
-async fn further_keys_are_asked_about_while_the_tunnel_is_up() -> Result<()> {
+async fn additional_host_keys_are_prompted_while_the_tunnel_is_up() -> Result<()> {
     let server = Sshd::with(Setup {
         host_keys: vec!["ed25519".into(), "ecdsa".into(), "rsa".into()],
         ..Setup::default()

@@ -279,7 +279,7 @@ impl Corpus {
 }
 
 #[tokio::test]
-async fn verdicts_are_those_of_openssh() -> Result<()> {
+async fn verdicts_match_openssh() -> Result<()> {
     let mut corpus = Corpus::new().await?;
     let server = Sshd::start().await?;
     corpus.add(&server, CORPUS, false, "").await?;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
-use tunneld_tests::link::Link;
+use tunneld_tests::faulty_link::Link;
 use tunneld_tests::payload::{self, MIB};
 use tunneld_tests::process::Process;
 use tunneld_tests::sshd::{self, Setup, Sshd};
@@ -34,7 +34,7 @@ async fn ssh(server: &Sshd, port: u16, args: &[&str]) -> Result<Process> {
 }
 
 #[tokio::test]
-async fn sshd_carries_bytes_and_its_sessions_can_be_killed() -> Result<()> {
+async fn sshd_forwards_bytes_and_its_sessions_can_be_killed() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::start(Manner::Collect).await?;
     let port = ports::free()?;
@@ -50,7 +50,7 @@ async fn sshd_carries_bytes_and_its_sessions_can_be_killed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn sshd_changes_keys_and_comes_back_on_its_port() -> Result<()> {
+async fn sshd_restarts_with_new_host_keys_on_the_same_port() -> Result<()> {
     let mut server = Sshd::with(Setup {
         host_keys: vec!["ed25519".into(), "ecdsa".into()],
         ..Setup::default()
@@ -65,7 +65,7 @@ async fn sshd_changes_keys_and_comes_back_on_its_port() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_frozen_session_is_silent_and_its_tcp_stands() -> Result<()> {
+async fn a_frozen_session_is_silent_and_keeps_its_tcp_connection() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::echo().await?;
     let port = ports::free()?;
@@ -83,7 +83,7 @@ async fn a_frozen_session_is_silent_and_its_tcp_stands() -> Result<()> {
 }
 
 #[tokio::test]
-async fn socks_client_speaks_4_4a_and_5() -> Result<()> {
+async fn the_socks_client_speaks_4_4a_and_5() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::echo().await?;
     let port = ports::free()?;
@@ -108,7 +108,7 @@ async fn wire(target: &Target) -> Result<(Link, TcpStream)> {
 }
 
 #[tokio::test]
-async fn link_carries_both_ways_and_half_closes() -> Result<()> {
+async fn the_link_relays_both_ways_and_half_closes() -> Result<()> {
     let target = Target::start(Manner::Collect).await?;
     let (_link, stream) = wire(&target).await?;
     let data = payload::random(2, 3 * MIB);
@@ -116,7 +116,7 @@ async fn link_carries_both_ways_and_half_closes() -> Result<()> {
 }
 
 #[tokio::test]
-async fn link_freezes_thaws_and_delays() -> Result<()> {
+async fn the_link_freezes_thaws_and_delays() -> Result<()> {
     let target = Target::echo().await?;
     let (link, mut stream) = wire(&target).await?;
     payload::ping(&mut stream, b"one").await?;
@@ -140,7 +140,7 @@ async fn link_freezes_thaws_and_delays() -> Result<()> {
 }
 
 #[tokio::test]
-async fn link_resets_both_sides() -> Result<()> {
+async fn the_link_resets_both_sides() -> Result<()> {
     let mut target = Target::echo().await?;
     let (link, mut stream) = wire(&target).await?;
     payload::ping(&mut stream, b"hello").await?;
@@ -153,7 +153,7 @@ async fn link_resets_both_sides() -> Result<()> {
 }
 
 #[tokio::test]
-async fn link_refuses_and_takes_again() -> Result<()> {
+async fn the_link_refuses_and_accepts_again() -> Result<()> {
     let target = Target::echo().await?;
     let mut link = Link::to(target.addr()).await?;
     link.refuse().await?;
@@ -166,7 +166,7 @@ async fn link_refuses_and_takes_again() -> Result<()> {
 }
 
 #[tokio::test]
-async fn link_flips_one_bit() -> Result<()> {
+async fn the_link_flips_one_bit() -> Result<()> {
     let target = Target::start(Manner::Collect).await?;
     let (link, stream) = wire(&target).await?;
     link.flip_after(1000);
@@ -178,7 +178,7 @@ async fn link_flips_one_bit() -> Result<()> {
 }
 
 #[tokio::test]
-async fn targets_tell_a_reset_from_an_end() -> Result<()> {
+async fn a_target_distinguishes_a_reset_from_a_close() -> Result<()> {
     let mut target = Target::start(Manner::Collect).await?;
     let addr: SocketAddr = target.addr();
     let stream = TcpStream::connect(addr).await?;
@@ -224,8 +224,8 @@ async fn ssh_asked(tunnel: &str, answer: &str) -> Result<bool> {
 }
 
 #[tokio::test]
-async fn the_asking_server_wants_every_factor() -> Result<()> {
-    use tunneld_tests::asking::{Asking, Factor, Round};
+async fn the_prompting_server_requires_every_factor() -> Result<()> {
+    use tunneld_tests::prompting_server::{Asking, Factor, Round};
     let rounds = vec![Round {
         instructions: "hello",
         prompts: vec![("Code: ", false, "same")],
@@ -246,7 +246,7 @@ async fn the_asking_server_wants_every_factor() -> Result<()> {
 }
 
 #[tokio::test]
-async fn sshd_with_a_password_of_its_own() -> Result<()> {
+async fn sshd_accepts_only_its_private_password() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: only root can give the server a password of its own");
         return Ok(());
@@ -266,7 +266,7 @@ async fn sshd_with_a_password_of_its_own() -> Result<()> {
 }
 
 #[tokio::test]
-async fn dropbear_lets_its_user_in() -> Result<()> {
+async fn dropbear_accepts_the_key_of_its_user() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: only root can give dropbear a home of its own");
         return Ok(());

@@ -8,33 +8,33 @@
     reason = "a helper of tests may panic as a test may"
 )]
 
+mod algorithms;
 mod auth;
 mod cli;
-mod clients;
 mod config_input;
 mod control;
+mod control_clients;
 mod daemon;
-mod dynamic;
+mod dependencies;
+mod dynamic_forwards;
 mod faults;
+mod fixture;
 mod hooks;
 mod host_keys;
 mod known_hosts;
 mod lab;
-mod life;
-mod local;
-#[cfg(target_os = "linux")]
-mod machine;
+mod lifecycle;
+mod local_forwards;
 mod matrix;
 #[cfg(target_os = "linux")]
 mod network;
 mod prompts;
-mod reach;
 mod recipes;
 mod reload;
-mod remote;
-mod scene;
-mod servers;
-mod service;
+mod remote_forwards;
+mod routes;
 mod session;
 mod socks_input;
-mod supply;
+#[cfg(target_os = "linux")]
+mod system_faults;
+mod systemd;

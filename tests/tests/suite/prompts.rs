@@ -7,19 +7,19 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tunneld_proto::message::{EventBody, Prompts};
 use tunneld_proto::status::{ForwardKind, Prompt, PromptKind, State, TunnelStatus};
-use tunneld_tests::asking::{Asking, Factor, Round};
 use tunneld_tests::asyncssh::Asyncssh;
 use tunneld_tests::daemon::{Daemon, listen};
 use tunneld_tests::home::Home;
+use tunneld_tests::prompting_server::{Asking, Factor, Round};
 use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 use tunneld_tests::{keys, payload};
 
-use crate::scene::{answer, home, next_prompt, prompt, tcp, up};
+use crate::fixture::{answer, home, next_prompt, prompt, tcp, up};
 
 #[tokio::test]
-async fn password_by_command_and_by_prompt_carries_bytes() -> Result<()> {
+async fn a_password_from_a_command_or_a_prompt_logs_in() -> Result<()> {
     let server = Asking::start(vec![Factor::Password("s3cret")]).await?;
     let target = Target::echo().await?;
     let forward = format!("local_forward = \"0 127.0.0.1:{}\"\n", target.port());
@@ -46,7 +46,8 @@ async fn password_by_command_and_by_prompt_carries_bytes() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_unanswered_prompt_burns_no_attempt_and_a_wrong_one_is_asked_again() -> Result<()> {
+async fn an_open_prompt_uses_no_login_attempt_and_a_wrong_password_is_prompted_again() -> Result<()>
+{
     let server = Asking::start(vec![Factor::Password("right")]).await?;
     let (home, daemon) = home(&server.tunnel("t")?).await?;
     let mut watch = daemon.watch().await?;
@@ -88,7 +89,7 @@ fn code_rounds() -> Vec<Round> {
 }
 
 #[tokio::test]
-async fn keyboard_interactive_rounds_by_commands_and_by_a_person() -> Result<()> {
+async fn keyboard_interactive_rounds_are_answered_by_commands_or_the_user() -> Result<()> {
     let server = Asking::start(vec![Factor::Keyboard(code_rounds())]).await?;
     let answers = "answers = [{ prompt = \"(?i)^password\", command = [\"echo\", \"pw\"] }, { prompt = \"Project\", command = [\"echo\", \"p42\"] }, { prompt = \"(?i)code\", command = [\"echo\", \"123456\"] }]\n";
     let text = format!(
@@ -113,7 +114,7 @@ async fn keyboard_interactive_rounds_by_commands_and_by_a_person() -> Result<()>
 }
 
 #[tokio::test]
-async fn lines_of_stdin_answer_every_round() -> Result<()> {
+async fn stdin_lines_answer_every_round() -> Result<()> {
     let server = Asking::start(vec![Factor::Keyboard(code_rounds())]).await?;
     let (home, daemon) = home(&server.tunnel("t")?).await?;
     let mut watch = daemon.watch().await?;
@@ -139,7 +140,7 @@ async fn lines_of_stdin_answer_every_round() -> Result<()> {
 }
 
 #[tokio::test]
-async fn key_then_code_is_one_login() -> Result<()> {
+async fn a_key_and_a_code_form_one_login() -> Result<()> {
     let server = Asking::start(vec![Factor::Key, Factor::Keyboard(code_rounds())]).await?;
     let answers = "answers = [{ prompt = \"Password\", command = [\"echo\", \"pw\"] }, { prompt = \"Project\", command = [\"echo\", \"p42\"] }, { prompt = \"code\", command = [\"echo\", \"123456\"] }]\n";
     let (_home, daemon) = home(&format!("{}{answers}", server.tunnel("t")?)).await?;
@@ -149,7 +150,7 @@ async fn key_then_code_is_one_login() -> Result<()> {
 }
 
 #[tokio::test]
-async fn sshd_wants_key_and_password() -> Result<()> {
+async fn sshd_requires_a_key_and_a_password() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: only root can give the server a password of its own");
         return Ok(());
@@ -177,7 +178,7 @@ async fn sshd_wants_key_and_password() -> Result<()> {
 }
 
 #[tokio::test]
-async fn tunnels_that_wait_for_one_host_ask_once_at_a_time() -> Result<()> {
+async fn tunnels_to_one_host_share_one_prompt() -> Result<()> {
     let server = Asking::start(vec![Factor::Password("pw")]).await?;
     let text = format!("{}{}", server.tunnel("one")?, server.tunnel("two")?);
     let (_home, daemon) = home(&text).await?;
@@ -232,7 +233,7 @@ async fn hang_up(server: &Asking, daemon: &Daemon) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_password_that_comes_after_the_server_hung_up_serves_the_next_login() -> Result<()> {
+async fn a_password_given_after_a_disconnect_is_used_for_the_next_login() -> Result<()> {
     let server = Asking::start(vec![Factor::Password("pw")]).await?;
     let (_home, daemon) = home(&server.tunnel("t")?).await?;
     let mut watch = daemon.watch().await?;
@@ -252,7 +253,7 @@ async fn a_password_that_comes_after_the_server_hung_up_serves_the_next_login() 
 }
 
 #[tokio::test]
-async fn a_code_that_comes_after_the_server_hung_up_is_asked_for_again() -> Result<()> {
+async fn a_code_given_after_a_disconnect_is_prompted_again() -> Result<()> {
     let rounds = vec![Round {
         instructions: "",
         prompts: vec![("Verification code: ", false, "222222")],
@@ -271,7 +272,7 @@ async fn a_code_that_comes_after_the_server_hung_up_is_asked_for_again() -> Resu
 }
 
 #[tokio::test]
-async fn an_unlocked_key_and_a_trusted_host_survive_the_servers_hanging_up() -> Result<()> {
+async fn an_unlocked_key_and_a_trusted_host_survive_a_disconnect() -> Result<()> {
     let server = Asking::start(vec![Factor::Key]).await?;
     let home = Home::new()?;
     let key = home.path("locked");
@@ -302,7 +303,7 @@ async fn an_unlocked_key_and_a_trusted_host_survive_the_servers_hanging_up() -> 
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_up_upon_a_password_is_not_hurried() -> Result<()> {
+async fn a_server_that_disconnects_after_a_password_is_retried_slowly() -> Result<()> {
     let server = Asking::start(vec![Factor::HangsUp]).await?;
     let text = format!(
         "{}password_command = [\"echo\", \"pw\"]\nbackoff = {{ initial = \"100ms\", max = \"100ms\" }}\n",
@@ -320,7 +321,7 @@ async fn a_server_that_hangs_up_upon_a_password_is_not_hurried() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_password_asked_by_keyboard_interactive_serves_the_tunnels_behind() -> Result<()> {
+async fn a_keyboard_interactive_password_is_used_for_the_waiting_tunnels() -> Result<()> {
     let rounds = vec![Round {
         instructions: "",
         prompts: vec![("Password: ", false, "pw")],
@@ -349,7 +350,7 @@ async fn a_password_asked_by_keyboard_interactive_serves_the_tunnels_behind() ->
 }
 
 #[tokio::test]
-async fn an_expired_password_is_changed_on_the_way_in() -> Result<()> {
+async fn an_expired_password_is_changed_during_the_login() -> Result<()> {
     let server = Asyncssh::start(1 << 30).await?;
     let text = server.tunnel("t")?.replacen("lab@", "expired@", 1)
         + "preferred_authentications = \"password\"\n";

@@ -15,7 +15,7 @@ use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{Scene, renewed, secs, session_since, tcp};
+use crate::fixture::{Scene, renewed, secs, session_since, tcp};
 
 fn listening(count: usize) -> impl Fn(&TunnelStatus) -> bool {
     move |tunnel| {
@@ -40,7 +40,7 @@ async fn reloaded(watch: &mut Watch, so: impl Fn(&ReloadReport) -> bool) -> Resu
 }
 
 #[tokio::test]
-async fn forwards_come_and_go_on_a_live_session() -> Result<()> {
+async fn forwards_are_added_and_removed_on_a_live_session() -> Result<()> {
     let target = Target::echo().await?;
     let to = target.port();
     let first = format!("\"0 127.0.0.1:{to}\"");
@@ -88,7 +88,7 @@ async fn description_and_tags_change_without_a_reconnect() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_changed_destination_reconnects_that_tunnel_alone() -> Result<()> {
+async fn a_changed_destination_reconnects_only_that_tunnel() -> Result<()> {
     let (scene, before) = Scene::up("").await?;
     let other = Sshd::start().await?;
     scene.home.write("u.toml", &scene.server.tunnel("u")?)?;
@@ -105,7 +105,7 @@ async fn a_changed_destination_reconnects_that_tunnel_alone() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_broken_file_keeps_its_tunnels_and_the_others_apply() -> Result<()> {
+async fn a_broken_file_keeps_its_tunnels_and_other_files_apply() -> Result<()> {
     let (scene, before) = Scene::up("").await?;
     let mut watch = scene.daemon.watch().await?;
     scene
@@ -143,7 +143,7 @@ async fn a_broken_file_keeps_its_tunnels_and_the_others_apply() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_reload_while_the_forwards_are_asked_for_does_not_stop_the_tunnel() -> Result<()> {
+async fn a_reload_during_the_forward_requests_does_not_stop_the_tunnel() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!("remote_forward = \"0 127.0.0.1:{}\"\n", target.port());
     let (scene, link, before) = Scene::linked(&lines).await?;
@@ -167,7 +167,7 @@ async fn a_reload_while_the_forwards_are_asked_for_does_not_stop_the_tunnel() ->
 }
 
 #[tokio::test]
-async fn an_address_that_changes_hands_is_never_in_its_own_way() -> Result<()> {
+async fn an_address_that_moves_between_tunnels_causes_no_conflict() -> Result<()> {
     let server = Sshd::start().await?;
     let (one, two) = (ports::free()?, ports::free()?);
     let forward = |port| format!("local_forward = \"{port} 127.0.0.1:9\"\n");
@@ -194,7 +194,7 @@ async fn an_address_that_changes_hands_is_never_in_its_own_way() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_removed_file_takes_its_tunnels_down() -> Result<()> {
+async fn a_removed_file_removes_its_tunnels() -> Result<()> {
     let (scene, _) = Scene::up("local_forward = \"0 127.0.0.1:9\"").await?;
     let mut watch = scene.daemon.watch().await?;
     let addr = listen(&watch.tunnels()["t"], ForwardKind::Local)?;
@@ -212,7 +212,7 @@ async fn a_removed_file_takes_its_tunnels_down() -> Result<()> {
 }
 
 #[tokio::test]
-async fn sighup_reads_again() -> Result<()> {
+async fn sighup_reloads_the_configuration() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     let mut watch = scene.daemon.watch().await?;
     scene.daemon.process().signal(Signal::HUP)?;
@@ -225,7 +225,7 @@ async fn sighup_reads_again() -> Result<()> {
 }
 
 #[tokio::test]
-async fn config_reload_reports_what_changed() -> Result<()> {
+async fn config_reload_reports_nothing_if_nothing_changed() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     let call = async || -> Result<ReloadReport> {
         let value = scene.daemon.call("config.reload", json!({})).await?;
@@ -236,7 +236,7 @@ async fn config_reload_reports_what_changed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn symlink_swap_and_in_place_edit_are_noticed() -> Result<()> {
+async fn a_symlink_swap_and_an_in_place_edit_are_noticed() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     let text = |words: &str| -> Result<String> {
@@ -289,7 +289,7 @@ async fn a_replaced_directory_is_watched_again() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_vanished_directory_changes_nothing() -> Result<()> {
+async fn a_missing_directory_keeps_the_tunnels() -> Result<()> {
     let (scene, before) = Scene::up("").await?;
     let mut watch = scene.daemon.watch().await?;
     let (dir, old) = (scene.home.config_dir(), scene.home.path("config.old"));
@@ -305,7 +305,7 @@ async fn a_vanished_directory_changes_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_unreadable_file_keeps_its_last_state() -> Result<()> {
+async fn an_unreadable_file_keeps_its_tunnels() -> Result<()> {
     let (scene, before) = Scene::up("").await?;
     let mut watch = scene.daemon.watch().await?;
     let path = scene.home.config_dir().join("t.toml");
@@ -320,7 +320,7 @@ async fn an_unreadable_file_keeps_its_last_state() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_thousand_edits_end_in_the_last() -> Result<()> {
+async fn the_last_of_a_thousand_edits_applies() -> Result<()> {
     let (scene, before) = Scene::up("").await?;
     for n in 0..1000 {
         let broken = n % 10 == 0;
@@ -334,7 +334,7 @@ async fn a_thousand_edits_end_in_the_last() -> Result<()> {
 }
 
 #[tokio::test]
-async fn hidden_files_and_editor_leftovers_are_skipped() -> Result<()> {
+async fn hidden_files_and_editor_backups_are_ignored() -> Result<()> {
     let (scene, _) = Scene::up("").await?;
     for name in [
         ".hidden.toml",

@@ -13,7 +13,7 @@ use tunneld_tests::socks::{self, Dest};
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{Scene, secs, session_since, tcp};
+use crate::fixture::{Scene, secs, session_since, tcp};
 
 async fn proxy() -> Result<(Scene, SocketAddr)> {
     let (scene, tunnel) = Scene::up("dynamic_forward = 0").await?;
@@ -43,7 +43,7 @@ async fn works(proxy: SocketAddr, target: &Target) -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_is_no_socks_is_closed_without_a_word() -> Result<()> {
+async fn a_connection_that_is_not_socks_is_closed_without_a_reply() -> Result<()> {
     let (_scene, proxy) = proxy().await?;
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01"[..],
@@ -63,7 +63,7 @@ async fn what_is_no_socks_is_closed_without_a_word() -> Result<()> {
 }
 
 #[tokio::test]
-async fn methods_that_cannot_be_met_are_refused() -> Result<()> {
+async fn unsupported_authentication_methods_are_refused() -> Result<()> {
     let (_scene, proxy) = proxy().await?;
     for bytes in [&[5, 0][..], &[5, 1, 1], &[5, 2, 1, 0x80]] {
         let got = talk(proxy, bytes).await?;
@@ -87,7 +87,7 @@ async fn methods_that_cannot_be_met_are_refused() -> Result<()> {
 }
 
 #[tokio::test]
-async fn names_that_cannot_be_are_refused_and_others_go_to_the_server_as_they_are() -> Result<()> {
+async fn invalid_names_are_refused_and_others_go_to_the_server_unchanged() -> Result<()> {
     let target = Target::echo().await?;
     let (_scene, proxy) = proxy().await?;
     let ask = async |name: &[u8]| -> Result<u8> {
@@ -115,7 +115,7 @@ async fn names_that_cannot_be_are_refused_and_others_go_to_the_server_as_they_ar
 }
 
 #[tokio::test]
-async fn port_zero_is_a_failure() -> Result<()> {
+async fn port_zero_gets_a_general_failure() -> Result<()> {
     let (_scene, proxy) = proxy().await?;
     let answer = socks::v5(proxy, &Dest::Ip([127, 0, 0, 1].into()), 0).await?;
     assert_eq!(answer.err(), Some(1));
@@ -123,7 +123,7 @@ async fn port_zero_is_a_failure() -> Result<()> {
 }
 
 #[tokio::test]
-async fn endless_socks4_strings_are_cut() -> Result<()> {
+async fn endless_socks4_strings_are_refused() -> Result<()> {
     let (_scene, proxy) = proxy().await?;
     let began = Instant::now();
     let mut user = vec![4, 1, 0, 80, 127, 0, 0, 1];
@@ -139,7 +139,7 @@ async fn endless_socks4_strings_are_cut() -> Result<()> {
 }
 
 #[tokio::test]
-async fn any_split_is_the_same_and_payload_after_the_request_is_kept() -> Result<()> {
+async fn any_packet_split_works_and_early_payload_is_forwarded() -> Result<()> {
     let target = Target::echo().await?;
     let (_scene, proxy) = proxy().await?;
     let dest = Dest::Name("127.0.0.1".into());
@@ -176,7 +176,7 @@ async fn any_split_is_the_same_and_payload_after_the_request_is_kept() -> Result
 }
 
 #[tokio::test]
-async fn half_closed_and_slow_greeters_are_closed_in_time() -> Result<()> {
+async fn half_closed_and_slow_handshakes_are_closed_in_time() -> Result<()> {
     let (scene, proxy) = proxy().await?;
     let before = scene.daemon.status("t").await?;
     let mut half = tcp(proxy).await?;
@@ -194,7 +194,7 @@ async fn half_closed_and_slow_greeters_are_closed_in_time() -> Result<()> {
 }
 
 #[tokio::test]
-async fn hundreds_of_silent_greeters_keep_nobody_out() -> Result<()> {
+async fn hundreds_of_silent_clients_do_not_block_others() -> Result<()> {
     let target = Target::echo().await?;
     let (_scene, proxy) = proxy().await?;
     let mut silent: Vec<TcpStream> = Vec::new();

@@ -16,7 +16,7 @@ use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::{LONG, within};
 
 use super::Peer;
-use crate::scene::{tcp, unix, was_reset};
+use crate::fixture::{tcp, unix, was_reset};
 
 /// A tunnel with a forward of each kind, TCP and Unix on either side.
 struct Every {

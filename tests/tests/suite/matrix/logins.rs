@@ -6,12 +6,12 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
 use tunneld_tests::agent::Agent;
-use tunneld_tests::asking::{Asking, Factor, Round};
 use tunneld_tests::asyncssh::Asyncssh;
 use tunneld_tests::daemon::{Daemon, listen};
 use tunneld_tests::dropbear::{Door, Dropbear};
 use tunneld_tests::home::Home;
 use tunneld_tests::payload;
+use tunneld_tests::prompting_server::{Asking, Factor, Round};
 use tunneld_tests::security_key::SecurityKey;
 use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::target::Target;
@@ -19,7 +19,7 @@ use tunneld_tests::wait::LONG;
 use tunneld_tests::{keys, sshd};
 
 use super::{LEGACY, LEGACY_ONLY};
-use crate::scene::tcp;
+use crate::fixture::tcp;
 
 const PASSWORD: &str = "lab pass";
 const BY_PASSWORD: &str =

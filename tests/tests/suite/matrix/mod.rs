@@ -6,9 +6,9 @@ mod forwards;
 mod logins;
 
 use anyhow::Result;
-use tunneld_tests::asking::{Asking, Factor};
 use tunneld_tests::asyncssh::Asyncssh;
 use tunneld_tests::dropbear::{Door, Dropbear};
+use tunneld_tests::prompting_server::{Asking, Factor};
 use tunneld_tests::sshd::{Setup, Sshd};
 
 /// A server that asks for no new keys before that many bytes.
@@ -122,7 +122,7 @@ macro_rules! rows {
             }
 
             #[tokio::test]
-            async fn every_forward() -> anyhow::Result<()> {
+            async fn every_forward_carries_bytes() -> anyhow::Result<()> {
                 match server().await? {
                     Some(server) => forwards::every(&server).await,
                     None => Ok(()),
@@ -130,7 +130,7 @@ macro_rules! rows {
             }
 
             #[tokio::test]
-            async fn new_keys_by_us() -> anyhow::Result<()> {
+            async fn the_client_rekeys_under_load() -> anyhow::Result<()> {
                 let lines = "rekey_limit = \"1M\"\n";
                 match server().await? {
                     Some(server) => forwards::under_new_keys(&server, lines).await,
@@ -161,12 +161,12 @@ macro_rules! new_keys {
     )*};
 }
 
-mod new_keys_by_the_server {
+mod the_server_rekeys_under_load {
     use super::{Peer, forwards};
     new_keys!("": sshd, legacy, asyncssh, russh);
 }
 
-mod new_keys_by_both {
+mod both_sides_rekey_under_load {
     use super::{Peer, forwards};
     new_keys!("rekey_limit = \"1M\"\n": sshd, asyncssh);
 }

@@ -1,9 +1,9 @@
 //! Faults of the network itself: links that go, packets that are lost, NATs that forget, names that lead nowhere.
 //! Each test has two hosts of its own, and a neighbour tunnel that must notice nothing.
 
-mod line;
-mod names;
+mod dns;
 mod nat;
+mod outages;
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use tokio::time::Instant;
 use tunneld_proto::status::{State, TunnelStatus};
 use tunneld_tests::daemon::{Daemon, listen_at};
 use tunneld_tests::home::Home;
-use tunneld_tests::net::{FAR, Net};
 use tunneld_tests::payload;
 use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::target::{Manner, Target};
+use tunneld_tests::two_hosts::{FAR, Net};
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{secs, session_since, settled_files, unix};
+use crate::fixture::{secs, session_since, settled_files, unix};
 
 /// A dead peer is noticed within three seconds.
 const SHORT: &str = "server_alive_interval = \"1s\"\nserver_alive_count_max = 3\n";
@@ -158,7 +158,7 @@ impl Field {
 
     /// Proves that `t` is back within `limit` and carries bytes, and all that every fault must leave as it was.
     async fn back(&self, before: &TunnelStatus, limit: Duration) -> Result<()> {
-        let new = crate::scene::renewed(before);
+        let new = crate::fixture::renewed(before);
         self.daemon.wait_for("t", limit, new).await?;
         self.echo().await?;
         self.unharmed().await

@@ -6,10 +6,10 @@ use anyhow::{Context, Result};
 use tunneld_proto::status::{ForwardKind, ForwardState, State, TunnelStatus};
 
 use super::{Field, SHORT};
-use crate::scene::{renewed, secs, session_since};
+use crate::fixture::{renewed, secs, session_since};
 
 #[tokio::test]
-async fn a_remote_port_that_the_old_session_holds_is_taken_when_it_is_free() -> Result<()> {
+async fn a_remote_port_held_by_the_old_session_is_bound_when_it_is_free() -> Result<()> {
     let port = tunneld_tests::ports::free()?;
     let lines = format!("{SHORT}remote_forward = \"{port} 127.0.0.1:9\"\n");
     let server = ["ClientAliveInterval 2", "ClientAliveCountMax 3"];
@@ -75,7 +75,7 @@ async fn forgetful(field: &Field) -> Result<()> {
 }
 
 #[tokio::test]
-async fn keepalives_keep_a_forgetful_router_awake() -> Result<()> {
+async fn keepalives_keep_the_state_of_a_router_alive() -> Result<()> {
     let Some((field, before)) = Field::up(SHORT).await? else {
         return Ok(());
     };
@@ -86,7 +86,7 @@ async fn keepalives_keep_a_forgetful_router_awake() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_router_that_forgets_sooner_costs_one_session() -> Result<()> {
+async fn a_router_that_drops_its_state_sooner_costs_one_session() -> Result<()> {
     let rare = "server_alive_interval = \"4s\"\nserver_alive_count_max = 1\n";
     let Some((field, before)) = Field::up(rare).await? else {
         return Ok(());

@@ -10,7 +10,7 @@ use tunneld_tests::wait::{LONG, within};
 use tunneld_tests::{keys, payload, process};
 
 use super::{alive, block, gone, means, program, start, with};
-use crate::scene::{renewed, tcp};
+use crate::fixture::{renewed, tcp};
 
 /// Whether the last error holds these words.
 fn says(words: &str) -> impl Fn(&TunnelStatus) -> bool + '_ {
@@ -27,7 +27,7 @@ echo \"$said\"
 ";
 
 #[tokio::test]
-async fn emr_waits_for_the_cluster_and_carries_curl() -> Result<()> {
+async fn emr_waits_for_the_cluster_and_forwards_curl() -> Result<()> {
     let server = Sshd::start().await?;
     let page = Target::start(Manner::Http("all applications\n".into())).await?;
     let home = Home::new()?;
@@ -132,7 +132,7 @@ fn pid(home: &Home, name: &str) -> Result<u32> {
 }
 
 #[tokio::test]
-async fn session_manager_is_made_anew_and_connections_are_held() -> Result<()> {
+async fn session_manager_reconnects_and_holds_connections() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::echo().await?;
     let (home, daemon) = ssm(&server, &format!("127.0.0.1:{}", target.port())).await?;
@@ -158,7 +158,7 @@ async fn session_manager_is_made_anew_and_connections_are_held() -> Result<()> {
 }
 
 #[tokio::test]
-async fn session_manager_leaves_no_plugin_behind() -> Result<()> {
+async fn session_manager_leaves_no_plugin_process() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::echo().await?;
     let (home, daemon) = ssm(&server, &format!("127.0.0.1:{}", target.port())).await?;
@@ -178,7 +178,7 @@ async fn session_manager_leaves_no_plugin_behind() -> Result<()> {
 }
 
 #[tokio::test]
-async fn expired_credentials_are_told_in_their_own_words() -> Result<()> {
+async fn expired_credentials_are_reported_in_the_words_of_aws() -> Result<()> {
     let server = Sshd::start().await?;
     let (home, daemon) = ssm(&server, "127.0.0.1:9").await?;
     let before = daemon.wait_up("ssm").await?;

@@ -6,16 +6,16 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use tokio::process::Command;
 use tunneld_proto::status::ForwardKind;
-use tunneld_tests::asking::{Asking, Factor, Round};
 use tunneld_tests::daemon::listen;
 use tunneld_tests::home::{DEFAULTS, Home};
+use tunneld_tests::prompting_server::{Asking, Factor, Round};
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 use tunneld_tests::{payload, ports, rpc};
 
 use super::{block, blocks, gone, means, path, program, start, with};
-use crate::scene::{secs, tcp};
+use crate::fixture::{secs, tcp};
 
 /// A home whose tunnels read this ssh_config and nothing of the machine's.
 fn hpc(ssh_config: &str) -> Result<(Home, PathBuf)> {
@@ -32,7 +32,7 @@ fn hpc(ssh_config: &str) -> Result<(Home, PathBuf)> {
 }
 
 #[tokio::test]
-async fn the_pages_mahuika_in_ssh_config_is_a_tunnel_by_its_name_alone() -> Result<()> {
+async fn an_empty_table_takes_mahuika_from_ssh_config() -> Result<()> {
     let (lander, mahuika) = (Sshd::start().await?, Sshd::start().await?);
     let target = Target::echo().await?;
     let (home, file) = hpc(&lander.ssh_host("lander")?)?;
@@ -59,7 +59,7 @@ async fn the_pages_mahuika_in_ssh_config_is_a_tunnel_by_its_name_alone() -> Resu
 }
 
 #[tokio::test]
-async fn one_login_with_two_factors_serves_all_that_go_over_it() -> Result<()> {
+async fn one_two_factor_login_serves_all_tunnels_over_it() -> Result<()> {
     let round = |prompt| Round {
         instructions: "",
         prompts: vec![(
@@ -109,7 +109,7 @@ async fn one_login_with_two_factors_serves_all_that_go_over_it() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_batch_jobs_reverse_tunnel_ends_with_the_job() -> Result<()> {
+async fn the_reverse_tunnel_of_a_batch_job_ends_with_the_job() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::echo().await?;
     let (home, _) = hpc(&server.ssh_host("login")?)?;

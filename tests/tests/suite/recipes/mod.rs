@@ -80,7 +80,7 @@ pub(super) async fn gone(pids: &[u32]) -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_block_is_a_configuration_that_proves() -> Result<()> {
+async fn every_toml_block_is_a_valid_configuration() -> Result<()> {
     let mut proved = 0;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/recipes");
     for entry in std::fs::read_dir(folder)? {

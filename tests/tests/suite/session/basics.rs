@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tunneld::failure::FailureKind;
 use tunneld::session::OpenError;
 use tunneld_config::addr::{BindAddr, ListenAddr};
-use tunneld_tests::link::Link;
+use tunneld_tests::faulty_link::Link;
 use tunneld_tests::payload::{self, MIB};
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::{Manner, Target};
@@ -16,7 +16,7 @@ use tunneld_tests::wait::{LONG, within};
 use super::{connect, route, route_at};
 
 #[tokio::test]
-async fn a_key_file_logs_in_and_bytes_go_both_ways() -> Result<()> {
+async fn a_key_file_logs_in_and_channels_carry_bytes() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::start(Manner::Collect).await?;
     let session = connect(&route(&server)).await?.session;
@@ -51,7 +51,7 @@ async fn a_key_file_logs_in_and_bytes_go_both_ways() -> Result<()> {
 }
 
 #[tokio::test]
-async fn unix_sockets_at_the_far_end() -> Result<()> {
+async fn a_channel_to_a_unix_socket_carries_bytes() -> Result<()> {
     let server = Sshd::start().await?;
     let path = server.dir().join("echo.sock");
     let _target = Target::unix(&path, Manner::Echo)?;
@@ -63,7 +63,7 @@ async fn unix_sockets_at_the_far_end() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_refused_target_is_told_with_the_servers_words() -> Result<()> {
+async fn a_refused_channel_reports_the_reason_of_the_server() -> Result<()> {
     let server = Sshd::start().await?;
     let session = connect(&route(&server)).await?.session;
     let port = tunneld_tests::ports::free()?;
@@ -83,7 +83,7 @@ async fn a_refused_target_is_told_with_the_servers_words() -> Result<()> {
 }
 
 #[tokio::test]
-async fn eof_and_the_end_of_the_session_are_told_apart() -> Result<()> {
+async fn eof_and_session_loss_are_distinguished() -> Result<()> {
     let server = Sshd::start().await?;
     let source = Target::start(Manner::Source(b"all of it"[..].into())).await?;
     let silent = Target::start(Manner::Silent).await?;
@@ -131,7 +131,7 @@ async fn eof_and_the_end_of_the_session_are_told_apart() -> Result<()> {
 }
 
 #[tokio::test]
-async fn remote_forwards_with_port_zero_and_unix_sockets() -> Result<()> {
+async fn remote_forwards_work_with_port_zero_and_unix_sockets() -> Result<()> {
     let server = Sshd::start().await?;
     let mut up = connect(&route(&server)).await?;
     let free = ListenAddr::Tcp {
@@ -188,7 +188,7 @@ async fn remote_forwards_with_port_zero_and_unix_sockets() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_silent_server_is_dead_after_interval_times_count_even_under_uploads() -> Result<()> {
+async fn a_silent_server_is_given_up_after_interval_times_count_even_under_uploads() -> Result<()> {
     let server = Sshd::start().await?;
     let silent = Target::start(Manner::Silent).await?;
     let session = connect(&route(&server)).await?.session;
@@ -220,7 +220,7 @@ async fn a_silent_server_is_dead_after_interval_times_count_even_under_uploads()
 }
 
 #[tokio::test]
-async fn a_dropped_dial_leaves_nothing() -> Result<()> {
+async fn a_cancelled_dial_closes_its_connection() -> Result<()> {
     let server = Sshd::start().await?;
     let mut link = Link::to(server.addr()).await?;
     link.freeze();
@@ -232,7 +232,7 @@ async fn a_dropped_dial_leaves_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_times_out() -> Result<()> {
+async fn a_silent_server_times_out() -> Result<()> {
     let server = Sshd::start().await?;
     let silent = Target::start(Manner::Silent).await?;
     let mut route = route_at(&server, silent.port());

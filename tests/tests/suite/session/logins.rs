@@ -19,7 +19,7 @@ use tunneld_tests::sshd::Sshd;
 use super::{Person, connect, connect_with, refused, route};
 
 #[tokio::test]
-async fn a_passphrase_is_asked_until_it_is_right_and_kept() -> Result<()> {
+async fn a_passphrase_is_prompted_until_it_is_right_and_remembered() -> Result<()> {
     let server = Sshd::start().await?;
     let key = server.dir().join("locked");
     keys::generate_with(&key, "ed25519", "open sesame").await?;
@@ -47,7 +47,7 @@ async fn a_passphrase_is_asked_until_it_is_right_and_kept() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_key_that_the_server_does_not_take_is_not_unlocked() -> Result<()> {
+async fn a_key_that_the_server_does_not_accept_is_not_unlocked() -> Result<()> {
     let server = Sshd::start().await?;
     let key = server.dir().join("locked");
     keys::generate_with(&key, "ed25519", "open sesame").await?;
@@ -60,7 +60,7 @@ async fn a_key_that_the_server_does_not_take_is_not_unlocked() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_unanswered_prompt_burns_no_attempt() -> Result<()> {
+async fn a_cancelled_prompt_uses_no_login_attempt() -> Result<()> {
     let server =
         Sshd::with_lines(&["PasswordAuthentication yes", "PubkeyAuthentication no"]).await?;
     let mut route = route(&server);
@@ -83,7 +83,7 @@ async fn an_unanswered_prompt_burns_no_attempt() -> Result<()> {
 }
 
 #[tokio::test]
-async fn files_that_are_no_good_are_named_with_the_remedy() -> Result<()> {
+async fn unusable_key_files_are_named_with_the_remedy() -> Result<()> {
     let server = Sshd::start().await?;
     let dir = server.dir();
     let mut route = route(&server);
@@ -129,7 +129,7 @@ async fn files_that_are_no_good_are_named_with_the_remedy() -> Result<()> {
 }
 
 #[tokio::test]
-async fn too_many_keys_are_a_refusal_and_the_right_file_goes_first() -> Result<()> {
+async fn the_configured_file_is_tried_first_and_too_many_agent_keys_are_refused() -> Result<()> {
     let server = Sshd::with_lines(&["MaxAuthTries 3"]).await?;
     let agent = Agent::start().await?;
     for n in 0..8 {
@@ -177,7 +177,7 @@ fn declining_agent(socket: &Path, key: &Path) -> Result<JoinSet<Result<()>>> {
 }
 
 #[tokio::test]
-async fn an_agent_that_gives_nothing_now_may_later() -> Result<()> {
+async fn an_agent_without_a_usable_key_is_retried_slowly() -> Result<()> {
     let server = Sshd::start().await?;
     let mut route = route(&server);
     route.auth.identity_files = Vec::new();
@@ -195,7 +195,7 @@ async fn an_agent_that_gives_nothing_now_may_later() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_key_is_given_to_the_agent_where_that_is_asked_for() -> Result<()> {
+async fn add_keys_to_agent_adds_the_key() -> Result<()> {
     let server = Sshd::start().await?;
     let agent = Agent::start().await?;
     let mut route = route(&server);
@@ -216,7 +216,7 @@ async fn a_key_is_given_to_the_agent_where_that_is_asked_for() -> Result<()> {
 }
 
 #[tokio::test]
-async fn consent_at_the_agent_takes_the_time_that_a_person_takes() -> Result<()> {
+async fn a_confirmation_at_the_agent_may_take_longer_than_the_connect_timeout() -> Result<()> {
     let server = Sshd::start().await?;
     let askpass = server.dir().join("askpass");
     // Longer than the dial, and what the core waits for an answer, may take.

@@ -1,10 +1,10 @@
 //! Sessions of the daemon's own, without the daemon: `dial` against real servers.
 
 mod basics;
-mod hosts;
+mod host_keys;
 mod logins;
 mod revoked;
-mod ways;
+mod transports;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

@@ -80,7 +80,7 @@ async fn ssh_takes(server: &Sshd, known: &Path, revoked: &Path) -> Result<bool> 
 }
 
 #[tokio::test]
-async fn every_list_is_judged_as_by_ssh() -> Result<()> {
+async fn every_revocation_list_is_judged_as_by_ssh() -> Result<()> {
     let server = certified().await?;
     let dir = server.dir();
     let public = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();

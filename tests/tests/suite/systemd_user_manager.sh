@@ -1,6 +1,6 @@
 #!/bin/bash
 # A systemd user manager of its own: private /run, /tmp, /dev/log and cgroup, in which the user 4242 runs the unit.
-# Called as root: manager.sh BINDIR UNIT CONFIG KEY KNOWN_HOSTS. Prints one line for each step that was proved.
+# Called as root: systemd_user_manager.sh BINDIR UNIT CONFIG KEY KNOWN_HOSTS. Prints one line for each step that was proved.
 set -euo pipefail
 
 uid=4242

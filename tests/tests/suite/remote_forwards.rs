@@ -11,10 +11,10 @@ use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::LONG;
 use tunneld_tests::{ports, socks};
 
-use crate::scene::{Scene, renewed, session_since, tcp, unix};
+use crate::fixture::{Scene, renewed, session_since, tcp, unix};
 
 #[tokio::test]
-async fn port_zero_is_told_and_carries_10_mb_both_ways() -> Result<()> {
+async fn port_zero_is_reported_and_carries_ten_mebibytes_both_ways() -> Result<()> {
     let target = Target::start(Manner::Collect).await?;
     let lines = format!("remote_forward = \"0 127.0.0.1:{}\"", target.port());
     let (_scene, tunnel) = Scene::up(&lines).await?;
@@ -24,7 +24,7 @@ async fn port_zero_is_told_and_carries_10_mb_both_ways() -> Result<()> {
 }
 
 #[tokio::test]
-async fn both_directions_at_once_and_many() -> Result<()> {
+async fn fifty_concurrent_connections_carry_intact_bytes() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!("remote_forward = \"0 127.0.0.1:{}\"", target.port());
     let (_scene, tunnel) = Scene::up(&lines).await?;
@@ -43,7 +43,7 @@ async fn both_directions_at_once_and_many() -> Result<()> {
 }
 
 #[tokio::test]
-async fn unix_sockets_on_either_side() -> Result<()> {
+async fn unix_sockets_work_on_either_side() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (far, near) = (
         folder.path().join("far.sock"),
@@ -66,7 +66,7 @@ async fn unix_sockets_on_either_side() -> Result<()> {
 }
 
 #[tokio::test]
-async fn ipv6_on_both_sides() -> Result<()> {
+async fn ipv6_works_on_both_sides() -> Result<()> {
     let target = Target::at("[::1]:0", Manner::Collect).await?;
     let lines = format!("remote_forward = \"[::1]:0:[::1]:{}\"", target.port());
     let (_scene, tunnel) = Scene::up(&lines).await?;
@@ -77,7 +77,7 @@ async fn ipv6_on_both_sides() -> Result<()> {
 }
 
 #[tokio::test]
-async fn half_close_by_either_side() -> Result<()> {
+async fn a_half_close_by_either_side_keeps_the_other_direction_open() -> Result<()> {
     let first = random(23, 300_000);
     let mut source = Target::start(Manner::Source(first.clone().into())).await?;
     let collect = Target::start(Manner::Collect).await?;
@@ -100,7 +100,7 @@ async fn half_close_by_either_side() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_bare_port_is_reverse_socks() -> Result<()> {
+async fn a_bare_port_is_a_reverse_socks_proxy() -> Result<()> {
     let target = Target::start(Manner::Collect).await?;
     let port = ports::free()?;
     let (_scene, tunnel) = Scene::up(&format!("remote_forward = {port}")).await?;
@@ -123,7 +123,7 @@ async fn a_bare_port_is_reverse_socks() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_refused_target_costs_its_own_connection_alone() -> Result<()> {
+async fn a_refusing_target_fails_only_its_own_connection() -> Result<()> {
     let target = Target::echo().await?;
     let nobody = ports::free()?;
     let lines = format!(
@@ -143,7 +143,7 @@ async fn a_refused_target_costs_its_own_connection_alone() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_busy_port_is_told_and_taken_when_free_in_the_same_session() -> Result<()> {
+async fn a_busy_port_is_reported_and_bound_when_free_in_the_same_session() -> Result<()> {
     let target = Target::echo().await?;
     let port = ports::free()?;
     // sshd is content with one of its localhost's addresses.
@@ -180,7 +180,7 @@ async fn a_busy_port_is_told_and_taken_when_free_in_the_same_session() -> Result
 }
 
 #[tokio::test]
-async fn exit_on_forward_failure_ends_the_session_and_tries_again() -> Result<()> {
+async fn exit_on_forward_failure_ends_the_session_and_retries() -> Result<()> {
     let server = Sshd::with(Setup {
         key_options: "permitlisten=\"127.0.0.1:1\"".into(),
         ..Setup::default()
@@ -206,7 +206,8 @@ async fn exit_on_forward_failure_ends_the_session_and_tries_again() -> Result<()
 }
 
 #[tokio::test]
-async fn without_exit_on_forward_failure_the_rest_works_and_up_says_so() -> Result<()> {
+async fn without_exit_on_forward_failure_other_forwards_work_and_up_reports_the_failure()
+-> Result<()> {
     let server = Sshd::with(Setup {
         key_options: "permitlisten=\"127.0.0.1:1\"".into(),
         ..Setup::default()
@@ -231,7 +232,7 @@ async fn without_exit_on_forward_failure_the_rest_works_and_up_says_so() -> Resu
 }
 
 #[tokio::test]
-async fn remote_forwards_return_with_a_new_session() -> Result<()> {
+async fn remote_forwards_are_restored_in_a_new_session() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!("remote_forward = \"0 127.0.0.1:{}\"", target.port());
     let (scene, before) = Scene::up(&lines).await?;

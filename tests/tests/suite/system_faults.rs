@@ -18,13 +18,13 @@ use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{renewed, secs, session_since, settled_files, tcp};
+use crate::fixture::{renewed, secs, session_since, settled_files, tcp};
 
 const HOUR: i64 = 3600;
 const TEN_YEARS: i64 = 10 * 365 * 24 * HOUR;
 
 #[tokio::test]
-async fn a_clock_that_is_set_changes_timestamps_alone() -> Result<()> {
+async fn a_changed_clock_changes_only_timestamps() -> Result<()> {
     let mut server = Sshd::start().await?;
     let target = Target::echo().await?;
     let (clock, home) = Clock::of(Home::new()?).await?;
@@ -81,7 +81,7 @@ fn after(first: &str) -> Option<Vec<String>> {
 }
 
 #[tokio::test]
-async fn a_frozen_journal_costs_lines_alone() -> Result<()> {
+async fn a_frozen_journal_loses_only_log_lines() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::start(Manner::Collect).await?;
     let home = Home::new()?.var("RUST_LOG", "trace");
@@ -130,7 +130,7 @@ async fn a_frozen_journal_costs_lines_alone() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_full_disk_leaves_known_hosts_whole() -> Result<()> {
+async fn a_full_disk_leaves_known_hosts_intact() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     let disk = home.path("disk");
@@ -176,7 +176,7 @@ async fn client(addr: std::net::SocketAddr) -> Result<Option<TcpStream>> {
 }
 
 #[tokio::test]
-async fn too_few_file_descriptors_cost_the_clients_that_are_too_many() -> Result<()> {
+async fn a_file_descriptor_shortage_refuses_only_the_excess_clients() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::echo().await?;
     let home = Home::new()?;
@@ -246,7 +246,7 @@ async fn too_few_file_descriptors_cost_the_clients_that_are_too_many() -> Result
 }
 
 #[tokio::test]
-async fn three_hundred_clients_that_never_read_take_bounded_memory() -> Result<()> {
+async fn three_hundred_clients_that_do_not_read_use_bounded_memory() -> Result<()> {
     const CLIENTS: usize = 300;
     let server = Sshd::start().await?;
     let mut source = Target::start(Manner::Source(random(99, 4 * MIB).into())).await?;

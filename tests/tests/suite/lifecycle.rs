@@ -14,7 +14,7 @@ use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 use tunneld_tests::{keys, ports};
 
-use crate::scene::{Scene, renewed, secs, session_since, tcp, was_reset};
+use crate::fixture::{Scene, renewed, secs, session_since, tcp, was_reset};
 
 fn forward(target: &Target) -> String {
     format!("local_forward = \"0 127.0.0.1:{}\"", target.port())
@@ -25,7 +25,8 @@ fn kind(tunnel: &TunnelStatus) -> Option<&str> {
 }
 
 #[tokio::test]
-async fn killed_session_resets_live_connections_and_refuses_none() -> Result<()> {
+async fn a_killed_session_resets_open_connections_and_holds_new_ones_until_it_is_back() -> Result<()>
+{
     let target = Target::echo().await?;
     let (scene, before) = Scene::up(&forward(&target)).await?;
     let addr = listen(&before, ForwardKind::Local)?;
@@ -56,7 +57,7 @@ async fn killed_session_resets_live_connections_and_refuses_none() -> Result<()>
 }
 
 #[tokio::test]
-async fn server_down_then_up() -> Result<()> {
+async fn a_tunnel_reconnects_when_its_stopped_server_is_back() -> Result<()> {
     let target = Target::echo().await?;
     let (mut scene, before) = Scene::up(&forward(&target)).await?;
     let mut watch = scene.daemon.watch().await?;
@@ -76,7 +77,7 @@ async fn server_down_then_up() -> Result<()> {
 }
 
 #[tokio::test]
-async fn server_that_is_not_there_at_first() -> Result<()> {
+async fn a_tunnel_connects_when_its_server_starts_later() -> Result<()> {
     let target = Target::echo().await?;
     let mut server = Sshd::start().await?;
     server.stop().await?;
@@ -93,7 +94,7 @@ async fn server_that_is_not_there_at_first() -> Result<()> {
 }
 
 #[tokio::test]
-async fn hold_keeps_a_connection_waiting_for_the_session() -> Result<()> {
+async fn a_held_connection_waits_for_the_session() -> Result<()> {
     let target = Target::echo().await?;
     let (mut scene, before) = Scene::up(&forward(&target)).await?;
     let addr = listen(&before, ForwardKind::Local)?;
@@ -111,7 +112,7 @@ async fn hold_keeps_a_connection_waiting_for_the_session() -> Result<()> {
 }
 
 #[tokio::test]
-async fn hold_runs_out() -> Result<()> {
+async fn a_held_connection_is_reset_when_hold_runs_out() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!("hold = \"1s\"\n{}", forward(&target));
     let (mut scene, before) = Scene::up(&lines).await?;
@@ -133,7 +134,7 @@ async fn hold_runs_out() -> Result<()> {
 }
 
 #[tokio::test]
-async fn no_hold_closes_at_once() -> Result<()> {
+async fn without_hold_a_connection_is_reset_at_once() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!("hold = 0\n{}", forward(&target));
     let (mut scene, before) = Scene::up(&lines).await?;
@@ -150,7 +151,7 @@ async fn no_hold_closes_at_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn refused_login_is_slow_and_ends_a_waiting_up() -> Result<()> {
+async fn a_refused_login_is_retried_slowly_and_ends_a_waiting_up() -> Result<()> {
     let server = Sshd::start().await?;
     let other = server.dir().join("other_key");
     keys::generate(&other, "ed25519").await?;
@@ -173,7 +174,7 @@ async fn refused_login_is_slow_and_ends_a_waiting_up() -> Result<()> {
 }
 
 #[tokio::test]
-async fn revoked_login_shows_and_returns_when_it_is_back() -> Result<()> {
+async fn a_revoked_login_is_shown_and_a_restored_one_connects() -> Result<()> {
     let (scene, before) = Scene::up("").await?;
     let authorized = scene.server.dir().join("authorized_keys");
     let text = std::fs::read_to_string(&authorized)?;
@@ -193,7 +194,7 @@ async fn revoked_login_shows_and_returns_when_it_is_back() -> Result<()> {
 }
 
 #[tokio::test]
-async fn changed_host_key_stops_before_any_login() -> Result<()> {
+async fn a_changed_host_key_stops_the_tunnel_before_any_login() -> Result<()> {
     let (mut scene, _) = Scene::up("").await?;
     let old = keys::fingerprint(&scene.server.host_key("ed25519")).await?;
     scene.server.stop().await?;
@@ -226,7 +227,7 @@ async fn changed_host_key_stops_before_any_login() -> Result<()> {
 }
 
 #[tokio::test]
-async fn unknown_host_key_is_refused_when_strict_and_learnt_when_accept_new() -> Result<()> {
+async fn an_unknown_host_key_is_refused_if_strict_and_saved_if_accept_new() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     let known = home.path("known");
@@ -254,7 +255,7 @@ async fn unknown_host_key_is_refused_when_strict_and_learnt_when_accept_new() ->
 }
 
 #[tokio::test]
-async fn busy_local_port_with_exit_on_forward_failure_waits() -> Result<()> {
+async fn a_busy_local_port_with_exit_on_forward_failure_is_retried() -> Result<()> {
     let port = ports::free()?;
     let squatter = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     let lines = format!("exit_on_forward_failure = true\nlocal_forward = \"{port} 127.0.0.1:9\"");

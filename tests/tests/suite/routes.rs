@@ -10,7 +10,7 @@ use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::{renewed, session_since, tcp};
+use crate::fixture::{renewed, session_since, tcp};
 
 /// A home whose tunnels read this ssh_config and nothing of the machine's.
 async fn home(ssh_config: &str, tunnels: &str) -> Result<(Home, Daemon)> {
@@ -35,7 +35,7 @@ async fn carries(tunnel: &TunnelStatus) -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_empty_tunnel_is_all_of_its_host_in_ssh_config() -> Result<()> {
+async fn an_empty_tunnel_takes_everything_from_ssh_config() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::start(Manner::Collect).await?;
     let (one, two) = (tunneld_tests::ports::free()?, tunneld_tests::ports::free()?);
@@ -53,7 +53,7 @@ async fn an_empty_tunnel_is_all_of_its_host_in_ssh_config() -> Result<()> {
 }
 
 #[tokio::test]
-async fn toml_wins_over_ssh_config() -> Result<()> {
+async fn toml_overrides_ssh_config() -> Result<()> {
     let (wrong, right) = (Sshd::start().await?, Sshd::start().await?);
     let config = format!("{}{}", wrong.ssh_host("h")?, right.ssh_host("other")?);
     let lines = right.tunnel("h")?;
@@ -71,7 +71,7 @@ async fn toml_wins_over_ssh_config() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_chain_of_jump_hosts_and_the_death_of_either() -> Result<()> {
+async fn a_chain_of_jump_hosts_recovers_from_the_loss_of_any_hop() -> Result<()> {
     let (one, two, end) = (
         Sshd::start().await?,
         Sshd::start().await?,
@@ -101,7 +101,7 @@ async fn a_chain_of_jump_hosts_and_the_death_of_either() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_jump_host_that_refuses_is_named() -> Result<()> {
+async fn a_jump_host_that_refuses_the_login_is_named() -> Result<()> {
     let (hop, end) = (Sshd::start().await?, Sshd::start().await?);
     std::fs::write(hop.dir().join("authorized_keys"), "")?;
     let config = format!(
@@ -120,7 +120,7 @@ async fn a_jump_host_that_refuses_is_named() -> Result<()> {
 }
 
 #[tokio::test]
-async fn proxy_commands_fail_by_name_and_leave_no_process() -> Result<()> {
+async fn a_failed_proxy_command_is_reported_and_leaves_no_process() -> Result<()> {
     let server = Sshd::start().await?;
     let config = format!(
         "{}  ProxyCommand sh -c 'echo some words; echo broken by design >&2; exit 3'\n{}  ProxyCommand sleep 1000\n  ConnectTimeout 2\n{}",
@@ -139,7 +139,7 @@ async fn proxy_commands_fail_by_name_and_leave_no_process() -> Result<()> {
     let hangs = daemon.wait_for("hangs", LONG, stuck).await?;
     assert!(hangs.last_error.is_some());
     let children = process::descendants(daemon.process().pid());
-    daemon.terminate(crate::scene::secs(6)).await?;
+    daemon.terminate(crate::fixture::secs(6)).await?;
     for pid in children {
         // Killed, it stays until init has looked after it.
         let what = format!("the end of process {pid}, which outlived the daemon");
@@ -154,7 +154,7 @@ async fn proxy_commands_fail_by_name_and_leave_no_process() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_killed_proxy_command_is_a_lost_session() -> Result<()> {
+async fn a_killed_proxy_command_ends_the_session_and_a_new_one_follows() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::start(Manner::Collect).await?;
     let config = format!("{}  ProxyCommand nc %h %p\n", server.ssh_host("t")?);
@@ -192,7 +192,7 @@ async fn a_shared_jump_host_is_logged_into_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn host_command_names_the_host_at_each_connect() -> Result<()> {
+async fn host_command_runs_at_each_connection_attempt() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     let script = home.path("where.sh");
@@ -220,7 +220,7 @@ async fn host_command_names_the_host_at_each_connect() -> Result<()> {
 }
 
 #[tokio::test]
-async fn tunnelctl_connect_is_a_proxy_command_for_ssh_scp_and_git() -> Result<()> {
+async fn tunnelctl_connect_works_as_proxy_command_of_ssh_scp_and_git() -> Result<()> {
     let (gate, end) = (Sshd::start().await?, Sshd::start().await?);
     let home = Home::new()?;
     home.write("t.toml", &gate.tunnel("gate")?)?;
@@ -260,7 +260,7 @@ async fn tunnelctl_connect_is_a_proxy_command_for_ssh_scp_and_git() -> Result<()
 }
 
 #[tokio::test]
-async fn loops_of_jump_hosts_are_refused_by_name() -> Result<()> {
+async fn a_loop_of_jump_hosts_is_refused_with_its_names() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     let text = format!(
@@ -278,7 +278,7 @@ async fn loops_of_jump_hosts_are_refused_by_name() -> Result<()> {
 }
 
 #[tokio::test]
-async fn several_ways_in_at_once_are_independent() -> Result<()> {
+async fn direct_proxied_and_jumped_tunnels_work_side_by_side() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::echo().await?;
     let config = format!(
@@ -322,7 +322,7 @@ async fn until_reached(daemon: &Daemon, servers: [&Sshd; 2], port: u16) -> Resul
 }
 
 #[tokio::test]
-async fn an_included_file_and_match_exec_hold_from_the_next_dial_on() -> Result<()> {
+async fn changes_of_an_included_file_and_match_exec_apply_at_the_next_connection() -> Result<()> {
     let (one, two) = (Sshd::start().await?, Sshd::start().await?);
     let target = Target::start(Manner::Collect).await?;
     let apart = tempfile::tempdir()?;
@@ -368,7 +368,7 @@ async fn an_included_file_and_match_exec_hold_from_the_next_dial_on() -> Result<
 }
 
 #[tokio::test]
-async fn a_hop_is_told_by_the_name_that_it_has_in_ssh_config() -> Result<()> {
+async fn an_error_names_a_hop_by_its_ssh_config_alias() -> Result<()> {
     let (first, second) = (
         Sshd::start().await?,
         Sshd::with_lines(&["AllowTcpForwarding no"]).await?,

@@ -7,8 +7,8 @@ use serde_json::json;
 use tokio::net::{TcpStream, UnixStream};
 use tunneld_proto::status::{Prompt, State, TunnelStatus};
 use tunneld_tests::daemon::{Daemon, Watch};
+use tunneld_tests::faulty_link::Link;
 use tunneld_tests::home::Home;
-use tunneld_tests::link::Link;
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::wait::{LONG, within};
 

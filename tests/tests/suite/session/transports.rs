@@ -11,7 +11,7 @@ use tunneld_tests::wait::{LONG, within};
 use super::{connect, refused, route};
 
 #[tokio::test]
-async fn a_chain_ends_together_and_names_the_hop() -> Result<()> {
+async fn a_jump_chain_ends_as_one_and_errors_name_the_hop() -> Result<()> {
     let (one, two, end) = (
         Sshd::start().await?,
         Sshd::start().await?,
@@ -47,7 +47,7 @@ async fn a_chain_ends_together_and_names_the_hop() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_proxy_command_chatters_fails_and_dies() -> Result<()> {
+async fn proxy_command_output_and_failures_are_handled() -> Result<()> {
     let server = Sshd::start().await?;
     let mut way = route(&server);
     let script = server.dir().join("proxy.sh");
@@ -76,7 +76,7 @@ async fn a_proxy_command_chatters_fails_and_dies() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_local_address_is_chosen() -> Result<()> {
+async fn bind_address_and_bind_interface_choose_the_local_address() -> Result<()> {
     let server = Sshd::start().await?;
     let mut way = route(&server);
     way.bind_address = Some("127.0.0.7".into());
@@ -95,7 +95,7 @@ async fn the_local_address_is_chosen() -> Result<()> {
 }
 
 #[tokio::test]
-async fn host_command_names_the_host() -> Result<()> {
+async fn host_command_output_is_validated_and_used_as_host() -> Result<()> {
     let server = Sshd::start().await?;
     let mut way = route(&server);
     way.host = "unused.invalid".into();

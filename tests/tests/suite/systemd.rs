@@ -8,7 +8,7 @@ use tunneld_tests::home::{DEFAULTS, Home, built};
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::wait::within;
 
-use crate::scene::secs;
+use crate::fixture::secs;
 
 fn unit(name: &str) -> std::path::PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -27,8 +27,8 @@ async fn the_user_unit_starts_restarts_and_stops_under_systemd() -> Result<()> {
     let home = Home::bare()?;
     let config = home.path("t.toml");
     std::fs::write(&config, format!("{DEFAULTS}\n{}", server.tunnel("t")?))?;
-    let script = home.path("manager.sh");
-    std::fs::write(&script, include_str!("manager.sh"))?;
+    let script = home.path("systemd_user_manager.sh");
+    std::fs::write(&script, include_str!("systemd_user_manager.sh"))?;
     let known = server.dir().join(format!("known_hosts_{}", server.port()));
     let bin = built("tunneld")?;
     let run = Command::new("bash")
@@ -61,7 +61,7 @@ async fn the_user_unit_starts_restarts_and_stops_under_systemd() -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_unit_is_verified() -> Result<()> {
+async fn every_unit_passes_systemd_analyze() -> Result<()> {
     let home = Home::bare()?;
     for entry in std::fs::read_dir(unit(""))? {
         let path = entry?.path();

@@ -8,16 +8,17 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tunneld_proto::status::{State, TunnelStatus};
-use tunneld_tests::net::{CABLE, FAR, NEAR};
 use tunneld_tests::payload::{self, random, same};
 use tunneld_tests::process::Process;
+use tunneld_tests::two_hosts::{CABLE, FAR, NEAR};
 use tunneld_tests::wait::{LONG, within};
 
 use super::{Field, NEVER, SHORT};
-use crate::scene::{secs, session_since, was_reset};
+use crate::fixture::{secs, session_since, was_reset};
 
 #[tokio::test]
-async fn a_black_hole_longer_than_the_keepalives_is_a_dead_peer_and_passes() -> Result<()> {
+async fn dropped_packets_beyond_the_keepalive_limit_end_the_session_until_they_pass() -> Result<()>
+{
     let Some((field, before)) = Field::up(SHORT).await? else {
         return Ok(());
     };
@@ -46,7 +47,7 @@ async fn a_black_hole_longer_than_the_keepalives_is_a_dead_peer_and_passes() -> 
 }
 
 #[tokio::test]
-async fn a_link_that_comes_up_is_used_at_once() -> Result<()> {
+async fn an_interface_that_comes_up_is_used_at_once() -> Result<()> {
     // Without the event the next attempt would be a minute away.
     let lines = format!("{SHORT}backoff = {{ initial = \"1m\", max = \"2m\" }}\n");
     let Some((field, before)) = Field::up(&lines).await? else {
@@ -61,7 +62,7 @@ async fn a_link_that_comes_up_is_used_at_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_session_whose_address_is_gone_is_given_up_at_once() -> Result<()> {
+async fn a_session_whose_local_address_is_removed_ends_at_once() -> Result<()> {
     // Neither keepalives nor the next attempt come in time; the events must do.
     let lines = format!("{NEVER}backoff = {{ initial = \"1m\", max = \"2m\" }}\n");
     let Some((field, before)) = Field::up(&lines).await? else {
@@ -84,7 +85,7 @@ async fn a_session_whose_address_is_gone_is_given_up_at_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_session_over_a_link_local_address_outlives_a_change_of_others() -> Result<()> {
+async fn a_session_over_a_link_local_address_survives_changes_of_other_addresses() -> Result<()> {
     let Some((field, before)) = Field::up(NEVER).await? else {
         return Ok(());
     };
@@ -133,7 +134,7 @@ async fn a_session_over_a_link_local_address_outlives_a_change_of_others() -> Re
 }
 
 #[tokio::test]
-async fn a_slow_line_that_loses_packets_is_no_dead_peer() -> Result<()> {
+async fn a_slow_link_that_loses_packets_keeps_the_session() -> Result<()> {
     let Some((field, before)) = Field::up(SHORT).await? else {
         return Ok(());
     };
@@ -172,7 +173,7 @@ async fn a_slow_line_that_loses_packets_is_no_dead_peer() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_machine_that_wakes_looks_after_its_sessions() -> Result<()> {
+async fn a_wake_from_sleep_checks_the_sessions() -> Result<()> {
     let Some((field, before)) = Field::up(NEVER).await? else {
         return Ok(());
     };
@@ -189,7 +190,7 @@ async fn a_machine_that_wakes_looks_after_its_sessions() -> Result<()> {
     field.net.forget_flow(port).await?;
     tokio::time::sleep(secs(6)).await;
     process.signal(Signal::CONT)?;
-    let new = crate::scene::renewed(&before);
+    let new = crate::fixture::renewed(&before);
     field.daemon.wait_for("t", secs(12), new).await?;
     field.echo().await
 }

@@ -13,10 +13,10 @@ use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::{keys, ports};
 
-use crate::scene::{Scene, session_since, tcp};
+use crate::fixture::{Scene, session_since, tcp};
 
 #[tokio::test]
-async fn every_version_and_address_10_mb_both_ways() -> Result<()> {
+async fn ten_mebibytes_pass_both_ways_for_every_socks_version_and_address_type() -> Result<()> {
     let target = Target::start(Manner::Collect).await?;
     let six = Target::at(&format!("[::1]:{}", target.port()), Manner::Collect).await;
     let (_scene, tunnel) = Scene::up("dynamic_forward = 0").await?;
@@ -39,7 +39,7 @@ async fn every_version_and_address_10_mb_both_ways() -> Result<()> {
 }
 
 #[tokio::test]
-async fn many_at_once() -> Result<()> {
+async fn a_hundred_concurrent_connections_carry_intact_bytes() -> Result<()> {
     let target = Target::echo().await?;
     let (_scene, tunnel) = Scene::up("dynamic_forward = 0").await?;
     let proxy = listen(&tunnel, ForwardKind::Dynamic)?;
@@ -59,7 +59,7 @@ async fn many_at_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn curl_goes_through() -> Result<()> {
+async fn curl_connects_through_the_proxy() -> Result<()> {
     let target = Target::start(Manner::Http("hello from there".into())).await?;
     let (_scene, tunnel) = Scene::up("dynamic_forward = 0").await?;
     let proxy = listen(&tunnel, ForwardKind::Dynamic)?;
@@ -85,7 +85,7 @@ async fn curl_goes_through() -> Result<()> {
 }
 
 #[tokio::test]
-async fn replies_bear_the_true_code_and_the_session_stands() -> Result<()> {
+async fn failed_requests_get_the_matching_reply_code_and_the_session_survives() -> Result<()> {
     let server = Sshd::with_lines(&["PermitOpen 127.0.0.1:1 no-such-host.invalid:80"]).await?;
     let (scene, tunnel) = Scene::on(server, "dynamic_forward = 0").await?;
     let proxy = listen(&tunnel, ForwardKind::Dynamic)?;
@@ -105,7 +105,7 @@ async fn replies_bear_the_true_code_and_the_session_stands() -> Result<()> {
 }
 
 #[tokio::test]
-async fn bind_udp_and_odd_addresses_are_refused_by_code() -> Result<()> {
+async fn bind_udp_and_unknown_address_types_get_their_reply_codes() -> Result<()> {
     let (_scene, tunnel) = Scene::up("dynamic_forward = 0").await?;
     let proxy = listen(&tunnel, ForwardKind::Dynamic)?;
     let ip = Dest::Ip([127, 0, 0, 1].into());

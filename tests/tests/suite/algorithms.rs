@@ -9,7 +9,7 @@ use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::LONG;
 
-use crate::scene::tcp;
+use crate::fixture::tcp;
 
 /// One tunnel for each of `values` of `key`; each is up with that very algorithm and carries 1 MiB.
 async fn each(
@@ -44,7 +44,7 @@ async fn each(
 }
 
 #[tokio::test]
-async fn every_key_exchange() -> Result<()> {
+async fn every_key_exchange_method_carries_bytes() -> Result<()> {
     let server = Sshd::start().await?;
     let kex = |tunnel: &TunnelStatus| Some(tunnel.session.as_ref()?.kex.clone());
     let values = [
@@ -62,7 +62,7 @@ async fn every_key_exchange() -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_cipher() -> Result<()> {
+async fn every_cipher_carries_bytes() -> Result<()> {
     let server = Sshd::start().await?;
     let cipher = |tunnel: &TunnelStatus| Some(tunnel.session.as_ref()?.cipher.clone());
     let values = [
@@ -77,7 +77,7 @@ async fn every_cipher() -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_mac() -> Result<()> {
+async fn every_mac_carries_bytes() -> Result<()> {
     let server = Sshd::with_lines(&["Ciphers aes128-ctr"]).await?;
     let mac = |tunnel: &TunnelStatus| tunnel.session.as_ref()?.mac.clone();
     let values = [
@@ -90,7 +90,7 @@ async fn every_mac() -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_host_key_type() -> Result<()> {
+async fn every_host_key_type_carries_bytes() -> Result<()> {
     let target = Target::start(Manner::Collect).await?;
     for kind in ["ed25519", "ecdsa", "rsa"] {
         let server = Sshd::with(Setup {
@@ -100,7 +100,7 @@ async fn every_host_key_type() -> Result<()> {
         })
         .await?;
         let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
-        let (_scene, tunnel) = crate::scene::Scene::on(server, &lines).await?;
+        let (_scene, tunnel) = crate::fixture::Scene::on(server, &lines).await?;
         let stream = tcp(listen(&tunnel, ForwardKind::Local)?).await?;
         let data = random(92, MIB);
         same(&data, &exchange(stream, &data).await?)?;
@@ -109,9 +109,9 @@ async fn every_host_key_type() -> Result<()> {
 }
 
 #[tokio::test]
-async fn nothing_in_common_names_both_sides() -> Result<()> {
+async fn no_common_algorithm_is_reported_with_both_offers() -> Result<()> {
     let server = Sshd::with_lines(&["Ciphers aes128-cbc"]).await?;
-    let scene = crate::scene::Scene::begun(server, "").await?;
+    let scene = crate::fixture::Scene::begun(server, "").await?;
     let stuck = |tunnel: &TunnelStatus| tunnel.last_error.is_some();
     let tunnel = scene.daemon.wait_for("t", LONG, stuck).await?;
     let error = tunnel.last_error.context("an error")?;

@@ -10,10 +10,10 @@ use tunneld_tests::sshd::{Setup, Sshd};
 use tunneld_tests::target::{Manner, Target};
 use tunneld_tests::wait::LONG;
 
-use crate::scene::{Scene, session_since, tcp, unix};
+use crate::fixture::{Scene, session_since, tcp, unix};
 
 #[tokio::test]
-async fn tcp_to_tcp_10_mb_both_ways() -> Result<()> {
+async fn ten_mebibytes_pass_from_tcp_to_tcp_both_ways() -> Result<()> {
     let target = Target::start(Manner::Collect).await?;
     let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
     let (scene, tunnel) = Scene::up(&lines).await?;
@@ -31,7 +31,7 @@ async fn tcp_to_tcp_10_mb_both_ways() -> Result<()> {
 }
 
 #[tokio::test]
-async fn both_directions_at_once() -> Result<()> {
+async fn bytes_pass_in_both_directions_at_once() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
     let (_scene, tunnel) = Scene::up(&lines).await?;
@@ -41,7 +41,7 @@ async fn both_directions_at_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn unix_sockets_on_either_side() -> Result<()> {
+async fn unix_sockets_work_on_either_side() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (near, far, both) = (
         folder.path().join("near.sock"),
@@ -66,7 +66,7 @@ async fn unix_sockets_on_either_side() -> Result<()> {
 }
 
 #[tokio::test]
-async fn unix_listeners_are_private_and_go_with_the_tunnel() -> Result<()> {
+async fn unix_listeners_are_private_and_removed_with_the_tunnel() -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir()?;
     let near = folder.path().join("near.sock");
@@ -80,7 +80,7 @@ async fn unix_listeners_are_private_and_go_with_the_tunnel() -> Result<()> {
 }
 
 #[tokio::test]
-async fn ipv6_on_both_sides() -> Result<()> {
+async fn ipv6_works_on_both_sides() -> Result<()> {
     let target = Target::at("[::1]:0", Manner::Collect).await?;
     let lines = format!("local_forward = \"[::1]:0:[::1]:{}\"", target.port());
     let (_scene, tunnel) = Scene::up(&lines).await?;
@@ -91,7 +91,7 @@ async fn ipv6_on_both_sides() -> Result<()> {
 }
 
 #[tokio::test]
-async fn server_reached_over_ipv6() -> Result<()> {
+async fn a_server_is_reached_over_ipv6() -> Result<()> {
     let server = Sshd::with(Setup {
         ipv6: true,
         ..Setup::default()
@@ -119,7 +119,7 @@ async fn server_reached_over_ipv6() -> Result<()> {
 }
 
 #[tokio::test]
-async fn half_close_by_the_client_leaves_the_answer_whole() -> Result<()> {
+async fn a_half_close_by_the_client_keeps_the_response_complete() -> Result<()> {
     let mut target = Target::start(Manner::Collect).await?;
     let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
     let (_scene, tunnel) = Scene::up(&lines).await?;
@@ -132,7 +132,7 @@ async fn half_close_by_the_client_leaves_the_answer_whole() -> Result<()> {
 }
 
 #[tokio::test]
-async fn half_close_by_the_server_leaves_the_request_open() -> Result<()> {
+async fn a_half_close_by_the_server_keeps_the_request_direction_open() -> Result<()> {
     let first = random(16, 300_000);
     let mut target = Target::start(Manner::Source(first.clone().into())).await?;
     let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
@@ -150,7 +150,7 @@ async fn half_close_by_the_server_leaves_the_request_open() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_hundred_at_once() -> Result<()> {
+async fn a_hundred_concurrent_connections_carry_intact_bytes() -> Result<()> {
     let target = Target::echo().await?;
     let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
     let (_scene, tunnel) = Scene::up(&lines).await?;
@@ -170,7 +170,7 @@ async fn a_hundred_at_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_refused_target_costs_its_own_connection_alone() -> Result<()> {
+async fn a_refusing_target_fails_only_its_own_connection() -> Result<()> {
     let target = Target::echo().await?;
     let nobody = tunneld_tests::ports::free()?;
     let lines = format!(
@@ -191,7 +191,7 @@ async fn a_refused_target_costs_its_own_connection_alone() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_busy_port_degrades_is_told_and_is_taken_when_free() -> Result<()> {
+async fn a_busy_port_degrades_the_tunnel_and_is_bound_when_free() -> Result<()> {
     let target = Target::echo().await?;
     let port = tunneld_tests::ports::free()?;
     let squatter = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
@@ -217,7 +217,7 @@ async fn a_busy_port_degrades_is_told_and_is_taken_when_free() -> Result<()> {
 }
 
 #[tokio::test]
-async fn wide_addresses_are_shown_as_exposed_and_others_are_not() -> Result<()> {
+async fn only_listeners_beyond_loopback_are_shown_as_exposed() -> Result<()> {
     let lines = "local_forward = [\"0.0.0.0:0:127.0.0.1:9\", \"0 127.0.0.1:9\"]";
     let (_scene, tunnel) = Scene::up(lines).await?;
     assert!(tunnel.forwards[0].exposed);

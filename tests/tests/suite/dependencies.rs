@@ -86,7 +86,7 @@ fn single(tokens: &[&str], at: &mut usize, allow: &BTreeSet<String>) -> bool {
 }
 
 #[test]
-fn spdx_expressions_are_read_as_spdx_says() {
+fn spdx_expressions_are_evaluated_by_the_spdx_rules() {
     let allow = BTreeSet::from(["MIT".into(), "ISC".into(), "A WITH B".into()]);
     for good in [
         "MIT",

@@ -9,7 +9,7 @@ use tunneld_tests::{keys, wait};
 use super::{Person, connect, connect_with, refused, route};
 
 #[tokio::test]
-async fn a_new_host_is_asked_about_and_learnt() -> Result<()> {
+async fn an_unknown_host_is_prompted_and_saved() -> Result<()> {
     let server = Sshd::start().await?;
     let mut route = route(&server);
     let known = server.dir().join("fresh/known_hosts");
@@ -38,7 +38,7 @@ async fn a_new_host_is_asked_about_and_learnt() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_changed_key_shows_both_and_sends_no_login() -> Result<()> {
+async fn a_changed_host_key_is_reported_with_both_fingerprints_before_any_login() -> Result<()> {
     let mut server = Sshd::start().await?;
     let mut route = route(&server);
     route.host_keys.checking = HostKeyChecking::AcceptNew;
@@ -62,7 +62,7 @@ async fn a_changed_key_shows_both_and_sends_no_login() -> Result<()> {
 }
 
 #[tokio::test]
-async fn further_keys_are_learnt_once_they_are_proven() -> Result<()> {
+async fn additional_host_keys_are_saved_once_they_are_proven() -> Result<()> {
     let server = Sshd::with(Setup {
         host_keys: vec!["ed25519".into(), "ecdsa".into(), "rsa".into()],
         ..Setup::default()
@@ -88,7 +88,7 @@ async fn further_keys_are_learnt_once_they_are_proven() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_command_knows_hosts_and_its_failure_refuses() -> Result<()> {
+async fn known_hosts_command_supplies_keys_and_its_failure_refuses_the_host() -> Result<()> {
     let server = Sshd::start().await?;
     let mut route = route(&server);
     let known = route.host_keys.user_files[0].display().to_string();

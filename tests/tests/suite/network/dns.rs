@@ -8,11 +8,11 @@ use anyhow::Result;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tunneld_proto::status::TunnelStatus;
-use tunneld_tests::net::FAR;
 use tunneld_tests::process::mounting;
+use tunneld_tests::two_hosts::FAR;
 
 use super::Field;
-use crate::scene::secs;
+use crate::fixture::secs;
 
 /// What the name server says of a name.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -115,7 +115,7 @@ fn answer(query: &[u8], names: &BTreeMap<String, Says>) -> Option<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn names_that_hang_fail_and_change_are_their_own_tunnels_trouble() -> Result<()> {
+async fn names_that_hang_fail_or_change_affect_only_their_tunnel() -> Result<()> {
     let field = Field::with("", &[], |home| {
         std::fs::write(home.path("resolv.conf"), "nameserver 127.0.0.1\n")?;
         Ok(mounting(&[(home.path("resolv.conf"), "/etc/resolv.conf")]))
@@ -167,7 +167,7 @@ async fn names_that_hang_fail_and_change_are_their_own_tunnels_trouble() -> Resu
     names.say("moves.example", Says::Address(elsewhere));
     field
         .daemon
-        .wait_for("moves", secs(20), crate::scene::renewed(&before))
+        .wait_for("moves", secs(20), crate::fixture::renewed(&before))
         .await?;
 
     // One lookup at a time, each of two questions and their repetitions, whatever the tunnel does meanwhile.

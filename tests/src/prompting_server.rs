@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::far_side::FarSide;
+use crate::server_forwards::FarSide;
 
 /// One factor of a login.
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ use tunneld_tests::process;
 use tunneld_tests::rpc::Rpc;
 use tunneld_tests::wait::{LONG, within};
 
-use crate::scene::secs;
+use crate::fixture::secs;
 
 async fn quiet() -> Result<(Home, Daemon)> {
     let home = Home::new()?;
@@ -39,7 +39,7 @@ fn kind(reply: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn lines_that_are_no_request_get_an_error_and_the_connection_stays() -> Result<()> {
+async fn an_invalid_request_line_gets_an_error_and_the_connection_stays_open() -> Result<()> {
     let (_home, daemon) = quiet().await?;
     let mut rpc = daemon.rpc().await?;
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
@@ -76,7 +76,7 @@ async fn lines_that_are_no_request_get_an_error_and_the_connection_stays() -> Re
 }
 
 #[tokio::test]
-async fn a_line_over_the_limit_is_told_and_closed_and_costs_no_memory() -> Result<()> {
+async fn a_line_over_the_size_limit_closes_the_connection_and_uses_no_extra_memory() -> Result<()> {
     let (_home, daemon) = quiet().await?;
     let pid = daemon.process().pid();
     let before = process::resident(pid)?;
@@ -97,7 +97,7 @@ async fn a_line_over_the_limit_is_told_and_closed_and_costs_no_memory() -> Resul
 }
 
 #[tokio::test]
-async fn silent_and_dribbling_clients_are_closed() -> Result<()> {
+async fn clients_that_do_not_complete_a_line_are_disconnected() -> Result<()> {
     let (home, daemon) = quiet().await?;
     let began = Instant::now();
     let mut silent = Rpc::connect(&home.socket()).await?;
@@ -135,7 +135,7 @@ async fn pipelined_requests_are_answered_in_order() -> Result<()> {
 }
 
 #[tokio::test]
-async fn unread_replies_stop_their_own_client_alone() -> Result<()> {
+async fn a_client_that_does_not_read_replies_blocks_only_itself() -> Result<()> {
     let (_home, daemon) = quiet().await?;
     let before = process::resident(daemon.process().pid())?;
     let mut rpc = daemon.rpc().await?;
@@ -171,7 +171,7 @@ async fn a_request_is_answered_after_half_close() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_sixty_fifth_client_is_told_busy() -> Result<()> {
+async fn the_sixty_fifth_client_gets_the_error_busy() -> Result<()> {
     let (home, daemon) = quiet().await?;
     let mut clients = Vec::new();
     for _ in 0..64 {
@@ -196,7 +196,7 @@ async fn the_sixty_fifth_client_is_told_busy() -> Result<()> {
 }
 
 #[tokio::test]
-async fn file_descriptors_sent_along_are_not_kept() -> Result<()> {
+async fn file_descriptors_sent_by_a_client_are_closed() -> Result<()> {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     use std::os::fd::AsFd;
     let (home, daemon) = quiet().await?;
@@ -218,7 +218,7 @@ async fn file_descriptors_sent_along_are_not_kept() -> Result<()> {
 }
 
 #[tokio::test]
-async fn another_user_is_turned_away_before_a_word() -> Result<()> {
+async fn a_client_of_another_user_is_disconnected_before_any_reply() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: only root can try as another user");
         return Ok(());
@@ -258,7 +258,8 @@ async fn another_user_is_turned_away_before_a_word() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_subscriber_that_never_reads_harms_nobody_and_is_told_what_it_missed() -> Result<()> {
+async fn a_subscriber_that_does_not_read_blocks_only_itself_and_gets_the_number_of_missed_events()
+-> Result<()> {
     let (_home, daemon) = quiet().await?;
     let mut rpc = daemon.rpc().await?;
     rpc.call("events.subscribe", json!({})).await??;
