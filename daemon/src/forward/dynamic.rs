@@ -15,7 +15,8 @@ use super::forward_state::ForwardCell;
 use super::hold::{self, NotOpened};
 use super::local_socket::Socket;
 use super::ssh_session::{SshSession, Stream, Target};
-use crate::dynamic::{Handshake, Reply, Request, Step};
+use crate::dynamic::{ConnectReply, ConnectRequest, Handshake, HandshakeStep};
+use crate::session::OpenError;
 
 /// How long a client may take to say where it wants to go.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What a client wants, and what it sent behind that already.
 pub(super) struct Greeted {
     /// What it wants.
-    pub(super) request: Request,
+    pub(super) request: ConnectRequest,
     /// The first bytes of what it wants carried.
     pub(super) payload: Vec<u8>,
 }
@@ -42,8 +43,8 @@ async fn converse<S: Stream>(stream: &mut S) -> io::Result<Option<Greeted>> {
     let mut buffer = [0; 600];
     loop {
         match handshake.step() {
-            Step::More => {
-                let room = handshake.room().min(buffer.len());
+            HandshakeStep::ReadMore => {
+                let room = handshake.capacity().min(buffer.len());
                 let read = stream
                     .read(buffer.get_mut(..room).unwrap_or_default())
                     .await?;
@@ -52,17 +53,17 @@ async fn converse<S: Stream>(stream: &mut S) -> io::Result<Option<Greeted>> {
                 }
                 handshake.push(buffer.get(..read).unwrap_or_default());
             }
-            Step::Send(bytes) => stream.write_all(&bytes).await?,
-            Step::Connect(request) => {
+            HandshakeStep::Send(bytes) => stream.write_all(&bytes).await?,
+            HandshakeStep::Connect(request) => {
                 let payload = handshake.into_payload();
                 return Ok(Some(Greeted { request, payload }));
             }
-            Step::Refuse(bytes) => {
+            HandshakeStep::Refuse(bytes) => {
                 stream.write_all(&bytes).await?;
                 stream.shutdown().await?;
                 return Ok(None);
             }
-            Step::Close => return Ok(None),
+            HandshakeStep::Close => return Ok(None),
         }
     }
 }
@@ -92,7 +93,7 @@ pub(super) async fn serve<L: SshSession>(
     let opened = cancel.run_until_cancelled(hold::open(ground, facts, &near, &target));
     match opened.await {
         Some(Ok(opened)) => {
-            let granted = request.answer(Reply::Granted);
+            let granted = request.encode_reply(ConnectReply::Granted);
             match near.write_all(&granted).await {
                 Ok(()) => pump(facts, near, opened, payload).await,
                 Err(_) => tell(ground, facts, &NotOpened::ClientGone),
@@ -101,14 +102,77 @@ pub(super) async fn serve<L: SshSession>(
         Some(Err(why)) => {
             tell(ground, facts, &why);
             let reply = match &why {
-                NotOpened::Refused(error) => Reply::of_open(error),
-                NotOpened::HoldTimedOut => Reply::HostUnreachable,
+                NotOpened::Refused(error) => reply_to_open_error(error),
+                NotOpened::HoldTimedOut => ConnectReply::HostUnreachable,
                 NotOpened::ClientGone | NotOpened::Evicted => return,
             };
-            if near.write_all(&request.answer(reply)).await.is_ok() {
+            if near.write_all(&request.encode_reply(reply)).await.is_ok() {
                 near.close();
             }
         }
         None => {}
+    }
+}
+
+/// Returns the reply to a client whose channel the server did not open.
+///
+/// RFC 4254 §5.1 has one reason code for every failed connect, so the cause is taken from the server's text; the words
+/// are those of OpenSSH, Dropbear and the C library's `strerror` and `gai_strerror`.
+fn reply_to_open_error(error: &OpenError) -> ConnectReply {
+    match error {
+        // SSH_OPEN_ADMINISTRATIVELY_PROHIBITED
+        OpenError::Refused { code: 1, .. } => ConnectReply::NotAllowed,
+        // SSH_OPEN_CONNECT_FAILED
+        OpenError::Refused { code: 2, text } => reply_to_connect_error(text),
+        OpenError::Refused { .. } => ConnectReply::GeneralFailure,
+        OpenError::Timeout(_) | OpenError::SessionLost(_) => ConnectReply::HostUnreachable,
+    }
+}
+
+fn reply_to_connect_error(text: &str) -> ConnectReply {
+    let text = text.to_ascii_lowercase();
+    let contains_any = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
+    if contains_any(&["network is unreachable", "network unreachable"]) {
+        ConnectReply::NetworkUnreachable
+    } else if contains_any(&[
+        "timed out",
+        "timeout",
+        "no route",
+        "unreachable",
+        "unknown host",
+        "not known",
+        "resol",
+    ]) {
+        ConnectReply::HostUnreachable
+    } else {
+        ConnectReply::ConnectionRefused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_failure_is_answered_with_the_matching_code() {
+        let refused = |code, text: &str| OpenError::Refused {
+            code,
+            text: text.to_owned(),
+        };
+        for (error, code) in [
+            (refused(2, "Connection refused"), 5),
+            (refused(2, "connect failed"), 5),
+            (refused(2, "No route to host"), 4),
+            (refused(2, "Connection timed out"), 4),
+            (refused(2, "unknown host (Name or service not known)"), 4),
+            (refused(2, "Network is unreachable"), 3),
+            (refused(1, "open failed"), 2),
+            (refused(3, "unknown channel type"), 1),
+            (refused(4, "no resources"), 1),
+            (OpenError::Timeout(Duration::from_secs(1)), 4),
+            (OpenError::SessionLost("reset".to_owned()), 4),
+        ] {
+            assert_eq!(reply_to_open_error(&error).code(), code, "{error}");
+        }
     }
 }

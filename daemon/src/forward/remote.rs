@@ -19,7 +19,7 @@ use super::forward_state::{BoundAddr, ForwardCell, is_exposed};
 use super::local::retries;
 use super::relay::{Ending, Relay};
 use super::ssh_session::{IncomingChannel, SshSession};
-use crate::dynamic::{Host, Reply, Request};
+use crate::dynamic::{ConnectReply, ConnectRequest, Host};
 use crate::failure::{Failure, FailureKind};
 use tunneld_config::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
 use tunneld_config::model::Forward;
@@ -274,7 +274,7 @@ async fn to_wherever<L: SshSession>(
     match dialled {
         Ok(near) => {
             if far
-                .write_all(&request.answer(Reply::Granted))
+                .write_all(&request.encode_reply(ConnectReply::Granted))
                 .await
                 .is_err()
             {
@@ -294,7 +294,7 @@ async fn to_wherever<L: SshSession>(
         }
         Err(error) => {
             debug!(tunnel = ground.tunnel, listen = %facts.listen(), "a request of reverse SOCKS failed: {error}");
-            let answer = request.answer(Reply::of_io(&error));
+            let answer = request.encode_reply(ConnectReply::from_io_error(&error));
             if far.write_all(&answer).await.is_ok() {
                 // The channel's CLOSE follows; its EOF only makes the answer's end plain.
                 let _ = far.shutdown().await;
@@ -305,7 +305,7 @@ async fn to_wherever<L: SshSession>(
 
 async fn dial_permitted<L: SshSession>(
     ground: &ForwardContext<L>,
-    request: &Request,
+    request: &ConnectRequest,
 ) -> io::Result<super::local_socket::Socket> {
     let host = match &request.host {
         Host::Ip(ip) => ip.to_string(),
