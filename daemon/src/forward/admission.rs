@@ -1,82 +1,82 @@
-//! Rooms with a bounded number of seats, where the newest comer takes the seat of the longest sitter.
+//! Rooms with a bounded number of tickets, where the newest comer takes the ticket of the longest sitter.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-/// A room.
+/// A queue.
 #[derive(Debug, Clone)]
 pub(super) struct AdmissionQueue {
     // A std mutex: nothing is awaited while it is held.
-    seats: Arc<Mutex<Seats>>,
+    tickets: Arc<Mutex<Tickets>>,
     capacity: usize,
 }
 
 #[derive(Debug, Default)]
-struct Seats {
+struct Tickets {
     next: u64,
     taken: VecDeque<(u64, CancellationToken)>,
 }
 
-/// A seat, free again when it is dropped.
+/// A ticket, free again when it is dropped.
 #[derive(Debug)]
 pub(super) struct Ticket {
-    room: AdmissionQueue,
+    queue: AdmissionQueue,
     number: u64,
-    ousted: CancellationToken,
+    evicted: CancellationToken,
 }
 
 impl AdmissionQueue {
-    /// A room with that many seats.
+    /// A queue with that many tickets.
     pub(super) fn new(capacity: usize) -> Self {
         Self {
-            seats: Arc::default(),
+            tickets: Arc::default(),
             capacity,
         }
     }
 
-    /// Takes a seat; where all are taken, the one who sat longest goes.
+    /// Takes a ticket; where all are taken, the one who sat longest goes.
     pub(super) fn enter(&self) -> Ticket {
-        let ousted = CancellationToken::new();
-        let mut seats = self.seats();
-        if seats.taken.len() >= self.capacity
-            && let Some((_, oldest)) = seats.taken.pop_front()
+        let evicted = CancellationToken::new();
+        let mut tickets = self.tickets();
+        if tickets.taken.len() >= self.capacity
+            && let Some((_, oldest)) = tickets.taken.pop_front()
         {
             oldest.cancel();
         }
-        let number = seats.next;
-        seats.next += 1;
-        seats.taken.push_back((number, ousted.clone()));
-        drop(seats);
+        let number = tickets.next;
+        tickets.next += 1;
+        tickets.taken.push_back((number, evicted.clone()));
+        drop(tickets);
         Ticket {
-            room: self.clone(),
+            queue: self.clone(),
             number,
-            ousted,
+            evicted,
         }
     }
 
-    fn seats(&self) -> MutexGuard<'_, Seats> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tickets(&self) -> MutexGuard<'_, Tickets> {
+        self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Ticket {
     /// Waits until somebody newer took it.
-    pub(super) async fn ousted(&self) {
-        self.ousted.cancelled().await;
+    pub(super) async fn evicted(&self) {
+        self.evicted.cancelled().await;
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut seats = self.room.seats();
+        let mut tickets = self.queue.tickets();
         // Numbers grow from front to back.
-        if let Ok(index) = seats
+        if let Ok(index) = tickets
             .taken
             .binary_search_by_key(&self.number, |(number, _)| *number)
         {
-            seats.taken.remove(index);
+            tickets.taken.remove(index);
         }
     }
 }
@@ -87,16 +87,16 @@ mod tests {
 
     #[test]
     fn the_oldest_goes_when_the_room_is_full() {
-        let room = AdmissionQueue::new(2);
-        let first = room.enter();
-        let second = room.enter();
+        let queue = AdmissionQueue::new(2);
+        let first = queue.enter();
+        let second = queue.enter();
         drop(second);
-        let third = room.enter();
-        assert!(!first.ousted.is_cancelled());
-        let fourth = room.enter();
-        assert!(first.ousted.is_cancelled());
-        assert!(!third.ousted.is_cancelled() && !fourth.ousted.is_cancelled());
+        let third = queue.enter();
+        assert!(!first.evicted.is_cancelled());
+        let fourth = queue.enter();
+        assert!(first.evicted.is_cancelled());
+        assert!(!third.evicted.is_cancelled() && !fourth.evicted.is_cancelled());
         drop((first, third, fourth));
-        assert!(room.seats().taken.is_empty());
+        assert!(queue.tickets().taken.is_empty());
     }
 }

@@ -5,9 +5,9 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A TCP read this long keeps the number of system calls and SSH packets small.
-const LENGTH: usize = 64 * 1024;
+const BUFFER_LEN: usize = 64 * 1024;
 /// How many are kept for the next; 2 MiB in all.
-const KEPT: usize = 32;
+const MAX_POOLED: usize = 32;
 
 // A std mutex: nothing is awaited while it is held.
 static POOL: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
@@ -23,7 +23,7 @@ impl Buffer {
     /// One whose content is of no meaning.
     pub(super) fn take() -> Self {
         let kept = pool().pop();
-        Self(kept.unwrap_or_else(|| vec![0; LENGTH].into_boxed_slice()))
+        Self(kept.unwrap_or_else(|| vec![0; BUFFER_LEN].into_boxed_slice()))
     }
 }
 
@@ -31,7 +31,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.0);
         let mut pool = pool();
-        if pool.len() < KEPT {
+        if pool.len() < MAX_POOLED {
             pool.push(bytes);
         }
     }

@@ -4,25 +4,25 @@ use tracing::{debug, info};
 
 use super::context::ForwardContext;
 use super::forward_state::ForwardCell;
-use super::hold::{NotOpened, Opened};
-use super::local_socket::Socket;
+use super::hold::{NotOpened, OpenedChannel};
+use super::local_socket::LocalSocket;
 use super::relay::{Ending, Relay};
 use super::ssh_session::SshSession;
 
 /// Carries an opened connection to its end.
 pub(super) async fn pump<L: SshSession>(
-    facts: &ForwardCell,
-    near: Socket,
-    opened: Opened<L>,
+    cell: &ForwardCell,
+    near: LocalSocket,
+    opened: OpenedChannel<L>,
     first_out: Vec<u8>,
 ) {
     let pump = Relay {
         near: &near,
         far: opened.channel,
-        link: &opened.link,
+        session: &opened.session,
         first_out,
         first_in: Vec::new(),
-        counters: &facts.counters,
+        counters: &cell.counters,
     };
     if pump.run().await == Ending::InOrder {
         near.close();
@@ -31,11 +31,11 @@ pub(super) async fn pump<L: SshSession>(
 
 /// Says in the log why a connection is not carried.
 pub(super) fn tell<L: SshSession>(
-    ground: &ForwardContext<L>,
-    facts: &ForwardCell,
+    context: &ForwardContext<L>,
+    cell: &ForwardCell,
     why: &NotOpened,
 ) {
-    let (tunnel, listen) = (&ground.tunnel, facts.listen());
+    let (tunnel, listen) = (&context.tunnel, cell.listen());
     match why {
         NotOpened::Refused(error) => info!(tunnel, %listen, "a connection is reset: {error}"),
         NotOpened::HoldTimedOut => {

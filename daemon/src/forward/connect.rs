@@ -8,21 +8,21 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::local_socket::Socket;
+use super::local_socket::LocalSocket;
 use tunneld_config::addr::{Endpoint, HostPort};
 
 /// All of the name, the connection and its alternatives.
-const LIMIT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// RFC 8305 §5: how long one address has before the next is tried beside it.
-const HEAD_START: Duration = Duration::from_millis(250);
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Connects to an endpoint of this side.
-pub(super) async fn dial(to: &Endpoint) -> io::Result<Socket> {
-    let dialled = async {
+pub(super) async fn connect(to: &Endpoint) -> io::Result<LocalSocket> {
+    let connected = async {
         match to {
             Endpoint::Tcp(HostPort { host, port }) => {
                 let addresses = tokio::net::lookup_host((host.as_str(), *port)).await?;
-                race(interleaved(addresses.collect())).await
+                connect_first(interleaved(addresses.collect())).await
             }
             #[cfg(unix)]
             Endpoint::Unix(path) => Ok(tokio::net::UnixStream::connect(path).await?.into()),
@@ -33,10 +33,10 @@ pub(super) async fn dial(to: &Endpoint) -> io::Result<Socket> {
             )),
         }
     };
-    let socket = timeout(LIMIT, dialled)
+    let socket = timeout(CONNECT_TIMEOUT, connected)
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s"))??;
-    if super::reserved_fd::is_reserved(&socket) {
+    if super::reserved_fd::is_in_reserve(&socket) {
         return Err(io::Error::other("too few file descriptors are left"));
     }
     Ok(socket)
@@ -61,7 +61,7 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 }
 
 /// The first address that answers; each next one is tried when the last has failed or is slow.
-async fn race(addresses: Vec<SocketAddr>) -> io::Result<Socket> {
+async fn connect_first(addresses: Vec<SocketAddr>) -> io::Result<LocalSocket> {
     let mut addresses = addresses.into_iter();
     let mut tries = FuturesUnordered::new();
     let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -74,7 +74,7 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<Socket> {
         }
         let ended = tokio::select! {
             ended = tries.next() => ended,
-            () = sleep(HEAD_START), if more => None,
+            () = sleep(ATTEMPT_DELAY), if more => None,
         };
         match ended {
             Some(Ok(stream)) => return Ok(stream.into()),
@@ -105,8 +105,11 @@ mod tests {
         let dead = closed.local_addr().unwrap();
         drop(closed);
         let alive = listener.local_addr().unwrap();
-        assert_eq!(race(vec![dead, alive]).await.unwrap().peer(), Some(alive));
-        let error = race(vec![dead]).await.unwrap_err();
+        assert_eq!(
+            connect_first(vec![dead, alive]).await.unwrap().peer(),
+            Some(alive)
+        );
+        let error = connect_first(vec![dead]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

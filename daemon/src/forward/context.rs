@@ -11,73 +11,75 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::Options;
+use super::ForwardOptions;
 use super::admission::AdmissionQueue;
 use super::forward_state::ForwardCell;
 use super::ssh_session::SshSession;
 
 /// The most connections of one tunnel.
-pub(super) const CONNECTIONS: usize = 1024;
+pub(super) const MAX_CONNECTIONS: usize = 1024;
 /// The most of them that wait for the session.
-pub(super) const HELD: usize = 256;
+pub(super) const MAX_HELD: usize = 256;
 /// The most of them that have not said yet where they want to go.
-pub(super) const GREETERS: usize = 256;
+pub(super) const MAX_HANDSHAKES: usize = 256;
 /// The most frequent line about one trouble.
-const QUIET: Duration = Duration::from_secs(10);
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The ground of one tunnel.
+/// The context of one tunnel.
 pub(super) struct ForwardContext<L> {
     /// The tunnel's name.
     pub(super) tunnel: String,
     /// How forwards behave now.
-    pub(super) options: watch::Sender<Options>,
+    pub(super) options: watch::Sender<ForwardOptions>,
     /// The session of the moment.
-    pub(super) link: watch::Sender<Option<L>>,
+    pub(super) session: watch::Sender<Option<L>>,
     /// The remote forwards, for the connections that the far side opens.
     pub(super) remotes: watch::Sender<Vec<Arc<ForwardCell>>>,
     /// Who waits for the session.
     pub(super) held: AdmissionQueue,
     /// Who has not said yet where to go.
-    pub(super) greeters: AdmissionQueue,
+    pub(super) handshaking: AdmissionQueue,
     /// Every task of the tunnel's bytes.
     pub(super) tasks: TaskTracker,
     /// Ends them all at once.
     pub(super) kill: CancellationToken,
     /// Told whenever what is shown differs.
     pub(super) changed: Arc<Notify>,
-    places: Arc<Semaphore>,
+    connection_permits: Arc<Semaphore>,
     // A std mutex: nothing is awaited while it is held.
-    last_line: Mutex<Option<Instant>>,
+    last_warning: Mutex<Option<Instant>>,
 }
 
 impl<L: SshSession> ForwardContext<L> {
-    pub(super) fn new(tunnel: &str, options: Options, changed: Arc<Notify>) -> Self {
+    pub(super) fn new(tunnel: &str, options: ForwardOptions, changed: Arc<Notify>) -> Self {
         Self {
             tunnel: tunnel.to_owned(),
             options: watch::Sender::new(options),
-            link: watch::Sender::new(None),
+            session: watch::Sender::new(None),
             remotes: watch::Sender::new(Vec::new()),
-            held: AdmissionQueue::new(HELD),
-            greeters: AdmissionQueue::new(GREETERS),
+            held: AdmissionQueue::new(MAX_HELD),
+            handshaking: AdmissionQueue::new(MAX_HANDSHAKES),
             tasks: TaskTracker::new(),
             kill: CancellationToken::new(),
             changed,
-            places: Arc::new(Semaphore::new(CONNECTIONS)),
-            last_line: Mutex::new(None),
+            connection_permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            last_warning: Mutex::new(None),
         }
     }
 
     /// A place for one more connection; none when all are taken.
-    pub(super) fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+    pub(super) fn try_acquire_connection(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.connection_permits)
+            .try_acquire_owned()
+            .ok()
     }
 
     /// The session, if one stands.
-    pub(super) fn live(&self) -> Option<L> {
-        self.link
+    pub(super) fn live_session(&self) -> Option<L> {
+        self.session
             .borrow()
             .as_ref()
-            .filter(|link| !link.is_closed())
+            .filter(|session| !session.is_closed())
             .cloned()
     }
 
@@ -105,13 +107,13 @@ impl<L: SshSession> ForwardContext<L> {
     }
 
     /// Warns, at most once in a while.
-    pub(super) fn complain(&self, what: &str) {
+    pub(super) fn warn_throttled(&self, what: &str) {
         let mut last = self
-            .last_line
+            .last_warning
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if last.is_none_or(|last| now.duration_since(last) >= QUIET) {
+        if last.is_none_or(|last| now.duration_since(last) >= WARN_INTERVAL) {
             *last = Some(now);
             warn!(tunnel = self.tunnel, "{what}");
         }

@@ -27,32 +27,32 @@ impl Counters {
     }
 }
 
-/// One more in a figure, while it lives. The last one to go tells.
-pub(super) struct Counted {
+/// One more in a gauge, while it lives. The last one to go tells.
+pub(super) struct CountGuard {
     counters: Arc<Counters>,
-    figure: fn(&Counters) -> &AtomicU64,
+    gauge: fn(&Counters) -> &AtomicU64,
     changed: Arc<Notify>,
 }
 
-impl Counted {
+impl CountGuard {
     /// Counts one.
     pub(super) fn new(
         counters: &Arc<Counters>,
-        figure: fn(&Counters) -> &AtomicU64,
+        gauge: fn(&Counters) -> &AtomicU64,
         changed: &Arc<Notify>,
     ) -> Self {
-        figure(counters).fetch_add(1, Relaxed);
+        gauge(counters).fetch_add(1, Relaxed);
         Self {
             counters: Arc::clone(counters),
-            figure,
+            gauge,
             changed: Arc::clone(changed),
         }
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountGuard {
     fn drop(&mut self) {
-        if (self.figure)(&self.counters).fetch_sub(1, Relaxed) == 1 {
+        if (self.gauge)(&self.counters).fetch_sub(1, Relaxed) == 1 {
             self.changed.notify_one();
         }
     }

@@ -13,16 +13,16 @@ use super::carry::{pump, tell};
 use super::context::ForwardContext;
 use super::forward_state::ForwardCell;
 use super::hold::{self, NotOpened};
-use super::local_socket::Socket;
+use super::local_socket::LocalSocket;
 use super::ssh_session::{SshSession, Stream, Target};
 use crate::dynamic::{ConnectReply, ConnectRequest, Handshake, HandshakeStep};
 use crate::session::OpenError;
 
 /// How long a client may take to say where it wants to go.
-const PATIENCE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a client wants, and what it sent behind that already.
-pub(super) struct Greeted {
+pub(super) struct ClientRequest {
     /// What it wants.
     pub(super) request: ConnectRequest,
     /// The first bytes of what it wants carried.
@@ -30,15 +30,18 @@ pub(super) struct Greeted {
 }
 
 /// Hears a client out; none for one that said nothing sensible, too late, or has to give way to newer ones.
-pub(super) async fn greet<S: Stream>(room: &AdmissionQueue, stream: &mut S) -> Option<Greeted> {
-    let seat = room.enter();
+pub(super) async fn handshake<S: Stream>(
+    room: &AdmissionQueue,
+    stream: &mut S,
+) -> Option<ClientRequest> {
+    let ticket = room.enter();
     tokio::select! {
-        greeted = timeout(PATIENCE, converse(stream)) => greeted.ok()?.ok()?,
-        () = seat.ousted() => None,
+        client_request = timeout(HANDSHAKE_TIMEOUT, run_handshake(stream)) => client_request.ok()?.ok()?,
+        () = ticket.evicted() => None,
     }
 }
 
-async fn converse<S: Stream>(stream: &mut S) -> io::Result<Option<Greeted>> {
+async fn run_handshake<S: Stream>(stream: &mut S) -> io::Result<Option<ClientRequest>> {
     let mut handshake = Handshake::new();
     let mut buffer = [0; 600];
     loop {
@@ -56,7 +59,7 @@ async fn converse<S: Stream>(stream: &mut S) -> io::Result<Option<Greeted>> {
             HandshakeStep::Send(bytes) => stream.write_all(&bytes).await?,
             HandshakeStep::Connect(request) => {
                 let payload = handshake.into_payload();
-                return Ok(Some(Greeted { request, payload }));
+                return Ok(Some(ClientRequest { request, payload }));
             }
             HandshakeStep::Refuse(bytes) => {
                 stream.write_all(&bytes).await?;
@@ -70,37 +73,37 @@ async fn converse<S: Stream>(stream: &mut S) -> io::Result<Option<Greeted>> {
 
 /// Serves one client of a dynamic forward on this side.
 pub(super) async fn serve<L: SshSession>(
-    ground: &ForwardContext<L>,
-    facts: &ForwardCell,
+    context: &ForwardContext<L>,
+    cell: &ForwardCell,
     cancel: &CancellationToken,
-    mut near: Socket,
+    mut near: LocalSocket,
 ) {
-    let at_once = ground.options.borrow().hold.is_zero();
-    if at_once && ground.live().is_none() {
-        return tell(ground, facts, &NotOpened::HoldTimedOut);
+    let at_once = context.options.borrow().hold.is_zero();
+    if at_once && context.live_session().is_none() {
+        return tell(context, cell, &NotOpened::HoldTimedOut);
     }
-    let greeted = cancel.run_until_cancelled(greet(&ground.greeters, &mut near));
-    let Some(greeted) = greeted.await else {
+    let client_request = cancel.run_until_cancelled(handshake(&context.handshaking, &mut near));
+    let Some(client_request) = client_request.await else {
         return;
     };
-    let Some(Greeted { request, payload }) = greeted else {
+    let Some(ClientRequest { request, payload }) = client_request else {
         return near.close();
     };
     let target = Target::Tcp {
         host: request.host.to_bytes(),
         port: request.port,
     };
-    let opened = cancel.run_until_cancelled(hold::open(ground, facts, &near, &target));
+    let opened = cancel.run_until_cancelled(hold::open_channel(context, cell, &near, &target));
     match opened.await {
         Some(Ok(opened)) => {
             let granted = request.encode_reply(ConnectReply::Granted);
             match near.write_all(&granted).await {
-                Ok(()) => pump(facts, near, opened, payload).await,
-                Err(_) => tell(ground, facts, &NotOpened::ClientGone),
+                Ok(()) => pump(cell, near, opened, payload).await,
+                Err(_) => tell(context, cell, &NotOpened::ClientGone),
             }
         }
         Some(Err(why)) => {
-            tell(ground, facts, &why);
+            tell(context, cell, &why);
             let reply = match &why {
                 NotOpened::Refused(error) => reply_to_open_error(error),
                 NotOpened::HoldTimedOut => ConnectReply::HostUnreachable,

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tunneld_proto::status::{ForwardKind, ForwardState, ForwardStatus, LastError};
 
-use super::counters::{Counted, Counters};
+use super::counters::{CountGuard, Counters};
 use crate::failure::Failure;
 use tunneld_config::addr::{BindAddr, Endpoint, ListenAddr};
 use tunneld_config::model::Forward;
@@ -20,7 +20,7 @@ pub(crate) struct ForwardCell {
     /// Its figures.
     pub(super) counters: Arc<Counters>,
     // A std mutex: nothing is awaited while it is held.
-    standing: Mutex<ListenState>,
+    state: Mutex<ListenState>,
     changed: Arc<Notify>,
 }
 
@@ -47,7 +47,7 @@ impl ForwardCell {
         Self {
             forward,
             counters: Arc::default(),
-            standing: Mutex::new(ListenState::Pending),
+            state: Mutex::new(ListenState::Pending),
             changed,
         }
     }
@@ -67,8 +67,8 @@ impl ForwardCell {
     }
 
     /// Where it got to listen; none while it does not stand.
-    pub(super) fn place(&self) -> Option<BoundAddr> {
-        match &*self.standing() {
+    pub(super) fn bound_addr(&self) -> Option<BoundAddr> {
+        match &*self.state() {
             ListenState::Listening(place) => Some(place.clone()),
             ListenState::Pending | ListenState::Failed(..) => None,
         }
@@ -76,16 +76,16 @@ impl ForwardCell {
 
     /// Why it does not stand, if it was tried.
     pub(super) fn failure(&self) -> Option<Failure> {
-        match &*self.standing() {
+        match &*self.state() {
             ListenState::Failed(failure, _) => Some(failure.clone()),
             ListenState::Pending | ListenState::Listening(_) => None,
         }
     }
 
     /// Counts a connection as open until the guard goes.
-    pub(super) fn connection(&self) -> Counted {
+    pub(super) fn count_connection(&self) -> CountGuard {
         self.counters.total.fetch_add(1, Relaxed);
-        Counted::new(
+        CountGuard::new(
             &self.counters,
             |counters| &counters.connections,
             &self.changed,
@@ -93,23 +93,23 @@ impl ForwardCell {
     }
 
     /// Counts a connection as held until the guard goes, and tells it.
-    pub(super) fn hold(&self) -> Counted {
-        let counted = Counted::new(&self.counters, |counters| &counters.held, &self.changed);
+    pub(super) fn count_held(&self) -> CountGuard {
+        let counted = CountGuard::new(&self.counters, |counters| &counters.held, &self.changed);
         self.changed.notify_one();
         counted
     }
 
     /// It stands now.
-    pub(super) fn listens(&self, place: BoundAddr) {
+    pub(super) fn set_listening(&self, place: BoundAddr) {
         self.set(ListenState::Listening(place));
     }
 
     /// It could not be had.
-    pub(super) fn fails(&self, failure: Failure) {
+    pub(super) fn set_failed(&self, failure: Failure) {
         {
-            let standing = self.standing();
+            let state = self.state();
             // The time of a failure is that of its first; a retry that fails alike changes nothing.
-            if matches!(&*standing, ListenState::Failed(before, _) if *before == failure) {
+            if matches!(&*state, ListenState::Failed(before, _) if *before == failure) {
                 return;
             }
         }
@@ -117,19 +117,19 @@ impl ForwardCell {
     }
 
     /// It waits to be asked for.
-    pub(super) fn waits(&self) {
-        if !matches!(&*self.standing(), ListenState::Pending) {
+    pub(super) fn set_pending(&self) {
+        if !matches!(&*self.state(), ListenState::Pending) {
             self.set(ListenState::Pending);
         }
     }
 
-    fn set(&self, standing: ListenState) {
-        *self.standing() = standing;
+    fn set(&self, state: ListenState) {
+        *self.state() = state;
         self.changed.notify_one();
     }
 
-    fn standing(&self) -> MutexGuard<'_, ListenState> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, ListenState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All of it, as it is told.
@@ -142,7 +142,7 @@ impl ForwardCell {
         let mut listen = self.listen().to_string();
         let mut exposed = is_exposed(self.listen());
         let mut error = None;
-        let state = match &*self.standing() {
+        let state = match &*self.state() {
             ListenState::Pending => ForwardState::Pending,
             ListenState::Listening(place) => {
                 listen.clone_from(&place.listen);

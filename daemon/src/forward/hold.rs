@@ -6,14 +6,14 @@ use tokio::time::{Instant, timeout};
 
 use super::context::ForwardContext;
 use super::forward_state::ForwardCell;
-use super::local_socket::Socket;
+use super::local_socket::LocalSocket;
 use super::ssh_session::{SshSession, Target};
 use crate::session::OpenError;
 
 /// A connection that goes on.
-pub(super) struct Opened<L: SshSession> {
+pub(super) struct OpenedChannel<L: SshSession> {
     /// The session that carries it.
-    pub(super) link: L,
+    pub(super) session: L,
     /// Its far end.
     pub(super) channel: L::Channel,
 }
@@ -31,60 +31,61 @@ pub(super) enum NotOpened {
     Evicted,
 }
 
-/// Opens a channel to the target for the connection at `near`, over the session of the moment or the next one that comes
+/// Opens a channel to the target for the connection at `client`, over the session of the moment or the next one that comes
 /// within the hold time. Only time without a session counts.
-pub(super) async fn open<L: SshSession>(
-    ground: &ForwardContext<L>,
-    facts: &ForwardCell,
-    near: &Socket,
+pub(super) async fn open_channel<L: SshSession>(
+    context: &ForwardContext<L>,
+    cell: &ForwardCell,
+    client: &LocalSocket,
     target: &Target,
-) -> Result<Opened<L>, NotOpened> {
-    let mut left = ground.options.borrow().hold;
+) -> Result<OpenedChannel<L>, NotOpened> {
+    let mut remaining = context.options.borrow().hold;
     loop {
-        let link = match ground.live() {
-            Some(link) => link,
-            None => wait(ground, facts, near, &mut left).await?,
+        let session = match context.live_session() {
+            Some(session) => session,
+            None => wait_for_session(context, cell, client, &mut remaining).await?,
         };
         let opened = tokio::select! {
             biased;
-            opened = link.open(target, near.peer()) => opened,
-            () = near.failed() => return Err(NotOpened::ClientGone),
+            opened = session.open(target, client.peer()) => opened,
+            () = client.failed() => return Err(NotOpened::ClientGone),
         };
         match opened {
-            Ok(channel) => return Ok(Opened { link, channel }),
+            Ok(channel) => return Ok(OpenedChannel { session, channel }),
             // It is on its way out; the word of its end may come a moment later.
-            Err(OpenError::SessionLost(_)) => link.closed().await,
+            Err(OpenError::SessionLost(_)) => session.closed().await,
             Err(error) => return Err(NotOpened::Refused(error)),
         }
     }
 }
 
-async fn wait<L: SshSession>(
-    ground: &ForwardContext<L>,
-    facts: &ForwardCell,
-    near: &Socket,
-    left: &mut Duration,
+async fn wait_for_session<L: SshSession>(
+    context: &ForwardContext<L>,
+    cell: &ForwardCell,
+    client: &LocalSocket,
+    remaining: &mut Duration,
 ) -> Result<L, NotOpened> {
-    if left.is_zero() {
+    if remaining.is_zero() {
         return Err(NotOpened::HoldTimedOut);
     }
-    let seat = ground.held.enter();
-    let _held = facts.hold();
+    let ticket = context.held.enter();
+    let _held = cell.count_held();
     let since = Instant::now();
-    let mut link = ground.link.subscribe();
+    let mut session = context.session.subscribe();
     let live = async {
-        let found = link.wait_for(|link| link.as_ref().is_some_and(|link| !link.is_closed()));
-        found.await.ok().and_then(|link| link.clone())
+        let found = session
+            .wait_for(|session| session.as_ref().is_some_and(|session| !session.is_closed()));
+        found.await.ok().and_then(|session| session.clone())
     };
     let result = tokio::select! {
         biased;
-        () = seat.ousted() => Err(NotOpened::Evicted),
-        found = timeout(*left, live) => match found {
-            Ok(Some(link)) => Ok(link),
+        () = ticket.evicted() => Err(NotOpened::Evicted),
+        found = timeout(*remaining, live) => match found {
+            Ok(Some(session)) => Ok(session),
             Ok(None) | Err(_) => Err(NotOpened::HoldTimedOut),
         },
-        () = near.gone() => Err(NotOpened::ClientGone),
+        () = client.gone() => Err(NotOpened::ClientGone),
     };
-    *left = left.saturating_sub(since.elapsed());
+    *remaining = remaining.saturating_sub(since.elapsed());
     result
 }

@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use tracing::warn;
 use tunneld_proto::text::escape;
 
-use super::Options;
+use super::ForwardOptions;
 use super::forward_state::BoundAddr;
-use super::local_socket::Socket;
+use super::local_socket::LocalSocket;
 use super::port_owner;
 #[cfg(unix)]
 use super::unix_socket::UnixSocket;
@@ -24,15 +24,15 @@ use tunneld_config::addr::{BindAddr, ListenAddr};
 /// As many may knock before they are let in.
 const BACKLOG: i32 = 1024;
 /// How often a port is sought that is free in both families.
-const PORT_TRIES: usize = 16;
+const MAX_PORT_TRIES: usize = 16;
 /// How long the name of a listen address may take.
-const LOOKUP: Duration = Duration::from_secs(5);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The sockets of one forward. Dropping it gives them up.
 #[derive(Debug)]
-pub(super) struct Listener {
-    doors: Vec<ListenSocket>,
-    place: BoundAddr,
+pub(super) struct ForwardListener {
+    sockets: Vec<ListenSocket>,
+    bound_addr: BoundAddr,
 }
 
 #[derive(Debug)]
@@ -42,12 +42,12 @@ enum ListenSocket {
     Unix(UnixSocket),
 }
 
-impl Listener {
+impl ForwardListener {
     /// Takes what a forward wants to listen at.
     pub(super) async fn bind(
         tunnel: &str,
         listen: &ListenAddr,
-        options: &Options,
+        options: &ForwardOptions,
     ) -> Result<Self, Failure> {
         match listen {
             ListenAddr::Tcp { bind, port } => bind_tcp(tunnel, listen, bind, *port).await,
@@ -55,8 +55,8 @@ impl Listener {
             ListenAddr::Unix(path) => {
                 let socket = UnixSocket::bind(path, &options.forwarding).await?;
                 Ok(Self {
-                    doors: vec![ListenSocket::Unix(socket)],
-                    place: BoundAddr {
+                    sockets: vec![ListenSocket::Unix(socket)],
+                    bound_addr: BoundAddr {
                         listen: path.display().to_string(),
                         port: 0,
                         exposed: false,
@@ -79,28 +79,28 @@ impl Listener {
     }
 
     /// Where it listens.
-    pub(super) fn place(&self) -> &BoundAddr {
-        &self.place
+    pub(super) fn bound_addr(&self) -> &BoundAddr {
+        &self.bound_addr
     }
 
     /// The next connection. Cancel-safe.
-    pub(super) async fn accept(&self) -> io::Result<Socket> {
+    pub(super) async fn accept(&self) -> io::Result<LocalSocket> {
         poll_fn(|cx| self.poll_accept(cx)).await
     }
 
     /// Waits until nobody can find it any more: others have taken the file of its Unix socket away.
-    pub(super) async fn lost(&self) {
+    pub(super) async fn path_lost(&self) {
         #[cfg(unix)]
-        for door in &self.doors {
-            if let ListenSocket::Unix(socket) = door {
-                return socket.lost().await;
+        for socket in &self.sockets {
+            if let ListenSocket::Unix(socket) = socket {
+                return socket.path_lost().await;
             }
         }
         std::future::pending().await
     }
 
     /// A connection that waits already; none without one.
-    pub(super) fn accept_now(&self) -> Option<Socket> {
+    pub(super) fn accept_now(&self) -> Option<LocalSocket> {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         match self.poll_accept(&mut cx) {
             Poll::Ready(accepted) => accepted.ok(),
@@ -108,15 +108,15 @@ impl Listener {
         }
     }
 
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Socket>> {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<LocalSocket>> {
         let mut error = None;
-        for door in &self.doors {
-            let accepted = match door {
+        for socket in &self.sockets {
+            let accepted = match socket {
                 ListenSocket::Tcp(listener) => {
                     listener.poll_accept(cx).map_ok(|(stream, _)| stream.into())
                 }
                 #[cfg(unix)]
-                ListenSocket::Unix(socket) => socket.poll_accept(cx).map_ok(Socket::from),
+                ListenSocket::Unix(socket) => socket.poll_accept(cx).map_ok(LocalSocket::from),
             };
             match accepted {
                 Poll::Ready(Ok(socket)) => return Poll::Ready(Ok(socket)),
@@ -133,7 +133,7 @@ async fn bind_tcp(
     listen: &ListenAddr,
     bind: &BindAddr,
     port: u16,
-) -> Result<Listener, Failure> {
+) -> Result<ForwardListener, Failure> {
     let listeners = match bind {
         BindAddr::Loopback => bind_each(
             tunnel,
@@ -145,7 +145,7 @@ async fn bind_tcp(
     };
     let listeners = match listeners {
         Ok(listeners) => listeners,
-        Err((address, error)) => return Err(refused(address, &error).await),
+        Err((address, error)) => return Err(bind_failure(address, &error).await),
     };
     let first = listeners
         .first()
@@ -165,9 +165,9 @@ async fn bind_tcp(
             .local_addr()
             .is_ok_and(|address| !address.ip().to_canonical().is_loopback())
     });
-    Ok(Listener {
-        doors: listeners.into_iter().map(ListenSocket::Tcp).collect(),
-        place: BoundAddr {
+    Ok(ForwardListener {
+        sockets: listeners.into_iter().map(ListenSocket::Tcp).collect(),
+        bound_addr: BoundAddr {
             listen,
             port: first.port(),
             exposed,
@@ -187,16 +187,16 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<IpAddr>, Failure> {
             format!("cannot listen on {}: {what}", escape(host)),
         )
     };
-    let mut found: Vec<IpAddr> = match timeout(LOOKUP, tokio::net::lookup_host((host, port))).await
-    {
-        Ok(Ok(addresses)) => addresses.map(|address| address.ip()).collect(),
-        Ok(Err(error)) => return Err(failure(format!("the name does not resolve: {error}"))),
-        Err(_) => {
-            return Err(failure(format!(
-                "the name does not resolve within {LOOKUP:?}"
-            )));
-        }
-    };
+    let mut found: Vec<IpAddr> =
+        match timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((host, port))).await {
+            Ok(Ok(addresses)) => addresses.map(|address| address.ip()).collect(),
+            Ok(Err(error)) => return Err(failure(format!("the name does not resolve: {error}"))),
+            Err(_) => {
+                return Err(failure(format!(
+                    "the name does not resolve within {LOOKUP_TIMEOUT:?}"
+                )));
+            }
+        };
     found.sort_by_key(IpAddr::is_ipv6);
     found.dedup();
     if let Some(outside) = found.iter().find(|ip| !ip.is_loopback()) {
@@ -210,13 +210,13 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<IpAddr>, Failure> {
     Ok(found)
 }
 
-type Refused = (SocketAddr, io::Error);
+type BindError = (SocketAddr, io::Error);
 
 /// Binds what can be had of several addresses. An IPv4 address that is in use fails them all: a client that means
 /// this forward would reach somebody else there.
-fn bind_each(tunnel: &str, ips: &[IpAddr], port: u16) -> Result<Vec<TcpListener>, Refused> {
+fn bind_each(tunnel: &str, ips: &[IpAddr], port: u16) -> Result<Vec<TcpListener>, BindError> {
     let tries = if port == 0 && ips.len() > 1 {
-        PORT_TRIES
+        MAX_PORT_TRIES
     } else {
         1
     };
@@ -260,7 +260,7 @@ fn bind_each(tunnel: &str, ips: &[IpAddr], port: u16) -> Result<Vec<TcpListener>
 }
 
 /// Every address, of both families at one port.
-fn bind_any(port: u16) -> Result<Vec<TcpListener>, Refused> {
+fn bind_any(port: u16) -> Result<Vec<TcpListener>, BindError> {
     let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
     match bind_one(both, false) {
         Ok(listener) => Ok(vec![listener]),
@@ -298,7 +298,7 @@ fn is_in_use(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrInUse
 }
 
-async fn refused(address: SocketAddr, error: &io::Error) -> Failure {
+async fn bind_failure(address: SocketAddr, error: &io::Error) -> Failure {
     let failure = |what: &str| {
         Failure::new(
             FailureKind::BindFailed,
@@ -307,8 +307,8 @@ async fn refused(address: SocketAddr, error: &io::Error) -> Failure {
     };
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            let holder = port_owner::of_port(address.port()).await;
-            port_owner::in_use(|what| failure(what), holder)
+            let owner = port_owner::of_port(address.port()).await;
+            port_owner::in_use(|what| failure(what), owner)
         }
         io::ErrorKind::PermissionDenied => failure("permission denied")
             .hint("ports below 1024 want a privilege; choose a higher one"),

@@ -1,5 +1,5 @@
 //! A connection on this side: TCP or a Unix socket.
-//! Dropped, it is reset; only [`Socket::close`] ends it in order, so that no lost session looks like an end of data.
+//! Dropped, it is reset; only [`LocalSocket::close`] ends it in order, so that no lost session looks like an end of data.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ const SLICES: usize = 16;
 
 /// One connection.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub(crate) struct LocalSocket {
     stream: Stream,
     in_order: bool,
 }
@@ -41,7 +41,7 @@ macro_rules! each {
     };
 }
 
-impl From<TcpStream> for Socket {
+impl From<TcpStream> for LocalSocket {
     fn from(stream: TcpStream) -> Self {
         // Its failure costs latency alone, or the connection is gone already.
         let _ = stream.set_nodelay(true);
@@ -53,7 +53,7 @@ impl From<TcpStream> for Socket {
 }
 
 #[cfg(unix)]
-impl From<UnixStream> for Socket {
+impl From<UnixStream> for LocalSocket {
     fn from(stream: UnixStream) -> Self {
         Self {
             stream: Stream::Unix(stream),
@@ -62,7 +62,7 @@ impl From<UnixStream> for Socket {
     }
 }
 
-impl Socket {
+impl LocalSocket {
     /// Who is at its other end.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         match &self.stream {
@@ -177,7 +177,7 @@ impl Socket {
     }
 }
 
-impl Drop for Socket {
+impl Drop for LocalSocket {
     fn drop(&mut self) {
         if !self.in_order {
             // Close with a linger of zero is how a reset is sent; Unix sockets know no such thing.
@@ -186,7 +186,7 @@ impl Drop for Socket {
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for LocalSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -196,7 +196,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for LocalSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -225,7 +225,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap());
         let (near, far) = tokio::join!(near, listener.accept());
-        let (socket, mut far) = (Socket::from(near.unwrap()), far.unwrap().0);
+        let (socket, mut far) = (LocalSocket::from(near.unwrap()), far.unwrap().0);
         // More than the kernel holds, in pieces of every size.
         let all: Vec<u8> = (0..20_000_000u32).map(|n| (n % 251) as u8).collect();
         let bytes = Bytes::from(all.clone());

@@ -35,7 +35,7 @@ use tunneld_proto::status::ForwardStatus;
 
 use self::context::ForwardContext;
 use self::forward_state::ForwardCell;
-use self::remote::Attached;
+use self::remote::AttachedSession;
 use self::ssh_session::SshSession;
 use crate::failure::Failure;
 use crate::session::Session;
@@ -43,7 +43,7 @@ use tunneld_config::model::{Forward, Forwarding};
 
 /// How the forwards of a tunnel behave.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub struct ForwardOptions {
     /// How long a new connection waits for the session; zero closes it at once.
     pub hold: Duration,
     /// The rest, as it is configured.
@@ -52,45 +52,45 @@ pub struct Options {
 
 /// Tells how forwards stand, with their counters as they are when it is asked.
 #[derive(Clone)]
-pub struct Monitor(Vec<Arc<ForwardCell>>);
+pub struct ForwardMonitor(Vec<Arc<ForwardCell>>);
 
-impl Monitor {
+impl ForwardMonitor {
     /// Each forward as it stands, in the configuration's order.
     pub fn statuses(&self) -> Vec<ForwardStatus> {
-        self.0.iter().map(|facts| facts.status()).collect()
+        self.0.iter().map(|cell| cell.status()).collect()
     }
 }
 
 /// The forwards of one tunnel, their listeners and connections. Lives across sessions.
 pub struct Forwards<L: SshSession = Session> {
-    ground: Arc<ForwardContext<L>>,
-    entries: Vec<Entry>,
-    attached: Option<Attached<L>>,
+    context: Arc<ForwardContext<L>>,
+    entries: Vec<ForwardEntry>,
+    attached: Option<AttachedSession<L>>,
 }
 
-struct Entry {
-    facts: Arc<ForwardCell>,
+struct ForwardEntry {
+    cell: Arc<ForwardCell>,
     /// Ends its listener and those that wait at it; what is carried already goes on.
     cancel: CancellationToken,
     /// What keeps it up.
-    upkeep: ListenerTask,
+    listener: ListenerTask,
 }
 
 enum ListenerTask {
     /// Nothing yet, or nothing any more.
-    None,
+    NotStarted,
     /// The task of a listener on this side.
-    Task(JoinHandle<()>),
+    Local(JoinHandle<()>),
     /// The session of the moment was asked for it.
-    PendingPrompt,
+    RemoteRequested,
 }
 
-impl Entry {
+impl ForwardEntry {
     fn new(forward: Forward, changed: &Arc<Notify>) -> Self {
         Self {
-            facts: Arc::new(ForwardCell::new(forward, Arc::clone(changed))),
+            cell: Arc::new(ForwardCell::new(forward, Arc::clone(changed))),
             cancel: CancellationToken::new(),
-            upkeep: ListenerTask::None,
+            listener: ListenerTask::NotStarted,
         }
     }
 
@@ -98,7 +98,9 @@ impl Entry {
     async fn stop(&mut self) {
         self.cancel.cancel();
         self.cancel = CancellationToken::new();
-        if let ListenerTask::Task(task) = std::mem::replace(&mut self.upkeep, ListenerTask::None) {
+        if let ListenerTask::Local(task) =
+            std::mem::replace(&mut self.listener, ListenerTask::NotStarted)
+        {
             // A panic is told by the runtime, and frees the address as well.
             let _ = task.await;
         }
@@ -109,7 +111,7 @@ impl<L: SshSession> Forwards<L> {
     /// None yet. `changed` is notified whenever a forward's state, address or error differs, when a connection begins
     /// to wait for the session, and when the last one of a forward ends.
     pub fn new(tunnel: &str, changed: Arc<Notify>) -> Self {
-        let options = Options {
+        let options = ForwardOptions {
             hold: Duration::ZERO,
             forwarding: Forwarding {
                 exit_on_failure: false,
@@ -119,85 +121,87 @@ impl<L: SshSession> Forwards<L> {
             },
         };
         Self {
-            ground: Arc::new(ForwardContext::new(tunnel, options, changed)),
+            context: Arc::new(ForwardContext::new(tunnel, options, changed)),
             entries: Vec::new(),
             attached: None,
         }
     }
 
-    /// Makes the wanted forwards be, and no others: binds what is new, drops what is gone. An unchanged one keeps its listener
+    /// Makes the desired forwards be, and no others: binds what is new, drops what is gone. An unchanged one keeps its listener
     /// and its connections; connections of a dropped one are carried to their end, those that still wait are reset.
     /// Over a live session remote forwards are asked for and given up in the background.
     ///
     /// An address that cannot be had is written down in the status and tried again in the background.
-    pub async fn apply(&mut self, wanted: &[Forward], options: Options) {
-        self.ground.options.send_replace(options);
-        self.declare(wanted).await;
+    pub async fn reconcile(&mut self, desired: &[Forward], options: ForwardOptions) {
+        self.context.options.send_replace(options);
+        self.set_desired(desired).await;
         for entry in &mut self.entries {
-            if !matches!(entry.upkeep, ListenerTask::None) {
+            if !matches!(entry.listener, ListenerTask::NotStarted) {
                 continue;
             }
-            if !entry.facts.is_remote() {
-                let first = local::bind(&self.ground, &entry.facts, true).await;
-                let (ground, facts) = (Arc::clone(&self.ground), Arc::clone(&entry.facts));
-                let serve = local::serve(ground, facts, first, entry.cancel.clone());
-                entry.upkeep = ListenerTask::Task(self.ground.tasks.spawn(serve));
+            if !entry.cell.is_remote() {
+                let first = local::bind(&self.context, &entry.cell, true).await;
+                let (context, cell) = (Arc::clone(&self.context), Arc::clone(&entry.cell));
+                let serve = local::serve(context, cell, first, entry.cancel.clone());
+                entry.listener = ListenerTask::Local(self.context.tasks.spawn(serve));
             } else if let Some(attached) = &self.attached {
-                drop(attached.ask(&self.ground, &entry.facts, &entry.cancel));
-                entry.upkeep = ListenerTask::PendingPrompt;
+                drop(attached.request_with_retries(&self.context, &entry.cell, &entry.cancel));
+                entry.listener = ListenerTask::RemoteRequested;
             }
         }
     }
 
-    /// Drops what is not among the wanted, and tells the new ones as pending, without taking any address yet.
-    pub async fn declare(&mut self, wanted: &[Forward]) {
-        let mut before: Vec<Option<Entry>> = self.entries.drain(..).map(Some).collect();
-        for forward in wanted {
+    /// Drops what is not among the desired, and tells the new ones as pending, without taking any address yet.
+    pub async fn set_desired(&mut self, desired: &[Forward]) {
+        let mut before: Vec<Option<ForwardEntry>> = self.entries.drain(..).map(Some).collect();
+        for forward in desired {
             let kept = before
                 .iter_mut()
-                .find_map(|slot| slot.take_if(|entry| entry.facts.forward == *forward));
-            let entry = kept.unwrap_or_else(|| Entry::new(forward.clone(), &self.ground.changed));
+                .find_map(|slot| slot.take_if(|entry| entry.cell.forward == *forward));
+            let entry =
+                kept.unwrap_or_else(|| ForwardEntry::new(forward.clone(), &self.context.changed));
             self.entries.push(entry);
         }
         for mut gone in before.into_iter().flatten() {
-            if gone.facts.is_remote() {
-                self.let_go(&gone);
+            if gone.cell.is_remote() {
+                self.release_remote(&gone);
             }
             gone.stop().await;
         }
-        let remotes = self.entries.iter().map(|entry| &entry.facts);
-        let remotes = remotes.filter(|facts| facts.is_remote()).cloned().collect();
-        self.ground.remotes.send_replace(remotes);
-        self.ground.changed.notify_one();
+        let remotes = self.entries.iter().map(|entry| &entry.cell);
+        let remotes = remotes.filter(|cell| cell.is_remote()).cloned().collect();
+        self.context.remotes.send_replace(remotes);
+        self.context.changed.notify_one();
     }
 
-    /// Listens no more on this side where none of the wanted does, so that another tunnel may; what is given up stays
+    /// Listens no more on this side where none of the desired does, so that another tunnel may; what is given up stays
     /// known, as pending. Once this is done the addresses are free.
-    pub async fn give_up(&mut self, wanted: &[Forward]) {
+    pub async fn release_local(&mut self, desired: &[Forward]) {
         for entry in &mut self.entries {
-            if !entry.facts.is_remote() && !wanted.contains(&entry.facts.forward) {
+            if !entry.cell.is_remote() && !desired.contains(&entry.cell.forward) {
                 entry.stop().await;
-                entry.facts.waits();
+                entry.cell.set_pending();
             }
         }
     }
 
     /// Gives a remote forward up, or to a new one that listens at the same place and only leads elsewhere.
-    fn let_go(&mut self, gone: &Entry) {
-        let (Some(attached), ListenerTask::PendingPrompt) = (&self.attached, &gone.upkeep) else {
+    fn release_remote(&mut self, gone: &ForwardEntry) {
+        let (Some(attached), ListenerTask::RemoteRequested) = (&self.attached, &gone.listener)
+        else {
             return;
         };
-        let heir = self.entries.iter_mut().find(|entry| {
-            entry.facts.is_remote()
-                && matches!(entry.upkeep, ListenerTask::None)
-                && entry.facts.listen() == gone.facts.listen()
+        let successor = self.entries.iter_mut().find(|entry| {
+            entry.cell.is_remote()
+                && matches!(entry.listener, ListenerTask::NotStarted)
+                && entry.cell.listen() == gone.cell.listen()
         });
-        match (heir, gone.facts.place()) {
-            (Some(heir), Some(place)) => {
-                heir.facts.listens(place);
-                heir.upkeep = ListenerTask::PendingPrompt;
+        match (successor, gone.cell.bound_addr()) {
+            (Some(successor), Some(place)) => {
+                successor.cell.set_listening(place);
+                successor.listener = ListenerTask::RemoteRequested;
             }
-            _ => attached.give_up(&self.ground, gone.facts.listen()),
+            _ => attached.cancel_forward(&self.context, gone.cell.listen()),
         }
     }
 
@@ -210,21 +214,29 @@ impl<L: SshSession> Forwards<L> {
         incoming: mpsc::Receiver<L::Incoming>,
     ) -> Vec<Failure> {
         self.detach();
-        let attached = Attached::new(session.clone());
-        let (ground, cancel) = (Arc::clone(&self.ground), attached.cancel.clone());
-        self.ground
-            .spawn(remote::take(ground, session.clone(), cancel, incoming));
-        self.ground.link.send_replace(Some(session));
+        let attached = AttachedSession::new(session.clone());
+        let (context, cancel) = (Arc::clone(&self.context), attached.cancel.clone());
+        self.context.spawn(remote::serve_incoming(
+            context,
+            session.clone(),
+            cancel,
+            incoming,
+        ));
+        self.context.session.send_replace(Some(session));
         let mut answers = Vec::new();
         for entry in &mut self.entries {
-            if entry.facts.is_remote() {
-                answers.push(attached.ask(&self.ground, &entry.facts, &entry.cancel));
-                entry.upkeep = ListenerTask::PendingPrompt;
+            if entry.cell.is_remote() {
+                answers.push(attached.request_with_retries(
+                    &self.context,
+                    &entry.cell,
+                    &entry.cancel,
+                ));
+                entry.listener = ListenerTask::RemoteRequested;
             }
         }
         self.attached = Some(attached);
         futures_util::future::join_all(answers).await;
-        let failures = self.entries.iter().map(|entry| entry.facts.failure());
+        let failures = self.entries.iter().map(|entry| entry.cell.failure());
         failures.flatten().collect()
     }
 
@@ -233,12 +245,12 @@ impl<L: SshSession> Forwards<L> {
         let Some(attached) = self.attached.take() else {
             return;
         };
-        self.ground.link.send_replace(None);
+        self.context.session.send_replace(None);
         attached.cancel.cancel();
         for entry in &mut self.entries {
-            if entry.facts.is_remote() {
-                entry.upkeep = ListenerTask::None;
-                entry.facts.waits();
+            if entry.cell.is_remote() {
+                entry.listener = ListenerTask::NotStarted;
+                entry.cell.set_pending();
             }
         }
     }
@@ -248,23 +260,23 @@ impl<L: SshSession> Forwards<L> {
         self.monitor().statuses()
     }
 
-    /// What tells of these forwards from anywhere, until the next [`Forwards::apply`].
-    pub fn monitor(&self) -> Monitor {
-        Monitor(
+    /// What tells of these forwards from anywhere, until the next [`Forwards::reconcile`].
+    pub fn monitor(&self) -> ForwardMonitor {
+        ForwardMonitor(
             self.entries
                 .iter()
-                .map(|entry| Arc::clone(&entry.facts))
+                .map(|entry| Arc::clone(&entry.cell))
                 .collect(),
         )
     }
 
     /// Stops listening, resets what waits, lets what is carried come to its end within `grace`, and resets the rest.
-    /// The forwards stay known, as pending; [`Forwards::apply`] brings them back.
+    /// The forwards stay known, as pending; [`Forwards::reconcile`] brings them back.
     pub async fn close(&mut self, grace: Duration) {
         for entry in &mut self.entries {
             entry.stop().await;
         }
-        let old = &self.ground;
+        let old = &self.context;
         let options = old.options.borrow().clone();
         let new = ForwardContext::new(&old.tunnel, options, Arc::clone(&old.changed));
         new.remotes.send_replace(old.remotes.borrow().clone());
@@ -278,9 +290,9 @@ impl<L: SshSession> Forwards<L> {
             old.tasks.wait().await;
         }
         self.detach();
-        self.ground = Arc::new(new);
+        self.context = Arc::new(new);
         for entry in &self.entries {
-            entry.facts.waits();
+            entry.cell.set_pending();
         }
     }
 }
@@ -293,6 +305,6 @@ impl<L: SshSession> Drop for Forwards<L> {
         if let Some(attached) = &self.attached {
             attached.cancel.cancel();
         }
-        self.ground.kill.cancel();
+        self.context.kill.cancel();
     }
 }

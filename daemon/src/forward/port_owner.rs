@@ -4,7 +4,7 @@ use crate::failure::Failure;
 
 /// A process that holds an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Holder {
+pub(super) struct PortOwner {
     /// Its id.
     pub(super) pid: u32,
     /// Its name, escaped.
@@ -12,13 +12,13 @@ pub(super) struct Holder {
 }
 
 /// The failure of an address in use, with its holder where known.
-pub(super) fn in_use(failure: impl FnOnce(&str) -> Failure, holder: Option<Holder>) -> Failure {
+pub(super) fn in_use(failure: impl FnOnce(&str) -> Failure, holder: Option<PortOwner>) -> Failure {
     match holder {
         Some(holder) if holder.pid == std::process::id() => {
             failure("the address is in use by another forward of this daemon")
                 .hint("give one of the two another port; tunnelctl status lists them")
         }
-        Some(Holder { pid, name }) => failure(&format!(
+        Some(PortOwner { pid, name }) => failure(&format!(
             "the address is in use by {name} (pid {pid})"
         ))
         .hint("stop that process, or choose another port; it is taken as soon as it is free"),
@@ -32,12 +32,12 @@ pub(super) fn in_use(failure: impl FnOnce(&str) -> Failure, holder: Option<Holde
 pub(super) use linux::{of_path, of_port};
 
 #[cfg(not(target_os = "linux"))]
-pub(super) async fn of_port(_: u16) -> Option<Holder> {
+pub(super) async fn of_port(_: u16) -> Option<PortOwner> {
     std::future::ready(None).await
 }
 
 #[cfg(all(unix, not(target_os = "linux")))]
-pub(super) async fn of_path(_: &std::path::Path) -> Option<Holder> {
+pub(super) async fn of_path(_: &std::path::Path) -> Option<PortOwner> {
     std::future::ready(None).await
 }
 
@@ -47,10 +47,10 @@ mod linux {
     use std::os::unix::ffi::OsStrExt;
     use std::path::{Path, PathBuf};
 
-    use super::Holder;
+    use super::PortOwner;
 
     /// Who listens at a TCP port, on any address.
-    pub(in crate::forward) async fn of_port(port: u16) -> Option<Holder> {
+    pub(in crate::forward) async fn of_port(port: u16) -> Option<PortOwner> {
         // Reading /proc takes long on a machine with many processes.
         let find = move || {
             ["/proc/net/tcp", "/proc/net/tcp6"]
@@ -62,7 +62,7 @@ mod linux {
     }
 
     /// Who listens at a Unix socket.
-    pub(in crate::forward) async fn of_path(path: &Path) -> Option<Holder> {
+    pub(in crate::forward) async fn of_path(path: &Path) -> Option<PortOwner> {
         let path: PathBuf = path.to_owned();
         let find = move || {
             let table = fs::read("/proc/net/unix").ok()?;
@@ -96,7 +96,7 @@ mod linux {
     }
 
     /// The process that has the socket open; one of other users is not told.
-    fn owner(inode: &str) -> Option<Holder> {
+    fn owner(inode: &str) -> Option<PortOwner> {
         let wanted = PathBuf::from(format!("socket:[{inode}]"));
         fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
             let pid = process.file_name().to_str()?.parse().ok()?;
@@ -105,7 +105,7 @@ mod linux {
                 .flatten()
                 .any(|fd| fs::read_link(fd.path()).is_ok_and(|link| link == wanted));
             let name = || fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            holds.then(|| Holder {
+            holds.then(|| PortOwner {
                 pid,
                 name: tunneld_proto::text::escape(name().trim_end()),
             })

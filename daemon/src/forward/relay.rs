@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::buffer::Buffer;
 use super::counters::Counters;
-use super::local_socket::Socket;
-use super::ssh_session::{Far, FarReader, FarWriter, SshSession};
+use super::local_socket::LocalSocket;
+use super::ssh_session::{SshChannel, SshChannelReader, SshChannelWriter, SshSession};
 
 /// How long bytes that came before the session's end may still take to a near end that reads slowly.
 const AFTER_LOSS: Duration = Duration::from_secs(1);
@@ -23,11 +23,11 @@ const BATCH: usize = 256 * 1024;
 /// One connection, ready to be carried.
 pub(super) struct Relay<'a, L: SshSession> {
     /// The near end.
-    pub(super) near: &'a Socket,
+    pub(super) near: &'a LocalSocket,
     /// The far end.
     pub(super) far: L::Channel,
     /// The session under it.
-    pub(super) link: &'a L,
+    pub(super) session: &'a L,
     /// What goes to the far end before all else.
     pub(super) first_out: Vec<u8>,
     /// What goes to the near end before all else.
@@ -90,7 +90,7 @@ impl<L: SshSession> Relay<'_, L> {
         let mut lost_until = None;
         loop {
             if inward_done && let Some(finished) = outward_done {
-                let in_order = finished || !self.link.is_closed();
+                let in_order = finished || !self.session.is_closed();
                 return if in_order {
                     Ending::InOrder
                 } else {
@@ -102,14 +102,14 @@ impl<L: SshSession> Relay<'_, L> {
                 end = &mut inward, if !inward_done => Event::Inward(end),
                 end = &mut outward, if outward_done.is_none() => Event::Outward(end),
                 () = self.near.failed() => Event::NearFailed,
-                () = self.link.closed(), if lost_until.is_none() => Event::Lost,
+                () = self.session.closed(), if lost_until.is_none() => Event::Lost,
                 () = sleep_until(lost_until.unwrap_or_else(Instant::now)), if lost_until.is_some() => Event::TooLate,
             };
             match event {
                 Event::Inward(Inward::Finished) => inward_done = true,
                 Event::Outward(Outward::Finished) => outward_done = Some(true),
                 Event::Outward(Outward::NotTaken) => outward_done = Some(false),
-                Event::Inward(Inward::FarBroke) if self.link.is_closed() => {
+                Event::Inward(Inward::FarBroke) if self.session.is_closed() => {
                     return Ending::SessionLost;
                 }
                 Event::Inward(Inward::FarBroke) => return Ending::FarReset,
@@ -123,9 +123,9 @@ impl<L: SshSession> Relay<'_, L> {
     }
 }
 
-async fn inward<R: FarReader>(
+async fn inward<R: SshChannelReader>(
     far: &mut R,
-    near: &Socket,
+    near: &LocalSocket,
     first: Vec<u8>,
     counters: &Counters,
 ) -> Inward {
@@ -156,8 +156,8 @@ async fn inward<R: FarReader>(
     }
 }
 
-async fn outward<W: FarWriter>(
-    near: &Socket,
+async fn outward<W: SshChannelWriter>(
+    near: &LocalSocket,
     far: &mut W,
     first: Vec<u8>,
     counters: &Counters,

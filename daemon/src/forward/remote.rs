@@ -12,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::connect::dial;
-use super::context::{CONNECTIONS, ForwardContext};
-use super::dynamic::{self, Greeted};
+use super::connect::connect;
+use super::context::{ForwardContext, MAX_CONNECTIONS};
+use super::dynamic::{self, ClientRequest};
 use super::forward_state::{BoundAddr, ForwardCell, is_exposed};
-use super::local::retries;
+use super::local::retry_delays;
 use super::relay::{Ending, Relay};
 use super::ssh_session::{IncomingChannel, SshSession};
 use crate::dynamic::{ConnectReply, ConnectRequest, Host};
@@ -25,60 +25,60 @@ use tunneld_config::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
 use tunneld_config::model::Forward;
 
 /// How long the server may take to answer.
-const ANSWER: Duration = Duration::from_secs(10);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest pause between two: a port that a session of ours held, which died unseen, is free at a time of the
 /// server's own, and asking is one message.
-const LONGEST: Duration = Duration::from_secs(5);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// One session, as the remote forwards use it.
-pub(super) struct Attached<L> {
+pub(super) struct AttachedSession<L> {
     /// The session.
-    pub(super) link: L,
+    pub(super) session: L,
     /// Ends all that is asked of it.
     pub(super) cancel: CancellationToken,
     /// What is being given up: a forward at the same place is asked for after that.
-    pub(super) giving_up: TaskTracker,
+    pub(super) cancellations: TaskTracker,
 }
 
-impl<L: SshSession> Attached<L> {
-    pub(super) fn new(link: L) -> Self {
-        let giving_up = TaskTracker::new();
-        giving_up.close();
+impl<L: SshSession> AttachedSession<L> {
+    pub(super) fn new(session: L) -> Self {
+        let cancellations = TaskTracker::new();
+        cancellations.close();
         Self {
-            link,
+            session,
             cancel: CancellationToken::new(),
-            giving_up,
+            cancellations,
         }
     }
 
     /// Asks for a forward until it is granted, beside everything else; `answered` hears when the first answer came.
-    pub(super) fn ask(
+    pub(super) fn request_with_retries(
         &self,
-        ground: &Arc<ForwardContext<L>>,
-        facts: &Arc<ForwardCell>,
+        context: &Arc<ForwardContext<L>>,
+        cell: &Arc<ForwardCell>,
         removed: &CancellationToken,
     ) -> oneshot::Receiver<()> {
         let (answered, first_answer) = oneshot::channel();
-        let (link, giving_up) = (self.link.clone(), self.giving_up.clone());
-        let (ground_, facts) = (Arc::clone(ground), Arc::clone(facts));
-        let (session, removed) = (self.cancel.clone(), removed.clone());
-        ground.spawn(async move {
+        let (session, cancellations) = (self.session.clone(), self.cancellations.clone());
+        let (task_context, cell) = (Arc::clone(context), Arc::clone(cell));
+        let (session_ended, removed) = (self.cancel.clone(), removed.clone());
+        context.spawn(async move {
             let asked = async {
-                giving_up.wait().await;
-                if ask_once(&ground_, &link, &facts).await {
+                cancellations.wait().await;
+                if request_once(&task_context, &session, &cell).await {
                     return;
                 }
                 drop(answered);
-                for delay in retries() {
-                    tokio::time::sleep(delay.min(LONGEST)).await;
-                    if ask_once(&ground_, &link, &facts).await {
+                for delay in retry_delays() {
+                    tokio::time::sleep(delay.min(MAX_RETRY_DELAY)).await;
+                    if request_once(&task_context, &session, &cell).await {
                         return;
                     }
                 }
             };
             tokio::select! {
                 () = asked => {}
-                () = session.cancelled() => {}
+                () = session_ended.cancelled() => {}
                 () = removed.cancelled() => {}
             }
         });
@@ -86,62 +86,63 @@ impl<L: SshSession> Attached<L> {
     }
 
     /// Gives a forward up.
-    pub(super) fn give_up(&self, ground: &ForwardContext<L>, listen: &ListenAddr) {
-        let (link, listen, tunnel) = (self.link.clone(), listen.clone(), ground.tunnel.clone());
-        let (kill, session) = (ground.kill.clone(), self.cancel.clone());
-        self.giving_up.spawn(async move {
+    pub(super) fn cancel_forward(&self, context: &ForwardContext<L>, listen: &ListenAddr) {
+        let (session, listen, tunnel) =
+            (self.session.clone(), listen.clone(), context.tunnel.clone());
+        let (kill, session_ended) = (context.kill.clone(), self.cancel.clone());
+        self.cancellations.spawn(async move {
             let cancelled = tokio::select! {
-                cancelled = timeout(ANSWER, link.cancel_forward(&listen)) => cancelled,
+                cancelled = timeout(REPLY_TIMEOUT, session.cancel_forward(&listen)) => cancelled,
                 () = kill.cancelled() => return,
-                () = session.cancelled() => return,
+                () = session_ended.cancelled() => return,
             };
             match cancelled {
                 Ok(Ok(())) => debug!(tunnel, %listen, "the server listens there no more"),
                 Ok(Err(failure)) => warn!(tunnel, %listen, "cannot give the remote forward up: {failure}"),
-                Err(_) => warn!(tunnel, %listen, "cannot give the remote forward up: no answer within {ANSWER:?}"),
+                Err(_) => warn!(tunnel, %listen, "cannot give the remote forward up: no answer within {REPLY_TIMEOUT:?}"),
             }
         });
     }
 }
 
 /// Asks once, and writes down how that went.
-async fn ask_once<L: SshSession>(
-    ground: &ForwardContext<L>,
-    link: &L,
-    facts: &ForwardCell,
+async fn request_once<L: SshSession>(
+    context: &ForwardContext<L>,
+    session: &L,
+    cell: &ForwardCell,
 ) -> bool {
-    let listen = facts.listen();
-    let answer = timeout(ANSWER, link.request_forward(listen)).await;
+    let listen = cell.listen();
+    let answer = timeout(REPLY_TIMEOUT, session.request_forward(listen)).await;
     let failure = match answer {
         Ok(Ok(port)) => {
-            let place = place(listen, port);
+            let place = granted_addr(listen, port);
             info!(
-                tunnel = ground.tunnel,
+                tunnel = context.tunnel,
                 listen = place.listen,
                 "the server listens"
             );
-            facts.listens(place);
+            cell.set_listening(place);
             return true;
         }
         Ok(Err(failure)) => failure,
         Err(_) => Failure::new(
             FailureKind::RemoteForwardRefused,
-            format!("asked the server to listen on {listen}: no answer within {ANSWER:?}"),
+            format!("asked the server to listen on {listen}: no answer within {REPLY_TIMEOUT:?}"),
         ),
     };
     // The end of the session is told elsewhere, and no trouble of this forward.
-    if link.is_closed() {
+    if session.is_closed() {
         return false;
     }
-    if facts.failure().as_ref() != Some(&failure) {
-        warn!(tunnel = ground.tunnel, "{failure}; trying again");
+    if cell.failure().as_ref() != Some(&failure) {
+        warn!(tunnel = context.tunnel, "{failure}; trying again");
     }
-    facts.fails(failure);
+    cell.set_failed(failure);
     false
 }
 
 /// Where the server listens now.
-fn place(listen: &ListenAddr, bound: u16) -> BoundAddr {
+fn granted_addr(listen: &ListenAddr, bound: u16) -> BoundAddr {
     let real = match listen {
         ListenAddr::Tcp { bind, .. } => ListenAddr::Tcp {
             bind: bind.clone(),
@@ -164,78 +165,92 @@ fn place(listen: &ListenAddr, bound: u16) -> BoundAddr {
 }
 
 /// Takes what the far side opens until the session ends. Never waits for a connection.
-pub(super) async fn take<L: SshSession>(
-    ground: Arc<ForwardContext<L>>,
-    link: L,
-    session: CancellationToken,
+pub(super) async fn serve_incoming<L: SshSession>(
+    context: Arc<ForwardContext<L>>,
+    session: L,
+    session_ended: CancellationToken,
     mut incoming: mpsc::Receiver<L::Incoming>,
 ) {
-    while let Some(Some(arrival)) = session.run_until_cancelled(incoming.recv()).await {
-        let facts = find(&ground.remotes.borrow(), arrival.listen(), arrival.port());
-        let Some(facts) = facts else {
-            ground.complain(
+    while let Some(Some(incoming_channel)) =
+        session_ended.run_until_cancelled(incoming.recv()).await
+    {
+        let cell = find_forward(
+            &context.remotes.borrow(),
+            incoming_channel.listen(),
+            incoming_channel.port(),
+        );
+        let Some(cell) = cell else {
+            context.warn_throttled(
                 "the server opened a connection for a forward that is not asked for; refused",
             );
             continue;
         };
-        let Some(place) = ground.place() else {
-            ground.complain(&format!(
-                "more than {CONNECTIONS} connections: new ones are refused"
+        let Some(place) = context.try_acquire_connection() else {
+            context.warn_throttled(&format!(
+                "more than {MAX_CONNECTIONS} connections: new ones are refused"
             ));
             continue;
         };
-        let counted = facts.connection();
-        let (ground_, link) = (Arc::clone(&ground), link.clone());
-        ground.spawn(async move {
+        let counted = cell.count_connection();
+        let (task_context, session) = (Arc::clone(&context), session.clone());
+        context.spawn(async move {
             let _kept = (place, counted);
-            let Forward::Remote { to, .. } = &facts.forward else {
+            let Forward::Remote { to, .. } = &cell.forward else {
                 return;
             };
             match to {
-                Some(to) => to_target::<L>(&ground_, &facts, &link, to, arrival).await,
-                None => to_wherever::<L>(&ground_, &facts, &link, arrival).await,
+                Some(to) => {
+                    serve_fixed::<L>(&task_context, &cell, &session, to, incoming_channel).await
+                }
+                None => {
+                    serve_reverse_socks::<L>(&task_context, &cell, &session, incoming_channel).await
+                }
             }
         });
     }
 }
 
 /// The forward that a connection belongs to. Several may have asked for any port: then the port tells.
-fn find(remotes: &[Arc<ForwardCell>], listen: &ListenAddr, port: u16) -> Option<Arc<ForwardCell>> {
-    let mut alike = remotes.iter().filter(|facts| facts.listen() == listen);
+fn find_forward(
+    remotes: &[Arc<ForwardCell>],
+    listen: &ListenAddr,
+    port: u16,
+) -> Option<Arc<ForwardCell>> {
+    let mut alike = remotes.iter().filter(|cell| cell.listen() == listen);
     let by_port = alike
         .clone()
-        .find(|facts| facts.place().is_some_and(|place| place.port == port));
+        .find(|cell| cell.bound_addr().is_some_and(|place| place.port == port));
     by_port.or_else(|| alike.next()).cloned()
 }
 
-async fn to_target<L: SshSession>(
-    ground: &ForwardContext<L>,
-    facts: &ForwardCell,
-    link: &L,
+async fn serve_fixed<L: SshSession>(
+    context: &ForwardContext<L>,
+    cell: &ForwardCell,
+    session: &L,
     to: &Endpoint,
-    arrival: L::Incoming,
+    incoming_channel: L::Incoming,
 ) {
-    let dialled = tokio::select! {
-        dialled = dial(to) => dialled,
-        () = link.closed() => return,
+    let connected = tokio::select! {
+        connected = connect(to) => connected,
+        () = session.closed() => return,
     };
-    let near = match dialled {
+    let near = match connected {
         Ok(near) => near,
         Err(error) => {
-            info!(tunnel = ground.tunnel, listen = %facts.listen(), "a connection is refused: cannot connect to {to}: {error}");
-            return arrival.refuse(&reason(&error)).await;
+            info!(tunnel = context.tunnel, listen = %cell.listen(), "a connection is refused: cannot connect to {to}: {error}");
+            return incoming_channel.refuse(&refusal_text(&error)).await;
         }
     };
-    let Ok(far) = arrival.accept().await else {
+    let Ok(far) = incoming_channel.accept().await else {
         return;
     };
     let pump = Relay {
         near: &near,
         far,
-        link,
+        session,
         first_out: Vec::new(),
         first_in: Vec::new(),
-        counters: &facts.counters,
+        counters: &cell.counters,
     };
     if pump.run().await == Ending::InOrder {
         near.close();
@@ -243,7 +258,7 @@ async fn to_target<L: SshSession>(
 }
 
 /// What the far side is told; the address stays with us.
-fn reason(error: &io::Error) -> String {
+fn refusal_text(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "Connection refused".to_owned(),
         io::ErrorKind::TimedOut => "Connection timed out".to_owned(),
@@ -251,27 +266,27 @@ fn reason(error: &io::Error) -> String {
     }
 }
 
-async fn to_wherever<L: SshSession>(
-    ground: &ForwardContext<L>,
-    facts: &ForwardCell,
-    link: &L,
-    arrival: L::Incoming,
+async fn serve_reverse_socks<L: SshSession>(
+    context: &ForwardContext<L>,
+    cell: &ForwardCell,
+    session: &L,
+    incoming_channel: L::Incoming,
 ) {
-    let Ok(mut far) = arrival.accept().await else {
+    let Ok(mut far) = incoming_channel.accept().await else {
         return;
     };
-    let greeted = tokio::select! {
-        greeted = dynamic::greet(&ground.greeters, &mut far) => greeted,
-        () = link.closed() => return,
+    let client_request = tokio::select! {
+        client_request = dynamic::handshake(&context.handshaking, &mut far) => client_request,
+        () = session.closed() => return,
     };
-    let Some(Greeted { request, payload }) = greeted else {
+    let Some(ClientRequest { request, payload }) = client_request else {
         return;
     };
-    let dialled = tokio::select! {
-        dialled = dial_permitted(ground, &request) => dialled,
-        () = link.closed() => return,
+    let connected = tokio::select! {
+        connected = connect_if_permitted(context, &request) => connected,
+        () = session.closed() => return,
     };
-    match dialled {
+    match connected {
         Ok(near) => {
             if far
                 .write_all(&request.encode_reply(ConnectReply::Granted))
@@ -283,17 +298,17 @@ async fn to_wherever<L: SshSession>(
             let pump = Relay {
                 near: &near,
                 far,
-                link,
+                session,
                 first_out: Vec::new(),
                 first_in: payload,
-                counters: &facts.counters,
+                counters: &cell.counters,
             };
             if pump.run().await == Ending::InOrder {
                 near.close();
             }
         }
         Err(error) => {
-            debug!(tunnel = ground.tunnel, listen = %facts.listen(), "a request of reverse SOCKS failed: {error}");
+            debug!(tunnel = context.tunnel, listen = %cell.listen(), "a request of reverse SOCKS failed: {error}");
             let answer = request.encode_reply(ConnectReply::from_io_error(&error));
             if far.write_all(&answer).await.is_ok() {
                 // The channel's CLOSE follows; its EOF only makes the answer's end plain.
@@ -303,10 +318,10 @@ async fn to_wherever<L: SshSession>(
     }
 }
 
-async fn dial_permitted<L: SshSession>(
-    ground: &ForwardContext<L>,
+async fn connect_if_permitted<L: SshSession>(
+    context: &ForwardContext<L>,
     request: &ConnectRequest,
-) -> io::Result<super::local_socket::Socket> {
+) -> io::Result<super::local_socket::LocalSocket> {
     let host = match &request.host {
         Host::Ip(ip) => ip.to_string(),
         Host::Name(name) => String::from_utf8(name.clone())
@@ -316,12 +331,12 @@ async fn dial_permitted<L: SshSession>(
         host,
         port: request.port,
     };
-    let permitted = is_permitted(&ground.options.borrow().forwarding.permit_remote_open, &to);
+    let permitted = is_permitted(&context.options.borrow().forwarding.permit_remote_open, &to);
     if !permitted {
         let why = "permit_remote_open does not name it";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
-    dial(&Endpoint::Tcp(to)).await
+    connect(&Endpoint::Tcp(to)).await
 }
 
 /// ssh_config's PermitRemoteOpen: names are compared as they are written, `*` stands for any host or port.

@@ -1,27 +1,27 @@
 //! Keeps some file descriptors back from connections: for control, log and reconnects.
 
-use super::local_socket::Socket;
+use super::local_socket::LocalSocket;
 
 /// How many are kept back.
 #[cfg(unix)]
-const RESERVE: u64 = 32;
+const RESERVED_FDS: u64 = 32;
 
 /// Whether this connection sits in the reserve and must go.
 ///
 /// The system gives the lowest free number, so a number near the limit says that few are left.
 #[cfg(unix)]
-pub(super) fn is_reserved(socket: &Socket) -> bool {
+pub(super) fn is_in_reserve(socket: &LocalSocket) -> bool {
     use std::os::fd::AsRawFd;
     let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {
         return false;
     };
-    let first_reserved = limit.saturating_sub(RESERVE.min(limit / 2));
+    let first_reserved = limit.saturating_sub(RESERVED_FDS.min(limit / 2));
     u64::try_from(socket.sock().as_raw_fd()).is_ok_and(|number| number >= first_reserved)
 }
 
 /// Whether this connection sits in the reserve and must go: never, where handles have no small limit.
 #[cfg(not(unix))]
-pub(super) fn is_reserved(_: &Socket) -> bool {
+pub(super) fn is_in_reserve(_: &LocalSocket) -> bool {
     false
 }
 
@@ -52,7 +52,7 @@ impl ReservedFd {
     }
 
     /// Runs `accept` with one descriptor more than there was.
-    pub(super) fn lend<T>(&mut self, accept: impl FnOnce() -> Option<T>) -> bool {
+    pub(super) fn with_one_freed<T>(&mut self, accept: impl FnOnce() -> Option<T>) -> bool {
         self.0 = None;
         let accepted = accept().is_some();
         self.0 = Self::open();

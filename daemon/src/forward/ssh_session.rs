@@ -41,7 +41,7 @@ impl From<&Endpoint> for Target {
 /// A live session, as far as bytes go. Clones are handles to the same one.
 pub trait SshSession: Clone + Send + Sync + 'static {
     /// A connection over it.
-    type Channel: Far;
+    type Channel: SshChannel;
     /// A connection that the far side opened.
     type Incoming: IncomingChannel<Channel = Self::Channel>;
 
@@ -82,17 +82,17 @@ pub trait IncomingChannel: Send + 'static {
 }
 
 /// The far end of a connection; [`session::Channel`] says how its ends are told apart.
-pub trait Far: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+pub trait SshChannel: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Its reading half.
-    type Reader: FarReader;
+    type Reader: SshChannelReader;
     /// Its writing half.
-    type Writer: FarWriter;
+    type Writer: SshChannelWriter;
     /// Both, each ending alone.
     fn split(self) -> (Self::Reader, Self::Writer);
 }
 
 /// Reads from the far end.
-pub trait FarReader: Send {
+pub trait SshChannelReader: Send {
     /// Waits for bytes, and appends all that are there, about `most` at most; `false` after the far side's EOF.
     fn next(
         &mut self,
@@ -102,7 +102,7 @@ pub trait FarReader: Send {
 }
 
 /// Writes to the far end.
-pub trait FarWriter: AsyncWrite + Unpin + Send {
+pub trait SshChannelWriter: AsyncWrite + Unpin + Send {
     /// Waits until the far side takes no more.
     fn closed(&self) -> impl Future<Output = ()> + Send;
 }
@@ -162,7 +162,7 @@ impl IncomingChannel for session::Incoming {
     }
 }
 
-impl Far for session::Channel {
+impl SshChannel for session::Channel {
     type Reader = session::ChannelReader;
     type Writer = session::ChannelWriter;
 
@@ -171,13 +171,13 @@ impl Far for session::Channel {
     }
 }
 
-impl FarReader for session::ChannelReader {
+impl SshChannelReader for session::ChannelReader {
     async fn next(&mut self, pieces: &mut Vec<Bytes>, most: usize) -> io::Result<bool> {
         self.next_pieces(pieces, most).await
     }
 }
 
-impl FarWriter for session::ChannelWriter {
+impl SshChannelWriter for session::ChannelWriter {
     async fn closed(&self) {
         session::ChannelWriter::closed(self).await;
     }

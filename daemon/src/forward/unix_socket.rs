@@ -18,10 +18,10 @@ use crate::failure::{Failure, FailureKind};
 use tunneld_config::model::Forwarding;
 
 /// The longest path that fits a socket address with its NUL.
-const LONGEST_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+const MAX_PATH_LEN: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 const BACKLOG: i32 = 1024;
 /// How often a socket looks after its file.
-const LOOK: Duration = Duration::from_secs(3);
+const PATH_CHECK_INTERVAL: Duration = Duration::from_secs(3);
 
 /// A listening Unix socket, removed when it is dropped.
 #[derive(Debug)]
@@ -36,16 +36,16 @@ impl UnixSocket {
     /// Listens at the path.
     pub(super) async fn bind(path: &Path, options: &Forwarding) -> Result<Self, Failure> {
         let length = path.as_os_str().as_bytes().len();
-        if length > LONGEST_PATH {
+        if length > MAX_PATH_LEN {
             return Err(failure(
                 path,
-                &format!("the path has {length} bytes, and a Unix socket's at most {LONGEST_PATH}"),
+                &format!("the path has {length} bytes, and a Unix socket's at most {MAX_PATH_LEN}"),
             )
             .hint("choose a shorter path"));
         }
-        make_way(path, options.unlink_socket).await?;
+        remove_stale(path, options.unlink_socket).await?;
         let mode = 0o777 & !options.socket_mask;
-        let listener = listen(path, mode).map_err(|error| refused(path, &error))?;
+        let listener = listen(path, mode).map_err(|error| bind_failure(path, &error))?;
         let file = fs::symlink_metadata(path)
             .ok()
             .map(|meta| FileId::of(&meta));
@@ -57,9 +57,9 @@ impl UnixSocket {
     }
 
     /// Waits until the file that we made is not there any more.
-    pub(super) async fn lost(&self) {
+    pub(super) async fn path_lost(&self) {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(PATH_CHECK_INTERVAL).await;
             if !self.is_in_place() {
                 return;
             }
@@ -97,11 +97,11 @@ fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
 }
 
 /// Removes a socket that stands in the way and may be removed.
-async fn make_way(path: &Path, unlink: bool) -> Result<(), Failure> {
+async fn remove_stale(path: &Path, unlink: bool) -> Result<(), Failure> {
     let meta = match fs::symlink_metadata(path) {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(refused(path, &error)),
+        Err(error) => return Err(bind_failure(path, &error)),
     };
     if !meta.file_type().is_socket() {
         return Err(
@@ -125,12 +125,12 @@ async fn make_way(path: &Path, unlink: bool) -> Result<(), Failure> {
             .await
             .map_err(|error| error.kind());
         if answer.err() != Some(io::ErrorKind::ConnectionRefused) {
-            let holder = port_owner::of_path(path).await;
-            return Err(port_owner::in_use(|what| failure(path, what), holder));
+            let owner = port_owner::of_path(path).await;
+            return Err(port_owner::in_use(|what| failure(path, what), owner));
         }
     }
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(refused(path, &error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(bind_failure(path, &error)),
         _ => Ok(()),
     }
 }
@@ -143,7 +143,7 @@ fn failure(path: &Path, what: &str) -> Failure {
     )
 }
 
-fn refused(path: &Path, error: &io::Error) -> Failure {
+fn bind_failure(path: &Path, error: &io::Error) -> Failure {
     let failure = failure(path, &error.to_string());
     match error.kind() {
         io::ErrorKind::NotFound => failure.hint("make its folder, or choose another path"),
@@ -242,7 +242,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_path_beyond_the_limit_is_told() {
-        let path = PathBuf::from(format!("/tmp/{}", "x".repeat(LONGEST_PATH - 4)));
+        let path = PathBuf::from(format!("/tmp/{}", "x".repeat(MAX_PATH_LEN - 4)));
         let error = UnixSocket::bind(&path, &options(false, 0o177))
             .await
             .unwrap_err();

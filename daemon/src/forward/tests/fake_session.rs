@@ -11,7 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, PollSender, WaitForCancellationFutureOwned};
 
 use crate::failure::{Failure, FailureKind};
-use crate::forward::ssh_session::{Far, FarReader, FarWriter, IncomingChannel, SshSession, Target};
+use crate::forward::ssh_session::{
+    IncomingChannel, SshChannel, SshChannelReader, SshChannelWriter, SshSession, Target,
+};
 use crate::session::OpenError;
 use tunneld_config::addr::ListenAddr;
 
@@ -53,7 +55,7 @@ pub(super) fn session() -> (FakeSession, mpsc::Receiver<FakeIncoming>, Server) {
     let (opens, opens_rx) = mpsc::unbounded_channel();
     let (asks, asks_rx) = mpsc::unbounded_channel();
     let (incoming, incoming_rx) = mpsc::channel(16);
-    let link = FakeSession {
+    let session = FakeSession {
         lost: lost.clone(),
         opens,
         asks,
@@ -64,7 +66,7 @@ pub(super) fn session() -> (FakeSession, mpsc::Receiver<FakeIncoming>, Server) {
         asks: asks_rx,
         incoming,
     };
-    (link, incoming_rx, server)
+    (session, incoming_rx, server)
 }
 
 impl Open {
@@ -316,7 +318,7 @@ impl FakeReader {
     }
 }
 
-impl FarReader for FakeReader {
+impl SshChannelReader for FakeReader {
     async fn next(&mut self, pieces: &mut Vec<Bytes>, _: usize) -> io::Result<bool> {
         let bytes = match std::mem::take(&mut self.begun) {
             begun if begun.is_empty() => std::future::poll_fn(|cx| self.poll_next(cx)).await?,
@@ -328,13 +330,13 @@ impl FarReader for FakeReader {
     }
 }
 
-impl FarWriter for FakeWriter {
+impl SshChannelWriter for FakeWriter {
     async fn closed(&self) {
         self.closed.cancelled().await;
     }
 }
 
-impl Far for FakeChannel {
+impl SshChannel for FakeChannel {
     type Reader = FakeReader;
     type Writer = FakeWriter;
 

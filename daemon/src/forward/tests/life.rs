@@ -34,7 +34,7 @@ async fn without_a_hold_time_it_is_reset_at_once() {
     let forwards = [local(0), dynamic()];
     bench
         .forwards
-        .apply(&forwards, options(Duration::ZERO))
+        .reconcile(&forwards, options(Duration::ZERO))
         .await;
     for index in 0..2 {
         let mut client = TcpStream::connect(bench.address(index)).await.unwrap();
@@ -92,7 +92,7 @@ async fn a_question_with_its_end_is_held() {
 async fn the_oldest_of_too_many_is_reset() {
     let bench = Bench::new(&[local(0)]).await;
     let mut clients = Vec::new();
-    for _ in 0..super::super::context::HELD {
+    for _ in 0..super::super::context::MAX_HELD {
         clients.push(bench.connect().await);
     }
     bench.until(0, |status| status.held == 256).await;
@@ -107,7 +107,7 @@ async fn more_than_the_most_are_closed_at_once() {
     let mut server = bench.attach().await;
     raise_descriptor_limit();
     let mut kept = Vec::new();
-    for _ in 0..super::super::context::CONNECTIONS {
+    for _ in 0..super::super::context::MAX_CONNECTIONS {
         kept.push(pair(&bench, &mut server).await);
     }
     assert_reset(&mut bench.connect().await).await;
@@ -204,13 +204,13 @@ async fn a_change_touches_only_what_changed() {
     let options = options(Duration::from_secs(30));
     bench
         .forwards
-        .apply(&[other.clone(), local(0)], options.clone())
+        .reconcile(&[other.clone(), local(0)], options.clone())
         .await;
     assert_eq!(bench.address(1), kept);
     assert_eq!(bench.address(0), gone, "its port was free at once");
     client.write_all(b"still").await.unwrap();
     assert_eq!(peer.hear_exactly(5).await, b"still");
-    bench.forwards.apply(&[other], options).await;
+    bench.forwards.reconcile(&[other], options).await;
     assert!(TcpStream::connect(kept).await.is_err());
     peer.say(b"here").await;
     client.read_exact(&mut [0; 4]).await.unwrap();
@@ -234,7 +234,7 @@ async fn closing_drains_then_resets_and_can_begin_again() {
     let forwards = [local(0)];
     bench
         .forwards
-        .apply(&forwards, options(Duration::from_secs(30)))
+        .reconcile(&forwards, options(Duration::from_secs(30)))
         .await;
     let mut server = bench.attach().await;
     pair(&bench, &mut server).await;
@@ -290,7 +290,7 @@ async fn a_unix_socket_whose_file_was_taken_away_comes_back() {
     let mut bench = Bench::new(&[]).await;
     let mut options = options(Duration::from_secs(30));
     options.forwarding.unlink_socket = true;
-    bench.forwards.apply(&[forward], options).await;
+    bench.forwards.reconcile(&[forward], options).await;
     let mut server = bench.attach().await;
     let mut before = tokio::net::UnixStream::connect(&path).await.unwrap();
     let mut peer = server.opened().await.accept();

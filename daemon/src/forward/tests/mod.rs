@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tunneld_proto::status::{ForwardState, ForwardStatus};
 
-use super::{Forwards, Options};
+use super::{ForwardOptions, Forwards};
 use fake_session::{FakeSession, Peer, Server, session};
 use tunneld_config::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
 use tunneld_config::model::{Forward, Forwarding};
@@ -28,8 +28,8 @@ struct Bench {
     changed: Arc<Notify>,
 }
 
-fn options(hold: Duration) -> Options {
-    Options {
+fn options(hold: Duration) -> ForwardOptions {
+    ForwardOptions {
         hold,
         forwarding: Forwarding {
             exit_on_failure: false,
@@ -73,14 +73,14 @@ impl Bench {
             changed,
         };
         let options = options(Duration::from_secs(30));
-        bench.forwards.apply(forwards, options).await;
+        bench.forwards.reconcile(forwards, options).await;
         bench
     }
 
     /// Attaches a session that refuses to listen anywhere.
     async fn attach(&mut self) -> Server {
-        let (link, incoming, server) = session();
-        let failures = self.forwards.attach(link, incoming).await;
+        let (session, incoming, server) = session();
+        let failures = self.forwards.attach(session, incoming).await;
         assert_eq!(failures, vec![]);
         server
     }

@@ -14,14 +14,14 @@ fn remote(listen: u16, target: Option<u16>) -> Forward {
 
 /// Attaches a session that answers the forwards asked for in their order.
 async fn attach(bench: &mut Bench, answers: &[Option<u16>]) -> (Server, Vec<String>) {
-    let (link, incoming, mut server) = session();
+    let (session, incoming, mut server) = session();
     let granted = async {
         for answer in answers {
             server.answer(*answer).await;
         }
         server
     };
-    let (failures, server) = tokio::join!(bench.forwards.attach(link, incoming), granted);
+    let (failures, server) = tokio::join!(bench.forwards.attach(session, incoming), granted);
     let failures = failures.into_iter().map(|failure| failure.message);
     (server, failures.collect())
 }
@@ -116,8 +116,8 @@ async fn a_silent_server_holds_nothing_up_for_more_than_ten_seconds() {
     let mut bench = Bench::new(&[remote(1, Some(port)), remote(2, Some(port))]).await;
     tokio::time::pause();
     let begun = tokio::time::Instant::now();
-    let (link, incoming, _server) = session();
-    let failures = bench.forwards.attach(link, incoming).await;
+    let (session, incoming, _server) = session();
+    let failures = bench.forwards.attach(session, incoming).await;
     assert_eq!((failures.len(), begun.elapsed().as_secs()), (2, 10));
 }
 
@@ -130,7 +130,7 @@ async fn a_live_session_is_asked_for_what_is_new_and_told_what_is_gone() {
     // One leads elsewhere, one goes, one comes.
     let wanted = [remote(1, Some(other_port)), remote(3, None)];
     let options = options(Duration::from_secs(30));
-    bench.forwards.apply(&wanted, options.clone()).await;
+    bench.forwards.reconcile(&wanted, options.clone()).await;
     let Some(Ask::Cancel(gone)) = server.asks.recv().await else {
         panic!("what is gone is given up before anything is asked for");
     };
@@ -142,7 +142,7 @@ async fn a_live_session_is_asked_for_what_is_new_and_told_what_is_gone() {
     assert_eq!(bench.status(0).state, ForwardState::Listening);
     let _peer = server.connect(tcp(1), 1).await;
     other.accept().await.unwrap();
-    bench.forwards.apply(&wanted, options).await;
+    bench.forwards.reconcile(&wanted, options).await;
     assert!(server.asks.try_recv().is_err(), "nothing differs");
 }
 
@@ -166,7 +166,7 @@ async fn reverse_socks_goes_where_it_is_asked_and_permitted() {
 
     let mut strict = options(Duration::ZERO);
     strict.forwarding.permit_remote_open = vec!["db:5432".to_owned()];
-    bench.forwards.apply(&[remote(1, None)], strict).await;
+    bench.forwards.reconcile(&[remote(1, None)], strict).await;
     let (mut peer, _) = server.connect(tcp(1), 1).await;
     peer.say(&request).await;
     let answer = [5, 0, 5, 2, 0, 1, 0, 0, 0, 0, 0, 0];
