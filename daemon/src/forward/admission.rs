@@ -1,25 +1,27 @@
-//! Rooms with a bounded number of tickets, where the newest comer takes the ticket of the longest sitter.
+//! A bounded set of waiting connections in which a new one evicts the oldest. Refusing the new one instead would let
+//! clients that connect and do nothing block all others.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-/// A queue.
+/// Admits a limited number of connections at a time. Clones share the same limit.
 #[derive(Debug, Clone)]
 pub(super) struct AdmissionQueue {
-    // A std mutex: nothing is awaited while it is held.
+    // A std mutex: no await happens while it is locked.
     tickets: Arc<Mutex<Tickets>>,
     capacity: usize,
 }
 
 #[derive(Debug, Default)]
 struct Tickets {
-    next: u64,
-    taken: VecDeque<(u64, CancellationToken)>,
+    next_number: u64,
+    /// The admitted tickets, oldest first.
+    admitted: VecDeque<(u64, CancellationToken)>,
 }
 
-/// A ticket, free again when it is dropped.
+/// The right to wait, given back on drop.
 #[derive(Debug)]
 pub(super) struct Ticket {
     queue: AdmissionQueue,
@@ -28,7 +30,6 @@ pub(super) struct Ticket {
 }
 
 impl AdmissionQueue {
-    /// A queue with that many tickets.
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             tickets: Arc::default(),
@@ -36,18 +37,17 @@ impl AdmissionQueue {
         }
     }
 
-    /// Takes a ticket; where all are taken, the one who sat longest goes.
     pub(super) fn enter(&self) -> Ticket {
         let evicted = CancellationToken::new();
         let mut tickets = self.tickets();
-        if tickets.taken.len() >= self.capacity
-            && let Some((_, oldest)) = tickets.taken.pop_front()
+        if tickets.admitted.len() >= self.capacity
+            && let Some((_, oldest)) = tickets.admitted.pop_front()
         {
             oldest.cancel();
         }
-        let number = tickets.next;
-        tickets.next += 1;
-        tickets.taken.push_back((number, evicted.clone()));
+        let number = tickets.next_number;
+        tickets.next_number += 1;
+        tickets.admitted.push_back((number, evicted.clone()));
         drop(tickets);
         Ticket {
             queue: self.clone(),
@@ -62,7 +62,7 @@ impl AdmissionQueue {
 }
 
 impl Ticket {
-    /// Waits until somebody newer took it.
+    /// Waits until a newer connection has evicted this one. Cancel-safe.
     pub(super) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
@@ -71,12 +71,12 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut tickets = self.queue.tickets();
-        // Numbers grow from front to back.
+        // Numbers increase from front to back. An evicted ticket is no longer in the queue.
         if let Ok(index) = tickets
-            .taken
+            .admitted
             .binary_search_by_key(&self.number, |(number, _)| *number)
         {
-            tickets.taken.remove(index);
+            tickets.admitted.remove(index);
         }
     }
 }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_goes_when_the_room_is_full() {
+    fn the_oldest_is_evicted_when_the_queue_is_full() {
         let queue = AdmissionQueue::new(2);
         let first = queue.enter();
         let second = queue.enter();
@@ -97,6 +97,6 @@ mod tests {
         assert!(first.evicted.is_cancelled());
         assert!(!third.evicted.is_cancelled() && !fourth.evicted.is_cancelled());
         drop((first, third, fourth));
-        assert!(queue.tickets().taken.is_empty());
+        assert!(queue.tickets().admitted.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! What all connections of one tunnel stand on: the session of the moment, the limits, the tasks.
+//! What all forwards and connections of one tunnel share: the options, the current session, the limits, the tasks.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,47 +10,58 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
+use tunneld_config::model::Forwarding;
 
-use super::ForwardOptions;
 use super::admission::AdmissionQueue;
 use super::forward_state::ForwardCell;
 use super::ssh_session::SshSession;
 
-/// The most connections of one tunnel.
+/// Connections, of all forwards of one tunnel together, that may be open at a time, held ones included. Further ones are
+/// reset (local forwards) or refused (remote forwards).
 pub(super) const MAX_CONNECTIONS: usize = 1024;
-/// The most of them that wait for the session.
+/// Connections of one tunnel that may be held at a time. A further one evicts the oldest.
 pub(super) const MAX_HELD: usize = 256;
-/// The most of them that have not said yet where they want to go.
-pub(super) const MAX_HANDSHAKES: usize = 256;
-/// The most frequent line about one trouble.
+/// Clients of one tunnel's dynamic forwards that may be in their handshake at a time. A further one evicts the oldest,
+/// so that clients which connect and send nothing cannot shut out the others.
+const MAX_HANDSHAKES: usize = 256;
+/// The shortest time between two throttled warnings of one tunnel.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The context of one tunnel.
-pub(super) struct ForwardContext<L> {
-    /// The tunnel's name.
+/// The part of a tunnel's configuration that its forwards obey; a change needs no reconnect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardOptions {
+    /// How long a new connection waits for a session; zero resets it immediately if there is none.
+    pub hold: Duration,
+    /// The options of Unix sockets and of reverse SOCKS.
+    pub forwarding: Forwarding,
+}
+
+/// State shared by all forwards and connections of one tunnel.
+pub(super) struct ForwardContext<S> {
+    /// The tunnel's name, for the log.
     pub(super) tunnel: String,
-    /// How forwards behave now.
+    /// The current options; each connection reads them when it starts.
     pub(super) options: watch::Sender<ForwardOptions>,
-    /// The session of the moment.
-    pub(super) session: watch::Sender<Option<L>>,
-    /// The remote forwards, for the connections that the far side opens.
+    /// The current session; `None` while the tunnel is not connected.
+    pub(super) session: watch::Sender<Option<S>>,
+    /// The remote forwards, to find the one that a channel from the server belongs to.
     pub(super) remotes: watch::Sender<Vec<Arc<ForwardCell>>>,
-    /// Who waits for the session.
+    /// Connections that wait for a session.
     pub(super) held: AdmissionQueue,
-    /// Who has not said yet where to go.
+    /// Clients that have not sent their whole request yet.
     pub(super) handshaking: AdmissionQueue,
-    /// Every task of the tunnel's bytes.
+    /// The tasks of all listeners and connections.
     pub(super) tasks: TaskTracker,
-    /// Ends them all at once.
+    /// Cancels all connection tasks; their connections are reset.
     pub(super) kill: CancellationToken,
-    /// Told whenever what is shown differs.
+    /// Notified when the status of a forward has changed.
     pub(super) changed: Arc<Notify>,
     connection_permits: Arc<Semaphore>,
-    // A std mutex: nothing is awaited while it is held.
+    // A std mutex: no await happens while it is locked.
     last_warning: Mutex<Option<Instant>>,
 }
 
-impl<L: SshSession> ForwardContext<L> {
+impl<S: SshSession> ForwardContext<S> {
     pub(super) fn new(tunnel: &str, options: ForwardOptions, changed: Arc<Notify>) -> Self {
         Self {
             tunnel: tunnel.to_owned(),
@@ -67,15 +78,15 @@ impl<L: SshSession> ForwardContext<L> {
         }
     }
 
-    /// A place for one more connection; none when all are taken.
+    /// Returns the permit for one more connection; `None` if [`MAX_CONNECTIONS`] are open. Never waits: a connection
+    /// that cannot be served is ended immediately and does not queue.
     pub(super) fn try_acquire_connection(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.connection_permits)
-            .try_acquire_owned()
-            .ok()
+        let permits = Arc::clone(&self.connection_permits);
+        permits.try_acquire_owned().ok()
     }
 
-    /// The session, if one stands.
-    pub(super) fn live_session(&self) -> Option<L> {
+    /// Returns the current session; `None` if there is none or it has ended.
+    pub(super) fn live_session(&self) -> Option<S> {
         self.session
             .borrow()
             .as_ref()
@@ -83,16 +94,19 @@ impl<L: SshSession> ForwardContext<L> {
             .cloned()
     }
 
-    /// Runs one connection's task: it ends with the tunnel, and its panic is its own.
+    /// Spawns the task of one connection. The task is cancelled with the tunnel, and a panic in it ends only this
+    /// connection.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(self.guard(task));
     }
 
-    /// In a box, for each future around a future would hold room for it twice.
+    /// Wraps a connection's task so that it is cancelled by `kill` and a panic is caught and logged.
     pub(super) fn guard(
         &self,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
+        // Boxed because each combinator around a future reserves space for the whole inner future again, and there is
+        // one of these per connection.
         let task = Box::pin(AssertUnwindSafe(task).catch_unwind());
         let run = self.kill.clone().run_until_cancelled_owned(task);
         let tunnel = self.tunnel.clone();
@@ -100,14 +114,15 @@ impl<L: SshSession> ForwardContext<L> {
             if let Some(Err(_)) = run.await {
                 warn!(
                     tunnel,
-                    "a connection's task panicked; its connection is reset"
+                    "bug: the task of a connection panicked; the connection is reset"
                 );
             }
         }
     }
 
-    /// Warns, at most once in a while.
-    pub(super) fn warn_throttled(&self, what: &str) {
+    /// Logs a warning that clients or the server can cause at any rate. At most one is logged per tunnel and
+    /// [`WARN_INTERVAL`], whatever its text: a different warning within the interval is dropped too.
+    pub(super) fn warn_throttled(&self, message: &str) {
         let mut last = self
             .last_warning
             .lock()
@@ -115,7 +130,7 @@ impl<L: SshSession> ForwardContext<L> {
         let now = Instant::now();
         if last.is_none_or(|last| now.duration_since(last) >= WARN_INTERVAL) {
             *last = Some(now);
-            warn!(tunnel = self.tunnel, "{what}");
+            warn!(tunnel = self.tunnel, "{message}");
         }
     }
 }

@@ -1,55 +1,58 @@
-//! Speaks with the client of a dynamic forward until it has said where it wants to go: `ssh -D`, and either side of
-//! a remote one without a target. The words themselves are `proxy`'s.
+//! Dynamic forwards (`ssh -D`): the handshake with the client, up to the destination that it asks for. Also used for
+//! remote forwards without a target (reverse SOCKS, `ssh -R port`). The protocols themselves are parsed in
+//! [`crate::dynamic`].
 
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::AdmissionQueue;
-use super::carry::{pump, tell};
 use super::context::ForwardContext;
 use super::forward_state::ForwardCell;
 use super::hold::{self, NotOpened};
 use super::local_socket::LocalSocket;
-use super::ssh_session::{SshSession, Stream, Target};
+use super::relay::Relay;
+use super::ssh_session::{ChannelTarget, SshSession};
 use crate::dynamic::{ConnectReply, ConnectRequest, Handshake, HandshakeStep};
 use crate::session::OpenError;
 
-/// How long a client may take to say where it wants to go.
+/// How long a client may take to send its whole request.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a client wants, and what it sent behind that already.
+/// A complete request and the payload that the client sent with it.
 pub(super) struct ClientRequest {
-    /// What it wants.
     pub(super) request: ConnectRequest,
-    /// The first bytes of what it wants carried.
+    /// Bytes that followed the request; they belong to the connection and are sent to the destination first.
     pub(super) payload: Vec<u8>,
 }
 
-/// Hears a client out; none for one that said nothing sensible, too late, or has to give way to newer ones.
-pub(super) async fn handshake<S: Stream>(
-    room: &AdmissionQueue,
-    stream: &mut S,
+/// Runs the handshake with one client. `None` if the client speaks no supported protocol, sends an invalid request, takes
+/// longer than [`HANDSHAKE_TIMEOUT`], or is evicted from `queue` by newer clients.
+pub(super) async fn handshake(
+    queue: &AdmissionQueue,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
 ) -> Option<ClientRequest> {
-    let ticket = room.enter();
+    let ticket = queue.enter();
     tokio::select! {
-        client_request = timeout(HANDSHAKE_TIMEOUT, run_handshake(stream)) => client_request.ok()?.ok()?,
+        finished = timeout(HANDSHAKE_TIMEOUT, run_handshake(stream)) => finished.ok()?.ok()?,
         () = ticket.evicted() => None,
     }
 }
 
-async fn run_handshake<S: Stream>(stream: &mut S) -> io::Result<Option<ClientRequest>> {
+async fn run_handshake(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
+) -> io::Result<Option<ClientRequest>> {
     let mut handshake = Handshake::new();
     let mut buffer = [0; 600];
     loop {
         match handshake.step() {
             HandshakeStep::ReadMore => {
-                let room = handshake.capacity().min(buffer.len());
+                let capacity = handshake.capacity().min(buffer.len());
                 let read = stream
-                    .read(buffer.get_mut(..room).unwrap_or_default())
+                    .read(buffer.get_mut(..capacity).unwrap_or_default())
                     .await?;
                 if read == 0 {
                     return Ok(None);
@@ -71,56 +74,68 @@ async fn run_handshake<S: Stream>(stream: &mut S) -> io::Result<Option<ClientReq
     }
 }
 
-/// Serves one client of a dynamic forward on this side.
-pub(super) async fn serve<L: SshSession>(
-    context: &ForwardContext<L>,
+/// Serves one client of a local dynamic forward: handshake, channel, reply, relay.
+pub(super) async fn serve<S: SshSession>(
+    context: &ForwardContext<S>,
     cell: &ForwardCell,
     cancel: &CancellationToken,
-    mut near: LocalSocket,
+    mut client: LocalSocket,
 ) {
-    let at_once = context.options.borrow().hold.is_zero();
-    if at_once && context.live_session().is_none() {
-        return tell(context, cell, &NotOpened::HoldTimedOut);
+    // With `hold = 0` and no session no request can succeed, so the client is reset before its handshake, as a client
+    // of a local forward is.
+    let no_hold = context.options.borrow().hold.is_zero();
+    if no_hold && context.live_session().is_none() {
+        return NotOpened::HoldTimedOut.log(context, cell);
     }
-    let client_request = cancel.run_until_cancelled(handshake(&context.handshaking, &mut near));
-    let Some(client_request) = client_request.await else {
+    let finished = cancel.run_until_cancelled(handshake(&context.handshaking, &mut client));
+    let Some(finished) = finished.await else {
         return;
     };
-    let Some(ClientRequest { request, payload }) = client_request else {
-        return near.close();
+    let Some(ClientRequest { request, payload }) = finished else {
+        // Closed, not reset: a reset would discard a refusal that the client has not read yet.
+        return client.close();
     };
-    let target = Target::Tcp {
+    let target = ChannelTarget::Tcp {
         host: request.host.to_bytes(),
         port: request.port,
     };
-    let opened = cancel.run_until_cancelled(hold::open_channel(context, cell, &near, &target));
-    match opened.await {
+    let opening = hold::open_channel(context, cell, &client, &target);
+    match cancel.run_until_cancelled(opening).await {
         Some(Ok(opened)) => {
+            // Sent only now: the reply says whether the destination was reached, and a client may send its payload
+            // as soon as it has read the reply.
             let granted = request.encode_reply(ConnectReply::Granted);
-            match near.write_all(&granted).await {
-                Ok(()) => pump(cell, near, opened, payload).await,
-                Err(_) => tell(context, cell, &NotOpened::ClientGone),
+            if client.write_all(&granted).await.is_err() {
+                return NotOpened::ClientGone.log(context, cell);
             }
+            let relay = Relay {
+                local: client,
+                channel: opened.channel,
+                session: &opened.session,
+                first_to_channel: payload,
+                first_to_local: Vec::new(),
+                counters: &cell.counters,
+            };
+            relay.run().await;
         }
-        Some(Err(why)) => {
-            tell(context, cell, &why);
-            let reply = match &why {
+        Some(Err(reason)) => {
+            reason.log(context, cell);
+            let reply = match &reason {
                 NotOpened::Refused(error) => reply_to_open_error(error),
                 NotOpened::HoldTimedOut => ConnectReply::HostUnreachable,
                 NotOpened::ClientGone | NotOpened::Evicted => return,
             };
-            if near.write_all(&request.encode_reply(reply)).await.is_ok() {
-                near.close();
+            let reply = request.encode_reply(reply);
+            if client.write_all(&reply).await.is_ok() {
+                client.close();
             }
         }
         None => {}
     }
 }
 
-/// Returns the reply to a client whose channel the server did not open.
-///
-/// RFC 4254 §5.1 has one reason code for every failed connect, so the cause is taken from the server's text; the words
-/// are those of OpenSSH, Dropbear and the C library's `strerror` and `gai_strerror`.
+/// Returns the reply to a client whose channel the server did not open. RFC 4254 §5.1 has one reason code for every
+/// failed connect, so the cause is taken from the server's text.
 fn reply_to_open_error(error: &OpenError) -> ConnectReply {
     match error {
         // SSH_OPEN_ADMINISTRATIVELY_PROHIBITED

@@ -1,4 +1,6 @@
-//! Listens on this side and brings each connection to the far one: `ssh -L`, and the first half of `ssh -D`.
+//! Local forwards (`ssh -L`) and the listening half of dynamic ones (`ssh -D`): binds the address, accepts connections and
+//! serves each in its own task. A listener belongs to the tunnel and not to a session: while the tunnel reconnects the
+//! port stays bound, so that clients are held instead of refused and no other program can take the port.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +9,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::carry::{pump, tell};
 use super::context::{ForwardContext, MAX_CONNECTIONS};
 use super::counters::CountGuard;
 use super::dynamic;
@@ -15,54 +16,46 @@ use super::forward_state::ForwardCell;
 use super::hold;
 use super::listener::ForwardListener;
 use super::local_socket::LocalSocket;
+use super::relay::Relay;
 use super::reserved_fd::{self, ReservedFd};
-use super::ssh_session::{SshSession, Target};
+use super::retry::retry_delays;
+use super::ssh_session::{ChannelTarget, SshSession};
 use tunneld_config::model::Forward;
 
-/// How long after each failure an address or a remote forward is tried again; the last for ever.
-pub(super) const RETRY_DELAYS: [Duration; 5] = [
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(4),
-    Duration::from_secs(8),
-    Duration::from_secs(15),
-];
-/// A pause after an accept that failed for a reason that may last.
+/// The pause after an `accept` that failed for a reason that may persist, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The delays between tries.
-pub(super) fn retry_delays() -> impl Iterator<Item = Duration> {
-    let last = RETRY_DELAYS.last().copied().unwrap_or_default();
-    RETRY_DELAYS.into_iter().chain(std::iter::repeat(last))
-}
-
-/// Takes the forward's address, and writes down how that went. Where another's socket stands in the way it is removed
-/// only if the configuration and `unlink` say so.
-pub(super) async fn bind<L: SshSession>(
-    context: &ForwardContext<L>,
+/// Binds the forward's address and records the result in `cell`. Returns `None` if it could not be bound.
+///
+/// With `may_unlink`, and if the configuration allows it, a Unix socket that another process listens on is removed first.
+pub(super) async fn bind<S: SshSession>(
+    context: &ForwardContext<S>,
     cell: &ForwardCell,
-    unlink: bool,
+    may_unlink: bool,
 ) -> Option<ForwardListener> {
-    let mut options = context.options.borrow().clone();
-    options.forwarding.unlink_socket &= unlink;
-    match ForwardListener::bind(&context.tunnel, cell.listen(), &options).await {
+    let mut forwarding = context.options.borrow().forwarding.clone();
+    forwarding.unlink_socket &= may_unlink;
+    match ForwardListener::bind(&context.tunnel, cell.listen(), &forwarding).await {
         Ok(listener) => {
-            let place = listener.bound_addr().clone();
-            info!(tunnel = context.tunnel, listen = place.listen, "listening");
-            if place.exposed {
+            let addr = listener.bound_addr().clone();
+            info!(tunnel = context.tunnel, listen = addr.listen, "listening");
+            if addr.exposed {
                 warn!(
                     tunnel = context.tunnel,
-                    listen = place.listen,
+                    listen = addr.listen,
                     "EXPOSED: other machines can reach this forward"
                 );
             }
-            cell.set_listening(place);
+            cell.set_listening(addr);
             Some(listener)
         }
         Err(failure) => {
-            // The same trouble again is no news.
+            // A retry that fails in the same way is not logged again.
             if cell.failure().as_ref() != Some(&failure) {
-                warn!(tunnel = context.tunnel, "{failure}; trying again");
+                warn!(
+                    tunnel = context.tunnel,
+                    "{failure}; retrying in the background"
+                );
             }
             cell.set_failed(failure);
             None
@@ -70,73 +63,76 @@ pub(super) async fn bind<L: SshSession>(
     }
 }
 
-/// Serves one forward until it is cancelled: goes on trying for its address, then takes connections.
-/// Its end gives the address up.
-pub(super) async fn serve<L: SshSession>(
-    context: Arc<ForwardContext<L>>,
+/// Serves one forward until `cancel` is cancelled: binds its address if `first` is `None`, retrying until that succeeds,
+/// and accepts connections. The address is free again when this returns.
+pub(super) async fn serve<S: SshSession>(
+    context: Arc<ForwardContext<S>>,
     cell: Arc<ForwardCell>,
     first: Option<ForwardListener>,
     cancel: CancellationToken,
 ) {
     let work = async {
         let mut listener = first;
-        let mut unlink = true;
+        let mut may_unlink = true;
         loop {
             let bound = match listener {
                 Some(bound) => bound,
-                None => bind_with_retries(&context, &cell, unlink).await,
+                None => bind_with_retries(&context, &cell, may_unlink).await,
             };
             tokio::select! {
-                () = take(&context, &cell, &cancel, &bound) => {}
+                () = accept_loop(&context, &cell, &cancel, &bound) => {}
                 () = bound.path_lost() => {}
             }
             warn!(
                 tunnel = context.tunnel,
                 listen = %cell.listen(),
-                "the socket's file was taken away: listening anew"
+                "the file of the Unix socket was removed or replaced; binding it again"
             );
             drop(bound);
-            // Two that took it from each other would do so for ever.
-            unlink = false;
-            listener = bind(&context, &cell, unlink).await;
+            // Another process may have removed our file to bind its own. If both kept unlinking, the path would change
+            // owners forever; this side waits until the path is free.
+            may_unlink = false;
+            listener = bind(&context, &cell, may_unlink).await;
         }
     };
-    // Never done by itself.
+    // `work` loops forever, so the result is always `None`.
     let _: Option<()> = cancel.run_until_cancelled(work).await;
 }
 
-async fn bind_with_retries<L: SshSession>(
-    context: &ForwardContext<L>,
+async fn bind_with_retries<S: SshSession>(
+    context: &ForwardContext<S>,
     cell: &ForwardCell,
-    unlink: bool,
+    may_unlink: bool,
 ) -> ForwardListener {
     let mut delays = retry_delays();
     loop {
         tokio::time::sleep(delays.next().unwrap_or_default()).await;
-        if let Some(listener) = bind(context, cell, unlink).await {
+        if let Some(listener) = bind(context, cell, may_unlink).await {
             return listener;
         }
     }
 }
 
-/// Takes connections for ever.
-async fn take<L: SshSession>(
-    context: &Arc<ForwardContext<L>>,
+/// Accepts connections forever. Never waits for a connection's own work, which would delay all later clients.
+async fn accept_loop<S: SshSession>(
+    context: &Arc<ForwardContext<S>>,
     cell: &Arc<ForwardCell>,
     cancel: &CancellationToken,
     listener: &ForwardListener,
 ) {
-    let mut spare = ReservedFd::new();
+    let mut reserved = ReservedFd::new();
     loop {
         match listener.accept().await {
             Ok(socket) => admit(context, cell, cancel, socket),
+            // EMFILE or ENFILE: the connection stays in the kernel's queue and the listener stays readable. Accepting
+            // it with the reserved descriptor and resetting it lets the client know and keeps this loop from spinning.
             Err(error) if reserved_fd::is_exhausted(&error) => {
-                context.warn_throttled("no file descriptors are left: new connections are closed; raise the limit (ulimit -n, LimitNOFILE=)");
-                if !spare.with_one_freed(|| listener.accept_now()) {
+                context.warn_throttled("no file descriptors are left: new connections are reset; raise the limit (ulimit -n, LimitNOFILE=)");
+                if !reserved.with_one_freed(|| listener.accept_now()) {
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
-            // The client's own undoing, between its knock and our accept.
+            // The client gave up between its connect and this accept; the listener itself is fine.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 context.warn_throttled(&format!(
@@ -149,20 +145,20 @@ async fn take<L: SshSession>(
     }
 }
 
-/// Lets a connection in, where there is room for it; else it is reset at once.
-fn admit<L: SshSession>(
-    context: &Arc<ForwardContext<L>>,
+/// Spawns the task of a new connection. If a limit is reached the connection is reset, by dropping `socket`.
+fn admit<S: SshSession>(
+    context: &Arc<ForwardContext<S>>,
     cell: &Arc<ForwardCell>,
     cancel: &CancellationToken,
     socket: LocalSocket,
 ) {
     if reserved_fd::is_in_reserve(&socket) {
-        context.warn_throttled("few file descriptors are left: new connections are closed; raise the limit (ulimit -n, LimitNOFILE=)");
+        context.warn_throttled("few file descriptors are left: new connections are reset; raise the limit (ulimit -n, LimitNOFILE=)");
         return;
     }
-    let Some(place) = context.try_acquire_connection() else {
+    let Some(permit) = context.try_acquire_connection() else {
         context.warn_throttled(&format!(
-            "more than {MAX_CONNECTIONS} connections: new ones are closed"
+            "the tunnel has {MAX_CONNECTIONS} connections, the maximum: new ones are reset"
         ));
         return;
     };
@@ -173,38 +169,50 @@ fn admit<L: SshSession>(
         cell,
         cancel,
         socket,
-        (place, counted),
+        (permit, counted),
     ));
 }
 
-/// Serves one connection to its end, and keeps its place until then.
-async fn serve_connection<L: SshSession>(
-    context: Arc<ForwardContext<L>>,
+/// Serves one connection to its end. `_guards` keep it counted, and its permit taken, until then.
+async fn serve_connection<S: SshSession>(
+    context: Arc<ForwardContext<S>>,
     cell: Arc<ForwardCell>,
     cancel: CancellationToken,
-    socket: LocalSocket,
-    _kept: (OwnedSemaphorePermit, CountGuard),
+    client: LocalSocket,
+    _guards: (OwnedSemaphorePermit, CountGuard),
 ) {
     match &cell.forward {
-        Forward::Dynamic { .. } => dynamic::serve(&context, &cell, &cancel, socket).await,
+        Forward::Dynamic { .. } => dynamic::serve(&context, &cell, &cancel, client).await,
         Forward::Local { to, .. } => {
-            carry(&context, &cell, &cancel, socket, &Target::from(to)).await;
+            serve_local(&context, &cell, &cancel, client, &ChannelTarget::from(to)).await;
         }
         Forward::Remote { .. } => {}
     }
 }
 
-async fn carry<L: SshSession>(
-    context: &ForwardContext<L>,
+/// Opens a channel to `target` and relays. `cancel` ends only the opening: when a forward is removed, connections that
+/// are relayed already continue to their own end.
+async fn serve_local<S: SshSession>(
+    context: &ForwardContext<S>,
     cell: &ForwardCell,
     cancel: &CancellationToken,
-    near: LocalSocket,
-    target: &Target,
+    client: LocalSocket,
+    target: &ChannelTarget,
 ) {
-    let opened = cancel.run_until_cancelled(hold::open_channel(context, cell, &near, target));
-    match opened.await {
-        Some(Ok(opened)) => pump(cell, near, opened, Vec::new()).await,
-        Some(Err(why)) => tell(context, cell, &why),
+    let opening = hold::open_channel(context, cell, &client, target);
+    match cancel.run_until_cancelled(opening).await {
+        Some(Ok(opened)) => {
+            let relay = Relay {
+                local: client,
+                channel: opened.channel,
+                session: &opened.session,
+                first_to_channel: Vec::new(),
+                first_to_local: Vec::new(),
+                counters: &cell.counters,
+            };
+            relay.run().await;
+        }
+        Some(Err(reason)) => reason.log(context, cell),
         None => {}
     }
 }
@@ -217,13 +225,13 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
-    use crate::forward::ForwardOptions;
+    use crate::forward::context::ForwardOptions;
     use crate::session::Session;
     use tunneld_config::addr::{BindAddr, ListenAddr};
     use tunneld_config::model::Forwarding;
 
     #[tokio::test]
-    async fn a_connection_that_waits_costs_little_memory() {
+    async fn the_task_of_a_held_connection_is_small() {
         let changed = Arc::new(Notify::new());
         let options = ForwardOptions {
             hold: Duration::from_secs(1),
@@ -244,17 +252,17 @@ mod tests {
             port: 0,
         };
         let cell = Arc::new(ForwardCell::new(Forward::Dynamic { listen }, changed));
-        let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let near = TcpStream::connect(door.local_addr().unwrap()).await;
-        let kept = (
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let guards = (
             context.try_acquire_connection().unwrap(),
             cell.count_connection(),
         );
-        let (token, near) = (CancellationToken::new(), near.unwrap().into());
-        let served = serve_connection(Arc::clone(&context), cell, token, near, kept);
-        let once = size_of_val(&served);
-        assert!(once < 4096, "{once}");
-        let around = size_of_val(&context.guard(served));
-        assert!(around < 1024, "{around}");
+        let (cancel, client) = (CancellationToken::new(), client.unwrap().into());
+        let served = serve_connection(Arc::clone(&context), cell, cancel, client, guards);
+        let size = size_of_val(&served);
+        assert!(size < 4096, "{size} bytes");
+        let guarded = size_of_val(&context.guard(served));
+        assert!(guarded < 1024, "{guarded} bytes");
     }
 }

@@ -1,16 +1,19 @@
-//! All that carries bytes for one tunnel. Listeners belong to the tunnel, not to its session, so a reconnect never gives a port
-//! up: what comes meanwhile is held. `listener` and `local` take connections here, `remote` those of the far side,
-//! `hold` waits for a session, `pump` carries.
+//! The forwards of one tunnel: their listeners, connections and bytes. Listeners belong to the tunnel, not to a session: a
+//! reconnect keeps every local port bound, and connections that arrive meanwhile are held.
+//!
+//! The path of a connection: `listener` and `local` (or `dynamic`) accept it, `hold` waits for a session and opens the
+//! channel, `relay` copies. For remote forwards `remote` has the server listen and `incoming` serves what it opens. The
+//! SSH protocol is not here: `ssh_session` has the traits that stand for it.
 
 mod admission;
 mod buffer;
-mod carry;
 mod connect;
 mod context;
 mod counters;
 mod dynamic;
 mod forward_state;
 mod hold;
+mod incoming;
 mod listener;
 mod local;
 mod local_socket;
@@ -18,9 +21,8 @@ mod port_owner;
 mod relay;
 mod remote;
 mod reserved_fd;
+mod retry;
 pub mod ssh_session;
-#[cfg(test)]
-mod tests;
 #[cfg(unix)]
 mod unix_socket;
 
@@ -34,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tunneld_proto::status::ForwardStatus;
 
 use self::context::ForwardContext;
+pub use self::context::ForwardOptions;
 use self::forward_state::ForwardCell;
 use self::remote::AttachedSession;
 use self::ssh_session::SshSession;
@@ -41,47 +44,39 @@ use crate::failure::Failure;
 use crate::session::Session;
 use tunneld_config::model::{Forward, Forwarding};
 
-/// How the forwards of a tunnel behave.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ForwardOptions {
-    /// How long a new connection waits for the session; zero closes it at once.
-    pub hold: Duration,
-    /// The rest, as it is configured.
-    pub forwarding: Forwarding,
-}
-
-/// Tells how forwards stand, with their counters as they are when it is asked.
+/// Reads the status of a tunnel's forwards from any task, without access to [`Forwards`]. Counters are current at each
+/// call; the set of forwards is that of the moment when [`Forwards::monitor`] was called.
 #[derive(Clone)]
 pub struct ForwardMonitor(Vec<Arc<ForwardCell>>);
 
 impl ForwardMonitor {
-    /// Each forward as it stands, in the configuration's order.
+    /// Returns the status of each forward, in the order of the configuration.
     pub fn statuses(&self) -> Vec<ForwardStatus> {
         self.0.iter().map(|cell| cell.status()).collect()
     }
 }
 
-/// The forwards of one tunnel, their listeners and connections. Lives across sessions.
-pub struct Forwards<L: SshSession = Session> {
-    context: Arc<ForwardContext<L>>,
+/// The forwards of one tunnel, with their listeners and connections. Outlives the tunnel's sessions: a session is
+/// attached while it is live and detached when it is lost.
+pub struct Forwards<S: SshSession = Session> {
+    context: Arc<ForwardContext<S>>,
     entries: Vec<ForwardEntry>,
-    attached: Option<AttachedSession<L>>,
+    attached: Option<AttachedSession<S>>,
 }
 
 struct ForwardEntry {
     cell: Arc<ForwardCell>,
-    /// Ends its listener and those that wait at it; what is carried already goes on.
+    /// Ends the listener and resets the connections that are held. Connections that are relayed continue.
     cancel: CancellationToken,
-    /// What keeps it up.
     listener: ListenerTask,
 }
 
 enum ListenerTask {
-    /// Nothing yet, or nothing any more.
+    /// The forward is not listening and is not trying to.
     NotStarted,
-    /// The task of a listener on this side.
+    /// The task that binds a local address and accepts connections.
     Local(JoinHandle<()>),
-    /// The session of the moment was asked for it.
+    /// The attached session has been asked for this remote forward, whether or not the server has granted it.
     RemoteRequested,
 }
 
@@ -94,22 +89,22 @@ impl ForwardEntry {
         }
     }
 
-    /// Stops it; once this is done its address on this side is free.
+    /// Stops the listener and resets held connections. A local address is free when this returns.
     async fn stop(&mut self) {
         self.cancel.cancel();
         self.cancel = CancellationToken::new();
         if let ListenerTask::Local(task) =
             std::mem::replace(&mut self.listener, ListenerTask::NotStarted)
         {
-            // A panic is told by the runtime, and frees the address as well.
+            // An error means that the task panicked: the panic hook has reported it, and unwinding freed the address.
             let _ = task.await;
         }
     }
 }
 
-impl<L: SshSession> Forwards<L> {
-    /// None yet. `changed` is notified whenever a forward's state, address or error differs, when a connection begins
-    /// to wait for the session, and when the last one of a forward ends.
+impl<S: SshSession> Forwards<S> {
+    /// Returns an empty set of forwards. `changed` is notified when a forward's state, address or error changes, when a
+    /// connection begins to be held, and when a forward's last open or last held connection ends.
     pub fn new(tunnel: &str, changed: Arc<Notify>) -> Self {
         let options = ForwardOptions {
             hold: Duration::ZERO,
@@ -127,11 +122,11 @@ impl<L: SshSession> Forwards<L> {
         }
     }
 
-    /// Makes the desired forwards be, and no others: binds what is new, drops what is gone. An unchanged one keeps its listener
-    /// and its connections; connections of a dropped one are carried to their end, those that still wait are reset.
-    /// Over a live session remote forwards are asked for and given up in the background.
+    /// Starts the forwards in `desired` that are not running and removes all others. An unchanged forward keeps its
+    /// listener and connections. Of a removed one, relayed connections continue to their own end and held ones are reset.
+    /// Remote forwards are requested and cancelled in the background, if a session is attached.
     ///
-    /// An address that cannot be had is written down in the status and tried again in the background.
+    /// An address that cannot be bound shows in the status and is retried in the background.
     pub async fn reconcile(&mut self, desired: &[Forward], options: ForwardOptions) {
         self.context.options.send_replace(options);
         self.set_desired(desired).await;
@@ -145,14 +140,17 @@ impl<L: SshSession> Forwards<L> {
                 let serve = local::serve(context, cell, first, entry.cancel.clone());
                 entry.listener = ListenerTask::Local(self.context.tasks.spawn(serve));
             } else if let Some(attached) = &self.attached {
+                // Only `attach` waits for the first answer.
                 drop(attached.request_with_retries(&self.context, &entry.cell, &entry.cancel));
                 entry.listener = ListenerTask::RemoteRequested;
             }
         }
     }
 
-    /// Drops what is not among the desired, and tells the new ones as pending, without taking any address yet.
+    /// Removes the forwards that are not in `desired` and adds the new ones as pending, without binding any address.
+    /// [`Forwards::reconcile`] starts them.
     pub async fn set_desired(&mut self, desired: &[Forward]) {
+        // An entry is taken out of `before` by the first equal forward; what is left in it is removed.
         let mut before: Vec<Option<ForwardEntry>> = self.entries.drain(..).map(Some).collect();
         for forward in desired {
             let kept = before
@@ -162,11 +160,11 @@ impl<L: SshSession> Forwards<L> {
                 kept.unwrap_or_else(|| ForwardEntry::new(forward.clone(), &self.context.changed));
             self.entries.push(entry);
         }
-        for mut gone in before.into_iter().flatten() {
-            if gone.cell.is_remote() {
-                self.release_remote(&gone);
+        for mut removed in before.into_iter().flatten() {
+            if removed.cell.is_remote() {
+                self.release_remote(&removed);
             }
-            gone.stop().await;
+            removed.stop().await;
         }
         let remotes = self.entries.iter().map(|entry| &entry.cell);
         let remotes = remotes.filter(|cell| cell.is_remote()).cloned().collect();
@@ -174,8 +172,8 @@ impl<L: SshSession> Forwards<L> {
         self.context.changed.notify_one();
     }
 
-    /// Listens no more on this side where none of the desired does, so that another tunnel may; what is given up stays
-    /// known, as pending. Once this is done the addresses are free.
+    /// Stops the local listeners of the forwards that are not in `desired`, so that another tunnel can bind their
+    /// addresses, which are free when this returns. The forwards stay in the set, as pending.
     pub async fn release_local(&mut self, desired: &[Forward]) {
         for entry in &mut self.entries {
             if !entry.cell.is_remote() && !desired.contains(&entry.cell.forward) {
@@ -185,38 +183,45 @@ impl<L: SshSession> Forwards<L> {
         }
     }
 
-    /// Gives a remote forward up, or to a new one that listens at the same place and only leads elsewhere.
-    fn release_remote(&mut self, gone: &ForwardEntry) {
-        let (Some(attached), ListenerTask::RemoteRequested) = (&self.attached, &gone.listener)
+    /// Cancels a removed remote forward at the server. If a new forward listens on the same address and differs only in
+    /// its target, it takes over the server's listener instead: between a cancellation and a new request the server
+    /// would refuse connections.
+    fn release_remote(&mut self, removed: &ForwardEntry) {
+        let (Some(attached), ListenerTask::RemoteRequested) = (&self.attached, &removed.listener)
         else {
             return;
         };
         let successor = self.entries.iter_mut().find(|entry| {
             entry.cell.is_remote()
                 && matches!(entry.listener, ListenerTask::NotStarted)
-                && entry.cell.listen() == gone.cell.listen()
+                && entry.cell.listen() == removed.cell.listen()
         });
-        match (successor, gone.cell.bound_addr()) {
-            (Some(successor), Some(place)) => {
-                successor.cell.set_listening(place);
+        match (successor, removed.cell.bound_addr()) {
+            (Some(successor), Some(addr)) => {
+                successor.cell.set_listening(addr);
                 successor.listener = ListenerTask::RemoteRequested;
             }
-            _ => attached.cancel_forward(&self.context, gone.cell.listen()),
+            _ => attached.cancel_forward(&self.context, removed.cell.listen()),
         }
     }
 
-    /// A session is live: connections that wait go on at once, and remote forwards are asked for, all together.
-    /// Returns, when each of them was answered, why those forwards do not stand that do not, on either side;
-    /// they are tried again in the background while the session lives.
+    /// Attaches a live session: held connections continue at once, and all remote forwards are requested in parallel.
+    /// `incoming` yields the channels that the server opens for them.
+    ///
+    /// Returns, when the server has answered every request or the request has timed out, the failures of all forwards
+    /// that are not listening, local ones included. Those are retried in the background.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the session stays attached and the requests continue; only the failures are lost.
     pub async fn attach(
         &mut self,
-        session: L,
-        incoming: mpsc::Receiver<L::Incoming>,
+        session: S,
+        incoming: mpsc::Receiver<S::Incoming>,
     ) -> Vec<Failure> {
         self.detach();
         let attached = AttachedSession::new(session.clone());
         let (context, cancel) = (Arc::clone(&self.context), attached.cancel.clone());
-        self.context.spawn(remote::serve_incoming(
+        self.context.spawn(incoming::serve_incoming(
             context,
             session.clone(),
             cancel,
@@ -240,7 +245,8 @@ impl<L: SshSession> Forwards<L> {
         failures.flatten().collect()
     }
 
-    /// The session is gone: new connections wait for the next one.
+    /// Detaches the session, if one is attached. New connections are held until the next [`Forwards::attach`]; remote
+    /// forwards become pending.
     pub fn detach(&mut self) {
         let Some(attached) = self.attached.take() else {
             return;
@@ -255,12 +261,13 @@ impl<L: SshSession> Forwards<L> {
         }
     }
 
-    /// Each forward as it stands, in the configuration's order.
+    /// Returns the status of each forward, in the order of the configuration.
     pub fn statuses(&self) -> Vec<ForwardStatus> {
         self.monitor().statuses()
     }
 
-    /// What tells of these forwards from anywhere, until the next [`Forwards::reconcile`].
+    /// Returns a reader of the forwards' status. It does not see forwards that a later [`Forwards::set_desired`] or
+    /// [`Forwards::reconcile`] adds or removes.
     pub fn monitor(&self) -> ForwardMonitor {
         ForwardMonitor(
             self.entries
@@ -270,17 +277,18 @@ impl<L: SshSession> Forwards<L> {
         )
     }
 
-    /// Stops listening, resets what waits, lets what is carried come to its end within `grace`, and resets the rest.
-    /// The forwards stay known, as pending; [`Forwards::reconcile`] brings them back.
+    /// Stops all listeners and resets held connections. Relayed connections may end on their own within `grace`; the
+    /// rest is then reset. The forwards stay in the set, as pending, and [`Forwards::reconcile`] starts them again.
     pub async fn close(&mut self, grace: Duration) {
         for entry in &mut self.entries {
             entry.stop().await;
         }
+        // `tasks` and `kill` cannot be reopened once closed and cancelled, so a later start gets a new context.
         let old = &self.context;
         let options = old.options.borrow().clone();
         let new = ForwardContext::new(&old.tunnel, options, Arc::clone(&old.changed));
         new.remotes.send_replace(old.remotes.borrow().clone());
-        // The one task that does not end by itself takes what the far side opens.
+        // `serve_incoming` is the only task that neither ends on its own nor was stopped above.
         if let Some(attached) = &self.attached {
             attached.cancel.cancel();
         }
@@ -297,7 +305,7 @@ impl<L: SshSession> Forwards<L> {
     }
 }
 
-impl<L: SshSession> Drop for Forwards<L> {
+impl<S: SshSession> Drop for Forwards<S> {
     fn drop(&mut self) {
         for entry in &self.entries {
             entry.cancel.cancel();
@@ -308,3 +316,6 @@ impl<L: SshSession> Drop for Forwards<L> {
         self.context.kill.cancel();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,20 +19,20 @@ async fn child() {
         maximum: Some(LIMIT),
     };
     setrlimit(Resource::Nofile, limit).unwrap();
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    println!("\nport {}", bench.address(0).port());
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    println!("\nport {}", fixture.address(0).port());
     let mut carried = JoinSet::new();
     let stdin = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
     let carry = async {
         loop {
-            let mut peer = server.opened().await.accept();
+            let mut peer = server.next_open_request().await.accept();
             // What is kept back is there, however many come.
             let files: Vec<_> = (0..16).map(|_| std::fs::File::open("/dev/null")).collect();
             assert!(files.iter().all(Result::is_ok));
             carried.spawn(async move {
-                peer.say(b"!").await;
-                peer.hear().await
+                peer.send_data(b"!").await;
+                peer.receive_to_eof().await
             });
         }
     };

@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, PollSender, WaitForCancellationFutureO
 
 use crate::failure::{Failure, FailureKind};
 use crate::forward::ssh_session::{
-    IncomingChannel, SshChannel, SshChannelReader, SshChannelWriter, SshSession, Target,
+    ChannelTarget, IncomingChannel, SshChannel, SshChannelReader, SshChannelWriter, SshSession,
 };
 use crate::session::OpenError;
 use tunneld_config::addr::ListenAddr;
@@ -23,53 +23,53 @@ const WINDOW: usize = 4;
 #[derive(Clone)]
 pub(super) struct FakeSession {
     lost: CancellationToken,
-    opens: mpsc::UnboundedSender<Open>,
-    asks: mpsc::UnboundedSender<Ask>,
+    open_requests: mpsc::UnboundedSender<OpenRequest>,
+    global_requests: mpsc::UnboundedSender<GlobalRequest>,
 }
 
 /// The far side of it, as the test has it.
 pub(super) struct Server {
     pub(super) lost: CancellationToken,
-    pub(super) opens: mpsc::UnboundedReceiver<Open>,
-    pub(super) asks: mpsc::UnboundedReceiver<Ask>,
+    pub(super) open_requests: mpsc::UnboundedReceiver<OpenRequest>,
+    pub(super) global_requests: mpsc::UnboundedReceiver<GlobalRequest>,
     pub(super) incoming: mpsc::Sender<FakeIncoming>,
 }
 
 /// A connection that is to be opened.
-pub(super) struct Open {
-    pub(super) target: Target,
+pub(super) struct OpenRequest {
+    pub(super) target: ChannelTarget,
     pub(super) originator: Option<SocketAddr>,
     lost: CancellationToken,
     answer: oneshot::Sender<Result<FakeChannel, OpenError>>,
 }
 
 /// A global request.
-pub(super) enum Ask {
-    ListenAddr(ListenAddr, oneshot::Sender<Option<u16>>),
+pub(super) enum GlobalRequest {
+    Listen(ListenAddr, oneshot::Sender<Option<u16>>),
     Cancel(ListenAddr),
 }
 
 /// A new session, its incoming queue, and its far side.
-pub(super) fn session() -> (FakeSession, mpsc::Receiver<FakeIncoming>, Server) {
+pub(super) fn new_session() -> (FakeSession, mpsc::Receiver<FakeIncoming>, Server) {
     let lost = CancellationToken::new();
-    let (opens, opens_rx) = mpsc::unbounded_channel();
-    let (asks, asks_rx) = mpsc::unbounded_channel();
+    let (open_requests, open_requests_rx) = mpsc::unbounded_channel();
+    let (global_requests, global_requests_rx) = mpsc::unbounded_channel();
     let (incoming, incoming_rx) = mpsc::channel(16);
     let session = FakeSession {
         lost: lost.clone(),
-        opens,
-        asks,
+        open_requests,
+        global_requests,
     };
     let server = Server {
         lost,
-        opens: opens_rx,
-        asks: asks_rx,
+        open_requests: open_requests_rx,
+        global_requests: global_requests_rx,
         incoming,
     };
     (session, incoming_rx, server)
 }
 
-impl Open {
+impl OpenRequest {
     /// Opens it.
     pub(super) fn accept(self) -> Peer {
         let (channel, peer) = channel(self.lost);
@@ -90,18 +90,18 @@ impl SshSession for FakeSession {
 
     async fn open(
         &self,
-        target: &Target,
+        target: &ChannelTarget,
         originator: Option<SocketAddr>,
     ) -> Result<FakeChannel, OpenError> {
         let (answer, answered) = oneshot::channel();
-        let open = Open {
+        let open = OpenRequest {
             target: target.clone(),
             originator,
             lost: self.lost.clone(),
             answer,
         };
         let lost = || OpenError::SessionLost("lost".to_owned());
-        self.opens.send(open).map_err(|_| lost())?;
+        self.open_requests.send(open).map_err(|_| lost())?;
         tokio::select! {
             answer = answered => answer.unwrap_or_else(|_| Err(lost())),
             () = self.lost.cancelled() => Err(lost()),
@@ -111,13 +111,15 @@ impl SshSession for FakeSession {
     async fn request_forward(&self, listen: &ListenAddr) -> Result<u16, Failure> {
         let refused = || Failure::new(FailureKind::RemoteForwardRefused, "the port is taken");
         let (answer, answered) = oneshot::channel();
-        let ask = Ask::ListenAddr(listen.clone(), answer);
-        self.asks.send(ask).map_err(|_| refused())?;
+        let request = GlobalRequest::Listen(listen.clone(), answer);
+        self.global_requests.send(request).map_err(|_| refused())?;
         answered.await.ok().flatten().ok_or_else(refused)
     }
 
     async fn cancel_forward(&self, listen: &ListenAddr) -> Result<(), Failure> {
-        let _ = self.asks.send(Ask::Cancel(listen.clone()));
+        let _ = self
+            .global_requests
+            .send(GlobalRequest::Cancel(listen.clone()));
         std::future::ready(Ok(())).await
     }
 
@@ -147,29 +149,40 @@ impl Server {
     ) -> (Peer, oneshot::Receiver<String>) {
         let (channel, peer) = channel(self.lost.clone());
         let (refused, why) = oneshot::channel();
-        let arrival = FakeIncoming {
+        let incoming = FakeIncoming {
             listen,
             port,
             channel,
             refused,
         };
-        assert!(self.incoming.send(arrival).await.is_ok(), "nobody takes it");
+        assert!(
+            self.incoming.send(incoming).await.is_ok(),
+            "nobody takes it"
+        );
         (peer, why)
     }
 
     /// The next connection to open.
-    pub(super) async fn opened(&mut self) -> Open {
-        self.opens.recv().await.expect("the session is held")
+    pub(super) async fn next_open_request(&mut self) -> OpenRequest {
+        self.open_requests
+            .recv()
+            .await
+            .expect("the session is held")
     }
 
     /// Grants or refuses the next forward that is asked for.
     pub(super) async fn answer(&mut self, port: Option<u16>) -> ListenAddr {
-        match self.asks.recv().await.expect("the session is held") {
-            Ask::ListenAddr(listen, answer) => {
+        match self
+            .global_requests
+            .recv()
+            .await
+            .expect("the session is held")
+        {
+            GlobalRequest::Listen(listen, answer) => {
                 let _ = answer.send(port);
                 listen
             }
-            Ask::Cancel(listen) => panic!("{listen} is given up"),
+            GlobalRequest::Cancel(listen) => panic!("{listen} is given up"),
         }
     }
 }
@@ -208,22 +221,22 @@ pub(super) struct FakeChannel {
 }
 
 pub(super) struct FakeReader {
-    from_far: mpsc::Receiver<Message>,
-    begun: Bytes,
+    from_server: mpsc::Receiver<Message>,
+    partial: Bytes,
     ended: bool,
     lost: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 pub(super) struct FakeWriter {
-    to_far: PollSender<Message>,
+    to_server: PollSender<Message>,
     closed: CancellationToken,
     lost: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 /// The far end of a connection; dropping it is its CLOSE.
 pub(super) struct Peer {
-    pub(super) send: mpsc::Sender<Message>,
-    pub(super) receive: mpsc::Receiver<Message>,
+    pub(super) to_local: mpsc::Sender<Message>,
+    pub(super) from_local: mpsc::Receiver<Message>,
     closed: CancellationToken,
 }
 
@@ -235,64 +248,67 @@ impl Drop for Peer {
 
 impl Peer {
     /// Sends bytes.
-    pub(super) async fn say(&self, bytes: &[u8]) {
+    pub(super) async fn send_data(&self, bytes: &[u8]) {
         let message = Message::Data(Bytes::copy_from_slice(bytes));
-        self.send.send(message).await.expect("the channel is open");
+        self.to_local
+            .send(message)
+            .await
+            .expect("the channel is open");
     }
 
     /// Sends EOF.
-    pub(super) async fn eof(&self) {
-        self.send
+    pub(super) async fn send_eof(&self) {
+        self.to_local
             .send(Message::Eof)
             .await
             .expect("the channel is open");
     }
 
     /// All bytes up to EOF; `Err` with them when CLOSE comes instead.
-    pub(super) async fn hear(&mut self) -> Result<Vec<u8>, Vec<u8>> {
-        let mut heard = Vec::new();
+    pub(super) async fn receive_to_eof(&mut self) -> Result<Vec<u8>, Vec<u8>> {
+        let mut received = Vec::new();
         loop {
-            match self.receive.recv().await {
-                Some(Message::Data(bytes)) => heard.extend_from_slice(&bytes),
-                Some(Message::Eof) => return Ok(heard),
-                None => return Err(heard),
+            match self.from_local.recv().await {
+                Some(Message::Data(bytes)) => received.extend_from_slice(&bytes),
+                Some(Message::Eof) => return Ok(received),
+                None => return Err(received),
             }
         }
     }
 
     /// Exactly so many bytes.
-    pub(super) async fn hear_exactly(&mut self, count: usize) -> Vec<u8> {
-        let mut heard = Vec::new();
-        while heard.len() < count {
-            match self.receive.recv().await {
-                Some(Message::Data(bytes)) => heard.extend_from_slice(&bytes),
-                other => panic!("{other:?} after {heard:?}"),
+    pub(super) async fn receive_exactly(&mut self, count: usize) -> Vec<u8> {
+        let mut received = Vec::new();
+        while received.len() < count {
+            match self.from_local.recv().await {
+                Some(Message::Data(bytes)) => received.extend_from_slice(&bytes),
+                other => panic!("{other:?} after {received:?}"),
             }
         }
-        assert_eq!(heard.len(), count, "{heard:?}");
-        heard
+        assert_eq!(received.len(), count, "{received:?}");
+        received
     }
 }
 
 /// A connection, both ends.
 pub(super) fn channel(lost: CancellationToken) -> (FakeChannel, Peer) {
-    let (to_near, from_far) = mpsc::channel(WINDOW);
-    let (to_far, from_near) = mpsc::channel(WINDOW);
+    let (to_local, from_server) = mpsc::channel(WINDOW);
+    let (to_server, from_local) = mpsc::channel(WINDOW);
     let closed = CancellationToken::new();
     let reader = FakeReader {
-        from_far,
-        begun: Bytes::new(),
+        from_server,
+        partial: Bytes::new(),
         ended: false,
         lost: Box::pin(lost.clone().cancelled_owned()),
     };
     let writer = FakeWriter {
-        to_far: PollSender::new(to_far),
+        to_server: PollSender::new(to_server),
         closed: closed.clone(),
         lost: Box::pin(lost.cancelled_owned()),
     };
     let peer = Peer {
-        send: to_near,
-        receive: from_near,
+        to_local,
+        from_local,
         closed,
     };
     (FakeChannel { reader, writer }, peer)
@@ -303,7 +319,7 @@ impl FakeReader {
         if self.ended {
             return Poll::Ready(Ok(None));
         }
-        match self.from_far.poll_recv(cx) {
+        match self.from_server.poll_recv(cx) {
             Poll::Ready(Some(Message::Data(bytes))) => Poll::Ready(Ok(Some(bytes))),
             Poll::Ready(Some(Message::Eof)) => {
                 self.ended = true;
@@ -319,10 +335,10 @@ impl FakeReader {
 }
 
 impl SshChannelReader for FakeReader {
-    async fn next(&mut self, pieces: &mut Vec<Bytes>, _: usize) -> io::Result<bool> {
-        let bytes = match std::mem::take(&mut self.begun) {
-            begun if begun.is_empty() => std::future::poll_fn(|cx| self.poll_next(cx)).await?,
-            begun => Some(begun),
+    async fn next_pieces(&mut self, pieces: &mut Vec<Bytes>, _: usize) -> io::Result<bool> {
+        let bytes = match std::mem::take(&mut self.partial) {
+            start if start.is_empty() => std::future::poll_fn(|cx| self.poll_next(cx)).await?,
+            start => Some(start),
         };
         let more = bytes.is_some();
         pieces.extend(bytes);
@@ -351,8 +367,8 @@ impl FakeWriter {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let broken = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        ready!(self.to_far.poll_reserve(cx)).map_err(broken)?;
-        Poll::Ready(self.to_far.send_item(message).map_err(broken))
+        ready!(self.to_server.poll_reserve(cx)).map_err(broken)?;
+        Poll::Ready(self.to_server.send_item(message).map_err(broken))
     }
 }
 
@@ -382,14 +398,14 @@ impl AsyncRead for FakeChannel {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.reader.begun.is_empty() {
+        if self.reader.partial.is_empty() {
             match ready!(self.reader.poll_next(cx))? {
-                Some(bytes) => self.reader.begun = bytes,
+                Some(bytes) => self.reader.partial = bytes,
                 None => return Poll::Ready(Ok(())),
             }
         }
-        let count = buffer.remaining().min(self.reader.begun.len());
-        buffer.put_slice(&self.reader.begun.split_to(count));
+        let count = buffer.remaining().min(self.reader.partial.len());
+        buffer.put_slice(&self.reader.partial.split_to(count));
         Poll::Ready(Ok(()))
     }
 }

@@ -1,10 +1,10 @@
 //! The forwards of a tunnel over real loopback sockets and a session in memory.
 
-mod carry;
 #[cfg(unix)]
 mod exhaustion;
 mod fake_session;
-mod life;
+mod lifecycle;
+mod relay;
 mod remote;
 mod socks;
 
@@ -18,12 +18,12 @@ use tokio::sync::Notify;
 use tunneld_proto::status::{ForwardState, ForwardStatus};
 
 use super::{ForwardOptions, Forwards};
-use fake_session::{FakeSession, Peer, Server, session};
+use fake_session::{FakeSession, Peer, Server, new_session};
 use tunneld_config::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
 use tunneld_config::model::{Forward, Forwarding};
 
 /// The forwards of one tunnel, and the word of their changes.
-struct Bench {
+struct Fixture {
     forwards: Forwards<FakeSession>,
     changed: Arc<Notify>,
 }
@@ -65,21 +65,21 @@ fn dynamic() -> Forward {
     Forward::Dynamic { listen: tcp(0) }
 }
 
-impl Bench {
+impl Fixture {
     async fn new(forwards: &[Forward]) -> Self {
         let changed = Arc::new(Notify::new());
-        let mut bench = Self {
+        let mut fixture = Self {
             forwards: Forwards::new("t", Arc::clone(&changed)),
             changed,
         };
         let options = options(Duration::from_secs(30));
-        bench.forwards.reconcile(forwards, options).await;
-        bench
+        fixture.forwards.reconcile(forwards, options).await;
+        fixture
     }
 
     /// Attaches a session that refuses to listen anywhere.
     async fn attach(&mut self) -> Server {
-        let (session, incoming, server) = session();
+        let (session, incoming, server) = new_session();
         let failures = self.forwards.attach(session, incoming).await;
         assert_eq!(failures, vec![]);
         server
@@ -108,9 +108,9 @@ impl Bench {
 }
 
 /// A client and the far end of its connection.
-async fn pair(bench: &Bench, server: &mut Server) -> (TcpStream, Peer) {
-    let client = bench.connect().await;
-    (client, server.opened().await.accept())
+async fn pair(fixture: &Fixture, server: &mut Server) -> (TcpStream, Peer) {
+    let client = fixture.connect().await;
+    (client, server.next_open_request().await.accept())
 }
 
 async fn read_to_end(client: &mut TcpStream) -> std::io::Result<Vec<u8>> {
@@ -123,7 +123,7 @@ async fn assert_reset(client: &mut TcpStream) {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
-/// Bytes that repeat nowhere near.
+/// Bytes that repeat nowhere accepted.
 fn noise(count: usize) -> Vec<u8> {
     let mut x = 0x2545_f491_4f6c_dd1d_u64;
     (0..count)

@@ -6,116 +6,119 @@ use super::*;
 
 #[tokio::test]
 async fn a_connection_waits_for_the_session() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut client = bench.connect().await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut client = fixture.connect().await;
     client.write_all(b"early").await.unwrap();
-    bench.until(0, |status| status.held == 1).await;
-    let mut server = bench.attach().await;
-    let mut peer = server.opened().await.accept();
-    assert_eq!(peer.hear_exactly(5).await, b"early");
-    assert_eq!((bench.status(0).held, bench.status(0).connections), (0, 1));
+    fixture.until(0, |status| status.held == 1).await;
+    let mut server = fixture.attach().await;
+    let mut peer = server.next_open_request().await.accept();
+    assert_eq!(peer.receive_exactly(5).await, b"early");
+    assert_eq!(
+        (fixture.status(0).held, fixture.status(0).connections),
+        (0, 1)
+    );
 }
 
 #[tokio::test]
 async fn it_is_reset_when_none_comes_in_time() {
-    let bench = Bench::new(&[local(0)]).await;
-    let mut client = bench.connect().await;
-    bench.until(0, |status| status.held == 1).await;
+    let fixture = Fixture::new(&[local(0)]).await;
+    let mut client = fixture.connect().await;
+    fixture.until(0, |status| status.held == 1).await;
     tokio::time::pause();
-    let begun = tokio::time::Instant::now();
+    let start = tokio::time::Instant::now();
     assert_reset(&mut client).await;
     // The wait began a moment before the clock stood still.
-    assert!((25..=30).contains(&begun.elapsed().as_secs()));
+    assert!((25..=30).contains(&start.elapsed().as_secs()));
 }
 
 #[tokio::test]
 async fn without_a_hold_time_it_is_reset_at_once() {
-    let mut bench = Bench::new(&[local(0), dynamic()]).await;
+    let mut fixture = Fixture::new(&[local(0), dynamic()]).await;
     let forwards = [local(0), dynamic()];
-    bench
+    fixture
         .forwards
         .reconcile(&forwards, options(Duration::ZERO))
         .await;
     for index in 0..2 {
-        let mut client = TcpStream::connect(bench.address(index)).await.unwrap();
+        let mut client = TcpStream::connect(fixture.address(index)).await.unwrap();
         assert_reset(&mut client).await;
     }
 }
 
 #[tokio::test]
 async fn a_session_that_dies_while_opening_hands_its_connections_on() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut first = bench.attach().await;
-    let client = bench.connect().await;
-    let open = first.opened().await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut first = fixture.attach().await;
+    let client = fixture.connect().await;
+    let open = first.next_open_request().await;
     first.lost.cancel();
-    bench.until(0, |status| status.held == 1).await;
-    bench.forwards.detach();
+    fixture.until(0, |status| status.held == 1).await;
+    fixture.forwards.detach();
     drop(open);
-    let mut second = bench.attach().await;
-    let mut peer = second.opened().await.accept();
+    let mut second = fixture.attach().await;
+    let mut peer = second.next_open_request().await.accept();
     drop(client);
-    assert_eq!(peer.hear().await, Ok(vec![]));
+    assert_eq!(peer.receive_to_eof().await, Ok(vec![]));
 }
 
 #[tokio::test]
 async fn a_client_that_goes_away_is_not_held() {
-    let bench = Bench::new(&[local(0)]).await;
+    let fixture = Fixture::new(&[local(0)]).await;
     for reset in [false, true] {
-        let client = bench.connect().await;
-        bench.until(0, |status| status.held == 1).await;
+        let client = fixture.connect().await;
+        fixture.until(0, |status| status.held == 1).await;
         if reset {
             let _ = client.try_write(b"x");
             let linger = Some(Duration::ZERO);
             socket2::SockRef::from(&client).set_linger(linger).unwrap();
         }
         drop(client);
-        bench.until_quiet().await;
+        fixture.until_no_connection().await;
     }
 }
 
 #[tokio::test]
 async fn a_question_with_its_end_is_held() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut client = bench.connect().await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut client = fixture.connect().await;
     write_all_and_finish(&mut client, b"question").await;
-    bench.until(0, |status| status.held == 1).await;
-    let mut server = bench.attach().await;
-    let mut peer = server.opened().await.accept();
-    assert_eq!(peer.hear().await, Ok(b"question".to_vec()));
-    peer.say(b"answer").await;
-    peer.eof().await;
+    fixture.until(0, |status| status.held == 1).await;
+    let mut server = fixture.attach().await;
+    let mut peer = server.next_open_request().await.accept();
+    assert_eq!(peer.receive_to_eof().await, Ok(b"question".to_vec()));
+    peer.send_data(b"answer").await;
+    peer.send_eof().await;
     assert_eq!(read_to_end(&mut client).await.unwrap(), b"answer");
 }
 
 #[tokio::test]
 async fn the_oldest_of_too_many_is_reset() {
-    let bench = Bench::new(&[local(0)]).await;
+    let fixture = Fixture::new(&[local(0)]).await;
     let mut clients = Vec::new();
     for _ in 0..super::super::context::MAX_HELD {
-        clients.push(bench.connect().await);
+        clients.push(fixture.connect().await);
     }
-    bench.until(0, |status| status.held == 256).await;
-    let _one_more = bench.connect().await;
+    fixture.until(0, |status| status.held == 256).await;
+    let _one_more = fixture.connect().await;
     assert_reset(&mut clients[0]).await;
-    assert_eq!(bench.status(0).held, 256);
+    assert_eq!(fixture.status(0).held, 256);
 }
 
 #[tokio::test]
 async fn more_than_the_most_are_closed_at_once() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
     raise_descriptor_limit();
     let mut kept = Vec::new();
     for _ in 0..super::super::context::MAX_CONNECTIONS {
-        kept.push(pair(&bench, &mut server).await);
+        kept.push(pair(&fixture, &mut server).await);
     }
-    assert_reset(&mut bench.connect().await).await;
+    assert_reset(&mut fixture.connect().await).await;
     kept.pop();
-    while bench.status(0).connections == 1024 {
+    while fixture.status(0).connections == 1024 {
         tokio::task::yield_now().await;
     }
-    pair(&bench, &mut server).await;
+    pair(&fixture, &mut server).await;
 }
 
 /// Both ends of each connection are in this process.
@@ -137,8 +140,8 @@ fn raise_descriptor_limit() {}
 async fn a_busy_port_is_told_and_taken_when_it_is_free() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port();
-    let bench = Bench::new(&[local(port), local(0)]).await;
-    let status = bench.status(0);
+    let fixture = Fixture::new(&[local(port), local(0)]).await;
+    let status = fixture.status(0);
     assert_eq!(status.state, ForwardState::Failed);
     let error = status.error.unwrap();
     assert_eq!(error.kind, "bind_failed");
@@ -146,27 +149,27 @@ async fn a_busy_port_is_told_and_taken_when_it_is_free() {
         error.message.contains(&format!("127.0.0.1:{port}")),
         "{error:?}"
     );
-    assert_eq!(bench.status(1).state, ForwardState::Listening);
+    assert_eq!(fixture.status(1).state, ForwardState::Listening);
     drop(taken);
     tokio::time::pause();
-    bench
+    fixture
         .until(0, |status| status.state == ForwardState::Listening)
         .await;
-    assert_eq!(bench.status(0).error, None);
+    assert_eq!(fixture.status(0).error, None);
 }
 
 #[tokio::test]
 async fn one_port_serves_both_loopback_addresses() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    let port = bench.address(0).port();
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    let port = fixture.address(0).port();
     if TcpListener::bind("[::1]:0").await.is_ok() {
         let _client = TcpStream::connect(("::1", port)).await.unwrap();
-        server.opened().await;
+        server.next_open_request().await;
     }
     let _client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    server.opened().await;
-    assert!(!bench.status(0).exposed);
+    server.next_open_request().await;
+    assert!(!fixture.status(0).exposed);
 }
 
 #[tokio::test]
@@ -174,14 +177,14 @@ async fn what_others_can_reach_is_told() {
     let any = |bind| Forward::Dynamic {
         listen: ListenAddr::Tcp { bind, port: 0 },
     };
-    let bench = Bench::new(&[
+    let fixture = Fixture::new(&[
         any(BindAddr::Any),
         any(BindAddr::Host("127.0.0.1".to_owned())),
     ])
     .await;
-    let status = bench.status(0);
+    let status = fixture.status(0);
     assert_eq!(status.state, ForwardState::Listening);
-    assert!(status.exposed && !bench.status(1).exposed);
+    assert!(status.exposed && !fixture.status(1).exposed);
     let port = status
         .listen
         .strip_prefix("*:")
@@ -193,66 +196,66 @@ async fn what_others_can_reach_is_told() {
 
 #[tokio::test]
 async fn a_change_touches_only_what_changed() {
-    let mut bench = Bench::new(&[local(0), dynamic()]).await;
-    let mut server = bench.attach().await;
-    let (mut client, mut peer) = pair(&bench, &mut server).await;
-    let (kept, gone) = (bench.address(0), bench.address(1));
+    let mut fixture = Fixture::new(&[local(0), dynamic()]).await;
+    let mut server = fixture.attach().await;
+    let (mut client, mut peer) = pair(&fixture, &mut server).await;
+    let (kept, gone) = (fixture.address(0), fixture.address(1));
     let other = Forward::Local {
         listen: tcp(gone.port()),
         to: to("other", 1),
     };
     let options = options(Duration::from_secs(30));
-    bench
+    fixture
         .forwards
         .reconcile(&[other.clone(), local(0)], options.clone())
         .await;
-    assert_eq!(bench.address(1), kept);
-    assert_eq!(bench.address(0), gone, "its port was free at once");
+    assert_eq!(fixture.address(1), kept);
+    assert_eq!(fixture.address(0), gone, "its port was free at once");
     client.write_all(b"still").await.unwrap();
-    assert_eq!(peer.hear_exactly(5).await, b"still");
-    bench.forwards.reconcile(&[other], options).await;
+    assert_eq!(peer.receive_exactly(5).await, b"still");
+    fixture.forwards.reconcile(&[other], options).await;
     assert!(TcpStream::connect(kept).await.is_err());
-    peer.say(b"here").await;
+    peer.send_data(b"here").await;
     client.read_exact(&mut [0; 4]).await.unwrap();
 }
 
 #[tokio::test]
 async fn closing_drains_then_resets_and_can_begin_again() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    let address = bench.address(0);
-    let (mut client, _peer) = pair(&bench, &mut server).await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    let address = fixture.address(0);
+    let (mut client, _peer) = pair(&fixture, &mut server).await;
     tokio::time::pause();
-    let begun = tokio::time::Instant::now();
-    bench.forwards.close(Duration::from_secs(2)).await;
-    assert_eq!(begun.elapsed().as_secs(), 2);
+    let start = tokio::time::Instant::now();
+    fixture.forwards.close(Duration::from_secs(2)).await;
+    assert_eq!(start.elapsed().as_secs(), 2);
     assert_reset(&mut client).await;
     assert!(TcpStream::connect(address).await.is_err());
-    assert_eq!(bench.status(0).state, ForwardState::Pending);
-    assert_eq!(bench.status(0).total, 1);
+    assert_eq!(fixture.status(0).state, ForwardState::Pending);
+    assert_eq!(fixture.status(0).total, 1);
 
     let forwards = [local(0)];
-    bench
+    fixture
         .forwards
         .reconcile(&forwards, options(Duration::from_secs(30)))
         .await;
-    let mut server = bench.attach().await;
-    pair(&bench, &mut server).await;
-    bench.forwards.close(Duration::ZERO).await;
+    let mut server = fixture.attach().await;
+    pair(&fixture, &mut server).await;
+    fixture.forwards.close(Duration::ZERO).await;
 }
 
 #[tokio::test]
 async fn a_drained_connection_ends_in_order() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    let (mut client, mut peer) = pair(&bench, &mut server).await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    let (mut client, mut peer) = pair(&fixture, &mut server).await;
     let end = async {
         write_all_and_finish(&mut client, b"last").await;
-        assert_eq!(peer.hear().await, Ok(b"last".to_vec()));
-        peer.eof().await;
+        assert_eq!(peer.receive_to_eof().await, Ok(b"last".to_vec()));
+        peer.send_eof().await;
         read_to_end(&mut client).await
     };
-    let ((), ended) = tokio::join!(bench.forwards.close(Duration::from_secs(60)), end);
+    let ((), ended) = tokio::join!(fixture.forwards.close(Duration::from_secs(60)), end);
     assert_eq!(ended.unwrap(), b"");
 }
 
@@ -265,16 +268,16 @@ async fn a_unix_socket_carries_and_goes_with_its_forward() {
         listen: ListenAddr::Unix(path.clone()),
         to: Endpoint::Unix("/far/socket".into()),
     };
-    let mut bench = Bench::new(&[forward]).await;
-    let mut server = bench.attach().await;
+    let mut fixture = Fixture::new(&[forward]).await;
+    let mut server = fixture.attach().await;
     let mut client = tokio::net::UnixStream::connect(&path).await.unwrap();
-    let open = server.opened().await;
+    let open = server.next_open_request().await;
     assert_eq!(open.target, (&Endpoint::Unix("/far/socket".into())).into());
     let mut peer = open.accept();
     client.write_all(b"hello").await.unwrap();
     client.shutdown().await.unwrap();
-    assert_eq!(peer.hear().await, Ok(b"hello".to_vec()));
-    bench.forwards.close(Duration::ZERO).await;
+    assert_eq!(peer.receive_to_eof().await, Ok(b"hello".to_vec()));
+    fixture.forwards.close(Duration::ZERO).await;
     assert!(!path.exists());
 }
 
@@ -287,37 +290,37 @@ async fn a_unix_socket_whose_file_was_taken_away_comes_back() {
         listen: ListenAddr::Unix(path.clone()),
         to: to("target", 80),
     };
-    let mut bench = Bench::new(&[]).await;
+    let mut fixture = Fixture::new(&[]).await;
     let mut options = options(Duration::from_secs(30));
     options.forwarding.unlink_socket = true;
-    bench.forwards.reconcile(&[forward], options).await;
-    let mut server = bench.attach().await;
+    fixture.forwards.reconcile(&[forward], options).await;
+    let mut server = fixture.attach().await;
     let mut before = tokio::net::UnixStream::connect(&path).await.unwrap();
-    let mut peer = server.opened().await.accept();
+    let mut peer = server.next_open_request().await.accept();
 
     // Whoever took its place keeps it as long as they live.
     std::fs::remove_file(&path).unwrap();
     let other = tokio::net::UnixListener::bind(&path).unwrap();
     let failed = |status: &ForwardStatus| status.state == ForwardState::Failed;
-    bench.until(0, failed).await;
+    fixture.until(0, failed).await;
     let reached = tokio::net::UnixStream::connect(&path).await;
     assert!(reached.is_ok() && other.accept().await.is_ok());
 
     drop(other);
     let listening = |status: &ForwardStatus| status.state == ForwardState::Listening;
-    bench.until(0, listening).await;
+    fixture.until(0, listening).await;
     let mut after = tokio::net::UnixStream::connect(&path).await.unwrap();
-    let mut new_peer = server.opened().await.accept();
+    let mut new_peer = server.next_open_request().await.accept();
     for (client, peer) in [(&mut before, &mut peer), (&mut after, &mut new_peer)] {
         client.write_all(b"hello").await.unwrap();
         client.shutdown().await.unwrap();
-        assert_eq!(peer.hear().await, Ok(b"hello".to_vec()));
+        assert_eq!(peer.receive_to_eof().await, Ok(b"hello".to_vec()));
     }
 }
 
-impl Bench {
+impl Fixture {
     /// Waits until no connection is open.
-    pub(super) async fn until_quiet(&self) {
+    pub(super) async fn until_no_connection(&self) {
         self.until(0, |status| status.connections == 0).await;
     }
 }

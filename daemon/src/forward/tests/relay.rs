@@ -4,9 +4,9 @@ use super::*;
 
 #[tokio::test]
 async fn ten_megabytes_arrive_bit_exact_both_ways() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    let (client, mut peer) = pair(&bench, &mut server).await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    let (client, mut peer) = pair(&fixture, &mut server).await;
     let bytes = noise(10 << 20);
     let (mut read, mut write) = client.into_split();
     let upload = async {
@@ -18,7 +18,7 @@ async fn ten_megabytes_arrive_bit_exact_both_ways() {
         read.read_to_end(&mut got).await.unwrap();
         got
     };
-    let send = peer.send.clone();
+    let send = peer.to_local.clone();
     let far_sends = async {
         for piece in bytes.chunks(32_000) {
             let piece = bytes::Bytes::copy_from_slice(piece);
@@ -28,72 +28,76 @@ async fn ten_megabytes_arrive_bit_exact_both_ways() {
         }
         send.send(super::fake_session::Message::Eof).await.unwrap();
     };
-    let ((), got, (), heard) = tokio::join!(upload, download, far_sends, peer.hear());
+    let ((), got, (), received) = tokio::join!(upload, download, far_sends, peer.receive_to_eof());
     assert!(got == bytes);
-    assert!(heard.unwrap() == bytes);
-    bench.until_quiet().await;
-    let status = bench.status(0);
+    assert!(received.unwrap() == bytes);
+    fixture.until_no_connection().await;
+    let status = fixture.status(0);
     assert_eq!((status.bytes_in, status.bytes_out), (10 << 20, 10 << 20));
     assert_eq!((status.connections, status.total), (0, 1));
 }
 
 #[tokio::test]
 async fn the_client_may_end_first() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    let (mut client, mut peer) = pair(&bench, &mut server).await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    let (mut client, mut peer) = pair(&fixture, &mut server).await;
     write_all_and_finish(&mut client, b"question").await;
-    assert_eq!(peer.hear().await, Ok(b"question".to_vec()));
-    peer.say(&noise(300_000)).await;
-    peer.eof().await;
+    assert_eq!(peer.receive_to_eof().await, Ok(b"question".to_vec()));
+    peer.send_data(&noise(300_000)).await;
+    peer.send_eof().await;
     assert!(read_to_end(&mut client).await.unwrap() == noise(300_000));
-    assert_eq!(peer.hear().await, Err(vec![]), "CLOSE follows both EOFs");
+    assert_eq!(
+        peer.receive_to_eof().await,
+        Err(vec![]),
+        "CLOSE follows both EOFs"
+    );
 }
 
 #[tokio::test]
 async fn the_far_side_may_end_first() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    let (mut client, mut peer) = pair(&bench, &mut server).await;
-    peer.say(b"banner").await;
-    peer.eof().await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    let (mut client, mut peer) = pair(&fixture, &mut server).await;
+    peer.send_data(b"banner").await;
+    peer.send_eof().await;
     assert_eq!(read_to_end(&mut client).await.unwrap(), b"banner");
     write_all_and_finish(&mut client, &noise(300_000)).await;
-    assert!(peer.hear().await.unwrap() == noise(300_000));
+    assert!(peer.receive_to_eof().await.unwrap() == noise(300_000));
 }
 
 #[tokio::test]
 async fn a_clients_reset_closes_the_channel_without_eof() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    let (client, mut peer) = pair(&bench, &mut server).await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    let (client, mut peer) = pair(&fixture, &mut server).await;
     socket2::SockRef::from(&client)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
     drop(client);
-    assert_eq!(peer.hear().await, Err(vec![]));
+    assert_eq!(peer.receive_to_eof().await, Err(vec![]));
 }
 
 #[tokio::test]
 async fn a_clients_reset_is_seen_while_the_far_side_takes_nothing() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    let (client, peer) = pair(&bench, &mut server).await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    let (client, peer) = pair(&fixture, &mut server).await;
     // More than window and socket buffers take: the pump waits for window.
     while client.try_write(&[0; 65536]).is_ok() {}
     socket2::SockRef::from(&client)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
     drop(client);
-    peer.send.closed().await;
+    peer.to_local.closed().await;
 }
 
 #[tokio::test]
 async fn a_close_without_eof_is_a_reset() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    let (mut client, peer) = pair(&bench, &mut server).await;
-    peer.say(b"half").await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    let (mut client, peer) = pair(&fixture, &mut server).await;
+    peer.send_data(b"half").await;
     let mut half = [0; 4];
     client.read_exact(&mut half).await.unwrap();
     drop(peer);
@@ -102,14 +106,14 @@ async fn a_close_without_eof_is_a_reset() {
 
 #[tokio::test]
 async fn a_close_after_eof_ends_the_client_in_order() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    let (mut client, peer) = pair(&bench, &mut server).await;
-    peer.say(b"all").await;
-    peer.eof().await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    let (mut client, peer) = pair(&fixture, &mut server).await;
+    peer.send_data(b"all").await;
+    peer.send_eof().await;
     drop(peer);
     assert_eq!(read_to_end(&mut client).await.unwrap(), b"all");
-    bench.until_quiet().await;
+    fixture.until_no_connection().await;
     // The connection is gone altogether, though the client never ended its half.
     while client.write_all(b"x").await.is_ok() {
         tokio::task::yield_now().await;
@@ -118,15 +122,15 @@ async fn a_close_after_eof_ends_the_client_in_order() {
 
 #[tokio::test]
 async fn a_lost_session_resets_its_connections() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    let (mut idle, _idle_peer) = pair(&bench, &mut server).await;
-    let (mut half_sent, half_peer) = pair(&bench, &mut server).await;
-    let (mut half_closed, mut half_closed_peer) = pair(&bench, &mut server).await;
-    half_peer.say(b"half").await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    let (mut idle, _idle_peer) = pair(&fixture, &mut server).await;
+    let (mut half_sent, half_peer) = pair(&fixture, &mut server).await;
+    let (mut half_closed, mut half_closed_peer) = pair(&fixture, &mut server).await;
+    half_peer.send_data(b"half").await;
     half_sent.read_exact(&mut [0; 4]).await.unwrap();
     half_closed.shutdown().await.unwrap();
-    assert_eq!(half_closed_peer.hear().await, Ok(vec![]));
+    assert_eq!(half_closed_peer.receive_to_eof().await, Ok(vec![]));
     server.lost.cancel();
     for client in [&mut idle, &mut half_sent, &mut half_closed] {
         assert_reset(client).await;
@@ -135,38 +139,38 @@ async fn a_lost_session_resets_its_connections() {
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_reset_too_when_the_session_is_lost() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    let (mut client, peer) = pair(&bench, &mut server).await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    let (mut client, peer) = pair(&fixture, &mut server).await;
     let piece = bytes::Bytes::from(vec![0; 1 << 20]);
     let data = || super::fake_session::Message::Data(piece.clone());
     // Until nothing more is taken.
     tokio::time::pause();
-    while tokio::time::timeout(Duration::from_millis(100), peer.send.send(data()))
+    while tokio::time::timeout(Duration::from_millis(100), peer.to_local.send(data()))
         .await
         .is_ok()
     {}
     server.lost.cancel();
-    bench.until_quiet().await;
+    fixture.until_no_connection().await;
     assert_reset(&mut client).await;
 }
 
 #[tokio::test]
 async fn a_slow_reader_stalls_nobody_else() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    let (_stalled, stalled_peer) = pair(&bench, &mut server).await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    let (_stalled, stalled_peer) = pair(&fixture, &mut server).await;
     while stalled_peer
-        .send
+        .to_local
         .try_send(super::fake_session::Message::Data(vec![0; 1 << 20].into()))
         .is_ok()
     {
         tokio::task::yield_now().await;
     }
-    let (mut client, mut peer) = pair(&bench, &mut server).await;
+    let (mut client, mut peer) = pair(&fixture, &mut server).await;
     client.write_all(b"ping").await.unwrap();
-    assert_eq!(peer.hear_exactly(4).await, b"ping");
-    peer.say(b"pong").await;
+    assert_eq!(peer.receive_exactly(4).await, b"ping");
+    peer.send_data(b"pong").await;
     let mut got = [0; 4];
     client.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"pong");
@@ -174,25 +178,25 @@ async fn a_slow_reader_stalls_nobody_else() {
 
 #[tokio::test]
 async fn the_server_is_told_target_and_originator() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    let client = bench.connect().await;
-    let open = server.opened().await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    let client = fixture.connect().await;
+    let open = server.next_open_request().await;
     assert_eq!(open.target, (&to("target", 80)).into());
     assert_eq!(open.originator, client.local_addr().ok());
 }
 
 #[tokio::test]
 async fn a_refused_channel_is_a_reset_and_the_forward_stands() {
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    let mut client = bench.connect().await;
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    let mut client = fixture.connect().await;
     server
-        .opened()
+        .next_open_request()
         .await
         .refuse(1, "administratively prohibited");
     assert_reset(&mut client).await;
-    let (mut client, peer) = pair(&bench, &mut server).await;
-    peer.eof().await;
+    let (mut client, peer) = pair(&fixture, &mut server).await;
+    peer.send_eof().await;
     assert_eq!(read_to_end(&mut client).await.unwrap(), b"");
 }
