@@ -70,7 +70,7 @@ pub(super) async fn open_channel<S: SshSession>(
         let opened = tokio::select! {
             biased;
             opened = session.open(target, client.peer()) => opened,
-            () = client.failed() => return Err(NotOpened::ClientGone),
+            () = client.wait_for_reset() => return Err(NotOpened::ClientGone),
         };
         match opened {
             Ok(channel) => return Ok(OpenedChannel { session, channel }),
@@ -105,10 +105,10 @@ async fn wait_for_session<S: SshSession>(
         () = ticket.evicted() => Err(NotOpened::Evicted),
         found = timeout(*remaining, live) => match found {
             Ok(Some(session)) => Ok(session),
-            // `None` would mean that the sender is gone, but `context` owns it.
+            // `None` would mean that the sender was dropped, but `context` owns it.
             Ok(None) | Err(_) => Err(NotOpened::HoldTimedOut),
         },
-        () = client.gone() => Err(NotOpened::ClientGone),
+        () = client.wait_until_abandoned() => Err(NotOpened::ClientGone),
     };
     *remaining = remaining.saturating_sub(since.elapsed());
     result

@@ -154,7 +154,7 @@ impl LocalSocket {
     }
 
     /// Waits until the other end has reset the connection. Cancel-safe.
-    pub(crate) async fn failed(&self) {
+    pub(crate) async fn wait_for_reset(&self) {
         // An error of the wait means that the socket is unusable too.
         let _ = each!(&self.stream, stream => stream.ready(Interest::ERROR).await);
     }
@@ -164,7 +164,7 @@ impl LocalSocket {
     ///
     /// A client that sent data and then EOF (as `nc` does at the end of its input) may still wait for an answer. It has
     /// not given up, and only a reset counts from then on.
-    pub(crate) async fn gone(&self) {
+    pub(crate) async fn wait_until_abandoned(&self) {
         loop {
             if self.readable().await.is_err() {
                 return;
@@ -175,7 +175,7 @@ impl LocalSocket {
             });
             match peeked {
                 Ok(0) => return,
-                Ok(_) => return self.failed().await,
+                Ok(_) => return self.wait_for_reset().await,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return,
             }

@@ -3,7 +3,7 @@
 //!
 //! The path of a connection: `listener` and `local` (or `dynamic`) accept it, `hold` waits for a session and opens the
 //! channel, `relay` copies. For remote forwards `remote` has the server listen and `incoming` serves what it opens. The
-//! SSH protocol is not here: `ssh_session` has the traits that stand for it.
+//! SSH protocol is not here: `ssh_session` has the traits through which it is used.
 
 mod admission;
 mod buffer;

@@ -32,7 +32,7 @@ pub(super) struct Relay<'a, S: SshSession> {
     pub(super) local: LocalSocket,
     /// The channel to the server.
     pub(super) channel: S::Channel,
-    /// The session that carries the channel; its end is told apart from the channel's.
+    /// The session that carries the channel; needed to tell its loss from the end of the channel.
     pub(super) session: &'a S,
     /// Payload that the local side sent during its handshake; sent to the channel first.
     pub(super) first_to_channel: Vec<u8>,
@@ -129,7 +129,7 @@ async fn relay_both<S: SshSession>(
             end = &mut to_local, if !to_local_done => RelayEvent::ChannelToLocal(end),
             end = &mut to_channel, if local_eof_passed_on.is_none() => RelayEvent::LocalToChannel(end),
             // Both directions may be waiting for the channel; only this arm notices a local reset then.
-            () = local.failed() => RelayEvent::LocalFailed,
+            () = local.wait_for_reset() => RelayEvent::LocalFailed,
             () = session.closed(), if loss_deadline.is_none() => RelayEvent::SessionLost,
             Some(()) = OptionFuture::from(loss_deadline.map(sleep_until)) => RelayEvent::LossGraceOver,
         };

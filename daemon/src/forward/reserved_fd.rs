@@ -36,7 +36,7 @@ pub(super) fn is_exhausted(error: &std::io::Error) -> bool {
     })
 }
 
-/// Returns whether `accept` failed because the process or the system has no free descriptor (EMFILE, ENFILE).
+/// Always `false`: this system has no small limit on handles.
 #[cfg(not(unix))]
 pub(super) fn is_exhausted(_: &std::io::Error) -> bool {
     false

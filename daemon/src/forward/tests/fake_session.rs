@@ -1,4 +1,4 @@
-//! A session in memory: the test is the far side. Channels have a window of four messages.
+//! An SSH session in memory: the test plays the server. Channels have a window of four messages in each direction.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,9 +17,10 @@ use crate::forward::ssh_session::{
 use crate::session::OpenError;
 use tunneld_config::addr::ListenAddr;
 
+/// Messages that may be queued in one direction of a channel.
 const WINDOW: usize = 4;
 
-/// A session, as the code under test has it.
+/// The client's end of a session, for the code under test.
 #[derive(Clone)]
 pub(super) struct FakeSession {
     lost: CancellationToken,
@@ -27,7 +28,7 @@ pub(super) struct FakeSession {
     global_requests: mpsc::UnboundedSender<GlobalRequest>,
 }
 
-/// The far side of it, as the test has it.
+/// The server's end of a session, for the test.
 pub(super) struct Server {
     pub(super) lost: CancellationToken,
     pub(super) open_requests: mpsc::UnboundedReceiver<OpenRequest>,
@@ -35,7 +36,7 @@ pub(super) struct Server {
     pub(super) incoming: mpsc::Sender<FakeIncoming>,
 }
 
-/// A connection that is to be opened.
+/// A channel that the code under test wants to open.
 pub(super) struct OpenRequest {
     pub(super) target: ChannelTarget,
     pub(super) originator: Option<SocketAddr>,
@@ -43,13 +44,13 @@ pub(super) struct OpenRequest {
     answer: oneshot::Sender<Result<FakeChannel, OpenError>>,
 }
 
-/// A global request.
+/// A request to listen, or to stop listening.
 pub(super) enum GlobalRequest {
     Listen(ListenAddr, oneshot::Sender<Option<u16>>),
     Cancel(ListenAddr),
 }
 
-/// A new session, its incoming queue, and its far side.
+/// Returns a new session, its queue of incoming channels, and its server.
 pub(super) fn new_session() -> (FakeSession, mpsc::Receiver<FakeIncoming>, Server) {
     let lost = CancellationToken::new();
     let (open_requests, open_requests_rx) = mpsc::unbounded_channel();
@@ -70,14 +71,17 @@ pub(super) fn new_session() -> (FakeSession, mpsc::Receiver<FakeIncoming>, Serve
 }
 
 impl OpenRequest {
-    /// Opens it.
+    /// Opens the channel.
     pub(super) fn accept(self) -> Peer {
         let (channel, peer) = channel(self.lost);
-        assert!(self.answer.send(Ok(channel)).is_ok(), "nobody waits");
+        assert!(
+            self.answer.send(Ok(channel)).is_ok(),
+            "the client waits for the answer"
+        );
         peer
     }
 
-    /// Refuses it.
+    /// Refuses the channel with a reason code of RFC 4254 §5.1.
     pub(super) fn refuse(self, code: u32, text: &str) {
         let text = text.to_owned();
         let _ = self.answer.send(Err(OpenError::Refused { code, text }));
@@ -132,7 +136,7 @@ impl SshSession for FakeSession {
     }
 }
 
-/// A connection that the test opened.
+/// A channel that the test opens.
 pub(super) struct FakeIncoming {
     listen: ListenAddr,
     port: u16,
@@ -141,7 +145,7 @@ pub(super) struct FakeIncoming {
 }
 
 impl Server {
-    /// Opens a connection for a remote forward: its far end, and the reason if it is refused.
+    /// Opens a channel for a remote forward. Returns the server's end, and a receiver of the text if it is refused.
     pub(super) async fn connect(
         &self,
         listen: ListenAddr,
@@ -157,32 +161,32 @@ impl Server {
         };
         assert!(
             self.incoming.send(incoming).await.is_ok(),
-            "nobody takes it"
+            "incoming channels are received"
         );
         (peer, why)
     }
 
-    /// The next connection to open.
+    /// Waits for the next channel that the client wants to open.
     pub(super) async fn next_open_request(&mut self) -> OpenRequest {
         self.open_requests
             .recv()
             .await
-            .expect("the session is held")
+            .expect("the session is alive")
     }
 
-    /// Grants or refuses the next forward that is asked for.
+    /// Grants the next request to listen with `port`, or refuses it with `None`.
     pub(super) async fn answer(&mut self, port: Option<u16>) -> ListenAddr {
         match self
             .global_requests
             .recv()
             .await
-            .expect("the session is held")
+            .expect("the session is alive")
         {
             GlobalRequest::Listen(listen, answer) => {
                 let _ = answer.send(port);
                 listen
             }
-            GlobalRequest::Cancel(listen) => panic!("{listen} is given up"),
+            GlobalRequest::Cancel(listen) => panic!("unexpected cancellation of {listen}"),
         }
     }
 }
@@ -207,14 +211,14 @@ impl IncomingChannel for FakeIncoming {
     }
 }
 
-/// A message of a channel.
+/// A message on a channel; CLOSE is the end of the queue.
 #[derive(Debug, PartialEq)]
 pub(super) enum Message {
     Data(Bytes),
     Eof,
 }
 
-/// One connection, as the code under test has it.
+/// The client's end of a channel, for the code under test.
 pub(super) struct FakeChannel {
     reader: FakeReader,
     writer: FakeWriter,
@@ -233,7 +237,7 @@ pub(super) struct FakeWriter {
     lost: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-/// The far end of a connection; dropping it is its CLOSE.
+/// The server's end of a channel. Dropping it sends CLOSE.
 pub(super) struct Peer {
     pub(super) to_local: mpsc::Sender<Message>,
     pub(super) from_local: mpsc::Receiver<Message>,
@@ -247,7 +251,6 @@ impl Drop for Peer {
 }
 
 impl Peer {
-    /// Sends bytes.
     pub(super) async fn send_data(&self, bytes: &[u8]) {
         let message = Message::Data(Bytes::copy_from_slice(bytes));
         self.to_local
@@ -256,7 +259,6 @@ impl Peer {
             .expect("the channel is open");
     }
 
-    /// Sends EOF.
     pub(super) async fn send_eof(&self) {
         self.to_local
             .send(Message::Eof)
@@ -264,7 +266,7 @@ impl Peer {
             .expect("the channel is open");
     }
 
-    /// All bytes up to EOF; `Err` with them when CLOSE comes instead.
+    /// Returns all bytes up to EOF; `Err` with the bytes if CLOSE arrives first.
     pub(super) async fn receive_to_eof(&mut self) -> Result<Vec<u8>, Vec<u8>> {
         let mut received = Vec::new();
         loop {
@@ -276,7 +278,7 @@ impl Peer {
         }
     }
 
-    /// Exactly so many bytes.
+    /// Receives exactly `count` bytes.
     pub(super) async fn receive_exactly(&mut self, count: usize) -> Vec<u8> {
         let mut received = Vec::new();
         while received.len() < count {
@@ -290,7 +292,7 @@ impl Peer {
     }
 }
 
-/// A connection, both ends.
+/// Returns both ends of a new channel. Cancelling `lost` is the loss of the session.
 pub(super) fn channel(lost: CancellationToken) -> (FakeChannel, Peer) {
     let (to_local, from_server) = mpsc::channel(WINDOW);
     let (to_server, from_local) = mpsc::channel(WINDOW);

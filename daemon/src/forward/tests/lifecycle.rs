@@ -1,11 +1,11 @@
-//! Listeners and held connections over the life of a tunnel.
+//! Listeners and held connections while sessions come and go and the configuration changes.
 
 use tokio::net::TcpListener;
 
 use super::*;
 
 #[tokio::test]
-async fn a_connection_waits_for_the_session() {
+async fn a_connection_is_held_until_a_session_is_attached() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut client = fixture.connect().await;
     client.write_all(b"early").await.unwrap();
@@ -20,19 +20,19 @@ async fn a_connection_waits_for_the_session() {
 }
 
 #[tokio::test]
-async fn it_is_reset_when_none_comes_in_time() {
+async fn a_held_connection_is_reset_after_the_hold_time() {
     let fixture = Fixture::new(&[local(0)]).await;
     let mut client = fixture.connect().await;
     fixture.until(0, |status| status.held == 1).await;
     tokio::time::pause();
     let start = tokio::time::Instant::now();
     assert_reset(&mut client).await;
-    // The wait began a moment before the clock stood still.
+    // The wait began a moment before the clock was paused.
     assert!((25..=30).contains(&start.elapsed().as_secs()));
 }
 
 #[tokio::test]
-async fn without_a_hold_time_it_is_reset_at_once() {
+async fn with_a_hold_time_of_zero_a_connection_is_reset_at_once() {
     let mut fixture = Fixture::new(&[local(0), dynamic()]).await;
     let forwards = [local(0), dynamic()];
     fixture
@@ -46,7 +46,7 @@ async fn without_a_hold_time_it_is_reset_at_once() {
 }
 
 #[tokio::test]
-async fn a_session_that_dies_while_opening_hands_its_connections_on() {
+async fn a_connection_whose_session_is_lost_while_opening_uses_the_next_session() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut first = fixture.attach().await;
     let client = fixture.connect().await;
@@ -62,7 +62,7 @@ async fn a_session_that_dies_while_opening_hands_its_connections_on() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_is_not_held() {
+async fn a_client_that_gives_up_is_no_longer_held() {
     let fixture = Fixture::new(&[local(0)]).await;
     for reset in [false, true] {
         let client = fixture.connect().await;
@@ -78,7 +78,7 @@ async fn a_client_that_goes_away_is_not_held() {
 }
 
 #[tokio::test]
-async fn a_question_with_its_end_is_held() {
+async fn a_client_that_sent_data_and_eof_is_held() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut client = fixture.connect().await;
     write_all_and_finish(&mut client, b"question").await;
@@ -92,7 +92,7 @@ async fn a_question_with_its_end_is_held() {
 }
 
 #[tokio::test]
-async fn the_oldest_of_too_many_is_reset() {
+async fn the_oldest_held_connection_is_reset_when_too_many_are_held() {
     let fixture = Fixture::new(&[local(0)]).await;
     let mut clients = Vec::new();
     for _ in 0..super::super::context::MAX_HELD {
@@ -105,7 +105,7 @@ async fn the_oldest_of_too_many_is_reset() {
 }
 
 #[tokio::test]
-async fn more_than_the_most_are_closed_at_once() {
+async fn a_connection_beyond_the_maximum_is_reset_at_once() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut server = fixture.attach().await;
     raise_descriptor_limit();
@@ -121,7 +121,7 @@ async fn more_than_the_most_are_closed_at_once() {
     pair(&fixture, &mut server).await;
 }
 
-/// Both ends of each connection are in this process.
+/// Raises the limit on open files: both ends of each connection are in this process.
 #[cfg(unix)]
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -137,7 +137,7 @@ fn raise_descriptor_limit() {
 fn raise_descriptor_limit() {}
 
 #[tokio::test]
-async fn a_busy_port_is_told_and_taken_when_it_is_free() {
+async fn a_busy_port_is_reported_and_bound_when_it_is_free() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port();
     let fixture = Fixture::new(&[local(port), local(0)]).await;
@@ -173,7 +173,7 @@ async fn one_port_serves_both_loopback_addresses() {
 }
 
 #[tokio::test]
-async fn what_others_can_reach_is_told() {
+async fn a_forward_that_other_machines_can_reach_is_marked_exposed() {
     let any = |bind| Forward::Dynamic {
         listen: ListenAddr::Tcp { bind, port: 0 },
     };
@@ -195,13 +195,13 @@ async fn what_others_can_reach_is_told() {
 }
 
 #[tokio::test]
-async fn a_change_touches_only_what_changed() {
+async fn a_reconfiguration_affects_only_the_forwards_that_changed() {
     let mut fixture = Fixture::new(&[local(0), dynamic()]).await;
     let mut server = fixture.attach().await;
     let (mut client, mut peer) = pair(&fixture, &mut server).await;
-    let (kept, gone) = (fixture.address(0), fixture.address(1));
+    let (kept, removed) = (fixture.address(0), fixture.address(1));
     let other = Forward::Local {
-        listen: tcp(gone.port()),
+        listen: tcp(removed.port()),
         to: to("other", 1),
     };
     let options = options(Duration::from_secs(30));
@@ -210,7 +210,7 @@ async fn a_change_touches_only_what_changed() {
         .reconcile(&[other.clone(), local(0)], options.clone())
         .await;
     assert_eq!(fixture.address(1), kept);
-    assert_eq!(fixture.address(0), gone, "its port was free at once");
+    assert_eq!(fixture.address(0), removed, "its port was free at once");
     client.write_all(b"still").await.unwrap();
     assert_eq!(peer.receive_exactly(5).await, b"still");
     fixture.forwards.reconcile(&[other], options).await;
@@ -220,7 +220,7 @@ async fn a_change_touches_only_what_changed() {
 }
 
 #[tokio::test]
-async fn closing_drains_then_resets_and_can_begin_again() {
+async fn close_drains_then_resets_and_the_forwards_can_start_again() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut server = fixture.attach().await;
     let address = fixture.address(0);
@@ -245,7 +245,7 @@ async fn closing_drains_then_resets_and_can_begin_again() {
 }
 
 #[tokio::test]
-async fn a_drained_connection_ends_in_order() {
+async fn a_connection_that_ends_within_the_grace_period_ends_in_order() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut server = fixture.attach().await;
     let (mut client, mut peer) = pair(&fixture, &mut server).await;
@@ -261,7 +261,7 @@ async fn a_drained_connection_ends_in_order() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_unix_socket_carries_and_goes_with_its_forward() {
+async fn a_unix_socket_forwards_and_is_removed_with_its_forward() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let forward = Forward::Local {
@@ -283,7 +283,7 @@ async fn a_unix_socket_carries_and_goes_with_its_forward() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_unix_socket_whose_file_was_taken_away_comes_back() {
+async fn a_unix_socket_whose_file_was_removed_is_bound_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let forward = Forward::Local {
@@ -298,7 +298,7 @@ async fn a_unix_socket_whose_file_was_taken_away_comes_back() {
     let mut before = tokio::net::UnixStream::connect(&path).await.unwrap();
     let mut peer = server.next_open_request().await.accept();
 
-    // Whoever took its place keeps it as long as they live.
+    // Another process that has taken the path keeps it for as long as it listens.
     std::fs::remove_file(&path).unwrap();
     let other = tokio::net::UnixListener::bind(&path).unwrap();
     let failed = |status: &ForwardStatus| status.state == ForwardState::Failed;

@@ -1,9 +1,9 @@
-//! Bytes both ways, and every way to end.
+//! The relay: bytes in both directions, and every way in which a connection can end.
 
 use super::*;
 
 #[tokio::test]
-async fn ten_megabytes_arrive_bit_exact_both_ways() {
+async fn ten_megabytes_arrive_unchanged_in_both_directions() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut server = fixture.attach().await;
     let (client, mut peer) = pair(&fixture, &mut server).await;
@@ -19,7 +19,7 @@ async fn ten_megabytes_arrive_bit_exact_both_ways() {
         got
     };
     let send = peer.to_local.clone();
-    let far_sends = async {
+    let server_sends = async {
         for piece in bytes.chunks(32_000) {
             let piece = bytes::Bytes::copy_from_slice(piece);
             send.send(super::fake_session::Message::Data(piece))
@@ -28,7 +28,8 @@ async fn ten_megabytes_arrive_bit_exact_both_ways() {
         }
         send.send(super::fake_session::Message::Eof).await.unwrap();
     };
-    let ((), got, (), received) = tokio::join!(upload, download, far_sends, peer.receive_to_eof());
+    let ((), got, (), received) =
+        tokio::join!(upload, download, server_sends, peer.receive_to_eof());
     assert!(got == bytes);
     assert!(received.unwrap() == bytes);
     fixture.until_no_connection().await;
@@ -38,7 +39,7 @@ async fn ten_megabytes_arrive_bit_exact_both_ways() {
 }
 
 #[tokio::test]
-async fn the_client_may_end_first() {
+async fn the_server_can_send_after_the_client_has_sent_eof() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut server = fixture.attach().await;
     let (mut client, mut peer) = pair(&fixture, &mut server).await;
@@ -55,7 +56,7 @@ async fn the_client_may_end_first() {
 }
 
 #[tokio::test]
-async fn the_far_side_may_end_first() {
+async fn the_client_can_send_after_the_server_has_sent_eof() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut server = fixture.attach().await;
     let (mut client, mut peer) = pair(&fixture, &mut server).await;
@@ -67,7 +68,7 @@ async fn the_far_side_may_end_first() {
 }
 
 #[tokio::test]
-async fn a_clients_reset_closes_the_channel_without_eof() {
+async fn a_reset_by_the_client_closes_the_channel_without_eof() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut server = fixture.attach().await;
     let (client, mut peer) = pair(&fixture, &mut server).await;
@@ -79,11 +80,11 @@ async fn a_clients_reset_closes_the_channel_without_eof() {
 }
 
 #[tokio::test]
-async fn a_clients_reset_is_seen_while_the_far_side_takes_nothing() {
+async fn a_reset_by_the_client_is_noticed_while_the_server_gives_no_window() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut server = fixture.attach().await;
     let (client, peer) = pair(&fixture, &mut server).await;
-    // More than window and socket buffers take: the pump waits for window.
+    // More than the window and the socket buffers hold: the relay waits for window.
     while client.try_write(&[0; 65536]).is_ok() {}
     socket2::SockRef::from(&client)
         .set_linger(Some(Duration::ZERO))
@@ -93,7 +94,7 @@ async fn a_clients_reset_is_seen_while_the_far_side_takes_nothing() {
 }
 
 #[tokio::test]
-async fn a_close_without_eof_is_a_reset() {
+async fn a_channel_close_without_eof_resets_the_client() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut server = fixture.attach().await;
     let (mut client, peer) = pair(&fixture, &mut server).await;
@@ -105,7 +106,7 @@ async fn a_close_without_eof_is_a_reset() {
 }
 
 #[tokio::test]
-async fn a_close_after_eof_ends_the_client_in_order() {
+async fn a_channel_close_after_eof_closes_the_client_in_order() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut server = fixture.attach().await;
     let (mut client, peer) = pair(&fixture, &mut server).await;
@@ -114,7 +115,7 @@ async fn a_close_after_eof_ends_the_client_in_order() {
     drop(peer);
     assert_eq!(read_to_end(&mut client).await.unwrap(), b"all");
     fixture.until_no_connection().await;
-    // The connection is gone altogether, though the client never ended its half.
+    // The connection is closed in both directions, although the client has sent no EOF.
     while client.write_all(b"x").await.is_ok() {
         tokio::task::yield_now().await;
     }
@@ -138,13 +139,13 @@ async fn a_lost_session_resets_its_connections() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_is_reset_too_when_the_session_is_lost() {
+async fn a_lost_session_also_resets_a_client_that_reads_nothing() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut server = fixture.attach().await;
     let (mut client, peer) = pair(&fixture, &mut server).await;
     let piece = bytes::Bytes::from(vec![0; 1 << 20]);
     let data = || super::fake_session::Message::Data(piece.clone());
-    // Until nothing more is taken.
+    // Until all buffers on the way are full.
     tokio::time::pause();
     while tokio::time::timeout(Duration::from_millis(100), peer.to_local.send(data()))
         .await
@@ -156,7 +157,7 @@ async fn a_client_that_reads_nothing_is_reset_too_when_the_session_is_lost() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_stalls_nobody_else() {
+async fn a_slow_reader_does_not_stall_other_connections() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut server = fixture.attach().await;
     let (_stalled, stalled_peer) = pair(&fixture, &mut server).await;
@@ -177,7 +178,7 @@ async fn a_slow_reader_stalls_nobody_else() {
 }
 
 #[tokio::test]
-async fn the_server_is_told_target_and_originator() {
+async fn the_open_request_has_the_target_and_the_originator() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut server = fixture.attach().await;
     let client = fixture.connect().await;
@@ -187,7 +188,7 @@ async fn the_server_is_told_target_and_originator() {
 }
 
 #[tokio::test]
-async fn a_refused_channel_is_a_reset_and_the_forward_stands() {
+async fn a_refused_channel_resets_the_client_and_the_forward_still_listens() {
     let mut fixture = Fixture::new(&[local(0)]).await;
     let mut server = fixture.attach().await;
     let mut client = fixture.connect().await;

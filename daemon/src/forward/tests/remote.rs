@@ -1,4 +1,4 @@
-//! Forwards that listen at the far side.
+//! Remote forwards: requests to the server, and the channels that it opens.
 
 use tokio::net::TcpListener;
 
@@ -12,7 +12,8 @@ fn remote(listen: u16, target: Option<u16>) -> Forward {
     }
 }
 
-/// Attaches a session that answers the forwards asked for in their order.
+/// Attaches a session whose server answers the requested forwards in order: `Some` grants with a port, `None` refuses.
+/// Returns the messages of the failures too.
 async fn attach(fixture: &mut Fixture, answers: &[Option<u16>]) -> (Server, Vec<String>) {
     let (session, incoming, mut server) = new_session();
     let granted = async {
@@ -33,7 +34,7 @@ async fn target() -> (TcpListener, u16) {
 }
 
 #[tokio::test]
-async fn it_leads_where_the_configuration_says() {
+async fn a_channel_is_connected_to_the_configured_target() {
     let (target, port) = target().await;
     let mut fixture = Fixture::new(&[remote(0, Some(port))]).await;
     assert_eq!(fixture.status(0).state, ForwardState::Pending);
@@ -58,7 +59,7 @@ async fn it_leads_where_the_configuration_says() {
 }
 
 #[tokio::test]
-async fn two_that_got_any_port_are_told_apart_by_it() {
+async fn two_forwards_that_requested_port_0_are_told_apart_by_their_port() {
     let (_first, first_port) = target().await;
     let (second, second_port) = target().await;
     let forwards = [remote(0, Some(first_port)), remote(0, Some(second_port))];
@@ -69,7 +70,7 @@ async fn two_that_got_any_port_are_told_apart_by_it() {
 }
 
 #[tokio::test]
-async fn a_dead_target_refuses_the_connection() {
+async fn an_unreachable_target_refuses_the_channel() {
     let (listener, port) = target().await;
     drop(listener);
     let mut fixture = Fixture::new(&[remote(1, Some(port))]).await;
@@ -79,17 +80,17 @@ async fn a_dead_target_refuses_the_connection() {
 }
 
 #[tokio::test]
-async fn what_was_not_asked_for_is_refused() {
+async fn a_channel_for_a_forward_that_was_not_requested_is_refused() {
     let (_target, port) = target().await;
     let mut fixture = Fixture::new(&[remote(1, Some(port))]).await;
     let (server, _) = attach(&mut fixture, &[Some(1)]).await;
     let (mut peer, refused) = server.connect(tcp(2), 2).await;
     assert_eq!(peer.receive_to_eof().await, Err(vec![]));
-    assert!(refused.await.is_err(), "dropped unanswered");
+    assert!(refused.await.is_err(), "dropped without an answer");
 }
 
 #[tokio::test]
-async fn a_refused_one_is_told_and_asked_for_again() {
+async fn a_refused_forward_is_reported_and_requested_again() {
     let (_target, port) = target().await;
     let mut fixture = Fixture::new(&[local(0), remote(1, Some(port))]).await;
     tokio::time::pause();
@@ -111,7 +112,7 @@ async fn a_refused_one_is_told_and_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_silent_server_holds_nothing_up_for_more_than_ten_seconds() {
+async fn attach_waits_at_most_ten_seconds_for_a_silent_server() {
     let (_target, port) = target().await;
     let mut fixture = Fixture::new(&[remote(1, Some(port)), remote(2, Some(port))]).await;
     tokio::time::pause();
@@ -122,19 +123,19 @@ async fn a_silent_server_holds_nothing_up_for_more_than_ten_seconds() {
 }
 
 #[tokio::test]
-async fn a_live_session_is_asked_for_what_is_new_and_told_what_is_gone() {
+async fn a_reconfiguration_requests_new_and_cancels_removed_forwards_on_a_live_session() {
     let (_target, port) = target().await;
     let (other, other_port) = target().await;
     let mut fixture = Fixture::new(&[remote(1, Some(port)), remote(2, Some(port))]).await;
     let (mut server, _) = attach(&mut fixture, &[Some(1), Some(2)]).await;
-    // One leads elsewhere, one goes, one comes.
+    // One gets another target, one is removed, one is added.
     let desired = [remote(1, Some(other_port)), remote(3, None)];
     let options = options(Duration::from_secs(30));
     fixture.forwards.reconcile(&desired, options.clone()).await;
-    let Some(GlobalRequest::Cancel(gone)) = server.global_requests.recv().await else {
-        panic!("what is gone is given up before anything is asked for");
+    let Some(GlobalRequest::Cancel(cancelled)) = server.global_requests.recv().await else {
+        panic!("removed forwards are cancelled before new ones are requested");
     };
-    assert_eq!(gone, tcp(2));
+    assert_eq!(cancelled, tcp(2));
     assert_eq!(server.answer(Some(3)).await, tcp(3));
     fixture
         .until(1, |status| status.state == ForwardState::Listening)
@@ -145,12 +146,12 @@ async fn a_live_session_is_asked_for_what_is_new_and_told_what_is_gone() {
     fixture.forwards.reconcile(&desired, options).await;
     assert!(
         server.global_requests.try_recv().is_err(),
-        "nothing differs"
+        "an unchanged configuration sends no request"
     );
 }
 
 #[tokio::test]
-async fn reverse_socks_goes_where_it_is_asked_and_permitted() {
+async fn reverse_socks_connects_to_requested_destinations_that_are_permitted() {
     let (target, port) = target().await;
     let mut fixture = Fixture::new(&[remote(1, None)]).await;
     let (server, _) = attach(&mut fixture, &[Some(1)]).await;

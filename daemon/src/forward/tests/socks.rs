@@ -1,4 +1,4 @@
-//! A dynamic forward, as its clients see it.
+//! Dynamic forwards from the client's point of view.
 
 use super::super::ssh_session::ChannelTarget;
 use super::*;
@@ -17,7 +17,7 @@ fn by_name(name: &[u8], port: u16) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn socks5_answers_when_the_channel_is_open() {
+async fn socks5_sends_its_reply_only_when_the_channel_is_open() {
     let mut fixture = Fixture::new(&[dynamic()]).await;
     let mut server = fixture.attach().await;
     let mut client = fixture.connect().await;
@@ -47,7 +47,7 @@ async fn socks5_answers_when_the_channel_is_open() {
 }
 
 #[tokio::test]
-async fn socks4a_works_alike() {
+async fn socks4a_connects_by_name() {
     let mut fixture = Fixture::new(&[dynamic()]).await;
     let mut server = fixture.attach().await;
     let mut client = fixture.connect().await;
@@ -64,7 +64,7 @@ async fn socks4a_works_alike() {
 }
 
 #[tokio::test]
-async fn a_refusal_has_its_true_code() {
+async fn a_refused_channel_is_answered_with_the_matching_code() {
     let mut fixture = Fixture::new(&[dynamic()]).await;
     let mut server = fixture.attach().await;
     for (code, text, reply) in [
@@ -95,7 +95,7 @@ async fn a_refusal_has_its_true_code() {
 }
 
 #[tokio::test]
-async fn a_request_is_held_like_any_connection() {
+async fn a_complete_request_is_held_until_a_session_is_attached() {
     let mut fixture = Fixture::new(&[dynamic()]).await;
     let mut client = fixture.connect().await;
     client.write_all(&[5, 1, 0]).await.unwrap();
@@ -107,7 +107,7 @@ async fn a_request_is_held_like_any_connection() {
 }
 
 #[tokio::test]
-async fn a_stranger_is_closed_without_a_reply() {
+async fn an_unknown_protocol_is_closed_without_a_reply() {
     let fixture = Fixture::new(&[dynamic()]).await;
     let mut client = fixture.connect().await;
     client.write_all(b"\x16").await.unwrap();
@@ -115,7 +115,7 @@ async fn a_stranger_is_closed_without_a_reply() {
 }
 
 #[tokio::test]
-async fn a_client_has_ten_seconds_to_say_where_to() {
+async fn a_client_that_sends_no_request_is_closed_after_ten_seconds() {
     let fixture = Fixture::new(&[dynamic()]).await;
     let mut client = fixture.connect().await;
     client.write_all(&[5, 1, 0]).await.unwrap();
@@ -123,6 +123,6 @@ async fn a_client_has_ten_seconds_to_say_where_to() {
     tokio::time::pause();
     let start = tokio::time::Instant::now();
     assert_eq!(read_to_end(&mut client).await.unwrap(), b"");
-    // The wait began a moment before the clock stood still.
+    // The wait began a moment before the clock was paused.
     assert!((5..=10).contains(&start.elapsed().as_secs()));
 }
