@@ -120,17 +120,23 @@ pub(super) async fn serve<S: SshSession>(
         }
         Some(Err(reason)) => {
             reason.log(context, cell);
-            let reply = match &reason {
-                NotOpened::Refused(error) => reply_to_open_error(error),
-                NotOpened::HoldTimedOut => ConnectReply::HostUnreachable,
-                NotOpened::ClientGone | NotOpened::Evicted => return,
-            };
-            let reply = request.encode_reply(reply);
-            if client.write_all(&reply).await.is_ok() {
-                client.close();
-            }
+            refuse(client, &request, &reason).await;
         }
         None => {}
+    }
+}
+
+/// Sends the client the reason why its request failed, and closes the connection. A client that is gone or evicted gets
+/// no reply; its connection is reset.
+async fn refuse(client: LocalSocket, request: &ConnectRequest, reason: &NotOpened) {
+    let reply = match reason {
+        NotOpened::Refused(error) => reply_to_open_error(error),
+        NotOpened::HoldTimedOut => ConnectReply::HostUnreachable,
+        NotOpened::ClientGone | NotOpened::Evicted => return,
+    };
+    let reply = request.encode_reply(reply);
+    if client.write_all(&reply).await.is_ok() {
+        client.close();
     }
 }
 

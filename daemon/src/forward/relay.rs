@@ -47,10 +47,8 @@ pub(super) struct Relay<'a, S: SshSession> {
 enum RelayEnd {
     /// Both directions ended with EOF, or the server closed the channel after its EOF.
     InOrder,
-    LocalReset,
-    /// The server closed the channel without EOF.
-    ChannelReset,
-    SessionLost,
+    /// The local socket was reset, the server closed the channel without EOF, or the session was lost.
+    Broken,
 }
 
 enum ChannelToLocalEnd {
@@ -119,7 +117,7 @@ async fn relay_both<S: SshSession>(
             return if passed_on || !session.is_closed() {
                 RelayEnd::InOrder
             } else {
-                RelayEnd::SessionLost
+                RelayEnd::Broken
             };
         }
         // `biased`: a direction that has ended is seen before the event that may have ended it, so that data and EOF
@@ -142,18 +140,13 @@ async fn relay_both<S: SshSession>(
             RelayEvent::LocalToChannel(LocalToChannelEnd::ChannelClosed) => {
                 local_eof_passed_on = Some(false);
             }
-            RelayEvent::ChannelToLocal(ChannelToLocalEnd::ChannelBroken) => {
-                return if session.is_closed() {
-                    RelayEnd::SessionLost
-                } else {
-                    RelayEnd::ChannelReset
-                };
-            }
-            RelayEvent::ChannelToLocal(ChannelToLocalEnd::LocalBroken)
+            RelayEvent::ChannelToLocal(
+                ChannelToLocalEnd::ChannelBroken | ChannelToLocalEnd::LocalBroken,
+            )
             | RelayEvent::LocalToChannel(LocalToChannelEnd::LocalBroken)
-            | RelayEvent::LocalFailed => return RelayEnd::LocalReset,
+            | RelayEvent::LocalFailed
+            | RelayEvent::LossGraceOver => return RelayEnd::Broken,
             RelayEvent::SessionLost => loss_deadline = Some(Instant::now() + LOSS_GRACE),
-            RelayEvent::LossGraceOver => return RelayEnd::SessionLost,
         }
     }
 }
