@@ -1,17 +1,17 @@
-//! Which protocol a client of a dynamic forward speaks, by its first byte.
+//! Recognises the protocol of a dynamic forward's client by its first byte.
 
-/// A protocol that a dynamic forward speaks.
+/// A protocol that a dynamic forward understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// SOCKS4 and 4a.
+    /// SOCKS4 and SOCKS4a; both start with version byte 4.
     Socks4,
-    /// SOCKS5, RFC 1928.
+    /// SOCKS5 (RFC 1928), version byte 5.
     Socks5,
 }
 
 impl Protocol {
-    /// The protocol that begins with this byte; none for what is not spoken here.
-    pub fn of(first: u8) -> Option<Self> {
+    /// Returns the protocol that starts with the byte `first`; `None` if no supported protocol does.
+    pub fn from_first_byte(first: u8) -> Option<Self> {
         match first {
             4 => Some(Self::Socks4),
             5 => Some(Self::Socks5),

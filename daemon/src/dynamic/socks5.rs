@@ -1,91 +1,103 @@
-//! SOCKS5, RFC 1928: a greeting, the choice of a method, a request, an answer.
-//! No method but "no authentication" is offered.
+//! SOCKS5 (RFC 1928): greeting, choice of an authentication method, request, reply.
+//! Only the method "no authentication required" and the command CONNECT are supported.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Host, Parsed, Protocol, Reply, Request, is_sound_name};
+use super::reply::ConnectReply;
+use super::request::{ConnectRequest, Host, ParseOutcome};
+use super::sniff::Protocol;
 
 const VERSION: u8 = 5;
-const NO_AUTHENTICATION: u8 = 0;
-const CONNECT: u8 = 1;
+const METHOD_NO_AUTHENTICATION: u8 = 0;
+const METHOD_NONE_ACCEPTABLE: u8 = 0xff;
+const COMMAND_CONNECT: u8 = 1;
+const ADDRESS_IPV4: u8 = 1;
+const ADDRESS_NAME: u8 = 3;
+const ADDRESS_IPV6: u8 = 4;
 
-/// The choice of a method when none of those offered will do.
-pub(super) const NO_METHOD: [u8; 2] = [VERSION, 0xff];
-/// The choice of no authentication.
-pub(super) const METHOD_CHOSEN: [u8; 2] = [VERSION, NO_AUTHENTICATION];
+/// The method selection when the client offers no method that is supported here; the client must then close (RFC 1928 §3).
+pub const NO_ACCEPTABLE_METHOD: [u8; 2] = [VERSION, METHOD_NONE_ACCEPTABLE];
+/// The method selection that chooses "no authentication required".
+pub const METHOD_SELECTED: [u8; 2] = [VERSION, METHOD_NO_AUTHENTICATION];
 
-/// The greeting: whether a method that is spoken here is among those offered.
-pub(super) fn greeting(bytes: &[u8]) -> Parsed<bool> {
+/// Parses the greeting (RFC 1928 §3). The value is whether the client offers "no authentication required".
+pub fn parse_greeting(bytes: &[u8]) -> ParseOutcome<bool> {
     match bytes {
-        [] => Parsed::Short,
+        [] | [VERSION] => ParseOutcome::Incomplete,
         [VERSION, count, methods @ ..] => match methods.get(..usize::from(*count)) {
-            Some(offered) => Parsed::Whole(offered.contains(&NO_AUTHENTICATION), 2 + offered.len()),
-            None => Parsed::Short,
+            Some(offered) => ParseOutcome::Complete {
+                value: offered.contains(&METHOD_NO_AUTHENTICATION),
+                consumed: 2 + offered.len(),
+            },
+            None => ParseOutcome::Incomplete,
         },
-        [VERSION] => Parsed::Short,
-        [_, ..] => Parsed::Broken,
+        [_, ..] => ParseOutcome::Malformed,
     }
 }
 
-/// The request after the greeting.
-pub(super) fn request(bytes: &[u8]) -> Parsed<Request> {
+/// Parses the request that follows the method selection (RFC 1928 §4).
+pub fn parse_request(bytes: &[u8]) -> ParseOutcome<ConnectRequest> {
     match bytes.first() {
-        None => return Parsed::Short,
+        None => return ParseOutcome::Incomplete,
         Some(&VERSION) => {}
-        Some(_) => return Parsed::Broken,
+        Some(_) => return ParseOutcome::Malformed,
     }
-    let Some((&[_, command, _reserved, kind], rest)) = bytes.split_first_chunk() else {
-        return Parsed::Short;
+    let Some((&[_, command, _reserved, address_type], rest)) = bytes.split_first_chunk() else {
+        return ParseOutcome::Incomplete;
     };
-    let (host, length) = match address(kind, rest) {
-        Parsed::Whole(host, length) => (host, length),
-        Parsed::Short => return Parsed::Short,
-        // Whatever follows cannot be measured, so this is said before the port is read.
-        Parsed::Refused(_) if command != CONNECT => {
-            return Parsed::Refused(Reply::CommandNotSupported);
+    let (host, address_len) = match parse_address(address_type, rest) {
+        ParseOutcome::Complete { value, consumed } => (value, consumed),
+        ParseOutcome::Incomplete => return ParseOutcome::Incomplete,
+        // The length of an unknown address type is unknown too, so the port cannot be found and the command is
+        // answered here instead of below.
+        ParseOutcome::Rejected(_) if command != COMMAND_CONNECT => {
+            return ParseOutcome::Rejected(ConnectReply::CommandNotSupported);
         }
-        Parsed::Refused(reply) => return Parsed::Refused(reply),
-        Parsed::Broken => return Parsed::Broken,
+        ParseOutcome::Rejected(reply) => return ParseOutcome::Rejected(reply),
+        ParseOutcome::Malformed => return ParseOutcome::Malformed,
     };
-    let Some(&port) = rest.get(length..).and_then(<[u8]>::first_chunk) else {
-        return Parsed::Short;
+    let Some(&port) = rest.get(address_len..).and_then(<[u8]>::first_chunk) else {
+        return ParseOutcome::Incomplete;
     };
     let port = u16::from_be_bytes(port);
-    if command != CONNECT {
-        return Parsed::Refused(Reply::CommandNotSupported);
+    if command != COMMAND_CONNECT {
+        return ParseOutcome::Rejected(ConnectReply::CommandNotSupported);
     }
-    if port == 0 || matches!(&host, Host::Name(name) if !is_sound_name(name)) {
-        return Parsed::Refused(Reply::GeneralFailure);
+    if port == 0 || !host.is_acceptable() {
+        return ParseOutcome::Rejected(ConnectReply::GeneralFailure);
     }
-    let request = Request {
+    let value = ConnectRequest {
         protocol: Protocol::Socks5,
         host,
         port,
     };
-    Parsed::Whole(request, 4 + length + 2)
+    let consumed = 4 + address_len + 2;
+    ParseOutcome::Complete { value, consumed }
 }
 
-fn address(kind: u8, bytes: &[u8]) -> Parsed<Host> {
-    let found = match kind {
-        1 => bytes
+/// Parses a destination address of the given type (RFC 1928 §5).
+fn parse_address(address_type: u8, bytes: &[u8]) -> ParseOutcome<Host> {
+    let found = match address_type {
+        ADDRESS_IPV4 => bytes
             .first_chunk::<4>()
             .map(|&ip| (Host::Ip(IpAddr::V4(Ipv4Addr::from(ip))), 4)),
-        4 => bytes
+        ADDRESS_IPV6 => bytes
             .first_chunk::<16>()
             .map(|&ip| (Host::Ip(IpAddr::V6(Ipv6Addr::from(ip))), 16)),
-        3 => bytes.split_first().and_then(|(&length, rest)| {
+        ADDRESS_NAME => bytes.split_first().and_then(|(&length, rest)| {
             let name = rest.get(..usize::from(length))?;
             Some((Host::Name(name.to_vec()), 1 + name.len()))
         }),
-        _ => return Parsed::Refused(Reply::AddressTypeNotSupported),
+        _ => return ParseOutcome::Rejected(ConnectReply::AddressTypeNotSupported),
     };
     match found {
-        Some((host, length)) => Parsed::Whole(host, length),
-        None => Parsed::Short,
+        Some((value, consumed)) => ParseOutcome::Complete { value, consumed },
+        None => ParseOutcome::Incomplete,
     }
 }
 
-/// The answer; the bound address is not known here and stands as 0.0.0.0:0, as OpenSSH has it.
-pub(super) fn answer(reply: Reply) -> Vec<u8> {
-    vec![VERSION, reply.code(), 0, 1, 0, 0, 0, 0, 0, 0]
+/// Encodes the reply (RFC 1928 §6). The bound address is always 0.0.0.0:0, as in OpenSSH: the server connects, and SSH
+/// does not report the address from which it does so.
+pub fn encode_reply(reply: ConnectReply) -> Vec<u8> {
+    vec![VERSION, reply.code(), 0, ADDRESS_IPV4, 0, 0, 0, 0, 0, 0]
 }

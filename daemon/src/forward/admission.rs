@@ -1,82 +1,82 @@
-//! Rooms with a bounded number of seats, where the newest comer takes the seat of the longest sitter.
+//! A bounded set of waiting connections in which a new one evicts the oldest. Refusing the new one instead would let
+//! clients that connect and do nothing block all others.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-/// A room.
+/// Admits a limited number of connections at a time. Clones share the same limit.
 #[derive(Debug, Clone)]
 pub(super) struct AdmissionQueue {
-    // A std mutex: nothing is awaited while it is held.
-    seats: Arc<Mutex<Seats>>,
+    // A std mutex: no await happens while it is locked.
+    tickets: Arc<Mutex<Tickets>>,
     capacity: usize,
 }
 
 #[derive(Debug, Default)]
-struct Seats {
-    next: u64,
-    taken: VecDeque<(u64, CancellationToken)>,
+struct Tickets {
+    next_number: u64,
+    /// The admitted tickets, oldest first.
+    admitted: VecDeque<(u64, CancellationToken)>,
 }
 
-/// A seat, free again when it is dropped.
+/// The right to wait, given back on drop.
 #[derive(Debug)]
 pub(super) struct Ticket {
-    room: AdmissionQueue,
+    queue: AdmissionQueue,
     number: u64,
-    ousted: CancellationToken,
+    evicted: CancellationToken,
 }
 
 impl AdmissionQueue {
-    /// A room with that many seats.
     pub(super) fn new(capacity: usize) -> Self {
         Self {
-            seats: Arc::default(),
+            tickets: Arc::default(),
             capacity,
         }
     }
 
-    /// Takes a seat; where all are taken, the one who sat longest goes.
     pub(super) fn enter(&self) -> Ticket {
-        let ousted = CancellationToken::new();
-        let mut seats = self.seats();
-        if seats.taken.len() >= self.capacity
-            && let Some((_, oldest)) = seats.taken.pop_front()
+        let evicted = CancellationToken::new();
+        let mut tickets = self.tickets();
+        if tickets.admitted.len() >= self.capacity
+            && let Some((_, oldest)) = tickets.admitted.pop_front()
         {
             oldest.cancel();
         }
-        let number = seats.next;
-        seats.next += 1;
-        seats.taken.push_back((number, ousted.clone()));
-        drop(seats);
+        let number = tickets.next_number;
+        tickets.next_number += 1;
+        tickets.admitted.push_back((number, evicted.clone()));
+        drop(tickets);
         Ticket {
-            room: self.clone(),
+            queue: self.clone(),
             number,
-            ousted,
+            evicted,
         }
     }
 
-    fn seats(&self) -> MutexGuard<'_, Seats> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tickets(&self) -> MutexGuard<'_, Tickets> {
+        self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Ticket {
-    /// Waits until somebody newer took it.
-    pub(super) async fn ousted(&self) {
-        self.ousted.cancelled().await;
+    /// Waits until a newer connection has evicted this one. Cancel-safe.
+    pub(super) async fn evicted(&self) {
+        self.evicted.cancelled().await;
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut seats = self.room.seats();
-        // Numbers grow from front to back.
-        if let Ok(index) = seats
-            .taken
+        let mut tickets = self.queue.tickets();
+        // Numbers increase from front to back. An evicted ticket is no longer in the queue.
+        if let Ok(index) = tickets
+            .admitted
             .binary_search_by_key(&self.number, |(number, _)| *number)
         {
-            seats.taken.remove(index);
+            tickets.admitted.remove(index);
         }
     }
 }
@@ -86,17 +86,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_goes_when_the_room_is_full() {
-        let room = AdmissionQueue::new(2);
-        let first = room.enter();
-        let second = room.enter();
+    fn the_oldest_is_evicted_when_the_queue_is_full() {
+        let queue = AdmissionQueue::new(2);
+        let first = queue.enter();
+        let second = queue.enter();
         drop(second);
-        let third = room.enter();
-        assert!(!first.ousted.is_cancelled());
-        let fourth = room.enter();
-        assert!(first.ousted.is_cancelled());
-        assert!(!third.ousted.is_cancelled() && !fourth.ousted.is_cancelled());
+        let third = queue.enter();
+        assert!(!first.evicted.is_cancelled());
+        let fourth = queue.enter();
+        assert!(first.evicted.is_cancelled());
+        assert!(!third.evicted.is_cancelled() && !fourth.evicted.is_cancelled());
         drop((first, third, fourth));
-        assert!(room.seats().taken.is_empty());
+        assert!(queue.tickets().admitted.is_empty());
     }
 }

@@ -1,4 +1,5 @@
-//! Reaches what a remote forward leads to, from this side.
+//! Connects from this machine to the target of a remote forward, with Happy Eyeballs (RFC 8305) for names that have
+//! several addresses.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,21 +9,25 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::local_socket::Socket;
+use super::local_socket::LocalSocket;
 use tunneld_config::addr::{Endpoint, HostPort};
 
-/// All of the name, the connection and its alternatives.
-const LIMIT: Duration = Duration::from_secs(10);
-/// RFC 8305 §5: how long one address has before the next is tried beside it.
-const HEAD_START: Duration = Duration::from_millis(250);
+/// The limit for name resolution and all connection attempts together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an attempt runs alone before the next address is tried in parallel (RFC 8305 §5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Connects to an endpoint of this side.
-pub(super) async fn dial(to: &Endpoint) -> io::Result<Socket> {
-    let dialled = async {
+/// Connects to an endpoint.
+///
+/// # Errors
+/// The error of the last attempt; `TimedOut` after [`CONNECT_TIMEOUT`]; `Other` if the connection would use a file
+/// descriptor of the reserve.
+pub(super) async fn connect(to: &Endpoint) -> io::Result<LocalSocket> {
+    let attempt = async {
         match to {
             Endpoint::Tcp(HostPort { host, port }) => {
                 let addresses = tokio::net::lookup_host((host.as_str(), *port)).await?;
-                race(interleaved(addresses.collect())).await
+                connect_first(interleaved(addresses.collect())).await
             }
             #[cfg(unix)]
             Endpoint::Unix(path) => Ok(tokio::net::UnixStream::connect(path).await?.into()),
@@ -33,16 +38,16 @@ pub(super) async fn dial(to: &Endpoint) -> io::Result<Socket> {
             )),
         }
     };
-    let socket = timeout(LIMIT, dialled)
+    let socket = timeout(CONNECT_TIMEOUT, attempt)
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s"))??;
-    if super::reserved_fd::is_reserved(&socket) {
+    if super::reserved_fd::is_in_reserve(&socket) {
         return Err(io::Error::other("too few file descriptors are left"));
     }
     Ok(socket)
 }
 
-/// The addresses with the families in turn, the first one's first.
+/// Orders the addresses so that IPv4 and IPv6 alternate (RFC 8305 §4), beginning with the family of the first.
 fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (same, other): (Vec<_>, Vec<_>) = addresses
@@ -60,25 +65,26 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// The first address that answers; each next one is tried when the last has failed or is slow.
-async fn race(addresses: Vec<SocketAddr>) -> io::Result<Socket> {
+/// Returns the first connection that succeeds. The next address is tried when an attempt fails or [`ATTEMPT_DELAY`] has
+/// passed. Dropping the other attempts closes their sockets.
+async fn connect_first(addresses: Vec<SocketAddr>) -> io::Result<LocalSocket> {
     let mut addresses = addresses.into_iter();
-    let mut tries = FuturesUnordered::new();
+    let mut attempts = FuturesUnordered::new();
     let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     loop {
         let next = addresses.next();
-        let more = next.is_some();
-        tries.extend(next.map(TcpStream::connect));
-        if tries.is_empty() {
+        let started_one = next.is_some();
+        attempts.extend(next.map(TcpStream::connect));
+        if attempts.is_empty() {
             return Err(error);
         }
-        let ended = tokio::select! {
-            ended = tries.next() => ended,
-            () = sleep(HEAD_START), if more => None,
+        let finished = tokio::select! {
+            finished = attempts.next() => finished,
+            () = sleep(ATTEMPT_DELAY), if started_one => None,
         };
-        match ended {
+        match finished {
             Some(Ok(stream)) => return Ok(stream.into()),
-            Some(Err(refused)) => error = refused,
+            Some(Err(failed)) => error = failed,
             None => {}
         }
     }
@@ -89,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         let parse = |all: &[&str]| all.iter().map(|a| a.parse().unwrap()).collect::<Vec<_>>();
         assert_eq!(
             interleaved(parse(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"])),
@@ -99,14 +105,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refused_address_gives_way_to_the_next() {
+    async fn the_next_address_is_tried_when_one_is_refused() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dead = closed.local_addr().unwrap();
         drop(closed);
         let alive = listener.local_addr().unwrap();
-        assert_eq!(race(vec![dead, alive]).await.unwrap().peer(), Some(alive));
-        let error = race(vec![dead]).await.unwrap_err();
+        assert_eq!(
+            connect_first(vec![dead, alive]).await.unwrap().peer(),
+            Some(alive)
+        );
+        let error = connect_first(vec![dead]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

@@ -1,4 +1,4 @@
-//! What all connections of one tunnel stand on: the session of the moment, the limits, the tasks.
+//! What all forwards and connections of one tunnel share: the options, the current session, the limits, the tasks.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,87 +10,103 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
+use tunneld_config::model::Forwarding;
 
-use super::Options;
 use super::admission::AdmissionQueue;
 use super::forward_state::ForwardCell;
 use super::ssh_session::SshSession;
 
-/// The most connections of one tunnel.
-pub(super) const CONNECTIONS: usize = 1024;
-/// The most of them that wait for the session.
-pub(super) const HELD: usize = 256;
-/// The most of them that have not said yet where they want to go.
-pub(super) const GREETERS: usize = 256;
-/// The most frequent line about one trouble.
-const QUIET: Duration = Duration::from_secs(10);
+/// Connections, of all forwards of one tunnel together, that may be open at a time, held ones included. Further ones are
+/// reset (local forwards) or refused (remote forwards).
+pub(super) const MAX_CONNECTIONS: usize = 1024;
+/// Connections of one tunnel that may be held at a time. A further one evicts the oldest.
+pub(super) const MAX_HELD: usize = 256;
+/// Clients of one tunnel's dynamic forwards that may be in their handshake at a time. A further one evicts the oldest,
+/// so that clients which connect and send nothing cannot shut out the others.
+const MAX_HANDSHAKES: usize = 256;
+/// The shortest time between two throttled warnings of one tunnel.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The ground of one tunnel.
-pub(super) struct ForwardContext<L> {
-    /// The tunnel's name.
-    pub(super) tunnel: String,
-    /// How forwards behave now.
-    pub(super) options: watch::Sender<Options>,
-    /// The session of the moment.
-    pub(super) link: watch::Sender<Option<L>>,
-    /// The remote forwards, for the connections that the far side opens.
-    pub(super) remotes: watch::Sender<Vec<Arc<ForwardCell>>>,
-    /// Who waits for the session.
-    pub(super) held: AdmissionQueue,
-    /// Who has not said yet where to go.
-    pub(super) greeters: AdmissionQueue,
-    /// Every task of the tunnel's bytes.
-    pub(super) tasks: TaskTracker,
-    /// Ends them all at once.
-    pub(super) kill: CancellationToken,
-    /// Told whenever what is shown differs.
-    pub(super) changed: Arc<Notify>,
-    places: Arc<Semaphore>,
-    // A std mutex: nothing is awaited while it is held.
-    last_line: Mutex<Option<Instant>>,
+/// The part of a tunnel's configuration that its forwards obey; a change needs no reconnect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardOptions {
+    /// How long a new connection waits for a session; zero resets it immediately if there is none.
+    pub hold: Duration,
+    /// The options of Unix sockets and of reverse SOCKS.
+    pub forwarding: Forwarding,
 }
 
-impl<L: SshSession> ForwardContext<L> {
-    pub(super) fn new(tunnel: &str, options: Options, changed: Arc<Notify>) -> Self {
+/// State shared by all forwards and connections of one tunnel.
+pub(super) struct ForwardContext<S> {
+    /// The tunnel's name, for the log.
+    pub(super) tunnel: String,
+    /// The current options; each connection reads them when it starts.
+    pub(super) options: watch::Sender<ForwardOptions>,
+    /// The current session; `None` while the tunnel is not connected.
+    pub(super) session: watch::Sender<Option<S>>,
+    /// The remote forwards, to find the one that a channel from the server belongs to.
+    pub(super) remotes: watch::Sender<Vec<Arc<ForwardCell>>>,
+    /// Connections that wait for a session.
+    pub(super) held: AdmissionQueue,
+    /// Clients that have not sent their whole request yet.
+    pub(super) handshaking: AdmissionQueue,
+    /// The tasks of all listeners and connections.
+    pub(super) tasks: TaskTracker,
+    /// Cancels all connection tasks; their connections are reset.
+    pub(super) kill: CancellationToken,
+    /// Notified when the status of a forward has changed.
+    pub(super) changed: Arc<Notify>,
+    connection_permits: Arc<Semaphore>,
+    // A std mutex: no await happens while it is locked.
+    last_warning: Mutex<Option<Instant>>,
+}
+
+impl<S: SshSession> ForwardContext<S> {
+    pub(super) fn new(tunnel: &str, options: ForwardOptions, changed: Arc<Notify>) -> Self {
         Self {
             tunnel: tunnel.to_owned(),
             options: watch::Sender::new(options),
-            link: watch::Sender::new(None),
+            session: watch::Sender::new(None),
             remotes: watch::Sender::new(Vec::new()),
-            held: AdmissionQueue::new(HELD),
-            greeters: AdmissionQueue::new(GREETERS),
+            held: AdmissionQueue::new(MAX_HELD),
+            handshaking: AdmissionQueue::new(MAX_HANDSHAKES),
             tasks: TaskTracker::new(),
             kill: CancellationToken::new(),
             changed,
-            places: Arc::new(Semaphore::new(CONNECTIONS)),
-            last_line: Mutex::new(None),
+            connection_permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            last_warning: Mutex::new(None),
         }
     }
 
-    /// A place for one more connection; none when all are taken.
-    pub(super) fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+    /// Returns the permit for one more connection; `None` if [`MAX_CONNECTIONS`] are open. Never waits: a connection
+    /// that cannot be served is ended immediately and does not queue.
+    pub(super) fn try_acquire_connection(&self) -> Option<OwnedSemaphorePermit> {
+        let permits = Arc::clone(&self.connection_permits);
+        permits.try_acquire_owned().ok()
     }
 
-    /// The session, if one stands.
-    pub(super) fn live(&self) -> Option<L> {
-        self.link
+    /// Returns the current session; `None` if there is none or it has ended.
+    pub(super) fn live_session(&self) -> Option<S> {
+        self.session
             .borrow()
             .as_ref()
-            .filter(|link| !link.is_closed())
+            .filter(|session| !session.is_closed())
             .cloned()
     }
 
-    /// Runs one connection's task: it ends with the tunnel, and its panic is its own.
+    /// Spawns the task of one connection. The task is cancelled with the tunnel, and a panic in it ends only this
+    /// connection.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(self.guard(task));
     }
 
-    /// In a box, for each future around a future would hold room for it twice.
+    /// Wraps a connection's task so that it is cancelled by `kill` and a panic is caught and logged.
     pub(super) fn guard(
         &self,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
+        // Boxed because each combinator around a future reserves space for the whole inner future again, and there is
+        // one of these per connection.
         let task = Box::pin(AssertUnwindSafe(task).catch_unwind());
         let run = self.kill.clone().run_until_cancelled_owned(task);
         let tunnel = self.tunnel.clone();
@@ -98,22 +114,23 @@ impl<L: SshSession> ForwardContext<L> {
             if let Some(Err(_)) = run.await {
                 warn!(
                     tunnel,
-                    "a connection's task panicked; its connection is reset"
+                    "bug: the task of a connection panicked; the connection is reset"
                 );
             }
         }
     }
 
-    /// Warns, at most once in a while.
-    pub(super) fn complain(&self, what: &str) {
+    /// Logs a warning that clients or the server can cause at any rate. At most one is logged per tunnel and
+    /// [`WARN_INTERVAL`], whatever its text: a different warning within the interval is dropped too.
+    pub(super) fn warn_throttled(&self, message: &str) {
         let mut last = self
-            .last_line
+            .last_warning
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if last.is_none_or(|last| now.duration_since(last) >= QUIET) {
+        if last.is_none_or(|last| now.duration_since(last) >= WARN_INTERVAL) {
             *last = Some(now);
-            warn!(tunnel = self.tunnel, "{what}");
+            warn!(tunnel = self.tunnel, "{message}");
         }
     }
 }

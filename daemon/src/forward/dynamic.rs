@@ -1,114 +1,202 @@
-//! Speaks with the client of a dynamic forward until it has said where it wants to go: `ssh -D`, and either side of
-//! a remote one without a target. The words themselves are `proxy`'s.
+//! Dynamic forwards (`ssh -D`): the handshake with the client, up to the destination that it asks for. Also used for
+//! remote forwards without a target (reverse SOCKS, `ssh -R port`). The protocols themselves are parsed in
+//! [`crate::dynamic`].
 
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::AdmissionQueue;
-use super::carry::{pump, tell};
 use super::context::ForwardContext;
 use super::forward_state::ForwardCell;
 use super::hold::{self, NotOpened};
-use super::local_socket::Socket;
-use super::ssh_session::{SshSession, Stream, Target};
-use crate::dynamic::{Handshake, Reply, Request, Step};
+use super::local_socket::LocalSocket;
+use super::relay::Relay;
+use super::ssh_session::{ChannelTarget, SshSession};
+use crate::dynamic::{ConnectReply, ConnectRequest, Handshake, HandshakeStep};
+use crate::session::OpenError;
 
-/// How long a client may take to say where it wants to go.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client may take to send its whole request.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a client wants, and what it sent behind that already.
-pub(super) struct Greeted {
-    /// What it wants.
-    pub(super) request: Request,
-    /// The first bytes of what it wants carried.
+/// A complete request and the payload that the client sent with it.
+pub(super) struct ClientRequest {
+    pub(super) request: ConnectRequest,
+    /// Bytes that followed the request; they belong to the connection and are sent to the destination first.
     pub(super) payload: Vec<u8>,
 }
 
-/// Hears a client out; none for one that said nothing sensible, too late, or has to give way to newer ones.
-pub(super) async fn greet<S: Stream>(room: &AdmissionQueue, stream: &mut S) -> Option<Greeted> {
-    let seat = room.enter();
+/// Runs the handshake with one client. `None` if the client speaks no supported protocol, sends an invalid request, takes
+/// longer than [`HANDSHAKE_TIMEOUT`], or is evicted from `queue` by newer clients.
+pub(super) async fn handshake(
+    queue: &AdmissionQueue,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
+) -> Option<ClientRequest> {
+    let ticket = queue.enter();
     tokio::select! {
-        greeted = timeout(PATIENCE, converse(stream)) => greeted.ok()?.ok()?,
-        () = seat.ousted() => None,
+        finished = timeout(HANDSHAKE_TIMEOUT, run_handshake(stream)) => finished.ok()?.ok()?,
+        () = ticket.evicted() => None,
     }
 }
 
-async fn converse<S: Stream>(stream: &mut S) -> io::Result<Option<Greeted>> {
+async fn run_handshake(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
+) -> io::Result<Option<ClientRequest>> {
     let mut handshake = Handshake::new();
     let mut buffer = [0; 600];
     loop {
         match handshake.step() {
-            Step::More => {
-                let room = handshake.room().min(buffer.len());
+            HandshakeStep::ReadMore => {
+                let capacity = handshake.capacity().min(buffer.len());
                 let read = stream
-                    .read(buffer.get_mut(..room).unwrap_or_default())
+                    .read(buffer.get_mut(..capacity).unwrap_or_default())
                     .await?;
                 if read == 0 {
                     return Ok(None);
                 }
                 handshake.push(buffer.get(..read).unwrap_or_default());
             }
-            Step::Send(bytes) => stream.write_all(&bytes).await?,
-            Step::Connect(request) => {
+            HandshakeStep::Send(bytes) => stream.write_all(&bytes).await?,
+            HandshakeStep::Connect(request) => {
                 let payload = handshake.into_payload();
-                return Ok(Some(Greeted { request, payload }));
+                return Ok(Some(ClientRequest { request, payload }));
             }
-            Step::Refuse(bytes) => {
+            HandshakeStep::Refuse(bytes) => {
                 stream.write_all(&bytes).await?;
                 stream.shutdown().await?;
                 return Ok(None);
             }
-            Step::Close => return Ok(None),
+            HandshakeStep::Close => return Ok(None),
         }
     }
 }
 
-/// Serves one client of a dynamic forward on this side.
-pub(super) async fn serve<L: SshSession>(
-    ground: &ForwardContext<L>,
-    facts: &ForwardCell,
+/// Serves one client of a local dynamic forward: handshake, channel, reply, relay.
+pub(super) async fn serve<S: SshSession>(
+    context: &ForwardContext<S>,
+    cell: &ForwardCell,
     cancel: &CancellationToken,
-    mut near: Socket,
+    mut client: LocalSocket,
 ) {
-    let at_once = ground.options.borrow().hold.is_zero();
-    if at_once && ground.live().is_none() {
-        return tell(ground, facts, &NotOpened::HoldTimedOut);
+    // With `hold = 0` and no session no request can succeed, so the client is reset before its handshake, as a client
+    // of a local forward is.
+    let no_hold = context.options.borrow().hold.is_zero();
+    if no_hold && context.live_session().is_none() {
+        return NotOpened::HoldTimedOut.log(context, cell);
     }
-    let greeted = cancel.run_until_cancelled(greet(&ground.greeters, &mut near));
-    let Some(greeted) = greeted.await else {
+    let finished = cancel.run_until_cancelled(handshake(&context.handshaking, &mut client));
+    let Some(finished) = finished.await else {
         return;
     };
-    let Some(Greeted { request, payload }) = greeted else {
-        return near.close();
+    let Some(ClientRequest { request, payload }) = finished else {
+        // Closed, not reset: a reset would discard a refusal that the client has not read yet.
+        return client.close();
     };
-    let target = Target::Tcp {
+    let target = ChannelTarget::Tcp {
         host: request.host.to_bytes(),
         port: request.port,
     };
-    let opened = cancel.run_until_cancelled(hold::open(ground, facts, &near, &target));
-    match opened.await {
+    let opening = hold::open_channel(context, cell, &client, &target);
+    match cancel.run_until_cancelled(opening).await {
         Some(Ok(opened)) => {
-            let granted = request.answer(Reply::Granted);
-            match near.write_all(&granted).await {
-                Ok(()) => pump(facts, near, opened, payload).await,
-                Err(_) => tell(ground, facts, &NotOpened::ClientGone),
+            // Sent only now: the reply says whether the destination was reached, and a client may send its payload
+            // as soon as it has read the reply.
+            let granted = request.encode_reply(ConnectReply::Granted);
+            if client.write_all(&granted).await.is_err() {
+                return NotOpened::ClientGone.log(context, cell);
             }
-        }
-        Some(Err(why)) => {
-            tell(ground, facts, &why);
-            let reply = match &why {
-                NotOpened::Refused(error) => Reply::of_open(error),
-                NotOpened::HoldTimedOut => Reply::HostUnreachable,
-                NotOpened::ClientGone | NotOpened::Evicted => return,
+            let relay = Relay {
+                local: client,
+                channel: opened.channel,
+                session: &opened.session,
+                first_to_channel: payload,
+                first_to_local: Vec::new(),
+                counters: &cell.counters,
             };
-            if near.write_all(&request.answer(reply)).await.is_ok() {
-                near.close();
-            }
+            relay.run().await;
+        }
+        Some(Err(reason)) => {
+            reason.log(context, cell);
+            refuse(client, &request, &reason).await;
         }
         None => {}
+    }
+}
+
+/// Sends the client the reason why its request failed, and closes the connection. A client that is gone or evicted gets
+/// no reply; its connection is reset.
+async fn refuse(client: LocalSocket, request: &ConnectRequest, reason: &NotOpened) {
+    let reply = match reason {
+        NotOpened::Refused(error) => reply_to_open_error(error),
+        NotOpened::HoldTimedOut => ConnectReply::HostUnreachable,
+        NotOpened::ClientGone | NotOpened::Evicted => return,
+    };
+    let reply = request.encode_reply(reply);
+    if client.write_all(&reply).await.is_ok() {
+        client.close();
+    }
+}
+
+/// Returns the reply to a client whose channel the server did not open. RFC 4254 §5.1 has one reason code for every
+/// failed connect, so the cause is taken from the server's text.
+fn reply_to_open_error(error: &OpenError) -> ConnectReply {
+    match error {
+        // SSH_OPEN_ADMINISTRATIVELY_PROHIBITED
+        OpenError::Refused { code: 1, .. } => ConnectReply::NotAllowed,
+        // SSH_OPEN_CONNECT_FAILED
+        OpenError::Refused { code: 2, text } => reply_to_connect_error(text),
+        OpenError::Refused { .. } => ConnectReply::GeneralFailure,
+        OpenError::Timeout(_) | OpenError::SessionLost(_) => ConnectReply::HostUnreachable,
+    }
+}
+
+fn reply_to_connect_error(text: &str) -> ConnectReply {
+    let text = text.to_ascii_lowercase();
+    let contains_any = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
+    if contains_any(&["network is unreachable", "network unreachable"]) {
+        ConnectReply::NetworkUnreachable
+    } else if contains_any(&[
+        "timed out",
+        "timeout",
+        "no route",
+        "unreachable",
+        "unknown host",
+        "not known",
+        "resol",
+    ]) {
+        ConnectReply::HostUnreachable
+    } else {
+        ConnectReply::ConnectionRefused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_failure_is_answered_with_the_matching_code() {
+        let refused = |code, text: &str| OpenError::Refused {
+            code,
+            text: text.to_owned(),
+        };
+        for (error, code) in [
+            (refused(2, "Connection refused"), 5),
+            (refused(2, "connect failed"), 5),
+            (refused(2, "No route to host"), 4),
+            (refused(2, "Connection timed out"), 4),
+            (refused(2, "unknown host (Name or service not known)"), 4),
+            (refused(2, "Network is unreachable"), 3),
+            (refused(1, "open failed"), 2),
+            (refused(3, "unknown channel type"), 1),
+            (refused(4, "no resources"), 1),
+            (OpenError::Timeout(Duration::from_secs(1)), 4),
+            (OpenError::SessionLost("reset".to_owned()), 4),
+        ] {
+            assert_eq!(reply_to_open_error(&error).code(), code, "{error}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What is known of one forward: whether it stands, where, why not, and its figures.
+//! The state of one forward as the status shows it: whether it listens, on which address, why not, and its counters.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,51 +8,52 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tunneld_proto::status::{ForwardKind, ForwardState, ForwardStatus, LastError};
 
-use super::counters::{Counted, Counters};
+use super::counters::{CountGuard, Counters};
 use crate::failure::Failure;
 use tunneld_config::addr::{BindAddr, Endpoint, ListenAddr};
 use tunneld_config::model::Forward;
 
-/// One forward, as it stands.
+/// One forward and its current state; shared by its listener, its connections and the status.
 pub(crate) struct ForwardCell {
-    /// The forward itself.
+    /// The forward as it is configured.
     pub(super) forward: Forward,
-    /// Its figures.
     pub(super) counters: Arc<Counters>,
-    // A std mutex: nothing is awaited while it is held.
-    standing: Mutex<ListenState>,
+    // A std mutex: no await happens while it is locked.
+    state: Mutex<ListenState>,
     changed: Arc<Notify>,
 }
 
 enum ListenState {
+    /// Not tried yet: the tunnel is down, or a remote forward waits for a session.
     Pending,
     Listening(BoundAddr),
+    /// The last attempt failed; the time is that of the first attempt that failed in this way.
     Failed(Failure, Timestamp),
 }
 
-/// Where a forward really listens.
+/// The address that a forward listens on, after resolution and with the port that was chosen for port 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BoundAddr {
-    /// The address, as it is shown.
+    /// The address as the status shows it.
     pub(super) listen: String,
-    /// The port; 0 for a Unix socket.
+    /// The TCP port; 0 for a Unix socket.
     pub(super) port: u16,
-    /// Whether other machines reach it.
+    /// Whether other machines can connect to it.
     pub(super) exposed: bool,
 }
 
 impl ForwardCell {
-    /// A forward that nobody has asked for yet.
+    /// Returns a pending forward. `changed` is notified when its state changes.
     pub(super) fn new(forward: Forward, changed: Arc<Notify>) -> Self {
         Self {
             forward,
             counters: Arc::default(),
-            standing: Mutex::new(ListenState::Pending),
+            state: Mutex::new(ListenState::Pending),
             changed,
         }
     }
 
-    /// Where it listens by the configuration.
+    /// Returns the listen address of the configuration; [`ForwardCell::bound_addr`] is the actual one.
     pub(super) fn listen(&self) -> &ListenAddr {
         match &self.forward {
             Forward::Local { listen, .. }
@@ -61,78 +62,77 @@ impl ForwardCell {
         }
     }
 
-    /// Whether it listens at the far side.
+    /// Returns whether the server listens (`ssh -R`), not this machine.
     pub(super) fn is_remote(&self) -> bool {
         matches!(self.forward, Forward::Remote { .. })
     }
 
-    /// Where it got to listen; none while it does not stand.
-    pub(super) fn place(&self) -> Option<BoundAddr> {
-        match &*self.standing() {
-            ListenState::Listening(place) => Some(place.clone()),
+    /// Returns the address that it listens on; `None` while it does not listen.
+    pub(super) fn bound_addr(&self) -> Option<BoundAddr> {
+        match &*self.state() {
+            ListenState::Listening(addr) => Some(addr.clone()),
             ListenState::Pending | ListenState::Failed(..) => None,
         }
     }
 
-    /// Why it does not stand, if it was tried.
+    /// Returns why the last attempt to listen failed; `None` while it listens or is pending.
     pub(super) fn failure(&self) -> Option<Failure> {
-        match &*self.standing() {
+        match &*self.state() {
             ListenState::Failed(failure, _) => Some(failure.clone()),
             ListenState::Pending | ListenState::Listening(_) => None,
         }
     }
 
-    /// Counts a connection as open until the guard goes.
-    pub(super) fn connection(&self) -> Counted {
+    /// Counts a connection as open until the guard is dropped.
+    pub(super) fn count_connection(&self) -> CountGuard {
         self.counters.total.fetch_add(1, Relaxed);
-        Counted::new(
+        CountGuard::new(
             &self.counters,
             |counters| &counters.connections,
             &self.changed,
         )
     }
 
-    /// Counts a connection as held until the guard goes, and tells it.
-    pub(super) fn hold(&self) -> Counted {
-        let counted = Counted::new(&self.counters, |counters| &counters.held, &self.changed);
+    /// Counts a connection as held until the guard is dropped. Notifies `changed` at once, so that the status
+    /// shows the connection while it waits.
+    pub(super) fn count_held(&self) -> CountGuard {
+        let counted = CountGuard::new(&self.counters, |counters| &counters.held, &self.changed);
         self.changed.notify_one();
         counted
     }
 
-    /// It stands now.
-    pub(super) fn listens(&self, place: BoundAddr) {
-        self.set(ListenState::Listening(place));
+    pub(super) fn set_listening(&self, addr: BoundAddr) {
+        self.set(ListenState::Listening(addr));
     }
 
-    /// It could not be had.
-    pub(super) fn fails(&self, failure: Failure) {
+    /// Records that the address could not be bound; `failure` is shown in the status, and the caller retries.
+    pub(super) fn set_failed(&self, failure: Failure) {
         {
-            let standing = self.standing();
-            // The time of a failure is that of its first; a retry that fails alike changes nothing.
-            if matches!(&*standing, ListenState::Failed(before, _) if *before == failure) {
+            let state = self.state();
+            // A retry that fails in the same way keeps the time of the first failure and is no change to report.
+            if matches!(&*state, ListenState::Failed(before, _) if *before == failure) {
                 return;
             }
         }
         self.set(ListenState::Failed(failure, Timestamp::now()));
     }
 
-    /// It waits to be asked for.
-    pub(super) fn waits(&self) {
-        if !matches!(&*self.standing(), ListenState::Pending) {
+    pub(super) fn set_pending(&self) {
+        if !matches!(&*self.state(), ListenState::Pending) {
             self.set(ListenState::Pending);
         }
     }
 
-    fn set(&self, standing: ListenState) {
-        *self.standing() = standing;
+    fn set(&self, state: ListenState) {
+        *self.state() = state;
         self.changed.notify_one();
     }
 
-    fn standing(&self) -> MutexGuard<'_, ListenState> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, ListenState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All of it, as it is told.
+    /// Returns the state and the counters in the form of the control protocol.
     pub(super) fn status(&self) -> ForwardStatus {
         let (kind, to) = match &self.forward {
             Forward::Local { to, .. } => (ForwardKind::Local, Some(to)),
@@ -142,11 +142,11 @@ impl ForwardCell {
         let mut listen = self.listen().to_string();
         let mut exposed = is_exposed(self.listen());
         let mut error = None;
-        let state = match &*self.standing() {
+        let state = match &*self.state() {
             ListenState::Pending => ForwardState::Pending,
-            ListenState::Listening(place) => {
-                listen.clone_from(&place.listen);
-                exposed = place.exposed;
+            ListenState::Listening(addr) => {
+                listen.clone_from(&addr.listen);
+                exposed = addr.exposed;
                 ForwardState::Listening
             }
             ListenState::Failed(failure, at) => {
@@ -175,7 +175,8 @@ impl ForwardCell {
     }
 }
 
-/// Whether other machines reach a listener that is made as this says, as far as the words tell.
+/// Returns whether other machines could connect to a listener on this address, judged by the configuration alone: a name
+/// other than `localhost` counts as exposed, because it is not resolved here.
 pub(super) fn is_exposed(listen: &ListenAddr) -> bool {
     match listen {
         ListenAddr::Unix(_)

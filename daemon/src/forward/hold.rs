@@ -1,90 +1,115 @@
-//! Keeps a new connection waiting while its session is away, and opens its channel as soon as one stands.
+//! Opens the channel for a connection that was accepted here. While the tunnel has no session the connection is held:
+//! the client waits, up to the `hold` time, instead of being refused.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
+use tracing::{debug, info};
 
 use super::context::ForwardContext;
 use super::forward_state::ForwardCell;
-use super::local_socket::Socket;
-use super::ssh_session::{SshSession, Target};
+use super::local_socket::LocalSocket;
+use super::ssh_session::{ChannelTarget, SshSession};
 use crate::session::OpenError;
 
-/// A connection that goes on.
-pub(super) struct Opened<L: SshSession> {
-    /// The session that carries it.
-    pub(super) link: L,
-    /// Its far end.
-    pub(super) channel: L::Channel,
+/// A channel and the session that carries it.
+pub(super) struct OpenedChannel<S: SshSession> {
+    pub(super) session: S,
+    pub(super) channel: S::Channel,
 }
 
-/// Why a connection does not go on.
+/// Why no channel was opened for a connection.
 #[derive(Debug)]
 pub(super) enum NotOpened {
-    /// The far side said no, or nothing.
+    /// The server refused the channel or did not answer.
     Refused(OpenError),
-    /// No session came in time.
+    /// No session was established within the hold time.
     HoldTimedOut,
-    /// The client went away.
+    /// The client closed or reset its connection while it waited.
     ClientGone,
-    /// Too many newer ones wait too.
+    /// Too many connections are held and this was the oldest.
     Evicted,
 }
 
-/// Opens a channel to the target for the connection at `near`, over the session of the moment or the next one that comes
-/// within the hold time. Only time without a session counts.
-pub(super) async fn open<L: SshSession>(
-    ground: &ForwardContext<L>,
-    facts: &ForwardCell,
-    near: &Socket,
-    target: &Target,
-) -> Result<Opened<L>, NotOpened> {
-    let mut left = ground.options.borrow().hold;
+impl NotOpened {
+    /// Logs why the connection is not served: a refusal at `info`, the other reasons at `debug`.
+    pub(super) fn log<S: SshSession>(&self, context: &ForwardContext<S>, cell: &ForwardCell) {
+        let (tunnel, listen) = (&context.tunnel, cell.listen());
+        match self {
+            Self::Refused(error) => info!(tunnel, %listen, "connection reset: {error}"),
+            Self::HoldTimedOut => {
+                debug!(tunnel, %listen, "connection reset: no session within the hold time");
+            }
+            Self::ClientGone => {
+                debug!(tunnel, %listen, "the client closed its connection while it waited");
+            }
+            Self::Evicted => {
+                debug!(tunnel, %listen, "connection reset: too many newer connections are held");
+            }
+        }
+    }
+}
+
+/// Opens a channel to `target` for `client`, over the current session or the next one within the hold time.
+///
+/// Only time without a session counts against `hold`, because `hold` limits how long a client waits for a reconnect; how
+/// long the server may take to open a channel is the session's limit. The time is summed over all waits of a connection,
+/// so a session that is lost again and again cannot hold a client for longer than `hold`.
+pub(super) async fn open_channel<S: SshSession>(
+    context: &ForwardContext<S>,
+    cell: &ForwardCell,
+    client: &LocalSocket,
+    target: &ChannelTarget,
+) -> Result<OpenedChannel<S>, NotOpened> {
+    let mut remaining = context.options.borrow().hold;
     loop {
-        let link = match ground.live() {
-            Some(link) => link,
-            None => wait(ground, facts, near, &mut left).await?,
+        let session = match context.live_session() {
+            Some(session) => session,
+            None => wait_for_session(context, cell, client, &mut remaining).await?,
         };
         let opened = tokio::select! {
             biased;
-            opened = link.open(target, near.peer()) => opened,
-            () = near.failed() => return Err(NotOpened::ClientGone),
+            opened = session.open(target, client.peer()) => opened,
+            () = client.wait_for_reset() => return Err(NotOpened::ClientGone),
         };
         match opened {
-            Ok(channel) => return Ok(Opened { link, channel }),
-            // It is on its way out; the word of its end may come a moment later.
-            Err(OpenError::SessionLost(_)) => link.closed().await,
+            Ok(channel) => return Ok(OpenedChannel { session, channel }),
+            // `live_session` may return a dying session until its end is published; without this wait the loop would
+            // spin on it.
+            Err(OpenError::SessionLost(_)) => session.closed().await,
             Err(error) => return Err(NotOpened::Refused(error)),
         }
     }
 }
 
-async fn wait<L: SshSession>(
-    ground: &ForwardContext<L>,
-    facts: &ForwardCell,
-    near: &Socket,
-    left: &mut Duration,
-) -> Result<L, NotOpened> {
-    if left.is_zero() {
+/// Waits for a live session for at most `remaining`, and subtracts the time spent.
+async fn wait_for_session<S: SshSession>(
+    context: &ForwardContext<S>,
+    cell: &ForwardCell,
+    client: &LocalSocket,
+    remaining: &mut Duration,
+) -> Result<S, NotOpened> {
+    if remaining.is_zero() {
         return Err(NotOpened::HoldTimedOut);
     }
-    let seat = ground.held.enter();
-    let _held = facts.hold();
+    let ticket = context.held.enter();
+    let _held = cell.count_held();
     let since = Instant::now();
-    let mut link = ground.link.subscribe();
+    let mut sessions = context.session.subscribe();
     let live = async {
-        let found = link.wait_for(|link| link.as_ref().is_some_and(|link| !link.is_closed()));
-        found.await.ok().and_then(|link| link.clone())
+        let found = sessions.wait_for(|session| session.as_ref().is_some_and(|s| !s.is_closed()));
+        found.await.ok().and_then(|session| session.clone())
     };
     let result = tokio::select! {
         biased;
-        () = seat.ousted() => Err(NotOpened::Evicted),
-        found = timeout(*left, live) => match found {
-            Ok(Some(link)) => Ok(link),
+        () = ticket.evicted() => Err(NotOpened::Evicted),
+        found = timeout(*remaining, live) => match found {
+            Ok(Some(session)) => Ok(session),
+            // `None` would mean that the sender was dropped, but `context` owns it.
             Ok(None) | Err(_) => Err(NotOpened::HoldTimedOut),
         },
-        () = near.gone() => Err(NotOpened::ClientGone),
+        () = client.wait_until_abandoned() => Err(NotOpened::ClientGone),
     };
-    *left = left.saturating_sub(since.elapsed());
+    *remaining = remaining.saturating_sub(since.elapsed());
     result
 }

@@ -1,4 +1,6 @@
-//! Listens on this side and brings each connection to the far one: `ssh -L`, and the first half of `ssh -D`.
+//! Local forwards (`ssh -L`) and the listening half of dynamic ones (`ssh -D`): binds the address, accepts connections and
+//! serves each in its own task. A listener belongs to the tunnel and not to a session: while the tunnel reconnects the
+//! port stays bound, so that clients are held instead of refused and no other program can take the port.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,204 +9,210 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::carry::{pump, tell};
-use super::context::{CONNECTIONS, ForwardContext};
-use super::counters::Counted;
+use super::context::{ForwardContext, MAX_CONNECTIONS};
+use super::counters::CountGuard;
 use super::dynamic;
 use super::forward_state::ForwardCell;
 use super::hold;
-use super::listener::Listener;
-use super::local_socket::Socket;
+use super::listener::ForwardListener;
+use super::local_socket::LocalSocket;
+use super::relay::Relay;
 use super::reserved_fd::{self, ReservedFd};
-use super::ssh_session::{SshSession, Target};
+use super::retry::retry_delays;
+use super::ssh_session::{ChannelTarget, SshSession};
 use tunneld_config::model::Forward;
 
-/// How long after each failure an address or a remote forward is tried again; the last for ever.
-pub(super) const RETRIES: [Duration; 5] = [
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(4),
-    Duration::from_secs(8),
-    Duration::from_secs(15),
-];
-/// A pause after an accept that failed for a reason that may last.
-const BREATH: Duration = Duration::from_millis(50);
+/// The pause after an `accept` that failed for a reason that may persist, so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The delays between tries.
-pub(super) fn retries() -> impl Iterator<Item = Duration> {
-    let last = RETRIES.last().copied().unwrap_or_default();
-    RETRIES.into_iter().chain(std::iter::repeat(last))
-}
-
-/// Takes the forward's address, and writes down how that went. Where another's socket stands in the way it is removed
-/// only if the configuration and `unlink` say so.
-pub(super) async fn bind<L: SshSession>(
-    ground: &ForwardContext<L>,
-    facts: &ForwardCell,
-    unlink: bool,
-) -> Option<Listener> {
-    let mut options = ground.options.borrow().clone();
-    options.forwarding.unlink_socket &= unlink;
-    match Listener::bind(&ground.tunnel, facts.listen(), &options).await {
+/// Binds the forward's address and records the result in `cell`. Returns `None` if it could not be bound.
+///
+/// With `may_unlink`, and if the configuration allows it, a Unix socket that another process listens on is removed first.
+pub(super) async fn bind<S: SshSession>(
+    context: &ForwardContext<S>,
+    cell: &ForwardCell,
+    may_unlink: bool,
+) -> Option<ForwardListener> {
+    let mut forwarding = context.options.borrow().forwarding.clone();
+    forwarding.unlink_socket &= may_unlink;
+    match ForwardListener::bind(&context.tunnel, cell.listen(), &forwarding).await {
         Ok(listener) => {
-            let place = listener.place().clone();
-            info!(tunnel = ground.tunnel, listen = place.listen, "listening");
-            if place.exposed {
+            let addr = listener.bound_addr().clone();
+            info!(tunnel = context.tunnel, listen = addr.listen, "listening");
+            if addr.exposed {
                 warn!(
-                    tunnel = ground.tunnel,
-                    listen = place.listen,
+                    tunnel = context.tunnel,
+                    listen = addr.listen,
                     "EXPOSED: other machines can reach this forward"
                 );
             }
-            facts.listens(place);
+            cell.set_listening(addr);
             Some(listener)
         }
         Err(failure) => {
-            // The same trouble again is no news.
-            if facts.failure().as_ref() != Some(&failure) {
-                warn!(tunnel = ground.tunnel, "{failure}; trying again");
+            // A retry that fails in the same way is not logged again.
+            if cell.failure().as_ref() != Some(&failure) {
+                warn!(
+                    tunnel = context.tunnel,
+                    "{failure}; retrying in the background"
+                );
             }
-            facts.fails(failure);
+            cell.set_failed(failure);
             None
         }
     }
 }
 
-/// Serves one forward until it is cancelled: goes on trying for its address, then takes connections.
-/// Its end gives the address up.
-pub(super) async fn serve<L: SshSession>(
-    ground: Arc<ForwardContext<L>>,
-    facts: Arc<ForwardCell>,
-    first: Option<Listener>,
+/// Serves one forward until `cancel` is cancelled: binds its address if `first` is `None`, retrying until that succeeds,
+/// and accepts connections. The address is free again when this returns.
+pub(super) async fn serve<S: SshSession>(
+    context: Arc<ForwardContext<S>>,
+    cell: Arc<ForwardCell>,
+    first: Option<ForwardListener>,
     cancel: CancellationToken,
 ) {
     let work = async {
         let mut listener = first;
-        let mut unlink = true;
+        let mut may_unlink = true;
         loop {
             let bound = match listener {
                 Some(bound) => bound,
-                None => bind_later(&ground, &facts, unlink).await,
+                None => bind_with_retries(&context, &cell, may_unlink).await,
             };
             tokio::select! {
-                () = take(&ground, &facts, &cancel, &bound) => {}
-                () = bound.lost() => {}
+                () = accept_loop(&context, &cell, &cancel, &bound) => {}
+                () = bound.path_lost() => {}
             }
             warn!(
-                tunnel = ground.tunnel,
-                listen = %facts.listen(),
-                "the socket's file was taken away: listening anew"
+                tunnel = context.tunnel,
+                listen = %cell.listen(),
+                "the file of the Unix socket was removed or replaced; binding it again"
             );
             drop(bound);
-            // Two that took it from each other would do so for ever.
-            unlink = false;
-            listener = bind(&ground, &facts, unlink).await;
+            // Another process may have removed our file to bind its own. If both kept unlinking, the path would change
+            // owners forever; this side waits until the path is free.
+            may_unlink = false;
+            listener = bind(&context, &cell, may_unlink).await;
         }
     };
-    // Never done by itself.
+    // `work` loops forever, so the result is always `None`.
     let _: Option<()> = cancel.run_until_cancelled(work).await;
 }
 
-async fn bind_later<L: SshSession>(
-    ground: &ForwardContext<L>,
-    facts: &ForwardCell,
-    unlink: bool,
-) -> Listener {
-    let mut delays = retries();
+async fn bind_with_retries<S: SshSession>(
+    context: &ForwardContext<S>,
+    cell: &ForwardCell,
+    may_unlink: bool,
+) -> ForwardListener {
+    let mut delays = retry_delays();
     loop {
         tokio::time::sleep(delays.next().unwrap_or_default()).await;
-        if let Some(listener) = bind(ground, facts, unlink).await {
+        if let Some(listener) = bind(context, cell, may_unlink).await {
             return listener;
         }
     }
 }
 
-/// Takes connections for ever.
-async fn take<L: SshSession>(
-    ground: &Arc<ForwardContext<L>>,
-    facts: &Arc<ForwardCell>,
+/// Accepts connections forever. Never waits for a connection's own work, which would delay all later clients.
+async fn accept_loop<S: SshSession>(
+    context: &Arc<ForwardContext<S>>,
+    cell: &Arc<ForwardCell>,
     cancel: &CancellationToken,
-    listener: &Listener,
+    listener: &ForwardListener,
 ) {
-    let mut spare = ReservedFd::new();
+    let mut reserved = ReservedFd::new();
     loop {
         match listener.accept().await {
-            Ok(socket) => admit(ground, facts, cancel, socket),
+            Ok(socket) => admit(context, cell, cancel, socket),
+            // EMFILE or ENFILE: the connection stays in the kernel's queue and the listener stays readable. Accepting
+            // it with the reserved descriptor and resetting it lets the client know and keeps this loop from spinning.
             Err(error) if reserved_fd::is_exhausted(&error) => {
-                ground.complain("no file descriptors are left: new connections are closed; raise the limit (ulimit -n, LimitNOFILE=)");
-                if !spare.lend(|| listener.accept_now()) {
-                    tokio::time::sleep(BREATH).await;
+                context.warn_throttled("no file descriptors are left: new connections are reset; raise the limit (ulimit -n, LimitNOFILE=)");
+                if !reserved.with_one_freed(|| listener.accept_now()) {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
-            // The client's own undoing, between its knock and our accept.
+            // The client gave up between its connect and this accept; the listener itself is fine.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                ground.complain(&format!(
+                context.warn_throttled(&format!(
                     "cannot accept a connection on {}: {error}",
-                    facts.listen()
+                    cell.listen()
                 ));
-                tokio::time::sleep(BREATH).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// Lets a connection in, where there is room for it; else it is reset at once.
-fn admit<L: SshSession>(
-    ground: &Arc<ForwardContext<L>>,
-    facts: &Arc<ForwardCell>,
+/// Spawns the task of a new connection. If a limit is reached the connection is reset, by dropping `socket`.
+fn admit<S: SshSession>(
+    context: &Arc<ForwardContext<S>>,
+    cell: &Arc<ForwardCell>,
     cancel: &CancellationToken,
-    socket: Socket,
+    socket: LocalSocket,
 ) {
-    if reserved_fd::is_reserved(&socket) {
-        ground.complain("few file descriptors are left: new connections are closed; raise the limit (ulimit -n, LimitNOFILE=)");
+    if reserved_fd::is_in_reserve(&socket) {
+        context.warn_throttled("few file descriptors are left: new connections are reset; raise the limit (ulimit -n, LimitNOFILE=)");
         return;
     }
-    let Some(place) = ground.place() else {
-        ground.complain(&format!(
-            "more than {CONNECTIONS} connections: new ones are closed"
+    let Some(permit) = context.try_acquire_connection() else {
+        context.warn_throttled(&format!(
+            "the tunnel has {MAX_CONNECTIONS} connections, the maximum: new ones are reset"
         ));
         return;
     };
-    let counted = facts.connection();
-    let (facts, cancel) = (Arc::clone(facts), cancel.clone());
-    ground.spawn(serve_one(
-        Arc::clone(ground),
-        facts,
+    let counted = cell.count_connection();
+    let (cell, cancel) = (Arc::clone(cell), cancel.clone());
+    context.spawn(serve_connection(
+        Arc::clone(context),
+        cell,
         cancel,
         socket,
-        (place, counted),
+        (permit, counted),
     ));
 }
 
-/// Serves one connection to its end, and keeps its place until then.
-async fn serve_one<L: SshSession>(
-    ground: Arc<ForwardContext<L>>,
-    facts: Arc<ForwardCell>,
+/// Serves one connection to its end. `_guards` keep it counted, and its permit taken, until then.
+async fn serve_connection<S: SshSession>(
+    context: Arc<ForwardContext<S>>,
+    cell: Arc<ForwardCell>,
     cancel: CancellationToken,
-    socket: Socket,
-    _kept: (OwnedSemaphorePermit, Counted),
+    client: LocalSocket,
+    _guards: (OwnedSemaphorePermit, CountGuard),
 ) {
-    match &facts.forward {
-        Forward::Dynamic { .. } => dynamic::serve(&ground, &facts, &cancel, socket).await,
+    match &cell.forward {
+        Forward::Dynamic { .. } => dynamic::serve(&context, &cell, &cancel, client).await,
         Forward::Local { to, .. } => {
-            carry(&ground, &facts, &cancel, socket, &Target::from(to)).await;
+            serve_local(&context, &cell, &cancel, client, &ChannelTarget::from(to)).await;
         }
         Forward::Remote { .. } => {}
     }
 }
 
-async fn carry<L: SshSession>(
-    ground: &ForwardContext<L>,
-    facts: &ForwardCell,
+/// Opens a channel to `target` and relays. `cancel` ends only the opening: when a forward is removed, connections that
+/// are relayed already continue to their own end.
+async fn serve_local<S: SshSession>(
+    context: &ForwardContext<S>,
+    cell: &ForwardCell,
     cancel: &CancellationToken,
-    near: Socket,
-    target: &Target,
+    client: LocalSocket,
+    target: &ChannelTarget,
 ) {
-    let opened = cancel.run_until_cancelled(hold::open(ground, facts, &near, target));
-    match opened.await {
-        Some(Ok(opened)) => pump(facts, near, opened, Vec::new()).await,
-        Some(Err(why)) => tell(ground, facts, &why),
+    let opening = hold::open_channel(context, cell, &client, target);
+    match cancel.run_until_cancelled(opening).await {
+        Some(Ok(opened)) => {
+            let relay = Relay {
+                local: client,
+                channel: opened.channel,
+                session: &opened.session,
+                first_to_channel: Vec::new(),
+                first_to_local: Vec::new(),
+                counters: &cell.counters,
+            };
+            relay.run().await;
+        }
+        Some(Err(reason)) => reason.log(context, cell),
         None => {}
     }
 }
@@ -217,15 +225,15 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
-    use crate::forward::Options;
+    use crate::forward::context::ForwardOptions;
     use crate::session::Session;
     use tunneld_config::addr::{BindAddr, ListenAddr};
     use tunneld_config::model::Forwarding;
 
     #[tokio::test]
-    async fn a_connection_that_waits_costs_little_memory() {
+    async fn the_task_of_a_held_connection_is_small() {
         let changed = Arc::new(Notify::new());
-        let options = Options {
+        let options = ForwardOptions {
             hold: Duration::from_secs(1),
             forwarding: Forwarding {
                 exit_on_failure: false,
@@ -234,7 +242,7 @@ mod tests {
                 permit_remote_open: vec![],
             },
         };
-        let ground = Arc::new(ForwardContext::<Session>::new(
+        let context = Arc::new(ForwardContext::<Session>::new(
             "t",
             options,
             Arc::clone(&changed),
@@ -243,15 +251,18 @@ mod tests {
             bind: BindAddr::Loopback,
             port: 0,
         };
-        let facts = Arc::new(ForwardCell::new(Forward::Dynamic { listen }, changed));
-        let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let near = TcpStream::connect(door.local_addr().unwrap()).await;
-        let kept = (ground.place().unwrap(), facts.connection());
-        let (token, near) = (CancellationToken::new(), near.unwrap().into());
-        let served = serve_one(Arc::clone(&ground), facts, token, near, kept);
-        let once = size_of_val(&served);
-        assert!(once < 4096, "{once}");
-        let around = size_of_val(&ground.guard(served));
-        assert!(around < 1024, "{around}");
+        let cell = Arc::new(ForwardCell::new(Forward::Dynamic { listen }, changed));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let guards = (
+            context.try_acquire_connection().unwrap(),
+            cell.count_connection(),
+        );
+        let (cancel, client) = (CancellationToken::new(), client.unwrap().into());
+        let served = serve_connection(Arc::clone(&context), cell, cancel, client, guards);
+        let size = size_of_val(&served);
+        assert!(size < 4096, "{size} bytes");
+        let guarded = size_of_val(&context.guard(served));
+        assert!(guarded < 1024, "{guarded} bytes");
     }
 }

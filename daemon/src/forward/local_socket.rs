@@ -1,5 +1,6 @@
-//! A connection on this side: TCP or a Unix socket.
-//! Dropped, it is reset; only [`Socket::close`] ends it in order, so that no lost session looks like an end of data.
+//! A local connection, over TCP or a Unix socket. Dropping it resets it; only [`LocalSocket::close`] ends it in order.
+//! This way every early return, panic and cancellation is a reset, and a lost session never looks like the end of the
+//! data.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -14,14 +15,19 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
-/// As many pieces go into one system call.
-const SLICES: usize = 16;
+/// The `listen(2)` backlog: connections that the kernel queues before `accept`, as many as a tunnel serves at a time. The
+/// kernel may lower it (Linux: `net.core.somaxconn`).
+pub(super) const LISTEN_BACKLOG: i32 = 1024;
 
-/// One connection.
+/// Pieces that are written with one system call.
+const MAX_IO_SLICES: usize = 16;
+
+/// A connected socket on this machine.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub(crate) struct LocalSocket {
     stream: Stream,
-    in_order: bool,
+    /// Whether the drop closes the socket in order instead of resetting it.
+    close_in_order: bool,
 }
 
 #[derive(Debug)]
@@ -31,6 +37,7 @@ enum Stream {
     Unix(UnixStream),
 }
 
+/// Evaluates an expression for the stream of either kind.
 macro_rules! each {
     ($socket:expr, $stream:ident => $body:expr) => {
         match $socket {
@@ -41,29 +48,30 @@ macro_rules! each {
     };
 }
 
-impl From<TcpStream> for Socket {
+impl From<TcpStream> for LocalSocket {
     fn from(stream: TcpStream) -> Self {
-        // Its failure costs latency alone, or the connection is gone already.
+        // Nagle's algorithm would delay small writes, such as key strokes. A failure costs only latency, or means that the
+        // connection is gone.
         let _ = stream.set_nodelay(true);
         Self {
             stream: Stream::Tcp(stream),
-            in_order: false,
+            close_in_order: false,
         }
     }
 }
 
 #[cfg(unix)]
-impl From<UnixStream> for Socket {
+impl From<UnixStream> for LocalSocket {
     fn from(stream: UnixStream) -> Self {
         Self {
             stream: Stream::Unix(stream),
-            in_order: false,
+            close_in_order: false,
         }
     }
 }
 
-impl Socket {
-    /// Who is at its other end.
+impl LocalSocket {
+    /// Returns the address of the other end; `None` for a Unix socket or if the connection is gone.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         match &self.stream {
             Stream::Tcp(stream) => stream.peer_addr().ok(),
@@ -72,17 +80,20 @@ impl Socket {
         }
     }
 
-    /// Waits until something may be read.
+    /// Waits until data, EOF or an error can be read. Cancel-safe.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         each!(&self.stream, stream => stream.readable().await)
     }
 
-    /// Reads what is there.
+    /// Reads what has arrived, without waiting; 0 at EOF.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing has arrived; otherwise the connection is broken.
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         each!(&self.stream, stream => stream.try_read(buffer))
     }
 
-    /// Writes all of it.
+    /// Writes all of `bytes`. Takes `&self`, unlike tokio's, so that both directions can use the socket without a split.
     pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match each!(&self.stream, stream => stream.try_write(bytes)) {
@@ -97,7 +108,8 @@ impl Socket {
         Ok(())
     }
 
-    /// Writes all of them, and lets go of each as soon as it is written.
+    /// Writes all pieces, with few system calls. Each piece is released as soon as it is written, because its memory may
+    /// be part of a larger buffer. `pieces` is empty afterwards.
     pub(crate) async fn write_pieces(&self, pieces: &mut Vec<Bytes>) -> io::Result<()> {
         let mut done = 0;
         while done < pieces.len() {
@@ -122,12 +134,13 @@ impl Socket {
             }
         }
         pieces.clear();
-        pieces.shrink_to(SLICES);
+        // One burst must not leave its capacity with an idle connection.
+        pieces.shrink_to(MAX_IO_SLICES);
         Ok(())
     }
 
     fn try_write_pieces(&self, pieces: &[Bytes]) -> io::Result<usize> {
-        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut slices = [IoSlice::new(&[]); MAX_IO_SLICES];
         for (slice, piece) in slices.iter_mut().zip(pieces) {
             *slice = IoSlice::new(piece);
         }
@@ -135,20 +148,23 @@ impl Socket {
         each!(&self.stream, stream => stream.try_write_vectored(slices))
     }
 
-    /// Says that nothing more is written; reading goes on.
-    pub(crate) fn finish(&self) -> io::Result<()> {
+    /// Sends EOF. Reading remains possible.
+    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         self.sock().shutdown(std::net::Shutdown::Write)
     }
 
-    /// Waits until the other end has reset it.
-    pub(crate) async fn failed(&self) {
-        // An error of the wait itself says no less than the readiness it waits for.
+    /// Waits until the other end has reset the connection. Cancel-safe.
+    pub(crate) async fn wait_for_reset(&self) {
+        // An error of the wait means that the socket is unusable too.
         let _ = each!(&self.stream, stream => stream.ready(Interest::ERROR).await);
     }
 
-    /// Waits until the other end has gone without having said anything: reset, or ended with nothing to read.
-    /// Takes no byte. One that sent something and then ended its half still waits for an answer, and is not gone.
-    pub(crate) async fn gone(&self) {
+    /// Waits until the client has given up: it reset the connection, or sent EOF without any data. Reads nothing.
+    /// Cancel-safe.
+    ///
+    /// A client that sent data and then EOF (as `nc` does at the end of its input) may still wait for an answer. It has
+    /// not given up, and only a reset counts from then on.
+    pub(crate) async fn wait_until_abandoned(&self) {
         loop {
             if self.readable().await.is_err() {
                 return;
@@ -159,34 +175,34 @@ impl Socket {
             });
             match peeked {
                 Ok(0) => return,
-                Ok(_) => return self.failed().await,
+                Ok(_) => return self.wait_for_reset().await,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return,
             }
         }
     }
 
-    /// Ends it in order: what was written arrives.
+    /// Closes the connection in order: data that was written is delivered, then EOF.
     pub(crate) fn close(mut self) {
-        self.in_order = true;
+        self.close_in_order = true;
     }
 
-    /// The system's socket.
+    /// Returns the underlying socket, for its options.
     pub(crate) fn sock(&self) -> SockRef<'_> {
         each!(&self.stream, stream => SockRef::from(stream))
     }
 }
 
-impl Drop for Socket {
+impl Drop for LocalSocket {
     fn drop(&mut self) {
-        if !self.in_order {
-            // Close with a linger of zero is how a reset is sent; Unix sockets know no such thing.
+        if !self.close_in_order {
+            // Closing with a linger time of zero sends RST. Unix sockets have no reset; for them this has no effect.
             let _ = self.sock().set_linger(Some(Duration::ZERO));
         }
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for LocalSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -196,7 +212,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for LocalSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -223,10 +239,10 @@ mod tests {
     #[tokio::test]
     async fn pieces_arrive_whole_and_in_order() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap());
-        let (near, far) = tokio::join!(near, listener.accept());
-        let (socket, mut far) = (Socket::from(near.unwrap()), far.unwrap().0);
-        // More than the kernel holds, in pieces of every size.
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let (socket, mut peer) = (LocalSocket::from(client.unwrap()), accepted.unwrap().0);
+        // More than the kernel buffers, in pieces of many sizes.
         let all: Vec<u8> = (0..20_000_000u32).map(|n| (n % 251) as u8).collect();
         let bytes = Bytes::from(all.clone());
         let (mut pieces, mut start, mut size) = (Vec::new(), 0, 1);
@@ -235,13 +251,13 @@ mod tests {
             pieces.push(bytes.slice(start..end));
             (start, size) = (end, size * 7 % 100_003);
         }
-        assert!(pieces.len() > 10 * SLICES);
+        assert!(pieces.len() > 10 * MAX_IO_SLICES);
         let write = async {
             socket.write_pieces(&mut pieces).await.unwrap();
-            socket.finish().unwrap();
+            socket.shutdown_write().unwrap();
         };
         let mut read = Vec::new();
-        let (_, end) = tokio::join!(write, far.read_to_end(&mut read));
+        let (_, end) = tokio::join!(write, peer.read_to_end(&mut read));
         end.unwrap();
         assert!(read == all);
         assert!(pieces.is_empty());

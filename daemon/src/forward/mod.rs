@@ -1,16 +1,19 @@
-//! All that carries bytes for one tunnel. Listeners belong to the tunnel, not to its session, so a reconnect never gives a port
-//! up: what comes meanwhile is held. `listener` and `local` take connections here, `remote` those of the far side,
-//! `hold` waits for a session, `pump` carries.
+//! The forwards of one tunnel: their listeners, connections and bytes. Listeners belong to the tunnel, not to a session: a
+//! reconnect keeps every local port bound, and connections that arrive meanwhile are held.
+//!
+//! The path of a connection: `listener` and `local` (or `dynamic`) accept it, `hold` waits for a session and opens the
+//! channel, `relay` copies. For remote forwards `remote` has the server listen and `incoming` serves what it opens. The
+//! SSH protocol is not here: `ssh_session` has the traits through which it is used.
 
 mod admission;
 mod buffer;
-mod carry;
 mod connect;
 mod context;
 mod counters;
 mod dynamic;
 mod forward_state;
 mod hold;
+mod incoming;
 mod listener;
 mod local;
 mod local_socket;
@@ -18,9 +21,8 @@ mod port_owner;
 mod relay;
 mod remote;
 mod reserved_fd;
+mod retry;
 pub mod ssh_session;
-#[cfg(test)]
-mod tests;
 #[cfg(unix)]
 mod unix_socket;
 
@@ -34,82 +36,77 @@ use tokio_util::sync::CancellationToken;
 use tunneld_proto::status::ForwardStatus;
 
 use self::context::ForwardContext;
+pub use self::context::ForwardOptions;
 use self::forward_state::ForwardCell;
-use self::remote::Attached;
+use self::remote::AttachedSession;
 use self::ssh_session::SshSession;
 use crate::failure::Failure;
 use crate::session::Session;
 use tunneld_config::model::{Forward, Forwarding};
 
-/// How the forwards of a tunnel behave.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    /// How long a new connection waits for the session; zero closes it at once.
-    pub hold: Duration,
-    /// The rest, as it is configured.
-    pub forwarding: Forwarding,
-}
-
-/// Tells how forwards stand, with their counters as they are when it is asked.
+/// Reads the status of a tunnel's forwards from any task, without access to [`Forwards`]. Counters are current at each
+/// call; the set of forwards is that of the moment when [`Forwards::monitor`] was called.
 #[derive(Clone)]
-pub struct Monitor(Vec<Arc<ForwardCell>>);
+pub struct ForwardMonitor(Vec<Arc<ForwardCell>>);
 
-impl Monitor {
-    /// Each forward as it stands, in the configuration's order.
+impl ForwardMonitor {
+    /// Returns the status of each forward, in the order of the configuration.
     pub fn statuses(&self) -> Vec<ForwardStatus> {
-        self.0.iter().map(|facts| facts.status()).collect()
+        self.0.iter().map(|cell| cell.status()).collect()
     }
 }
 
-/// The forwards of one tunnel, their listeners and connections. Lives across sessions.
-pub struct Forwards<L: SshSession = Session> {
-    ground: Arc<ForwardContext<L>>,
-    entries: Vec<Entry>,
-    attached: Option<Attached<L>>,
+/// The forwards of one tunnel, with their listeners and connections. Outlives the tunnel's sessions: a session is
+/// attached while it is live and detached when it is lost.
+pub struct Forwards<S: SshSession = Session> {
+    context: Arc<ForwardContext<S>>,
+    entries: Vec<ForwardEntry>,
+    attached: Option<AttachedSession<S>>,
 }
 
-struct Entry {
-    facts: Arc<ForwardCell>,
-    /// Ends its listener and those that wait at it; what is carried already goes on.
+struct ForwardEntry {
+    cell: Arc<ForwardCell>,
+    /// Ends the listener and resets the connections that are held. Connections that are relayed continue.
     cancel: CancellationToken,
-    /// What keeps it up.
-    upkeep: ListenerTask,
+    listener: ListenerTask,
 }
 
 enum ListenerTask {
-    /// Nothing yet, or nothing any more.
-    None,
-    /// The task of a listener on this side.
-    Task(JoinHandle<()>),
-    /// The session of the moment was asked for it.
-    PendingPrompt,
+    /// The forward is not listening and is not trying to.
+    NotStarted,
+    /// The task that binds a local address and accepts connections.
+    Local(JoinHandle<()>),
+    /// The attached session has been asked for this remote forward, whether or not the server has granted it.
+    RemoteRequested,
 }
 
-impl Entry {
+impl ForwardEntry {
     fn new(forward: Forward, changed: &Arc<Notify>) -> Self {
         Self {
-            facts: Arc::new(ForwardCell::new(forward, Arc::clone(changed))),
+            cell: Arc::new(ForwardCell::new(forward, Arc::clone(changed))),
             cancel: CancellationToken::new(),
-            upkeep: ListenerTask::None,
+            listener: ListenerTask::NotStarted,
         }
     }
 
-    /// Stops it; once this is done its address on this side is free.
+    /// Stops the listener and resets held connections. A local address is free when this returns.
     async fn stop(&mut self) {
         self.cancel.cancel();
         self.cancel = CancellationToken::new();
-        if let ListenerTask::Task(task) = std::mem::replace(&mut self.upkeep, ListenerTask::None) {
-            // A panic is told by the runtime, and frees the address as well.
+        if let ListenerTask::Local(task) =
+            std::mem::replace(&mut self.listener, ListenerTask::NotStarted)
+        {
+            // An error means that the task panicked: the panic hook has reported it, and unwinding freed the address.
             let _ = task.await;
         }
     }
 }
 
-impl<L: SshSession> Forwards<L> {
-    /// None yet. `changed` is notified whenever a forward's state, address or error differs, when a connection begins
-    /// to wait for the session, and when the last one of a forward ends.
+impl<S: SshSession> Forwards<S> {
+    /// Returns an empty set of forwards. `changed` is notified when a forward's state, address or error changes, when a
+    /// connection begins to be held, and when a forward's last open or last held connection ends.
     pub fn new(tunnel: &str, changed: Arc<Notify>) -> Self {
-        let options = Options {
+        let options = ForwardOptions {
             hold: Duration::ZERO,
             forwarding: Forwarding {
                 exit_on_failure: false,
@@ -119,156 +116,179 @@ impl<L: SshSession> Forwards<L> {
             },
         };
         Self {
-            ground: Arc::new(ForwardContext::new(tunnel, options, changed)),
+            context: Arc::new(ForwardContext::new(tunnel, options, changed)),
             entries: Vec::new(),
             attached: None,
         }
     }
 
-    /// Makes the wanted forwards be, and no others: binds what is new, drops what is gone. An unchanged one keeps its listener
-    /// and its connections; connections of a dropped one are carried to their end, those that still wait are reset.
-    /// Over a live session remote forwards are asked for and given up in the background.
+    /// Starts the forwards in `desired` that are not running and removes all others. An unchanged forward keeps its
+    /// listener and connections. Of a removed one, relayed connections continue to their own end and held ones are reset.
+    /// Remote forwards are requested and cancelled in the background, if a session is attached.
     ///
-    /// An address that cannot be had is written down in the status and tried again in the background.
-    pub async fn apply(&mut self, wanted: &[Forward], options: Options) {
-        self.ground.options.send_replace(options);
-        self.declare(wanted).await;
+    /// An address that cannot be bound shows in the status and is retried in the background.
+    pub async fn reconcile(&mut self, desired: &[Forward], options: ForwardOptions) {
+        self.context.options.send_replace(options);
+        self.set_desired(desired).await;
         for entry in &mut self.entries {
-            if !matches!(entry.upkeep, ListenerTask::None) {
+            if !matches!(entry.listener, ListenerTask::NotStarted) {
                 continue;
             }
-            if !entry.facts.is_remote() {
-                let first = local::bind(&self.ground, &entry.facts, true).await;
-                let (ground, facts) = (Arc::clone(&self.ground), Arc::clone(&entry.facts));
-                let serve = local::serve(ground, facts, first, entry.cancel.clone());
-                entry.upkeep = ListenerTask::Task(self.ground.tasks.spawn(serve));
+            if !entry.cell.is_remote() {
+                let first = local::bind(&self.context, &entry.cell, true).await;
+                let (context, cell) = (Arc::clone(&self.context), Arc::clone(&entry.cell));
+                let serve = local::serve(context, cell, first, entry.cancel.clone());
+                entry.listener = ListenerTask::Local(self.context.tasks.spawn(serve));
             } else if let Some(attached) = &self.attached {
-                drop(attached.ask(&self.ground, &entry.facts, &entry.cancel));
-                entry.upkeep = ListenerTask::PendingPrompt;
+                // Only `attach` waits for the first answer.
+                drop(attached.request_with_retries(&self.context, &entry.cell, &entry.cancel));
+                entry.listener = ListenerTask::RemoteRequested;
             }
         }
     }
 
-    /// Drops what is not among the wanted, and tells the new ones as pending, without taking any address yet.
-    pub async fn declare(&mut self, wanted: &[Forward]) {
-        let mut before: Vec<Option<Entry>> = self.entries.drain(..).map(Some).collect();
-        for forward in wanted {
+    /// Removes the forwards that are not in `desired` and adds the new ones as pending, without binding any address.
+    /// [`Forwards::reconcile`] starts them.
+    pub async fn set_desired(&mut self, desired: &[Forward]) {
+        // An entry is taken out of `before` by the first equal forward; what is left in it is removed.
+        let mut before: Vec<Option<ForwardEntry>> = self.entries.drain(..).map(Some).collect();
+        for forward in desired {
             let kept = before
                 .iter_mut()
-                .find_map(|slot| slot.take_if(|entry| entry.facts.forward == *forward));
-            let entry = kept.unwrap_or_else(|| Entry::new(forward.clone(), &self.ground.changed));
+                .find_map(|slot| slot.take_if(|entry| entry.cell.forward == *forward));
+            let entry =
+                kept.unwrap_or_else(|| ForwardEntry::new(forward.clone(), &self.context.changed));
             self.entries.push(entry);
         }
-        for mut gone in before.into_iter().flatten() {
-            if gone.facts.is_remote() {
-                self.let_go(&gone);
+        for mut removed in before.into_iter().flatten() {
+            if removed.cell.is_remote() {
+                self.release_remote(&removed);
             }
-            gone.stop().await;
+            removed.stop().await;
         }
-        let remotes = self.entries.iter().map(|entry| &entry.facts);
-        let remotes = remotes.filter(|facts| facts.is_remote()).cloned().collect();
-        self.ground.remotes.send_replace(remotes);
-        self.ground.changed.notify_one();
+        let remotes = self.entries.iter().map(|entry| &entry.cell);
+        let remotes = remotes.filter(|cell| cell.is_remote()).cloned().collect();
+        self.context.remotes.send_replace(remotes);
+        self.context.changed.notify_one();
     }
 
-    /// Listens no more on this side where none of the wanted does, so that another tunnel may; what is given up stays
-    /// known, as pending. Once this is done the addresses are free.
-    pub async fn give_up(&mut self, wanted: &[Forward]) {
+    /// Stops the local listeners of the forwards that are not in `desired`, so that another tunnel can bind their
+    /// addresses, which are free when this returns. The forwards stay in the set, as pending.
+    pub async fn release_local(&mut self, desired: &[Forward]) {
         for entry in &mut self.entries {
-            if !entry.facts.is_remote() && !wanted.contains(&entry.facts.forward) {
+            if !entry.cell.is_remote() && !desired.contains(&entry.cell.forward) {
                 entry.stop().await;
-                entry.facts.waits();
+                entry.cell.set_pending();
             }
         }
     }
 
-    /// Gives a remote forward up, or to a new one that listens at the same place and only leads elsewhere.
-    fn let_go(&mut self, gone: &Entry) {
-        let (Some(attached), ListenerTask::PendingPrompt) = (&self.attached, &gone.upkeep) else {
+    /// Cancels a removed remote forward at the server. If a new forward listens on the same address and differs only in
+    /// its target, it takes over the server's listener instead: between a cancellation and a new request the server
+    /// would refuse connections.
+    fn release_remote(&mut self, removed: &ForwardEntry) {
+        let (Some(attached), ListenerTask::RemoteRequested) = (&self.attached, &removed.listener)
+        else {
             return;
         };
-        let heir = self.entries.iter_mut().find(|entry| {
-            entry.facts.is_remote()
-                && matches!(entry.upkeep, ListenerTask::None)
-                && entry.facts.listen() == gone.facts.listen()
+        let successor = self.entries.iter_mut().find(|entry| {
+            entry.cell.is_remote()
+                && matches!(entry.listener, ListenerTask::NotStarted)
+                && entry.cell.listen() == removed.cell.listen()
         });
-        match (heir, gone.facts.place()) {
-            (Some(heir), Some(place)) => {
-                heir.facts.listens(place);
-                heir.upkeep = ListenerTask::PendingPrompt;
+        match (successor, removed.cell.bound_addr()) {
+            (Some(successor), Some(addr)) => {
+                successor.cell.set_listening(addr);
+                successor.listener = ListenerTask::RemoteRequested;
             }
-            _ => attached.give_up(&self.ground, gone.facts.listen()),
+            _ => attached.cancel_forward(&self.context, removed.cell.listen()),
         }
     }
 
-    /// A session is live: connections that wait go on at once, and remote forwards are asked for, all together.
-    /// Returns, when each of them was answered, why those forwards do not stand that do not, on either side;
-    /// they are tried again in the background while the session lives.
+    /// Attaches a live session: held connections continue at once, and all remote forwards are requested in parallel.
+    /// `incoming` yields the channels that the server opens for them.
+    ///
+    /// Returns, when the server has answered every request or the request has timed out, the failures of all forwards
+    /// that are not listening, local ones included. Those are retried in the background.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the session stays attached and the requests continue; only the failures are lost.
     pub async fn attach(
         &mut self,
-        session: L,
-        incoming: mpsc::Receiver<L::Incoming>,
+        session: S,
+        incoming: mpsc::Receiver<S::Incoming>,
     ) -> Vec<Failure> {
         self.detach();
-        let attached = Attached::new(session.clone());
-        let (ground, cancel) = (Arc::clone(&self.ground), attached.cancel.clone());
-        self.ground
-            .spawn(remote::take(ground, session.clone(), cancel, incoming));
-        self.ground.link.send_replace(Some(session));
+        let attached = AttachedSession::new(session.clone());
+        let (context, cancel) = (Arc::clone(&self.context), attached.cancel.clone());
+        self.context.spawn(incoming::serve_incoming(
+            context,
+            session.clone(),
+            cancel,
+            incoming,
+        ));
+        self.context.session.send_replace(Some(session));
         let mut answers = Vec::new();
         for entry in &mut self.entries {
-            if entry.facts.is_remote() {
-                answers.push(attached.ask(&self.ground, &entry.facts, &entry.cancel));
-                entry.upkeep = ListenerTask::PendingPrompt;
+            if entry.cell.is_remote() {
+                answers.push(attached.request_with_retries(
+                    &self.context,
+                    &entry.cell,
+                    &entry.cancel,
+                ));
+                entry.listener = ListenerTask::RemoteRequested;
             }
         }
         self.attached = Some(attached);
         futures_util::future::join_all(answers).await;
-        let failures = self.entries.iter().map(|entry| entry.facts.failure());
+        let failures = self.entries.iter().map(|entry| entry.cell.failure());
         failures.flatten().collect()
     }
 
-    /// The session is gone: new connections wait for the next one.
+    /// Detaches the session, if one is attached. New connections are held until the next [`Forwards::attach`]; remote
+    /// forwards become pending.
     pub fn detach(&mut self) {
         let Some(attached) = self.attached.take() else {
             return;
         };
-        self.ground.link.send_replace(None);
+        self.context.session.send_replace(None);
         attached.cancel.cancel();
         for entry in &mut self.entries {
-            if entry.facts.is_remote() {
-                entry.upkeep = ListenerTask::None;
-                entry.facts.waits();
+            if entry.cell.is_remote() {
+                entry.listener = ListenerTask::NotStarted;
+                entry.cell.set_pending();
             }
         }
     }
 
-    /// Each forward as it stands, in the configuration's order.
+    /// Returns the status of each forward, in the order of the configuration.
     pub fn statuses(&self) -> Vec<ForwardStatus> {
         self.monitor().statuses()
     }
 
-    /// What tells of these forwards from anywhere, until the next [`Forwards::apply`].
-    pub fn monitor(&self) -> Monitor {
-        Monitor(
+    /// Returns a reader of the forwards' status. It does not see forwards that a later [`Forwards::set_desired`] or
+    /// [`Forwards::reconcile`] adds or removes.
+    pub fn monitor(&self) -> ForwardMonitor {
+        ForwardMonitor(
             self.entries
                 .iter()
-                .map(|entry| Arc::clone(&entry.facts))
+                .map(|entry| Arc::clone(&entry.cell))
                 .collect(),
         )
     }
 
-    /// Stops listening, resets what waits, lets what is carried come to its end within `grace`, and resets the rest.
-    /// The forwards stay known, as pending; [`Forwards::apply`] brings them back.
+    /// Stops all listeners and resets held connections. Relayed connections may end on their own within `grace`; the
+    /// rest is then reset. The forwards stay in the set, as pending, and [`Forwards::reconcile`] starts them again.
     pub async fn close(&mut self, grace: Duration) {
         for entry in &mut self.entries {
             entry.stop().await;
         }
-        let old = &self.ground;
+        // `tasks` and `kill` cannot be reopened once closed and cancelled, so a later start gets a new context.
+        let old = &self.context;
         let options = old.options.borrow().clone();
         let new = ForwardContext::new(&old.tunnel, options, Arc::clone(&old.changed));
         new.remotes.send_replace(old.remotes.borrow().clone());
-        // The one task that does not end by itself takes what the far side opens.
+        // `serve_incoming` is the only task that neither ends on its own nor was stopped above.
         if let Some(attached) = &self.attached {
             attached.cancel.cancel();
         }
@@ -278,14 +298,14 @@ impl<L: SshSession> Forwards<L> {
             old.tasks.wait().await;
         }
         self.detach();
-        self.ground = Arc::new(new);
+        self.context = Arc::new(new);
         for entry in &self.entries {
-            entry.facts.waits();
+            entry.cell.set_pending();
         }
     }
 }
 
-impl<L: SshSession> Drop for Forwards<L> {
+impl<S: SshSession> Drop for Forwards<S> {
     fn drop(&mut self) {
         for entry in &self.entries {
             entry.cancel.cancel();
@@ -293,6 +313,9 @@ impl<L: SshSession> Drop for Forwards<L> {
         if let Some(attached) = &self.attached {
             attached.cancel.cancel();
         }
-        self.ground.kill.cancel();
+        self.context.kill.cancel();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,29 +1,30 @@
-//! Finds who holds an address that we want, so that a person knows whom to stop. Linux tells it in /proc.
+//! Finds the process that listens on an address which a forward needs, for the hint to the user. Only on Linux, from
+//! `/proc`; elsewhere the owner is unknown.
 
 use crate::failure::Failure;
 
-/// A process that holds an address.
+/// A process that listens on an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Holder {
-    /// Its id.
+pub(super) struct PortOwner {
+    /// The process id.
     pub(super) pid: u32,
-    /// Its name, escaped.
+    /// The process name of at most 15 bytes (`/proc/PID/comm`), control characters escaped.
     pub(super) name: String,
 }
 
-/// The failure of an address in use, with its holder where known.
-pub(super) fn in_use(failure: impl FnOnce(&str) -> Failure, holder: Option<Holder>) -> Failure {
-    match holder {
-        Some(holder) if holder.pid == std::process::id() => {
+/// Returns the failure for an address in use. `failure` makes it from the reason; `owner` is `None` if unknown.
+pub(super) fn in_use(failure: impl FnOnce(&str) -> Failure, owner: Option<PortOwner>) -> Failure {
+    match owner {
+        Some(owner) if owner.pid == std::process::id() => {
             failure("the address is in use by another forward of this daemon")
-                .hint("give one of the two another port; tunnelctl status lists them")
+                .hint("change the port of one of the two; tunnelctl status lists them")
         }
-        Some(Holder { pid, name }) => failure(&format!(
+        Some(PortOwner { pid, name }) => failure(&format!(
             "the address is in use by {name} (pid {pid})"
         ))
-        .hint("stop that process, or choose another port; it is taken as soon as it is free"),
+        .hint("stop that process, or choose another port; tunneld listens as soon as the address is free"),
         None => failure("the address is in use").hint(
-            "find who listens there, or choose another port; it is taken as soon as it is free",
+            "find the program that listens there, or choose another port; tunneld listens as soon as the address is free",
         ),
     }
 }
@@ -32,12 +33,12 @@ pub(super) fn in_use(failure: impl FnOnce(&str) -> Failure, holder: Option<Holde
 pub(super) use linux::{of_path, of_port};
 
 #[cfg(not(target_os = "linux"))]
-pub(super) async fn of_port(_: u16) -> Option<Holder> {
+pub(super) async fn of_port(_: u16) -> Option<PortOwner> {
     std::future::ready(None).await
 }
 
 #[cfg(all(unix, not(target_os = "linux")))]
-pub(super) async fn of_path(_: &std::path::Path) -> Option<Holder> {
+pub(super) async fn of_path(_: &std::path::Path) -> Option<PortOwner> {
     std::future::ready(None).await
 }
 
@@ -47,43 +48,45 @@ mod linux {
     use std::os::unix::ffi::OsStrExt;
     use std::path::{Path, PathBuf};
 
-    use super::Holder;
+    use super::PortOwner;
 
-    /// Who listens at a TCP port, on any address.
-    pub(in crate::forward) async fn of_port(port: u16) -> Option<Holder> {
-        // Reading /proc takes long on a machine with many processes.
+    /// Returns the process that listens on a TCP port, on any address; `None` if it belongs to another user.
+    pub(in crate::forward) async fn of_port(port: u16) -> Option<PortOwner> {
+        // Not on the async thread: reading /proc takes long on a machine with many processes.
         let find = move || {
             ["/proc/net/tcp", "/proc/net/tcp6"]
                 .into_iter()
                 .filter_map(|table| fs::read_to_string(table).ok())
-                .find_map(|table| owner(&tcp_inode(&table, port)?))
+                .find_map(|table| socket_owner(&tcp_inode(&table, port)?))
         };
         tokio::task::spawn_blocking(find).await.ok().flatten()
     }
 
-    /// Who listens at a Unix socket.
-    pub(in crate::forward) async fn of_path(path: &Path) -> Option<Holder> {
+    /// Returns the process that listens on a Unix socket; `None` if it belongs to another user.
+    pub(in crate::forward) async fn of_path(path: &Path) -> Option<PortOwner> {
         let path: PathBuf = path.to_owned();
         let find = move || {
             let table = fs::read("/proc/net/unix").ok()?;
-            owner(&unix_inode(&table, path.as_os_str().as_bytes())?)
+            socket_owner(&unix_inode(&table, path.as_os_str().as_bytes())?)
         };
         tokio::task::spawn_blocking(find).await.ok().flatten()
     }
 
-    /// The inode of the socket that listens at the port: columns 2 (local), 4 (state, 0A is LISTEN) and 10 (inode).
+    /// Returns the inode of the socket that listens on the port, from `/proc/net/tcp` or `tcp6` (proc(5)): columns 2
+    /// (local address), 4 (state, 0A is LISTEN) and 10 (inode).
     fn tcp_inode(table: &str, port: u16) -> Option<String> {
-        let wanted = format!(":{port:04X}");
+        let suffix = format!(":{port:04X}");
         table.lines().skip(1).find_map(|line| {
             let mut columns = line.split_ascii_whitespace().skip(1);
             let local = columns.next()?;
             let state = columns.nth(1)?;
             let inode = columns.nth(5)?;
-            (state == "0A" && local.ends_with(&wanted)).then(|| inode.to_owned())
+            (state == "0A" && local.ends_with(&suffix)).then(|| inode.to_owned())
         })
     }
 
-    /// The inode of the socket bound to the path: columns 7 and 8.
+    /// Returns the inode of the socket bound to the path, from `/proc/net/unix`: columns 7 (inode) and 8 (path). Matched
+    /// from the end of the line because a path may contain spaces.
     fn unix_inode(table: &[u8], path: &[u8]) -> Option<String> {
         table.split(|&byte| byte == b'\n').skip(1).find_map(|line| {
             let rest = line.strip_suffix(path)?.strip_suffix(b" ")?;
@@ -95,17 +98,18 @@ mod linux {
         })
     }
 
-    /// The process that has the socket open; one of other users is not told.
-    fn owner(inode: &str) -> Option<Holder> {
-        let wanted = PathBuf::from(format!("socket:[{inode}]"));
+    /// Returns the process that has the socket open. `None` for other users' processes: their `fd` folders are not
+    /// readable.
+    fn socket_owner(inode: &str) -> Option<PortOwner> {
+        let socket_link = PathBuf::from(format!("socket:[{inode}]"));
         fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
             let pid = process.file_name().to_str()?.parse().ok()?;
-            let holds = fs::read_dir(process.path().join("fd"))
+            let has_socket = fs::read_dir(process.path().join("fd"))
                 .ok()?
                 .flatten()
-                .any(|fd| fs::read_link(fd.path()).is_ok_and(|link| link == wanted));
+                .any(|fd| fs::read_link(fd.path()).is_ok_and(|link| link == socket_link));
             let name = || fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            holds.then(|| Holder {
+            has_socket.then(|| PortOwner {
                 pid,
                 name: tunneld_proto::text::escape(name().trim_end()),
             })
@@ -117,7 +121,7 @@ mod linux {
         use super::*;
 
         #[test]
-        fn the_tables_are_read_by_column() {
+        fn the_inode_is_found_in_the_proc_tables() {
             let tcp = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
                 0: 0100007F:1F90 0100007F:C000 01 00000000:00000000 00:00000000 00000000  1000        0 111 1 0 20 4 30 10 -1\n   \
                 1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 222 1 0 100 0 0 10 0\n";
@@ -130,7 +134,7 @@ mod linux {
         }
 
         #[tokio::test]
-        async fn our_own_listener_is_found() {
+        async fn the_owner_of_a_listener_in_this_process_is_found() {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let port = listener.local_addr().unwrap().port();
             assert_eq!(of_port(port).await.unwrap().pid, std::process::id());

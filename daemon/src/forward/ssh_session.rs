@@ -1,5 +1,6 @@
-//! What the bytes need of a session, so that they can be tried without SSH.
-//! `session::Session` is the one that runs; the tests have one in memory.
+//! The SSH session as the forwards use it: traits for the session and its channels, and their implementation for
+//! [`session::Session`]. They exist so that the tests can run forwards over a session in memory
+//! (`tests/fake_session.rs`).
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,21 +13,21 @@ use crate::failure::Failure;
 use crate::session::{self, OpenError, Session};
 use tunneld_config::addr::{Endpoint, ListenAddr};
 
-/// Where a connection leads at the far end.
+/// The destination to which the server connects a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// A port on a host; the name as bytes, for a client of SOCKS may send any.
+pub enum ChannelTarget {
+    /// A TCP port, opened as `direct-tcpip` (RFC 4254 §7.2).
     Tcp {
-        /// The name or address.
+        /// A name or a textual address. Bytes, because a SOCKS client may send a name that is not UTF-8.
         host: Vec<u8>,
-        /// The port.
+        /// The TCP port, 1 to 65535.
         port: u16,
     },
-    /// A Unix socket.
+    /// A Unix socket, opened as `direct-streamlocal@openssh.com`.
     Unix(PathBuf),
 }
 
-impl From<&Endpoint> for Target {
+impl From<&Endpoint> for ChannelTarget {
     fn from(endpoint: &Endpoint) -> Self {
         match endpoint {
             Endpoint::Tcp(tcp) => Self::Tcp {
@@ -38,72 +39,90 @@ impl From<&Endpoint> for Target {
     }
 }
 
-/// A live session, as far as bytes go. Clones are handles to the same one.
+/// An established SSH session. Clones are handles to the same session.
 pub trait SshSession: Clone + Send + Sync + 'static {
-    /// A connection over it.
-    type Channel: Far;
-    /// A connection that the far side opened.
+    /// An open channel.
+    type Channel: SshChannel;
+    /// A channel that the server wants to open.
     type Incoming: IncomingChannel<Channel = Self::Channel>;
 
-    /// Opens a connection from the far end to the target.
+    /// Opens a channel that the server connects to `target`. `originator` is the client's address, for the server's log;
+    /// `None` if the client has none (Unix sockets).
+    ///
+    /// # Errors
+    /// The server refuses, does not answer within the session's deadline, or the session ends.
     fn open(
         &self,
-        target: &Target,
+        target: &ChannelTarget,
         originator: Option<SocketAddr>,
     ) -> impl Future<Output = Result<Self::Channel, OpenError>> + Send;
-    /// Asks the far side to listen; the port really bound.
+    /// Asks the server to listen on `listen`. Returns the port that it bound, 0 for a Unix socket.
+    ///
+    /// # Errors
+    /// The server refuses, does not answer, or the session ends.
     fn request_forward(
         &self,
         listen: &ListenAddr,
     ) -> impl Future<Output = Result<u16, Failure>> + Send;
-    /// Asks the far side to listen no more.
+    /// Asks the server to stop listening on `listen`.
+    ///
+    /// # Errors
+    /// The server refuses, does not answer, or the session ends.
     fn cancel_forward(
         &self,
         listen: &ListenAddr,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
-    /// Waits until it has ended.
+    /// Waits until the session has ended. Cancel-safe.
     fn closed(&self) -> impl Future<Output = ()> + Send;
-    /// Whether it has ended.
+    /// Returns whether the session has ended.
     fn is_closed(&self) -> bool;
 }
 
-/// A connection that the far side opened, not yet taken. Dropping it refuses it.
+/// A channel that the server wants to open for a remote forward. Dropping it refuses the channel.
 pub trait IncomingChannel: Send + 'static {
-    /// What it becomes.
+    /// The open channel after [`IncomingChannel::accept`].
     type Channel;
-    /// The forward, as it was asked for.
+    /// Returns the address of the forward, as it was requested.
     fn listen(&self) -> &ListenAddr;
-    /// The port that the far side bound for it.
+    /// Returns the port that the server bound for the forward; differs from the requested port only if that was 0.
     fn port(&self) -> u16;
-    /// Takes it.
+    /// Accepts the channel.
+    ///
+    /// # Errors
+    /// The session has ended.
     fn accept(self) -> impl Future<Output = io::Result<Self::Channel>> + Send;
-    /// Refuses it.
+    /// Refuses the channel; `why` is sent to the server as the description (RFC 4254 §5.1).
     fn refuse(self, why: &str) -> impl Future<Output = ()> + Send;
 }
 
-/// The far end of a connection; [`session::Channel`] says how its ends are told apart.
-pub trait Far: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Its reading half.
-    type Reader: FarReader;
-    /// Its writing half.
-    type Writer: FarWriter;
-    /// Both, each ending alone.
+/// An open channel as one stream, for a handshake. [`session::Channel`] documents how EOF, CLOSE and the loss of the
+/// session show.
+pub trait SshChannel: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// The half that receives from the server.
+    type Reader: SshChannelReader;
+    /// The half that sends to the server.
+    type Writer: SshChannelWriter;
+    /// Splits the channel into halves that end independently.
     fn split(self) -> (Self::Reader, Self::Writer);
 }
 
-/// Reads from the far end.
-pub trait FarReader: Send {
-    /// Waits for bytes, and appends all that are there, about `most` at most; `false` after the far side's EOF.
-    fn next(
+/// The receiving half of a channel.
+pub trait SshChannelReader: Send {
+    /// Waits for data and appends everything that is queued to `pieces`, about `max_bytes` at most. Returns `false` after
+    /// the server's EOF. Cancel-safe.
+    ///
+    /// # Errors
+    /// The server closed the channel without EOF, or the session ended.
+    fn next_pieces(
         &mut self,
         pieces: &mut Vec<Bytes>,
-        most: usize,
+        max_bytes: usize,
     ) -> impl Future<Output = io::Result<bool>> + Send;
 }
 
-/// Writes to the far end.
-pub trait FarWriter: AsyncWrite + Unpin + Send {
-    /// Waits until the far side takes no more.
+/// The sending half of a channel. `shutdown` sends EOF.
+pub trait SshChannelWriter: AsyncWrite + Unpin + Send {
+    /// Waits until the server accepts no more data: its CLOSE arrived, or the session ended. Cancel-safe.
     fn closed(&self) -> impl Future<Output = ()> + Send;
 }
 
@@ -113,12 +132,14 @@ impl SshSession for Session {
 
     async fn open(
         &self,
-        target: &Target,
+        target: &ChannelTarget,
         originator: Option<SocketAddr>,
     ) -> Result<session::Channel, OpenError> {
         match target {
-            Target::Tcp { host, port } => self.open_direct_tcpip(host, *port, originator).await,
-            Target::Unix(path) => {
+            ChannelTarget::Tcp { host, port } => {
+                self.open_direct_tcpip(host, *port, originator).await
+            }
+            ChannelTarget::Unix(path) => {
                 let path = path.as_os_str().as_encoded_bytes();
                 self.open_direct_streamlocal(path).await
             }
@@ -162,7 +183,7 @@ impl IncomingChannel for session::Incoming {
     }
 }
 
-impl Far for session::Channel {
+impl SshChannel for session::Channel {
     type Reader = session::ChannelReader;
     type Writer = session::ChannelWriter;
 
@@ -171,18 +192,14 @@ impl Far for session::Channel {
     }
 }
 
-impl FarReader for session::ChannelReader {
-    async fn next(&mut self, pieces: &mut Vec<Bytes>, most: usize) -> io::Result<bool> {
-        self.next_pieces(pieces, most).await
+impl SshChannelReader for session::ChannelReader {
+    async fn next_pieces(&mut self, pieces: &mut Vec<Bytes>, max_bytes: usize) -> io::Result<bool> {
+        session::ChannelReader::next_pieces(self, pieces, max_bytes).await
     }
 }
 
-impl FarWriter for session::ChannelWriter {
+impl SshChannelWriter for session::ChannelWriter {
     async fn closed(&self) {
         session::ChannelWriter::closed(self).await;
     }
 }
-
-/// A near end that is itself a stream, whatever its kind: what a handshake is spoken over.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}

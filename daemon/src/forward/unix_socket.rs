@@ -1,5 +1,5 @@
-//! Listens at a Unix socket: made with its mode from the first moment, taken over from a dead owner, taken away at the end.
-//! Nothing but a socket of our own is ever removed.
+//! Listens on a Unix socket. The file has its mode from the moment it exists, a file left by a dead process is replaced,
+//! and the file is removed when the listener is dropped. Only sockets are ever removed, and only those of this user.
 
 use std::fs;
 use std::io;
@@ -13,39 +13,43 @@ use socket2::{Domain, SockAddr, Type};
 use tokio::net::{UnixListener, UnixStream};
 use tunneld_platform::fs::FileId;
 
+use super::local_socket::LISTEN_BACKLOG;
 use super::port_owner;
 use crate::failure::{Failure, FailureKind};
 use tunneld_config::model::Forwarding;
 
-/// The longest path that fits a socket address with its NUL.
-const LONGEST_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
-const BACKLOG: i32 = 1024;
-/// How often a socket looks after its file.
-const LOOK: Duration = Duration::from_secs(3);
+/// The longest path in bytes that fits `sockaddr_un` with its NUL.
+const MAX_PATH_LEN: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+/// How often the listener checks that its file still exists.
+const PATH_CHECK_INTERVAL: Duration = Duration::from_secs(3);
 
-/// A listening Unix socket, removed when it is dropped.
+/// A listening Unix socket. Its file is removed on drop.
 #[derive(Debug)]
 pub(super) struct UnixSocket {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode of the file that we made.
+    /// The identity of the file that `bind` created; `None` if it was removed at once. The file is compared before it is
+    /// removed, because another process may have put its own in the same place.
     file: Option<FileId>,
 }
 
 impl UnixSocket {
-    /// Listens at the path.
+    /// Binds the path, replacing a socket that no process listens on; with `unlink_socket` any socket of this user.
+    ///
+    /// # Errors
+    /// `BindFailed`, with the program that has the path where that is known.
     pub(super) async fn bind(path: &Path, options: &Forwarding) -> Result<Self, Failure> {
         let length = path.as_os_str().as_bytes().len();
-        if length > LONGEST_PATH {
+        if length > MAX_PATH_LEN {
             return Err(failure(
                 path,
-                &format!("the path has {length} bytes, and a Unix socket's at most {LONGEST_PATH}"),
+                &format!("the path has {length} bytes; a Unix socket path may have at most {MAX_PATH_LEN}"),
             )
             .hint("choose a shorter path"));
         }
-        make_way(path, options.unlink_socket).await?;
+        remove_stale(path, options.unlink_socket).await?;
         let mode = 0o777 & !options.socket_mask;
-        let listener = listen(path, mode).map_err(|error| refused(path, &error))?;
+        let listener = listen(path, mode).map_err(|error| bind_failure(path, &error))?;
         let file = fs::symlink_metadata(path)
             .ok()
             .map(|meta| FileId::of(&meta));
@@ -56,20 +60,20 @@ impl UnixSocket {
         })
     }
 
-    /// Waits until the file that we made is not there any more.
-    pub(super) async fn lost(&self) {
+    /// Waits until the file that `bind` created was removed or replaced. Checks every
+    /// [`PATH_CHECK_INTERVAL`].
+    pub(super) async fn path_lost(&self) {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(PATH_CHECK_INTERVAL).await;
             if !self.is_in_place() {
                 return;
             }
         }
     }
 
-    /// Somebody may have taken it away, or put another file there.
     fn is_in_place(&self) -> bool {
-        let there = fs::symlink_metadata(&self.path).ok();
-        self.file.is_some() && there.map(|meta| FileId::of(&meta)) == self.file
+        let found = fs::symlink_metadata(&self.path).ok();
+        self.file.is_some() && found.map(|meta| FileId::of(&meta)) == self.file
     }
 
     pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
@@ -88,66 +92,64 @@ impl Drop for UnixSocket {
 fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    // Linux makes the file with the socket's own mode, so nobody slips in before the chmod below; others ignore it.
+    // On Linux `bind` creates the file with the socket's own mode, so no other user can connect before the chmod below.
+    // Other systems ignore this call and need the chmod.
     let _ = rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(mode as _));
     socket.bind(&SockAddr::unix(path)?)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-    socket.listen(BACKLOG)?;
+    socket.listen(LISTEN_BACKLOG)?;
     UnixListener::from_std(socket.into())
 }
 
-/// Removes a socket that stands in the way and may be removed.
-async fn make_way(path: &Path, unlink: bool) -> Result<(), Failure> {
+/// Removes a socket at `path` that no process listens on, or any socket of this user with `unlink`. Everything else at
+/// the path is an error.
+async fn remove_stale(path: &Path, unlink: bool) -> Result<(), Failure> {
     let meta = match fs::symlink_metadata(path) {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(refused(path, &error)),
+        Err(error) => return Err(bind_failure(path, &error)),
     };
     if !meta.file_type().is_socket() {
-        return Err(
-            failure(path, "the path is taken by something that is not a socket")
-                .hint("choose another path; tunneld removes sockets alone"),
-        );
+        return Err(failure(path, "the path exists and is not a socket")
+            .hint("choose another path; tunneld removes only sockets"));
     }
     let ours = meta.uid() == rustix::process::geteuid().as_raw();
     if !ours {
         return Err(failure(
             path,
-            &format!(
-                "the socket there belongs to another user (uid {})",
-                meta.uid()
-            ),
+            &format!("the socket belongs to another user (uid {})", meta.uid()),
         )
         .hint("choose another path"));
     }
     if !unlink {
-        let answer = UnixStream::connect(path)
+        // A refused connection is the only proof that no process listens; any other result may be a live listener.
+        let connected = UnixStream::connect(path)
             .await
             .map_err(|error| error.kind());
-        if answer.err() != Some(io::ErrorKind::ConnectionRefused) {
-            let holder = port_owner::of_path(path).await;
-            return Err(port_owner::in_use(|what| failure(path, what), holder));
+        if connected.err() != Some(io::ErrorKind::ConnectionRefused) {
+            let owner = port_owner::of_path(path).await;
+            return Err(port_owner::in_use(|reason| failure(path, reason), owner));
         }
     }
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(refused(path, &error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(bind_failure(path, &error)),
         _ => Ok(()),
     }
 }
 
-fn failure(path: &Path, what: &str) -> Failure {
+fn failure(path: &Path, reason: &str) -> Failure {
     let path = tunneld_proto::text::escape_bytes(path.as_os_str().as_bytes());
     Failure::new(
         FailureKind::BindFailed,
-        format!("cannot listen on {path}: {what}"),
+        format!("cannot listen on {path}: {reason}"),
     )
 }
 
-fn refused(path: &Path, error: &io::Error) -> Failure {
+fn bind_failure(path: &Path, error: &io::Error) -> Failure {
     let failure = failure(path, &error.to_string());
     match error.kind() {
-        io::ErrorKind::NotFound => failure.hint("make its folder, or choose another path"),
-        io::ErrorKind::PermissionDenied => failure.hint("choose a folder that you may write"),
+        io::ErrorKind::NotFound => failure.hint("create its folder, or choose another path"),
+        io::ErrorKind::PermissionDenied => failure.hint("choose a folder that you may write to"),
         _ => failure,
     }
 }
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_has_its_mode_and_goes_with_its_owner() {
+    async fn the_file_has_its_mode_and_is_removed_on_drop() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         for (mask, mode) in [(0o177, 0o600), (0o117, 0o660), (0o111, 0o666)] {
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dead_one_is_taken_over_a_live_one_is_not() {
+    async fn a_dead_socket_is_replaced_and_a_live_one_only_with_unlink() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         drop(StdListener::bind(&path).unwrap());
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_but_a_socket_is_removed() {
+    async fn only_sockets_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "mine").unwrap();
@@ -228,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_put_in_its_place_stays() {
+    async fn a_file_that_replaced_the_socket_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let socket = UnixSocket::bind(&path, &options(false, 0o177))
@@ -241,8 +243,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_path_beyond_the_limit_is_told() {
-        let path = PathBuf::from(format!("/tmp/{}", "x".repeat(LONGEST_PATH - 4)));
+    async fn a_path_that_is_too_long_is_an_error() {
+        let path = PathBuf::from(format!("/tmp/{}", "x".repeat(MAX_PATH_LEN - 4)));
         let error = UnixSocket::bind(&path, &options(false, 0o177))
             .await
             .unwrap_err();

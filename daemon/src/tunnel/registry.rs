@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tunneld_proto::message::{Event, EventBody, ReloadReport, Snapshot};
 use tunneld_proto::status::{Prompt, PromptKind, TunnelStatus};
 
-use crate::forward::Monitor;
+use crate::forward::ForwardMonitor;
 use crate::session::Session;
 use crate::tunnel::interactive_clients::{ClientGuard, InteractiveClients};
 use crate::tunnel::status::{self, TunnelSnapshot};
@@ -25,7 +25,7 @@ pub struct Entry {
     /// What the task knows.
     pub facts: TunnelSnapshot,
     /// The forwards' states and counters.
-    pub forwards: Monitor,
+    pub forwards: ForwardMonitor,
     /// The live session, for its round trip and the server's offences.
     pub session: Option<Session>,
 }

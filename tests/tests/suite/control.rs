@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tunneld_tests::prompting_server::{Asking, Factor};
 use tunneld_tests::daemon::Daemon;
 use tunneld_tests::home::Home;
 use tunneld_tests::payload;

@@ -1,4 +1,4 @@
-//! A process that has few file descriptors. It is a child of the test, for the limit is the whole process's.
+//! A process with few file descriptors. It is a child process of the test because the limit applies to a whole process.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -10,7 +10,7 @@ use super::*;
 
 const LIMIT: u64 = 64;
 
-/// The child: one forward, every connection of which is opened and kept.
+/// The child process: serves one forward and keeps every connection open.
 #[tokio::test]
 #[ignore = "the child of the test below"]
 async fn child() {
@@ -19,25 +19,25 @@ async fn child() {
         maximum: Some(LIMIT),
     };
     setrlimit(Resource::Nofile, limit).unwrap();
-    let mut bench = Bench::new(&[local(0)]).await;
-    let mut server = bench.attach().await;
-    println!("\nport {}", bench.address(0).port());
-    let mut carried = JoinSet::new();
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    println!("\nport {}", fixture.address(0).port());
+    let mut relayed = JoinSet::new();
     let stdin = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
-    let carry = async {
+    let serve = async {
         loop {
-            let mut peer = server.opened().await.accept();
-            // What is kept back is there, however many come.
+            let mut peer = server.next_open_request().await.accept();
+            // The reserve is still free, however many connections arrive.
             let files: Vec<_> = (0..16).map(|_| std::fs::File::open("/dev/null")).collect();
             assert!(files.iter().all(Result::is_ok));
-            carried.spawn(async move {
-                peer.say(b"!").await;
-                peer.hear().await
+            relayed.spawn(async move {
+                peer.send_data(b"!").await;
+                peer.receive_to_eof().await
             });
         }
     };
     tokio::select! {
-        () = carry => {}
+        () = serve => {}
         _ = stdin => {}
     }
 }
@@ -45,7 +45,7 @@ async fn child() {
 struct Running {
     child: Child,
     port: u16,
-    /// Kept open, for the child goes on talking.
+    /// Kept open because the child continues to write to it.
     _stdout: BufReader<ChildStdout>,
 }
 
@@ -74,31 +74,34 @@ fn start() -> Running {
     }
 }
 
-/// What becomes of a connection: carried, or reset.
+/// Returns a connection that is relayed; `None` if it is reset.
 async fn try_one(port: u16) -> Option<TcpStream> {
     let mut client = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
     let mut byte = [0];
     let read = tokio::time::timeout(Duration::from_secs(10), client.read_exact(&mut byte));
-    read.await.expect("nobody hangs").ok().map(|_| client)
+    read.await
+        .expect("no connection hangs")
+        .ok()
+        .map(|_| client)
 }
 
 #[tokio::test]
-async fn excess_is_closed_and_service_returns() {
+async fn excess_connections_are_reset_and_service_recovers() {
     let mut running = start();
     let port = running.port;
-    let mut carried = Vec::new();
+    let mut relayed = Vec::new();
     for _ in 0..100 {
-        carried.extend(try_one(port).await);
+        relayed.extend(try_one(port).await);
     }
-    let count = carried.len();
+    let count = relayed.len();
     assert!(
         (8..=32).contains(&count),
-        "{count} of 100 are carried, 32 descriptors are kept back"
+        "{count} of 100 connections are relayed, with 32 descriptors in reserve"
     );
-    drop(carried);
+    drop(relayed);
     let served = async { while try_one(port).await.is_none() {} };
     let back = tokio::time::timeout(Duration::from_secs(10), served);
-    back.await.expect("service returns");
+    back.await.expect("service recovers");
     drop(running.child.stdin.take());
     assert!(running.child.wait().unwrap().success());
 }

@@ -1,4 +1,4 @@
-//! A session in memory: the test is the far side. Channels have a window of four messages.
+//! An SSH session in memory: the test plays the server. Channels have a window of four messages in each direction.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,71 +11,77 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, PollSender, WaitForCancellationFutureOwned};
 
 use crate::failure::{Failure, FailureKind};
-use crate::forward::ssh_session::{Far, FarReader, FarWriter, IncomingChannel, SshSession, Target};
+use crate::forward::ssh_session::{
+    ChannelTarget, IncomingChannel, SshChannel, SshChannelReader, SshChannelWriter, SshSession,
+};
 use crate::session::OpenError;
 use tunneld_config::addr::ListenAddr;
 
+/// Messages that may be queued in one direction of a channel.
 const WINDOW: usize = 4;
 
-/// A session, as the code under test has it.
+/// The client's end of a session, for the code under test.
 #[derive(Clone)]
 pub(super) struct FakeSession {
     lost: CancellationToken,
-    opens: mpsc::UnboundedSender<Open>,
-    asks: mpsc::UnboundedSender<Ask>,
+    open_requests: mpsc::UnboundedSender<OpenRequest>,
+    global_requests: mpsc::UnboundedSender<GlobalRequest>,
 }
 
-/// The far side of it, as the test has it.
+/// The server's end of a session, for the test.
 pub(super) struct Server {
     pub(super) lost: CancellationToken,
-    pub(super) opens: mpsc::UnboundedReceiver<Open>,
-    pub(super) asks: mpsc::UnboundedReceiver<Ask>,
+    pub(super) open_requests: mpsc::UnboundedReceiver<OpenRequest>,
+    pub(super) global_requests: mpsc::UnboundedReceiver<GlobalRequest>,
     pub(super) incoming: mpsc::Sender<FakeIncoming>,
 }
 
-/// A connection that is to be opened.
-pub(super) struct Open {
-    pub(super) target: Target,
+/// A channel that the code under test wants to open.
+pub(super) struct OpenRequest {
+    pub(super) target: ChannelTarget,
     pub(super) originator: Option<SocketAddr>,
     lost: CancellationToken,
     answer: oneshot::Sender<Result<FakeChannel, OpenError>>,
 }
 
-/// A global request.
-pub(super) enum Ask {
-    ListenAddr(ListenAddr, oneshot::Sender<Option<u16>>),
+/// A request to listen, or to stop listening.
+pub(super) enum GlobalRequest {
+    Listen(ListenAddr, oneshot::Sender<Option<u16>>),
     Cancel(ListenAddr),
 }
 
-/// A new session, its incoming queue, and its far side.
-pub(super) fn session() -> (FakeSession, mpsc::Receiver<FakeIncoming>, Server) {
+/// Returns a new session, its queue of incoming channels, and its server.
+pub(super) fn new_session() -> (FakeSession, mpsc::Receiver<FakeIncoming>, Server) {
     let lost = CancellationToken::new();
-    let (opens, opens_rx) = mpsc::unbounded_channel();
-    let (asks, asks_rx) = mpsc::unbounded_channel();
+    let (open_requests, open_requests_rx) = mpsc::unbounded_channel();
+    let (global_requests, global_requests_rx) = mpsc::unbounded_channel();
     let (incoming, incoming_rx) = mpsc::channel(16);
-    let link = FakeSession {
+    let session = FakeSession {
         lost: lost.clone(),
-        opens,
-        asks,
+        open_requests,
+        global_requests,
     };
     let server = Server {
         lost,
-        opens: opens_rx,
-        asks: asks_rx,
+        open_requests: open_requests_rx,
+        global_requests: global_requests_rx,
         incoming,
     };
-    (link, incoming_rx, server)
+    (session, incoming_rx, server)
 }
 
-impl Open {
-    /// Opens it.
+impl OpenRequest {
+    /// Opens the channel.
     pub(super) fn accept(self) -> Peer {
         let (channel, peer) = channel(self.lost);
-        assert!(self.answer.send(Ok(channel)).is_ok(), "nobody waits");
+        assert!(
+            self.answer.send(Ok(channel)).is_ok(),
+            "the client waits for the answer"
+        );
         peer
     }
 
-    /// Refuses it.
+    /// Refuses the channel with a reason code of RFC 4254 §5.1.
     pub(super) fn refuse(self, code: u32, text: &str) {
         let text = text.to_owned();
         let _ = self.answer.send(Err(OpenError::Refused { code, text }));
@@ -88,18 +94,18 @@ impl SshSession for FakeSession {
 
     async fn open(
         &self,
-        target: &Target,
+        target: &ChannelTarget,
         originator: Option<SocketAddr>,
     ) -> Result<FakeChannel, OpenError> {
         let (answer, answered) = oneshot::channel();
-        let open = Open {
+        let open = OpenRequest {
             target: target.clone(),
             originator,
             lost: self.lost.clone(),
             answer,
         };
         let lost = || OpenError::SessionLost("lost".to_owned());
-        self.opens.send(open).map_err(|_| lost())?;
+        self.open_requests.send(open).map_err(|_| lost())?;
         tokio::select! {
             answer = answered => answer.unwrap_or_else(|_| Err(lost())),
             () = self.lost.cancelled() => Err(lost()),
@@ -109,13 +115,15 @@ impl SshSession for FakeSession {
     async fn request_forward(&self, listen: &ListenAddr) -> Result<u16, Failure> {
         let refused = || Failure::new(FailureKind::RemoteForwardRefused, "the port is taken");
         let (answer, answered) = oneshot::channel();
-        let ask = Ask::ListenAddr(listen.clone(), answer);
-        self.asks.send(ask).map_err(|_| refused())?;
+        let request = GlobalRequest::Listen(listen.clone(), answer);
+        self.global_requests.send(request).map_err(|_| refused())?;
         answered.await.ok().flatten().ok_or_else(refused)
     }
 
     async fn cancel_forward(&self, listen: &ListenAddr) -> Result<(), Failure> {
-        let _ = self.asks.send(Ask::Cancel(listen.clone()));
+        let _ = self
+            .global_requests
+            .send(GlobalRequest::Cancel(listen.clone()));
         std::future::ready(Ok(())).await
     }
 
@@ -128,7 +136,7 @@ impl SshSession for FakeSession {
     }
 }
 
-/// A connection that the test opened.
+/// A channel that the test opens.
 pub(super) struct FakeIncoming {
     listen: ListenAddr,
     port: u16,
@@ -137,7 +145,7 @@ pub(super) struct FakeIncoming {
 }
 
 impl Server {
-    /// Opens a connection for a remote forward: its far end, and the reason if it is refused.
+    /// Opens a channel for a remote forward. Returns the server's end, and a receiver of the text if it is refused.
     pub(super) async fn connect(
         &self,
         listen: ListenAddr,
@@ -145,29 +153,40 @@ impl Server {
     ) -> (Peer, oneshot::Receiver<String>) {
         let (channel, peer) = channel(self.lost.clone());
         let (refused, why) = oneshot::channel();
-        let arrival = FakeIncoming {
+        let incoming = FakeIncoming {
             listen,
             port,
             channel,
             refused,
         };
-        assert!(self.incoming.send(arrival).await.is_ok(), "nobody takes it");
+        assert!(
+            self.incoming.send(incoming).await.is_ok(),
+            "incoming channels are received"
+        );
         (peer, why)
     }
 
-    /// The next connection to open.
-    pub(super) async fn opened(&mut self) -> Open {
-        self.opens.recv().await.expect("the session is held")
+    /// Waits for the next channel that the client wants to open.
+    pub(super) async fn next_open_request(&mut self) -> OpenRequest {
+        self.open_requests
+            .recv()
+            .await
+            .expect("the session is alive")
     }
 
-    /// Grants or refuses the next forward that is asked for.
+    /// Grants the next request to listen with `port`, or refuses it with `None`.
     pub(super) async fn answer(&mut self, port: Option<u16>) -> ListenAddr {
-        match self.asks.recv().await.expect("the session is held") {
-            Ask::ListenAddr(listen, answer) => {
+        match self
+            .global_requests
+            .recv()
+            .await
+            .expect("the session is alive")
+        {
+            GlobalRequest::Listen(listen, answer) => {
                 let _ = answer.send(port);
                 listen
             }
-            Ask::Cancel(listen) => panic!("{listen} is given up"),
+            GlobalRequest::Cancel(listen) => panic!("unexpected cancellation of {listen}"),
         }
     }
 }
@@ -192,36 +211,36 @@ impl IncomingChannel for FakeIncoming {
     }
 }
 
-/// A message of a channel.
+/// A message on a channel; CLOSE is the end of the queue.
 #[derive(Debug, PartialEq)]
 pub(super) enum Message {
     Data(Bytes),
     Eof,
 }
 
-/// One connection, as the code under test has it.
+/// The client's end of a channel, for the code under test.
 pub(super) struct FakeChannel {
     reader: FakeReader,
     writer: FakeWriter,
 }
 
 pub(super) struct FakeReader {
-    from_far: mpsc::Receiver<Message>,
-    begun: Bytes,
+    from_server: mpsc::Receiver<Message>,
+    partial: Bytes,
     ended: bool,
     lost: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 pub(super) struct FakeWriter {
-    to_far: PollSender<Message>,
+    to_server: PollSender<Message>,
     closed: CancellationToken,
     lost: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-/// The far end of a connection; dropping it is its CLOSE.
+/// The server's end of a channel. Dropping it sends CLOSE.
 pub(super) struct Peer {
-    pub(super) send: mpsc::Sender<Message>,
-    pub(super) receive: mpsc::Receiver<Message>,
+    pub(super) to_local: mpsc::Sender<Message>,
+    pub(super) from_local: mpsc::Receiver<Message>,
     closed: CancellationToken,
 }
 
@@ -232,65 +251,66 @@ impl Drop for Peer {
 }
 
 impl Peer {
-    /// Sends bytes.
-    pub(super) async fn say(&self, bytes: &[u8]) {
+    pub(super) async fn send_data(&self, bytes: &[u8]) {
         let message = Message::Data(Bytes::copy_from_slice(bytes));
-        self.send.send(message).await.expect("the channel is open");
+        self.to_local
+            .send(message)
+            .await
+            .expect("the channel is open");
     }
 
-    /// Sends EOF.
-    pub(super) async fn eof(&self) {
-        self.send
+    pub(super) async fn send_eof(&self) {
+        self.to_local
             .send(Message::Eof)
             .await
             .expect("the channel is open");
     }
 
-    /// All bytes up to EOF; `Err` with them when CLOSE comes instead.
-    pub(super) async fn hear(&mut self) -> Result<Vec<u8>, Vec<u8>> {
-        let mut heard = Vec::new();
+    /// Returns all bytes up to EOF; `Err` with the bytes if CLOSE arrives first.
+    pub(super) async fn receive_to_eof(&mut self) -> Result<Vec<u8>, Vec<u8>> {
+        let mut received = Vec::new();
         loop {
-            match self.receive.recv().await {
-                Some(Message::Data(bytes)) => heard.extend_from_slice(&bytes),
-                Some(Message::Eof) => return Ok(heard),
-                None => return Err(heard),
+            match self.from_local.recv().await {
+                Some(Message::Data(bytes)) => received.extend_from_slice(&bytes),
+                Some(Message::Eof) => return Ok(received),
+                None => return Err(received),
             }
         }
     }
 
-    /// Exactly so many bytes.
-    pub(super) async fn hear_exactly(&mut self, count: usize) -> Vec<u8> {
-        let mut heard = Vec::new();
-        while heard.len() < count {
-            match self.receive.recv().await {
-                Some(Message::Data(bytes)) => heard.extend_from_slice(&bytes),
-                other => panic!("{other:?} after {heard:?}"),
+    /// Receives exactly `count` bytes.
+    pub(super) async fn receive_exactly(&mut self, count: usize) -> Vec<u8> {
+        let mut received = Vec::new();
+        while received.len() < count {
+            match self.from_local.recv().await {
+                Some(Message::Data(bytes)) => received.extend_from_slice(&bytes),
+                other => panic!("{other:?} after {received:?}"),
             }
         }
-        assert_eq!(heard.len(), count, "{heard:?}");
-        heard
+        assert_eq!(received.len(), count, "{received:?}");
+        received
     }
 }
 
-/// A connection, both ends.
+/// Returns both ends of a new channel. Cancelling `lost` is the loss of the session.
 pub(super) fn channel(lost: CancellationToken) -> (FakeChannel, Peer) {
-    let (to_near, from_far) = mpsc::channel(WINDOW);
-    let (to_far, from_near) = mpsc::channel(WINDOW);
+    let (to_local, from_server) = mpsc::channel(WINDOW);
+    let (to_server, from_local) = mpsc::channel(WINDOW);
     let closed = CancellationToken::new();
     let reader = FakeReader {
-        from_far,
-        begun: Bytes::new(),
+        from_server,
+        partial: Bytes::new(),
         ended: false,
         lost: Box::pin(lost.clone().cancelled_owned()),
     };
     let writer = FakeWriter {
-        to_far: PollSender::new(to_far),
+        to_server: PollSender::new(to_server),
         closed: closed.clone(),
         lost: Box::pin(lost.cancelled_owned()),
     };
     let peer = Peer {
-        send: to_near,
-        receive: from_near,
+        to_local,
+        from_local,
         closed,
     };
     (FakeChannel { reader, writer }, peer)
@@ -301,7 +321,7 @@ impl FakeReader {
         if self.ended {
             return Poll::Ready(Ok(None));
         }
-        match self.from_far.poll_recv(cx) {
+        match self.from_server.poll_recv(cx) {
             Poll::Ready(Some(Message::Data(bytes))) => Poll::Ready(Ok(Some(bytes))),
             Poll::Ready(Some(Message::Eof)) => {
                 self.ended = true;
@@ -316,11 +336,11 @@ impl FakeReader {
     }
 }
 
-impl FarReader for FakeReader {
-    async fn next(&mut self, pieces: &mut Vec<Bytes>, _: usize) -> io::Result<bool> {
-        let bytes = match std::mem::take(&mut self.begun) {
-            begun if begun.is_empty() => std::future::poll_fn(|cx| self.poll_next(cx)).await?,
-            begun => Some(begun),
+impl SshChannelReader for FakeReader {
+    async fn next_pieces(&mut self, pieces: &mut Vec<Bytes>, _: usize) -> io::Result<bool> {
+        let bytes = match std::mem::take(&mut self.partial) {
+            start if start.is_empty() => std::future::poll_fn(|cx| self.poll_next(cx)).await?,
+            start => Some(start),
         };
         let more = bytes.is_some();
         pieces.extend(bytes);
@@ -328,13 +348,13 @@ impl FarReader for FakeReader {
     }
 }
 
-impl FarWriter for FakeWriter {
+impl SshChannelWriter for FakeWriter {
     async fn closed(&self) {
         self.closed.cancelled().await;
     }
 }
 
-impl Far for FakeChannel {
+impl SshChannel for FakeChannel {
     type Reader = FakeReader;
     type Writer = FakeWriter;
 
@@ -349,8 +369,8 @@ impl FakeWriter {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let broken = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        ready!(self.to_far.poll_reserve(cx)).map_err(broken)?;
-        Poll::Ready(self.to_far.send_item(message).map_err(broken))
+        ready!(self.to_server.poll_reserve(cx)).map_err(broken)?;
+        Poll::Ready(self.to_server.send_item(message).map_err(broken))
     }
 }
 
@@ -380,14 +400,14 @@ impl AsyncRead for FakeChannel {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.reader.begun.is_empty() {
+        if self.reader.partial.is_empty() {
             match ready!(self.reader.poll_next(cx))? {
-                Some(bytes) => self.reader.begun = bytes,
+                Some(bytes) => self.reader.partial = bytes,
                 None => return Poll::Ready(Ok(())),
             }
         }
-        let count = buffer.remaining().min(self.reader.begun.len());
-        buffer.put_slice(&self.reader.begun.split_to(count));
+        let count = buffer.remaining().min(self.reader.partial.len());
+        buffer.put_slice(&self.reader.partial.split_to(count));
         Poll::Ready(Ok(()))
     }
 }

@@ -1,10 +1,10 @@
-//! The forwards of a tunnel over real loopback sockets and a session in memory.
+//! Tests of a tunnel's forwards with real loopback sockets and an SSH session in memory.
 
-mod carry;
 #[cfg(unix)]
 mod exhaustion;
 mod fake_session;
-mod life;
+mod lifecycle;
+mod relay;
 mod remote;
 mod socks;
 
@@ -17,19 +17,19 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tunneld_proto::status::{ForwardState, ForwardStatus};
 
-use super::{Forwards, Options};
-use fake_session::{FakeSession, Peer, Server, session};
+use super::{ForwardOptions, Forwards};
+use fake_session::{FakeSession, Peer, Server, new_session};
 use tunneld_config::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
 use tunneld_config::model::{Forward, Forwarding};
 
-/// The forwards of one tunnel, and the word of their changes.
-struct Bench {
+/// The forwards of one tunnel and their change notification.
+struct Fixture {
     forwards: Forwards<FakeSession>,
     changed: Arc<Notify>,
 }
 
-fn options(hold: Duration) -> Options {
-    Options {
+fn options(hold: Duration) -> ForwardOptions {
+    ForwardOptions {
         hold,
         forwarding: Forwarding {
             exit_on_failure: false,
@@ -65,22 +65,22 @@ fn dynamic() -> Forward {
     Forward::Dynamic { listen: tcp(0) }
 }
 
-impl Bench {
+impl Fixture {
     async fn new(forwards: &[Forward]) -> Self {
         let changed = Arc::new(Notify::new());
-        let mut bench = Self {
+        let mut fixture = Self {
             forwards: Forwards::new("t", Arc::clone(&changed)),
             changed,
         };
         let options = options(Duration::from_secs(30));
-        bench.forwards.apply(forwards, options).await;
-        bench
+        fixture.forwards.reconcile(forwards, options).await;
+        fixture
     }
 
-    /// Attaches a session that refuses to listen anywhere.
+    /// Attaches a session. Fails if a forward does not listen, so it is for local forwards only.
     async fn attach(&mut self) -> Server {
-        let (link, incoming, server) = session();
-        let failures = self.forwards.attach(link, incoming).await;
+        let (session, incoming, server) = new_session();
+        let failures = self.forwards.attach(session, incoming).await;
         assert_eq!(failures, vec![]);
         server
     }
@@ -99,18 +99,18 @@ impl Bench {
         TcpStream::connect(self.address(0)).await.unwrap()
     }
 
-    /// Waits until a forward is so.
-    async fn until(&self, index: usize, so: impl Fn(&ForwardStatus) -> bool) {
-        while !so(&self.status(index)) {
+    /// Waits until the status of a forward satisfies `condition`.
+    async fn until(&self, index: usize, condition: impl Fn(&ForwardStatus) -> bool) {
+        while !condition(&self.status(index)) {
             self.changed.notified().await;
         }
     }
 }
 
-/// A client and the far end of its connection.
-async fn pair(bench: &Bench, server: &mut Server) -> (TcpStream, Peer) {
-    let client = bench.connect().await;
-    (client, server.opened().await.accept())
+/// Returns a connected client and the server's end of its channel.
+async fn pair(fixture: &Fixture, server: &mut Server) -> (TcpStream, Peer) {
+    let client = fixture.connect().await;
+    (client, server.next_open_request().await.accept())
 }
 
 async fn read_to_end(client: &mut TcpStream) -> std::io::Result<Vec<u8>> {
@@ -119,11 +119,11 @@ async fn read_to_end(client: &mut TcpStream) -> std::io::Result<Vec<u8>> {
 }
 
 async fn assert_reset(client: &mut TcpStream) {
-    let error = read_to_end(client).await.expect_err("a reset is no end");
+    let error = read_to_end(client).await.expect_err("a reset, not EOF");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
-/// Bytes that repeat nowhere near.
+/// Returns pseudo-random bytes (xorshift), so that lost, repeated or swapped bytes are noticed.
 fn noise(count: usize) -> Vec<u8> {
     let mut x = 0x2545_f491_4f6c_dd1d_u64;
     (0..count)

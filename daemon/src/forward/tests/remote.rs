@@ -1,8 +1,8 @@
-//! Forwards that listen at the far side.
+//! Remote forwards: requests to the server, and the channels that it opens.
 
 use tokio::net::TcpListener;
 
-use super::fake_session::Ask;
+use super::fake_session::GlobalRequest;
 use super::*;
 
 fn remote(listen: u16, target: Option<u16>) -> Forward {
@@ -12,16 +12,17 @@ fn remote(listen: u16, target: Option<u16>) -> Forward {
     }
 }
 
-/// Attaches a session that answers the forwards asked for in their order.
-async fn attach(bench: &mut Bench, answers: &[Option<u16>]) -> (Server, Vec<String>) {
-    let (link, incoming, mut server) = session();
+/// Attaches a session whose server answers the requested forwards in order: `Some` grants with a port, `None` refuses.
+/// Returns the messages of the failures too.
+async fn attach(fixture: &mut Fixture, answers: &[Option<u16>]) -> (Server, Vec<String>) {
+    let (session, incoming, mut server) = new_session();
     let granted = async {
         for answer in answers {
             server.answer(*answer).await;
         }
         server
     };
-    let (failures, server) = tokio::join!(bench.forwards.attach(link, incoming), granted);
+    let (failures, server) = tokio::join!(fixture.forwards.attach(session, incoming), granted);
     let failures = failures.into_iter().map(|failure| failure.message);
     (server, failures.collect())
 }
@@ -33,142 +34,145 @@ async fn target() -> (TcpListener, u16) {
 }
 
 #[tokio::test]
-async fn it_leads_where_the_configuration_says() {
+async fn a_channel_is_connected_to_the_configured_target() {
     let (target, port) = target().await;
-    let mut bench = Bench::new(&[remote(0, Some(port))]).await;
-    assert_eq!(bench.status(0).state, ForwardState::Pending);
-    let (server, failures) = attach(&mut bench, &[Some(4040)]).await;
+    let mut fixture = Fixture::new(&[remote(0, Some(port))]).await;
+    assert_eq!(fixture.status(0).state, ForwardState::Pending);
+    let (server, failures) = attach(&mut fixture, &[Some(4040)]).await;
     assert_eq!(failures, Vec::<String>::new());
-    assert_eq!(bench.status(0).listen, "localhost:4040");
+    assert_eq!(fixture.status(0).listen, "localhost:4040");
     let (mut peer, _) = server.connect(tcp(0), 4040).await;
-    let (mut near, _) = target.accept().await.unwrap();
-    peer.say(b"in").await;
-    peer.eof().await;
-    assert_eq!(read_to_end(&mut near).await.unwrap(), b"in");
-    write_all_and_finish(&mut near, b"out").await;
-    assert_eq!(peer.hear().await, Ok(b"out".to_vec()));
-    bench.until_quiet().await;
+    let (mut accepted, _) = target.accept().await.unwrap();
+    peer.send_data(b"in").await;
+    peer.send_eof().await;
+    assert_eq!(read_to_end(&mut accepted).await.unwrap(), b"in");
+    write_all_and_finish(&mut accepted, b"out").await;
+    assert_eq!(peer.receive_to_eof().await, Ok(b"out".to_vec()));
+    fixture.until_no_connection().await;
     assert_eq!(
-        (bench.status(0).bytes_in, bench.status(0).bytes_out),
+        (fixture.status(0).bytes_in, fixture.status(0).bytes_out),
         (2, 3)
     );
-    bench.forwards.detach();
-    assert_eq!(bench.status(0).state, ForwardState::Pending);
-    assert_eq!(bench.status(0).listen, "localhost:0");
+    fixture.forwards.detach();
+    assert_eq!(fixture.status(0).state, ForwardState::Pending);
+    assert_eq!(fixture.status(0).listen, "localhost:0");
 }
 
 #[tokio::test]
-async fn two_that_got_any_port_are_told_apart_by_it() {
+async fn two_forwards_that_requested_port_0_are_told_apart_by_their_port() {
     let (_first, first_port) = target().await;
     let (second, second_port) = target().await;
     let forwards = [remote(0, Some(first_port)), remote(0, Some(second_port))];
-    let mut bench = Bench::new(&forwards).await;
-    let (server, _) = attach(&mut bench, &[Some(4040), Some(4041)]).await;
+    let mut fixture = Fixture::new(&forwards).await;
+    let (server, _) = attach(&mut fixture, &[Some(4040), Some(4041)]).await;
     let _peer = server.connect(tcp(0), 4041).await;
     second.accept().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_dead_target_refuses_the_connection() {
+async fn an_unreachable_target_refuses_the_channel() {
     let (listener, port) = target().await;
     drop(listener);
-    let mut bench = Bench::new(&[remote(1, Some(port))]).await;
-    let (server, _) = attach(&mut bench, &[Some(1)]).await;
+    let mut fixture = Fixture::new(&[remote(1, Some(port))]).await;
+    let (server, _) = attach(&mut fixture, &[Some(1)]).await;
     let (_peer, refused) = server.connect(tcp(1), 1).await;
     assert_eq!(refused.await.unwrap(), "Connection refused");
 }
 
 #[tokio::test]
-async fn what_was_not_asked_for_is_refused() {
+async fn a_channel_for_a_forward_that_was_not_requested_is_refused() {
     let (_target, port) = target().await;
-    let mut bench = Bench::new(&[remote(1, Some(port))]).await;
-    let (server, _) = attach(&mut bench, &[Some(1)]).await;
+    let mut fixture = Fixture::new(&[remote(1, Some(port))]).await;
+    let (server, _) = attach(&mut fixture, &[Some(1)]).await;
     let (mut peer, refused) = server.connect(tcp(2), 2).await;
-    assert_eq!(peer.hear().await, Err(vec![]));
-    assert!(refused.await.is_err(), "dropped unanswered");
+    assert_eq!(peer.receive_to_eof().await, Err(vec![]));
+    assert!(refused.await.is_err(), "dropped without an answer");
 }
 
 #[tokio::test]
-async fn a_refused_one_is_told_and_asked_for_again() {
+async fn a_refused_forward_is_reported_and_requested_again() {
     let (_target, port) = target().await;
-    let mut bench = Bench::new(&[local(0), remote(1, Some(port))]).await;
+    let mut fixture = Fixture::new(&[local(0), remote(1, Some(port))]).await;
     tokio::time::pause();
-    let begun = tokio::time::Instant::now();
-    let (mut server, failures) = attach(&mut bench, &[None]).await;
+    let start = tokio::time::Instant::now();
+    let (mut server, failures) = attach(&mut fixture, &[None]).await;
     assert_eq!(failures, ["the port is taken"]);
-    assert_eq!(bench.status(1).state, ForwardState::Failed);
+    assert_eq!(fixture.status(1).state, ForwardState::Failed);
     assert_eq!(
-        bench.status(1).error.unwrap().kind.as_str(),
+        fixture.status(1).error.unwrap().kind.as_str(),
         "remote_forward_refused"
     );
-    assert_eq!(bench.status(0).state, ForwardState::Listening);
+    assert_eq!(fixture.status(0).state, ForwardState::Listening);
     server.answer(None).await;
     server.answer(Some(1)).await;
-    bench
+    fixture
         .until(1, |status| status.state == ForwardState::Listening)
         .await;
-    assert_eq!(begun.elapsed().as_secs(), 3);
+    assert_eq!(start.elapsed().as_secs(), 3);
 }
 
 #[tokio::test]
-async fn a_silent_server_holds_nothing_up_for_more_than_ten_seconds() {
+async fn attach_waits_at_most_ten_seconds_for_a_silent_server() {
     let (_target, port) = target().await;
-    let mut bench = Bench::new(&[remote(1, Some(port)), remote(2, Some(port))]).await;
+    let mut fixture = Fixture::new(&[remote(1, Some(port)), remote(2, Some(port))]).await;
     tokio::time::pause();
-    let begun = tokio::time::Instant::now();
-    let (link, incoming, _server) = session();
-    let failures = bench.forwards.attach(link, incoming).await;
-    assert_eq!((failures.len(), begun.elapsed().as_secs()), (2, 10));
+    let start = tokio::time::Instant::now();
+    let (session, incoming, _server) = new_session();
+    let failures = fixture.forwards.attach(session, incoming).await;
+    assert_eq!((failures.len(), start.elapsed().as_secs()), (2, 10));
 }
 
 #[tokio::test]
-async fn a_live_session_is_asked_for_what_is_new_and_told_what_is_gone() {
+async fn a_reconfiguration_requests_new_and_cancels_removed_forwards_on_a_live_session() {
     let (_target, port) = target().await;
     let (other, other_port) = target().await;
-    let mut bench = Bench::new(&[remote(1, Some(port)), remote(2, Some(port))]).await;
-    let (mut server, _) = attach(&mut bench, &[Some(1), Some(2)]).await;
-    // One leads elsewhere, one goes, one comes.
-    let wanted = [remote(1, Some(other_port)), remote(3, None)];
+    let mut fixture = Fixture::new(&[remote(1, Some(port)), remote(2, Some(port))]).await;
+    let (mut server, _) = attach(&mut fixture, &[Some(1), Some(2)]).await;
+    // One gets another target, one is removed, one is added.
+    let desired = [remote(1, Some(other_port)), remote(3, None)];
     let options = options(Duration::from_secs(30));
-    bench.forwards.apply(&wanted, options.clone()).await;
-    let Some(Ask::Cancel(gone)) = server.asks.recv().await else {
-        panic!("what is gone is given up before anything is asked for");
+    fixture.forwards.reconcile(&desired, options.clone()).await;
+    let Some(GlobalRequest::Cancel(cancelled)) = server.global_requests.recv().await else {
+        panic!("removed forwards are cancelled before new ones are requested");
     };
-    assert_eq!(gone, tcp(2));
+    assert_eq!(cancelled, tcp(2));
     assert_eq!(server.answer(Some(3)).await, tcp(3));
-    bench
+    fixture
         .until(1, |status| status.state == ForwardState::Listening)
         .await;
-    assert_eq!(bench.status(0).state, ForwardState::Listening);
+    assert_eq!(fixture.status(0).state, ForwardState::Listening);
     let _peer = server.connect(tcp(1), 1).await;
     other.accept().await.unwrap();
-    bench.forwards.apply(&wanted, options).await;
-    assert!(server.asks.try_recv().is_err(), "nothing differs");
+    fixture.forwards.reconcile(&desired, options).await;
+    assert!(
+        server.global_requests.try_recv().is_err(),
+        "an unchanged configuration sends no request"
+    );
 }
 
 #[tokio::test]
-async fn reverse_socks_goes_where_it_is_asked_and_permitted() {
+async fn reverse_socks_connects_to_requested_destinations_that_are_permitted() {
     let (target, port) = target().await;
-    let mut bench = Bench::new(&[remote(1, None)]).await;
-    let (server, _) = attach(&mut bench, &[Some(1)]).await;
+    let mut fixture = Fixture::new(&[remote(1, None)]).await;
+    let (server, _) = attach(&mut fixture, &[Some(1)]).await;
     let (mut peer, _) = server.connect(tcp(1), 1).await;
     let mut request = vec![5, 1, 0, 5, 1, 0, 1, 127, 0, 0, 1];
     request.extend_from_slice(&port.to_be_bytes());
     request.extend_from_slice(b"payload");
-    peer.say(&request).await;
-    let (mut near, _) = target.accept().await.unwrap();
+    peer.send_data(&request).await;
+    let (mut accepted, _) = target.accept().await.unwrap();
     let answer = [5, 0, 5, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    assert_eq!(peer.hear_exactly(12).await, answer);
-    peer.eof().await;
-    assert_eq!(read_to_end(&mut near).await.unwrap(), b"payload");
-    write_all_and_finish(&mut near, b"reply").await;
-    assert_eq!(peer.hear().await, Ok(b"reply".to_vec()));
+    assert_eq!(peer.receive_exactly(12).await, answer);
+    peer.send_eof().await;
+    assert_eq!(read_to_end(&mut accepted).await.unwrap(), b"payload");
+    write_all_and_finish(&mut accepted, b"reply").await;
+    assert_eq!(peer.receive_to_eof().await, Ok(b"reply".to_vec()));
 
     let mut strict = options(Duration::ZERO);
     strict.forwarding.permit_remote_open = vec!["db:5432".to_owned()];
-    bench.forwards.apply(&[remote(1, None)], strict).await;
+    fixture.forwards.reconcile(&[remote(1, None)], strict).await;
     let (mut peer, _) = server.connect(tcp(1), 1).await;
-    peer.say(&request).await;
+    peer.send_data(&request).await;
     let answer = [5, 0, 5, 2, 0, 1, 0, 0, 0, 0, 0, 0];
-    assert_eq!(peer.hear_exactly(12).await, answer);
+    assert_eq!(peer.receive_exactly(12).await, answer);
 }

@@ -13,7 +13,7 @@ use tunneld_proto::status::Desired;
 
 use super::{Task, backoff};
 use crate::failure::{Failure, FailureKind};
-use crate::forward::Options;
+use crate::forward::ForwardOptions;
 use crate::tunnel::machine::Event;
 use tunneld_config::diff::{Change, diff};
 use tunneld_config::model::{Forward, STALE, Tunnel};
@@ -90,7 +90,7 @@ impl Task {
             }
             Command::Replace(spec) => self.replace(*spec).await,
             Command::GiveUp { wanted, done } => {
-                self.forwards.give_up(&wanted).await;
+                self.forwards.release_local(&wanted).await;
                 // Who asked may not have waited.
                 let _ = done.send(());
             }
@@ -141,14 +141,14 @@ impl Task {
 
     /// Listeners stand while the tunnel is wanted, whatever its session does.
     pub(super) async fn apply_forwards(&mut self) {
-        let options = Options {
+        let options = ForwardOptions {
             hold: self.spec.life.hold,
             forwarding: self.spec.forwarding.clone(),
         };
         match self.desired {
-            Desired::Up => self.forwards.apply(&self.spec.forwards, options).await,
+            Desired::Up => self.forwards.reconcile(&self.spec.forwards, options).await,
             Desired::Down => {
-                self.forwards.declare(&self.spec.forwards).await;
+                self.forwards.set_desired(&self.spec.forwards).await;
                 self.forwards.close(Duration::ZERO).await;
             }
         }

@@ -378,7 +378,7 @@ impl Task {
 
     /// Nobody commands it any more: it is gone as soon as its addresses are free.
     async fn leave(&mut self) {
-        self.forwards.declare(&[]).await;
+        self.forwards.set_desired(&[]).await;
         self.shared.board.leave(self.tenant, &self.spec.name);
     }
 
