@@ -38,6 +38,10 @@ macro_rules! spec {
             $($(#[$doc])* pub $key: Option<At<$kind>>,)*
         }
         impl Layer {
+            /// The names of the fields.
+            #[cfg(test)]
+            pub(crate) const FIELDS: &[&str] = &[$(stringify!($key)),*];
+
             /// The same with what a lower authority says where this one is silent.
             #[must_use]
             pub fn or(self, lower: &Self) -> Self {

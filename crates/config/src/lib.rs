@@ -8,6 +8,7 @@ pub mod conflict;
 pub mod diagnostic;
 pub mod diff;
 pub mod env;
+pub mod keys;
 pub mod layer;
 pub mod load;
 pub mod model;

@@ -460,4 +460,4 @@ impl Loader {
 
 #[cfg(unix)]
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

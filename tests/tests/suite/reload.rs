@@ -88,7 +88,41 @@ async fn description_and_tags_change_without_a_reconnect() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_changed_destination_reconnects_only_that_tunnel() -> Result<()> {
+async fn a_live_session_survives_a_change_of_what_the_next_dial_reads() -> Result<()> {
+    let target = Target::echo().await?;
+    let forward = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
+    let (scene, before) = Scene::up(&forward).await?;
+    let mut live = tcp(listen(&before, ForwardKind::Local)?).await?;
+    payload::ping(&mut live, b"one").await?;
+    // The description shows when the new file is in force.
+    let policy = "backoff = { initial = \"7s\", max = \"9s\" }\nconnect_timeout = 7\nhash_known_hosts = true";
+    scene.rewrite(&format!("{forward}\n{policy}\ndescription = \"new\""))?;
+    let applied = |tunnel: &TunnelStatus| tunnel.description.as_deref() == Some("new");
+    let after = scene.daemon.wait_for("t", LONG, applied).await?;
+    payload::ping(&mut live, b"two").await?;
+    assert_eq!(session_since(&after), session_since(&before));
+    assert_eq!(after.reconnects, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dial_that_waits_starts_over_with_a_changed_backoff() -> Result<()> {
+    // Port 9 of the loopback refuses: the tunnel waits for its next attempt.
+    let tunnel = "[tunnel.t]\nhost = \"127.0.0.1:9\"\nssh_config = false\n";
+    let slow = "backoff = { initial = \"1h\", max = \"1h\" }\n";
+    let (home, daemon) = crate::scene::home(&format!("{tunnel}{slow}")).await?;
+    let waits = |tunnel: &TunnelStatus| tunnel.state == State::Waiting;
+    daemon.wait_for("t", LONG, waits).await?;
+    home.write(
+        "t.toml",
+        &format!("{tunnel}backoff = {{ initial = \"100ms\", max = \"100ms\" }}\n"),
+    )?;
+    let retried = |tunnel: &TunnelStatus| tunnel.attempt >= 3;
+    daemon.wait_for("t", LONG, retried).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_changed_destination_reconnects_that_tunnel_alone() -> Result<()> {
     let (scene, before) = Scene::up("").await?;
     let other = Sshd::start().await?;
     scene.home.write("u.toml", &scene.server.tunnel("u")?)?;

@@ -13,8 +13,8 @@ use tunneld_proto::status::Desired;
 
 use super::{Task, backoff};
 use crate::failure::{Failure, FailureKind};
-use crate::forward::ForwardOptions;
-use crate::tunnel::machine::Event;
+use crate::forward::Options;
+use crate::tunnel::machine::{Event, State};
 use tunneld_config::diff::{Change, diff};
 use tunneld_config::model::{Forward, STALE, Tunnel};
 
@@ -58,7 +58,7 @@ impl Command {
     pub(super) fn interrupts(&self, spec: &Tunnel) -> bool {
         match self {
             Self::Down | Self::Restart | Self::Stop => true,
-            Self::Replace(new) => diff(spec, new) == Change::Route,
+            Self::Replace(new) => diff(spec, new) == Change::Session,
             Self::Up
             | Self::NetworkChanged
             | Self::Woke
@@ -111,10 +111,13 @@ impl Task {
         self.spec = Arc::new(spec);
         self.machine.set_backoff(backoff(&self.spec.route.liveness));
         self.apply_forwards().await;
-        if what == Change::Route {
+        // A live session stays when only the next dial is concerned. A dial under way or waiting starts over: it may
+        // be waiting for just this, such as a longer `connect_timeout`.
+        let live = matches!(self.machine.state(), State::Up { .. });
+        if what == Change::Session || (what == Change::DialPolicy && !live) {
             info!(
                 tunnel = self.spec.name,
-                "the destination or its login changed: connecting anew"
+                "the configuration changed: connecting again"
             );
             self.step(Event::RouteChanged);
         }
