@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tunneld_platform::program::{Limits, ProgramFuture, ProgramOutput, RunProgram};
 
@@ -142,7 +141,7 @@ async fn load(text: &str) -> Loaded {
         ..dir.env()
     };
     let loaded = Loader::new(dir.dir.clone(), env, Arc::new(FakeSsh))
-        .load(Instant::now())
+        .load(tokio::time::Instant::now().into_std())
         .await;
     assert_eq!(loaded.faults, [], "{text}");
     loaded

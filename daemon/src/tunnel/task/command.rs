@@ -13,7 +13,7 @@ use tunneld_proto::status::Desired;
 
 use super::{Task, backoff};
 use crate::failure::{Failure, FailureKind};
-use crate::forward::Options;
+use crate::forward::ForwardOptions;
 use crate::tunnel::machine::{Event, State};
 use tunneld_config::diff::{Change, diff};
 use tunneld_config::model::{Forward, STALE, Tunnel};
