@@ -239,6 +239,7 @@ struct Destination<'a> {
 
 impl<'a> Destination<'a> {
     fn parse(text: &'a str) -> Result<Self, Exit> {
+        // ssh accepts URIs, too (ssh(1)).
         let bare = text
             .strip_prefix("ssh://")
             .unwrap_or(text)
@@ -278,6 +279,7 @@ impl<'a> Destination<'a> {
     fn tunnel_name(&self) -> String {
         let name: String = self
             .host
+            // The brackets of an IPv6 address are not part of its name.
             .trim_matches(['[', ']'])
             .chars()
             .map(|c| if is_name_char(c) { c } else { '-' })

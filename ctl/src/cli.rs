@@ -50,7 +50,6 @@ pub(crate) struct Global {
     pub(crate) verbose: u8,
 }
 
-/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Output {
     /// For humans
@@ -60,7 +59,6 @@ pub(crate) enum Output {
     Json,
 }
 
-/// When to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Color {
     /// On a terminal, unless NO_COLOR is set
@@ -106,7 +104,6 @@ pub(crate) enum Command {
     },
 }
 
-/// Selection of tunnels.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Selection {
     /// Names, or patterns with * ? [a-z]
@@ -120,7 +117,6 @@ pub(crate) struct Selection {
     pub(crate) all: bool,
 }
 
-/// Options for waiting.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Wait {
     /// How long to wait until they are up; time for answering prompts does not count
@@ -152,7 +148,6 @@ pub(crate) struct Up {
     pub(crate) ad_hoc: AdHocArgs,
 }
 
-/// Arguments of `down`.
 #[derive(Debug, Args)]
 pub(crate) struct Down {
     #[command(flatten)]
@@ -162,7 +157,6 @@ pub(crate) struct Down {
     pub(crate) remove: bool,
 }
 
-/// Arguments of `restart`.
 #[derive(Debug, Args)]
 pub(crate) struct Restart {
     #[command(flatten)]
@@ -171,7 +165,6 @@ pub(crate) struct Restart {
     pub(crate) wait: Wait,
 }
 
-/// Arguments of `status`.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     /// Names, or patterns with * ? [a-z]; a single name shows all details
@@ -185,7 +178,6 @@ pub(crate) struct Status {
     pub(crate) watch: bool,
 }
 
-/// Arguments of `logs`.
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
     /// Only entries of this tunnel
@@ -198,14 +190,12 @@ pub(crate) struct Logs {
     pub(crate) since: Option<Since>,
 }
 
-/// Arguments of `answer`.
 #[derive(Debug, Args)]
 pub(crate) struct Answer {
     /// Only prompts of this tunnel
     pub(crate) name: Option<String>,
 }
 
-/// Arguments of `connect`.
 #[derive(Debug, Args)]
 pub(crate) struct Connect {
     /// The tunnel
@@ -215,7 +205,6 @@ pub(crate) struct Connect {
     pub(crate) target: Target,
 }
 
-/// Target of `connect`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     /// Host name or address, without brackets.

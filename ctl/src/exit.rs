@@ -9,17 +9,17 @@ use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::paths::PathError;
 use tunneld_proto::version::VERSION;
 
-/// The tunnel failed.
+/// The tunnel failed, or any error without a code of its own.
 pub(crate) const FAILED: u8 = 1;
 /// Wrong usage, or an error in the configuration.
 pub(crate) const USAGE: u8 = 2;
 /// `status NAME`: a named tunnel is neither up nor idle.
 pub(crate) const NOT_UP: u8 = 3;
-/// No such tunnel.
+/// No tunnel has the given name, or matches the pattern.
 pub(crate) const NO_TUNNEL: u8 = 4;
-/// No daemon answers.
+/// No daemon answers at the socket.
 pub(crate) const NO_DAEMON: u8 = 5;
-/// The time limit passed.
+/// The time limit of the command passed.
 pub(crate) const TIMED_OUT: u8 = 6;
 /// tunneld and tunnelctl have no common protocol version.
 pub(crate) const VERSION_CLASH: u8 = 7;
@@ -29,7 +29,6 @@ pub(crate) const INTERRUPTED: u8 = 130;
 /// An end of the program other than success.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Exit {
-    /// The exit code.
     pub(crate) code: u8,
     /// What happened; `None` if it was reported already.
     pub(crate) message: Option<String>,
@@ -64,7 +63,6 @@ impl Exit {
         }
     }
 
-    /// Sets the hint.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -70,6 +70,7 @@ fn execute(cli: Cli, ui: &Ui) -> Result<(), Exit> {
         env: Env::from_process(),
         ui: ui.clone(),
     };
+    // One thread is enough for one connection; prompts read the terminal in a blocking thread.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -92,6 +92,7 @@ impl<'a> Spec<'a> {
         }
         let (key, form) = match found {
             Found::Key(key, form) => (key, form),
+            // As in ssh_config: a pasted command line must not fail for an option without meaning here.
             Found::Ignored => return Ok(()),
             Found::Unsupported(harmless, instead) => {
                 if !harmless
@@ -105,6 +106,7 @@ impl<'a> Spec<'a> {
             }
         };
         match form {
+            // Text is not checked here: the daemon knows the grammar of each key.
             Text => self.set(key, value.into()),
             Flag => self.set(key, flag(value)),
             Number => self.set(key, number(value)),

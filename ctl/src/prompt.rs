@@ -20,7 +20,6 @@ const TERMINAL: &str = "/dev/tty";
 #[cfg(windows)]
 const TERMINAL: &str = "CONIN$";
 
-/// Source of the answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
     /// The controlling terminal.
@@ -62,7 +61,6 @@ pub(crate) async fn attend(client: &mut Client, names: &[String]) -> Result<(), 
 pub(crate) enum Outcome {
     /// The daemon accepted the answer.
     Answered,
-    /// The user cancelled it.
     Cancelled,
     /// It was answered by another client, or is no longer needed.
     Gone,
@@ -96,6 +94,7 @@ pub(crate) async fn relay(
             answers,
         };
         let sent: Result<serde_json::Value, _> = client.call(method::PROMPT_ANSWER, &answer).await;
+        // Secrets do not stay in memory longer than needed.
         answer
             .answers
             .iter_mut()
@@ -127,6 +126,7 @@ async fn ask(
     // Installed before the echo is turned off, so that a signal cannot leave the terminal without echo.
     let mut signals = ExitSignals::listen()?;
     signals::arm();
+    // Reading a terminal cannot be cancelled, so it runs in a thread; `gone` makes it return after the current line.
     let question = prompt.clone();
     let gone = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&gone);
@@ -243,6 +243,7 @@ fn show(text: &str) -> io::Result<()> {
 fn on_terminal(field: &PromptField) -> io::Result<Option<String>> {
     show(&label(field))?;
     if !field.echo {
+        // rpassword turns the echo off and reads from the terminal even if stdin is redirected.
         return rpassword::read_password().map(Some);
     }
     read_line(&mut BufReader::new(std::fs::File::open(TERMINAL)?))

@@ -31,7 +31,6 @@ pub(crate) struct ExitSignals {
 
 #[cfg(unix)]
 impl ExitSignals {
-    /// Installs the handlers.
     pub(crate) fn listen() -> Result<Self, Exit> {
         use tokio::signal::unix::{SignalKind, signal};
         let listen = |kind| {

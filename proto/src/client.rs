@@ -45,7 +45,7 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 /// How many notifications a call buffers while it waits for its reply; beyond it the oldest are dropped.
 const MAX_BUFFERED: usize = 4096;
 
-/// Why a call failed.
+/// Why connecting or a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The connection could not be made.
@@ -54,16 +54,16 @@ pub enum ClientError {
     /// The daemon did not answer within the time limit.
     #[error("the daemon at {endpoint} does not answer")]
     Hung {
-        /// The socket or pipe.
+        /// Path of the socket or name of the pipe.
         endpoint: String,
     },
     /// The daemon closed the connection.
     #[error("the daemon has closed the connection")]
     Closed,
-    /// Reading or writing failed.
+    /// Reading from or writing to the connection failed.
     #[error("the connection to the daemon failed")]
     Io(#[from] CodecError),
-    /// No common protocol version.
+    /// Client and daemon have no common protocol version.
     #[error("the daemon supports {}, this program {}", protocol(.daemon), list(PROTOCOLS))]
     Version {
         /// Protocol versions of the daemon; empty if it did not send them.
@@ -98,11 +98,11 @@ fn list(numbers: &[u32]) -> String {
 /// A message of the daemon that is not a reply.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Notification {
-    /// An event.
+    /// Something changed, see [`EventBody`](crate::message::EventBody).
     Event(Box<Event>),
     /// Events were missed because this client was too slow; the snapshot replaces all earlier state.
     Lagged(Snapshot),
-    /// A log line.
+    /// A new log line, after `log.tail` with `follow`.
     Log(LogLine),
     /// A notification of a newer daemon, by its method.
     Unknown(String),
@@ -113,12 +113,12 @@ pub enum Notification {
 pub enum Incoming {
     /// The reply to a call that was sent with [`Client::send`].
     Reply {
-        /// Id that `send` returned.
+        /// Id of the call, as `send` returned it.
         id: u64,
         /// Result or error of the call.
         result: Result<Value, RpcError>,
     },
-    /// Not a reply.
+    /// A message that belongs to no call.
     Notification(Notification),
 }
 
@@ -354,6 +354,7 @@ impl Client {
     async fn read(&mut self) -> Result<Option<Incoming>, ClientError> {
         let line = match self.framed.next().await {
             None => return Ok(None),
+            // A daemon that exits with unread requests resets the connection; for callers that is its end, too.
             Some(Err(CodecError::Io(err)))
                 if matches!(
                     err.kind(),
@@ -394,6 +395,7 @@ impl Client {
         limit: Duration,
     ) -> Result<Prefixed<Stream>, ClientError> {
         let _: Value = self.call_within(method::CONNECT, params, limit).await?;
+        // The first bytes of the stream may be in the read buffer already.
         let parts = self.framed.into_parts();
         Ok(Prefixed::new(parts.read_buf, parts.io))
     }

@@ -42,7 +42,7 @@ pub enum CodecError {
     /// A line is longer than the limit, which is given in bytes.
     #[error("a line is longer than {0} bytes")]
     TooLong(usize),
-    /// Reading or writing failed.
+    /// Reading from or writing to the stream failed.
     #[error("the connection failed")]
     Io(#[from] io::Error),
 }
@@ -107,6 +107,7 @@ impl Encoder<Bytes> for LineCodec {
 
     /// Writes a line as [`to_line`] returns it, line feed included.
     fn encode(&mut self, line: Bytes, buffer: &mut BytesMut) -> Result<(), CodecError> {
+        // One byte more for the line feed. Refused here, because the peer would close the connection.
         if line.len() > self.max + 1 {
             return Err(CodecError::TooLong(self.max));
         }
@@ -191,7 +192,7 @@ impl<S> Prefixed<S> {
         }
     }
 
-    /// Returns the inner stream.
+    /// Returns the inner stream, without the prefix.
     pub fn get_ref(&self) -> &S {
         &self.stream
     }

@@ -85,7 +85,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Identity of the peer.
+/// Identity of the process at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
     /// User id; `None` on Windows, where the security descriptor of the pipe excludes other users.
@@ -97,18 +97,18 @@ pub struct Peer {
 /// Why a daemon cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Another daemon does.
+    /// Another daemon holds the lock.
     #[error("tunneld is already running{} at {endpoint}", .pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
     Running {
         /// Process id of the other daemon; `None` if it is unknown.
         pid: Option<u32>,
-        /// The socket or pipe.
+        /// Path of the socket or name of the pipe.
         endpoint: String,
     },
     /// The directory is not private.
     #[error("the directory {} of the control socket is not safe: {why}", .dir.display())]
     UnsafeFolder {
-        /// The directory.
+        /// Path of the directory.
         dir: PathBuf,
         /// Owner or mode that is wrong.
         why: String,
@@ -116,7 +116,7 @@ pub enum ListenError {
     /// There is a file at the path of the socket that is not a socket of the user.
     #[error("{} cannot be replaced: it is {what}", .path.display())]
     InTheWay {
-        /// Path of the file.
+        /// Path of the file that blocks the socket.
         path: PathBuf,
         /// What it is, such as `a directory`.
         what: &'static str,
@@ -126,7 +126,7 @@ pub enum ListenError {
     Io {
         /// The operation, such as `creating the directory`.
         doing: &'static str,
-        /// The file.
+        /// File or directory of the operation.
         path: PathBuf,
         /// The error of the operating system.
         source: io::Error,
@@ -170,10 +170,10 @@ pub enum AcceptError {
 /// Why no connection to a daemon was made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// No process listens.
+    /// No process listens at the endpoint.
     #[error("no tunneld answers at {endpoint}")]
     NoDaemon {
-        /// The socket or pipe.
+        /// Path of the socket or name of the pipe.
         endpoint: String,
         /// The error of the operating system.
         source: io::Error,
@@ -181,7 +181,7 @@ pub enum ConnectError {
     /// The listening process belongs to another user; nothing was sent.
     #[error("the process at {endpoint} belongs to user {uid}, not to you; nothing was sent to it")]
     Foreign {
-        /// The socket or pipe.
+        /// Path of the socket or name of the pipe.
         endpoint: String,
         /// User id of the process.
         uid: u32,
@@ -189,7 +189,7 @@ pub enum ConnectError {
     /// Connecting failed for another reason.
     #[error("connecting to {endpoint} failed")]
     Io {
-        /// The socket or pipe.
+        /// Path of the socket or name of the pipe.
         endpoint: String,
         /// The error of the operating system.
         source: io::Error,

@@ -11,7 +11,7 @@ pub struct RpcError {
     pub code: i32,
     /// One sentence for the user.
     pub message: String,
-    /// Kind, hint and causes.
+    /// Kind for programs; hint and causes for the user.
     pub data: ErrorData,
 }
 
@@ -63,7 +63,7 @@ kinds! {
         NotUp = "not_up",
         /// The SSH server did not open the connection.
         OpenFailed = "open_failed",
-        /// The daemon is stopping.
+        /// The daemon is stopping and accepts no more changes.
         Stopping = "stopping",
         /// Any other error, including a bug in the daemon.
         Internal = "internal",
@@ -97,14 +97,14 @@ impl RpcError {
         }
     }
 
-    /// Sets the hint.
+    /// Sets what the user can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.data.hint = Some(hint.into());
         self
     }
 
-    /// Sets the causes.
+    /// Sets the chain of causes, outermost first.
     #[must_use]
     pub fn causes(mut self, causes: impl IntoIterator<Item = String>) -> Self {
         self.data.causes = causes.into_iter().collect();

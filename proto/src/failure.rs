@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 macro_rules! failure_kinds {
     ($($(#[$doc:meta])* $variant:ident = $text:literal, ends_wait: $ends_wait:literal;)*) => {
         kinds! {
-            /// Kind of a failure.
+            /// Kind of a failure of a tunnel or forward, for programs to compare.
             FailureKind { $($(#[$doc])* $variant = $text,)* }
         }
         impl FailureKind {

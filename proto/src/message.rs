@@ -10,7 +10,7 @@ use crate::status::{Prompt, TunnelStatus};
 /// A request, or a notification if it has no id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
-    /// Always "2.0".
+    /// Always "2.0", the version of JSON-RPC.
     pub jsonrpc: String,
     /// Repeated in the reply; `None` for a notification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -25,7 +25,7 @@ pub struct Request {
 /// A reply; it has either `result` or `error`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reply {
-    /// Always "2.0".
+    /// Always "2.0", the version of JSON-RPC.
     pub jsonrpc: String,
     /// Id of the request; null if the request could not be parsed.
     pub id: Value,
@@ -39,51 +39,55 @@ pub struct Reply {
 
 /// Names of the methods and notifications.
 pub mod method {
-    /// Agrees on a protocol version; must be the first call of a connection.
+    /// Agrees on a protocol version; must be the first call of a connection, within 10 s. Takes [`Hello`](super::Hello),
+    /// returns [`Welcome`](super::Welcome).
     pub const HELLO: &str = "hello";
-    /// Starts tunnels.
+    /// Starts tunnels. Takes [`Names`](super::Names), returns [`Tunnels`](super::Tunnels).
     pub const UP: &str = "tunnel.up";
-    /// Stops tunnels.
+    /// Stops tunnels. Takes [`Names`](super::Names), returns [`Tunnels`](super::Tunnels).
     pub const DOWN: &str = "tunnel.down";
-    /// Stops and starts tunnels.
+    /// Stops tunnels and starts them again. Takes [`Names`](super::Names), returns [`Tunnels`](super::Tunnels).
     pub const RESTART: &str = "tunnel.restart";
-    /// Adds an ad-hoc tunnel.
+    /// Adds an ad-hoc tunnel. Takes [`Add`](super::Add), returns [`Added`](super::Added).
     pub const ADD: &str = "tunnel.add";
-    /// Removes an ad-hoc tunnel.
+    /// Stops and removes an ad-hoc tunnel. Takes [`Remove`](super::Remove).
     pub const REMOVE: &str = "tunnel.remove";
-    /// Returns the state of tunnels.
+    /// Returns the state of tunnels. Takes [`StatusParams`](super::StatusParams), returns [`Tunnels`](super::Tunnels).
     pub const STATUS: &str = "tunnel.status";
-    /// Lists the open prompts.
+    /// Lists the open prompts. Returns [`Prompts`](super::Prompts).
     pub const PROMPT_LIST: &str = "prompt.list";
-    /// Answers a prompt.
+    /// Answers a prompt; the first valid answer of any client counts. Takes [`Answer`](super::Answer).
     pub const PROMPT_ANSWER: &str = "prompt.answer";
-    /// Cancels a prompt.
+    /// Cancels a prompt that the user does not want to answer. Takes [`Cancel`](super::Cancel).
     pub const PROMPT_CANCEL: &str = "prompt.cancel";
-    /// Announces that this client asks prompts, so that the daemon opens no window for them.
+    /// Announces that this client asks prompts, so that the daemon opens no window for them. Takes
+    /// [`Attend`](super::Attend).
     pub const PROMPT_ATTEND: &str = "prompt.attend";
-    /// Reads the configuration again.
+    /// Reads the configuration again and applies it. Returns [`ReloadReport`](super::ReloadReport).
     pub const RELOAD: &str = "config.reload";
-    /// Returns the last log lines, and sends new ones if asked to.
+    /// Returns the last log lines, and sends new ones if asked to. Takes [`LogTail`](super::LogTail), returns
+    /// [`LogLines`](super::LogLines).
     pub const LOG_TAIL: &str = "log.tail";
-    /// Sets the log filter.
+    /// Sets the log filter of the running daemon. Takes [`SetLevel`](super::SetLevel).
     pub const LOG_SET_LEVEL: &str = "log.set_level";
-    /// Turns the connection into a byte stream through a tunnel.
+    /// Turns the connection into a byte stream through a tunnel. Takes [`Connect`](super::Connect).
     pub const CONNECT: &str = "connect";
-    /// Returns the state of the daemon.
+    /// Returns the state of the daemon, [`DaemonStatus`](super::DaemonStatus).
     pub const DAEMON_STATUS: &str = "daemon.status";
-    /// Stops the daemon.
+    /// Stops the daemon and all tunnels.
     pub const SHUTDOWN: &str = "daemon.shutdown";
-    /// Returns a snapshot, then sends every change as an event.
+    /// Returns a snapshot, then sends every change as an event. Takes [`Subscribe`](super::Subscribe), returns
+    /// [`Snapshot`](super::Snapshot).
     pub const SUBSCRIBE: &str = "events.subscribe";
-    /// Notification: an event.
+    /// Notification: an event, with [`Event`](super::Event) as parameters.
     pub const EVENT: &str = "event";
     /// Notification: the client was too slow and missed events; carries a fresh snapshot.
     pub const LAGGED: &str = "lagged";
-    /// Notification: a log line.
+    /// Notification: a log line, with [`LogLine`](super::LogLine) as parameters.
     pub const LOG: &str = "log";
 }
 
-/// Parameters of `hello`.
+/// Parameters of `hello`: who the client is and what it supports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// Name and version of the client, such as `tunnelctl 0.1.0`.
@@ -92,12 +96,12 @@ pub struct Hello {
     pub protocol: Vec<u32>,
 }
 
-/// Result of `hello`.
+/// Result of `hello`: what the daemon supports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// Version of the daemon.
+    /// Version of the daemon, such as `0.1.0`.
     pub version: String,
-    /// Chosen protocol version.
+    /// Protocol version of this connection: the best one that both sides support.
     pub protocol: u32,
     /// Process id of the daemon.
     pub pid: u32,
@@ -119,7 +123,7 @@ pub struct Names {
     pub timeout_ms: Option<u64>,
 }
 
-/// Parameters of `tunnel.status`.
+/// Parameters of `tunnel.status`: the tunnels to return.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusParams {
     /// Exact names; empty for all tunnels.
@@ -134,7 +138,7 @@ pub struct Tunnels {
     pub tunnels: Vec<TunnelStatus>,
 }
 
-/// Parameters of `tunnel.add`.
+/// Parameters of `tunnel.add`: name and configuration of the new tunnel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Add {
     /// Name of the new tunnel.
@@ -146,7 +150,7 @@ pub struct Add {
     pub save: bool,
 }
 
-/// Result of `tunnel.add`.
+/// Result of `tunnel.add`: what was added and where it was saved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Added {
     /// Name of the new tunnel.
@@ -156,14 +160,14 @@ pub struct Added {
     pub file: Option<String>,
 }
 
-/// Parameters of `tunnel.remove`.
+/// Parameters of `tunnel.remove`. Only ad-hoc tunnels can be removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remove {
     /// Name of an ad-hoc tunnel.
     pub name: String,
 }
 
-/// Result of `prompt.list`.
+/// Result of `prompt.list`: the questions that no client has answered yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompts {
     /// Oldest first.
@@ -173,7 +177,7 @@ pub struct Prompts {
 /// Parameters of `prompt.answer`. `Debug` leaves out the answers, which may be secrets.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// Id of the prompt.
+    /// Id of the prompt, from [`Prompt::id`].
     pub id: u64,
     /// One answer per field of the prompt.
     pub answers: Vec<String>,
@@ -187,10 +191,10 @@ impl std::fmt::Debug for Answer {
     }
 }
 
-/// Parameters of `prompt.cancel`.
+/// Parameters of `prompt.cancel`: the prompt that the user declines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cancel {
-    /// Id of the prompt.
+    /// Id of the prompt, from [`Prompt::id`].
     pub id: u64,
 }
 
@@ -205,11 +209,11 @@ pub struct Attend {
 /// Result of `config.reload`, and body of the `config` event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadReport {
-    /// Names of new tunnels.
+    /// Names of the new tunnels.
     pub added: Vec<String>,
     /// Names of tunnels whose configuration changed.
     pub changed: Vec<String>,
-    /// Names of removed tunnels.
+    /// Names of the removed tunnels.
     pub removed: Vec<String>,
     /// All errors. Tunnels in a file with errors keep their last good configuration.
     pub errors: Vec<ConfigFault>,
@@ -218,19 +222,19 @@ pub struct ReloadReport {
 /// One error in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigFault {
-    /// Path of the file.
+    /// Path of the configuration file.
     pub file: String,
     /// Line, from 1; `None` if the error is about the whole file.
     pub line: Option<u64>,
     /// Column in characters, from 1; `None` if the error is about the whole file or line.
     pub column: Option<u64>,
-    /// What is wrong.
+    /// What is wrong, in one sentence.
     pub message: String,
     /// The whole error with excerpt and help, as `tunnelctl check` prints it; several lines.
     pub rendered: String,
 }
 
-/// Parameters of `log.tail`.
+/// Parameters of `log.tail`: which log lines to return.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogTail {
     /// Only lines of this tunnel; `None` for all lines.
@@ -244,10 +248,10 @@ pub struct LogTail {
     pub follow: bool,
 }
 
-/// One log line.
+/// One line of the log, as `log.tail` returns it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
-    /// When it was logged.
+    /// When the line was logged.
     pub at: Timestamp,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub level: String,
@@ -258,35 +262,35 @@ pub struct LogLine {
     pub message: String,
 }
 
-/// Result of `log.tail`.
+/// Result of `log.tail`: the lines that the daemon keeps in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLines {
     /// Oldest first.
     pub lines: Vec<LogLine>,
 }
 
-/// Parameters of `log.set_level`.
+/// Parameters of `log.set_level`: the new filter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetLevel {
     /// Filter in the grammar of `RUST_LOG`, such as `debug` or `info,tunneld::session=trace`.
     pub filter: String,
 }
 
-/// Parameters of `connect`.
+/// Parameters of `connect`: the target of the byte stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connect {
-    /// Name of the tunnel.
+    /// Name of the tunnel whose session carries the stream.
     pub name: String,
     /// Host name or address, resolved by the SSH server.
     pub host: String,
-    /// TCP port.
+    /// TCP port of the target.
     pub port: u16,
 }
 
-/// Result of `daemon.status`.
+/// Result of `daemon.status`: the state of the daemon itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonStatus {
-    /// Version of the daemon.
+    /// Version of the daemon, such as `0.1.0`.
     pub version: String,
     /// Process id of the daemon.
     pub pid: u32,
@@ -307,7 +311,7 @@ pub struct DaemonStatus {
     pub notes: Vec<String>,
 }
 
-/// Parameters of `events.subscribe`.
+/// Parameters of `events.subscribe`: where the events start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscribe {
     /// Number of the last event that the client has seen; later events that the daemon still has follow the snapshot.
@@ -334,43 +338,43 @@ pub struct Snapshot {
 pub struct Event {
     /// Number of the event; increases by one.
     pub seq: u64,
-    /// When it happened.
+    /// When the event happened.
     pub at: Timestamp,
     /// What happened; its fields are beside `seq` and `at`.
     #[serde(flatten)]
     pub body: EventBody,
 }
 
-/// Body of an event.
+/// Kind of an event and what belongs to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum EventBody {
     /// A tunnel was added or has changed.
     Tunnel {
-        /// Its new state.
+        /// Complete new state of the tunnel.
         tunnel: Box<TunnelStatus>,
     },
-    /// A tunnel was removed.
+    /// A tunnel was removed from the configuration.
     Removed {
-        /// Name of the tunnel.
+        /// Name of the removed tunnel.
         name: String,
     },
-    /// A prompt was opened.
+    /// A prompt was opened and can be answered.
     Prompt {
-        /// The new prompt.
+        /// The question with its fields.
         prompt: Prompt,
     },
     /// A prompt was answered or cancelled, or is no longer needed.
     PromptGone {
-        /// Id of the prompt.
+        /// Id of the prompt, from [`Prompt::id`].
         id: u64,
     },
     /// The configuration was read again.
     Config {
-        /// What changed.
+        /// Which tunnels changed, and the errors.
         report: ReloadReport,
     },
-    /// The daemon is stopping.
+    /// The daemon is stopping; the connection will be closed.
     Bye,
     /// An event of a newer daemon.
     #[serde(other)]

@@ -13,17 +13,17 @@ pub struct Env {
     pub home: Option<PathBuf>,
     /// Working directory; `None` if it was deleted.
     pub cwd: Option<PathBuf>,
-    /// `TUNNELD_SOCKET`.
+    /// `TUNNELD_SOCKET`: path of the control socket.
     pub tunneld_socket: Option<OsString>,
-    /// `TUNNELD_CONFIG_DIR`.
+    /// `TUNNELD_CONFIG_DIR`: path of the configuration directory.
     pub tunneld_config_dir: Option<OsString>,
-    /// `XDG_RUNTIME_DIR`.
+    /// `XDG_RUNTIME_DIR`: private directory of the login session, holds the control socket.
     pub xdg_runtime_dir: Option<OsString>,
-    /// `XDG_CONFIG_HOME`.
+    /// `XDG_CONFIG_HOME`: parent of the default configuration directory.
     pub xdg_config_home: Option<OsString>,
-    /// `APPDATA`, on Windows.
+    /// `APPDATA` on Windows: parent of the default configuration directory.
     pub appdata: Option<OsString>,
-    /// `LOCALAPPDATA`, on Windows.
+    /// `LOCALAPPDATA` on Windows: parent of the state directory.
     pub local_appdata: Option<OsString>,
     /// Parent of the runtime directories of all users: `/run/user`.
     pub run_user: PathBuf,
@@ -80,7 +80,7 @@ pub enum PathError {
     /// The home directory is unknown.
     #[error("the home directory is unknown")]
     NoHome,
-    /// `HOME` is relative.
+    /// `HOME` is a relative path.
     #[error("HOME is not an absolute path: {}", .0.display())]
     RelativeHome(PathBuf),
     /// A relative path, but no working directory.
@@ -95,7 +95,7 @@ pub enum PathError {
     /// The path is too long for a Unix socket.
     #[error("the path of the control socket has {} bytes, but the system allows {max}: {}", .path.as_os_str().len(), .path.display())]
     TooLong {
-        /// The path.
+        /// The path that is too long.
         path: PathBuf,
         /// Longest allowed path, in bytes.
         max: usize,

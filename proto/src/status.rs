@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::FailureKind;
 
-/// State of one tunnel.
+/// Everything that is known about one tunnel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TunnelStatus {
     /// Name, as in `[tunnel.NAME]`.
     pub name: String,
-    /// Current state.
+    /// Current state, see [`State`].
     pub state: State,
     /// Phase of a `connecting` or `needs_input` tunnel; else `None`.
     pub phase: Option<Phase>,
@@ -21,10 +21,10 @@ pub struct TunnelStatus {
     /// Jump hosts in the order of the connection; `tunnel:NAME` for another tunnel, `proxy_command` for a command.
     #[serde(default)]
     pub via: Vec<String>,
-    /// Tags from the configuration.
+    /// Tags from the configuration, for selecting tunnels.
     #[serde(default)]
     pub tags: Vec<String>,
-    /// Description from the configuration.
+    /// Description from the configuration; `None` without one.
     pub description: Option<String>,
     /// The state that the user asked for.
     pub desired: Desired,
@@ -48,7 +48,7 @@ pub struct TunnelStatus {
     pub notes: Vec<String>,
 }
 
-/// State of a tunnel.
+/// State of a tunnel, from the user's point of view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -94,21 +94,21 @@ impl State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Runs `host_command`.
+    /// Runs `host_command`, which prints the host.
     HostCommand,
-    /// Resolves the host name.
+    /// Resolves the host name to addresses.
     Resolve,
-    /// Opens the TCP connection.
+    /// Opens the TCP connection to the server.
     Tcp,
     /// Starts the ProxyCommand or connects to the jump hosts.
     Proxy,
-    /// Key exchange.
+    /// Exchanges identification strings and keys (RFC 4253).
     Kex,
-    /// Checks the host key.
+    /// Checks the host key against known_hosts.
     HostKey,
-    /// Login.
+    /// Logs in at the server (RFC 4252).
     Auth,
-    /// Requests the remote forwards.
+    /// Requests the remote forwards from the server.
     Forwards,
     /// A phase of a newer daemon.
     #[serde(other)]
@@ -138,7 +138,7 @@ impl Phase {
 pub enum Desired {
     /// The daemon keeps the tunnel up.
     Up,
-    /// The tunnel is stopped.
+    /// The daemon keeps the tunnel stopped.
     Down,
 }
 
@@ -151,7 +151,7 @@ pub struct LastError {
     pub message: String,
     /// What the user can do about it; `None` if nothing is known to help.
     pub hint: Option<String>,
-    /// When it happened.
+    /// When the failure happened.
     pub at: Timestamp,
     /// Whether a client that waits for the tunnel should give up, see [`FailureKind::ends_wait`]. Sent with the
     /// message so that a client also obeys it for kinds that are newer than the client; a daemon that does not send it
@@ -178,16 +178,16 @@ impl LastError {
     }
 }
 
-/// An established SSH session.
+/// An established SSH session and what was negotiated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SessionStatus {
-    /// When it was established.
+    /// When the login was completed.
     pub since: Timestamp,
     /// Identification string of the server, such as `SSH-2.0-OpenSSH_9.2p1`.
     pub server: String,
     /// Name of the key exchange method.
     pub kex: String,
-    /// Name of the cipher.
+    /// Name of the cipher, such as `aes128-gcm@openssh.com`.
     pub cipher: String,
     /// Name of the MAC; `None` for an AEAD cipher.
     pub mac: Option<String>,
@@ -203,22 +203,22 @@ pub struct SessionStatus {
     pub offences: u64,
 }
 
-/// State of one forward.
+/// State and counters of one forward.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ForwardStatus {
-    /// Local, remote or dynamic.
+    /// Local, remote or dynamic, as with ssh.
     pub kind: ForwardKind,
     /// The bound address with the real port; until it is bound, the configured one.
     pub listen: String,
     /// Target; `None` for a dynamic forward and for a remote forward without a target (reverse SOCKS).
     pub to: Option<String>,
-    /// Whether it listens.
+    /// Whether the listener accepts connections.
     pub state: ForwardState,
     /// Why it does not listen; `None` unless `state` is `failed`.
     pub error: Option<LastError>,
     /// Whether other machines can reach the listener: it is not bound to loopback.
     pub exposed: bool,
-    /// Number of open connections.
+    /// Number of connections that are open now.
     pub connections: u64,
     /// How many of the open connections wait for the session.
     pub held: u64,
@@ -230,7 +230,7 @@ pub struct ForwardStatus {
     pub bytes_out: u64,
 }
 
-/// Kind of a forward.
+/// Kind of a forward: which side listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ForwardKind {
@@ -253,13 +253,13 @@ impl ForwardKind {
     }
 }
 
-/// State of a forward.
+/// State of the listener of a forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ForwardState {
-    /// Accepts connections.
+    /// Bound, and accepts connections.
     Listening,
-    /// Not requested yet.
+    /// Not bound or not requested yet.
     Pending,
     /// Could not be bound, or was refused; retried.
     Failed,
@@ -293,7 +293,7 @@ pub struct Prompt {
     pub fields: Vec<PromptField>,
     /// SHA256 fingerprint of the host key if `kind` is `host_key`.
     pub fingerprint: Option<String>,
-    /// When it was opened.
+    /// When the prompt was opened.
     pub since: Timestamp,
 }
 
@@ -321,7 +321,7 @@ impl PromptKind {
     }
 }
 
-/// Kind of a prompt.
+/// Kind of the answer that is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PromptKind {
@@ -329,7 +329,7 @@ pub enum PromptKind {
     HostKey,
     /// Passphrase of a key file.
     Passphrase,
-    /// Password of the account.
+    /// Password of the account on the server.
     Password,
     /// New password, because the old one has expired.
     NewPassword,

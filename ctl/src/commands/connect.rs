@@ -13,7 +13,7 @@ use crate::exit::{Exit, FAILED};
 
 /// How long the SSH server may take to open the connection.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
-/// Bytes per read.
+/// Bytes per read from the daemon.
 const BUFFER_SIZE: usize = 64 * 1024;
 
 /// Copies both directions until the target closes its side; the end of stdin is passed on as a half-close. Exit 1 if
@@ -60,11 +60,10 @@ pub(crate) async fn run(context: &Context, args: &Connect) -> Result<(), Exit> {
     }
 }
 
-/// How the download ended.
 enum DownloadEnd {
     /// The daemon closed its side in order.
     Eof,
-    /// Reading failed.
+    /// Reading failed, or the daemon reset the connection.
     Lost(io::Error),
 }
 

@@ -15,7 +15,6 @@ pub(super) struct Mirror {
     prompts: Vec<Prompt>,
 }
 
-/// What a notification changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
     /// State of the tunnel with this name.
@@ -25,7 +24,6 @@ pub(super) enum Change {
     /// Possibly everything: a fresh snapshot replaced the copy.
     All,
     Nothing,
-    /// The daemon is stopping.
     Bye,
 }
 
@@ -40,7 +38,6 @@ impl Mirror {
         Ok(mirror)
     }
 
-    /// Applies one notification.
     pub(super) fn apply(&mut self, notification: Notification) -> Change {
         match notification {
             Notification::Lagged(snapshot) => {

@@ -32,7 +32,6 @@ pub(super) struct Command<'a> {
     pub(super) method: &'a str,
     /// Whether a session from before the command does not count as up.
     pub(super) fresh: bool,
-    /// Exact names.
     pub(super) names: Vec<String>,
     /// How long to wait; `None` to return as soon as the daemon has accepted the command.
     pub(super) limit: Option<Duration>,

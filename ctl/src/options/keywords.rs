@@ -249,6 +249,7 @@ pub(super) fn find(keyword: &str) -> Result<Found, Exit> {
     if keyword.eq_ignore_ascii_case("host") {
         return Err(error.hint("the host is the destination at the end of the command line"));
     }
+    // Compared in lower case, so that only the letters count for the suggestion.
     let lower = keyword.to_ascii_lowercase();
     let words = KEYS
         .iter()

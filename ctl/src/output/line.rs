@@ -11,15 +11,15 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 pub(crate) enum Style {
     #[default]
     Plain,
-    /// Names.
+    /// A name, or a heading.
     Bold,
-    /// Secondary text.
+    /// Text of less importance.
     Dim,
-    /// Works.
+    /// Something that works as it should.
     Good,
     /// In progress, or needs attention.
     Warn,
-    /// Does not work.
+    /// Something that does not work.
     Bad,
 }
 

@@ -67,7 +67,6 @@ impl Ui {
         Spinner::new(on.then(|| size_of(&stderr).0), self.err_color)
     }
 
-    /// Prints lines on stdout.
     pub(crate) fn data(&self, lines: &[Line]) -> Result<(), Exit> {
         let mut out = stream(io::stdout(), self.out_color).lock();
         for line in lines {

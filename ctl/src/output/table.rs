@@ -26,6 +26,7 @@ pub(crate) fn layout(columns: &[Column], rows: &[Vec<Line>], width: Option<usize
         .map(|(at, column)| natural_width(at, column))
         .collect();
     let mut shown: Vec<usize> = (0..columns.len()).collect();
+    // Each round drops one column, until the rest fits at its minimum widths or only fixed columns are left.
     let widths = loop {
         let mut widths: Vec<(usize, usize)> = shown
             .iter()

@@ -7,7 +7,6 @@ use tunneld_proto::status::{
     TunnelStatus,
 };
 
-/// `since` of every sample.
 pub(crate) const SINCE: Timestamp = Timestamp::UNIX_EPOCH;
 
 /// A tunnel without session, forwards and errors.
