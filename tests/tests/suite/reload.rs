@@ -110,7 +110,7 @@ async fn a_dial_that_waits_starts_over_with_a_changed_backoff() -> Result<()> {
     // Port 9 of the loopback refuses: the tunnel waits for its next attempt.
     let tunnel = "[tunnel.t]\nhost = \"127.0.0.1:9\"\nssh_config = false\n";
     let slow = "backoff = { initial = \"1h\", max = \"1h\" }\n";
-    let (home, daemon) = crate::scene::home(&format!("{tunnel}{slow}")).await?;
+    let (home, daemon) = crate::fixture::home(&format!("{tunnel}{slow}")).await?;
     let waits = |tunnel: &TunnelStatus| tunnel.state == State::Waiting;
     daemon.wait_for("t", LONG, waits).await?;
     home.write(
