@@ -53,6 +53,7 @@ impl Daemon {
             stopping,
             ..
         } = &*self.context;
+        // Hooks get their prompts as events, so that a slow hook never delays a tunnel.
         let hooks = Hooks::new(
             supervisor.clone(),
             Askpass::from_env(&|name| std::env::var_os(name)),

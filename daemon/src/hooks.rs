@@ -89,6 +89,7 @@ impl Hooks {
             let event = tokio::select! {
                 () = stopping.cancelled() => break,
                 event = events.recv() => event,
+                // Finished tasks are removed, or the set would grow for as long as the daemon runs.
                 Some(_) = self.running.join_next() => continue,
             };
             match event.map(|event| event.body) {
@@ -169,6 +170,7 @@ async fn ask(
 ) {
     let tunnel = prompt.tunnel.as_str();
     sleep(ASKPASS_DELAY).await;
+    // Waits while an interactive client shows the prompt on its terminal.
     supervisor.unattended(prompt).await;
     let Ok(_permit) = window_permit.acquire().await else {
         return;

@@ -104,6 +104,7 @@ pub async fn output(argv: &[String]) -> Result<Vec<u8>, String> {
     let mut stderr = Vec::new();
     let ended = CancellationToken::new();
     let waiting = async {
+        // One byte more than the limit, to tell a full answer from one that is too long.
         let read = stdout_pipe
             .take(STDOUT_LIMIT as u64 + 1)
             .read_to_end(&mut stdout)
@@ -167,6 +168,7 @@ fn prepare(argv: &[String]) -> Result<(String, Command), String> {
         return Err("the command is empty".into());
     };
     let mut command = Command::new(program);
+    // An empty standard input: a program that asks there fails at once instead of waiting for ever.
     command
         .args(arguments)
         .stdin(Stdio::null())

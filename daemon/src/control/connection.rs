@@ -22,10 +22,11 @@ use tunneld_proto::message::{
 };
 use tunneld_proto::version::{MAX_LINE, PROTOCOLS, VERSION};
 
+use super::context::ControlContext;
 use super::dispatch::{empty_object, json};
 use super::outbox::{Disconnected, Outbox, send_all};
 use super::request::{Call, params, parse};
-use super::{ControlContext, dispatch, stream, subscriptions};
+use super::{dispatch, stream, subscriptions};
 use crate::session::Channel;
 use crate::tunnel::interactive_clients::ClientGuard;
 

@@ -13,7 +13,7 @@ use tunneld_proto::message::{
 use tunneld_proto::status::{Desired, TunnelStatus};
 use tunneld_proto::version::VERSION;
 
-use super::ControlContext;
+use super::context::ControlContext;
 use super::request::params;
 use super::wait::{self, Goal};
 use crate::session::{Channel, OpenError};
@@ -201,6 +201,8 @@ async fn add(context: &ControlContext, call: Add) -> Result<Value, RpcError> {
         return Err(RpcError::new(ErrorKind::Config, message).hint("run: tunnelctl status"));
     }
     let file = if save {
+        // The reload inside `save` gives the tunnel to the supervisor. An ad-hoc tunnel of the same name is a configured
+        // one from then on.
         let file = reloader.save(&name, &spec).await?;
         context.state_file.remove_ad_hoc(&name);
         Some(file)
@@ -258,6 +260,7 @@ pub(super) async fn connect(context: &ControlContext, call: Connect) -> Result<C
         return Err(stopping_error());
     }
     let Connect { name, host, port } = call;
+    // Does not wait for a session: the error names the state of the tunnel.
     let session = context.supervisor.session(&name)?;
     let opened = session.open_direct_tcpip(&host, port, None).await;
     opened.map_err(|error| {

@@ -14,8 +14,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tunneld_proto::endpoint::{AcceptError, Listener, Stream};
 use tunneld_proto::error::{ErrorKind, RpcError};
 
+use super::connection;
+use super::context::ControlContext;
 use super::outbox::reply_line;
-use super::{ControlContext, connection};
 
 /// Clients that may be connected at the same time.
 const MAX_CLIENTS: usize = 64;

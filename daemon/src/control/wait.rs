@@ -48,6 +48,8 @@ pub(super) async fn until(
         .map_or(DEFAULT_TIMEOUT, Duration::from_millis)
         .min(MAX_TIMEOUT);
     let reaching = async {
+        // Each event only means that a status may have changed. The statuses themselves decide, so that lagging does
+        // not matter.
         while !all_reached(&supervisor.statuses(), names, goal, begun)? {
             match events.recv().await {
                 Ok(_) | Err(RecvError::Lagged(_)) => {}
@@ -98,6 +100,7 @@ fn has_reached(status: &TunnelStatus, goal: Goal, begun: Timestamp) -> bool {
     let is_up =
         status.desired == Desired::Up && matches!(status.state, State::Up | State::Degraded);
     match goal {
+        // An on-demand tunnel is idle until its first client: `up` has done all that it can.
         Goal::Up => is_up || status.state == State::Idle,
         Goal::Fresh => {
             let session = status.session.as_ref();

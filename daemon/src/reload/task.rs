@@ -200,6 +200,7 @@ impl ReloadTask {
         let applied = applied.unwrap_or_default();
         // After the configured tunnels: those have precedence if an ad-hoc tunnel has the same name.
         self.restore_ad_hoc().await;
+        // Ends RELOADING=1, also after faults: the daemon runs on with the last good configuration.
         notify_manager(&ServiceState::Ready);
         let report = ReloadReport {
             added: applied.added,

@@ -76,6 +76,7 @@ struct Stamp {
 impl Watcher {
     /// Starts to watch `dir`. The state at this moment counts as reported.
     pub fn new(dir: &Path) -> Self {
+        // One place is enough: an event only says that the snapshot must be compared.
         let (sender, events) = mpsc::channel(1);
         let mut watcher = Self {
             dir: dir.to_owned(),
@@ -122,6 +123,7 @@ impl Watcher {
                     }
                 }
             }
+            // The change may be the replacement of the directory itself.
             self.attach();
             let mut snapshot = self.snapshot();
             let deadline = Instant::now() + EMPTY_AT_MOST;

@@ -12,7 +12,8 @@ use tokio::io::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{ControlContext, connection};
+use super::super::connection;
+use super::super::context::ControlContext;
 use crate::log::Log;
 use crate::reload::{ReloadContext, ReloadTask};
 use crate::state_file::StateFile;
