@@ -1,102 +1,105 @@
-//! Why a tunnel or a forward is not up, and what follows from it.
+//! Why a tunnel or a forward is not up: the failure's kind, its text, its hint, and how the tunnel recovers from it.
+//!
+//! The kind decides the recovery. The code never compares the text.
 
 use std::fmt;
 
-/// One failure: its stable kind, what a person reads, and what to do.
+/// One failure, as the status and the log show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What programs compare, and what decides the verdict.
+    /// The stable kind, which programs compare and which decides the recovery.
     pub kind: FailureKind,
-    /// One sentence: what was being done, and what happened. Foreign text in it is escaped already.
+    /// One sentence: what was being done, and what happened. Text from servers and programs is already escaped.
     pub message: String,
-    /// What to do now.
+    /// What the user can do about it. `None` if there is nothing to suggest.
     pub hint: Option<String>,
 }
 
-/// What follows from a failure.
+/// How a tunnel continues after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovery {
-    /// Time alone may mend it: try again with the tunnel's backoff.
+    /// Waiting may be enough: retry with the tunnel's own backoff.
     Retry,
-    /// A login was refused: try again from 30 s to 10 min, so that nobody is locked out.
+    /// Every attempt may count as a failed login, or needs something that does not come back soon: retry after 30 s,
+    /// doubling to 10 min, so that the server does not lock the account.
     RetrySlowly,
-    /// Stands still until a person acts.
+    /// Retrying cannot help: the tunnel fails until the user acts.
     NeedsUser,
 }
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $variant:ident = $text:literal => $verdict:ident,)*) => {
-        /// The kinds of failure.
+    ($($(#[$doc:meta])* $variant:ident = $text:literal => $recovery:ident,)*) => {
+        /// The kinds of failure. Their texts are part of the wire protocol and do not change.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum FailureKind { $($(#[$doc])* $variant,)* }
         impl FailureKind {
-            /// The kind as `last_error.kind` bears it.
+            /// The text of the kind in `last_error.kind`, in the log and in hooks.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
             }
-            /// What follows from it.
-            pub fn verdict(self) -> Recovery {
-                match self { $(Self::$variant => Recovery::$verdict,)* }
+            /// How a tunnel recovers from a failure of this kind.
+            pub fn recovery(self) -> Recovery {
+                match self { $(Self::$variant => Recovery::$recovery,)* }
             }
         }
     };
 }
 
 kinds! {
-    /// `host_command` failed or said nothing.
+    /// `host_command` failed or printed nothing.
     HostCommand = "host_command" => Retry,
-    /// The name does not resolve.
+    /// The host name does not resolve.
     Resolve = "resolve" => Retry,
-    /// Nobody listens at the server's port.
+    /// The server's port refused the connection.
     ConnectRefused = "connect_refused" => Retry,
-    /// No route, no answer, or any other trouble of the TCP connection.
+    /// No route, no answer, or another error of the TCP connection.
     Connect = "connect" => Retry,
-    /// A deadline before the session stood.
+    /// A deadline passed before the session was established.
     Timeout = "timeout" => Retry,
-    /// The ProxyCommand or a jump host failed.
+    /// The ProxyCommand, a jump host or the carrying tunnel failed.
     Proxy = "proxy" => Retry,
-    /// The two sides share no algorithm of one kind.
+    /// Client and server have no common algorithm of one category (RFC 4253 §7.1).
     NoCommonAlgorithm = "no_common_algorithm" => RetrySlowly,
-    /// A bad signature, or any other break of the SSH protocol.
+    /// The server violated the SSH protocol, or its signature is wrong.
     Protocol = "protocol" => Retry,
-    /// The host key is unknown and nobody may be asked, or said no.
+    /// The host key is unknown, and the user could not be asked or rejected it.
     HostKeyUnknown = "host_key_unknown" => NeedsUser,
-    /// The host key is not the one that is known.
+    /// The host key differs from the known one.
     HostKeyChanged = "host_key_changed" => NeedsUser,
     /// The host key is revoked.
     HostKeyRevoked = "host_key_revoked" => NeedsUser,
     /// A known_hosts file cannot be read or written.
     KnownHosts = "known_hosts" => NeedsUser,
-    /// The server refused every login that was tried.
+    /// The server refused every login method that was tried.
     AuthRefused = "auth_refused" => RetrySlowly,
-    /// A prompt was cancelled or ran out; no login attempt was burnt.
+    /// A prompt was cancelled or timed out. This did not use up a login attempt.
     PromptCancelled = "not_answered" => NeedsUser,
-    /// No usable key or other means to log in.
+    /// There is no usable key, password or other means to log in.
     NoCredentials = "no_credentials" => NeedsUser,
-    /// Nothing to log in with as long as the agent is away, silent, locked, empty or declines to sign.
+    /// The only credentials are in the agent, and it is missing, silent, locked, empty or declines to sign.
     Agent = "agent" => RetrySlowly,
-    /// Nothing to log in with as long as a command fails that should give it.
+    /// The only credentials come from a command, and it failed.
     Command = "command" => RetrySlowly,
     /// The server closed the connection.
     Disconnected = "disconnected" => Retry,
-    /// Nothing was heard for interval × count.
+    /// The server sent nothing for `server_alive_interval` times `server_alive_count_max`.
     DeadPeer = "dead_peer" => Retry,
-    /// The network changed and the session's own address is gone.
+    /// The network changed and the session's local address no longer exists.
     NetworkChanged = "network_changed" => Retry,
-    /// A forward failed under `exit_on_forward_failure`, or a forward's own failure.
+    /// A forward failed and `exit_on_forward_failure` is set, or the failure of one forward.
     Forward = "forward" => Retry,
     /// A local address cannot be bound.
     BindFailed = "bind_failed" => Retry,
-    /// The server did not grant a remote forward.
+    /// The server refused a remote forward.
     RemoteForwardRefused = "remote_forward_refused" => Retry,
     /// The configuration cannot work.
     Config = "config" => NeedsUser,
-    /// A defect of tunneld's own.
+    /// A bug in tunneld.
     Internal = "internal" => Retry,
 }
 
 impl Failure {
-    /// A failure without a hint.
+    /// Creates a failure without a hint.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -105,16 +108,16 @@ impl Failure {
         }
     }
 
-    /// The same failure with what to do now.
+    /// Adds the hint: what the user can do, best a command to run.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// What follows from it.
-    pub fn verdict(&self) -> Recovery {
-        self.kind.verdict()
+    /// How the tunnel recovers, as decided by the kind.
+    pub fn recovery(&self) -> Recovery {
+        self.kind.recovery()
     }
 }
 

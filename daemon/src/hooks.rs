@@ -157,12 +157,12 @@ async fn tell(argv: &[String], prompt: &Prompt) {
 async fn ask(askpass: &Askpass, prompt: &Prompt, supervisor: &Supervisor, window: &Semaphore) {
     let tunnel = prompt.tunnel.as_str();
     sleep(TERMINAL_FIRST).await;
-    supervisor.unattended(prompt).await;
+    supervisor.wait_until_unattended(prompt).await;
     let Ok(_window) = window.acquire().await else {
         return;
     };
     // Its turn may have been long in coming.
-    supervisor.unattended(prompt).await;
+    supervisor.wait_until_unattended(prompt).await;
     match askpass.ask(prompt).await {
         Ok(answers) => {
             if let Err(error) = supervisor.answer(prompt.id, answers).await {

@@ -102,7 +102,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
 
     let mut tasks = JoinSet::new();
-    let supervisor = Supervisor::start(first.daemon.max_concurrent_connects, &mut tasks);
+    let supervisor = Supervisor::start(
+        first.daemon.max_concurrent_connects,
+        store.clone(),
+        &mut tasks,
+    );
     let level = (!filter_given).then(|| log.clone());
     let (reloader, reloading) = ReloadHandle::new(
         dir,
@@ -190,7 +194,6 @@ async fn begin(context: &Context, first: Loaded, made: Vec<Tunnel>) {
     let Context {
         supervisor, store, ..
     } = context;
-    supervisor.set_desired(store.desired()).await;
     let count = first.tunnels.len();
     if first.faults.is_empty() {
         let known: Vec<&str> = first
@@ -198,16 +201,16 @@ async fn begin(context: &Context, first: Loaded, made: Vec<Tunnel>) {
             .iter()
             .map(|tunnel| tunnel.name.as_str())
             .collect();
-        store.unwant_all_but(&known);
+        store.retain_desired(&known);
     }
     if let Err(error) = supervisor.apply(first.tunnels).await {
         tracing::error!("cannot start the tunnels: {error}");
     }
     for tunnel in made {
         let name = tunnel.name.clone();
-        if supervisor.add(tunnel).await.is_err() {
+        if supervisor.restore(tunnel).await.is_err() {
             // The configuration has one of that name by now, and goes first.
-            store.forget_made(&name);
+            store.remove_ad_hoc(&name);
         }
     }
     tracing::info!(

@@ -9,7 +9,7 @@ use tunneld_proto::message::{
     Add, Added, Answer, Cancel, Connect, DaemonStatus, Names, Prompts, Remove, SetLevel,
     StatusParams, Tunnels, method,
 };
-use tunneld_proto::status::{Desired, TunnelStatus};
+use tunneld_proto::status::TunnelStatus;
 use tunneld_proto::version::VERSION;
 
 use super::Context;
@@ -108,11 +108,9 @@ async fn up(context: &Context, call: Names, goal: Goal) -> Result<Value, RpcErro
     let supervisor = &context.supervisor;
     let command = async {
         match goal {
-            Goal::Anew => supervisor.restart(&names).await?,
-            Goal::Up | Goal::Down => supervisor.up(&names).await?,
+            Goal::Anew => supervisor.restart(&names).await,
+            Goal::Up | Goal::Down => supervisor.up(&names).await,
         }
-        context.store.want(&names, Desired::Up);
-        Ok(())
     };
     if wait {
         wait::until(supervisor, &names, goal, timeout_ms, command).await?;
@@ -129,11 +127,7 @@ async fn down(context: &Context, call: Names) -> Result<Value, RpcError> {
         timeout_ms,
     } = call;
     let supervisor = &context.supervisor;
-    let command = async {
-        supervisor.down(&names).await?;
-        context.store.want(&names, Desired::Down);
-        Ok(())
-    };
+    let command = supervisor.down(&names);
     if wait {
         wait::until(supervisor, &names, Goal::Down, timeout_ms, command).await?;
     } else {
@@ -192,21 +186,16 @@ async fn add(context: &Context, call: Add) -> Result<Value, RpcError> {
     }
     let file = if save {
         let file = reloader.save(&name, &spec).await?;
-        context.store.forget_made(&name);
+        context.store.remove_ad_hoc(&name);
         Some(file)
     } else {
-        context.supervisor.add(tunnel).await?;
-        context.store.make(&name, spec);
+        context.supervisor.add(tunnel, spec).await?;
         None
     };
     json(&Added { name, file })
 }
 
 async fn remove(context: &Context, call: Remove) -> Result<Value, RpcError> {
-    // Before it goes, so that nothing brings it back meanwhile.
-    if context.store.is_made(&call.name) {
-        context.store.forget(&call.name);
-    }
     context.supervisor.remove(&call.name).await?;
     Ok(nothing())
 }

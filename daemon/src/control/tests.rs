@@ -38,7 +38,7 @@ impl Bench {
         let first = crate::reload::load(&mut loader).await;
         let store = Arc::new(StateFile::open(folder.path().join("state.json")));
         let mut tasks = JoinSet::new();
-        let supervisor = Supervisor::start(16, &mut tasks);
+        let supervisor = Supervisor::start(16, store.clone(), &mut tasks);
         let (reloader, reloading) = ReloadHandle::new(
             dir.clone(),
             loader,
@@ -93,7 +93,7 @@ impl Bench {
     async fn hopeless_tunnel(&self, name: &str) {
         let spec = json!({"host": "127.0.0.1", "port": 1, "user": "u", "ssh_config": false});
         let tunnel = self.context.reloader.prove(name, &spec).await.unwrap();
-        self.context.supervisor.add(tunnel).await.unwrap();
+        self.context.supervisor.restore(tunnel).await.unwrap();
     }
 }
 
@@ -268,7 +268,7 @@ async fn a_slow_follower_is_told_what_it_missed_and_gets_a_fresh_snapshot() {
         ..ReloadReport::default()
     };
     for _ in 0..1000 {
-        bench.context.supervisor.reloaded(big.clone());
+        bench.context.supervisor.announce_reload(big.clone());
         tokio::task::yield_now().await;
     }
     let mut seq = first;
@@ -285,7 +285,10 @@ async fn a_slow_follower_is_told_what_it_missed_and_gets_a_fresh_snapshot() {
         assert_eq!(params["kind"], "config");
     };
     assert!(missed >= 600 && seq + missed <= first + 1000, "{missed}");
-    bench.context.supervisor.reloaded(ReloadReport::default());
+    bench
+        .context
+        .supervisor
+        .announce_reload(ReloadReport::default());
     assert_eq!(client.hear().await["params"]["seq"], first + 1001);
 }
 
@@ -348,7 +351,7 @@ async fn up_names_what_is_missing_and_waits_no_longer_than_told() {
         .call("tunnel.down", json!({"names": ["dead"], "wait": true}))
         .await;
     assert_eq!(down["result"]["tunnels"][0]["state"], "stopped");
-    assert_eq!(bench.context.store.desired()["dead"], Desired::Down);
+    assert_eq!(bench.context.store.desired("dead"), Some(Desired::Down));
 }
 
 #[tokio::test]
@@ -382,7 +385,7 @@ async fn a_tunnel_is_made_kept_and_removed() {
         .call("tunnel.add", json!({"name": "quick", "spec": spec}))
         .await;
     assert_eq!(made["result"], json!({"name": "quick"}), "{made}");
-    assert!(bench.context.store.is_made("quick"));
+    assert!(bench.context.store.is_ad_hoc("quick"));
     let twice = client
         .call("tunnel.add", json!({"name": "quick", "spec": spec}))
         .await;
@@ -391,7 +394,7 @@ async fn a_tunnel_is_made_kept_and_removed() {
         client.call("tunnel.remove", json!({"name": "quick"})).await["result"],
         json!({})
     );
-    assert!(!bench.context.store.is_made("quick"));
+    assert!(!bench.context.store.is_ad_hoc("quick"));
     let saved = client
         .call(
             "tunnel.add",
@@ -404,7 +407,7 @@ async fn a_tunnel_is_made_kept_and_removed() {
             .unwrap()
             .contains("[tunnel.kept]")
     );
-    assert!(!bench.context.store.is_made("kept"));
+    assert!(!bench.context.store.is_ad_hoc("kept"));
 
     // What stands is changed where it stands, and what would break the others is not written.
     let add =
@@ -440,7 +443,7 @@ async fn a_tunnel_is_made_kept_and_removed() {
         )
         .await;
     assert!(kept["result"]["file"].is_string(), "{kept}");
-    assert!(!bench.context.store.is_made("quick"));
+    assert!(!bench.context.store.is_ad_hoc("quick"));
     for carrier in ["lost", "nobody"] {
         let jump =
             json!({"host": "h", "ssh_config": false, "proxy_jump": format!("tunnel:{carrier}")});

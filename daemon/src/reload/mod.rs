@@ -111,7 +111,9 @@ impl ReloadHandle {
     ) -> (Self, ReloadTask) {
         let (requests, inbox) = mpsc::channel(16);
         // A second reloader, which there is none of, would answer nobody.
-        let stale = supervisor.stale().unwrap_or_else(|| mpsc::channel(1).1);
+        let stale = supervisor
+            .take_refresh_requests()
+            .unwrap_or_else(|| mpsc::channel(1).1);
         let told = Diagnostics::default();
         let shared = Arc::new(Shared {
             dir,
@@ -267,7 +269,7 @@ impl ReloadTask {
 
     /// Resolves one tunnel again, beside all else and its own dial.
     fn refresh(&self, stale: RefreshRequest, refreshing: &mut JoinSet<()>) {
-        let made = self.store.made().remove(&stale.name);
+        let made = self.store.ad_hoc().remove(&stale.name);
         let Some(again) = self
             .loader
             .again(&stale.name, made.as_ref(), Instant::now().into_std())
@@ -281,7 +283,7 @@ impl ReloadTask {
             };
             match again.resolve().await {
                 // Whoever asked may have gone meanwhile.
-                Ok(fresh) => drop(stale.fresh.send(fresh)),
+                Ok(fresh) => drop(stale.reply.send(fresh)),
                 Err(why) => tracing::warn!(
                     tunnel = stale.name,
                     "its configuration cannot be resolved now, and stays what it was: {why}"
@@ -315,7 +317,7 @@ impl ReloadTask {
         if fresh || !(added.is_empty() && changed.is_empty() && removed.is_empty()) {
             let faults = report.errors.len();
             tracing::info!(?added, ?changed, ?removed, faults, "configuration read");
-            self.supervisor.reloaded(report.clone());
+            self.supervisor.announce_reload(report.clone());
         }
         report
     }
@@ -326,7 +328,7 @@ impl ReloadTask {
         let there: Vec<&str> = statuses.iter().map(|tunnel| tunnel.name.as_str()).collect();
         for tunnel in bring_back(&self.store, &self.loader, &there).await {
             // The daemon stops, or somebody was quicker.
-            let _ = self.supervisor.add(tunnel).await;
+            let _ = self.supervisor.restore(tunnel).await;
         }
     }
 
@@ -367,7 +369,7 @@ impl ReloadTask {
 /// The tunnels that an earlier daemon was told to make, without those that are `there` already.
 pub(crate) async fn bring_back(store: &StateFile, loader: &Loader, there: &[&str]) -> Vec<Tunnel> {
     let mut made = Vec::new();
-    for (name, spec) in store.made() {
+    for (name, spec) in store.ad_hoc() {
         if there.contains(&name.as_str()) {
             continue;
         }

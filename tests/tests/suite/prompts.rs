@@ -223,8 +223,8 @@ fn asked_anew(old: &Prompt) -> impl Fn(&TunnelStatus) -> bool {
 async fn hang_up(server: &Asking, daemon: &Daemon) -> Result<()> {
     let mark = daemon.log().mark();
     server.hang_up();
-    let told = "the server hung up while an answer was awaited";
-    daemon.log().wait_after(mark, told, LONG).await?;
+    let message = "the server closed the connection while the prompt was open";
+    daemon.log().wait_after(mark, message, LONG).await?;
     Ok(())
 }
 

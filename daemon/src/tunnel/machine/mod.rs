@@ -1,213 +1,38 @@
-//! The states of a tunnel and what leads from one to the next. Pure: time and jitter are given.
+//! The state machine of one tunnel: events lead from one state to the next and return what the task has to do.
 //!
-//! `degraded` is no state: it is computed from `Up` and the forwards.
+//! Pure: the caller passes the time and the jitter, and carries the actions out (`tunnel::task`).
+
+mod event;
+mod state;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tunneld_proto::status::Phase;
 
+pub use self::event::{Action, Event};
+pub use self::state::{AfterClose, Attempts, State};
 use crate::backoff::Backoff;
 use crate::failure::{Failure, FailureKind, Recovery};
 
-/// A session that stood so long starts the count of failures anew.
+/// A session that was up this long proves that the server and the login work: failures before it no longer count.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 
-/// A session that stood so long is followed by an attempt at once, whatever came before it.
+/// A session that was up this long is replaced at once when it is lost, even if failures preceded it. Sessions that
+/// keep ending sooner than this back off.
 const IMMEDIATE_RETRY_AFTER: Duration = Duration::from_secs(2);
-
-/// Where a tunnel is in its life. Each state carries what belongs to it.
-#[derive(Debug, Clone, PartialEq)]
-pub enum State {
-    /// Not wanted.
-    Stopped,
-    /// A session is being made.
-    Connecting {
-        /// Which session.
-        epoch: u64,
-        /// The failures before it.
-        tries: Attempts,
-        /// What it is at.
-        phase: Phase,
-    },
-    /// A session is being made, and waits for a person.
-    NeedsInput {
-        /// Which session.
-        epoch: u64,
-        /// The failures before it.
-        tries: Attempts,
-        /// What it was at.
-        phase: Phase,
-        /// The prompt's id.
-        prompt: u64,
-    },
-    /// A session stands.
-    Up {
-        /// Which session.
-        epoch: u64,
-        /// The failures before it.
-        tries: Attempts,
-        /// Since when.
-        since: Instant,
-    },
-    /// Tries again.
-    Waiting {
-        /// The failures so far.
-        tries: Attempts,
-        /// When.
-        until: Instant,
-        /// What failed.
-        why: Failure,
-    },
-    /// A session is being ended.
-    Closing {
-        /// Which session.
-        epoch: u64,
-        /// What comes after.
-        then: AfterClose,
-    },
-    /// The server hung up while a person was being asked: dialled again once there is an answer.
-    AwaitingAnswer {
-        /// The failures so far.
-        tries: Attempts,
-        /// The prompt's id.
-        prompt: u64,
-    },
-    /// Stands still until a person acts.
-    Failed {
-        /// What failed.
-        why: Failure,
-    },
-}
-
-/// What follows a closing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AfterClose {
-    /// Nothing.
-    Stop,
-    /// A new session.
-    Connect,
-}
-
-/// Failures in a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Attempts {
-    /// Of any kind.
-    pub failures: u32,
-    /// Refused logins among them.
-    pub refusals: u32,
-}
-
-/// What happens to a tunnel. Words about a session bear its epoch.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// The user wants it up; a wait is cut short.
-    WantUp,
-    /// The user wants it down.
-    WantDown,
-    /// The user wants a new session.
-    Restart,
-    /// What it takes to make a session has changed.
-    RouteChanged,
-    /// The machine's addresses or routes changed.
-    NetworkChanged,
-    /// The machine woke from sleep.
-    Woke,
-    /// The tunnel whose session carries this one has a new one.
-    CarrierUp,
-    /// The dial goes on to another phase.
-    PhaseChanged {
-        /// Which session.
-        epoch: u64,
-        /// Which phase.
-        phase: Phase,
-    },
-    /// The dial asks a person.
-    PendingPrompt {
-        /// Which session.
-        epoch: u64,
-        /// The prompt's id.
-        prompt: u64,
-    },
-    /// The person answered, or the prompt is gone.
-    Answered {
-        /// Which session.
-        epoch: u64,
-    },
-    /// There is an answer to the prompt of a parked tunnel.
-    AnswerReady,
-    /// The prompt of a parked tunnel was cancelled.
-    Cancelled {
-        /// What that amounts to.
-        why: Failure,
-    },
-    /// The session stands.
-    Established {
-        /// Which session.
-        epoch: u64,
-    },
-    /// The dial failed, or the session ended unasked.
-    Lost {
-        /// Which session.
-        epoch: u64,
-        /// Why.
-        why: Failure,
-    },
-    /// The session has ended as asked.
-    Closed {
-        /// Which session.
-        epoch: u64,
-    },
-    /// `deadline()` has passed.
-    Deadline,
-}
-
-impl Event {
-    /// The session it is about, where it is about one.
-    fn epoch(&self) -> Option<u64> {
-        match self {
-            Self::PhaseChanged { epoch, .. }
-            | Self::PendingPrompt { epoch, .. }
-            | Self::Answered { epoch }
-            | Self::Established { epoch }
-            | Self::Lost { epoch, .. }
-            | Self::Closed { epoch } => Some(*epoch),
-            _ => None,
-        }
-    }
-}
-
-/// What the task does next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Make a session.
-    Dial {
-        /// Which.
-        epoch: u64,
-    },
-    /// End the session or the dial, then say `Closed`.
-    Close {
-        /// Which.
-        epoch: u64,
-    },
-    /// Ask the session for a sign of life within a short deadline.
-    Probe {
-        /// Which.
-        epoch: u64,
-    },
-}
 
 /// The machine of one tunnel.
 #[derive(Debug, Clone)]
 pub struct Machine {
     state: State,
-    /// The last epoch given out.
+    /// The epoch of the newest session, 0 before the first.
     epoch: u64,
     backoff: Backoff,
 }
 
 impl Machine {
-    /// A stopped tunnel.
+    /// Creates the machine of a stopped tunnel.
     pub fn new(backoff: Backoff) -> Self {
         Self {
             state: State::Stopped,
@@ -216,12 +41,12 @@ impl Machine {
         }
     }
 
-    /// The state.
+    /// The current state.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// When `Event::Deadline` is due.
+    /// When the caller has to send `Event::Deadline`. `None` if the state has no time limit.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Waiting { until, .. } => Some(*until),
@@ -229,12 +54,12 @@ impl Machine {
         }
     }
 
-    /// Changes the delays of coming failures.
+    /// Changes the delays after future failures. A wait that has begun keeps its length.
     pub fn set_backoff(&mut self, backoff: Backoff) {
         self.backoff = backoff;
     }
 
-    /// The session that is being made, stands, or is being ended.
+    /// The session that is being established, is up, or is being closed. `None` if there is no such session.
     pub fn live_epoch(&self) -> Option<u64> {
         match &self.state {
             State::Connecting { epoch, .. }
@@ -248,9 +73,11 @@ impl Machine {
         }
     }
 
-    /// Takes an event in; says what is to be done. `jitter` in 0..1.
-    pub fn on(&mut self, now: Instant, jitter: f64, event: Event) -> Option<Action> {
-        // The one place where another session's word is dropped.
+    /// Handles an event and returns what the task has to do, if anything. `jitter`, from 0 to 1, varies the delay before
+    /// the next dial.
+    pub fn handle(&mut self, now: Instant, jitter: f64, event: Event) -> Option<Action> {
+        // Background work of an earlier session may report late. This is the only place that checks for it: no
+        // handler below sees an event of another session.
         if event
             .epoch()
             .is_some_and(|epoch| self.live_epoch() != Some(epoch))
@@ -259,27 +86,20 @@ impl Machine {
         }
         match event {
             Event::WantUp => self.want_up(),
-            Event::WantDown => self.end(AfterClose::Stop),
-            Event::Restart => self.end(AfterClose::Connect),
-            Event::RouteChanged => match self.state {
-                State::Stopped => None,
-                _ => self.end_unless_stopping(),
-            },
-            Event::NetworkChanged | Event::Woke => self.stirred(now),
-            Event::CarrierUp => match &self.state {
-                State::Waiting { why, tries, .. } if why.verdict() == Recovery::Retry => {
-                    self.dial(*tries)
-                }
-                _ => None,
-            },
-            Event::PhaseChanged { phase, .. } => self.reached(phase),
-            Event::PendingPrompt { prompt, .. } => self.asked(prompt),
-            Event::Answered { .. } => self.answered(),
+            Event::WantDown => self.close(AfterClose::Stop),
+            Event::Restart => self.close(AfterClose::Connect),
+            Event::RouteChanged => self.route_changed(),
+            Event::NetworkChanged | Event::Woke => self.on_network_change(now),
+            Event::CarrierUp => self.carrier_up(),
+            Event::PhaseChanged { phase, .. } => self.phase_changed(phase),
+            Event::PromptOpened { prompt, .. } => self.prompt_opened(prompt),
+            Event::PromptClosed { .. } => self.prompt_closed(),
+            Event::PromptBlocked { prompt, .. } => self.prompt_blocked(prompt),
             Event::AnswerReady => match self.state {
-                State::AwaitingAnswer { tries, .. } => self.dial(tries),
+                State::AwaitingAnswer { attempts, .. } => self.dial(attempts),
                 _ => None,
             },
-            Event::Cancelled { why } => {
+            Event::PromptCancelled { why } => {
                 if matches!(self.state, State::AwaitingAnswer { .. }) {
                     self.state = State::Failed { why };
                 }
@@ -289,18 +109,20 @@ impl Machine {
             Event::Lost { why, .. } => self.lost(now, jitter, why),
             Event::Closed { .. } => self.closed(),
             Event::Deadline => match self.state {
-                State::Waiting { tries, until, .. } if now >= until => self.dial(tries),
+                State::Waiting {
+                    attempts, until, ..
+                } if now >= until => self.dial(attempts),
                 _ => None,
             },
         }
     }
 
-    fn dial(&mut self, tries: Attempts) -> Option<Action> {
+    fn dial(&mut self, attempts: Attempts) -> Option<Action> {
         self.epoch += 1;
         let epoch = self.epoch;
         self.state = State::Connecting {
             epoch,
-            tries,
+            attempts,
             phase: Phase::Resolve,
         };
         Some(Action::Dial { epoch })
@@ -309,9 +131,11 @@ impl Machine {
     fn want_up(&mut self) -> Option<Action> {
         match &mut self.state {
             State::Stopped | State::Failed { .. } => self.dial(Attempts::default()),
-            State::Waiting { tries, .. } => {
-                let tries = *tries;
-                self.dial(tries)
+            // The failures still count: after another one the delay continues to grow, however often the user says
+            // `up`.
+            State::Waiting { attempts, .. } => {
+                let attempts = *attempts;
+                self.dial(attempts)
             }
             State::Closing { then, .. } => {
                 *then = AfterClose::Connect;
@@ -324,7 +148,8 @@ impl Machine {
         }
     }
 
-    fn end(&mut self, next: AfterClose) -> Option<Action> {
+    /// Closes the session or dial, if there is one, and continues with `next`.
+    fn close(&mut self, next: AfterClose) -> Option<Action> {
         match &mut self.state {
             State::Closing { then, .. } => {
                 *then = next;
@@ -350,18 +175,21 @@ impl Machine {
         }
     }
 
-    fn end_unless_stopping(&mut self) -> Option<Action> {
+    fn route_changed(&mut self) -> Option<Action> {
         match self.state {
-            State::Closing { .. } => None,
-            _ => self.end(AfterClose::Connect),
+            // A changed configuration does not start a stopped tunnel. What is closing dials the new route anyway,
+            // if it dials at all.
+            State::Stopped | State::Closing { .. } => None,
+            _ => self.close(AfterClose::Connect),
         }
     }
 
-    fn stirred(&mut self, now: Instant) -> Option<Action> {
+    fn on_network_change(&mut self, now: Instant) -> Option<Action> {
         match &mut self.state {
             State::Up { epoch, .. } => Some(Action::Probe { epoch: *epoch }),
-            // A refused login is not cured by another network; hurrying it would only lock the account.
-            State::Waiting { until, why, .. } if why.verdict() == Recovery::Retry => {
+            // Only for failures that a new network can cure. An early retry after a refused login could lock the
+            // account.
+            State::Waiting { until, why, .. } if why.recovery() == Recovery::Retry => {
                 *until = (*until).min(now);
                 None
             }
@@ -369,29 +197,39 @@ impl Machine {
         }
     }
 
-    fn reached(&mut self, new: Phase) -> Option<Action> {
+    fn carrier_up(&mut self) -> Option<Action> {
+        match &self.state {
+            // As for a changed network: a refused login still waits.
+            State::Waiting { why, attempts, .. } if why.recovery() == Recovery::Retry => {
+                self.dial(*attempts)
+            }
+            _ => None,
+        }
+    }
+
+    fn phase_changed(&mut self, new: Phase) -> Option<Action> {
         if let State::Connecting { phase, .. } | State::NeedsInput { phase, .. } = &mut self.state {
             *phase = new;
         }
         None
     }
 
-    fn asked(&mut self, prompt: u64) -> Option<Action> {
+    fn prompt_opened(&mut self, prompt: u64) -> Option<Action> {
         if let State::Connecting {
             epoch,
-            tries,
+            attempts,
             phase,
         }
         | State::NeedsInput {
             epoch,
-            tries,
+            attempts,
             phase,
             ..
         } = self.state
         {
             self.state = State::NeedsInput {
                 epoch,
-                tries,
+                attempts,
                 phase,
                 prompt,
             };
@@ -399,32 +237,46 @@ impl Machine {
         None
     }
 
-    fn answered(&mut self) -> Option<Action> {
+    fn prompt_closed(&mut self) -> Option<Action> {
         if let State::NeedsInput {
             epoch,
-            tries,
+            attempts,
             phase,
             ..
         } = self.state
         {
             self.state = State::Connecting {
                 epoch,
-                tries,
+                attempts,
                 phase,
             };
         }
         None
     }
 
+    fn prompt_blocked(&mut self, prompt: u64) -> Option<Action> {
+        if let State::Connecting { attempts, .. } | State::NeedsInput { attempts, .. } = self.state
+        {
+            self.state = State::AwaitingAnswer { attempts, prompt };
+        }
+        None
+    }
+
     fn established(&mut self, now: Instant) -> Option<Action> {
-        if let State::Connecting { epoch, tries, .. } | State::NeedsInput { epoch, tries, .. } =
-            self.state
+        if let State::Connecting {
+            epoch, attempts, ..
+        }
+        | State::NeedsInput {
+            epoch, attempts, ..
+        } = self.state
         {
             self.state = State::Up {
                 epoch,
-                tries: Attempts {
+                // The login worked, so refused ones no longer count. Other failures count until `STABLE_AFTER`,
+                // because a server can accept a login and then drop the session every time.
+                attempts: Attempts {
                     refusals: 0,
-                    ..tries
+                    ..attempts
                 },
                 since: now,
             };
@@ -433,41 +285,68 @@ impl Machine {
     }
 
     fn lost(&mut self, now: Instant, jitter: f64, why: Failure) -> Option<Action> {
-        let (mut tries, stood) = match self.state {
-            State::Up { tries, since, .. } => (tries, Some(now.saturating_duration_since(since))),
-            State::NeedsInput { tries, prompt, .. } if why.verdict() == Recovery::Retry => {
-                self.state = State::AwaitingAnswer { tries, prompt };
+        // `uptime` is `None` if the session never came up.
+        let (mut attempts, uptime) = match self.state {
+            State::Up {
+                attempts, since, ..
+            } => (attempts, Some(now.saturating_duration_since(since))),
+            // The server did not wait for the user. Dialling now would only ask the same question again; so this
+            // counts as no failure, and the dial waits for the answer.
+            State::NeedsInput {
+                attempts, prompt, ..
+            } if why.recovery() == Recovery::Retry => {
+                self.state = State::AwaitingAnswer { attempts, prompt };
                 return None;
             }
-            State::Connecting { tries, .. } | State::NeedsInput { tries, .. } => (tries, None),
+            State::Connecting { attempts, .. } | State::NeedsInput { attempts, .. } => {
+                (attempts, None)
+            }
             State::Closing { .. } => return self.closed(),
-            _ => return None,
+            State::Stopped
+            | State::Waiting { .. }
+            | State::AwaitingAnswer { .. }
+            | State::Failed { .. } => return None,
         };
-        if stood.is_some_and(|stood| stood >= STABLE_AFTER) {
-            tries = Attempts::default();
+        if uptime.is_some_and(|uptime| uptime >= STABLE_AFTER) {
+            attempts = Attempts::default();
         }
-        let first = tries.failures == 0;
-        tries.failures = tries.failures.saturating_add(1);
-        let delay = match why.verdict() {
+        self.recover(now, jitter, why, attempts, uptime)
+    }
+
+    /// Retries after `why`, at once or later, or fails. `attempts` are the failures before this one.
+    fn recover(
+        &mut self,
+        now: Instant,
+        jitter: f64,
+        why: Failure,
+        mut attempts: Attempts,
+        uptime: Option<Duration>,
+    ) -> Option<Action> {
+        let first_failure = attempts.failures == 0;
+        attempts.failures = attempts.failures.saturating_add(1);
+        let delay = match why.recovery() {
             Recovery::NeedsUser => {
                 self.state = State::Failed { why };
                 return None;
             }
             Recovery::RetrySlowly => {
-                tries.refusals = tries.refusals.saturating_add(1);
-                Backoff::after_refusal(tries.refusals, jitter)
+                attempts.refusals = attempts.refusals.saturating_add(1);
+                Backoff::after_refusal(attempts.refusals, jitter)
             }
+            // A session that worked was cut. New connections are held until the next one is up, so dial at once.
             Recovery::Retry
-                if stood.is_some_and(|stood| first || stood >= IMMEDIATE_RETRY_AFTER) =>
+                if uptime
+                    .is_some_and(|uptime| first_failure || uptime >= IMMEDIATE_RETRY_AFTER) =>
             {
-                return self.dial(tries);
+                return self.dial(attempts);
             }
-            // Its own deadline was wait enough: waiting longer would only miss the network's return.
+            // The dial has already waited for its own deadline. A longer delay would only miss the moment at which
+            // the network is back.
             Recovery::Retry if why.kind == FailureKind::Timeout => self.backoff.delay(1, jitter),
-            Recovery::Retry => self.backoff.delay(tries.failures, jitter),
+            Recovery::Retry => self.backoff.delay(attempts.failures, jitter),
         };
         self.state = State::Waiting {
-            tries,
+            attempts,
             until: now + delay,
             why,
         };

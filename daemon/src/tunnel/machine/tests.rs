@@ -1,6 +1,7 @@
-//! The machine by table and by random walk.
+//! The machine: single transitions, and random sequences of events that must keep its invariants.
 
 use proptest::prelude::*;
+use tunneld_proto::status::Desired;
 
 use super::*;
 
@@ -16,10 +17,13 @@ fn failure(kind: FailureKind) -> Failure {
 fn up(now: Instant) -> Machine {
     let mut machine = Machine::new(BACKOFF);
     assert_eq!(
-        machine.on(now, 0.0, Event::WantUp),
+        machine.handle(now, 0.0, Event::WantUp),
         Some(Action::Dial { epoch: 1 })
     );
-    assert_eq!(machine.on(now, 0.0, Event::Established { epoch: 1 }), None);
+    assert_eq!(
+        machine.handle(now, 0.0, Event::Established { epoch: 1 }),
+        None
+    );
     assert!(matches!(machine.state(), State::Up { .. }));
     machine
 }
@@ -32,24 +36,24 @@ fn lost(epoch: u64, kind: FailureKind) -> Event {
 }
 
 #[test]
-fn a_lost_session_is_followed_at_once() {
+fn a_lost_session_is_redialled_at_once() {
     let now = Instant::now();
     let mut machine = up(now);
     let later = now + Duration::from_millis(100);
     assert_eq!(
-        machine.on(later, 0.5, lost(1, FailureKind::Disconnected)),
+        machine.handle(later, 0.5, lost(1, FailureKind::Disconnected)),
         Some(Action::Dial { epoch: 2 })
     );
 }
 
 #[test]
-fn sessions_that_do_not_stand_are_followed_ever_later() {
+fn sessions_that_end_soon_back_off() {
     let now = Instant::now();
     let mut machine = up(now);
-    machine.on(now, 0.0, lost(1, FailureKind::Disconnected));
-    machine.on(now, 0.0, Event::Established { epoch: 2 });
+    machine.handle(now, 0.0, lost(1, FailureKind::Disconnected));
+    machine.handle(now, 0.0, Event::Established { epoch: 2 });
     assert_eq!(
-        machine.on(now, 0.0, lost(2, FailureKind::Disconnected)),
+        machine.handle(now, 0.0, lost(2, FailureKind::Disconnected)),
         None
     );
     assert_eq!(machine.deadline(), Some(now + Duration::from_secs(2)));
@@ -59,18 +63,18 @@ fn sessions_that_do_not_stand_are_followed_ever_later() {
 fn failed_dials_back_off_and_never_give_up() {
     let mut now = Instant::now();
     let mut machine = Machine::new(BACKOFF);
-    machine.on(now, 0.0, Event::WantUp);
+    machine.handle(now, 0.0, Event::WantUp);
     let mut delays = Vec::new();
     for epoch in 1..=9 {
         assert_eq!(
-            machine.on(now, 0.0, lost(epoch, FailureKind::ConnectRefused)),
+            machine.handle(now, 0.0, lost(epoch, FailureKind::ConnectRefused)),
             None
         );
         let until = machine.deadline().unwrap();
         delays.push((until - now).as_secs());
         now = until;
         assert_eq!(
-            machine.on(now, 0.0, Event::Deadline),
+            machine.handle(now, 0.0, Event::Deadline),
             Some(Action::Dial { epoch: epoch + 1 })
         );
     }
@@ -81,67 +85,67 @@ fn failed_dials_back_off_and_never_give_up() {
 fn refused_logins_wait_from_30_s_to_10_min_whatever_the_network_does() {
     let mut now = Instant::now();
     let mut machine = Machine::new(BACKOFF);
-    machine.on(now, 0.0, Event::WantUp);
+    machine.handle(now, 0.0, Event::WantUp);
     let mut delays = Vec::new();
     for epoch in 1..=7 {
-        machine.on(now, 0.0, lost(epoch, FailureKind::AuthRefused));
-        machine.on(now, 0.0, Event::NetworkChanged);
+        machine.handle(now, 0.0, lost(epoch, FailureKind::AuthRefused));
+        machine.handle(now, 0.0, Event::NetworkChanged);
         let until = machine.deadline().unwrap();
         delays.push((until - now).as_secs());
         now = until;
-        machine.on(now, 0.0, Event::Deadline);
+        machine.handle(now, 0.0, Event::Deadline);
     }
     assert_eq!(delays, [30, 60, 120, 240, 480, 600, 600]);
 }
 
 #[test]
-fn a_changed_host_key_stops_until_a_person_acts() {
+fn a_changed_host_key_fails_until_the_user_acts() {
     let now = Instant::now();
     let mut machine = up(now);
-    machine.on(now, 0.0, lost(1, FailureKind::HostKeyChanged));
+    machine.handle(now, 0.0, lost(1, FailureKind::HostKeyChanged));
     assert!(matches!(machine.state(), State::Failed { .. }));
-    assert_eq!(machine.on(now, 0.0, Event::NetworkChanged), None);
-    assert_eq!(machine.on(now, 0.0, Event::Woke), None);
+    assert_eq!(machine.handle(now, 0.0, Event::NetworkChanged), None);
+    assert_eq!(machine.handle(now, 0.0, Event::Woke), None);
     assert_eq!(machine.deadline(), None);
     assert_eq!(
-        machine.on(now, 0.0, Event::WantUp),
+        machine.handle(now, 0.0, Event::WantUp),
         Some(Action::Dial { epoch: 2 })
     );
 }
 
 #[test]
-fn a_waking_machine_probes_what_is_up_and_hurries_what_waits() {
+fn a_wakeup_probes_a_session_that_is_up_and_ends_a_wait() {
     let now = Instant::now();
     let mut machine = up(now);
     assert_eq!(
-        machine.on(now, 0.0, Event::Woke),
+        machine.handle(now, 0.0, Event::Woke),
         Some(Action::Probe { epoch: 1 })
     );
-    machine.on(now, 0.0, lost(1, FailureKind::Disconnected));
-    machine.on(now, 0.0, lost(2, FailureKind::Connect));
+    machine.handle(now, 0.0, lost(1, FailureKind::Disconnected));
+    machine.handle(now, 0.0, lost(2, FailureKind::Connect));
     assert!(machine.deadline().unwrap() > now);
-    machine.on(now, 0.0, Event::NetworkChanged);
+    machine.handle(now, 0.0, Event::NetworkChanged);
     assert_eq!(
-        machine.on(now, 0.0, Event::Deadline),
+        machine.handle(now, 0.0, Event::Deadline),
         Some(Action::Dial { epoch: 3 })
     );
 }
 
 #[test]
-fn a_carrier_that_stands_again_ends_the_wait_for_it_and_no_other() {
+fn a_new_session_of_the_carrier_ends_a_retryable_wait_only() {
     let now = Instant::now();
     for (kind, then) in [
         (FailureKind::Proxy, Some(Action::Dial { epoch: 2 })),
         (FailureKind::AuthRefused, None),
     ] {
         let mut machine = Machine::new(BACKOFF);
-        machine.on(now, 0.0, Event::WantUp);
-        assert_eq!(machine.on(now, 0.0, Event::CarrierUp), None);
-        machine.on(now, 0.0, lost(1, kind));
-        assert_eq!(machine.on(now, 0.0, Event::CarrierUp), then);
+        machine.handle(now, 0.0, Event::WantUp);
+        assert_eq!(machine.handle(now, 0.0, Event::CarrierUp), None);
+        machine.handle(now, 0.0, lost(1, kind));
+        assert_eq!(machine.handle(now, 0.0, Event::CarrierUp), then);
     }
     let mut machine = up(now);
-    assert_eq!(machine.on(now, 0.0, Event::CarrierUp), None);
+    assert_eq!(machine.handle(now, 0.0, Event::CarrierUp), None);
 }
 
 #[test]
@@ -149,35 +153,35 @@ fn the_last_command_wins_while_closing() {
     let now = Instant::now();
     let mut machine = up(now);
     assert_eq!(
-        machine.on(now, 0.0, Event::WantDown),
+        machine.handle(now, 0.0, Event::WantDown),
         Some(Action::Close { epoch: 1 })
     );
-    assert_eq!(machine.on(now, 0.0, Event::WantUp), None);
-    assert_eq!(machine.on(now, 0.0, Event::WantDown), None);
-    assert_eq!(machine.on(now, 0.0, Event::WantUp), None);
+    assert_eq!(machine.handle(now, 0.0, Event::WantUp), None);
+    assert_eq!(machine.handle(now, 0.0, Event::WantDown), None);
+    assert_eq!(machine.handle(now, 0.0, Event::WantUp), None);
     assert_eq!(
-        machine.on(now, 0.0, Event::Closed { epoch: 1 }),
+        machine.handle(now, 0.0, Event::Closed { epoch: 1 }),
         Some(Action::Dial { epoch: 2 })
     );
 }
 
 #[test]
-fn a_changed_route_does_not_wake_what_is_being_stopped() {
+fn a_changed_route_does_not_start_a_tunnel_that_is_stopping() {
     let now = Instant::now();
     let mut machine = up(now);
-    machine.on(now, 0.0, Event::WantDown);
-    machine.on(now, 0.0, Event::RouteChanged);
-    assert_eq!(machine.on(now, 0.0, Event::Closed { epoch: 1 }), None);
+    machine.handle(now, 0.0, Event::WantDown);
+    machine.handle(now, 0.0, Event::RouteChanged);
+    assert_eq!(machine.handle(now, 0.0, Event::Closed { epoch: 1 }), None);
     assert_eq!(machine.state(), &State::Stopped);
-    assert_eq!(machine.on(now, 0.0, Event::RouteChanged), None);
+    assert_eq!(machine.handle(now, 0.0, Event::RouteChanged), None);
 }
 
 #[test]
-fn a_prompt_and_its_answer_keep_the_session_being_made() {
+fn a_prompt_and_its_answer_keep_the_dial() {
     let now = Instant::now();
     let mut machine = Machine::new(BACKOFF);
-    machine.on(now, 0.0, Event::WantUp);
-    machine.on(
+    machine.handle(now, 0.0, Event::WantUp);
+    machine.handle(
         now,
         0.0,
         Event::PhaseChanged {
@@ -185,10 +189,10 @@ fn a_prompt_and_its_answer_keep_the_session_being_made() {
             phase: Phase::Auth,
         },
     );
-    machine.on(
+    machine.handle(
         now,
         0.0,
-        Event::PendingPrompt {
+        Event::PromptOpened {
             epoch: 1,
             prompt: 7,
         },
@@ -201,77 +205,98 @@ fn a_prompt_and_its_answer_keep_the_session_being_made() {
             ..
         }
     ));
-    machine.on(now, 0.0, Event::Answered { epoch: 1 });
-    machine.on(now, 0.0, Event::Established { epoch: 1 });
+    machine.handle(now, 0.0, Event::PromptClosed { epoch: 1 });
+    machine.handle(now, 0.0, Event::Established { epoch: 1 });
     assert!(matches!(machine.state(), State::Up { .. }));
 }
 
 #[test]
-fn an_unanswered_prompt_burns_no_attempt() {
+fn a_connection_that_ends_during_a_prompt_counts_as_no_failure() {
     let now = Instant::now();
     let mut machine = Machine::new(BACKOFF);
-    machine.on(now, 0.0, Event::WantUp);
-    machine.on(
+    machine.handle(now, 0.0, Event::WantUp);
+    machine.handle(
         now,
         0.0,
-        Event::PendingPrompt {
+        Event::PromptOpened {
             epoch: 1,
             prompt: 7,
         },
     );
     assert_eq!(
-        machine.on(now, 0.0, lost(1, FailureKind::Disconnected)),
+        machine.handle(now, 0.0, lost(1, FailureKind::Disconnected)),
         None
     );
     assert_eq!(
         machine.state(),
         &State::AwaitingAnswer {
-            tries: Attempts::default(),
+            attempts: Attempts::default(),
             prompt: 7
         }
     );
-    assert_eq!(machine.on(now, 0.0, Event::WantUp), None);
+    assert_eq!(machine.handle(now, 0.0, Event::WantUp), None);
     assert_eq!(
-        machine.on(now, 0.0, Event::AnswerReady),
+        machine.handle(now, 0.0, Event::AnswerReady),
         Some(Action::Dial { epoch: 2 })
     );
 }
 
 #[test]
-fn a_cancelled_prompt_needs_a_person() {
+fn a_dial_whose_prompt_another_tunnel_asks_first_waits_for_that_prompt() {
     let now = Instant::now();
     let mut machine = Machine::new(BACKOFF);
-    machine.on(now, 0.0, Event::WantUp);
-    machine.on(
+    machine.handle(now, 0.0, Event::WantUp);
+    let blocked = Event::PromptBlocked {
+        epoch: 1,
+        prompt: 7,
+    };
+    assert_eq!(machine.handle(now, 0.0, blocked), None);
+    assert!(matches!(
+        machine.state(),
+        State::AwaitingAnswer { prompt: 7, .. }
+    ));
+    assert_eq!(machine.live_epoch(), None);
+    assert_eq!(
+        machine.handle(now, 0.0, Event::AnswerReady),
+        Some(Action::Dial { epoch: 2 })
+    );
+}
+
+#[test]
+fn a_cancelled_prompt_fails_the_tunnel() {
+    let now = Instant::now();
+    let mut machine = Machine::new(BACKOFF);
+    machine.handle(now, 0.0, Event::WantUp);
+    machine.handle(
         now,
         0.0,
-        Event::PendingPrompt {
+        Event::PromptOpened {
             epoch: 1,
             prompt: 7,
         },
     );
-    machine.on(now, 0.0, lost(1, FailureKind::Disconnected));
-    machine.on(
+    machine.handle(now, 0.0, lost(1, FailureKind::Disconnected));
+    machine.handle(
         now,
         0.0,
-        Event::Cancelled {
+        Event::PromptCancelled {
             why: failure(FailureKind::PromptCancelled),
         },
     );
     assert!(matches!(machine.state(), State::Failed { .. }));
 }
 
-/// What a random walk may do; `Session` words are about the live epoch or, stale, an older one.
+/// One random event: its kind, its failure kind, and a number that gives the time step and sometimes a stale epoch.
 fn step() -> impl Strategy<Value = (u8, u8, u64)> {
-    (0u8..17, 0u8..6, 0u64..100)
+    (0u8..18, 0u8..6, 0u64..100)
 }
 
 proptest! {
     #[test]
-    fn a_random_walk_keeps_the_promises(steps in prop::collection::vec(step(), 1..300)) {
+    fn random_events_keep_the_invariants(steps in prop::collection::vec(step(), 1..300)) {
         let mut now = Instant::now();
         let mut machine = Machine::new(BACKOFF);
-        // The sessions that the task holds: dialled and neither lost nor closed.
+        // The sessions that a task would hold: dialled, and neither lost nor closed.
         let mut live: Vec<u64> = Vec::new();
         let mut wanted = false;
         for (what, kind, ms) in steps {
@@ -287,23 +312,27 @@ proptest! {
                 5 => Event::NetworkChanged,
                 6 => Event::Woke,
                 7 => Event::PhaseChanged { epoch, phase: Phase::Kex },
-                8 => Event::PendingPrompt { epoch, prompt: ms },
-                9 => Event::Answered { epoch },
+                8 => Event::PromptOpened { epoch, prompt: ms },
+                9 => Event::PromptClosed { epoch },
                 10 | 11 => Event::Established { epoch },
                 12 => Event::Lost { epoch, why: failure(kinds[usize::from(kind)]) },
                 13 => Event::AnswerReady,
-                14 => Event::Cancelled { why: failure(FailureKind::PromptCancelled) },
+                14 => Event::PromptCancelled { why: failure(FailureKind::PromptCancelled) },
                 15 => Event::CarrierUp,
-                // A session ends as asked only where it was asked to.
+                16 => Event::PromptBlocked { epoch, prompt: ms },
+                // A task reports `Closed` only after `Action::Close`.
                 _ => match machine.state() {
                     State::Closing { epoch, .. } => Event::Closed { epoch: *epoch },
                     _ => Event::Deadline,
                 },
             };
-            if let Event::Lost { epoch, .. } | Event::Closed { epoch } = &event {
-                live.retain(|e| e != epoch);
+            let connecting = matches!(machine.state(), State::Connecting { .. } | State::NeedsInput { .. });
+            match &event {
+                Event::Lost { epoch, .. } | Event::Closed { epoch } => live.retain(|e| e != epoch),
+                Event::PromptBlocked { epoch, .. } if connecting => live.retain(|e| e != epoch),
+                _ => {}
             }
-            match machine.on(now, 0.3, event) {
+            match machine.handle(now, 0.3, event) {
                 Some(Action::Dial { epoch }) => {
                     prop_assert!(live.is_empty(), "two live sessions: {live:?} and {epoch}");
                     live.push(epoch);
@@ -318,8 +347,9 @@ proptest! {
                 _ => prop_assert!(wanted),
             }
             prop_assert_eq!(machine.live_epoch(), live.last().copied());
+            prop_assert_eq!(machine.state().desired() == Desired::Up, wanted);
         }
-        // When the faults stop, it arrives at what is wanted.
+        // Without further failures it reaches the state that the user wants.
         for _ in 0..4 {
             if let Some(until) = machine.deadline() { now = now.max(until); }
             let event = match machine.state() {
@@ -328,7 +358,7 @@ proptest! {
                 State::AwaitingAnswer { .. } => Event::AnswerReady,
                 _ => Event::Deadline,
             };
-            machine.on(now, 0.3, event);
+            machine.handle(now, 0.3, event);
         }
         match machine.state() {
             State::Up { .. } => prop_assert!(wanted),

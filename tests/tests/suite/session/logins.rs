@@ -189,7 +189,7 @@ async fn an_agent_that_gives_nothing_now_may_later() -> Result<()> {
         route.auth.agent = Where::Socket(socket);
         let failure = refused(&route).await;
         assert_eq!(failure.kind, FailureKind::Agent, "{failure:?}");
-        assert_eq!(failure.verdict(), Recovery::RetrySlowly);
+        assert_eq!(failure.recovery(), Recovery::RetrySlowly);
     }
     Ok(())
 }

@@ -105,14 +105,14 @@ impl Person {
         let asked = Arc::clone(&self.asked);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            while let Some(question) = questions.recv().await {
-                let fields = question.question.fields.len();
-                asked.lock().unwrap().push(question.question);
+            while let Some(prompt) = questions.recv().await {
+                let fields = prompt.request.fields.len();
+                asked.lock().unwrap().push(prompt.request);
                 let given: Option<Vec<SecretString>> = (0..fields)
                     .map(|_| answers.pop_front().flatten().map(SecretString::from))
                     .collect();
                 if let Some(given) = given {
-                    let _ = question.answer.send(given);
+                    let _ = prompt.answer.send(given);
                 }
             }
         });
