@@ -92,7 +92,7 @@ kinds! {
     BindFailed = "bind_failed" => Retry,
     /// The server refused a remote forward.
     RemoteForwardRefused = "remote_forward_refused" => Retry,
-    /// The configuration cannot work.
+    /// The configuration is valid but cannot work.
     Config = "config" => NeedsUser,
     /// A bug in tunneld.
     Internal = "internal" => Retry,

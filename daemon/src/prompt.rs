@@ -16,7 +16,7 @@ pub struct PromptRequest {
     /// Text before `text` that varies between attempts: that the last answer was wrong, or the server's greeting.
     /// Already escaped. May be empty.
     pub note: String,
-    /// The question, already escaped.
+    /// The question itself, which stays the same when it is repeated. Already escaped.
     pub text: String,
     /// The input fields. Each takes one answer.
     pub fields: Vec<PromptField>,
@@ -61,7 +61,7 @@ fn asks_for_password(field: &PromptField) -> bool {
 /// A prompt that the session sent and that is not answered yet. Dropping `answer` cancels it.
 #[derive(Debug)]
 pub struct PendingPrompt {
-    /// What the session asks.
+    /// What to show to the user.
     pub request: PromptRequest,
     /// Returns the answers to the session, one per field.
     pub answer: oneshot::Sender<Vec<SecretString>>,

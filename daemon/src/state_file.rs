@@ -37,8 +37,8 @@ pub struct StateFile {
 }
 
 impl StateFile {
-    /// Reads the file that an earlier daemon left. A file that is missing, broken or written before the last boot counts
-    /// as empty.
+    /// Reads the file that an earlier daemon left. A file that is missing, broken or written before the last boot
+    /// counts as empty.
     pub fn open(path: PathBuf) -> Self {
         let boot_id = boot_id();
         let mut state = read(&path);

@@ -42,13 +42,12 @@ impl TunnelEntry {
 pub(super) struct Actor {
     context: TaskContext,
     state_file: Arc<StateFile>,
-    /// By name.
+    /// Tunnel name to its entry.
     tunnels: BTreeMap<String, TunnelEntry>,
     /// The tunnels' tasks. Each returns its tunnel's name.
     tasks: JoinSet<String>,
 }
 
-/// What woke the loop.
 enum Wake {
     /// `None` if all handles to the supervisor are dropped.
     Request(Option<SupervisorRequest>),
@@ -84,7 +83,7 @@ impl Actor {
         }
     }
 
-    /// Handles one request. A reply fails only if the caller no longer waits, which is no error.
+    /// Handles one request. Sending a reply fails only if the caller no longer waits.
     async fn handle(&mut self, request: SupervisorRequest) {
         match request {
             SupervisorRequest::Apply { tunnels, reply } => {

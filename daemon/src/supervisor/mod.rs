@@ -69,7 +69,7 @@ enum SupervisorRequest {
     },
     Answer {
         id: u64,
-        /// `None` cancels the prompt.
+        /// One answer per field. `None` cancels the prompt.
         answers: Option<Vec<SecretString>>,
         reply: oneshot::Sender<Result<(), RpcError>>,
     },

@@ -20,7 +20,7 @@ const QUEUE: usize = 64;
 /// One tunnel's request for its current configuration.
 #[derive(Debug)]
 pub struct RefreshRequest {
-    /// The tunnel's name.
+    /// The name under which the tunnel is configured.
     pub name: String,
     /// Takes the resolved tunnel. Dropped if the configuration cannot be resolved now, or does not need it.
     pub reply: oneshot::Sender<Tunnel>,

@@ -49,8 +49,8 @@ impl Entry {
     }
 }
 
-/// Lease on one tunnel name. Publishing through an older lease of the same name is ignored: the task of a removed tunnel
-/// may still be closing when a new tunnel takes its name.
+/// Lease on one tunnel name. Publishing through an older lease of the same name is ignored: the task of a removed
+/// tunnel may still be closing when a new tunnel takes its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease(u64);
 
@@ -71,7 +71,7 @@ struct Inner {
     /// The sequence number of the last event.
     seq: u64,
     last_lease: u64,
-    /// By tunnel name.
+    /// Tunnel name to what its task published.
     registrations: BTreeMap<String, Registration>,
     /// By prompt id, so that the oldest is first.
     prompts: BTreeMap<u64, Prompt>,
@@ -118,7 +118,7 @@ impl Default for StatusRegistry {
 }
 
 impl StatusRegistry {
-    /// Creates an empty registry.
+    /// Creates a registry without tunnels and prompts.
     pub fn new() -> Self {
         Self(Arc::new(Shared {
             inner: Mutex::default(),

@@ -16,9 +16,9 @@ use tunneld_config::model::{Route, Tunnel, Via};
 /// What a tunnel's task knows at one moment.
 #[derive(Debug, Clone)]
 pub struct TunnelSnapshot {
-    /// The tunnel's configuration.
+    /// The configuration that the task uses now.
     pub config: Arc<Tunnel>,
-    /// The machine's state. It also tells what the user wants.
+    /// The machine's state, which also implies what the user wants.
     pub state: machine::State,
     /// When the tunnel entered this state.
     pub since: Timestamp,

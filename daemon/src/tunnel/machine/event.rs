@@ -23,52 +23,52 @@ pub enum Event {
     CarrierUp,
     /// The dial has reached another phase.
     PhaseChanged {
-        /// The session being established.
+        /// Epoch of the session that the dial establishes.
         epoch: u64,
-        /// The new phase.
+        /// The phase that the dial is in now.
         phase: Phase,
     },
     /// The dial asks the user.
     PromptOpened {
-        /// The session being established.
+        /// Epoch of the session that the dial establishes.
         epoch: u64,
-        /// The prompt's id.
+        /// Id of the prompt in the registry.
         prompt: u64,
     },
     /// The dial's prompt was answered or cancelled; the dial continues.
     PromptClosed {
-        /// The session being established.
+        /// Epoch of the session that the dial establishes.
         epoch: u64,
     },
     /// The dial would ask what another tunnel is already asking. The task has aborted the dial.
     PromptBlocked {
-        /// The session that was being established.
+        /// Epoch of the session that the aborted dial would have established.
         epoch: u64,
-        /// The other tunnel's prompt.
+        /// Id of the other tunnel's prompt.
         prompt: u64,
     },
     /// In `AwaitingAnswer`: the user answered, or the other tunnel's prompt is done.
     AnswerReady,
     /// In `AwaitingAnswer`: the user cancelled the prompt.
     PromptCancelled {
-        /// The failure to show.
+        /// What the status shows as the reason.
         why: Failure,
     },
     /// The session is established and its forwards are requested.
     Established {
-        /// The new session.
+        /// Epoch of the new session.
         epoch: u64,
     },
     /// The dial failed, or the session ended although nothing asked it to.
     Lost {
-        /// The session.
+        /// Epoch of the dial or session.
         epoch: u64,
-        /// Why it ended.
+        /// Why it ended; decides when the next dial starts.
         why: Failure,
     },
     /// The session is closed, as [`Action::Close`] asked.
     Closed {
-        /// The session.
+        /// Epoch of the session concerned.
         epoch: u64,
     },
     /// The time of `Machine::deadline` has passed.
@@ -103,19 +103,19 @@ impl Event {
 /// What the task does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Dial a new session.
+    /// Dial a new session. `Established` or `Lost` follows.
     Dial {
-        /// The new session's epoch.
+        /// Epoch of the session to establish.
         epoch: u64,
     },
     /// Close the session, or abort the dial. `Event::Closed` follows.
     Close {
-        /// The session.
+        /// Epoch of the session concerned.
         epoch: u64,
     },
     /// Check that the server still answers, within a short deadline.
     Probe {
-        /// The session.
+        /// Epoch of the session concerned.
         epoch: u64,
     },
 }

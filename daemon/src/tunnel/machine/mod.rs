@@ -41,7 +41,7 @@ impl Machine {
         }
     }
 
-    /// The current state.
+    /// The state after the last handled event.
     pub fn state(&self) -> &State {
         &self.state
     }
@@ -73,8 +73,8 @@ impl Machine {
         }
     }
 
-    /// Handles an event and returns what the task has to do, if anything. `jitter`, from 0 to 1, varies the delay before
-    /// the next dial.
+    /// Handles an event and returns what the task has to do, if anything. `jitter`, from 0 to 1, varies the delay
+    /// before the next dial.
     pub fn handle(&mut self, now: Instant, jitter: f64, event: Event) -> Option<Action> {
         // Background work of an earlier session may report late. This is the only place that checks for it: no
         // handler below sees an event of another session.

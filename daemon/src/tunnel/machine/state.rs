@@ -16,27 +16,27 @@ pub enum State {
     Stopped,
     /// A dial is under way, or the new session is requesting its forwards.
     Connecting {
-        /// The session being established.
+        /// Epoch of the session that the dial establishes.
         epoch: u64,
-        /// Failures before this dial.
+        /// Failures in a row before this dial.
         attempts: Attempts,
         /// The step that the dial has reached.
         phase: Phase,
     },
     /// A dial waits for the user to answer its prompt.
     NeedsInput {
-        /// The session being established.
+        /// Epoch of the session that the dial establishes.
         epoch: u64,
-        /// Failures before this dial.
+        /// Failures in a row before this dial.
         attempts: Attempts,
         /// The step in which the dial asked.
         phase: Phase,
-        /// The prompt's id.
+        /// Id of the dial's prompt.
         prompt: u64,
     },
-    /// A session is established.
+    /// A session is established and has requested its forwards.
     Up {
-        /// The live session.
+        /// Epoch of the live session.
         epoch: u64,
         /// Failures before this session. They count until it has been up for `STABLE_AFTER`.
         attempts: Attempts,
@@ -45,16 +45,16 @@ pub enum State {
     },
     /// The last dial or session failed; the next dial starts at `until`.
     Waiting {
-        /// Failures so far.
+        /// Failures in a row, including the last one.
         attempts: Attempts,
         /// When the next dial starts.
         until: Instant,
-        /// The last failure.
+        /// The last failure, whose recovery decided the delay.
         why: Failure,
     },
     /// A session or a dial is being closed.
     Closing {
-        /// The session being closed.
+        /// Epoch of the session or dial being closed.
         epoch: u64,
         /// What follows once it is closed.
         then: AfterClose,
@@ -64,7 +64,7 @@ pub enum State {
     AwaitingAnswer {
         /// Failures so far. The closed connection is not among them.
         attempts: Attempts,
-        /// The prompt's id.
+        /// Id of the open prompt, its own or the other tunnel's.
         prompt: u64,
     },
     /// Retrying cannot help: the tunnel waits for the user to change something.
@@ -91,17 +91,17 @@ impl State {
 /// What follows once a session is closed. A command that arrives meanwhile only replaces this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterClose {
-    /// The tunnel stops.
+    /// Nothing: the tunnel is stopped.
     Stop,
-    /// The tunnel dials a new session.
+    /// The dial of a new session, with no failures counted.
     Connect,
 }
 
 /// Failures in a row. They decide the delay before the next dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Attempts {
-    /// Failures of any kind.
+    /// Failures of any kind, for the delay after an ordinary one.
     pub failures: u32,
-    /// Those among them that must be retried slowly.
+    /// Those among them whose recovery is `RetrySlowly`, for the delay after such a one.
     pub refusals: u32,
 }

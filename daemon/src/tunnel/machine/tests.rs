@@ -291,6 +291,45 @@ fn step() -> impl Strategy<Value = (u8, u8, u64)> {
     (0u8..18, 0u8..6, 0u64..100)
 }
 
+/// The event of number `what`.
+fn random_event(what: u8, kind: u8, prompt: u64, epoch: u64, state: &State) -> Event {
+    let kinds = [
+        FailureKind::Connect,
+        FailureKind::AuthRefused,
+        FailureKind::HostKeyChanged,
+        FailureKind::Timeout,
+        FailureKind::DeadPeer,
+        FailureKind::Disconnected,
+    ];
+    match what {
+        0 | 1 => Event::WantUp,
+        2 => Event::WantDown,
+        3 => Event::Restart,
+        4 => Event::RouteChanged,
+        5 => Event::NetworkChanged,
+        6 => Event::Woke,
+        7 => Event::PhaseChanged {
+            epoch,
+            phase: Phase::Kex,
+        },
+        8 => Event::PromptOpened { epoch, prompt },
+        9 => Event::PromptClosed { epoch },
+        10 | 11 => Event::Established { epoch },
+        12 => lost(epoch, kinds[usize::from(kind)]),
+        13 => Event::AnswerReady,
+        14 => Event::PromptCancelled {
+            why: failure(FailureKind::PromptCancelled),
+        },
+        15 => Event::CarrierUp,
+        16 => Event::PromptBlocked { epoch, prompt },
+        // A task reports `Closed` only after `Action::Close`.
+        _ => match state {
+            State::Closing { epoch, .. } => Event::Closed { epoch: *epoch },
+            _ => Event::Deadline,
+        },
+    }
+}
+
 proptest! {
     #[test]
     fn random_events_keep_the_invariants(steps in prop::collection::vec(step(), 1..300)) {
@@ -302,30 +341,12 @@ proptest! {
         for (what, kind, ms) in steps {
             now += Duration::from_millis(ms * 37);
             let epoch = if ms % 5 == 0 { ms / 5 } else { live.last().copied().unwrap_or(0) };
-            let kinds = [FailureKind::Connect, FailureKind::AuthRefused, FailureKind::HostKeyChanged,
-                FailureKind::Timeout, FailureKind::DeadPeer, FailureKind::Disconnected];
-            let event = match what {
-                0 | 1 => { wanted = true; Event::WantUp }
-                2 => { wanted = false; Event::WantDown }
-                3 => { wanted = true; Event::Restart }
-                4 => Event::RouteChanged,
-                5 => Event::NetworkChanged,
-                6 => Event::Woke,
-                7 => Event::PhaseChanged { epoch, phase: Phase::Kex },
-                8 => Event::PromptOpened { epoch, prompt: ms },
-                9 => Event::PromptClosed { epoch },
-                10 | 11 => Event::Established { epoch },
-                12 => Event::Lost { epoch, why: failure(kinds[usize::from(kind)]) },
-                13 => Event::AnswerReady,
-                14 => Event::PromptCancelled { why: failure(FailureKind::PromptCancelled) },
-                15 => Event::CarrierUp,
-                16 => Event::PromptBlocked { epoch, prompt: ms },
-                // A task reports `Closed` only after `Action::Close`.
-                _ => match machine.state() {
-                    State::Closing { epoch, .. } => Event::Closed { epoch: *epoch },
-                    _ => Event::Deadline,
-                },
-            };
+            match what {
+                0 | 1 | 3 => wanted = true,
+                2 => wanted = false,
+                _ => {}
+            }
+            let event = random_event(what, kind, ms, epoch, machine.state());
             let connecting = matches!(machine.state(), State::Connecting { .. } | State::NeedsInput { .. });
             match &event {
                 Event::Lost { epoch, .. } | Event::Closed { epoch } => live.retain(|e| e != epoch),

@@ -20,22 +20,22 @@ use tunneld_config::model::Route;
 
 /// The resources of the current state.
 pub(super) enum Activity {
-    /// `Stopped`, and `Closing`, where background work closes the session.
+    /// In `Stopped`, and in `Closing`, where background work closes the session.
     Idle,
-    /// `Connecting` and `NeedsInput`.
+    /// In `Connecting` and `NeedsInput`: the dial.
     Dialing(Box<Dial>),
-    /// `Up`, and `Connecting` while the new session requests its forwards.
+    /// In `Up`, and in `Connecting` while the new session requests its forwards.
     Live(Box<Live>),
-    /// `AwaitingAnswer`.
+    /// In `AwaitingAnswer`: the open prompt.
     AwaitingAnswer(AwaitedPrompt),
-    /// `Waiting`.
+    /// In `Waiting`: what can end the wait early.
     Waiting {
         /// The tunnel that carried the last dial. `None` if the route uses none.
         carrier: Option<Carrier>,
         /// The files whose change ends the wait. `None` if the wait is short.
         files: Option<FileSnapshot>,
     },
-    /// `Failed`.
+    /// In `Failed`: what starts a new dial.
     Failed {
         /// The files whose change starts a new dial.
         files: FileSnapshot,
@@ -76,7 +76,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// An established session.
+/// An established session and its prompts.
 pub(super) struct Live {
     pub(super) session: Session,
     pub(super) status: SessionStatus,
@@ -243,8 +243,9 @@ impl Activity {
             (State::Failed { why }, _) => Self::Failed {
                 files: FileSnapshot::new(route, why.recovery()),
             },
-            (State::Stopped | State::Closing { .. }, _) => Self::Idle,
-            (
+            (State::Stopped | State::Closing { .. }, _)
+            // Not reached, see above. Without resources the tunnel waits for the user's next command.
+            | (
                 State::Connecting { .. }
                 | State::NeedsInput { .. }
                 | State::Up { .. }

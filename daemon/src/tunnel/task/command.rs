@@ -25,7 +25,7 @@ pub enum Command {
     User(UserCommand),
     /// Something about the machine changed.
     System(SystemChange),
-    /// The tunnel's configuration changed.
+    /// The tunnel's configuration changed; connects again only if it has to.
     Replace(Box<Tunnel>),
     /// Stop listening on local addresses that none of `keep` uses, because another tunnel needs them.
     ReleaseListeners {
@@ -36,7 +36,7 @@ pub enum Command {
     },
     /// Answer or cancel a prompt.
     Answer {
-        /// The prompt's id.
+        /// Id of the prompt in the registry.
         id: u64,
         /// One answer per field. `None` cancels the prompt.
         answers: Option<Vec<SecretString>>,
@@ -50,9 +50,9 @@ pub enum Command {
 /// What a user can want of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UserCommand {
-    /// Connect, and stay connected.
+    /// Connect, and reconnect after every loss.
     Up,
-    /// Disconnect, and stay disconnected.
+    /// Close the session and the listeners, and stay down.
     Down,
     /// Connect with a new session.
     Restart,
@@ -71,7 +71,7 @@ impl UserCommand {
 /// What can change about the machine that all tunnels need to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SystemChange {
-    /// Addresses or routes changed.
+    /// Addresses, routes or links of the machine changed.
     Network,
     /// The machine woke from sleep.
     Woke,

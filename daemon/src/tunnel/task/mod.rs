@@ -47,7 +47,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long open connections may continue after the daemon was asked to stop.
 const STOP_GRACE: Duration = Duration::from_secs(4);
 
-/// What all tunnels share.
+/// The parts of the daemon that all tunnels share.
 #[derive(Clone)]
 pub struct TaskContext {
     /// Where each tunnel publishes its status.
@@ -85,7 +85,7 @@ pub struct Task {
     kept_answer: Option<Answered>,
 }
 
-/// What the status reports but the current state does not tell.
+/// What the status reports but the current state does not contain.
 struct History {
     /// When the machine entered its state.
     since: Timestamp,

@@ -97,8 +97,8 @@ impl Task {
         }
     }
 
-    /// Aborts the dial, because another tunnel asks the user about the same host. The next dial starts when that prompt is
-    /// done.
+    /// Aborts the dial, because another tunnel asks the user about the same host. The next dial starts when that prompt
+    /// is done.
     fn wait_for_other_prompt(&mut self, epoch: u64, shared: SharedPrompt) {
         let prompt = shared.prompt.id;
         self.activity = Activity::AwaitingAnswer(AwaitedPrompt::OtherTunnel(shared));

@@ -22,7 +22,7 @@ enum ForwardRequestOutcome {
     Answered(Vec<Failure>),
     /// A command arrived that ends this session.
     Interrupted,
-    /// The session ended meanwhile.
+    /// The session ended before all were answered.
     Lost(Failure),
 }
 
