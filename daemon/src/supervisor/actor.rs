@@ -19,7 +19,7 @@ use tunneld_proto::status::Desired;
 use super::handover::listeners_to_release;
 use super::{Applied, COMMAND_QUEUE, HANDOVER_TIMEOUT, STOP_GRACE, SupervisorRequest, not_found};
 use crate::state_file::StateFile;
-use crate::tunnel::task::{Command, Task, TaskContext, UserCommand};
+use crate::tunnel::task::{Command, Task, TaskContext, UserCommand, prompt_not_found};
 use tunneld_config::model::Tunnel;
 
 /// A tunnel and the handles to its task. Dropping the entry removes the tunnel: its task ends by itself.
@@ -313,11 +313,7 @@ impl Actor {
         let prompt = prompts.into_iter().find(|prompt| prompt.id == id);
         match prompt.and_then(|prompt| self.tunnels.get(&prompt.tunnel)) {
             Some(entry) => entry.send(Command::Answer { id, answers, reply }).await,
-            None => {
-                let message = format!("there is no prompt {id}");
-                let error = RpcError::new(ErrorKind::PromptNotFound, message);
-                let _ = reply.send(Err(error.hint("run: tunnelctl answer")));
-            }
+            None => drop(reply.send(Err(prompt_not_found(id)))),
         }
     }
 

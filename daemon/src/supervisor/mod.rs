@@ -354,3 +354,6 @@ fn not_found(names: &[&str]) -> RpcError {
     };
     RpcError::new(ErrorKind::TunnelNotFound, message).hint("run: tunnelctl status")
 }
+
+#[cfg(test)]
+mod tests;

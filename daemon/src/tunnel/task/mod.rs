@@ -27,6 +27,7 @@ use tunneld_proto::status::Desired;
 use self::activity::{Activity, ActivityEvent};
 pub use self::command::{Command, SystemChange, UserCommand};
 use self::open_prompt::Answered;
+pub use self::prompts::prompt_not_found;
 use super::answer_cache::AnswerCache;
 use super::connect_limiter::ConnectLimiter;
 use super::machine::{Action, Event, Machine};

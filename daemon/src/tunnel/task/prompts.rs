@@ -139,7 +139,7 @@ impl Task {
             _ => None,
         };
         let Some(open) = open.filter(|open| open.id() == id) else {
-            return Err(no_prompt(id));
+            return Err(prompt_not_found(id));
         };
         if let Some(answers) = &answers {
             open.check(answers)?;
@@ -233,11 +233,11 @@ impl Task {
         let prompts = self
             .activity
             .background_prompts()
-            .ok_or_else(|| no_prompt(id))?;
+            .ok_or_else(|| prompt_not_found(id))?;
         let at = prompts
             .iter()
             .position(|prompt| prompt.open.id() == id)
-            .ok_or_else(|| no_prompt(id))?;
+            .ok_or_else(|| prompt_not_found(id))?;
         if let (Some(answers), Some(prompt)) = (&answers, prompts.get(at)) {
             prompt.open.check(answers)?;
         }
@@ -251,7 +251,8 @@ impl Task {
     }
 }
 
-fn no_prompt(id: u64) -> RpcError {
+/// The error for an answer to a prompt that is not open, or not open any more.
+pub fn prompt_not_found(id: u64) -> RpcError {
     RpcError::new(
         ErrorKind::PromptNotFound,
         format!("there is no prompt {id}"),
