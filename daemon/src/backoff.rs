@@ -1,36 +1,50 @@
-//! How long to wait before the next attempt. Pure: the jitter is given.
+//! Delays between connection attempts. Pure: the caller passes the jitter.
 
 use std::time::Duration;
 
-/// The first and the longest delay after refused logins, which lock accounts.
-const REFUSED: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
+/// Delay after the first refused login.
+const REFUSED_INITIAL: Duration = Duration::from_secs(30);
 
-/// The delays of one tunnel.
+/// Upper limit of the delay after refused logins, without jitter.
+const REFUSED_MAX: Duration = Duration::from_secs(600);
+
+/// Largest exponent of the doubling: keeps `1 << n` within `u32` however long a server is down.
+const MAX_DOUBLINGS: u32 = 20;
+
+/// The configured retry delays of one tunnel (`backoff_initial`, `backoff_max`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    /// After the first failure.
+    /// Delay after the first failure.
     pub initial: Duration,
-    /// Never longer.
+    /// Upper limit of the delay.
     pub max: Duration,
 }
 
 impl Backoff {
-    /// The delay after the `failures`th failure in a row (from 1); `jitter` in 0..1 takes up to half of it away.
+    /// Returns the delay after the `failures`th failure in a row, counted from 1. It doubles with each failure, up to
+    /// `max`. `jitter`, from 0 to 1, shortens it by up to half.
     pub fn delay(self, failures: u32, jitter: f64) -> Duration {
-        let doublings = failures.saturating_sub(1).min(20);
-        let full = self.initial.saturating_mul(1 << doublings).min(self.max);
+        let full = self
+            .initial
+            .saturating_mul(1 << doublings(failures))
+            .min(self.max);
         full.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
     }
 
-    /// The delay after the `refusals`th refused login in a row: 30 s to 10 min.
+    /// Returns the delay after the `refusals`th refused login in a row, counted from 1: 30 s, doubling up to 10 min.
+    /// `jitter`, from 0 to 1, lengthens it by up to a tenth. The tunnel's configuration has no influence, because
+    /// servers lock accounts after a few refused logins.
     pub fn after_refusal(refusals: u32, jitter: f64) -> Duration {
-        let (initial, max) = REFUSED;
-        // Jitter only lengthens here: the first 30 s are a promise to the server.
-        let full = initial
-            .saturating_mul(1 << refusals.saturating_sub(1).min(20))
-            .min(max);
+        let full = REFUSED_INITIAL
+            .saturating_mul(1 << doublings(refusals))
+            .min(REFUSED_MAX);
+        // Unlike `delay`, this never goes below the documented 30 s.
         full.mul_f64(1.0 + jitter.clamp(0.0, 1.0) / 10.0)
     }
+}
+
+fn doublings(count: u32) -> u32 {
+    count.saturating_sub(1).min(MAX_DOUBLINGS)
 }
 
 #[cfg(test)]
@@ -40,7 +54,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn stays_within_its_bounds(failures in 0u32.., jitter in 0.0f64..1.0) {
+        fn delays_stay_within_their_limits(failures in 0u32.., jitter in 0.0f64..1.0) {
             let backoff = Backoff { initial: Duration::from_secs(1), max: Duration::from_secs(60) };
             let delay = backoff.delay(failures, jitter);
             prop_assert!(delay >= Duration::from_millis(500) && delay <= Duration::from_secs(60));
@@ -50,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn doubles_up_to_the_longest() {
+    fn the_delay_doubles_up_to_the_maximum() {
         let backoff = Backoff {
             initial: Duration::from_secs(1),
             max: Duration::from_secs(60),

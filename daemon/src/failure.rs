@@ -1,33 +1,36 @@
-//! Why a tunnel or a forward is not up, and what follows from it.
+//! Why a tunnel or a forward is not up: the failure's kind, its text, its hint, and how the tunnel recovers from it.
+//!
+//! The kind decides the recovery. The code never compares the text.
 
 use std::fmt;
 
 pub use tunneld_proto::failure::FailureKind;
 
-/// One failure: its stable kind, what a person reads, and what to do.
+/// One failure, as the status and the log show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What programs compare, and what decides the verdict.
+    /// The stable kind, which programs compare and which decides the recovery.
     pub kind: FailureKind,
-    /// One sentence: what was being done, and what happened. Foreign text in it is escaped already.
+    /// One sentence: what was being done, and what happened. Text from servers and programs is already escaped.
     pub message: String,
-    /// What to do now.
+    /// What the user can do about it. `None` if there is nothing to suggest.
     pub hint: Option<String>,
 }
 
-/// What follows from a failure.
+/// How a tunnel continues after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovery {
-    /// Time alone may mend it: try again with the tunnel's backoff.
+    /// Waiting may be enough: retry with the tunnel's own backoff.
     Retry,
-    /// A login was refused: try again from 30 s to 10 min, so that nobody is locked out.
+    /// Every attempt may count as a failed login, or needs something that does not come back soon: retry after 30 s,
+    /// doubling to 10 min, so that the server does not lock the account.
     RetrySlowly,
-    /// Stands still until a person acts.
+    /// Retrying cannot help: the tunnel fails until the user acts.
     NeedsUser,
 }
 
 impl Failure {
-    /// A failure without a hint.
+    /// Creates a failure without a hint.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -36,15 +39,15 @@ impl Failure {
         }
     }
 
-    /// The same failure with what to do now.
+    /// Adds the hint: what the user can do, best a command to run.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// What follows from it.
-    pub fn verdict(&self) -> Recovery {
+    /// How the tunnel recovers, as decided by the kind.
+    pub fn recovery(&self) -> Recovery {
         match self.kind {
             FailureKind::HostKeyUnknown
             | FailureKind::HostKeyChanged

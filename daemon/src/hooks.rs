@@ -171,12 +171,12 @@ async fn ask(
     let tunnel = prompt.tunnel.as_str();
     sleep(ASKPASS_DELAY).await;
     // Waits while an interactive client shows the prompt on its terminal.
-    supervisor.unattended(prompt).await;
+    supervisor.wait_until_unattended(prompt).await;
     let Ok(_permit) = window_permit.acquire().await else {
         return;
     };
     // An interactive client may have connected while this prompt waited for the permit.
-    supervisor.unattended(prompt).await;
+    supervisor.wait_until_unattended(prompt).await;
     match askpass.ask(prompt).await {
         Ok(answers) => {
             if let Err(error) = supervisor.answer(prompt.id, answers).await {

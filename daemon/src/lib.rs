@@ -91,7 +91,11 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
     }
 
     let mut tasks = JoinSet::new();
-    let supervisor = Supervisor::start(loaded.daemon.max_concurrent_connects, &mut tasks);
+    let supervisor = Supervisor::start(
+        loaded.daemon.max_concurrent_connects,
+        state_file.clone(),
+        &mut tasks,
+    );
     let reload = ReloadContext {
         dir,
         loader,
@@ -205,8 +209,6 @@ async fn start_tunnels(context: &ControlContext, loaded: Loaded, ad_hoc: Vec<Tun
         state_file,
         ..
     } = context;
-    // Before the tunnels: a tunnel that was taken down must not connect after a restart.
-    supervisor.set_desired(state_file.desired()).await;
     let count = loaded.tunnels.len();
     // With faults, a configured tunnel may only be missing because its file does not parse: keep what is known of it.
     if loaded.faults.is_empty() {
@@ -222,7 +224,7 @@ async fn start_tunnels(context: &ControlContext, loaded: Loaded, ad_hoc: Vec<Tun
     }
     for tunnel in ad_hoc {
         let name = tunnel.name.clone();
-        if supervisor.add(tunnel).await.is_err() {
+        if supervisor.restore(tunnel).await.is_err() {
             // The configuration has a tunnel of that name now, which has precedence.
             state_file.remove_ad_hoc(&name);
         }

@@ -1,29 +1,32 @@
-//! A question on its way from a session to a person, and the answer on its way back.
+//! Prompts between a session and its tunnel: what the session asks, and the channel that brings the answer back.
+//!
+//! The tunnel's task shows the prompt to the user (`tunnel::task::prompts`); what is asked is decided in `session`.
 
 use secrecy::SecretString;
 use tokio::sync::{mpsc, oneshot};
 use tunneld_proto::status::{PromptField, PromptKind};
 
-/// What is asked.
+/// What a session asks the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptRequest {
-    /// What is asked for.
+    /// What kind of answer is expected.
     pub kind: PromptKind,
-    /// Who asks: `user@host:port`.
+    /// The server that the question is about: `user@host:port`.
     pub host: String,
-    /// What goes before the text: that the last answer was wrong, what the server greets with. Escaped already.
+    /// Text before `text` that varies between attempts: that the last answer was wrong, or the server's greeting.
+    /// Already escaped. May be empty.
     pub note: String,
-    /// The text above the fields, escaped already.
+    /// The question itself, which stays the same when it is repeated. Already escaped.
     pub text: String,
-    /// The fields, one answer each.
+    /// The input fields. Each takes one answer.
     pub fields: Vec<PromptField>,
-    /// The host key's SHA256 fingerprint, where that is asked about.
+    /// The SHA256 fingerprint of the host key. `None` if the prompt is not about one host key.
     pub fingerprint: Option<String>,
 }
 
 impl PromptRequest {
-    /// Whether it asks what `other` asks, whatever was said around it.
-    pub fn is_again(&self, other: &Self) -> bool {
+    /// Whether `other` asks the same question. The note is ignored, because it differs when the question is repeated.
+    pub fn same_question(&self, other: &Self) -> bool {
         self.kind == other.kind
             && self.host == other.host
             && self.text == other.text
@@ -31,61 +34,68 @@ impl PromptRequest {
             && self.fingerprint == other.fingerprint
     }
 
-    /// Whether an answer is as right in the next login: a password is, a code is not.
-    pub fn lasts(&self) -> bool {
+    /// Whether an answer stays right for the next login: a password does, a one-time code does not.
+    pub fn is_reusable(&self) -> bool {
         match self.kind {
             PromptKind::Password
             | PromptKind::Passphrase
             | PromptKind::NewPassword
             | PromptKind::HostKey => true,
-            PromptKind::KeyboardInteractive => self.fields.iter().all(is_password),
+            // PAM asks for ordinary passwords by keyboard-interactive, too (RFC 4256).
+            PromptKind::KeyboardInteractive => self.fields.iter().all(asks_for_password),
             _ => false,
         }
     }
 }
 
-/// PAM asks for passwords by keyboard-interactive.
-fn is_password(field: &PromptField) -> bool {
+/// Whether the field asks for a plain password. The server chooses the label freely, so this is a guess; a label that
+/// may mean a one-time code or a new password does not count.
+fn asks_for_password(field: &PromptField) -> bool {
     let label = field.label.to_lowercase();
-    let once = [
+    let one_time = [
         "one-time", "one time", "otp", "code", "token", "new ", "again",
     ];
-    !field.echo && label.contains("password") && !once.iter().any(|word| label.contains(word))
+    !field.echo && label.contains("password") && !one_time.iter().any(|word| label.contains(word))
 }
 
-/// A question that waits for its answer. Dropping `answer` is a cancel.
+/// A prompt that the session sent and that is not answered yet. Dropping `answer` cancels it.
 #[derive(Debug)]
 pub struct PendingPrompt {
-    /// What is asked.
-    pub question: PromptRequest,
-    /// Where the answers go, one a field.
+    /// What to show to the user.
+    pub request: PromptRequest,
+    /// Returns the answers to the session, one per field.
     pub answer: oneshot::Sender<Vec<SecretString>>,
 }
 
-/// Nobody answered: the prompt was cancelled.
+/// The prompt was cancelled, or the tunnel that should show it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("nobody answered")]
+#[error("the prompt was cancelled")]
 pub struct PromptCancelled;
 
-/// The end of the line at which a session asks.
+/// The session's end of the prompt channel.
 #[derive(Debug, Clone)]
 pub struct PromptSender(mpsc::Sender<PendingPrompt>);
 
 impl PromptSender {
-    /// An asker and the end at which its tunnel hears it.
+    /// Creates a sender and the end at which the tunnel receives the prompts.
     pub fn new() -> (Self, mpsc::Receiver<PendingPrompt>) {
+        // A second question waits in `ask` until the tunnel has taken the first.
         let (sender, receiver) = mpsc::channel(1);
         (Self(sender), receiver)
     }
 
-    /// Asks, and waits for as long as the person takes.
+    /// Sends the request and waits for the answers without a time limit; callers that have a deadline pause it.
     ///
     /// # Errors
-    /// [`PromptCancelled`] where the prompt is cancelled or the tunnel goes away.
-    pub async fn ask(&self, question: PromptRequest) -> Result<Vec<SecretString>, PromptCancelled> {
+    /// [`PromptCancelled`] if the prompt is cancelled or the tunnel ends.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the receiver of the answers. The tunnel gets an answer that comes later back and
+    /// keeps it for the next login.
+    pub async fn ask(&self, request: PromptRequest) -> Result<Vec<SecretString>, PromptCancelled> {
         let (answer, answered) = oneshot::channel();
         self.0
-            .send(PendingPrompt { question, answer })
+            .send(PendingPrompt { request, answer })
             .await
             .map_err(|_| PromptCancelled)?;
         answered.await.map_err(|_| PromptCancelled)
@@ -97,13 +107,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_lasts_and_a_code_does_not() {
-        let lasts = |labels: &[&str]| {
+    fn a_password_is_reusable_and_a_code_is_not() {
+        let is_reusable = |labels: &[&str]| {
             let field = |label: &&str| PromptField {
                 label: (*label).to_owned(),
                 echo: false,
             };
-            let question = PromptRequest {
+            let request = PromptRequest {
                 kind: PromptKind::KeyboardInteractive,
                 host: "h".into(),
                 note: String::new(),
@@ -111,10 +121,10 @@ mod tests {
                 fields: labels.iter().map(field).collect(),
                 fingerprint: None,
             };
-            question.lasts()
+            request.is_reusable()
         };
         for label in ["Password: ", "(ada@login) Password:", "ada's password: "] {
-            assert!(lasts(&[label]), "{label}");
+            assert!(is_reusable(&[label]), "{label}");
         }
         for label in [
             "Verification code: ",
@@ -124,8 +134,8 @@ mod tests {
             "PASSCODE: ",
             "",
         ] {
-            assert!(!lasts(&[label]), "{label}");
+            assert!(!is_reusable(&[label]), "{label}");
         }
-        assert!(!lasts(&["Password: ", "Code: "]));
+        assert!(!is_reusable(&["Password: ", "Code: "]));
     }
 }

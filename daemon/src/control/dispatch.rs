@@ -10,7 +10,7 @@ use tunneld_proto::message::{
     Add, Added, Answer, Cancel, Connect, DaemonStatus, Names, Prompts, Remove, SetLevel,
     StatusParams, Tunnels, method,
 };
-use tunneld_proto::status::{Desired, TunnelStatus};
+use tunneld_proto::status::TunnelStatus;
 use tunneld_proto::version::VERSION;
 
 use super::context::ControlContext;
@@ -116,12 +116,9 @@ async fn up(context: &ControlContext, call: Names, goal: Goal) -> Result<Value, 
     let supervisor = &context.supervisor;
     let command = async {
         match goal {
-            Goal::Fresh => supervisor.restart(&names).await?,
-            Goal::Up | Goal::Down => supervisor.up(&names).await?,
+            Goal::Fresh => supervisor.restart(&names).await,
+            Goal::Up | Goal::Down => supervisor.up(&names).await,
         }
-        // Only after the supervisor accepted the command: unknown names must not get into the file.
-        context.state_file.set_desired(&names, Desired::Up);
-        Ok(())
     };
     if wait {
         wait::until(supervisor, &names, goal, timeout_ms, command).await?;
@@ -138,11 +135,7 @@ async fn down(context: &ControlContext, call: Names) -> Result<Value, RpcError> 
         timeout_ms,
     } = call;
     let supervisor = &context.supervisor;
-    let command = async {
-        supervisor.down(&names).await?;
-        context.state_file.set_desired(&names, Desired::Down);
-        Ok(())
-    };
+    let command = supervisor.down(&names);
     if wait {
         wait::until(supervisor, &names, Goal::Down, timeout_ms, command).await?;
     } else {
@@ -207,18 +200,13 @@ async fn add(context: &ControlContext, call: Add) -> Result<Value, RpcError> {
         context.state_file.remove_ad_hoc(&name);
         Some(file)
     } else {
-        context.supervisor.add(tunnel).await?;
-        context.state_file.insert_ad_hoc(&name, spec);
+        context.supervisor.add(tunnel, spec).await?;
         None
     };
     json(&Added { name, file })
 }
 
 async fn remove(context: &ControlContext, call: Remove) -> Result<Value, RpcError> {
-    // Before the supervisor removes it: a reload in between would restore an ad-hoc tunnel that the file still names.
-    if context.state_file.is_ad_hoc(&call.name) {
-        context.state_file.forget(&call.name);
-    }
     context.supervisor.remove(&call.name).await?;
     Ok(empty_object())
 }

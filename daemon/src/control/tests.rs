@@ -151,7 +151,7 @@ async fn a_slow_subscriber_gets_the_number_of_missed_events_and_a_new_snapshot()
         ..ReloadReport::default()
     };
     for _ in 0..1000 {
-        daemon.context.supervisor.reloaded(big.clone());
+        daemon.context.supervisor.announce_reload(big.clone());
         tokio::task::yield_now().await;
     }
     let mut seq = first;
@@ -168,7 +168,10 @@ async fn a_slow_subscriber_gets_the_number_of_missed_events_and_a_new_snapshot()
         assert_eq!(params["kind"], "config");
     };
     assert!(missed >= 600 && seq + missed <= first + 1000, "{missed}");
-    daemon.context.supervisor.reloaded(ReloadReport::default());
+    daemon
+        .context
+        .supervisor
+        .announce_reload(ReloadReport::default());
     assert_eq!(client.receive().await["params"]["seq"], first + 1001);
 }
 
@@ -231,7 +234,10 @@ async fn up_names_missing_tunnels_and_waits_at_most_timeout_ms() {
         .call("tunnel.down", json!({"names": ["dead"], "wait": true}))
         .await;
     assert_eq!(down["result"]["tunnels"][0]["state"], "stopped");
-    assert_eq!(daemon.context.state_file.desired()["dead"], Desired::Down);
+    assert_eq!(
+        daemon.context.state_file.desired("dead"),
+        Some(Desired::Down)
+    );
 }
 
 #[tokio::test]

@@ -115,7 +115,9 @@ impl ReloadTask {
         let (requests, request_receiver) = mpsc::channel(REQUEST_QUEUE);
         // The supervisor gives its receiver to the first caller. There is one reload task per supervisor; a second one
         // would get a channel without senders.
-        let refreshes = supervisor.stale().unwrap_or_else(|| mpsc::channel(1).1);
+        let refreshes = supervisor
+            .take_refresh_requests()
+            .unwrap_or_else(|| mpsc::channel(1).1);
         let shared = Arc::new(SharedDiagnostics {
             dir,
             diagnostics: Mutex::default(),
@@ -181,7 +183,7 @@ impl ReloadTask {
             };
             match job.resolve().await {
                 // The send fails if the tunnel was removed meanwhile.
-                Ok(tunnel) => drop(refresh.fresh.send(tunnel)),
+                Ok(tunnel) => drop(refresh.reply.send(tunnel)),
                 Err(error) => tracing::warn!(
                     tunnel = refresh.name,
                     "its configuration cannot be resolved now and stays unchanged: {error}"
@@ -219,7 +221,7 @@ impl ReloadTask {
         if diagnostics_changed || tunnels_changed {
             let faults = report.errors.len();
             tracing::info!(?added, ?changed, ?removed, faults, "configuration read");
-            self.supervisor.reloaded(report.clone());
+            self.supervisor.announce_reload(report.clone());
         }
         report
     }
@@ -230,7 +232,7 @@ impl ReloadTask {
         let present: Vec<&str> = statuses.iter().map(|tunnel| tunnel.name.as_str()).collect();
         for tunnel in restore_ad_hoc(&self.state_file, &self.loader, &present).await {
             // Fails if the daemon stops, or if a client has added a tunnel of that name meanwhile.
-            let _ = self.supervisor.add(tunnel).await;
+            let _ = self.supervisor.restore(tunnel).await;
         }
     }
 

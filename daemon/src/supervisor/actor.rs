@@ -1,175 +1,186 @@
-//! The supervisor's own loop.
+//! The supervisor's task: handles one request after the other and restarts a tunnel whose task panicked.
+//!
+//! It is the only writer of the desired states in the state file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use secrecy::SecretString;
+use serde_json::Value;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::timeout;
 use tracing::error;
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::Event;
 use tunneld_proto::status::Desired;
 
-use super::{
-    Applied, COMMANDS, HANDOVER, STOP_GRACE, SupervisorRequest, Verb, handover, not_found,
-};
-use crate::tunnel::task::{Command, Shared, Task};
+use super::handover::listeners_to_release;
+use super::{Applied, COMMAND_QUEUE, HANDOVER_TIMEOUT, STOP_GRACE, SupervisorRequest, not_found};
+use crate::state_file::StateFile;
+use crate::tunnel::task::{Command, Task, TaskContext, UserCommand, prompt_not_found};
 use tunneld_config::model::Tunnel;
 
-/// One tunnel as its owner sees it.
+/// A tunnel and the handles to its task. Dropping the entry removes the tunnel: its task ends by itself.
 struct TunnelEntry {
-    spec: Arc<Tunnel>,
+    config: Arc<Tunnel>,
     commands: mpsc::Sender<Command>,
-    abort: AbortHandle,
-    /// Made on the command line.
+    /// Identifies the task in `Actor::tasks`.
+    task: AbortHandle,
+    /// Whether it was made on the command line. A reload does not remove such a tunnel.
     ad_hoc: bool,
 }
 
+impl TunnelEntry {
+    async fn send(&self, command: Command) {
+        // Fails only if the task has panicked; `Actor::on_task_ended` then starts it again.
+        let _ = self.commands.send(command).await;
+    }
+}
+
 pub(super) struct Actor {
-    shared: Shared,
+    context: TaskContext,
+    state_file: Arc<StateFile>,
+    /// Tunnel name to its entry.
     tunnels: BTreeMap<String, TunnelEntry>,
-    /// What commands said, which goes before `autostart`.
-    desired: watch::Sender<BTreeMap<String, Desired>>,
+    /// The tunnels' tasks. Each returns its tunnel's name.
     tasks: JoinSet<String>,
 }
 
-/// What woke the loop.
-enum Stir {
-    SupervisorRequest(Option<SupervisorRequest>),
-    Ended(Result<String, tokio::task::JoinError>),
+enum Wake {
+    /// `None` if all handles to the supervisor are dropped.
+    Request(Option<SupervisorRequest>),
+    TaskEnded(Result<String, JoinError>),
 }
 
 impl Actor {
-    pub(super) fn new(shared: Shared, desired: watch::Sender<BTreeMap<String, Desired>>) -> Self {
+    pub(super) fn new(context: TaskContext, state_file: Arc<StateFile>) -> Self {
         Self {
-            shared,
+            context,
+            state_file,
             tunnels: BTreeMap::new(),
-            desired,
             tasks: JoinSet::new(),
         }
     }
 
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<SupervisorRequest>) {
+    pub(super) async fn run(mut self, mut requests: mpsc::Receiver<SupervisorRequest>) {
         loop {
-            let stir = tokio::select! {
-                order = inbox.recv() => Stir::SupervisorRequest(order),
-                Some(ended) = self.tasks.join_next() => Stir::Ended(ended),
+            let wake = tokio::select! {
+                request = requests.recv() => Wake::Request(request),
+                Some(ended) = self.tasks.join_next() => Wake::TaskEnded(ended),
             };
-            match stir {
-                Stir::SupervisorRequest(None) => return self.stop().await,
-                Stir::SupervisorRequest(Some(SupervisorRequest::Stop(reply))) => {
+            match wake {
+                Wake::Request(None) => return self.stop().await,
+                Wake::Request(Some(SupervisorRequest::Stop(reply))) => {
                     self.stop().await;
                     let _ = reply.send(());
                     return;
                 }
-                Stir::SupervisorRequest(Some(order)) => self.obey(order).await,
-                Stir::Ended(ended) => self.ended(ended),
+                Wake::Request(Some(request)) => self.handle(request).await,
+                Wake::TaskEnded(ended) => self.on_task_ended(ended),
             }
         }
     }
 
-    async fn obey(&mut self, order: SupervisorRequest) {
-        match order {
+    /// Handles one request. Sending a reply fails only if the caller no longer waits.
+    async fn handle(&mut self, request: SupervisorRequest) {
+        match request {
             SupervisorRequest::Apply { tunnels, reply } => {
                 let _ = reply.send(self.apply(tunnels).await);
             }
-            SupervisorRequest::Add { tunnel, reply } => {
-                let _ = reply.send(self.add(*tunnel));
+            SupervisorRequest::Add {
+                tunnel,
+                keys,
+                reply,
+            } => {
+                let _ = reply.send(self.add(*tunnel, keys));
             }
             SupervisorRequest::Remove { name, reply } => {
                 let _ = reply.send(self.remove(&name));
             }
-            SupervisorRequest::Command { names, verb, reply } => {
-                let _ = reply.send(self.command(&names, verb).await);
+            SupervisorRequest::Command {
+                names,
+                command,
+                reply,
+            } => {
+                let _ = reply.send(self.command(&names, command).await);
             }
             SupervisorRequest::Answer { id, answers, reply } => {
-                self.answer(id, answers, reply).await
+                self.answer(id, answers, reply).await;
             }
-            SupervisorRequest::Desired(desired) => {
-                self.desired.send_replace(desired);
-            }
-            SupervisorRequest::All(verb) => {
-                for owned in self.tunnels.values() {
-                    let _ = owned.commands.send(verb.command()).await;
+            SupervisorRequest::Broadcast(change) => {
+                for entry in self.tunnels.values() {
+                    entry.send(Command::System(change)).await;
                 }
             }
             SupervisorRequest::Alive(reply) => {
                 let _ = reply.send(());
             }
+            // `run` handles it.
             SupervisorRequest::Stop(_) => {}
         }
     }
 
+    /// Makes the configured tunnels equal to `tunnels`. Tunnels made on the command line stay.
     async fn apply(&mut self, tunnels: Vec<Tunnel>) -> Applied {
-        let mut applied = Applied::default();
-        let wanted: BTreeSet<&str> = tunnels.iter().map(|tunnel| tunnel.name.as_str()).collect();
-        applied.removed = self
+        let configured: BTreeSet<&str> =
+            tunnels.iter().map(|tunnel| tunnel.name.as_str()).collect();
+        let is_affected =
+            |name: &str, entry: &TunnelEntry| !entry.ad_hoc || configured.contains(name);
+        let removed: Vec<String> = self
             .tunnels
             .iter()
-            .filter(|(name, owned)| !owned.ad_hoc && !wanted.contains(name.as_str()))
+            .filter(|(name, entry)| !entry.ad_hoc && !configured.contains(name.as_str()))
             .map(|(name, _)| name.clone())
             .collect();
         let before = self
             .tunnels
             .iter()
-            .filter(|(name, owned)| !owned.ad_hoc || wanted.contains(name.as_str()));
-        let givers = handover::givers(before.map(|(_, owned)| &*owned.spec), &tunnels);
-        let events = self.shared.board.subscribe().1;
-        for name in &applied.removed {
-            // What was said of it stays said, for a file that is away for a moment.
+            .filter(|(name, entry)| is_affected(name, entry))
+            .map(|(_, entry)| &*entry.config);
+        let releasing = listeners_to_release(before, &tunnels);
+        // Before the removal, so that no `Removed` event is missed.
+        let events = self.context.registry.subscribe().1;
+        for name in &removed {
+            // The desired state stays in the state file: a configuration file may be away for a moment only.
             self.tunnels.remove(name);
         }
-        if !givers.is_empty() {
-            // One that is slow to let go does not hold up the others for long.
-            let _ = timeout(HANDOVER, self.free(&givers, &tunnels, events)).await;
+        if !releasing.is_empty() {
+            // A tunnel that is slow to release its address delays the others only this long. Its successor then retries
+            // in the background.
+            let released = self.release_listeners(&releasing, &tunnels, events);
+            let _ = timeout(HANDOVER_TIMEOUT, released).await;
         }
+        let mut applied = Applied {
+            removed,
+            ..Applied::default()
+        };
         for tunnel in tunnels {
-            let name = tunnel.name.clone();
-            match self.tunnels.get_mut(&name) {
-                None => {
-                    let wanted = self.wanted(&tunnel);
-                    self.start(Arc::new(tunnel), false, wanted);
-                    applied.added.push(name);
-                }
-                Some(owned) if *owned.spec != tunnel => {
-                    owned.spec = Arc::new(tunnel.clone());
-                    owned.ad_hoc = false;
-                    let _ = owned
-                        .commands
-                        .send(Command::Replace(Box::new(tunnel)))
-                        .await;
-                    applied.changed.push(name);
-                }
-                // A tunnel made on the command line and then saved.
-                Some(owned) => owned.ad_hoc = false,
-            }
+            self.start_or_replace(tunnel, &mut applied).await;
         }
         applied
     }
 
-    /// Waits until the givers listen no more where others will.
-    async fn free(
+    /// Waits until the tunnels `releasing` have stopped listening where tunnels in `after` will.
+    async fn release_listeners(
         &self,
-        givers: &[String],
+        releasing: &[String],
         after: &[Tunnel],
         mut events: broadcast::Receiver<Event>,
     ) {
-        for name in givers {
-            let stays = after.iter().find(|tunnel| tunnel.name == *name);
-            match stays.and_then(|tunnel| Some((tunnel, self.tunnels.get(name)?))) {
-                Some((tunnel, owned)) => {
-                    let (done, given_up) = oneshot::channel();
-                    let wanted = tunnel.forwards.clone();
-                    let give_up = Command::GiveUp { wanted, done };
-                    let _ = owned.commands.send(give_up).await;
-                    let _ = given_up.await;
+        for name in releasing {
+            let successor = after.iter().find(|tunnel| tunnel.name == *name);
+            match successor.and_then(|tunnel| Some((tunnel, self.tunnels.get(name)?))) {
+                Some((successor, entry)) => {
+                    let (done, released) = oneshot::channel();
+                    let keep = successor.forwards.clone();
+                    entry.send(Command::ReleaseListeners { keep, done }).await;
+                    let _ = released.await;
                 }
-                // Removed: it is gone once its addresses are free.
+                // It is being removed: it leaves the registry once its addresses are free.
                 None => {
-                    while self.shared.board.status(name).is_some() {
+                    while self.context.registry.status(name).is_some() {
                         if let Err(RecvError::Closed) = events.recv().await {
                             break;
                         }
@@ -179,89 +190,99 @@ impl Actor {
         }
     }
 
-    fn wanted(&self, tunnel: &Tunnel) -> Desired {
-        let unsaid = if tunnel.life.autostart {
+    async fn start_or_replace(&mut self, tunnel: Tunnel, applied: &mut Applied) {
+        let name = tunnel.name.clone();
+        match self.tunnels.get_mut(&name) {
+            None => {
+                let desired = self.configured_desired(&tunnel);
+                self.start(Arc::new(tunnel), false, desired);
+                applied.added.push(name);
+            }
+            Some(entry) if *entry.config != tunnel => {
+                entry.config = Arc::new(tunnel.clone());
+                entry.ad_hoc = false;
+                entry.send(Command::Replace(Box::new(tunnel))).await;
+                applied.changed.push(name);
+            }
+            // Unchanged, or an ad-hoc tunnel that was saved as it is.
+            Some(entry) => entry.ad_hoc = false,
+        }
+    }
+
+    /// What to do with a configured tunnel: the last `up` or `down` takes precedence over `autostart`.
+    fn configured_desired(&self, tunnel: &Tunnel) -> Desired {
+        let by_configuration = if tunnel.life.autostart {
             Desired::Up
         } else {
             Desired::Down
         };
-        self.desired
-            .borrow()
-            .get(&tunnel.name)
-            .copied()
-            .unwrap_or(unsaid)
+        self.state_file
+            .desired(&tunnel.name)
+            .unwrap_or(by_configuration)
     }
 
-    /// Notes what a command says.
-    fn want(&self, name: &str, desired: Desired) {
-        self.desired
-            .send_if_modified(|all| all.insert(name.to_owned(), desired) != Some(desired));
-    }
-
-    fn add(&mut self, tunnel: Tunnel) -> Result<(), RpcError> {
-        if self.tunnels.contains_key(&tunnel.name) {
-            let message = format!("a tunnel named {} exists", tunnel.name);
+    /// Adds an ad-hoc tunnel. `keys` are recorded in the state file; `None` if it has them already.
+    fn add(&mut self, tunnel: Tunnel, keys: Option<Value>) -> Result<(), RpcError> {
+        let name = tunnel.name.clone();
+        if self.tunnels.contains_key(&name) {
+            let message = format!("a tunnel named {name} exists");
             return Err(
                 RpcError::new(ErrorKind::TunnelExists, message).hint(format!(
-                    "choose another with --name, or run: tunnelctl up {}",
-                    tunnel.name
+                    "choose another with --name, or run: tunnelctl up {name}"
                 )),
             );
         }
-        let wanted = self
-            .desired
-            .borrow()
-            .get(&tunnel.name)
-            .copied()
-            .unwrap_or(Desired::Up);
-        self.want(&tunnel.name, wanted);
-        self.start(Arc::new(tunnel), true, wanted);
+        // A restored tunnel may have been stopped before the restart.
+        let desired = self.state_file.desired(&name).unwrap_or(Desired::Up);
+        self.start(Arc::new(tunnel), true, desired);
+        if let Some(keys) = keys {
+            self.state_file.insert_ad_hoc(&name, keys);
+        }
+        self.state_file.set_desired(&[name], desired);
         Ok(())
     }
 
     fn remove(&mut self, name: &str) -> Result<(), RpcError> {
+        // Before the tunnel ends, so that a reload does not restore it. Also without a running tunnel: one that could
+        // not be restored would be tried at each reload.
+        if self.state_file.is_ad_hoc(name) {
+            self.state_file.forget(name);
+        }
         match self.tunnels.get(name) {
-            Some(owned) if owned.ad_hoc => {
-                self.forget(name);
+            Some(entry) if entry.ad_hoc => {
+                self.state_file.forget(name);
+                self.tunnels.remove(name);
                 Ok(())
             }
             Some(_) => Err(RpcError::new(
                 ErrorKind::InvalidParams,
-                format!("the tunnel {name} stands in the configuration"),
+                format!("the tunnel {name} is defined in the configuration"),
             )
-            .hint("remove it there; to stop it, run: tunnelctl down")),
+            .hint("remove it from its file; to stop it, run: tunnelctl down")),
             None => Err(not_found(&[name])),
         }
     }
 
-    fn start(&mut self, spec: Arc<Tunnel>, ad_hoc: bool, wanted: Desired) {
-        let (commands, inbox) = mpsc::channel(COMMANDS);
-        let name = spec.name.clone();
-        let task = Task::new(Arc::clone(&spec), wanted, self.shared.clone(), inbox);
-        let ended = name.clone();
-        let abort = self.tasks.spawn(async move {
-            task.run().await;
-            ended
+    fn start(&mut self, config: Arc<Tunnel>, ad_hoc: bool, desired: Desired) {
+        let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
+        let name = config.name.clone();
+        let task = Task::new(Arc::clone(&config), self.context.clone(), inbox);
+        let returned_name = name.clone();
+        let task = self.tasks.spawn(async move {
+            task.run(desired).await;
+            returned_name
         });
-        self.tunnels.insert(
-            name,
-            TunnelEntry {
-                spec,
-                commands,
-                abort,
-                ad_hoc,
-            },
-        );
+        let entry = TunnelEntry {
+            config,
+            commands,
+            task,
+            ad_hoc,
+        };
+        self.tunnels.insert(name, entry);
     }
 
-    /// Lets a tunnel end by itself: its task goes on until it is down.
-    fn forget(&mut self, name: &str) {
-        self.desired
-            .send_if_modified(|all| all.remove(name).is_some());
-        self.tunnels.remove(name);
-    }
-
-    async fn command(&mut self, names: &[String], verb: Verb) -> Result<(), RpcError> {
+    /// Sends the command to all named tunnels, or to none if one does not exist.
+    async fn command(&mut self, names: &[String], command: UserCommand) -> Result<(), RpcError> {
         let missing: Vec<&str> = names
             .iter()
             .map(String::as_str)
@@ -271,77 +292,62 @@ impl Actor {
             return Err(not_found(&missing));
         }
         for name in names {
-            match verb {
-                Verb::Up | Verb::Restart => self.want(name, Desired::Up),
-                Verb::Down => self.want(name, Desired::Down),
-                Verb::NetworkChanged | Verb::Woke => {}
-            }
-            if let Some(owned) = self.tunnels.get(name) {
-                let _ = owned.commands.send(verb.command()).await;
+            if let Some(entry) = self.tunnels.get(name) {
+                entry.send(Command::User(command)).await;
             }
         }
+        // After the commands: the tunnels do not wait for the disk. Before the reply: what the user was promised
+        // outlives a crash.
+        self.state_file.set_desired(names, command.desired());
         Ok(())
     }
 
+    /// Passes the answer to the tunnel that shows the prompt. The tunnel's task replies.
     async fn answer(
         &mut self,
         id: u64,
         answers: Option<Vec<SecretString>>,
         reply: oneshot::Sender<Result<(), RpcError>>,
     ) {
-        let prompt = self
-            .shared
-            .board
-            .prompts()
-            .into_iter()
-            .find(|prompt| prompt.id == id);
+        let prompts = self.context.registry.prompts();
+        let prompt = prompts.into_iter().find(|prompt| prompt.id == id);
         match prompt.and_then(|prompt| self.tunnels.get(&prompt.tunnel)) {
-            Some(owned) => {
-                let _ = owned
-                    .commands
-                    .send(Command::Answer { id, answers, reply })
-                    .await;
-            }
-            None => {
-                let _ = reply.send(Err(RpcError::new(
-                    ErrorKind::PromptNotFound,
-                    format!("no prompt {id} waits"),
-                )
-                .hint("run: tunnelctl answer")));
-            }
+            Some(entry) => entry.send(Command::Answer { id, answers, reply }).await,
+            None => drop(reply.send(Err(prompt_not_found(id)))),
         }
     }
 
-    /// A tunnel's task has ended: as asked, or by a defect of ours, and then it is started anew.
-    fn ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
-        let Err(defect) = ended else { return };
+    /// A tunnel's task has returned, which is as requested, or has panicked: then it is started again.
+    fn on_task_ended(&mut self, ended: Result<String, JoinError>) {
+        let Err(panic) = ended else { return };
         let Some(name) = self
             .tunnels
             .iter()
-            .find(|(_, owned)| owned.abort.id() == defect.id())
+            .find(|(_, entry)| entry.task.id() == panic.id())
             .map(|(name, _)| name.clone())
         else {
             return;
         };
         error!(
             tunnel = name,
-            "a defect of tunneld ended the tunnel's task, which starts anew: {defect}"
+            "a bug in tunneld ended the tunnel's task; starting it again: {panic}"
         );
-        if let Some(owned) = self.tunnels.remove(&name) {
-            let wanted = self
-                .shared
-                .board
+        if let Some(entry) = self.tunnels.remove(&name) {
+            // The status that the task published last.
+            let desired = self
+                .context
+                .registry
                 .status(&name)
                 .map_or(Desired::Up, |status| status.desired);
-            self.start(owned.spec, owned.ad_hoc, wanted);
+            self.start(entry.config, entry.ad_hoc, desired);
         }
     }
 
     async fn stop(mut self) {
-        self.shared.board.bye();
-        for owned in self.tunnels.values() {
-            // A full channel closes below: the task stops all the same.
-            let _ = owned.commands.try_send(Command::Stop);
+        self.context.registry.announce_shutdown();
+        for entry in self.tunnels.values() {
+            // All at once, without waiting for a slow one. If a queue is full, the closed channel below ends the task.
+            let _ = entry.commands.try_send(Command::Stop);
         }
         self.tunnels.clear();
         let _ = timeout(STOP_GRACE, async {

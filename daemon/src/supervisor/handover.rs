@@ -1,35 +1,41 @@
-//! Who has to stop listening before others can begin, when tunnels are renamed or a forward moves between them. Pure.
+//! Which tunnels have to stop listening before others can start, when tunnels are renamed or a forward moves from one
+//! to another. Pure.
 
 use tunneld_config::addr::ListenAddr;
 use tunneld_config::model::{Forward, Tunnel};
 use tunneld_config::overlap;
 
-/// Those of the tunnels `before` that listen where, `after`, another will.
-pub(super) fn givers<'a>(
+/// Returns the names of the tunnels in `before` that listen on a local address which another tunnel in `after` needs.
+pub(super) fn listeners_to_release<'a>(
     before: impl IntoIterator<Item = &'a Tunnel>,
     after: &[Tunnel],
 ) -> Vec<String> {
-    let gives = |old: &&Tunnel| {
-        let stays = after.iter().find(|new| new.name == old.name);
-        let given = old
+    let has_to_release = |old: &&Tunnel| {
+        let successor = after.iter().find(|new| new.name == old.name);
+        let released = old
             .forwards
             .iter()
-            .filter(|forward| stays.is_none_or(|new| !new.forwards.contains(forward)));
-        let others = after.iter().filter(|new| new.name != old.name);
-        let taken: Vec<&ListenAddr> = others
+            .filter(|forward| successor.is_none_or(|new| !new.forwards.contains(forward)))
+            .filter_map(local_listen);
+        let needed: Vec<&ListenAddr> = after
+            .iter()
+            .filter(|new| new.name != old.name)
             .flat_map(|new| &new.forwards)
-            .filter_map(near)
+            .filter_map(local_listen)
             .collect();
-        given
-            .filter_map(near)
-            .any(|given| taken.iter().any(|taken| overlap(given, taken)))
+        released
+            .into_iter()
+            .any(|released| needed.iter().any(|needed| overlap(released, needed)))
     };
-    let givers = before.into_iter().filter(gives);
-    givers.map(|old| old.name.clone()).collect()
+    before
+        .into_iter()
+        .filter(has_to_release)
+        .map(|old| old.name.clone())
+        .collect()
 }
 
-/// Where a forward listens on this side.
-fn near(forward: &Forward) -> Option<&ListenAddr> {
+/// The local address of a forward. `None` for a remote forward, whose address is the server's.
+fn local_listen(forward: &Forward) -> Option<&ListenAddr> {
     match forward {
         Forward::Local { listen, .. } | Forward::Dynamic { listen } => Some(listen),
         Forward::Remote { .. } => None,
@@ -47,27 +53,26 @@ mod tests {
             Env::for_tests("/none"),
             std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
         );
-        let mut spec = serde_json::json!({ "host": "h", "ssh_config": false });
-        spec.as_object_mut()
+        let mut keys = serde_json::json!({ "host": "h", "ssh_config": false });
+        keys.as_object_mut()
             .unwrap()
             .extend(forwards.as_object().unwrap().clone());
-        ad_hoc(name, &spec, &loader).await.unwrap()
+        ad_hoc(name, &keys, &loader).await.unwrap()
     }
 
     #[tokio::test]
-    async fn an_address_that_changes_hands_is_given_up_first() {
-        let one = |name| tunnel(name, serde_json::json!({"local_forward": ["8001 h:1"]}));
-        let other = |name| tunnel(name, serde_json::json!({"dynamic_forward": ["8002"]}));
-        let none = |name| tunnel(name, serde_json::json!({"remote_forward": ["8001 h:1"]}));
-        let (a, b) = (one("a").await, other("b").await);
-        let before = || [&a, &b];
-        assert!(givers(before(), &[a.clone(), b.clone()]).is_empty());
-        assert!(givers(before(), &[]).is_empty(), "nobody takes it");
-        assert_eq!(givers(before(), &[one("c").await, b.clone()]), ["a"]);
-        let moved = [none("a").await, one("b").await];
-        assert_eq!(givers(before(), &moved), ["a"]);
-        let swapped = [other("a").await, one("b").await];
-        assert_eq!(givers(before(), &swapped), ["a", "b"]);
-        assert!(givers(before(), &[none("c").await]).is_empty());
+    async fn a_tunnel_releases_the_addresses_that_another_one_needs() {
+        let local = |name| tunnel(name, serde_json::json!({"local_forward": ["8001 h:1"]}));
+        let dynamic = |name| tunnel(name, serde_json::json!({"dynamic_forward": ["8002"]}));
+        let remote = |name| tunnel(name, serde_json::json!({"remote_forward": ["8001 h:1"]}));
+        let (a, b) = (local("a").await, dynamic("b").await);
+        let released = |after: &[Tunnel]| listeners_to_release([&a, &b], after);
+        assert!(released(&[a.clone(), b.clone()]).is_empty());
+        assert!(released(&[]).is_empty(), "no other tunnel needs it");
+        assert_eq!(released(&[local("c").await, b.clone()]), ["a"]);
+        assert_eq!(released(&[remote("a").await, local("b").await]), ["a"]);
+        let swapped = [dynamic("a").await, local("b").await];
+        assert_eq!(released(&swapped), ["a", "b"]);
+        assert!(released(&[remote("c").await]).is_empty());
     }
 }

@@ -1,48 +1,50 @@
-//! Every tunnel by its name: made, commanded, replaced, ended. The only owner of the tunnels' tasks.
+//! All tunnels by name: started, commanded, replaced, removed. The supervisor is the only owner of the tunnels' tasks.
+//!
+//! [`Supervisor`] is the handle that the rest of the daemon uses; the task behind it is in `actor`.
 
 mod actor;
 mod handover;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use serde_json::Value;
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{Event, ReloadReport, Snapshot};
-use tunneld_proto::status::{Desired, Prompt, TunnelStatus};
+use tunneld_proto::status::{Prompt, TunnelStatus};
 
 use crate::session::Session;
+use crate::state_file::StateFile;
 use crate::tunnel::connect_limiter::ConnectLimiter;
 use crate::tunnel::interactive_clients::ClientGuard;
 use crate::tunnel::refresh::{RefreshHandle, RefreshRequest};
 use crate::tunnel::registry::StatusRegistry;
-use crate::tunnel::task::{Command, Shared};
+use crate::tunnel::task::{SystemChange, TaskContext, UserCommand};
 use tunneld_config::model::Tunnel;
 
 use actor::Actor;
 
-/// How long all tunnels together may take to end in order.
+/// How long all tunnels together may take to stop. After that their tasks are aborted.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// How long the new owner of an address waits for the old one; after that it tries for itself.
-const HANDOVER: Duration = Duration::from_secs(2);
+/// How long a reload waits for tunnels to release addresses that others need. After that the new owners retry.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Commands that one tunnel may be behind.
-const COMMANDS: usize = 64;
+/// Commands that may wait for one tunnel, and requests that may wait for the supervisor.
+const COMMAND_QUEUE: usize = 64;
 
-/// A handle to the supervisor; clones speak to the same one.
+/// A handle to the supervisor. Clones send to the same one.
 #[derive(Clone)]
 pub struct Supervisor {
-    orders: mpsc::Sender<SupervisorRequest>,
-    board: StatusRegistry,
-    gate: ConnectLimiter,
-    refresher: RefreshHandle,
-    desired: watch::Receiver<BTreeMap<String, Desired>>,
+    requests: mpsc::Sender<SupervisorRequest>,
+    registry: StatusRegistry,
+    connect_limiter: ConnectLimiter,
+    refresh: RefreshHandle,
 }
 
 enum SupervisorRequest {
@@ -52,6 +54,8 @@ enum SupervisorRequest {
     },
     Add {
         tunnel: Box<Tunnel>,
+        /// The keys to record in the state file. `None` for a tunnel that is restored from it.
+        keys: Option<Value>,
         reply: oneshot::Sender<Result<(), RpcError>>,
     },
     Remove {
@@ -60,185 +64,171 @@ enum SupervisorRequest {
     },
     Command {
         names: Vec<String>,
-        verb: Verb,
+        command: UserCommand,
         reply: oneshot::Sender<Result<(), RpcError>>,
     },
     Answer {
         id: u64,
+        /// One answer per field. `None` cancels the prompt.
         answers: Option<Vec<SecretString>>,
         reply: oneshot::Sender<Result<(), RpcError>>,
     },
-    Desired(BTreeMap<String, Desired>),
-    All(Verb),
+    Broadcast(SystemChange),
     Alive(oneshot::Sender<()>),
     Stop(oneshot::Sender<()>),
 }
 
-/// What several tunnels are told alike.
-#[derive(Debug, Clone, Copy)]
-enum Verb {
-    Up,
-    Down,
-    Restart,
-    NetworkChanged,
-    Woke,
-}
-
-impl Verb {
-    fn command(self) -> Command {
-        match self {
-            Self::Up => Command::Up,
-            Self::Down => Command::Down,
-            Self::Restart => Command::Restart,
-            Self::NetworkChanged => Command::NetworkChanged,
-            Self::Woke => Command::Woke,
-        }
-    }
-}
-
-/// What a new configuration came to, by name.
+/// The names of the tunnels that a new configuration affected.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// New.
+    /// Tunnels that the configuration did not have before.
     pub added: Vec<String>,
-    /// Changed.
+    /// Tunnels whose configuration differs from the one before.
     pub changed: Vec<String>,
-    /// Gone.
+    /// Tunnels that the configuration no longer has.
     pub removed: Vec<String>,
 }
 
 impl Supervisor {
-    /// Starts a supervisor on `tasks`; at most `max_connects` handshakes run at once.
-    pub fn start(max_connects: usize, tasks: &mut JoinSet<()>) -> Self {
-        let (orders, inbox) = mpsc::channel(COMMANDS);
-        let board = StatusRegistry::new();
-        let gate = ConnectLimiter::new(max_connects);
-        let shared = Shared {
-            board: board.clone(),
-            gate: gate.clone(),
-            prompts: Arc::new(AtomicU64::new(0)),
-            recent: Arc::default(),
-            refresher: RefreshHandle::default(),
+    /// Starts a supervisor without tunnels on `tasks`. At most `max_connects` dials run at once.
+    pub fn start(max_connects: usize, state_file: Arc<StateFile>, tasks: &mut JoinSet<()>) -> Self {
+        let (requests, inbox) = mpsc::channel(COMMAND_QUEUE);
+        let registry = StatusRegistry::new();
+        let connect_limiter = ConnectLimiter::new(max_connects);
+        let refresh = RefreshHandle::default();
+        let context = TaskContext {
+            registry: registry.clone(),
+            connect_limiter: connect_limiter.clone(),
+            last_prompt_id: Arc::new(AtomicU64::new(0)),
+            answers: Arc::default(),
+            refresh: refresh.clone(),
         };
-        let refresher = shared.refresher.clone();
-        let (told, desired) = watch::channel(BTreeMap::new());
-        tasks.spawn(Actor::new(shared, told).run(inbox));
+        tasks.spawn(Actor::new(context, state_file).run(inbox));
         Self {
-            orders,
-            board,
-            gate,
-            desired,
-            refresher,
+            requests,
+            registry,
+            connect_limiter,
+            refresh,
         }
     }
 
-    /// Where tunnels ask for their newest state before they dial; whoever takes it first answers.
-    pub fn stale(&self) -> Option<mpsc::Receiver<RefreshRequest>> {
-        self.refresher.answered()
+    /// The queue of tunnels that want their configuration resolved again before they dial. `None` after the first call.
+    pub fn take_refresh_requests(&self) -> Option<mpsc::Receiver<RefreshRequest>> {
+        self.refresh.take_requests()
     }
 
-    /// Lets at most `max_connects` handshakes run at once from now on.
+    /// Changes how many dials may run at once. Dials that run already continue.
     pub fn limit_connects(&self, max_connects: usize) {
-        self.gate.resize(max_connects);
+        self.connect_limiter.resize(max_connects);
     }
 
-    async fn order<T>(
+    async fn request<T>(
         &self,
-        make: impl FnOnce(oneshot::Sender<T>) -> SupervisorRequest,
+        request: impl FnOnce(oneshot::Sender<T>) -> SupervisorRequest,
     ) -> Result<T, RpcError> {
         let (reply, answer) = oneshot::channel();
-        self.orders
-            .send(make(reply))
+        self.requests
+            .send(request(reply))
             .await
             .map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())
     }
 
-    /// Makes the configured tunnels what `tunnels` says; those made on the command line stay.
+    /// Makes the configured tunnels equal to `tunnels`: starts, replaces and removes as needed. Tunnels made on the
+    /// command line stay.
     ///
     /// # Errors
     /// `stopping`.
     pub async fn apply(&self, tunnels: Vec<Tunnel>) -> Result<Applied, RpcError> {
-        self.order(|reply| SupervisorRequest::Apply { tunnels, reply })
+        self.request(|reply| SupervisorRequest::Apply { tunnels, reply })
             .await
     }
 
-    /// Adds a tunnel made on the command line and brings it up, unless the desired state says otherwise.
+    /// Adds a tunnel made on the command line, brings it up, and records `keys`, those of `[tunnel.NAME]`, for the next
+    /// start of the daemon.
     ///
     /// # Errors
     /// `tunnel_exists`, `stopping`.
-    pub async fn add(&self, tunnel: Tunnel) -> Result<(), RpcError> {
-        self.order(|reply| SupervisorRequest::Add {
+    pub async fn add(&self, tunnel: Tunnel, keys: Value) -> Result<(), RpcError> {
+        self.add_with_keys(tunnel, Some(keys)).await
+    }
+
+    /// Adds a tunnel that the state file has from an earlier daemon, in the state in which the user left it.
+    ///
+    /// # Errors
+    /// `tunnel_exists`, `stopping`.
+    pub async fn restore(&self, tunnel: Tunnel) -> Result<(), RpcError> {
+        self.add_with_keys(tunnel, None).await
+    }
+
+    async fn add_with_keys(&self, tunnel: Tunnel, keys: Option<Value>) -> Result<(), RpcError> {
+        self.request(|reply| SupervisorRequest::Add {
             tunnel: Box::new(tunnel),
+            keys,
             reply,
         })
         .await?
     }
 
-    /// Ends and forgets a tunnel made on the command line.
+    /// Removes a tunnel made on the command line. Returns when it has left the status, at most 5 s later.
     ///
     /// # Errors
-    /// `tunnel_not_found`, also for a configured one; `stopping`.
+    /// `tunnel_not_found`; `invalid_params` for a configured tunnel; `stopping`.
     pub async fn remove(&self, name: &str) -> Result<(), RpcError> {
-        let mut events = self.board.subscribe().1;
-        self.order(|reply| SupervisorRequest::Remove {
+        let mut events = self.registry.subscribe().1;
+        self.request(|reply| SupervisorRequest::Remove {
             name: name.to_owned(),
             reply,
         })
         .await??;
-        let gone = async {
-            // What was missed is looked up.
-            while self.board.status(name).is_some() && events.recv().await.is_ok() {}
+        let removed = async {
+            // The registry is checked after each event, so a missed one does no harm.
+            while self.registry.status(name).is_some() && events.recv().await.is_ok() {}
         };
-        // It goes by itself, whoever waits.
-        let _ = timeout(STOP_GRACE, gone).await;
+        // The tunnel's task ends by itself, even if nothing waits for it.
+        let _ = timeout(STOP_GRACE, removed).await;
         Ok(())
     }
 
-    /// Wants tunnels up.
+    /// Brings tunnels up and keeps them up.
     ///
     /// # Errors
-    /// `tunnel_not_found`, and then none is touched; `stopping`.
+    /// `tunnel_not_found` if one of them does not exist; then no tunnel changes. `stopping`.
     pub async fn up(&self, names: &[String]) -> Result<(), RpcError> {
-        self.command(names, Verb::Up).await
+        self.command(names, UserCommand::Up).await
     }
 
-    /// Wants tunnels down.
+    /// Brings tunnels down and keeps them down.
     ///
     /// # Errors
     /// As [`Self::up`].
     pub async fn down(&self, names: &[String]) -> Result<(), RpcError> {
-        self.command(names, Verb::Down).await
+        self.command(names, UserCommand::Down).await
     }
 
-    /// Wants new sessions.
+    /// Replaces the sessions of tunnels by new ones. Brings up those that are down.
     ///
     /// # Errors
     /// As [`Self::up`].
     pub async fn restart(&self, names: &[String]) -> Result<(), RpcError> {
-        self.command(names, Verb::Restart).await
+        self.command(names, UserCommand::Restart).await
     }
 
-    async fn command(&self, names: &[String], verb: Verb) -> Result<(), RpcError> {
-        self.order(|reply| SupervisorRequest::Command {
+    async fn command(&self, names: &[String], command: UserCommand) -> Result<(), RpcError> {
+        self.request(|reply| SupervisorRequest::Command {
             names: names.to_vec(),
-            verb,
+            command,
             reply,
         })
         .await?
     }
 
-    /// Answers a prompt.
+    /// Answers a prompt, with one answer per field.
     ///
     /// # Errors
-    /// `prompt_not_found`, `invalid_answer`, `stopping`.
+    /// `prompt_not_found`; `invalid_answer`, and then the prompt stays open; `stopping`.
     pub async fn answer(&self, id: u64, answers: Vec<SecretString>) -> Result<(), RpcError> {
-        self.order(|reply| SupervisorRequest::Answer {
-            id,
-            answers: Some(answers),
-            reply,
-        })
-        .await?
+        self.answer_or_cancel(id, Some(answers)).await
     }
 
     /// Cancels a prompt.
@@ -246,68 +236,77 @@ impl Supervisor {
     /// # Errors
     /// `prompt_not_found`, `stopping`.
     pub async fn cancel(&self, id: u64) -> Result<(), RpcError> {
-        self.order(|reply| SupervisorRequest::Answer {
-            id,
-            answers: None,
-            reply,
-        })
-        .await?
+        self.answer_or_cancel(id, None).await
     }
 
-    /// What an earlier daemon was last told: goes before `autostart` for tunnels that come after.
-    pub async fn set_desired(&self, desired: BTreeMap<String, Desired>) {
-        let _ = self.orders.send(SupervisorRequest::Desired(desired)).await;
+    async fn answer_or_cancel(
+        &self,
+        id: u64,
+        answers: Option<Vec<SecretString>>,
+    ) -> Result<(), RpcError> {
+        self.request(|reply| SupervisorRequest::Answer { id, answers, reply })
+            .await?
     }
 
-    /// The machine's network has changed.
+    /// Reports to all tunnels that the machine's network changed.
     pub async fn network_changed(&self) {
+        self.broadcast(SystemChange::Network).await;
+    }
+
+    /// Reports to all tunnels that the machine woke from sleep.
+    pub async fn woke(&self) {
+        self.broadcast(SystemChange::Woke).await;
+    }
+
+    async fn broadcast(&self, change: SystemChange) {
+        // Fails only if the daemon is stopping.
         let _ = self
-            .orders
-            .send(SupervisorRequest::All(Verb::NetworkChanged))
+            .requests
+            .send(SupervisorRequest::Broadcast(change))
             .await;
     }
 
-    /// The machine has woken.
-    pub async fn woke(&self) {
-        let _ = self.orders.send(SupervisorRequest::All(Verb::Woke)).await;
-    }
-
-    /// Returns once the supervisor's own loop has turned: what a watchdog wants to know.
+    /// Returns once the supervisor has handled all earlier requests. For the watchdog.
     ///
     /// # Errors
     /// `stopping`.
     pub async fn alive(&self) -> Result<(), RpcError> {
-        self.order(SupervisorRequest::Alive).await
+        self.request(SupervisorRequest::Alive).await
     }
 
-    /// Ends every tunnel, at most 5 s together.
+    /// Stops every tunnel. Takes at most 5 s for all together.
     pub async fn stop(&self) {
-        let _ = self.order(SupervisorRequest::Stop).await;
+        // Fails only if the supervisor has stopped already.
+        let _ = self.request(SupervisorRequest::Stop).await;
     }
 
-    /// Every tunnel, by name.
+    /// The status of every tunnel, sorted by name.
     pub fn statuses(&self) -> Vec<TunnelStatus> {
-        self.board.statuses()
+        self.registry.statuses()
     }
 
-    /// The waiting prompts, oldest first.
+    /// The open prompts, oldest first.
     pub fn prompts(&self) -> Vec<Prompt> {
-        self.board.prompts()
+        self.registry.prompts()
     }
 
-    /// The command that a tunnel has for its prompts; empty where there is none.
+    /// The tunnel's `on_needs_input` command. Empty if it has none or does not exist.
     pub fn on_needs_input(&self, name: &str) -> Vec<String> {
-        self.board.on_needs_input(name)
+        self.registry.on_needs_input(name)
     }
 
-    /// Somebody asks the prompts of these tunnels at a terminal, until what is returned is dropped.
+    /// Registers a client that shows the prompts of these tunnels at a terminal, until the guard is dropped; of all
+    /// tunnels if `names` is empty.
     pub fn attend(&self, names: Vec<String>) -> ClientGuard {
-        self.board.attend(names)
+        self.registry.attend(names)
     }
 
-    /// Waits until nobody asks this prompt at a terminal.
-    pub async fn unattended(&self, prompt: &Prompt) {
-        self.board.unattended(prompt).await;
+    /// Waits until no client shows this prompt at a terminal.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn wait_until_unattended(&self, prompt: &Prompt) {
+        self.registry.wait_until_unattended(prompt).await;
     }
 
     /// The live session of a tunnel.
@@ -315,9 +314,13 @@ impl Supervisor {
     /// # Errors
     /// `tunnel_not_found`, `not_up`.
     pub fn session(&self, name: &str) -> Result<Session, RpcError> {
-        let status = self.board.status(name).ok_or_else(|| not_found(&[name]))?;
-        self.board
+        let status = self
+            .registry
+            .status(name)
+            .ok_or_else(|| not_found(&[name]))?;
+        self.registry
             .session(name)
+            // The registry may still show a session that has just ended.
             .filter(|session| !session.is_closed())
             .ok_or_else(|| {
                 RpcError::new(
@@ -328,19 +331,14 @@ impl Supervisor {
             })
     }
 
-    /// Everything as it stands, and every event after it.
+    /// Returns the current state of everything, and every event after it.
     pub fn subscribe(&self) -> (Snapshot, broadcast::Receiver<Event>) {
-        self.board.subscribe()
+        self.registry.subscribe()
     }
 
-    /// Tells subscribers that the configuration was read again.
-    pub fn reloaded(&self, report: ReloadReport) {
-        self.board.reloaded(report);
-    }
-
-    /// What commands last said of each tunnel, whenever it changes; a tunnel that none was about is not in it.
-    pub fn desired(&self) -> watch::Receiver<BTreeMap<String, Desired>> {
-        self.desired.clone()
+    /// Sends the event that the configuration was read again.
+    pub fn announce_reload(&self, report: ReloadReport) {
+        self.registry.announce_reload(report);
     }
 }
 
@@ -356,3 +354,6 @@ fn not_found(names: &[&str]) -> RpcError {
     };
     RpcError::new(ErrorKind::TunnelNotFound, message).hint("run: tunnelctl status")
 }
+
+#[cfg(test)]
+mod tests;

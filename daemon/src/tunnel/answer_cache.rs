@@ -1,46 +1,59 @@
-//! Answers that have just let a tunnel in: the next tunnel that waits for the same host need not ask for them again.
-//! One-time codes are never kept.
+//! Answers that led to a successful login a short time ago. Tunnels that wait for a login at the same host reuse them,
+//! so that the user is asked once. One-time codes are never cached.
 
 use std::time::Duration;
 
+use secrecy::SecretString;
+use tokio::time::Instant;
 use tunneld_proto::status::PromptKind;
 
 use crate::prompt::PromptRequest;
-use secrecy::SecretString;
-use tokio::time::Instant;
 
-/// How long an answer serves the tunnels that waited behind the one that asked.
-const KEPT: Duration = Duration::from_secs(30);
+/// How long an answer stays in the cache: enough for the tunnels that waited for the one that asked.
+const MAX_AGE: Duration = Duration::from_secs(30);
 
-/// The recent answers. Pure: time is given.
+#[derive(Debug)]
+struct CachedAnswer {
+    request: PromptRequest,
+    answers: Vec<SecretString>,
+    at: Instant,
+}
+
+/// The cached answers of all tunnels. Pure: the caller passes the time.
 #[derive(Debug, Default)]
-pub struct AnswerCache(Vec<(PromptRequest, Vec<SecretString>, Instant)>);
+pub struct AnswerCache(Vec<CachedAnswer>);
 
 impl AnswerCache {
-    /// Keeps an answer that was right, if it is one that stays right.
-    pub fn keep(&mut self, now: Instant, question: PromptRequest, answers: Vec<SecretString>) {
-        self.forget(now);
-        // Trust in a host is written down, or was meant for that once.
-        let of_login = !matches!(question.kind, PromptKind::HostKey | PromptKind::NewPassword);
-        if question.lasts() && of_login {
-            self.0.retain(|(kept, ..)| !kept.is_again(&question));
-            self.0.push((question, answers, now));
+    /// Stores answers that the server accepted. Ignores answers that are not reusable.
+    pub fn insert(&mut self, now: Instant, request: PromptRequest, answers: Vec<SecretString>) {
+        self.remove_expired(now);
+        // A host key that was accepted is in known_hosts, or was accepted for one connection only. A new password
+        // replaces the old one once.
+        let is_login = !matches!(request.kind, PromptKind::HostKey | PromptKind::NewPassword);
+        if request.is_reusable() && is_login {
+            self.0
+                .retain(|cached| !cached.request.same_question(&request));
+            self.0.push(CachedAnswer {
+                request,
+                answers,
+                at: now,
+            });
         }
     }
 
-    /// The answer to the same question, if it was given just now.
-    pub fn find(&mut self, now: Instant, question: &PromptRequest) -> Option<Vec<SecretString>> {
-        self.forget(now);
+    /// Returns the answers to the same question, or `None` if there are none younger than [`MAX_AGE`].
+    pub fn get(&mut self, now: Instant, request: &PromptRequest) -> Option<Vec<SecretString>> {
+        self.remove_expired(now);
         self.0
             .iter()
-            .find(|(kept, ..)| kept.is_again(question))
-            .map(|(_, answers, _)| answers.clone())
+            .find(|cached| cached.request.same_question(request))
+            .map(|cached| cached.answers.clone())
     }
 
-    /// Wipes what is too old.
-    pub fn forget(&mut self, now: Instant) {
+    /// Drops expired answers, which wipes them from memory.
+    pub fn remove_expired(&mut self, now: Instant) {
         self.0
-            .retain(|(_, _, at)| now.saturating_duration_since(*at) < KEPT);
+            .retain(|cached| now.saturating_duration_since(cached.at) < MAX_AGE);
     }
 }
 
@@ -51,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    fn question(kind: PromptKind) -> PromptRequest {
+    fn request(kind: PromptKind) -> PromptRequest {
         PromptRequest {
             kind,
             host: "ada@login:22".to_owned(),
@@ -71,46 +84,46 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_that_let_in_replaces_the_wrong_one_before_it() {
+    fn a_right_answer_replaces_the_wrong_one_before_it() {
         let now = Instant::now();
-        let mut recent = AnswerCache::default();
-        let first = question(PromptKind::Password);
-        let again = PromptRequest {
+        let mut cache = AnswerCache::default();
+        let first = request(PromptKind::Password);
+        let repeated = PromptRequest {
             note: "The password was wrong. ".to_owned(),
             ..first.clone()
         };
-        recent.keep(now, first.clone(), vec!["typo".to_owned().into()]);
-        recent.keep(now, again, vec!["right".to_owned().into()]);
-        let found = recent.find(now, &first).unwrap();
+        cache.insert(now, first.clone(), vec!["typo".to_owned().into()]);
+        cache.insert(now, repeated, vec!["right".to_owned().into()]);
+        let found = cache.get(now, &first).unwrap();
         assert_eq!(found[0].expose_secret(), "right");
     }
 
     #[test]
-    fn a_password_serves_the_next_tunnel_and_a_code_never() {
+    fn a_password_is_cached_for_a_while_and_a_code_never() {
         let now = Instant::now();
-        let mut recent = AnswerCache::default();
-        recent.keep(
+        let mut cache = AnswerCache::default();
+        cache.insert(
             now,
-            question(PromptKind::Password),
+            request(PromptKind::Password),
             vec!["s".to_owned().into()],
         );
-        recent.keep(
+        cache.insert(
             now,
-            question(PromptKind::KeyboardInteractive),
+            request(PromptKind::KeyboardInteractive),
             vec!["123456".to_owned().into()],
         );
-        let found = recent.find(now, &question(PromptKind::Password)).unwrap();
+        let found = cache.get(now, &request(PromptKind::Password)).unwrap();
         assert_eq!(found[0].expose_secret(), "s");
         assert!(
-            recent
-                .find(now, &question(PromptKind::KeyboardInteractive))
+            cache
+                .get(now, &request(PromptKind::KeyboardInteractive))
                 .is_none()
         );
         assert!(
-            recent
-                .find(now + KEPT, &question(PromptKind::Password))
+            cache
+                .get(now + MAX_AGE, &request(PromptKind::Password))
                 .is_none()
         );
-        assert!(recent.0.is_empty());
+        assert!(cache.0.is_empty());
     }
 }

@@ -1,85 +1,95 @@
-//! How many handshakes run at once: one a server, so many in all, so that no herd meets a server that comes back.
+//! Limits how many connection attempts run at once: one per server and a total for the daemon. Without it, all tunnels
+//! of a server that comes back would connect in the same moment.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use tunneld_config::model::{Route, Via};
 
-/// The gate that every dial of the daemon passes.
+/// The limiter that every dial of the daemon goes through. Clones share the limits.
 #[derive(Debug, Clone)]
 pub struct ConnectLimiter {
-    // Std mutexes: nothing is awaited under them.
-    all: Arc<Mutex<Arc<Semaphore>>>,
+    // Not tokio mutexes: each is held for a lookup, never across an await.
+    total: Arc<Mutex<Arc<Semaphore>>>,
+    /// One semaphore per server, as long as a dial uses it.
     servers: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
 }
 
-/// The right to dial; given back when dropped.
+/// Permission to dial. Dropping it lets the next dial start.
 #[derive(Debug)]
 pub struct ConnectPermit(Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>);
 
 impl ConnectPermit {
-    /// Gives the places back: a person who thinks must not hold up a tunnel that needs none.
-    pub fn wait_for_a_person(&mut self) {
+    /// Gives the permit back while the dial waits for the user: a user may take minutes, and other tunnels may need no
+    /// answer.
+    pub fn release_for_prompt(&mut self) {
         self.0 = None;
     }
 }
 
 impl ConnectLimiter {
-    /// A gate for `most` handshakes in all.
-    pub fn new(most: usize) -> Self {
+    /// Creates a limiter for `max` dials at once, at least 1.
+    pub fn new(max: usize) -> Self {
         Self {
-            all: Arc::new(Mutex::new(places(most))),
+            total: Arc::new(Mutex::new(semaphore(max))),
             servers: Arc::default(),
         }
     }
 
-    /// Waits for the right to dial `route`.
-    pub async fn pass(&self, route: &Route) -> Option<ConnectPermit> {
+    /// Waits until `route` may be dialled. `None` only if a semaphore is closed for good, which does not happen.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a dropped future holds no permit, but loses its place in the queue.
+    pub async fn acquire(&self, route: &Route) -> Option<ConnectPermit> {
+        // The server first: a dial that waits for a busy server takes none of the total.
         let server = self.server(route).acquire_owned().await.ok()?;
         loop {
-            let all = Arc::clone(&self.all.lock().unwrap_or_else(PoisonError::into_inner));
-            // Closed where the number was changed meanwhile.
-            if let Ok(all) = all.acquire_owned().await {
-                return Some(ConnectPermit(Some((server, all))));
+            let total = Arc::clone(&self.total.lock());
+            // `resize` closes the old semaphore: wait at the new one.
+            if let Ok(total) = total.acquire_owned().await {
+                return Some(ConnectPermit(Some((server, total))));
             }
         }
     }
 
-    /// Lets `most` handshakes run at once from now on; those under way end in their own time, uncounted.
-    pub fn resize(&self, most: usize) {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *all, places(most)).close();
+    /// Changes the total. Dials that run already finish and do not count towards the new total.
+    pub fn resize(&self, max: usize) {
+        std::mem::replace(&mut *self.total.lock(), semaphore(max)).close();
     }
 
     fn server(&self, route: &Route) -> Arc<Semaphore> {
         let key = first_server(route);
-        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        servers.retain(|_, gate| gate.strong_count() > 0);
-        if let Some(gate) = servers.get(&key).and_then(Weak::upgrade) {
-            return gate;
+        let mut servers = self.servers.lock();
+        servers.retain(|_, semaphore| semaphore.strong_count() > 0);
+        if let Some(semaphore) = servers.get(&key).and_then(Weak::upgrade) {
+            return semaphore;
         }
-        let gate = Arc::new(Semaphore::new(1));
-        servers.insert(key, Arc::downgrade(&gate));
-        gate
+        let semaphore = Arc::new(Semaphore::new(1));
+        servers.insert(key, Arc::downgrade(&semaphore));
+        semaphore
     }
 }
 
-fn places(most: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(most.max(1)))
+fn semaphore(max: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(max.max(1)))
 }
 
-/// The server that meets the handshake first: the nearest jump host, else the host.
+/// Identifies the first SSH server on the way, which handles the first login: the nearest jump host, else the host.
 fn first_server(route: &Route) -> String {
     match &route.via {
-        Via::Jump(hops) => hops.first().map_or_else(|| own(route), first_server),
-        Via::Command(command) => format!("{command} {}", own(route)),
-        Via::Direct | Via::Tunnel(_) => own(route),
+        Via::Jump(hops) => hops
+            .first()
+            .map_or_else(|| host_and_port(route), first_server),
+        // The command decides which machine answers to the host's name.
+        Via::Command(command) => format!("{command} {}", host_and_port(route)),
+        Via::Direct | Via::Tunnel(_) => host_and_port(route),
     }
 }
 
-fn own(route: &Route) -> String {
+fn host_and_port(route: &Route) -> String {
     format!("{}:{}", route.host, route.port)
 }
 
@@ -96,27 +106,33 @@ mod tests {
             Env::for_tests("/none"),
             std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
         );
-        let spec = serde_json::json!({ "host": host, "ssh_config": false });
-        ad_hoc("t", &spec, &loader).await.unwrap().route
+        let keys = serde_json::json!({ "host": host, "ssh_config": false });
+        ad_hoc("t", &keys, &loader).await.unwrap().route
     }
 
     #[tokio::test]
-    async fn one_a_server_and_so_many_in_all_which_may_change() {
+    async fn dials_are_limited_per_server_and_in_total_and_the_total_can_change() {
         let (a, b, c) = (route("a").await, route("b").await, route("c").await);
-        let gate = ConnectLimiter::new(1);
-        let first = gate.pass(&a).await;
-        assert!(gate.pass(&b).now_or_never().is_none(), "the second in all");
+        let limiter = ConnectLimiter::new(1);
+        let first = limiter.acquire(&a).await;
+        assert!(
+            limiter.acquire(&b).now_or_never().is_none(),
+            "a second dial exceeds the total"
+        );
 
-        let mut waiting = Box::pin(gate.pass(&b));
+        let mut waiting = Box::pin(limiter.acquire(&b));
         assert!(waiting.as_mut().now_or_never().is_none());
-        gate.resize(2);
+        limiter.resize(2);
         let second = waiting.await;
-        assert!(second.is_some(), "who waited is let in");
-        assert!(gate.pass(&a).now_or_never().is_none(), "one a server");
-        let third = gate.pass(&c).now_or_never();
-        assert!(third.is_some(), "two of the new places");
-        assert!(gate.pass(&route("d").await).now_or_never().is_none());
+        assert!(second.is_some(), "a waiting dial gets a new permit");
+        assert!(
+            limiter.acquire(&a).now_or_never().is_none(),
+            "one dial per server"
+        );
+        let third = limiter.acquire(&c).now_or_never();
+        assert!(third.is_some(), "the new total is two");
+        assert!(limiter.acquire(&route("d").await).now_or_never().is_none());
         drop((first, second, third));
-        assert!(gate.pass(&a).now_or_never().is_some());
+        assert!(limiter.acquire(&a).now_or_never().is_some());
     }
 }

@@ -1,61 +1,66 @@
-//! Who sits at a terminal and puts prompts to a person there: as long as somebody does, no window opens for them.
+//! The clients that show prompts to a user at a terminal. While one shows a tunnel's prompts, `on_needs_input` does not
+//! open a window for them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// The tunnels whose prompts each asks, by the order of their coming; no names are all.
-type Seats = BTreeMap<u64, Vec<String>>;
+/// Client id to the names of the tunnels whose prompts it shows. An empty list means all tunnels.
+type Clients = BTreeMap<u64, Vec<String>>;
 
-/// Those who ask; clones tell of the same ones.
+/// The connected interactive clients. Clones share one list.
 #[derive(Clone, Debug)]
-pub struct InteractiveClients(Arc<watch::Sender<Seats>>);
+pub struct InteractiveClients(Arc<watch::Sender<Clients>>);
 
-/// One of them, until it is dropped.
+/// Registration of one client. Dropping it removes the client.
 #[derive(Debug)]
 pub struct ClientGuard {
-    seat: u64,
-    among: InteractiveClients,
+    id: u64,
+    clients: InteractiveClients,
 }
 
 impl Default for InteractiveClients {
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(Seats::new())))
+        Self(Arc::new(watch::Sender::new(Clients::new())))
     }
 }
 
 impl InteractiveClients {
-    /// Somebody asks the prompts of these tunnels; of all where none is named.
-    pub fn attend(&self, names: Vec<String>) -> ClientGuard {
-        let mut seat = 0;
-        self.0.send_modify(|seats| {
-            seat = seats.last_key_value().map_or(0, |(last, _)| last + 1);
-            seats.insert(seat, names);
+    /// Registers a client that shows the prompts of the named tunnels, or of all tunnels if `names` is empty.
+    pub fn register(&self, names: Vec<String>) -> ClientGuard {
+        let mut id = 0;
+        self.0.send_modify(|clients| {
+            id = clients.last_key_value().map_or(0, |(last, _)| last + 1);
+            clients.insert(id, names);
         });
         ClientGuard {
-            seat,
-            among: self.clone(),
+            id,
+            clients: self.clone(),
         }
     }
 
-    /// Waits until nobody asks the prompts of any of the tunnels that `concerned` says.
-    pub async fn nobody(&self, concerned: impl Fn(&str) -> bool) {
-        let mut seats = self.0.subscribe();
-        let empty = |seats: &Seats| {
-            let asks =
-                |names: &Vec<String>| names.is_empty() || names.iter().any(|name| concerned(name));
-            !seats.values().any(asks)
+    /// Waits until no client shows the prompts of any tunnel for which `is_concerned` returns true.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn wait_until_none(&self, is_concerned: impl Fn(&str) -> bool) {
+        let mut clients = self.0.subscribe();
+        let none_concerned = |clients: &Clients| {
+            let shows = |names: &Vec<String>| {
+                names.is_empty() || names.iter().any(|name| is_concerned(name))
+            };
+            !clients.values().any(shows)
         };
-        // The sender lives as long as `self`.
-        let _ = seats.wait_for(empty).await;
+        // Fails only if the sender is gone, and `self` holds it.
+        let _ = clients.wait_for(none_concerned).await;
     }
 }
 
 impl Drop for ClientGuard {
     fn drop(&mut self) {
-        self.among.0.send_modify(|seats| {
-            seats.remove(&self.seat);
+        self.clients.0.send_modify(|clients| {
+            clients.remove(&self.id);
         });
     }
 }
@@ -66,19 +71,24 @@ mod tests {
     use futures_util::FutureExt as _;
 
     #[tokio::test]
-    async fn a_prompt_is_nobodys_once_all_who_asked_it_are_gone() {
-        let attendance = InteractiveClients::default();
-        let nobody = |name: &'static str| attendance.nobody(move |of| of == name).now_or_never();
-        assert!(nobody("a").is_some());
-        let a = attendance.attend(vec!["a".into(), "b".into()]);
-        let all = attendance.attend(Vec::new());
-        assert!(nobody("a").is_none() && nobody("c").is_none());
+    async fn a_tunnel_has_no_interactive_client_once_all_guards_are_dropped() {
+        let clients = InteractiveClients::default();
+        let none_for = |name: &'static str| {
+            clients
+                .wait_until_none(move |of| of == name)
+                .now_or_never()
+                .is_some()
+        };
+        assert!(none_for("a"));
+        let a_and_b = clients.register(vec!["a".into(), "b".into()]);
+        let all = clients.register(Vec::new());
+        assert!(!none_for("a") && !none_for("c"));
         drop(all);
-        assert!(nobody("a").is_none() && nobody("c").is_some());
-        let again = attendance.attend(vec!["a".into()]);
-        drop(a);
-        assert!(nobody("a").is_none() && nobody("b").is_some());
-        drop(again);
-        assert!(nobody("a").is_some());
+        assert!(!none_for("a") && none_for("c"));
+        let second = clients.register(vec!["a".into()]);
+        drop(a_and_b);
+        assert!(!none_for("a") && none_for("b"));
+        drop(second);
+        assert!(none_for("a"));
     }
 }

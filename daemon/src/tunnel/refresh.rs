@@ -1,5 +1,7 @@
-//! What a tunnel asks beside each dial: whether ssh_config still says of it what it said. Files that it includes change
-//! unseen, and what `Match exec` finds changes with the network.
+//! Requests to resolve one tunnel's configuration again. A tunnel sends one beside each dial, because ssh_config may
+//! include files that the watcher does not see, and the result of `Match exec` can change with the network.
+//!
+//! The reload task answers them.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -9,39 +11,41 @@ use tokio::time::timeout;
 
 use tunneld_config::model::Tunnel;
 
-/// Longer than ssh may take to answer.
-const LIMIT: Duration = Duration::from_secs(6);
-/// Tunnels that may wait for their answers.
-const WAITING: usize = 64;
+/// How long a tunnel waits for the answer: longer than `ssh -G` may take.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// A tunnel that asks.
+/// Requests that may wait in the queue. Further tunnels wait in [`RefreshHandle::refresh`].
+const QUEUE: usize = 64;
+
+/// One tunnel's request for its current configuration.
 #[derive(Debug)]
 pub struct RefreshRequest {
-    /// Its name.
+    /// The name under which the tunnel is configured.
     pub name: String,
-    /// Where the answer goes; dropped where there is nothing new.
-    pub fresh: oneshot::Sender<Tunnel>,
+    /// Takes the resolved tunnel. Dropped if the configuration cannot be resolved now, or does not need it.
+    pub reply: oneshot::Sender<Tunnel>,
 }
 
-/// Where tunnels ask; clones ask at the same place.
+/// Sends refresh requests. Clones share one queue.
 #[derive(Debug, Clone, Default)]
 pub struct RefreshHandle(Arc<OnceLock<mpsc::Sender<RefreshRequest>>>);
 
 impl RefreshHandle {
-    /// The end at which it is answered, the first time.
-    pub fn answered(&self) -> Option<mpsc::Receiver<RefreshRequest>> {
-        let (sender, receiver) = mpsc::channel(WAITING);
+    /// Returns the queue of requests. `None` after the first call: only one task can answer them.
+    pub fn take_requests(&self) -> Option<mpsc::Receiver<RefreshRequest>> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
         self.0.set(sender).ok()?;
         Some(receiver)
     }
 
-    /// The tunnel as it is to be now, where anybody knows better.
-    pub(super) async fn ask(&self, name: &str) -> Option<Tunnel> {
-        let asks = self.0.get()?;
-        let (fresh, answer) = oneshot::channel();
+    /// Returns the tunnel as its configuration says now. `None` if nothing answers requests, the configuration cannot
+    /// be resolved, or the answer takes longer than [`REFRESH_TIMEOUT`].
+    pub(super) async fn refresh(&self, name: &str) -> Option<Tunnel> {
+        let requests = self.0.get()?;
+        let (reply, answer) = oneshot::channel();
         let name = name.to_owned();
-        timeout(LIMIT, async {
-            asks.send(RefreshRequest { name, fresh }).await.ok()?;
+        timeout(REFRESH_TIMEOUT, async {
+            requests.send(RefreshRequest { name, reply }).await.ok()?;
             answer.await.ok()
         })
         .await

@@ -1,11 +1,15 @@
-//! What every tunnel tells of itself: one place, one sequence number, any number of readers.
+//! The published status of every tunnel, the open prompts, and the events about them.
+//!
+//! Tunnel tasks publish here; the control socket, the hooks and other tunnels read and subscribe. All events share one
+//! sequence number, so that a snapshot and the events after it have no gap.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tunneld_proto::message::{Event, EventBody, ReloadReport, Snapshot};
@@ -16,60 +20,95 @@ use crate::session::Session;
 use crate::tunnel::interactive_clients::{ClientGuard, InteractiveClients};
 use crate::tunnel::status::{self, TunnelSnapshot};
 
-/// How many events a slow reader may be behind before it is told that it lags.
-const BACKLOG: usize = 256;
+/// Events that a slow subscriber may be behind. After that it misses the oldest and is notified that it did.
+const EVENT_BUFFER: usize = 256;
 
-/// A tunnel's facts and the live things whose counters are read when someone looks.
+/// What a tunnel publishes: a snapshot, and handles whose counters are read when a client asks.
 #[derive(Clone)]
 pub struct Entry {
-    /// What the task knows.
-    pub facts: TunnelSnapshot,
+    /// What the task knew when it published.
+    pub snapshot: TunnelSnapshot,
     /// The forwards' states and counters.
     pub forwards: ForwardMonitor,
-    /// The live session, for its round trip and the server's offences.
+    /// The live session, for its round-trip time and the server's protocol violations. `None` without a session.
     pub session: Option<Session>,
 }
 
 impl Entry {
     fn status(&self) -> TunnelStatus {
         let mut status = status::status(
-            &self.facts,
+            &self.snapshot,
             self.forwards.statuses(),
             (Timestamp::now(), Instant::now()),
         );
-        if let (Some(told), Some(live)) = (&mut status.session, &self.session) {
-            told.rtt_ms = live.rtt().map(|rtt| rtt.as_secs_f64() * 1000.0);
-            told.offences = live.offences();
+        if let (Some(session), Some(live)) = (&mut status.session, &self.session) {
+            session.rtt_ms = live.rtt().map(|rtt| rtt.as_secs_f64() * 1000.0);
+            session.offences = live.offences();
         }
         status
     }
 }
 
-/// The right to put an entry under one name.
+/// Lease on one tunnel name. Publishing through an older lease of the same name is ignored: the task of a removed
+/// tunnel may still be closing when a new tunnel takes its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease(u64);
 
-/// The board; clones are handles to the same one.
+/// The registry. Clones are handles to the same one.
 #[derive(Clone)]
 pub struct StatusRegistry(Arc<Shared>);
 
 struct Shared {
-    // A std mutex, because a snapshot and the events after it must meet at one number; nothing is awaited under it.
+    // Not a tokio mutex: never held across an await. Events are sent under it, so that `subscribe` returns a snapshot
+    // that matches the sequence number at which its events begin.
     inner: Mutex<Inner>,
     events: broadcast::Sender<Event>,
-    attendance: InteractiveClients,
+    interactive: InteractiveClients,
 }
 
 #[derive(Default)]
 struct Inner {
+    /// The sequence number of the last event.
     seq: u64,
-    /// Who may put what under a name: the task of a tunnel that is gone may not bring it back.
-    tenants: BTreeMap<String, Lease>,
-    last_tenant: u64,
-    entries: BTreeMap<String, Entry>,
-    /// A digest of what was last told of each.
-    told: BTreeMap<String, u64>,
+    last_lease: u64,
+    /// Tunnel name to what its task published.
+    registrations: BTreeMap<String, Registration>,
+    /// By prompt id, so that the oldest is first.
     prompts: BTreeMap<u64, Prompt>,
+}
+
+struct Registration {
+    lease: Lease,
+    /// `None` until the tunnel publishes for the first time.
+    published: Option<Published>,
+}
+
+struct Published {
+    entry: Entry,
+    /// Hash of the status in the last event about this tunnel.
+    digest: u64,
+}
+
+impl Inner {
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        let published = self.registrations.get(name)?.published.as_ref()?;
+        Some(&published.entry)
+    }
+
+    fn statuses(&self) -> Vec<TunnelStatus> {
+        self.registrations
+            .values()
+            .filter_map(|registration| registration.published.as_ref())
+            .map(|published| published.entry.status())
+            .collect()
+    }
+
+    /// The registration of the name, if `lease` is still the newest on it.
+    fn leased(&mut self, name: &str, lease: Lease) -> Option<&mut Registration> {
+        self.registrations
+            .get_mut(name)
+            .filter(|registration| registration.lease == lease)
+    }
 }
 
 impl Default for StatusRegistry {
@@ -79,22 +118,18 @@ impl Default for StatusRegistry {
 }
 
 impl StatusRegistry {
-    /// An empty board.
+    /// Creates a registry without tunnels and prompts.
     pub fn new() -> Self {
         Self(Arc::new(Shared {
             inner: Mutex::default(),
-            events: broadcast::channel(BACKLOG).0,
-            attendance: InteractiveClients::default(),
+            events: broadcast::channel(EVENT_BUFFER).0,
+            interactive: InteractiveClients::default(),
         }))
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn tell(&self, inner: &mut Inner, body: EventBody) {
+    fn send(&self, inner: &mut Inner, body: EventBody) {
         inner.seq += 1;
-        // No reader is no error.
+        // Fails only if nothing has subscribed.
         let _ = self.0.events.send(Event {
             seq: inner.seq,
             at: Timestamp::now(),
@@ -102,141 +137,148 @@ impl StatusRegistry {
         });
     }
 
-    /// Gives the name to a new tunnel's task; an earlier one's word is not heard any more.
-    pub fn let_name(&self, name: &str) -> Lease {
-        let mut inner = self.inner();
-        inner.last_tenant += 1;
-        let tenant = Lease(inner.last_tenant);
-        inner.tenants.insert(name.to_owned(), tenant);
-        tenant
+    /// Gives the name to the task of a new tunnel. Earlier leases on it end.
+    pub fn register(&self, name: &str) -> Lease {
+        let mut inner = self.0.inner.lock();
+        inner.last_lease += 1;
+        let lease = Lease(inner.last_lease);
+        // The status of a predecessor stays visible until the new task publishes its own.
+        inner
+            .registrations
+            .entry(name.to_owned())
+            .and_modify(|registration| registration.lease = lease)
+            .or_insert(Registration {
+                lease,
+                published: None,
+            });
+        lease
     }
 
-    /// A tunnel is new or has changed.
-    pub fn put(&self, tenant: Lease, entry: Entry) {
-        let name = entry.facts.spec.name.clone();
-        let mut inner = self.inner();
-        if inner.tenants.get(&name) != Some(&tenant) {
+    /// Publishes a tunnel's state. Sends an event only if its status differs from the last one sent.
+    pub fn publish(&self, lease: Lease, entry: Entry) {
+        let mut inner = self.0.inner.lock();
+        let Some(registration) = inner.leased(&entry.snapshot.config.name, lease) else {
             return;
-        }
-        let tunnel = entry.status();
-        inner.entries.insert(name.clone(), entry);
-        let told = digest(&tunnel);
-        if inner.told.insert(name, told) == Some(told) {
-            return;
-        }
-        let tunnel = Box::new(tunnel);
-        self.tell(&mut inner, EventBody::Tunnel { tunnel });
-    }
-
-    /// A tunnel is gone, unless its name was given to another already.
-    pub fn leave(&self, tenant: Lease, name: &str) {
-        let mut inner = self.inner();
-        if inner.tenants.get(name) != Some(&tenant) {
-            return;
-        }
-        inner.tenants.remove(name);
-        inner.told.remove(name);
-        if inner.entries.remove(name).is_some() {
-            self.tell(
-                &mut inner,
-                EventBody::Removed {
-                    name: name.to_owned(),
-                },
-            );
+        };
+        let tunnel = Box::new(entry.status());
+        let digest = digest(&tunnel);
+        let published = Published { entry, digest };
+        let before = registration.published.replace(published);
+        if before.is_none_or(|before| before.digest != digest) {
+            self.send(&mut inner, EventBody::Tunnel { tunnel });
         }
     }
 
-    /// A prompt waits, unless another tunnel asks the same host's person already: then that one's prompt.
-    pub fn put_prompt(&self, prompt: Prompt) -> Option<Prompt> {
-        let mut inner = self.inner();
+    /// Removes a tunnel, unless its name belongs to a newer one.
+    pub fn unregister(&self, lease: Lease, name: &str) {
+        let mut inner = self.0.inner.lock();
+        if inner.leased(name, lease).is_none() {
+            return;
+        }
+        let removed = inner.registrations.remove(name);
+        if removed.is_some_and(|registration| registration.published.is_some()) {
+            let name = name.to_owned();
+            self.send(&mut inner, EventBody::Removed { name });
+        }
+    }
+
+    /// Shows a prompt to the clients until the guard is dropped.
+    ///
+    /// # Errors
+    /// The prompt of another tunnel for the same host, if one is open: the user should answer one at a time, and the
+    /// answer may serve both tunnels.
+    pub fn open_prompt(&self, prompt: Prompt) -> Result<PromptGuard, Box<Prompt>> {
+        let is_update = |prompt: &Prompt| prompt.kind == PromptKind::HostKeyUpdate;
+        let mut inner = self.0.inner.lock();
         let first = inner.prompts.values().find(|first| {
-            // What a tunnel can do without holds nobody up.
             first.host == prompt.host
                 && first.tunnel != prompt.tunnel
-                && (first.kind == PromptKind::HostKeyUpdate)
-                    == (prompt.kind == PromptKind::HostKeyUpdate)
+                // A tunnel works without an answer about host key updates, so such a prompt delays no login.
+                && is_update(first) == is_update(&prompt)
         });
         if let Some(first) = first {
-            return Some(first.clone());
+            return Err(Box::new(first.clone()));
         }
         inner.prompts.insert(prompt.id, prompt.clone());
-        self.tell(&mut inner, EventBody::Prompt { prompt });
-        None
-    }
-
-    /// A prompt waits no more.
-    pub fn remove_prompt(&self, id: u64) {
-        let mut inner = self.inner();
-        if inner.prompts.remove(&id).is_some() {
-            self.tell(&mut inner, EventBody::PromptGone { id });
-        }
-    }
-
-    /// Somebody asks the prompts of these tunnels at a terminal; of all where none is named.
-    pub fn attend(&self, names: Vec<String>) -> ClientGuard {
-        self.0.attendance.attend(names)
-    }
-
-    /// Waits until nobody asks this prompt at a terminal: its own tunnel's, or one's that waits behind it.
-    pub async fn unattended(&self, prompt: &Prompt) {
-        let waits = |name: &str| {
-            let inner = self.inner();
-            let entry = inner.entries.get(name);
-            let waiting = entry.and_then(|entry| entry.facts.prompt.as_ref());
-            name == prompt.tunnel || waiting.is_some_and(|waiting| waiting.id == prompt.id)
+        let event = EventBody::Prompt {
+            prompt: prompt.clone(),
         };
-        self.0.attendance.nobody(waits).await;
+        self.send(&mut inner, event);
+        Ok(PromptGuard {
+            prompt,
+            registry: self.clone(),
+        })
     }
 
-    /// The configuration was read again.
-    pub fn reloaded(&self, report: ReloadReport) {
-        self.tell(&mut self.inner(), EventBody::Config { report });
+    /// Registers a client that shows the prompts of these tunnels at a terminal; of all tunnels if `names` is empty.
+    pub fn attend(&self, names: Vec<String>) -> ClientGuard {
+        self.0.interactive.register(names)
     }
 
-    /// The daemon stops.
-    pub fn bye(&self) {
-        self.tell(&mut self.inner(), EventBody::Bye);
+    /// Waits until no client shows this prompt at a terminal, neither for its own tunnel nor for one that waits for the
+    /// same prompt.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn wait_until_unattended(&self, prompt: &Prompt) {
+        let waits_for_prompt = |name: &str| {
+            let inner = self.0.inner.lock();
+            let awaited = inner
+                .entry(name)
+                .and_then(|entry| entry.snapshot.prompt.as_ref());
+            name == prompt.tunnel || awaited.is_some_and(|awaited| awaited.id == prompt.id)
+        };
+        self.0.interactive.wait_until_none(waits_for_prompt).await;
     }
 
-    /// Every tunnel, by name.
+    /// Sends the event that the configuration was read again.
+    pub fn announce_reload(&self, report: ReloadReport) {
+        self.send(&mut self.0.inner.lock(), EventBody::Config { report });
+    }
+
+    /// Sends the event that the daemon stops.
+    pub fn announce_shutdown(&self) {
+        self.send(&mut self.0.inner.lock(), EventBody::Bye);
+    }
+
+    /// The status of every tunnel, sorted by name.
     pub fn statuses(&self) -> Vec<TunnelStatus> {
-        self.inner().entries.values().map(Entry::status).collect()
+        self.0.inner.lock().statuses()
     }
 
-    /// One tunnel.
+    /// The status of one tunnel. `None` if there is no such tunnel, or it has not published yet.
     pub fn status(&self, name: &str) -> Option<TunnelStatus> {
-        self.inner().entries.get(name).map(Entry::status)
+        self.0.inner.lock().entry(name).map(Entry::status)
     }
 
-    /// The `on_needs_input` of a tunnel; empty where there is none.
+    /// The tunnel's `on_needs_input` command. Empty if it has none or does not exist.
     pub fn on_needs_input(&self, name: &str) -> Vec<String> {
-        self.inner()
-            .entries
-            .get(name)
-            .map(|entry| entry.facts.spec.life.on_needs_input.clone())
+        self.0
+            .inner
+            .lock()
+            .entry(name)
+            .map(|entry| entry.snapshot.config.life.on_needs_input.clone())
             .unwrap_or_default()
     }
 
-    /// The waiting prompts, oldest first.
+    /// The open prompts, oldest first.
     pub fn prompts(&self) -> Vec<Prompt> {
-        self.inner().prompts.values().cloned().collect()
+        self.0.inner.lock().prompts.values().cloned().collect()
     }
 
-    /// The live session of a tunnel.
+    /// The live session of a tunnel. `None` if it has none.
     pub fn session(&self, name: &str) -> Option<Session> {
-        self.inner()
-            .entries
-            .get(name)
-            .and_then(|entry| entry.session.clone())
+        self.0.inner.lock().entry(name)?.session.clone()
     }
 
-    /// Everything as it stands, and every event after it.
+    /// Returns the current state of everything, and every event after it.
     pub fn subscribe(&self) -> (Snapshot, broadcast::Receiver<Event>) {
-        let inner = self.inner();
+        let inner = self.0.inner.lock();
+        // Under the lock, so that no event falls between the snapshot and the subscription.
         let events = self.0.events.subscribe();
         let snapshot = Snapshot {
             seq: inner.seq,
-            tunnels: inner.entries.values().map(Entry::status).collect(),
+            tunnels: inner.statuses(),
             prompts: inner.prompts.values().cloned().collect(),
             missed: None,
         };
@@ -244,10 +286,33 @@ impl StatusRegistry {
     }
 }
 
-/// Tells one status from another.
+/// A prompt that clients can see. Dropping the guard removes it.
+pub struct PromptGuard {
+    prompt: Prompt,
+    registry: StatusRegistry,
+}
+
+impl PromptGuard {
+    /// The prompt as clients see it.
+    pub fn prompt(&self) -> &Prompt {
+        &self.prompt
+    }
+}
+
+impl Drop for PromptGuard {
+    fn drop(&mut self) {
+        let id = self.prompt.id;
+        let mut inner = self.registry.0.inner.lock();
+        if inner.prompts.remove(&id).is_some() {
+            self.registry.send(&mut inner, EventBody::PromptGone { id });
+        }
+    }
+}
+
+/// Hash of the status's JSON form, by which `publish` detects a change.
 fn digest(status: &TunnelStatus) -> u64 {
     let mut hasher = DefaultHasher::new();
-    // A status always has a JSON form.
+    // Serialization cannot fail: the type has only string keys.
     serde_json::to_vec(status)
         .unwrap_or_default()
         .hash(&mut hasher);

@@ -1,12 +1,11 @@
-//! A tunnel's status, computed from facts. Pure: both clocks are given.
+//! Computes a tunnel's wire status from what its task knows. Pure: the caller passes both clocks.
 
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use tunneld_proto::status::{
-    Desired, ForwardState, ForwardStatus, LastError, Phase, Prompt, SessionStatus, State,
-    TunnelStatus,
+    ForwardState, ForwardStatus, LastError, Phase, Prompt, SessionStatus, State, TunnelStatus,
 };
 
 use super::machine;
@@ -14,103 +13,117 @@ use crate::failure::Failure;
 use tunneld_config::addr::HostPort;
 use tunneld_config::model::{Route, Tunnel, Via};
 
-/// What a tunnel's task knows.
+/// What a tunnel's task knows at one moment.
 #[derive(Debug, Clone)]
 pub struct TunnelSnapshot {
-    /// The configuration.
-    pub spec: Arc<Tunnel>,
-    /// The machine's state.
+    /// The configuration that the task uses now.
+    pub config: Arc<Tunnel>,
+    /// The machine's state, which also implies what the user wants.
     pub state: machine::State,
-    /// The host that the live session has reached.
-    pub reached: Option<String>,
-    /// Since when.
+    /// When the tunnel entered this state.
     pub since: Timestamp,
-    /// What the user wants.
-    pub desired: Desired,
-    /// The last failure and its time; none once the tunnel is up again.
+    /// The host that the live session reached, which `host_command` may have chosen. `None` without a session.
+    pub reached_host: Option<String>,
+    /// The last failure and its time. `None` once the tunnel is up again.
     pub last_error: Option<(Failure, Timestamp)>,
-    /// The prompt that waits.
+    /// The prompt that the tunnel waits for: its own or another tunnel's. `None` if it waits for none.
     pub prompt: Option<Prompt>,
-    /// The live session, but for what is read of it when someone looks.
+    /// The live session. `None` without a session. Round-trip time and violations are read later, when the status is
+    /// computed.
     pub session: Option<SessionStatus>,
-    /// Sessions that followed a lost one.
+    /// Number of sessions that replaced a lost one.
     pub reconnects: u64,
 }
 
-/// The status that `facts` and the forwards amount to, at `now` on both clocks.
-pub fn status(
-    facts: &TunnelSnapshot,
-    forwards: Vec<ForwardStatus>,
-    now: (Timestamp, Instant),
-) -> TunnelStatus {
-    let failing = forwards
-        .iter()
-        .any(|forward| forward.state == ForwardState::Failed);
-    let (state, phase, attempt, retry_at) = match &facts.state {
+/// The time on both clocks at one moment.
+pub type Now = (Timestamp, Instant);
+
+/// Returns the status of the tunnel with these forwards.
+pub fn status(snapshot: &TunnelSnapshot, forwards: Vec<ForwardStatus>, now: Now) -> TunnelStatus {
+    let progress = progress(&snapshot.state, &forwards, now);
+    let route = &snapshot.config.route;
+    TunnelStatus {
+        name: snapshot.config.name.clone(),
+        state: progress.state,
+        phase: progress.phase,
+        since: snapshot.since,
+        host: match &snapshot.reached_host {
+            Some(host) => destination_at(route, host),
+            None => destination(route),
+        },
+        via: via(route),
+        tags: snapshot.config.tags.clone(),
+        description: snapshot.config.description.clone(),
+        desired: snapshot.state.desired(),
+        attempt: progress.attempt,
+        retry_at: progress.retry_at,
+        last_error: snapshot
+            .last_error
+            .as_ref()
+            .map(|(failure, at)| last_error(failure, *at)),
+        prompt: snapshot.prompt.clone(),
+        session: snapshot.session.clone(),
+        reconnects: snapshot.reconnects,
+        forwards,
+        notes: snapshot.config.notes.clone(),
+    }
+}
+
+/// The part of the status that depends on the machine's state alone.
+struct Progress {
+    state: State,
+    phase: Option<Phase>,
+    /// The number of the attempt that is under way, or of the last failed one; 0 if none.
+    attempt: u32,
+    retry_at: Option<Timestamp>,
+}
+
+fn progress(state: &machine::State, forwards: &[ForwardStatus], now: Now) -> Progress {
+    let at = |state, phase, attempt| Progress {
+        state,
+        phase,
+        attempt,
+        retry_at: None,
+    };
+    let current = |attempts: &machine::Attempts| attempts.failures.saturating_add(1);
+    match state {
+        // What is closing shows what follows, as the user asked for it.
         machine::State::Stopped
         | machine::State::Closing {
             then: machine::AfterClose::Stop,
             ..
-        } => (State::Stopped, None, 0, None),
-        machine::State::Closing { .. } => (State::Connecting, None, 1, None),
-        machine::State::Connecting { tries, phase, .. } => (
-            State::Connecting,
-            Some(*phase),
-            tries.failures.saturating_add(1),
-            None,
-        ),
-        machine::State::NeedsInput { tries, phase, .. } => (
-            State::NeedsInput,
-            Some(*phase),
-            tries.failures.saturating_add(1),
-            None,
-        ),
-        machine::State::Up { tries, .. } => {
-            let state = if failing { State::Degraded } else { State::Up };
-            (state, None, tries.failures.saturating_add(1), None)
+        } => at(State::Stopped, None, 0),
+        machine::State::Closing {
+            then: machine::AfterClose::Connect,
+            ..
+        } => at(State::Connecting, None, 1),
+        machine::State::Connecting {
+            attempts, phase, ..
+        } => at(State::Connecting, Some(*phase), current(attempts)),
+        machine::State::NeedsInput {
+            attempts, phase, ..
+        } => at(State::NeedsInput, Some(*phase), current(attempts)),
+        // Clients see no difference between a prompt with a live connection and one without.
+        machine::State::AwaitingAnswer { attempts, .. } => {
+            at(State::NeedsInput, Some(Phase::Auth), current(attempts))
         }
-        machine::State::Waiting { tries, until, .. } => (
-            State::Waiting,
-            None,
-            tries.failures,
-            Some(wall(*until, now)),
-        ),
-        machine::State::AwaitingAnswer { tries, .. } => (
-            State::NeedsInput,
-            Some(Phase::Auth),
-            tries.failures.saturating_add(1),
-            None,
-        ),
-        machine::State::Failed { .. } => (State::Failed, None, 0, None),
-    };
-    TunnelStatus {
-        name: facts.spec.name.clone(),
-        state,
-        phase,
-        since: facts.since,
-        host: match &facts.reached {
-            Some(host) => destination_at(&facts.spec.route, host),
-            None => destination(&facts.spec.route),
+        machine::State::Up { attempts, .. } => {
+            let failed = |forward: &ForwardStatus| forward.state == ForwardState::Failed;
+            let degraded = forwards.iter().any(failed);
+            let state = if degraded { State::Degraded } else { State::Up };
+            at(state, None, current(attempts))
+        }
+        machine::State::Waiting {
+            attempts, until, ..
+        } => Progress {
+            retry_at: Some(wall_clock(*until, now)),
+            ..at(State::Waiting, None, attempts.failures)
         },
-        via: via(&facts.spec.route),
-        tags: facts.spec.tags.clone(),
-        description: facts.spec.description.clone(),
-        desired: facts.desired,
-        attempt,
-        retry_at,
-        last_error: facts
-            .last_error
-            .as_ref()
-            .map(|(failure, at)| last_error(failure, *at)),
-        prompt: facts.prompt.clone(),
-        session: facts.session.clone(),
-        reconnects: facts.reconnects,
-        forwards,
-        notes: facts.spec.notes.clone(),
+        machine::State::Failed { .. } => at(State::Failed, None, 0),
     }
 }
 
-/// A failure as the wire tells it.
+/// The wire form of a failure that happened `at` this time.
 pub fn last_error(failure: &Failure, at: Timestamp) -> LastError {
     LastError::new(
         failure.kind.clone(),
@@ -120,20 +133,20 @@ pub fn last_error(failure: &Failure, at: Timestamp) -> LastError {
     )
 }
 
-/// `user@host:port`.
+/// The destination as `user@host:port`, or `host:port` without a user.
 pub fn destination(route: &Route) -> String {
     destination_at(route, &route.host)
 }
 
 fn destination_at(route: &Route, host: &str) -> String {
-    let place = HostPort {
+    let host_port = HostPort {
         host: host.to_owned(),
         port: route.port,
     };
     if route.user.is_empty() {
-        place.to_string()
+        host_port.to_string()
     } else {
-        format!("{}@{place}", route.user)
+        format!("{}@{host_port}", route.user)
     }
 }
 
@@ -146,9 +159,9 @@ fn via(route: &Route) -> Vec<String> {
     }
 }
 
-/// What the wall clock will show at `until`.
-fn wall(until: Instant, (wall, now): (Timestamp, Instant)) -> Timestamp {
-    let left = SignedDuration::try_from(until.saturating_duration_since(now))
+/// Converts a time of the monotonic clock, which timers use, to the wall clock.
+fn wall_clock(until: Instant, (wall, monotonic): Now) -> Timestamp {
+    let left = SignedDuration::try_from(until.saturating_duration_since(monotonic))
         .unwrap_or(SignedDuration::MAX);
     wall.checked_add(left).unwrap_or(Timestamp::MAX)
 }

@@ -41,7 +41,7 @@ impl TestDaemon {
         let first = crate::reload::load(&mut loader).await;
         let state_file = Arc::new(StateFile::open(folder.path().join("state.json")));
         let mut tasks = JoinSet::new();
-        let supervisor = Supervisor::start(16, &mut tasks);
+        let supervisor = Supervisor::start(16, state_file.clone(), &mut tasks);
         let reload = ReloadContext {
             dir: dir.clone(),
             loader,
@@ -103,7 +103,7 @@ impl TestDaemon {
             .check_tunnel(name, &spec)
             .await
             .unwrap();
-        self.context.supervisor.add(tunnel).await.unwrap();
+        self.context.supervisor.restore(tunnel).await.unwrap();
     }
 }
 

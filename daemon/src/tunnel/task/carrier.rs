@@ -1,4 +1,4 @@
-//! The tunnel whose session carries this one's (`proxy_jump = "tunnel:NAME"`): what waits for it need not sleep on.
+//! The tunnel whose session carries this one's connection (`proxy_jump = "tunnel:NAME"`).
 
 use jiff::Timestamp;
 use tokio::sync::broadcast;
@@ -10,57 +10,71 @@ use crate::failure::{Failure, FailureKind};
 use crate::session::Session;
 use crate::tunnel::registry::StatusRegistry;
 
-/// The carrier, as it stood at the last dial.
+/// Watches the carrying tunnel from the start of a dial, so that a wait can end when the carrier has a new session.
 pub(super) struct Carrier {
     name: String,
-    board: StatusRegistry,
+    registry: StatusRegistry,
     events: broadcast::Receiver<Event>,
-    /// Since when its session stands that is known already.
-    seen: Option<Timestamp>,
+    /// When the carrier's last known session was established. `None` if it had no session.
+    last_session: Option<Timestamp>,
 }
 
 impl Carrier {
-    pub(super) fn new(name: &str, board: &StatusRegistry) -> Self {
-        // Heard from before the look, so that nothing is missed between them.
-        let events = board.subscribe().1;
+    pub(super) fn new(name: &str, registry: &StatusRegistry) -> Self {
+        // Before the look-up, so that no change falls between the two.
+        let events = registry.subscribe().1;
         Self {
             name: name.to_owned(),
-            board: board.clone(),
+            registry: registry.clone(),
             events,
-            seen: board.status(name).as_ref().and_then(since),
+            last_session: registry.status(name).as_ref().and_then(session_since),
         }
     }
 
-    /// Waits until it has a session that it had not before.
-    pub(super) async fn stands_anew(&mut self) {
+    /// Waits until the carrier has a session other than the last known one.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(super) async fn new_session(&mut self) {
         loop {
-            let told = match self.events.recv().await.map(|event| event.body) {
-                Ok(EventBody::Tunnel { tunnel }) if tunnel.name == self.name => since(&tunnel),
+            let since = match self.events.recv().await.map(|event| event.body) {
+                Ok(EventBody::Tunnel { tunnel }) if tunnel.name == self.name => {
+                    session_since(&tunnel)
+                }
                 Ok(_) => None,
-                Err(RecvError::Lagged(_)) => self.board.status(&self.name).as_ref().and_then(since),
+                // The missed events may have been about the carrier.
+                Err(RecvError::Lagged(_)) => self
+                    .registry
+                    .status(&self.name)
+                    .as_ref()
+                    .and_then(session_since),
                 Err(RecvError::Closed) => std::future::pending().await,
             };
-            if told.is_some() && told != self.seen {
-                self.seen = told;
+            if since.is_some() && since != self.last_session {
+                self.last_session = since;
                 return;
             }
         }
     }
 }
 
-fn since(tunnel: &TunnelStatus) -> Option<Timestamp> {
+fn session_since(tunnel: &TunnelStatus) -> Option<Timestamp> {
     tunnel.session.as_ref().map(|session| session.since)
 }
 
-/// The session of the tunnel `name`.
-pub(super) fn session_of(name: &str, board: &StatusRegistry) -> Result<Session, Failure> {
-    board
+/// Returns the live session of the tunnel `name`.
+///
+/// # Errors
+/// A failure of kind `proxy` if that tunnel has no live session.
+pub(super) fn session_of(name: &str, registry: &StatusRegistry) -> Result<Session, Failure> {
+    registry
         .session(name)
+        // The registry may still show a session that has just ended.
         .filter(|session| !session.is_closed())
         .ok_or_else(|| {
             Failure::new(
                 FailureKind::Proxy,
-                format!("the tunnel {name}, over whose session this one goes, is not up"),
+                format!("waiting for tunnel {name}, which carries this one"),
             )
             .hint(format!("run: tunnelctl up {name}"))
         })

@@ -1,4 +1,4 @@
-//! What a tunnel is told, and what it does upon that.
+//! The commands that the supervisor sends to a tunnel's task, and how the task handles them.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -18,173 +18,208 @@ use crate::tunnel::machine::{Event, State};
 use tunneld_config::diff::{Change, diff};
 use tunneld_config::model::{Forward, STALE, Tunnel};
 
-/// What a tunnel is told.
+/// A command to one tunnel.
 #[derive(Debug)]
 pub enum Command {
-    /// Come up and stay up.
-    Up,
-    /// Go down and stay down.
-    Down,
-    /// Make a new session.
-    Restart,
-    /// The configuration has changed.
+    /// The user wants something of the tunnel.
+    User(UserCommand),
+    /// Something about the machine changed.
+    System(SystemChange),
+    /// The tunnel's configuration changed; connects again only if it has to.
     Replace(Box<Tunnel>),
-    /// Listen no more on this side where none of these forwards does: another tunnel will.
-    GiveUp {
-        /// The forwards of the coming configuration.
-        wanted: Vec<Forward>,
-        /// Told once the addresses are free.
+    /// Stop listening on local addresses that none of `keep` uses, because another tunnel needs them.
+    ReleaseListeners {
+        /// The forwards of this tunnel's next configuration.
+        keep: Vec<Forward>,
+        /// Notified when the addresses are free.
         done: oneshot::Sender<()>,
     },
-    /// The machine's network has changed.
-    NetworkChanged,
-    /// The machine has woken.
-    Woke,
-    /// A prompt is answered; the reply says whether the answer fits.
+    /// Answer or cancel a prompt.
     Answer {
-        /// The prompt's id.
+        /// Id of the prompt in the registry.
         id: u64,
-        /// One answer a field; none to cancel.
+        /// One answer per field. `None` cancels the prompt.
         answers: Option<Vec<SecretString>>,
-        /// Whether it fits.
+        /// Whether the answers fit the prompt.
         reply: oneshot::Sender<Result<(), RpcError>>,
     },
-    /// End everything; the task returns.
+    /// Close everything; the task returns.
     Stop,
 }
 
-impl Command {
-    /// Whether it ends the making of a session for `spec` that is under way.
-    pub(super) fn interrupts(&self, spec: &Tunnel) -> bool {
+/// What a user can want of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UserCommand {
+    /// Connect, and reconnect after every loss.
+    Up,
+    /// Close the session and the listeners, and stay down.
+    Down,
+    /// Connect with a new session.
+    Restart,
+}
+
+impl UserCommand {
+    /// The state that the tunnel is to keep from now on.
+    pub fn desired(self) -> Desired {
         match self {
-            Self::Down | Self::Restart | Self::Stop => true,
-            Self::Replace(new) => diff(spec, new) == Change::Session,
-            Self::Up
-            | Self::NetworkChanged
-            | Self::Woke
-            | Self::GiveUp { .. }
+            Self::Up | Self::Restart => Desired::Up,
+            Self::Down => Desired::Down,
+        }
+    }
+}
+
+/// What can change about the machine that all tunnels need to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SystemChange {
+    /// Addresses, routes or links of the machine changed.
+    Network,
+    /// The machine woke from sleep.
+    Woke,
+}
+
+impl Command {
+    /// Whether it ends the session that a tunnel with the configuration `current` is establishing.
+    pub(super) fn interrupts(&self, current: &Tunnel) -> bool {
+        match self {
+            Self::User(UserCommand::Down | UserCommand::Restart) | Self::Stop => true,
+            Self::Replace(new) => diff(current, new) == Change::Session,
+            Self::User(UserCommand::Up)
+            | Self::System(_)
+            | Self::ReleaseListeners { .. }
             | Self::Answer { .. } => false,
         }
     }
 }
 
 impl Task {
-    pub(super) async fn obey(&mut self, command: Command) {
+    pub(super) async fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Up => {
-                self.desired = Desired::Up;
-                self.apply_forwards().await;
-                self.step(Event::WantUp);
-            }
-            Command::Down => {
-                self.desired = Desired::Down;
-                self.facts.last_error = None;
-                // Whoever hears that it has stopped finds nobody at its addresses.
-                self.apply_forwards().await;
-                self.step(Event::WantDown);
-            }
-            Command::Restart => {
-                self.desired = Desired::Up;
-                self.apply_forwards().await;
-                self.step(Event::Restart);
-            }
-            Command::Replace(spec) => self.replace(*spec).await,
-            Command::GiveUp { wanted, done } => {
-                self.forwards.release_local(&wanted).await;
-                // Who asked may not have waited.
+            Command::User(command) => self.handle_user_command(command).await,
+            Command::System(SystemChange::Network) => self.network_changed(),
+            Command::System(SystemChange::Woke) => self.apply(Event::Woke),
+            Command::Replace(config) => self.replace(*config).await,
+            Command::ReleaseListeners { keep, done } => {
+                self.forwards.release_local(&keep).await;
+                // Fails if the supervisor no longer waits.
                 let _ = done.send(());
             }
-            Command::NetworkChanged => self.network_changed(),
-            Command::Woke => self.step(Event::Woke),
             Command::Answer { id, answers, reply } => {
-                let fits = self.answer(id, answers);
-                // The one who answered may be gone already.
-                let _ = reply.send(fits);
+                let result = self.answer(id, answers);
+                // Fails if the client has disconnected.
+                let _ = reply.send(result);
             }
-            // The loop takes it before it comes here.
+            // The main loop ends the task before it calls this.
             Command::Stop => {}
         }
     }
 
-    pub(super) async fn replace(&mut self, spec: Tunnel) {
-        let what = diff(&self.spec, &spec);
-        self.spec = Arc::new(spec);
-        self.machine.set_backoff(backoff(&self.spec.route.liveness));
-        self.apply_forwards().await;
-        // A live session stays when only the next dial is concerned. A dial under way or waiting starts over: it may
-        // be waiting for just this, such as a longer `connect_timeout`.
+    pub(super) async fn handle_user_command(&mut self, command: UserCommand) {
+        if command == UserCommand::Down {
+            self.history.last_error = None;
+        }
+        // Before the event, which publishes the new state: a client that sees `stopped` finds the addresses free, and
+        // one that sees `connecting` can connect to the listeners already.
+        self.apply_forwards(command.desired()).await;
+        self.apply(match command {
+            UserCommand::Up => Event::WantUp,
+            UserCommand::Down => Event::WantDown,
+            UserCommand::Restart => Event::Restart,
+        });
+    }
+
+    /// Takes over a changed configuration. Connects again only if the destination or the login changed.
+    pub(super) async fn replace(&mut self, config: Tunnel) {
+        let change = diff(&self.config, &config);
+        self.config = Arc::new(config);
+        self.machine
+            .set_backoff(backoff(&self.config.route.liveness));
+        self.apply_forwards(self.machine.state().desired()).await;
+        // A live session stays when the change concerns the next dial alone. A dial under way or waiting starts again:
+        // it may be waiting for exactly this change, such as a longer `connect_timeout`.
         let live = matches!(self.machine.state(), State::Up { .. });
-        if what == Change::Session || (what == Change::DialPolicy && !live) {
+        if change == Change::Session || (change == Change::DialPolicy && !live) {
             info!(
-                tunnel = self.spec.name,
+                tunnel = self.config.name,
                 "the configuration changed: connecting again"
             );
-            self.step(Event::RouteChanged);
+            self.apply(Event::RouteChanged);
         }
         self.publish();
     }
 
-    /// What ssh_config says of it by now.
-    pub(super) async fn take(&mut self, mut fresh: Tunnel) {
-        let kept = self
-            .spec
+    /// Takes over what a refresh resolved.
+    pub(super) async fn take_refreshed(&mut self, mut current: Tunnel) {
+        // A refresh resolves one tunnel and does not know that its file has errors now. The reload that knows it left
+        // the note.
+        let stale_notes = self
+            .config
             .notes
             .iter()
             .filter(|note| note.starts_with(STALE));
-        fresh.notes.extend(kept.cloned());
-        if *self.spec == fresh {
+        current.notes.extend(stale_notes.cloned());
+        if *self.config == current {
             return;
         }
         info!(
-            tunnel = fresh.name,
-            "ssh_config says something else than before"
+            tunnel = current.name,
+            "ssh_config has changed for this tunnel"
         );
-        self.replace(fresh).await;
+        self.replace(current).await;
     }
 
-    /// Listeners stand while the tunnel is wanted, whatever its session does.
-    pub(super) async fn apply_forwards(&mut self) {
+    /// Starts or stops the listeners. They depend on what the user wants, not on the session: while a session is lost,
+    /// new connections are held.
+    pub(super) async fn apply_forwards(&mut self, desired: Desired) {
         let options = ForwardOptions {
-            hold: self.spec.life.hold,
-            forwarding: self.spec.forwarding.clone(),
+            hold: self.config.life.hold,
+            forwarding: self.config.forwarding.clone(),
         };
-        match self.desired {
-            Desired::Up => self.forwards.reconcile(&self.spec.forwards, options).await,
+        match desired {
+            Desired::Up => {
+                self.forwards
+                    .reconcile(&self.config.forwards, options)
+                    .await
+            }
             Desired::Down => {
-                self.forwards.set_desired(&self.spec.forwards).await;
+                // The forwards stay in the status, without listeners.
+                self.forwards.set_desired(&self.config.forwards).await;
                 self.forwards.close(Duration::ZERO).await;
             }
         }
     }
 
+    /// Ends a session whose local address no longer exists; otherwise lets the machine decide.
     fn network_changed(&mut self) {
-        let gone = self.session.as_ref().and_then(|live| {
-            let addr = live.session.info().local_addr?;
-            (!is_ours(addr)).then_some((live.epoch, addr.ip()))
-        });
-        match gone {
-            Some((epoch, ip)) => {
+        let lost_address = self
+            .activity
+            .live()
+            .and_then(|live| live.session.info().local_addr)
+            .filter(|addr| !has_local_addr(*addr));
+        match (lost_address, self.machine.live_epoch()) {
+            // No packet can reach the session any more. A probe would take until its timeout to find that out.
+            (Some(addr), Some(epoch)) => {
                 let why = Failure::new(
                     FailureKind::NetworkChanged,
-                    format!("the address {ip} of the session is gone"),
+                    format!("the session's local address {} is gone", addr.ip()),
                 );
-                self.lost(epoch, why);
+                self.on_session_lost(epoch, why);
             }
-            None => self.step(Event::NetworkChanged),
+            _ => self.apply(Event::NetworkChanged),
         }
     }
 }
 
-/// Whether this machine still bears the address; what cannot be told counts as that.
-fn is_ours(mut addr: SocketAddr) -> bool {
-    // The scope of a link-local address stays.
+/// Whether the machine has the address. True if the system cannot tell.
+fn has_local_addr(mut addr: SocketAddr) -> bool {
+    // Only the port changes: a link-local address needs its scope id.
     addr.set_port(0);
     UdpSocket::bind(addr)
         .err()
-        .is_none_or(|error| !is_absent(&error))
+        .is_none_or(|error| !is_address_missing(&error))
 }
 
-fn is_absent(error: &io::Error) -> bool {
+fn is_address_missing(error: &io::Error) -> bool {
+    // Linux reports ENODEV for the scope of an interface that does not exist.
     #[cfg(unix)]
     if rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::NODEV) {
         return true;
@@ -199,14 +234,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_gone_only_where_the_system_says_so() {
-        assert!(is_ours("[::1]:22".parse().unwrap()));
-        assert!(is_ours("127.0.0.1:22".parse().unwrap()));
-        assert!(!is_ours("192.0.2.1:22".parse().unwrap()));
+    fn an_address_counts_as_gone_only_if_the_system_says_so() {
+        assert!(has_local_addr("[::1]:22".parse().unwrap()));
+        assert!(has_local_addr("127.0.0.1:22".parse().unwrap()));
+        assert!(!has_local_addr("192.0.2.1:22".parse().unwrap()));
         let link_local: Ipv6Addr = "fe80::dead:beef".parse().unwrap();
         let scoped = |scope| SocketAddr::V6(SocketAddrV6::new(link_local, 22, 0, scope));
-        assert!(!is_ours(scoped(1)), "not an address of the first interface");
-        assert!(!is_ours(scoped(u32::MAX)), "there is no such interface");
-        assert!(is_ours(scoped(0)), "without a scope nothing can be told");
+        assert!(
+            !has_local_addr(scoped(1)),
+            "not an address of the first interface"
+        );
+        assert!(
+            !has_local_addr(scoped(u32::MAX)),
+            "there is no such interface"
+        );
+        assert!(
+            has_local_addr(scoped(0)),
+            "without a scope the system cannot tell"
+        );
     }
 }

@@ -1,395 +1,299 @@
-//! The actor of one tunnel: feeds the machine, carries its actions out, tells the board.
+//! The task of one tunnel: feeds the machine with events, carries its actions out, and publishes the result.
+//!
+//! The task is the only owner of the machine, the session and the forwards. Slow work runs in `work` and reports back;
+//! the loop itself waits only for listeners and for the forwards of a new session.
 
-mod aside;
+mod activity;
 mod carrier;
 mod command;
+mod open_prompt;
 mod prompts;
 mod publish;
 mod session;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use secrecy::SecretString;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::info;
-use tunneld_proto::status::{Desired, Phase, Prompt, SessionStatus};
+use tracing::{error, info};
+use tunneld_proto::status::Desired;
 
-use self::carrier::Carrier;
-pub use self::command::Command;
-use self::prompts::{SharedPrompt, Waiting};
+use self::activity::{Activity, ActivityEvent};
+pub use self::command::{Command, SystemChange, UserCommand};
+use self::open_prompt::Answered;
+pub use self::prompts::prompt_not_found;
 use super::answer_cache::AnswerCache;
-use super::connect_limiter::{ConnectLimiter, ConnectPermit};
-use super::credential_watch::{self, FileSnapshot};
-use super::machine::{Action, Event, Machine, State};
+use super::connect_limiter::ConnectLimiter;
+use super::machine::{Action, Event, Machine};
 use super::refresh::RefreshHandle;
+use super::registry::{Lease, StatusRegistry};
 use crate::backoff::Backoff;
-use crate::failure::{Failure, FailureKind, Recovery};
+use crate::failure::{Failure, FailureKind};
 use crate::forward::Forwards;
-use crate::prompt::{PendingPrompt, PromptRequest};
-use crate::session::{Established, Session};
-use crate::tunnel::registry::{Lease, StatusRegistry};
+use crate::session::Established;
 use tunneld_config::model::{Liveness, Tunnel};
 
-/// How long a session may take to end in order.
+/// How long a session may take to close in order (`SSH_MSG_DISCONNECT`, TCP). After that it is dropped.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
-/// How long a probed session may take to answer.
-const PROBE_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a probed server may take to answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long connections may go on after the daemon was told to stop.
+/// How long open connections may continue after the daemon was asked to stop.
 const STOP_GRACE: Duration = Duration::from_secs(4);
 
-/// What all tunnels share.
+/// The parts of the daemon that all tunnels share.
 #[derive(Clone)]
-pub struct Shared {
-    /// Where each tells of itself.
-    pub board: StatusRegistry,
-    /// How many dial at once.
-    pub gate: ConnectLimiter,
-    /// The last prompt id given out.
-    pub prompts: Arc<AtomicU64>,
-    /// Answers given just now. A std mutex: nothing is awaited under it.
-    pub recent: Arc<Mutex<AnswerCache>>,
-    /// Where each asks, before it dials, whether it is still what it was.
-    pub refresher: RefreshHandle,
+pub struct TaskContext {
+    /// Where each tunnel publishes its status.
+    pub registry: StatusRegistry,
+    /// Limits the dials that run at once.
+    pub connect_limiter: ConnectLimiter,
+    /// The last prompt id that was used.
+    pub last_prompt_id: Arc<AtomicU64>,
+    /// Recent answers. Not a tokio mutex: held for a look-up, never across an await.
+    pub answers: Arc<Mutex<AnswerCache>>,
+    /// Resolves a tunnel's configuration again.
+    pub refresh: RefreshHandle,
 }
 
-/// One tunnel.
+/// The task of one tunnel.
 pub struct Task {
-    spec: Arc<Tunnel>,
-    desired: Desired,
-    tenant: Lease,
+    config: Arc<Tunnel>,
+    context: TaskContext,
+    lease: Lease,
     machine: Machine,
-    shared: Shared,
-    commands: mpsc::Receiver<Command>,
-    deferred: VecDeque<Command>,
+    /// What the task holds in the machine's current state.
+    activity: Activity,
+    history: History,
     forwards: Forwards,
-    changed: Arc<Notify>,
-    work: JoinSet<Done>,
-    dial: Option<Dial>,
-    /// Whether an answer is awaited on what ssh_config says by now.
-    refreshing: bool,
-    /// The tunnel that carried the last dial, or should have.
-    carrier: Option<Carrier>,
-    session: Option<Live>,
-    asked: Option<Waiting>,
-    /// What the session asks beside its work.
-    asides: Vec<Waiting>,
-    /// Another tunnel's prompt that this one waits behind.
-    behind: Option<SharedPrompt>,
-    /// An answer given while the tunnel was parked, for the same question of the next dial.
-    answered: Option<(PromptRequest, Vec<SecretString>)>,
-    /// What this dial was answered, worth keeping once it has let us in.
-    given: Vec<(PromptRequest, Vec<SecretString>)>,
-    /// What it stands still for, while it stands still.
-    causes: Option<FileSnapshot>,
-    facts: History,
+    /// Notified by the forwards when the status of one changes.
+    forwards_changed: Arc<Notify>,
+    commands: mpsc::Receiver<Command>,
+    /// Commands that arrived while a session requested its forwards.
+    deferred: VecDeque<Command>,
+    /// Background work: dials, closing sessions, probes, refreshes.
+    work: JoinSet<WorkResult>,
+    /// The last refresh of the configuration, finished or not. `None` before the first.
+    refresh: Option<AbortHandle>,
+    /// An answer that arrived when its dial had ended. The next dial uses it if the server asks the same.
+    kept_answer: Option<Answered>,
 }
 
-/// A dial under way.
-struct Dial {
-    epoch: u64,
-    abort: AbortHandle,
-    phases: mpsc::UnboundedReceiver<Phase>,
-    asks: mpsc::Receiver<PendingPrompt>,
-    passes: mpsc::UnboundedReceiver<ConnectPermit>,
-    pass: Option<ConnectPermit>,
-}
-
-/// A session that stands.
-struct Live {
-    epoch: u64,
-    session: Session,
-    told: SessionStatus,
-    /// Where it asks what it can do without.
-    asks: Option<mpsc::Receiver<PendingPrompt>>,
-}
-
-/// What is told and not computed.
+/// What the status reports but the current state does not contain.
 struct History {
+    /// When the machine entered its state.
     since: Timestamp,
+    /// The last failure. `None` once the tunnel is up again or stopped.
     last_error: Option<(Failure, Timestamp)>,
+    /// Sessions that replaced a lost one.
     reconnects: u64,
-    /// Whether the last session was lost rather than ended as asked.
-    was_lost: bool,
+    /// Whether the last session was lost while it was up, rather than closed on request.
+    session_was_lost: bool,
 }
 
-/// What a piece of work has come to.
-enum Done {
+/// The result of background work.
+enum WorkResult {
     Dialled {
         epoch: u64,
         result: Box<Result<Established, Failure>>,
     },
-    Ended {
+    SessionEnded {
         epoch: u64,
         why: Failure,
     },
     Closed {
         epoch: u64,
     },
-    ProbeOk,
+    ProbeSucceeded,
+    /// `None` if the configuration is not resolved differently or cannot be resolved now.
     Refreshed(Option<Box<Tunnel>>),
 }
 
-/// What woke the loop.
+/// What woke the main loop.
 enum Wake {
+    /// `None` if the supervisor has removed the tunnel.
     Command(Option<Command>),
-    Done(Result<Done, tokio::task::JoinError>),
-    Phase(Phase),
-    PendingPrompt(PendingPrompt),
-    ConnectPermit(ConnectPermit),
+    Work(Result<WorkResult, JoinError>),
+    Activity(ActivityEvent),
     ForwardsChanged,
     Deadline,
-    LookForRemedy,
-    FirstMovedOn,
-    AsksNothingMore,
-    CarrierUp,
 }
 
 impl Task {
-    /// A tunnel as it begins; `desired` says whether it comes up at once.
+    /// Registers the tunnel's name and creates its task, stopped.
     pub fn new(
-        spec: Arc<Tunnel>,
-        desired: Desired,
-        shared: Shared,
+        config: Arc<Tunnel>,
+        context: TaskContext,
         commands: mpsc::Receiver<Command>,
     ) -> Self {
-        let changed = Arc::new(Notify::new());
+        let forwards_changed = Arc::new(Notify::new());
         Self {
-            machine: Machine::new(backoff(&spec.route.liveness)),
-            forwards: Forwards::new(&spec.name, Arc::clone(&changed)),
-            tenant: shared.board.let_name(&spec.name),
-            desired,
-            shared,
+            machine: Machine::new(backoff(&config.route.liveness)),
+            activity: Activity::Idle,
+            forwards: Forwards::new(&config.name, Arc::clone(&forwards_changed)),
+            forwards_changed,
+            lease: context.registry.register(&config.name),
+            context,
             commands,
             deferred: VecDeque::new(),
-            changed,
             work: JoinSet::new(),
-            dial: None,
-            refreshing: false,
-            carrier: None,
-            session: None,
-            asked: None,
-            asides: Vec::new(),
-            behind: None,
-            answered: None,
-            given: Vec::new(),
-            causes: None,
-            facts: History {
+            refresh: None,
+            kept_answer: None,
+            history: History {
                 since: Timestamp::now(),
                 last_error: None,
                 reconnects: 0,
-                was_lost: false,
+                session_was_lost: false,
             },
-            spec,
+            config,
         }
     }
 
-    /// Runs until it is told to stop, or nobody is left to tell it.
-    pub async fn run(mut self) {
-        match self.desired {
-            Desired::Up => self.obey(Command::Up).await,
+    /// Runs the tunnel, up or down as `desired` says, until [`Command::Stop`] or until all senders of commands are
+    /// dropped.
+    pub async fn run(mut self, desired: Desired) {
+        match desired {
+            Desired::Up => self.handle_user_command(UserCommand::Up).await,
+            // Not as a command: the tunnel is stopped already, which needs no log line.
             Desired::Down => {
-                self.apply_forwards().await;
+                self.apply_forwards(desired).await;
                 self.publish();
             }
         }
         loop {
-            match self.stir().await {
-                Wake::Command(None) => break self.leave().await,
+            match self.next_event().await {
+                Wake::Command(None) => break self.unregister().await,
                 Wake::Command(Some(Command::Stop)) => break,
-                Wake::Command(Some(command)) => self.obey(command).await,
-                Wake::Done(done) => self.done(done).await,
-                Wake::Phase(phase) => self.reached(phase),
-                Wake::PendingPrompt(asked) => self.ask(asked),
-                Wake::ConnectPermit(pass) => {
-                    if let Some(dial) = &mut self.dial {
-                        dial.pass = Some(pass);
-                    }
-                }
+                Wake::Command(Some(command)) => self.handle_command(command).await,
+                Wake::Work(result) => self.on_work_done(result).await,
+                Wake::Activity(event) => self.on_activity_event(event),
                 Wake::ForwardsChanged => self.publish(),
-                Wake::Deadline => self.step(Event::Deadline),
-                Wake::LookForRemedy => self.look_for_remedy(),
-                Wake::FirstMovedOn => self.step(Event::AnswerReady),
-                Wake::AsksNothingMore => {
-                    if let Some(live) = &mut self.session {
-                        live.asks = None;
-                    }
-                }
-                Wake::CarrierUp => self.step(Event::CarrierUp),
+                Wake::Deadline => self.apply(Event::Deadline),
             }
         }
         self.stop().await;
     }
 
-    async fn stir(&mut self) -> Wake {
+    async fn next_event(&mut self) -> Wake {
         if let Some(command) = self.deferred.pop_front() {
             return Wake::Command(Some(command));
         }
         let deadline = self.machine.deadline();
-        let dial = &mut self.dial;
-        let behind = &mut self.behind;
-        let live = self.session.as_mut().and_then(|live| live.asks.as_mut());
-        let waits = matches!(self.machine.state(), State::Waiting { .. });
-        let carrier = self.carrier.as_mut().filter(|_| waits);
         tokio::select! {
             command = self.commands.recv() => Wake::Command(command),
-            Some(done) = self.work.join_next() => Wake::Done(done),
-            stir = async {
-                match dial {
-                    Some(dial) => tokio::select! {
-                        biased;
-                        Some(pass) = dial.passes.recv() => Wake::ConnectPermit(pass),
-                        Some(phase) = dial.phases.recv() => Wake::Phase(phase),
-                        Some(asked) = dial.asks.recv() => Wake::PendingPrompt(asked),
-                        else => std::future::pending().await,
-                    },
-                    None => std::future::pending().await,
-                }
-            } => stir,
-            () = async {
-                match behind {
-                    Some(behind) => behind.moved_on().await,
-                    None => std::future::pending().await,
-                }
-            } => Wake::FirstMovedOn,
-            asked = async {
-                match live {
-                    Some(asks) => asks.recv().await,
-                    None => std::future::pending().await,
-                }
-            } => match asked {
-                Some(asked) => Wake::PendingPrompt(asked),
-                None => Wake::AsksNothingMore,
-            },
-            () = async {
-                match carrier {
-                    Some(carrier) => carrier.stands_anew().await,
-                    None => std::future::pending().await,
-                }
-            } => Wake::CarrierUp,
-            () = self.changed.notified() => Wake::ForwardsChanged,
+            Some(result) = self.work.join_next() => Wake::Work(result),
+            event = self.activity.next() => Wake::Activity(event),
+            () = self.forwards_changed.notified() => Wake::ForwardsChanged,
             () = async {
                 match deadline {
                     Some(deadline) => sleep_until(deadline).await,
                     None => std::future::pending().await,
                 }
             } => Wake::Deadline,
-            () = tokio::time::sleep(credential_watch::LOOK), if self.causes.is_some() => Wake::LookForRemedy,
         }
     }
 
-    /// Takes an event to the machine, carries the action out, tells the board.
-    fn step(&mut self, event: Event) {
+    /// Passes an event to the machine, carries the action out, and publishes the new state. The only place where the
+    /// state changes, and where the activity is brought in step with it.
+    fn apply(&mut self, event: Event) {
         let before = std::mem::discriminant(self.machine.state());
-        let action = self.machine.on(Instant::now(), rand::random(), event);
-        if std::mem::discriminant(self.machine.state()) != before {
-            self.facts.since = Timestamp::now();
-            self.tell_log();
-        }
-        let still = match self.machine.state() {
-            State::Failed { why } | State::Waiting { why, .. } => Some(why.verdict()),
-            _ => None,
-        };
-        match still.filter(|verdict| *verdict != Recovery::Retry) {
-            Some(verdict) => {
-                self.causes
-                    .get_or_insert_with(|| FileSnapshot::of(&self.spec.route, verdict));
-            }
-            None => self.causes = None,
-        }
+        let action = self.machine.handle(Instant::now(), rand::random(), event);
         match action {
             Some(Action::Dial { epoch }) => self.start_dial(epoch),
             Some(Action::Close { epoch }) => self.start_close(epoch),
             Some(Action::Probe { epoch }) => self.start_probe(epoch),
             None => {}
         }
-        if !matches!(
-            self.machine.state(),
-            State::NeedsInput { .. } | State::AwaitingAnswer { .. }
-        ) {
-            self.drop_prompt();
-            self.behind = None;
+        self.activity
+            .follow(self.machine.state(), &self.config.route);
+        // Not for each new phase or prompt within a state.
+        if std::mem::discriminant(self.machine.state()) != before {
+            self.history.since = Timestamp::now();
+            self.log_state();
         }
         self.publish();
     }
 
-    /// What it waits for: its own prompt, or the one of the tunnel before it.
-    fn prompt(&self) -> Option<&Prompt> {
-        let own = self.asked.as_ref().map(|waiting| &waiting.prompt);
-        own.or(self.behind.as_ref().map(|behind| &behind.prompt))
+    fn on_activity_event(&mut self, event: ActivityEvent) {
+        match event {
+            ActivityEvent::Phase { epoch, phase } => {
+                self.apply(Event::PhaseChanged { epoch, phase });
+            }
+            ActivityEvent::Prompt(prompt) => self.ask(prompt),
+            ActivityEvent::SharedPromptFinished => self.apply(Event::AnswerReady),
+            ActivityEvent::CarrierUp => self.apply(Event::CarrierUp),
+            ActivityEvent::CheckFiles => self.check_files(),
+        }
     }
 
-    fn look_for_remedy(&mut self) {
-        if self.causes.as_ref().is_some_and(FileSnapshot::have_changed) {
+    /// Dials again if the user has changed what the last failure depends on.
+    fn check_files(&mut self) {
+        if self.activity.files_have_changed() {
             info!(
-                tunnel = self.spec.name,
+                tunnel = self.config.name,
                 "a key, a known_hosts file or the agent has changed: trying again"
             );
-            self.step(Event::WantUp);
+            self.apply(Event::WantUp);
         }
     }
 
-    async fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
-        match done {
-            Ok(Done::Dialled { epoch, result }) => match *result {
+    async fn on_work_done(&mut self, result: Result<WorkResult, JoinError>) {
+        match result {
+            Ok(WorkResult::Dialled { epoch, result }) => match *result {
                 Ok(established) => self.attach(epoch, established).await,
-                Err(why) => self.lost(epoch, why),
+                Err(why) => self.on_session_lost(epoch, why),
             },
-            Ok(Done::Ended { epoch, why }) => self.lost(epoch, why),
-            Ok(Done::Closed { epoch }) => self.step(Event::Closed { epoch }),
-            Ok(Done::ProbeOk) => self.publish(),
-            Ok(Done::Refreshed(fresh)) => {
-                self.refreshing = false;
-                if let Some(fresh) = fresh {
-                    self.take(*fresh).await;
+            Ok(WorkResult::SessionEnded { epoch, why }) => self.on_session_lost(epoch, why),
+            Ok(WorkResult::Closed { epoch }) => self.apply(Event::Closed { epoch }),
+            // Publishes the round-trip time that the probe measured.
+            Ok(WorkResult::ProbeSucceeded) => self.publish(),
+            Ok(WorkResult::Refreshed(current)) => {
+                if let Some(current) = current {
+                    self.take_refreshed(*current).await;
                 }
             }
+            // An aborted dial.
             Err(error) if error.is_cancelled() => {}
-            Err(error) => {
-                tracing::error!(
-                    tunnel = self.spec.name,
-                    "a defect of tunneld ended the session: {error}"
-                );
-                if let Some(epoch) = self.machine.live_epoch() {
-                    self.lost(
-                        epoch,
-                        Failure::new(
-                            FailureKind::Internal,
-                            "a defect of tunneld ended the session",
-                        ),
-                    );
-                }
-            }
+            Err(panic) => self.on_panic(&panic),
         }
     }
 
-    fn reached(&mut self, phase: Phase) {
-        if let Some(epoch) = self.dial.as_ref().map(|dial| dial.epoch) {
-            self.step(Event::PhaseChanged { epoch, phase });
+    /// Replaces the session after a panic in background work: which of its parts still work is unknown.
+    fn on_panic(&mut self, panic: &JoinError) {
+        let message = "a bug in tunneld ended the session";
+        error!(tunnel = self.config.name, "{message}: {panic}");
+        if let Some(epoch) = self.machine.live_epoch() {
+            self.on_session_lost(epoch, Failure::new(FailureKind::Internal, message));
         }
     }
 
-    /// Nobody commands it any more: it is gone as soon as its addresses are free.
-    async fn leave(&mut self) {
+    /// Removes the tunnel from the registry once its addresses are free, so that a successor can bind them as soon as
+    /// clients see that the tunnel is gone.
+    async fn unregister(&mut self) {
         self.forwards.set_desired(&[]).await;
-        self.shared.board.leave(self.tenant, &self.spec.name);
+        self.context
+            .registry
+            .unregister(self.lease, &self.config.name);
     }
 
     async fn stop(mut self) {
-        self.drop_prompt();
-        self.drop_asides();
-        self.dial = None;
+        // Closes the prompts and aborts the dial.
+        let session = match self.activity.take() {
+            Activity::Live(live) => Some(live.session),
+            _ => None,
+        };
         self.work.shutdown().await;
+        // The forwards before the session, so that open connections can finish within the grace period.
         self.forwards.close(STOP_GRACE).await;
-        if let Some(live) = self.session.take() {
-            let _ = timeout(CLOSE_GRACE, live.session.close()).await;
+        if let Some(session) = session {
+            let _ = timeout(CLOSE_GRACE, session.close()).await;
         }
     }
 }

@@ -1,264 +1,261 @@
-//! A question that a tunnel's dial asks, on its way over the board to a person and back.
+//! How a prompt of the dial or the session reaches the user, and how the answer returns.
+//!
+//! A dial waits for its prompt. A background prompt (a host key update) changes nothing about the tunnel's state: the
+//! session works whether it is answered or not.
 
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::{broadcast, oneshot};
+use secrecy::SecretString;
 use tokio::time::Instant;
+use tracing::info;
 use tunneld_proto::error::{ErrorKind, RpcError};
-use tunneld_proto::message::{Event as BoardEvent, EventBody};
-use tunneld_proto::status::{Prompt, PromptKind, State as WireState};
+use tunneld_proto::status::{Prompt, PromptKind};
 
 use super::Task;
-use super::aside::is_aside;
+use super::activity::{Activity, AwaitedPrompt};
+use super::open_prompt::{Answered, OpenPrompt, SessionPrompt, SharedPrompt};
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{PendingPrompt, PromptRequest};
-use crate::tunnel::answer_cache::AnswerCache;
 use crate::tunnel::machine::Event;
 
-/// A prompt that waits for its answer.
-pub(super) struct Waiting {
-    pub(super) prompt: Prompt,
-    pub(super) question: PromptRequest,
-    /// None once the dial that asked is gone.
-    pub(super) answer: Option<oneshot::Sender<Vec<SecretString>>>,
-}
-
-/// Another tunnel that asks the same host's person.
-pub(super) struct SharedPrompt {
-    pub(super) prompt: Prompt,
-    events: broadcast::Receiver<BoardEvent>,
-}
-
-impl SharedPrompt {
-    /// Waits until that tunnel is let in, has failed, or is gone.
-    pub(super) async fn moved_on(&mut self) {
-        loop {
-            match self.events.recv().await.map(|event| event.body) {
-                Ok(EventBody::Tunnel { tunnel }) if tunnel.name == self.prompt.tunnel => {
-                    let busy =
-                        matches!(tunnel.state, WireState::NeedsInput | WireState::Connecting);
-                    if !busy {
-                        return;
-                    }
-                }
-                Ok(EventBody::Removed { name }) if name == self.prompt.tunnel => return,
-                Ok(_) => {}
-                // What was missed may have been it.
-                Err(_) => return,
-            }
-        }
-    }
+/// Whether the dial or session continues without the answer.
+fn is_background(request: &PromptRequest) -> bool {
+    request.kind == PromptKind::HostKeyUpdate
 }
 
 impl Task {
-    pub(super) fn ask(&mut self, PendingPrompt { question, answer }: PendingPrompt) {
-        if is_aside(&question) {
-            return self.ask_aside(PendingPrompt { question, answer });
+    /// Answers the prompt with answers that are known already, or shows it to the user. Returning without either drops
+    /// the prompt, which cancels it.
+    pub(super) fn ask(&mut self, PendingPrompt { request, answer }: PendingPrompt) {
+        if is_background(&request) {
+            return self.background_prompt(PendingPrompt { request, answer });
         }
-        let Some(epoch) = self.dial.as_ref().map(|dial| dial.epoch) else {
-            return;
-        };
-        let now = Instant::now();
-        let parked = self
-            .answered
-            .take_if(|(asked, _)| asked.is_again(&question));
-        // A kept answer is tried once: what the server asks again, a person must answer.
-        let tried = self
-            .given
-            .iter()
-            .any(|(asked, _)| asked.is_again(&question));
-        let known = match parked {
-            Some((_, answers)) => Some(answers),
-            None if tried => None,
-            None => self.recent().find(now, &question),
-        };
-        if let Some(answers) = known {
-            self.given.push((question, answers.clone()));
-            // A dial that is gone needs no answer.
+        if let Some(answers) = self.known_answers(&request) {
+            if let Activity::Dialing(dial) = &mut self.activity {
+                dial.answers.push((request, answers.clone()));
+            }
+            // Fails only if the dial has just ended.
             let _ = answer.send(answers);
             return;
         }
-        if let Some(pass) = self.dial.as_mut().and_then(|dial| dial.pass.as_mut()) {
-            pass.wait_for_a_person();
-        }
-        let id = self.shared.prompts.fetch_add(1, Ordering::Relaxed) + 1;
-        let prompt = self.prompt_of(id, &question);
-        self.drop_prompt();
-        // Heard from before the look, so that the first tunnel's moving on cannot be missed.
-        let events = self.shared.board.subscribe().1;
-        if let Some(first) = self.shared.board.put_prompt(prompt.clone()) {
-            self.stand_behind(
-                epoch,
-                SharedPrompt {
-                    prompt: first,
-                    events,
-                },
-            );
+        let prompt = self.new_prompt(&request);
+        let Activity::Dialing(dial) = &mut self.activity else {
             return;
+        };
+        if let Some(permit) = &mut dial.permit {
+            permit.release_for_prompt();
         }
-        self.asked = Some(Waiting {
-            prompt,
-            question,
-            answer: Some(answer),
-        });
-        self.step(Event::PendingPrompt { epoch, prompt: id });
+        // An earlier prompt of this dial is outdated: a dial waits for one at a time.
+        dial.prompt = None;
+        let (epoch, id) = (dial.epoch, prompt.id);
+        // Before `open_prompt`, so that the end of another tunnel's prompt cannot be missed.
+        let events = self.context.registry.subscribe().1;
+        match self.context.registry.open_prompt(prompt) {
+            Ok(guard) => {
+                let open = OpenPrompt { guard, request };
+                dial.prompt = Some(SessionPrompt { open, answer });
+                self.apply(Event::PromptOpened { epoch, prompt: id });
+            }
+            Err(other) => self.wait_for_other_prompt(epoch, SharedPrompt::new(*other, events)),
+        }
     }
 
-    /// The question as a client sees it.
-    pub(super) fn prompt_of(&self, id: u64, question: &PromptRequest) -> Prompt {
+    /// Answers to this request that the user gave before: while this tunnel had no connection, or to another tunnel.
+    fn known_answers(&mut self, request: &PromptRequest) -> Option<Vec<SecretString>> {
+        let Activity::Dialing(dial) = &self.activity else {
+            return None;
+        };
+        if let Some((_, answers)) = self
+            .kept_answer
+            .take_if(|(kept, _)| kept.same_question(request))
+        {
+            return Some(answers);
+        }
+        // The server repeats the question, so the known answer was wrong: only the user can help.
+        let is_repeated = dial
+            .answers
+            .iter()
+            .any(|(answered, _)| answered.same_question(request));
+        if is_repeated {
+            return None;
+        }
+        self.context.answers.lock().get(Instant::now(), request)
+    }
+
+    /// The prompt as clients see it, with a new id.
+    fn new_prompt(&self, request: &PromptRequest) -> Prompt {
         Prompt {
-            id,
-            tunnel: self.spec.name.clone(),
-            kind: question.kind,
-            host: question.host.clone(),
-            text: format!("{}{}", question.note, question.text),
-            fields: question.fields.clone(),
-            fingerprint: question.fingerprint.clone(),
+            id: self.context.last_prompt_id.fetch_add(1, Ordering::Relaxed) + 1,
+            tunnel: self.config.name.clone(),
+            kind: request.kind,
+            host: request.host.clone(),
+            text: format!("{}{}", request.note, request.text),
+            fields: request.fields.clone(),
+            fingerprint: request.fingerprint.clone(),
             since: Timestamp::now(),
         }
     }
 
-    /// Another tunnel asks the same host's person: this one hangs up, and dials again once that one has moved on.
-    fn stand_behind(&mut self, epoch: u64, behind: SharedPrompt) {
-        let prompt = behind.prompt.id;
-        self.behind = Some(behind);
-        if let Some(dial) = self.dial.take() {
-            dial.abort.abort();
-        }
-        self.step(Event::PendingPrompt { epoch, prompt });
-        let why = Failure::new(FailureKind::Disconnected, "another tunnel asks first");
-        self.step(Event::Lost { epoch, why });
+    /// Aborts the dial, because another tunnel asks the user about the same host. The next dial starts when that prompt
+    /// is done.
+    fn wait_for_other_prompt(&mut self, epoch: u64, shared: SharedPrompt) {
+        let prompt = shared.prompt.id;
+        self.activity = Activity::AwaitingAnswer(AwaitedPrompt::OtherTunnel(shared));
+        self.apply(Event::PromptBlocked { epoch, prompt });
     }
 
+    /// Shows a prompt that nothing waits for, unless another tunnel already asks the same.
+    fn background_prompt(&mut self, PendingPrompt { request, answer }: PendingPrompt) {
+        let prompt = self.new_prompt(&request);
+        let Some(prompts) = self.activity.background_prompts() else {
+            return;
+        };
+        let Ok(guard) = self.context.registry.open_prompt(prompt) else {
+            return;
+        };
+        let tunnel = self.config.name.as_str();
+        let text = &guard.prompt().text;
+        info!(tunnel, "{text}; run: tunnelctl answer {tunnel}");
+        let open = OpenPrompt { guard, request };
+        prompts.push(SessionPrompt { open, answer });
+    }
+
+    /// Answers the prompt `id`, or cancels it if `answers` is `None`.
+    ///
+    /// # Errors
+    /// `prompt_not_found`; `invalid_answer`, and then the prompt stays open.
     pub(super) fn answer(
         &mut self,
         id: u64,
         answers: Option<Vec<SecretString>>,
     ) -> Result<(), RpcError> {
-        if let Some(done) = self.answer_aside(id, answers.as_ref()) {
-            return done;
+        if self.is_background_prompt(id) {
+            return self.answer_background_prompt(id, answers);
         }
-        let Some(waiting) = self
-            .asked
-            .as_ref()
-            .filter(|waiting| waiting.prompt.id == id)
-        else {
-            return Err(
-                RpcError::new(ErrorKind::PromptNotFound, format!("no prompt {id} waits"))
-                    .hint("run: tunnelctl answer"),
-            );
+        let open = match &self.activity {
+            Activity::Dialing(dial) => dial.prompt.as_ref().map(|prompt| &prompt.open),
+            Activity::AwaitingAnswer(AwaitedPrompt::Own(open)) => Some(open),
+            _ => None,
+        };
+        let Some(open) = open.filter(|open| open.id() == id) else {
+            return Err(prompt_not_found(id));
         };
         if let Some(answers) = &answers {
-            check(&waiting.question, answers)?;
+            open.check(answers)?;
         }
-        let Some(Waiting {
-            question, answer, ..
-        }) = self.take_prompt()
-        else {
-            return Ok(());
-        };
-        match (answer, answers) {
-            (Some(answer), Some(answers)) => {
-                self.given.push((question.clone(), answers.clone()));
-                if let Err(answers) = answer.send(answers) {
-                    // The server has hung up, which is yet to be heard here.
-                    self.keep_for_next(question, answers);
+        match self.activity.take() {
+            Activity::AwaitingAnswer(AwaitedPrompt::Own(open)) => self.answer_kept(open, answers),
+            Activity::Dialing(mut dial) => {
+                let prompt = dial.prompt.take();
+                self.activity = Activity::Dialing(dial);
+                if let Some(prompt) = prompt {
+                    self.answer_dial(prompt, answers);
                 }
-                self.answered_or_not();
             }
-            // The dial hears of the cancel by the sender that is dropped here, and may go on without an answer.
-            (Some(_), None) => self.answered_or_not(),
-            (None, Some(answers)) => {
-                self.keep_for_next(question, answers);
-                self.step(Event::AnswerReady);
-            }
-            (None, None) => {
-                let why = Failure::new(FailureKind::NotAnswered, "the prompt was cancelled")
-                    .hint(format!("run: tunnelctl up {}", self.spec.name));
-                self.facts.last_error = Some((why.clone(), Timestamp::now()));
-                self.step(Event::Cancelled { why });
-            }
+            other => self.activity = other,
         }
         Ok(())
     }
 
-    /// The prompt of the dial under way is gone.
-    fn answered_or_not(&mut self) {
-        if let Some(epoch) = self.machine.live_epoch() {
-            self.step(Event::Answered { epoch });
-        }
-    }
-
-    /// A code was for the login that the server has given up: the next one asks for its own.
-    fn keep_for_next(&mut self, question: PromptRequest, answers: Vec<SecretString>) {
-        self.answered = question.lasts().then_some((question, answers));
-    }
-
-    fn recent(&self) -> MutexGuard<'_, AnswerCache> {
-        self.shared
-            .recent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The dial was let in: its answers serve the tunnels that wait behind it.
-    pub(super) fn keep_answers(&mut self) {
-        let given = std::mem::take(&mut self.given);
-        self.answered = None;
-        let mut recent = self.recent();
-        recent.forget(Instant::now());
-        for (question, answers) in given {
-            recent.keep(Instant::now(), question, answers);
-        }
-    }
-
-    pub(super) fn take_prompt(&mut self) -> Option<Waiting> {
-        let waiting = self.asked.take()?;
-        self.shared.board.remove_prompt(waiting.prompt.id);
-        Some(waiting)
-    }
-
-    pub(super) fn drop_prompt(&mut self) {
-        drop(self.take_prompt());
-    }
-}
-
-/// Whether the answers can be the question's.
-pub(super) fn check(question: &PromptRequest, answers: &[SecretString]) -> Result<(), RpcError> {
-    let (fields, given) = (question.fields.len(), answers.len());
-    if given != fields {
-        let message = format!("the prompt has {fields} fields, and {given} answers came");
-        return Err(
-            RpcError::new(ErrorKind::InvalidAnswer, message).hint("give one answer a field")
-        );
-    }
-    if is_verdict(question, answers) {
-        return Ok(());
-    }
-    let wrong = |message: &str| RpcError::new(ErrorKind::InvalidAnswer, message);
-    Err(match question.fingerprint {
-        Some(_) => wrong("a host key is answered with \"yes\", \"no\" or its fingerprint")
-            .hint("compare the fingerprint with the one that the host's owner tells"),
-        None => wrong("host keys are answered with \"yes\" or \"no\""),
-    })
-}
-
-/// Whether an answer about a host key is one: a slip of the keyboard is neither consent nor refusal.
-fn is_verdict(question: &PromptRequest, answers: &[SecretString]) -> bool {
-    if !matches!(
-        question.kind,
-        PromptKind::HostKey | PromptKind::HostKeyUpdate
+    /// Sends the answers to the dial that waits for them.
+    fn answer_dial(
+        &mut self,
+        SessionPrompt { open, answer }: SessionPrompt,
+        answers: Option<Vec<SecretString>>,
     ) {
-        return true;
+        let OpenPrompt { guard, request } = open;
+        drop(guard);
+        match answers {
+            Some(answers) => {
+                if let Activity::Dialing(dial) = &mut self.activity {
+                    dial.answers.push((request.clone(), answers.clone()));
+                }
+                if let Err(answers) = answer.send(answers) {
+                    // The dial has ended; its result is still on the way to this task.
+                    self.keep_for_next_dial((request, answers));
+                }
+            }
+            // The dial learns of it by the dropped sender. It may continue with other login methods.
+            None => drop(answer),
+        }
+        if let Some(epoch) = self.machine.live_epoch() {
+            self.apply(Event::PromptClosed { epoch });
+        }
     }
-    answers.iter().all(|answer| {
-        let answer = answer.expose_secret().trim();
-        let word = ["yes", "no"]
+
+    /// Keeps the answers to a prompt that outlived its dial, and dials again.
+    fn answer_kept(&mut self, open: OpenPrompt, answers: Option<Vec<SecretString>>) {
+        let OpenPrompt { guard, request } = open;
+        drop(guard);
+        match answers {
+            Some(answers) => {
+                self.keep_for_next_dial((request, answers));
+                self.apply(Event::AnswerReady);
+            }
+            None => {
+                let why = Failure::new(FailureKind::NotAnswered, "the prompt was cancelled")
+                    .hint(format!("run: tunnelctl up {}", self.config.name));
+                self.history.last_error = Some((why.clone(), Timestamp::now()));
+                self.apply(Event::PromptCancelled { why });
+            }
+        }
+    }
+
+    /// Keeps answers for the same question of the next dial, except one-time codes: they were for the login that the
+    /// server has given up.
+    fn keep_for_next_dial(&mut self, (request, answers): Answered) {
+        self.kept_answer = request.is_reusable().then_some((request, answers));
+    }
+
+    /// Caches the answers of a login that succeeded, for tunnels that log in to the same host.
+    pub(super) fn cache_answers(&mut self, answers: Vec<Answered>) {
+        self.kept_answer = None;
+        let now = Instant::now();
+        let mut cache = self.context.answers.lock();
+        cache.remove_expired(now);
+        for (request, answers) in answers {
+            cache.insert(now, request, answers);
+        }
+    }
+
+    fn is_background_prompt(&mut self, id: u64) -> bool {
+        self.activity
+            .background_prompts()
+            .is_some_and(|prompts| prompts.iter().any(|prompt| prompt.open.id() == id))
+    }
+
+    fn answer_background_prompt(
+        &mut self,
+        id: u64,
+        answers: Option<Vec<SecretString>>,
+    ) -> Result<(), RpcError> {
+        let prompts = self
+            .activity
+            .background_prompts()
+            .ok_or_else(|| prompt_not_found(id))?;
+        let at = prompts
             .iter()
-            .any(|word| answer.eq_ignore_ascii_case(word));
-        word || Some(answer) == question.fingerprint.as_deref()
-    })
+            .position(|prompt| prompt.open.id() == id)
+            .ok_or_else(|| prompt_not_found(id))?;
+        if let (Some(answers), Some(prompt)) = (&answers, prompts.get(at)) {
+            prompt.open.check(answers)?;
+        }
+        let SessionPrompt { open, answer } = prompts.remove(at);
+        drop(open);
+        if let Some(answers) = answers {
+            // Fails only if the session has just ended.
+            let _ = answer.send(answers);
+        }
+        Ok(())
+    }
+}
+
+/// The error for an answer to a prompt that is not open, or not open any more.
+pub fn prompt_not_found(id: u64) -> RpcError {
+    RpcError::new(
+        ErrorKind::PromptNotFound,
+        format!("there is no prompt {id}"),
+    )
+    .hint("run: tunnelctl answer")
 }

@@ -1,4 +1,4 @@
-//! What a task tells of its tunnel: to the log and to the board.
+//! What the task reports about its tunnel: log lines for changes of state, and the entry in the status registry.
 
 use std::sync::Arc;
 
@@ -6,18 +6,19 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Task;
+use super::activity::{Activity, AwaitedPrompt};
 use crate::tunnel::machine::State;
 use crate::tunnel::registry::Entry;
 use crate::tunnel::status::{self, TunnelSnapshot};
 
 impl Task {
-    pub(super) fn tell_log(&self) {
-        let tunnel = self.spec.name.as_str();
+    pub(super) fn log_state(&self) {
+        let tunnel = self.config.name.as_str();
         match self.machine.state() {
             State::Connecting { .. } => {
                 info!(
                     tunnel,
-                    host = status::destination(&self.spec.route),
+                    host = status::destination(&self.config.route),
                     "connecting"
                 );
             }
@@ -34,12 +35,9 @@ impl Task {
             }
             State::NeedsInput { .. } => info!(
                 tunnel,
-                "waits for an answer; run: tunnelctl answer {tunnel}"
+                "waiting for an answer; run: tunnelctl answer {tunnel}"
             ),
-            State::AwaitingAnswer { .. } => info!(
-                tunnel,
-                "the server hung up while an answer was awaited; connecting again once there is one"
-            ),
+            State::AwaitingAnswer { .. } => self.log_awaiting_answer(),
             State::Failed { why } => {
                 warn!(
                     tunnel,
@@ -49,29 +47,48 @@ impl Task {
                 );
             }
             State::Stopped => info!(tunnel, "stopped"),
+            // A state of at most `CLOSE_GRACE`; what follows is logged.
             State::Closing { .. } => {}
         }
     }
 
+    fn log_awaiting_answer(&self) {
+        let tunnel = self.config.name.as_str();
+        match &self.activity {
+            Activity::AwaitingAnswer(AwaitedPrompt::OtherTunnel(shared)) => {
+                let other = shared.prompt.tunnel.as_str();
+                info!(
+                    tunnel,
+                    "waiting for the answer to the prompt of {other}, which logs in to the same host; \
+                     run: tunnelctl answer {other}"
+                );
+            }
+            _ => info!(
+                tunnel,
+                "the server closed the connection while the prompt was open; connecting again after the answer"
+            ),
+        }
+    }
+
+    /// Publishes the current state. Cheap if nothing has changed: the registry sends an event only for a new status.
     pub(super) fn publish(&self) {
-        let facts = TunnelSnapshot {
-            spec: Arc::clone(&self.spec),
+        let live = self.activity.live();
+        let snapshot = TunnelSnapshot {
+            config: Arc::clone(&self.config),
             state: self.machine.state().clone(),
-            reached: (self.session.as_ref()).map(|live| live.session.info().host.clone()),
-            since: self.facts.since,
-            desired: self.desired,
-            last_error: self.facts.last_error.clone(),
-            prompt: self.prompt().cloned(),
-            session: self.session.as_ref().map(|live| live.told.clone()),
-            reconnects: self.facts.reconnects,
+            since: self.history.since,
+            reached_host: live.map(|live| live.session.info().host.clone()),
+            last_error: self.history.last_error.clone(),
+            prompt: self.activity.prompt().cloned(),
+            session: live.map(|live| live.status.clone()),
+            reconnects: self.history.reconnects,
         };
-        let session = self.session.as_ref().map(|live| live.session.clone());
-        self.shared.board.put(
-            self.tenant,
+        self.context.registry.publish(
+            self.lease,
             Entry {
-                facts,
+                snapshot,
                 forwards: self.forwards.monitor(),
-                session,
+                session: live.map(|live| live.session.clone()),
             },
         );
     }

@@ -1,252 +1,269 @@
-//! The session of a tunnel: dialled, kept, probed, lost, closed.
+//! The session of a tunnel: dialled, attached to the forwards, probed, lost, closed.
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tracing::warn;
 use tunneld_proto::status::{Phase, SessionStatus};
 
+use super::activity::{Activity, Dial, DialChannels};
 use super::carrier::{self, Carrier};
-use super::{CLOSE_GRACE, Dial, Done, Live, PROBE_DEADLINE, Task};
+use super::{CLOSE_GRACE, PROBE_TIMEOUT, Task, WorkResult};
 use crate::failure::{Failure, FailureKind};
-use crate::prompt::{PendingPrompt, PromptSender};
+use crate::prompt::PromptSender;
 use crate::session::{self, DialContext, Established, Incoming, Session};
 use crate::tunnel::machine::{Event, State};
 use tunneld_config::model::Via;
 
-/// What became of asking for the forwards.
-pub(super) enum Asking {
-    Done(Vec<Failure>),
+/// How the request for the forwards of a new session ended.
+enum ForwardRequestOutcome {
+    /// Each forward was answered. Holds the failures.
+    Answered(Vec<Failure>),
+    /// A command arrived that ends this session.
     Interrupted,
+    /// The session ended before all were answered.
     Lost(Failure),
 }
 
 impl Task {
+    /// Carries out `Action::Dial`: starts the dial in the background.
     pub(super) fn start_dial(&mut self, epoch: u64) {
-        self.given.clear();
-        let (phases, phases_end) = mpsc::unbounded_channel();
-        let (passes, passes_end) = mpsc::unbounded_channel();
-        let (asker, asks) = PromptSender::new();
-        let route = self.spec.route.clone();
-        let gate = self.shared.gate.clone();
-        let board = self.shared.board.clone();
-        self.carrier = match &route.via {
-            Via::Tunnel(name) => Some(Carrier::new(name, &board)),
+        let carrier = match &self.config.route.via {
+            Via::Tunnel(name) => Some(Carrier::new(name, &self.context.registry)),
             _ => None,
         };
-        let tunnel = self.spec.name.clone();
-        let abort = self.work.spawn(async move {
+        let (task, channels) = self.spawn_dial(epoch);
+        self.activity = Activity::Dialing(Box::new(Dial::new(epoch, task, channels, carrier)));
+        self.start_refresh();
+    }
+
+    fn spawn_dial(&mut self, epoch: u64) -> (AbortHandle, DialChannels) {
+        let (phase_sender, phases) = mpsc::unbounded_channel();
+        let (permit_sender, permits) = mpsc::unbounded_channel();
+        let (prompt_sender, prompts) = PromptSender::new();
+        let tunnel = self.config.name.clone();
+        let route = self.config.route.clone();
+        let limiter = self.context.connect_limiter.clone();
+        let registry = self.context.registry.clone();
+        let task = self.work.spawn(async move {
             let result = async {
                 let carrier = match &route.via {
-                    Via::Tunnel(name) => Some(carrier::session_of(name, &board)?),
+                    Via::Tunnel(name) => Some(carrier::session_of(name, &registry)?),
                     _ => None,
                 };
-                let pass = gate
-                    .pass(&route)
-                    .await
-                    .ok_or_else(|| Failure::new(FailureKind::Internal, "the gate is closed"))?;
-                // The task holds it: it knows when a person is being waited for.
-                let _ = passes.send(pass);
-                session::dial(
-                    &route,
-                    DialContext {
-                        tunnel,
-                        phases,
-                        asker,
-                        carrier,
-                    },
-                )
-                .await
+                let permit = limiter.acquire(&route).await.ok_or_else(|| {
+                    Failure::new(
+                        FailureKind::Internal,
+                        "a bug in tunneld: no dial is permitted",
+                    )
+                })?;
+                // Fails only if the task has dropped the dial, which aborts this work.
+                let _ = permit_sender.send(permit);
+                let context = DialContext {
+                    tunnel,
+                    phases: phase_sender,
+                    asker: prompt_sender,
+                    carrier,
+                };
+                session::dial(&route, context).await
             };
-            Done::Dialled {
+            WorkResult::Dialled {
                 epoch,
                 result: Box::new(result.await),
             }
         });
-        self.dial = Some(Dial {
-            epoch,
-            abort,
-            phases: phases_end,
-            asks,
-            passes: passes_end,
-            pass: None,
-        });
-        self.refresh();
+        let channels = DialChannels {
+            permits,
+            phases,
+            prompts,
+        };
+        (task, channels)
     }
 
-    /// Asks, beside the dial, whether ssh_config still says what it said. It does nearly always: a lost session is not
-    /// to wait for that.
-    fn refresh(&mut self) {
-        if std::mem::replace(&mut self.refreshing, true) {
+    /// Resolves the configuration again, unless that is under way. Beside the dial, not before it: ssh_config rarely
+    /// changes, and a lost session should not wait for `ssh -G`.
+    fn start_refresh(&mut self) {
+        if self
+            .refresh
+            .as_ref()
+            .is_some_and(|refresh| !refresh.is_finished())
+        {
             return;
         }
-        let (refresher, name) = (self.shared.refresher.clone(), self.spec.name.clone());
-        self.work.spawn(async move {
-            let fresh = refresher.ask(&name).await;
-            Done::Refreshed(fresh.map(Box::new))
+        let (refresh, name) = (self.context.refresh.clone(), self.config.name.clone());
+        let task = self.work.spawn(async move {
+            let current = refresh.refresh(&name).await;
+            WorkResult::Refreshed(current.map(Box::new))
         });
+        self.refresh = Some(task);
     }
 
+    /// Carries out `Action::Close`: closes the session in the background, or aborts the dial.
     pub(super) fn start_close(&mut self, epoch: u64) {
-        if let Some(dial) = self.dial.take_if(|dial| dial.epoch == epoch) {
-            dial.abort.abort();
-        }
-        let live = self.session.take_if(|live| live.epoch == epoch);
-        self.drop_asides();
+        let session = match self.activity.take() {
+            Activity::Live(live) => Some(live.session),
+            // Dropping a dial aborts it.
+            _ => None,
+        };
         self.forwards.detach();
-        self.facts.was_lost = false;
+        self.history.session_was_lost = false;
+        self.spawn_close(epoch, session);
+    }
+
+    fn spawn_close(&mut self, epoch: u64, session: Option<Session>) {
         self.work.spawn(async move {
-            if let Some(live) = live {
-                // A peer that does not listen is left to its own timers.
-                let _ = timeout(CLOSE_GRACE, live.session.close()).await;
+            if let Some(session) = session {
+                // A server that does not answer must not delay the next session.
+                let _ = timeout(CLOSE_GRACE, session.close()).await;
             }
-            Done::Closed { epoch }
+            WorkResult::Closed { epoch }
         });
     }
 
+    /// Carries out `Action::Probe`: pings the server in the background.
     pub(super) fn start_probe(&mut self, epoch: u64) {
-        let Some(live) = self.session.as_ref().filter(|live| live.epoch == epoch) else {
+        let Some(live) = self.activity.live() else {
             return;
         };
         let session = live.session.clone();
         self.work.spawn(async move {
-            match session.ping(PROBE_DEADLINE).await {
-                Ok(_) => Done::ProbeOk,
-                Err(why) => Done::Ended { epoch, why },
+            match session.ping(PROBE_TIMEOUT).await {
+                Ok(_) => WorkResult::ProbeSucceeded,
+                Err(why) => WorkResult::SessionEnded { epoch, why },
             }
         });
     }
 
-    /// The session stands: asks for the forwards, then is up.
+    /// Takes over the session of a dial that succeeded and requests its forwards. The tunnel is up once each forward
+    /// was answered.
     pub(super) async fn attach(
         &mut self,
         epoch: u64,
         Established { session, incoming }: Established,
     ) {
-        if self.machine.live_epoch() != Some(epoch)
-            || matches!(self.machine.state(), State::Closing { .. })
-        {
-            let _ = timeout(CLOSE_GRACE, session.close()).await;
-            return;
-        }
-        self.keep_answers();
-        let asks = self.dial.take().map(|dial| dial.asks);
-        self.keep(epoch, &session, asks);
-        self.step(Event::PhaseChanged {
-            epoch,
-            phase: Phase::Forwards,
-        });
-        let failures = match self.ask_forwards(&session, incoming).await {
-            Asking::Done(failures) => failures,
-            Asking::Interrupted => return,
-            Asking::Lost(why) => return self.lost(epoch, why),
+        let dial = match self.activity.take() {
+            Activity::Dialing(dial) if dial.epoch == epoch => *dial,
+            // The dial was given up after it had succeeded.
+            other => {
+                self.activity = other;
+                let _ = timeout(CLOSE_GRACE, session.close()).await;
+                return;
+            }
+        };
+        self.take_over(epoch, dial, &session);
+        let failures = match self.request_forwards(&session, incoming).await {
+            ForwardRequestOutcome::Answered(failures) => failures,
+            ForwardRequestOutcome::Interrupted => return,
+            ForwardRequestOutcome::Lost(why) => return self.on_session_lost(epoch, why),
         };
         if let Some(first) = failures
             .into_iter()
             .next()
-            .filter(|_| self.spec.forwarding.exit_on_failure)
+            .filter(|_| self.config.forwarding.exit_on_failure)
         {
+            // The forward's own kind must not decide how the whole tunnel recovers.
             let why = Failure {
                 kind: FailureKind::Forward,
                 ..first
             };
-            return self.lost(epoch, why);
+            return self.on_session_lost(epoch, why);
         }
-        self.facts.last_error = None;
-        if std::mem::take(&mut self.facts.was_lost) {
-            self.facts.reconnects += 1;
+        self.history.last_error = None;
+        if std::mem::take(&mut self.history.session_was_lost) {
+            self.history.reconnects += 1;
         }
-        self.step(Event::Established { epoch });
+        self.apply(Event::Established { epoch });
     }
 
-    pub(super) fn keep(
-        &mut self,
-        epoch: u64,
-        session: &Session,
-        asks: Option<mpsc::Receiver<PendingPrompt>>,
-    ) {
-        let info = session.info();
-        let told = SessionStatus {
-            since: Timestamp::now(),
-            server: info.server.clone(),
-            kex: info.kex.clone(),
-            cipher: info.cipher.clone(),
-            mac: info.mac.clone(),
-            host_key: info.host_key.clone(),
-            auth: info.auth.clone(),
-            rtt_ms: None,
-            offences: 0,
-        };
-        self.session = Some(Live {
-            epoch,
-            session: session.clone(),
-            told,
-            asks,
-        });
+    /// Replaces the dial by its session and watches for the session's end.
+    fn take_over(&mut self, epoch: u64, mut dial: Dial, session: &Session) {
+        self.cache_answers(std::mem::take(&mut dial.answers));
+        let had_prompt = dial.prompt.take().is_some();
+        self.activity = Activity::Live(Box::new(
+            dial.into_live(session.clone(), status_of(session)),
+        ));
+        if had_prompt {
+            self.apply(Event::PromptClosed { epoch });
+        }
         let watched = session.clone();
         self.work.spawn(async move {
-            Done::Ended {
+            WorkResult::SessionEnded {
                 epoch,
                 why: watched.closed().await,
             }
         });
+        self.apply(Event::PhaseChanged {
+            epoch,
+            phase: Phase::Forwards,
+        });
     }
 
-    pub(super) async fn ask_forwards(
+    /// Requests the forwards. A server may take long to answer, so this also ends with the session, and with a command
+    /// that makes the answers pointless. Commands that arrive meanwhile are handled afterwards, in their order.
+    async fn request_forwards(
         &mut self,
         session: &Session,
         incoming: mpsc::Receiver<Incoming>,
-    ) -> Asking {
-        let asking = self.forwards.attach(session.clone(), incoming);
-        tokio::pin!(asking);
+    ) -> ForwardRequestOutcome {
+        let request = self.forwards.attach(session.clone(), incoming);
+        tokio::pin!(request);
         loop {
             tokio::select! {
-                failures = &mut asking => return Asking::Done(failures),
-                why = session.closed() => return Asking::Lost(why),
+                failures = &mut request => return ForwardRequestOutcome::Answered(failures),
+                why = session.closed() => return ForwardRequestOutcome::Lost(why),
                 command = self.commands.recv() => {
-                    // Nobody is left to command it: the loop sees to that.
+                    // `None`: the tunnel is removed. The main loop sees that again and ends the task.
                     let interrupts = command
                         .as_ref()
-                        .is_none_or(|command| command.interrupts(&self.spec));
+                        .is_none_or(|command| command.interrupts(&self.config));
                     self.deferred.extend(command);
                     if interrupts {
-                        return Asking::Interrupted;
+                        return ForwardRequestOutcome::Interrupted;
                     }
                 }
             }
         }
     }
 
-    /// The dial failed, or the session ended unasked.
-    pub(super) fn lost(&mut self, epoch: u64, why: Failure) {
+    /// Handles a failed dial, or a session that ended although nothing asked it to.
+    pub(super) fn on_session_lost(&mut self, epoch: u64, why: Failure) {
         if self.machine.live_epoch() != Some(epoch) {
             return;
         }
-        if let Some(live) = self.session.take_if(|live| live.epoch == epoch) {
+        if let Some(session) = self.activity.live().map(|live| live.session.clone()) {
             if matches!(self.machine.state(), State::Up { .. }) {
                 warn!(
-                    tunnel = self.spec.name,
+                    tunnel = self.config.name,
                     kind = why.kind.as_str(),
                     "the session ended: {why}"
                 );
-                self.facts.was_lost = true;
+                self.history.session_was_lost = true;
             }
-            self.drop_asides();
+            // Before the machine's new state is published, so that no client sees forwards of a lost session.
             self.forwards.detach();
-            self.work.spawn(async move {
-                let _ = timeout(CLOSE_GRACE, live.session.close()).await;
-                Done::Closed { epoch }
-            });
+            self.spawn_close(epoch, Some(session));
         }
-        self.dial = self.dial.take().filter(|dial| dial.epoch != epoch);
+        // A session that fails while it is being closed is no error to show.
         if !matches!(self.machine.state(), State::Closing { .. }) {
-            self.facts.last_error = Some((why.clone(), Timestamp::now()));
+            self.history.last_error = Some((why.clone(), Timestamp::now()));
         }
-        self.step(Event::Lost { epoch, why });
-        if let (State::AwaitingAnswer { .. }, Some(waiting)) =
-            (self.machine.state(), &mut self.asked)
-        {
-            waiting.answer = None;
-        }
+        self.apply(Event::Lost { epoch, why });
+    }
+}
+
+fn status_of(session: &Session) -> SessionStatus {
+    let info = session.info();
+    SessionStatus {
+        since: Timestamp::now(),
+        server: info.server.clone(),
+        kex: info.kex.clone(),
+        cipher: info.cipher.clone(),
+        mac: info.mac.clone(),
+        host_key: info.host_key.clone(),
+        auth: info.auth.clone(),
+        // Both are read when a client asks for the status.
+        rtt_ms: None,
+        offences: 0,
     }
 }

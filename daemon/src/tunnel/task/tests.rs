@@ -1,11 +1,12 @@
-//! The task driven by hand: what it hears is given, its dials lead nowhere.
+//! The task without its main loop: each test calls the handlers itself, and no background work makes progress.
 
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::oneshot;
 use tunneld_proto::status::{PromptField, PromptKind};
 
-use tokio::sync::oneshot;
-
 use super::*;
+use crate::prompt::{PendingPrompt, PromptRequest};
+use crate::tunnel::machine::State;
 use tunneld_config::{Env, Loader, ad_hoc};
 
 struct Bench {
@@ -13,26 +14,33 @@ struct Bench {
     _commands: mpsc::Sender<Command>,
 }
 
+fn context() -> TaskContext {
+    TaskContext {
+        registry: StatusRegistry::new(),
+        connect_limiter: ConnectLimiter::new(1),
+        last_prompt_id: Arc::default(),
+        answers: Arc::default(),
+        refresh: RefreshHandle::default(),
+    }
+}
+
 impl Bench {
-    /// A tunnel that is being dialled; nothing of the dial happens as long as nobody waits for it.
+    /// A tunnel that is dialling.
     async fn dialling() -> Self {
+        Self::dialling_as("t", context()).await
+    }
+
+    async fn dialling_as(name: &str, context: TaskContext) -> Self {
         let loader = Loader::new(
             "/none".into(),
             Env::for_tests("/none"),
             std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
         );
-        let spec = serde_json::json!({ "host": "127.0.0.1", "port": 1, "ssh_config": false });
-        let spec = ad_hoc("t", &spec, &loader).await.unwrap();
-        let shared = Shared {
-            board: StatusRegistry::new(),
-            gate: ConnectLimiter::new(1),
-            prompts: Arc::default(),
-            recent: Arc::default(),
-            refresher: RefreshHandle::default(),
-        };
+        let keys = serde_json::json!({ "host": "127.0.0.1", "port": 1, "ssh_config": false });
+        let config = ad_hoc(name, &keys, &loader).await.unwrap();
         let (commands, inbox) = mpsc::channel(1);
-        let mut task = Task::new(Arc::new(spec), Desired::Up, shared, inbox);
-        task.step(Event::WantUp);
+        let mut task = Task::new(Arc::new(config), context, inbox);
+        task.apply(Event::WantUp);
         Self {
             task,
             _commands: commands,
@@ -40,8 +48,8 @@ impl Bench {
     }
 
     /// The dial asks for a password.
-    fn asks(&mut self) -> oneshot::Receiver<Vec<SecretString>> {
-        let question = PromptRequest {
+    fn ask(&mut self) -> oneshot::Receiver<Vec<SecretString>> {
+        let request = PromptRequest {
             kind: PromptKind::Password,
             host: "ada@login:22".into(),
             note: String::new(),
@@ -53,42 +61,84 @@ impl Bench {
             fingerprint: None,
         };
         let (answer, answered) = oneshot::channel();
-        self.task.ask(PendingPrompt { question, answer });
+        self.task.ask(PendingPrompt { request, answer });
         answered
     }
 
-    /// A person answers what is asked, or cancels it.
-    fn answers(&mut self, answer: Option<&str>) {
-        let id = self.task.prompt().expect("a prompt").id;
+    /// The user answers the open prompt, or cancels it.
+    fn answer(&mut self, answer: Option<&str>) {
+        let id = self.task.activity.prompt().expect("a prompt").id;
         let answers = answer.map(|answer| vec![answer.into()]);
         self.task.answer(id, answers).expect("it fits");
     }
 
-    fn connects(&self) -> bool {
+    fn lose_connection(&mut self) {
+        let epoch = self.task.machine.live_epoch().unwrap();
+        let why = Failure::new(
+            FailureKind::Disconnected,
+            "the server closed the connection",
+        );
+        self.task.on_session_lost(epoch, why);
+    }
+
+    fn is_connecting(&self) -> bool {
         matches!(self.task.machine.state(), State::Connecting { .. })
+    }
+
+    fn open_prompts(&self) -> usize {
+        self.task.context.registry.prompts().len()
     }
 }
 
 #[tokio::test]
-async fn a_cancelled_prompt_is_waited_for_no_more() {
+async fn a_cancelled_prompt_lets_the_dial_continue() {
     let mut bench = Bench::dialling().await;
-    let mut answered = bench.asks();
-    assert!(!bench.connects());
-    bench.answers(None);
+    let mut answered = bench.ask();
+    assert!(!bench.is_connecting());
+    bench.answer(None);
     assert!(answered.try_recv().is_err());
-    assert!(bench.connects(), "{:?}", bench.task.machine.state());
+    assert!(bench.is_connecting(), "{:?}", bench.task.machine.state());
 }
 
 #[tokio::test]
-async fn an_answer_that_the_dial_did_not_live_to_hear_serves_the_next() {
+async fn an_answer_that_arrives_after_its_dial_ended_serves_the_next_dial() {
     let mut bench = Bench::dialling().await;
-    drop(bench.asks());
-    bench.answers(Some("s3cret"));
-    let epoch = bench.task.machine.live_epoch().unwrap();
-    let why = Failure::new(FailureKind::Disconnected, "the server hung up");
-    bench.task.lost(epoch, why);
-    bench.task.step(Event::WantUp);
-    let answers = bench.asks().try_recv().unwrap();
+    drop(bench.ask());
+    bench.answer(Some("s3cret"));
+    bench.lose_connection();
+    bench.task.apply(Event::WantUp);
+    let answers = bench.ask().try_recv().unwrap();
     assert_eq!(answers[0].expose_secret(), "s3cret");
-    assert!(bench.connects(), "nobody is asked");
+    assert!(bench.is_connecting(), "the user is not asked again");
+}
+
+#[tokio::test]
+async fn a_prompt_outlives_its_connection_but_not_its_tunnel() {
+    let mut bench = Bench::dialling().await;
+    let _answered = bench.ask();
+    bench.lose_connection();
+    assert!(matches!(
+        bench.task.machine.state(),
+        State::AwaitingAnswer { .. }
+    ));
+    assert_eq!(bench.open_prompts(), 1);
+    bench.task.apply(Event::WantDown);
+    assert_eq!(bench.open_prompts(), 0);
+}
+
+#[tokio::test]
+async fn a_second_tunnel_of_the_same_host_waits_for_the_first_ones_prompt() {
+    let mut first = Bench::dialling().await;
+    let _answered = first.ask();
+    let context = first.task.context.clone();
+    let mut second = Bench::dialling_as("u", context).await;
+    let mut cancelled = second.ask();
+    assert!(cancelled.try_recv().is_err());
+    assert_eq!(second.open_prompts(), 1);
+    let prompt = second.task.activity.prompt().expect("the first one's");
+    assert_eq!(prompt.tunnel, "t");
+    first.task.apply(Event::WantDown);
+    let event = second.task.activity.next().await;
+    second.task.on_activity_event(event);
+    assert!(second.is_connecting());
 }
