@@ -1,4 +1,5 @@
-//! The handles of one channel (RFC 4254 §5). Three ends are told apart: EOF, CLOSE without EOF, end of the session.
+//! The handles of one channel (RFC 4254 §5). Reports three different ends: EOF, CLOSE without EOF, end of the
+//! session.
 
 use std::future::poll_fn;
 use std::io;

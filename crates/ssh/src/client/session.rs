@@ -348,7 +348,7 @@ impl Drop for PendingReply<'_> {
             } else if let Ok(GlobalReply::Listening(_)) = self.reply.try_recv()
                 && let Some(listen) = self.undo
             {
-                // The reply was delivered, but nobody has read it.
+                // The reply was delivered, but the caller has not read it.
                 state.connection.undo_forward(listen, &mut state.transport);
             }
         });

@@ -14,6 +14,7 @@ mod machine;
 mod message;
 pub(crate) mod negotiate;
 pub(crate) mod packet;
+mod rekey;
 mod types;
 
 use std::fmt;
@@ -27,8 +28,8 @@ use crate::error::Error;
 use crate::token_bucket::TokenBucket;
 use exchange::KeyExchange;
 use ident::IdentReader;
-use machine::RekeyLimits;
 use packet::{PacketReader, PacketWriter};
+use rekey::RekeyLimits;
 pub use types::{Entropy, HostKey, HostKeyOffer, Negotiated, TransportEvent};
 
 /// The transport of one connection, from its first byte on.
@@ -73,10 +74,7 @@ impl Transport {
     /// Starts a connection: the output holds our identification and the first KEXINIT.
     pub fn new(config: Arc<Config>, now: Instant, entropy: Entropy) -> Self {
         let mut transport = Self {
-            rekey_limits: RekeyLimits {
-                bytes: u64::MAX,
-                time: config.rekey_time,
-            },
+            rekey_limits: RekeyLimits::unlimited(&config),
             config,
             entropy,
             reader: PacketReader::new(),
