@@ -48,7 +48,7 @@ async fn logins() {
 }
 
 #[tokio::test]
-async fn too_many_failures_are_a_goodbye_and_no_refusal() {
+async fn too_many_failures_are_a_disconnect_and_not_a_refusal() {
     let (sshd, stream) = Sshd::start("MaxAuthTries 2").await;
     let mut connected = sshd
         .connect(stream, Config::default(), Options::default())
@@ -68,7 +68,7 @@ async fn too_many_failures_are_a_goodbye_and_no_refusal() {
 }
 
 #[tokio::test]
-async fn a_foreign_host_key_gets_no_login() {
+async fn a_rejected_host_key_gets_no_login() {
     let (sshd, stream) = Sshd::start("").await;
     let config = std::sync::Arc::new(Config::default());
     let rejected =
@@ -81,7 +81,7 @@ async fn a_foreign_host_key_gets_no_login() {
 }
 
 #[tokio::test]
-async fn what_is_not_opened_says_why() {
+async fn a_refused_open_has_code_and_text() {
     let (_sshd, session, _) = Sshd::session(
         "PermitOpen 127.0.0.1:1",
         Config::default(),
@@ -100,7 +100,7 @@ async fn what_is_not_opened_says_why() {
 }
 
 #[tokio::test]
-async fn unix_sockets_both_ways() {
+async fn unix_sockets_in_both_directions() {
     let (sshd, session, mut incoming) =
         Sshd::session("", Config::default(), Options::default()).await;
     let path = sshd.home.path().join("socket");
@@ -130,7 +130,7 @@ async fn unix_sockets_both_ways() {
 }
 
 #[tokio::test]
-async fn a_remote_forward_from_asking_to_cancelling() {
+async fn a_remote_forward_from_request_to_cancel() {
     let (_sshd, session, mut incoming) =
         Sshd::session("", Config::default(), Options::default()).await;
     let listen = RemoteListen::Tcp {
@@ -170,7 +170,7 @@ async fn a_remote_forward_from_asking_to_cancelling() {
 }
 
 #[tokio::test]
-async fn a_killed_server_wakes_everyone() {
+async fn a_killed_server_wakes_every_waiting_task() {
     let (sshd, session, _) = Sshd::session("", Config::default(), Options::default()).await;
     let stall = Target::start(Does::Stall).await;
     let mut waiting = JoinSet::new();
@@ -205,7 +205,7 @@ async fn quiet(session: &tunneld_ssh::client::Session) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frozen_server_is_found_out() {
+async fn a_frozen_server_is_detected() {
     for load in ["idle", "uploads", "stopped reader"] {
         let alive = quick(Duration::from_millis(500), 3);
         let (sshd, session, _) = Sshd::session("", Config::default(), alive).await;

@@ -140,7 +140,7 @@ async fn echo(session: &Session, count: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_come_back_and_what_is_shut_is_told() {
+async fn bytes_are_echoed_and_a_closed_port_is_refused() {
     let (session, _incoming, _far) = session(Config::default(), Options::default()).await;
     assert_eq!(session.info().negotiated.kex, "mlkem768x25519-sha256");
     let (one, two) = (echo(&session, 4 * MB), echo(&session, 4 * MB));
@@ -153,7 +153,7 @@ async fn bytes_come_back_and_what_is_shut_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_session_stands_for_days_with_new_keys_each_hour() {
+async fn a_quiet_session_lasts_for_days_with_hourly_rekeys() {
     let config = Config {
         rekey_time: Some(Duration::from_secs(3600)),
         ..Config::default()
@@ -189,7 +189,7 @@ async fn a_forwarded_connection_arrives() {
 
 /// This server stands still, for all channels, as soon as one client stops reading its echo.
 #[tokio::test(start_paused = true)]
-async fn a_server_that_stands_still_is_found_out_and_everyone_wakes() {
+async fn a_stalled_server_is_detected_and_every_task_wakes() {
     let (session, _incoming, _far) = session(Config::default(), Options::default()).await;
     let mut channels = Vec::new();
     for _ in 0..4 {

@@ -95,7 +95,7 @@ async fn each_direction_ends_alone() {
 }
 
 #[tokio::test]
-async fn stopped_readers_hold_up_nobody() {
+async fn stopped_readers_hold_up_no_other_channel() {
     let (_sshd, session, _) = Sshd::session("", Config::default(), Options::default()).await;
     let source = Target::start(Does::Send(8 * MB)).await;
     let target = Target::start(Does::Echo).await;
@@ -119,7 +119,7 @@ async fn stopped_readers_hold_up_nobody() {
 }
 
 #[tokio::test]
-async fn stopped_remote_writers_hold_up_nobody() {
+async fn stopped_targets_hold_up_no_other_channel() {
     let (_sshd, session, _) = Sshd::session("", Config::default(), Options::default()).await;
     let later = Target::start(Does::CheckLater).await;
     let target = Target::start(Does::Echo).await;
@@ -147,7 +147,7 @@ async fn stopped_remote_writers_hold_up_nobody() {
 
 /// Sixteen streams both ways while either side asks for new keys each megabyte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_keys_under_load() {
+async fn rekeys_under_load() {
     let config = Config {
         rekey_bytes: Some(MB),
         ..Config::default()
@@ -175,7 +175,7 @@ async fn new_keys_under_load() {
 
 /// Each direction's compression begins anew with its keys.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn compression_begins_anew_with_each_keys() {
+async fn compression_restarts_with_each_rekey() {
     let config = Config {
         compression: vec!["zlib@openssh.com"],
         rekey_bytes: Some(MB / 2),

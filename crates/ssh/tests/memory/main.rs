@@ -61,12 +61,12 @@ fn within(bound: usize, scene: impl Future<Output = ()>) {
 }
 
 async fn leave(server: &mut Server) {
-    let goodbye = message(DISCONNECT, |out| {
+    let disconnect = message(DISCONNECT, |out| {
         out.u32(11);
         out.string("");
         out.string("");
     });
-    server.send(&goodbye).await;
+    server.send(&disconnect).await;
 }
 
 /// An attack that must not take more than this.
@@ -82,7 +82,7 @@ fn a_plain_session() {
 }
 
 #[test]
-fn a_packet_that_promises_2_gib() {
+fn a_packet_that_announces_2_gib() {
     for when in TIMES {
         attacked(512 * KIB, when, async |server| {
             server.raw(&(1u32 << 31).to_be_bytes()).await;
@@ -92,7 +92,7 @@ fn a_packet_that_promises_2_gib() {
 }
 
 #[test]
-fn the_largest_packet_never_ended() {
+fn the_largest_packet_without_its_end() {
     let part = vec![0; 128 * KIB];
     for when in TIMES {
         attacked(1024 * KIB, when, async |server| {
@@ -126,20 +126,20 @@ fn a_kexinit_of_256_kib() {
         ..Offer::default()
     };
     attacked(2048 * KIB, When::Kex, async |server| {
-        server.init(&offer).await
+        server.send_kexinit(&offer).await
     });
 }
 
 #[test]
-fn a_stream_while_the_host_key_is_looked_at() {
+fn a_stream_while_the_host_key_is_checked() {
     within(768 * KIB, async {
         let (ours, theirs) = tokio::io::duplex(64 * KIB);
         let mut server = Server::new(theirs);
         let scene = async {
             server.identify().await;
-            server.init(&Offer::default()).await;
-            server.peer.theirs = server.aside(KEXINIT).await;
-            let init = server.aside(KEX_INIT).await;
+            server.send_kexinit(&Offer::default()).await;
+            server.peer.theirs = server.expect_keeping_others(KEXINIT).await;
+            let init = server.expect_keeping_others(KEX_INIT).await;
             let (reply, _keys) = server.peer.reply(&init);
             server.send(&reply).await;
             let block = [0x55; 1024];
@@ -176,7 +176,7 @@ fn ten_megabytes_of_banners() {
     let packet = banner();
     within(2048 * KIB, async {
         let script = async |server: &mut Server| {
-            server.service().await;
+            server.accept_service().await;
             server.flood(&packet, 100).await;
         };
         login(script, async |mut connected| {
@@ -187,11 +187,11 @@ fn ten_megabytes_of_banners() {
 }
 
 #[test]
-fn banners_beside_a_person_who_types() {
+fn banners_while_a_user_types() {
     let packet = banner();
     within(2048 * KIB, async {
         let script = async |server: &mut Server| {
-            server.service().await;
+            server.accept_service().await;
             let question = message(INFO_REQUEST, |out| {
                 out.string("");
                 out.string("");
@@ -265,12 +265,12 @@ fn floods() {
 }
 
 #[test]
-fn answers_that_are_not_read() {
+fn unread_answers() {
     within(14 * 1024 * KIB, async {
         let (ours, theirs) = tokio::io::duplex(16 * KIB);
         let scene = async {
             let mut server = Server::new(theirs);
-            server.upto(When::Session, &Offer::default()).await;
+            server.advance_to(When::Session, &Offer::default()).await;
             let request = global("x", true, b"");
             while server.flood(&request, 900).await == 900 {
                 sleep(Duration::from_secs(1)).await;
@@ -289,7 +289,7 @@ fn answers_that_are_not_read() {
 }
 
 #[test]
-fn channels_of_a_forward_that_nobody_takes() {
+fn unaccepted_channels_of_a_forward() {
     within(1024 * KIB, async {
         let script = async |server: &mut Server| {
             server.expect(GLOBAL_REQUEST).await;
@@ -339,10 +339,10 @@ fn small_windows() -> Options {
 }
 
 #[test]
-fn packets_of_one_byte_that_nobody_reads() {
+fn unread_packets_of_one_byte() {
     within(1024 * KIB, async {
         let script = async |server: &mut Server| {
-            let id = server.confirm(0, 32768).await;
+            let id = server.confirm_open(0, 32768).await;
             let before = ALLOCATOR.current_usage();
             for n in 0..256 * KIB {
                 server.send(&data(id, &[n as u8])).await;
@@ -377,9 +377,9 @@ fn stopped_readers(piece: usize, live: usize) {
     let script = async |server: &mut Server| {
         let mut ids = Vec::new();
         for _ in 0..20 {
-            ids.push(server.confirm(0, 32768).await);
+            ids.push(server.confirm_open(0, 32768).await);
         }
-        let reader = server.confirm(0, 32768).await;
+        let reader = server.confirm_open(0, 32768).await;
         let block = vec![3; 32768];
         let mut sent = 0;
         for _ in 0..WINDOW / piece {
@@ -425,7 +425,7 @@ fn stopped_readers_beside_a_live_one_cost_their_windows() {
 }
 
 #[test]
-fn what_sessions_leave_behind() {
+fn memory_after_sessions_have_ended() {
     within(1024 * KIB, async {
         let mut first = 0;
         for n in 0..60 {

@@ -79,8 +79,8 @@ fn whole() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         4 => (id.clone(), 0usize..5000).prop_map(|(id, length)| data(id, &vec![1; length])),
         2 => (id.clone(), number.clone()).prop_map(|(id, credit)| adjust(id, credit)),
-        1 => id.clone().prop_map(|id| of(EOF, id)),
-        1 => id.clone().prop_map(|id| of(CLOSE, id)),
+        1 => id.clone().prop_map(|id| for_channel(EOF, id)),
+        1 => id.clone().prop_map(|id| for_channel(CLOSE, id)),
         4 => (id.clone(), number.clone()).prop_map(|(id, window)| confirmation(id, window, 32768)),
         1 => id.clone().prop_map(|id| message(OPEN_FAILURE, |out| {
             out.u32(id);
@@ -140,7 +140,7 @@ async fn perform(server: &mut Server, steps: Vec<Step>) {
                 server.flood(&payload, usize::from(times)).await == usize::from(times)
             }
             Step::Rekey => {
-                server.init(&Offer::default()).await;
+                server.send_kexinit(&Offer::default()).await;
                 true
             }
             Step::Wait(ms) => {
@@ -159,7 +159,7 @@ async fn scene(when: When, steps: Vec<Step>) {
     let (ours, theirs) = tokio::io::duplex(256 * 1024);
     let server = async {
         let mut server = Server::new(theirs);
-        server.upto(when, &Offer::default()).await;
+        server.advance_to(when, &Offer::default()).await;
         perform(&mut server, steps).await;
         // It hangs up at last, so that every scene ends.
         sleep(Duration::from_secs(1)).await;
@@ -218,7 +218,7 @@ async fn scene(when: When, steps: Vec<Step>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
-    fn any_messages_in_any_order_are_survived(
+    fn any_messages_in_any_order_stay_within_bounds(
         when in when(),
         steps in proptest::collection::vec(step(), 1..60),
     ) {

@@ -89,7 +89,7 @@ impl Client {
                         self.transport.accept_host_key(self.now);
                     } else {
                         self.transport.reject_host_key();
-                        assert!(!self.transport.output().is_empty(), "a goodbye");
+                        assert!(!self.transport.output().is_empty(), "a disconnect");
                     }
                 }
                 TransportEvent::Ready(negotiated) => return Ok(*negotiated),

@@ -108,7 +108,7 @@ fn every_host_key() {
 }
 
 #[test]
-fn the_servers_signature_algorithms_are_told() {
+fn the_servers_signature_algorithms_are_reported() {
     let Some(keys) = Keys::new() else { return };
     let sshd = keys.start(&[]);
     let (mut client, _) = shake(&sshd, Config::default());
@@ -117,7 +117,7 @@ fn the_servers_signature_algorithms_are_told() {
 }
 
 #[test]
-fn new_keys_from_either_side_while_requests_are_answered() {
+fn rekeys_from_either_side_while_requests_are_answered() {
     let Some(keys) = Keys::new() else { return };
     for (compression, server_limit) in [
         ("none", "default"),
@@ -155,7 +155,7 @@ fn new_keys_from_either_side_while_requests_are_answered() {
 }
 
 #[test]
-fn keys_grow_old() {
+fn old_keys_are_replaced() {
     let Some(keys) = Keys::new() else { return };
     let sshd = keys.start(&[]);
     let config = Config {
@@ -175,7 +175,7 @@ fn keys_grow_old() {
 }
 
 #[test]
-fn a_rejected_host_key_ends_it() {
+fn a_rejected_host_key_ends_the_session() {
     let Some(keys) = Keys::new() else { return };
     let sshd = keys.start(&[]);
     let mut client = Client::new(&sshd.stream, Config::default());
