@@ -63,9 +63,9 @@ async fn ten_megabytes_of_banners_are_cut_to_8_kib() {
         server.flood(&packet, 5000).await;
         server.send(&failure("publickey", false)).await;
     };
-    let ((result, kept), _) = login(script, async |mut connected: Authenticator| {
-        let result = connected.none().await;
-        (result, connected.banner().len())
+    let ((result, kept), _) = login(script, async |mut authenticator: Authenticator| {
+        let result = authenticator.none().await;
+        (result, authenticator.banner().len())
     })
     .await;
     // The login may succeed or fail, but the text is not kept.
@@ -91,11 +91,11 @@ async fn banners_while_a_user_types_are_bounded() {
     };
     let client = async {
         let stream = tunneld_ssh::client::Stream::other(ours);
-        let mut connected = connect(stream, Default::default(), Default::default())
+        let mut authenticator = connect(stream, Default::default(), Default::default())
             .await
             .unwrap();
-        connected.keyboard_interactive("").await.unwrap();
-        connected.closed().await
+        authenticator.keyboard_interactive("").await.unwrap();
+        authenticator.closed().await
     };
     let (error, taken) = tokio::join!(client, scene);
     assert!(matches!(error, Error::Protocol(_)), "{error:?}");
@@ -117,13 +117,13 @@ async fn info_requests_end_the_session_after_three_rounds() {
                 }
             }
         };
-        let (rounds, _) = login(script, async |mut connected: Authenticator| {
+        let (rounds, _) = login(script, async |mut authenticator: Authenticator| {
             let mut rounds = 0;
-            let mut result = connected.keyboard_interactive("").await;
+            let mut result = authenticator.keyboard_interactive("").await;
             while let Ok(AuthResult::InfoRequest(prompts)) = &result {
                 rounds += 1;
                 let answers = vec!["no"; prompts.prompts.len()];
-                result = connected.info_response(&answers).await;
+                result = authenticator.info_response(&answers).await;
             }
             assert!(matches!(result, Err(Error::Protocol(_))), "{result:?}");
             rounds
@@ -140,8 +140,8 @@ async fn a_million_prompts_are_refused() {
             server.accept_service().await;
             server.send(&info_request(count, b"?")).await;
         };
-        let (result, _) = login(script, async |mut connected: Authenticator| {
-            connected.keyboard_interactive("").await
+        let (result, _) = login(script, async |mut authenticator: Authenticator| {
+            authenticator.keyboard_interactive("").await
         })
         .await;
         let text = result.unwrap_err().to_string();
@@ -155,8 +155,8 @@ async fn long_prompts_are_cut() {
         server.accept_service().await;
         server.send(&info_request(8, &[b'?'; 30_000])).await;
     };
-    let (result, _) = login(script, async |mut connected: Authenticator| {
-        connected.keyboard_interactive("").await
+    let (result, _) = login(script, async |mut authenticator: Authenticator| {
+        authenticator.keyboard_interactive("").await
     })
     .await;
     let Ok(AuthResult::InfoRequest(prompts)) = result else {
@@ -184,10 +184,10 @@ async fn partial_successes_end_the_session_after_six() {
             }
         }
     };
-    let (steps, _) = login(script, async |mut connected: Authenticator| {
+    let (steps, _) = login(script, async |mut authenticator: Authenticator| {
         let mut steps = 0;
         loop {
-            match connected.password("secret", None).await {
+            match authenticator.password("secret", None).await {
                 Ok(AuthResult::Failure { partial: true, .. }) => steps += 1,
                 Err(Error::Protocol(_)) => return steps,
                 other => panic!("{other:?}"),
@@ -213,8 +213,8 @@ async fn no_signature_for_a_key_that_was_not_queried() {
             });
             server.send(&ok).await;
         };
-        let (result, _) = login(script, async |mut connected: Authenticator| {
-            connected
+        let (result, _) = login(script, async |mut authenticator: Authenticator| {
+            authenticator
                 .public_key("ssh-ed25519", b"our key", &mut MustNotSign)
                 .await
         })
@@ -239,8 +239,8 @@ async fn an_unrequested_success_ends_the_session() {
         server.accept_service().await;
         server.send(&[SUCCESS]).await;
     };
-    let (result, _) = login(script, async |mut connected: Authenticator| {
-        connected
+    let (result, _) = login(script, async |mut authenticator: Authenticator| {
+        authenticator
             .public_key("ssh-ed25519", b"key", &mut MustNotSign)
             .await
     })
@@ -334,8 +334,8 @@ async fn truncated_answers_end_the_session() {
             server.accept_service().await;
             server.send(payload).await;
         };
-        let (result, _) = login(script, async |mut connected: Authenticator| {
-            connected
+        let (result, _) = login(script, async |mut authenticator: Authenticator| {
+            authenticator
                 .public_key_unqueried("ssh-ed25519", b"key", &mut AnySignature)
                 .await
         })
@@ -358,8 +358,8 @@ async fn a_disconnect_during_the_login_is_not_a_refusal() {
     };
     let client = async {
         let stream = tunneld_ssh::client::Stream::other(ours);
-        let connected = connect(stream, Default::default(), Default::default()).await;
-        connected.unwrap().password("secret", None).await
+        let authenticator = connect(stream, Default::default(), Default::default()).await;
+        authenticator.unwrap().password("secret", None).await
     };
     let (result, ()) = tokio::join!(client, scene);
     assert!(matches!(result, Err(Error::Eof)), "{result:?}");

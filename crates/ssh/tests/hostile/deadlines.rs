@@ -19,11 +19,11 @@ async fn a_server_that_stops_during_the_key_exchange_times_out_after_30_s() {
                 server.send_kexinit(&Offer::default()).await;
             }
             if step > 1 {
-                server.peer.theirs = server.expect_keeping_others(KEXINIT).await;
+                server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
                 let init = server.expect_keeping_others(KEX_INIT).await;
                 let (reply, _keys) = server.peer.reply(&init);
                 server.send(&reply).await;
-                server.peer.deaf = true;
+                server.peer.ignores_input = true;
             }
         })
         .await;
@@ -159,12 +159,12 @@ async fn an_unfinished_rekey_of_the_server_ends_the_session() {
     for step in 0..2 {
         let end = attack(When::Session, async |server| {
             server.send_kexinit(&Offer::default()).await;
-            server.peer.theirs = server.expect_keeping_others(KEXINIT).await;
+            server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
             if step == 1 {
                 let init = server.expect_keeping_others(KEX_INIT).await;
                 let (reply, _keys) = server.peer.reply(&init);
                 server.send(&reply).await;
-                server.peer.deaf = true;
+                server.peer.ignores_input = true;
             }
             // The server is not silent: IGNORE is allowed between the messages of a key exchange.
             loop {

@@ -18,7 +18,7 @@ async fn answer_kex(kex: &str, reply: impl AsyncFnOnce(&mut Server)) -> End {
     };
     let end = attack(When::Kex, async |server| {
         server.send_kexinit(&offer).await;
-        server.peer.theirs = server.expect_keeping_others(KEXINIT).await;
+        server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
         reply(server).await;
     })
     .await;
@@ -210,7 +210,7 @@ async fn a_rejected_host_key_ends_the_session_before_any_login() {
     let scene = async {
         server.identify().await;
         server.send_kexinit(&Offer::default()).await;
-        server.peer.theirs = server.expect_keeping_others(KEXINIT).await;
+        server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
         let init = server.expect_keeping_others(KEX_INIT).await;
         let (reply, _keys) = server.peer.reply(&init);
         server.send(&reply).await;
@@ -238,7 +238,7 @@ async fn input_is_bounded_while_a_user_checks_the_host_key() {
     let scene = async {
         server.identify().await;
         server.send_kexinit(&Offer::default()).await;
-        server.peer.theirs = server.expect_keeping_others(KEXINIT).await;
+        server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
         let init = server.expect_keeping_others(KEX_INIT).await;
         let (reply, _keys) = server.peer.reply(&init);
         server.send(&reply).await;
@@ -280,7 +280,7 @@ async fn a_disconnect_cancels_the_host_key_check() {
             let mut server = Server::new(theirs);
             server.identify().await;
             server.send_kexinit(&Offer::default()).await;
-            server.peer.theirs = server.expect_keeping_others(KEXINIT).await;
+            server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
             let init = server.expect_keeping_others(KEX_INIT).await;
             let (reply, _keys) = server.peer.reply(&init);
             server.send(&reply).await;
@@ -311,12 +311,12 @@ async fn a_disconnect_cancels_the_host_key_check() {
 async fn newkeys_with_a_body_are_refused() {
     let end = attack(When::Kex, async |server| {
         server.send_kexinit(&Offer::default()).await;
-        server.peer.theirs = server.expect_keeping_others(KEXINIT).await;
+        server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
         let init = server.expect_keeping_others(KEX_INIT).await;
         let (reply, _keys) = server.peer.reply(&init);
         server.send(&reply).await;
         server.send(&[NEWKEYS, 0]).await;
-        server.peer.deaf = true;
+        server.peer.ignores_input = true;
     })
     .await;
     end.says("a malformed NEWKEYS").before_login();

@@ -97,10 +97,10 @@ async fn announced_host_keys_are_reported_and_not_trusted() {
             .await;
     };
     play(script, async |session, _incoming| {
-        let mut told = session.host_keys();
-        let told = told.wait_for(|keys| !keys.is_empty()).await.unwrap();
-        assert_eq!(told[0], &b"another key"[..]);
-        assert_ne!(session.info().host_key.blob, told[0]);
+        let mut announced = session.host_keys();
+        let announced = announced.wait_for(|keys| !keys.is_empty()).await.unwrap();
+        assert_eq!(announced[0], &b"another key"[..]);
+        assert_ne!(session.info().host_key.blob, announced[0]);
     })
     .await;
 }
@@ -204,11 +204,11 @@ async fn unread_answers_are_bounded() {
     };
     let client = async {
         let stream = tunneld_ssh::client::Stream::other(ours);
-        let mut connected = connect(stream, Default::default(), Default::default())
+        let mut authenticator = connect(stream, Default::default(), Default::default())
             .await
             .unwrap();
-        connected.none().await.unwrap();
-        let (session, _incoming) = connected.into_session().unwrap();
+        authenticator.none().await.unwrap();
+        let (session, _incoming) = authenticator.into_session().unwrap();
         session.closed().await
     };
     let (error, lasted) = tokio::join!(client, scene);

@@ -83,11 +83,11 @@ async fn the_compatible_version_1_99_is_accepted() {
     let mut server = Server::new(theirs);
     server.peer.ident = "SSH-1.99-both".into();
     let offer = Default::default();
-    let (connected, ()) = tokio::join!(
+    let (authenticator, ()) = tokio::join!(
         connect(Stream::other(ours), Default::default(), Options::default()),
         server.advance_to(When::Auth, &offer),
     );
-    assert_eq!(connected.unwrap().info().ident, "SSH-1.99-both");
+    assert_eq!(authenticator.unwrap().info().ident, "SSH-1.99-both");
 }
 
 /// The core passes on the server's text as it is, within its bounds; the caller escapes it for display.
@@ -97,11 +97,14 @@ async fn escape_sequences_are_passed_on_within_bounds() {
     let mut server = Server::new(theirs);
     server.peer.ident = "SSH-2.0-\x1b[2J\u{9b}31m".into();
     let offer = Default::default();
-    let (connected, ()) = tokio::join!(
+    let (authenticator, ()) = tokio::join!(
         connect(Stream::other(ours), Default::default(), Options::default()),
         server.advance_to(When::Auth, &offer),
     );
-    assert_eq!(connected.unwrap().info().ident, "SSH-2.0-\x1b[2J\u{9b}31m");
+    assert_eq!(
+        authenticator.unwrap().info().ident,
+        "SSH-2.0-\x1b[2J\u{9b}31m"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,12 +119,13 @@ async fn a_server_that_disconnects_is_reported_as_such() {
         let mut server = Server::new(theirs);
         server.raw(bytes).await;
         drop(server);
-        let connected = connect(Stream::other(ours), Default::default(), Options::default()).await;
+        let authenticator =
+            connect(Stream::other(ours), Default::default(), Options::default()).await;
         // A write may fail before the end of the stream is read.
         assert!(
-            matches!(connected, Err(Error::Eof | Error::Io(_))),
+            matches!(authenticator, Err(Error::Eof | Error::Io(_))),
             "{:?}",
-            connected.err()
+            authenticator.err()
         );
     }
 }

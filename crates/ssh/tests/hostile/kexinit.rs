@@ -181,12 +181,12 @@ async fn a_wrong_guess_is_ignored_once() {
         server.identify().await;
         server.send_kexinit(&offer).await;
         server.send(&guess).await;
-        server.peer.theirs = server.expect(KEXINIT).await;
+        server.peer.client_kexinit = server.expect(KEXINIT).await;
         server.finish_exchange().await;
     };
     let client = connect(Stream::other(ours), Config::default(), Options::default());
-    let (connected, ()) = tokio::join!(client, scene);
-    connected.unwrap();
+    let (authenticator, ()) = tokio::join!(client, scene);
+    authenticator.unwrap();
     let end = attack(When::Kex, async |server| {
         server.send_kexinit(&offer).await;
         server.send(&guess).await;
@@ -235,27 +235,27 @@ async fn without_strict_ignore_before_the_keys_is_allowed() {
     let scene = async {
         server.identify().await;
         server.send(&[IGNORE, 0, 0, 0, 0]).await;
-        server.send_kexinit(&Offer::lax()).await;
+        server.send_kexinit(&Offer::without_strict()).await;
         server.send(&[IGNORE, 0, 0, 0, 0]).await;
-        server.peer.theirs = server.expect(KEXINIT).await;
+        server.peer.client_kexinit = server.expect(KEXINIT).await;
         server.finish_exchange().await;
     };
     let client = connect(Stream::other(ours), Config::default(), Options::default());
-    let (connected, ()) = tokio::join!(client, scene);
-    assert!(!connected.unwrap().info().negotiated.strict);
+    let (authenticator, ()) = tokio::join!(client, scene);
+    assert!(!authenticator.unwrap().info().negotiated.strict);
 }
 
 #[tokio::test(start_paused = true)]
 async fn vulnerable_ciphers_are_refused_without_strict() {
     let chacha = Offer {
         ciphers: "chacha20-poly1305@openssh.com".into(),
-        ..Offer::lax()
+        ..Offer::without_strict()
     };
     offered(&chacha).await.says("Terrapin").before_login();
     let etm = Offer {
         ciphers: "aes128-cbc".into(),
         macs: "hmac-sha2-256-etm@openssh.com".into(),
-        ..Offer::lax()
+        ..Offer::without_strict()
     };
     let named = Config {
         ciphers: vec!["aes128-cbc"],
@@ -275,11 +275,14 @@ async fn messages_out_of_order_before_the_keys_end_the_session() {
         vec![vec![KEX_REPLY]],
         vec![vec![SUCCESS]],
         vec![vec![GLOBAL_REQUEST]],
-        vec![Offer::lax().payload(), Offer::lax().payload()],
-        vec![Offer::lax().payload(), vec![NEWKEYS]],
-        vec![Offer::lax().payload(), vec![SUCCESS]],
-        vec![Offer::lax().payload(), vec![KEX_INIT]],
-        vec![Offer::lax().payload(), vec![49]],
+        vec![
+            Offer::without_strict().payload(),
+            Offer::without_strict().payload(),
+        ],
+        vec![Offer::without_strict().payload(), vec![NEWKEYS]],
+        vec![Offer::without_strict().payload(), vec![SUCCESS]],
+        vec![Offer::without_strict().payload(), vec![KEX_INIT]],
+        vec![Offer::without_strict().payload(), vec![49]],
     ] {
         let end = attack(When::Kex, async |server| {
             for message in &messages {

@@ -19,7 +19,7 @@ async fn invalid_lengths_end_the_session_at_once() {
             .await;
             end.says("a packet length of");
             assert_eq!(end.after, Duration::ZERO, "{when:?} {length}");
-            assert!(end.disconnect.is_some(), "{when:?} {length}: told");
+            assert!(end.disconnect.is_some(), "{when:?} {length}: no DISCONNECT");
         }
     }
 }

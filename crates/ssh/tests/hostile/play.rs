@@ -248,15 +248,15 @@ impl Server {
 
     /// Sends a KEXINIT.
     pub(crate) async fn send_kexinit(&mut self, offer: &Offer) {
-        self.peer.ours = offer.payload();
-        let payload = self.peer.ours.clone();
+        self.peer.server_kexinit = offer.payload();
+        let payload = self.peer.server_kexinit.clone();
         self.send(&payload).await;
     }
 
     /// Runs a whole key exchange. NEWKEYS follows the reply at once, as in OpenSSH.
     pub(crate) async fn exchange(&mut self, offer: &Offer) {
         self.send_kexinit(offer).await;
-        self.peer.theirs = self.expect_keeping_others(KEXINIT).await;
+        self.peer.client_kexinit = self.expect_keeping_others(KEXINIT).await;
         self.finish_exchange().await;
     }
 
@@ -389,14 +389,14 @@ pub(crate) async fn connect(
 /// Runs a client that authenticates and then waits. Returns why the session ended, and the phase that it had reached.
 async fn run_client(io: DuplexStream, config: Config) -> (Error, When) {
     let options = Options::default();
-    let mut connected = match connect(Stream::other(io), config, options).await {
-        Ok(connected) => connected,
+    let mut authenticator = match connect(Stream::other(io), config, options).await {
+        Ok(authenticator) => authenticator,
         Err(error) => return (error, When::Kex),
     };
-    if let Err(error) = connected.none().await {
+    if let Err(error) = authenticator.none().await {
         return (error, When::Auth);
     }
-    match connected.into_session() {
+    match authenticator.into_session() {
         Ok((session, _incoming)) => (session.closed().await, When::Session),
         Err(error) => (error, When::Auth),
     }
@@ -460,9 +460,9 @@ pub(crate) async fn play_with<T>(
         server.until_disconnect().await;
     };
     let client = async {
-        let mut connected = connect(Stream::other(ours), config, options).await.unwrap();
-        connected.none().await.unwrap();
-        let (session, incoming) = connected.into_session().unwrap();
+        let mut authenticator = connect(Stream::other(ours), config, options).await.unwrap();
+        authenticator.none().await.unwrap();
+        let (session, incoming) = authenticator.into_session().unwrap();
         client(session, incoming).await
     };
     let both = async { tokio::join!(client, server_side) };
@@ -484,8 +484,8 @@ pub(crate) async fn login<T>(
     };
     let client = async {
         let options = Options::default();
-        let connected = connect(Stream::other(ours), Config::default(), options);
-        client(connected.await.unwrap()).await
+        let authenticator = connect(Stream::other(ours), Config::default(), options);
+        client(authenticator.await.unwrap()).await
     };
     let both = async { tokio::join!(client, server_side) };
     timeout(TEST_TIMEOUT, both).await.unwrap()

@@ -22,7 +22,7 @@ async fn a_rekey_with_each_packet_ends_the_session() {
                 assert!((16..=17).contains(&done), "{done}");
                 return;
             };
-            server.peer.theirs = theirs;
+            server.peer.client_kexinit = theirs;
             server.finish_exchange().await;
         }
         panic!("a hundred times new keys at once");
@@ -60,7 +60,7 @@ async fn a_rekey_each_second_is_allowed() {
 async fn another_host_key_ends_the_session() {
     let end = attack(When::Session, async |server| {
         server.send_kexinit(&Offer::default()).await;
-        server.peer.theirs = server.expect_keeping_others(KEXINIT).await;
+        server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
         let other = aws_lc_rs::signature::Ed25519KeyPair::from_seed_unchecked(&[8; 32]);
         server.peer.key = other.unwrap();
         let init = server.expect_keeping_others(KEX_INIT).await;
@@ -88,7 +88,7 @@ async fn weaker_algorithms_are_refused_in_a_rekey_too() {
 #[tokio::test(start_paused = true)]
 async fn strict_stays_in_force_without_the_marker() {
     let script = async |server: &mut Server| {
-        server.exchange(&Offer::lax()).await;
+        server.exchange(&Offer::without_strict()).await;
         let id = server.confirm_open(0, 32768).await;
         server.send(&data(id, b"x")).await;
     };
@@ -109,7 +109,7 @@ async fn channel_data_during_a_key_exchange_is_delivered_in_order() {
             server.send_kexinit(&Offer::default()).await;
             server.send(&data(id, &[round, 1])).await;
             server.send(&global("x", true, b"")).await;
-            server.peer.theirs = server.expect_keeping_others(KEXINIT).await;
+            server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
             let init = server.expect_keeping_others(KEX_INIT).await;
             server.send(&data(id, &[round, 2])).await;
             let (reply, keys) = server.peer.reply(&init);
@@ -190,7 +190,7 @@ async fn other_messages_during_a_key_exchange_end_the_session() {
 async fn channel_messages_during_a_key_exchange_before_the_login_end_the_session() {
     for when in [When::Kex, When::Auth] {
         let end = attack(when, async |server| {
-            server.send_kexinit(&Offer::lax()).await;
+            server.send_kexinit(&Offer::without_strict()).await;
             server.send(&data(0, b"x")).await;
         })
         .await;
@@ -226,7 +226,7 @@ async fn an_unimplemented_key_exchange_ends_the_session() {
     let end = attack(When::Session, async |server| {
         server.send_kexinit(&Offer::default()).await;
         server.send(&[UNIMPLEMENTED, 0, 0, 0, 0]).await;
-        server.peer.theirs = server.expect_keeping_others(KEXINIT).await;
+        server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
         server.send(&[UNIMPLEMENTED, 0, 0, 0, 0]).await;
         server.finish_exchange().await;
         server.send_kexinit(&Offer::default()).await;

@@ -11,9 +11,10 @@ use crate::peer::*;
 use crate::play::*;
 
 /// Time limit of a test.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-async fn scene(
+/// Runs `script` and `client` side by side over a TCP connection. Returns the client's result.
+async fn play_over_tcp(
     options: Options,
     script: impl AsyncFnOnce(&mut Server),
     client: impl AsyncFnOnce(Session) -> Error,
@@ -29,13 +30,13 @@ async fn scene(
     };
     let client = async {
         let stream = TcpStream::connect(address).await.unwrap();
-        let mut connected = connect(stream, Config::default(), options).await.unwrap();
-        connected.none().await.unwrap();
-        let (session, _incoming) = connected.into_session().unwrap();
+        let mut authenticator = connect(stream, Config::default(), options).await.unwrap();
+        authenticator.none().await.unwrap();
+        let (session, _incoming) = authenticator.into_session().unwrap();
         client(session).await
     };
     let both = async { tokio::join!(client, server) };
-    timeout(PATIENCE, both).await.unwrap().0
+    timeout(TEST_TIMEOUT, both).await.unwrap().0
 }
 
 #[tokio::test]
@@ -49,7 +50,7 @@ async fn a_disconnect_before_a_reset_is_reported() {
         });
         server.send(&disconnect).await;
     };
-    let error = scene(Options::default(), script, async |session| {
+    let error = play_over_tcp(Options::default(), script, async |session| {
         session.closed().await
     })
     .await;
@@ -78,16 +79,16 @@ async fn a_frozen_server_is_detected_in_time_beside_a_writer() {
     let client = async {
         use tokio::io::AsyncWriteExt;
         let stream = TcpStream::connect(address).await.unwrap();
-        let mut connected = connect(stream, Config::default(), options).await.unwrap();
-        connected.none().await.unwrap();
-        let (session, _incoming) = connected.into_session().unwrap();
+        let mut authenticator = connect(stream, Config::default(), options).await.unwrap();
+        authenticator.none().await.unwrap();
+        let (session, _incoming) = authenticator.into_session().unwrap();
         let mut channel = open(&session).await.unwrap();
         let block = vec![0; 1 << 20];
         let start = tokio::time::Instant::now();
         while channel.write_all(&block).await.is_ok() {}
         (session.closed().await, start.elapsed())
     };
-    let (error, lasted) = timeout(PATIENCE, async {
+    let (error, lasted) = timeout(TEST_TIMEOUT, async {
         tokio::select! {
             ended = client => ended,
             () = server => unreachable!(),
@@ -107,7 +108,7 @@ async fn a_flood_ends_the_session() {
     let script = async |server: &mut Server| {
         server.flood(&global("x", true, b""), 100_000).await;
     };
-    let error = scene(Options::default(), script, async |session| {
+    let error = play_over_tcp(Options::default(), script, async |session| {
         session.closed().await
     })
     .await;
