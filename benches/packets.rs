@@ -48,7 +48,8 @@ fn seal<const SIZE: usize>(bencher: Bencher, case: &str) {
     });
 }
 
-/// Sequence numbers and counters advance with each packet, so that a packet cannot be opened twice: this seals and opens.
+/// Sequence numbers and counters advance with each packet, so that a packet cannot be opened twice: this seals and
+/// opens.
 #[divan::bench(args = cases(), consts = SIZES)]
 fn seal_and_open<const SIZE: usize>(bencher: Bencher, case: &str) {
     let mut pair = pair(case);

@@ -40,8 +40,8 @@ const KEX_LEGACY: &[&str] = &[
     "diffie-hellman-group14-sha1",
     "diffie-hellman-group1-sha1",
 ];
-// Certificates come last: a server that has both then presents the plain key, unless a caller that trusts an authority for
-// this host puts them first.
+// Certificates come last: a server that has both then presents the plain key, unless a caller that trusts an
+// authority for this host puts them first.
 const HOST_KEY: &[&str] = &[
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",

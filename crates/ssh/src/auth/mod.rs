@@ -1,7 +1,7 @@
 //! User authentication (RFC 4252 and RFC 4256) as a state machine over messages.
 //!
-//! Pure: [`UserAuth`] makes requests and reads answers. One request is pending at a time; an answer without a request, or
-//! of another method, ends the session.
+//! Pure: [`UserAuth`] makes requests and reads answers. One request is pending at a time; an answer without a
+//! request, or of another method, ends the session.
 
 mod message;
 
@@ -176,8 +176,8 @@ impl UserAuth {
         message::info_response(responses)
     }
 
-    /// Makes the first request of a method that the caller implements, such as gssapi-with-mic (RFC 4462). `fields` follow
-    /// the method name. Answers are returned as [`AuthResult::Custom`].
+    /// Makes the first request of a method that the caller implements, such as gssapi-with-mic (RFC 4462). `fields`
+    /// follow the method name. Answers are returned as [`AuthResult::Custom`].
     pub fn custom(&mut self, method: &str, fields: &[u8]) -> SecretMessage {
         use crate::wire::Writer;
         self.pending = PendingRequest::Custom;
@@ -297,8 +297,8 @@ impl UserAuth {
     }
 }
 
-/// The algorithm of the key in a certificate: `rsa-sha2-512-cert-v01@openssh.com` signs with `rsa-sha2-512`. Other names
-/// are returned as they are.
+/// The algorithm of the key in a certificate: `rsa-sha2-512-cert-v01@openssh.com` signs with `rsa-sha2-512`. Other
+/// names are returned as they are.
 #[cfg(feature = "client")]
 pub(crate) fn plain_algorithm(name: &str) -> String {
     match name.strip_suffix("-cert-v01@openssh.com") {

@@ -20,8 +20,8 @@ use crate::error::Error;
 /// One byte stream over the session.
 ///
 /// A read returns 0 bytes only after the server's EOF. It fails with `ConnectionReset` after a CLOSE without EOF, and
-/// with `ConnectionAborted` after the end of the session. Shutting down sends EOF and leaves reading open. Dropping both
-/// halves sends CLOSE.
+/// with `ConnectionAborted` after the end of the session. Shutting down sends EOF and leaves reading open. Dropping
+/// both halves sends CLOSE.
 #[derive(Debug)]
 pub struct Channel {
     reader: ChannelReader,
@@ -37,8 +37,8 @@ pub struct ChannelReader {
     remainder: Bytes,
 }
 
-/// The writing half of a [`Channel`]. A write waits for the server's window and for the channel's turn, and fails when the
-/// session ends.
+/// The writing half of a [`Channel`]. A write waits for the server's window and for the channel's turn, and fails
+/// when the session ends.
 #[derive(Debug)]
 pub struct ChannelWriter {
     handle: Arc<Handle>,
@@ -86,8 +86,8 @@ impl ChannelReader {
             .submit(|state| poll_read(state, self.id, cx))
     }
 
-    /// Waits for bytes as [`ChannelReader::read_chunk`] does and appends all buffered chunks to `chunks`, until they hold
-    /// `max_bytes` or more. `false` after EOF.
+    /// Waits for bytes as [`ChannelReader::read_chunk`] does and appends all buffered chunks to `chunks`, until they
+    /// hold `max_bytes` or more. `false` after EOF.
     ///
     /// # Errors
     /// As [`ChannelReader::read_chunk`].

@@ -129,8 +129,8 @@ impl Ecdh {
     }
 }
 
-/// Computes the curve's shared secret and passes it to `use_secret`. A point that has the wrong size, is not on the curve or
-/// is of small order is refused.
+/// Computes the curve's shared secret and passes it to `use_secret`. A point that has the wrong size, is not on the
+/// curve or is of small order is refused.
 fn agree(
     curve: EcdhCurve,
     private: EphemeralPrivateKey,

@@ -1,5 +1,5 @@
-//! The key exchange methods: RFC 4253 §8, RFC 4419, RFC 5656, RFC 8268, RFC 8731 and the ML-KEM hybrid. A method exchanges
-//! its own messages and ends with a shared secret and the method's fields of the exchange hash.
+//! The key exchange methods: RFC 4253 §8, RFC 4419, RFC 5656, RFC 8268, RFC 8731 and the ML-KEM hybrid. A method
+//! exchanges its own messages and ends with a shared secret and the method's fields of the exchange hash.
 
 mod derive;
 mod dh;

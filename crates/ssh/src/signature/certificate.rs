@@ -1,5 +1,5 @@
-//! OpenSSH host certificates (PROTOCOL.certkeys): parsed, the authority's signature verified, the claims checked. Whether
-//! the authority is trusted is up to the caller.
+//! OpenSSH host certificates (PROTOCOL.certkeys): parsed, the authority's signature verified, the claims checked.
+//! Whether the authority is trusted is up to the caller.
 
 use bytes::Bytes;
 
@@ -102,8 +102,8 @@ impl Certificate {
         })
     }
 
-    /// Checks that the certificate is valid for `host` at `now`, in seconds since 1970. As in OpenSSH, a principal is a name
-    /// and not a pattern, and a certificate without principals is valid for every host.
+    /// Checks that the certificate is valid for `host` at `now`, in seconds since 1970. As in OpenSSH, a principal is
+    /// a name and not a pattern, and a certificate without principals is valid for every host.
     ///
     /// # Errors
     /// The claim that does not hold.

@@ -80,8 +80,8 @@ impl KeyExchange {
         !matches!(self.stage, KexStage::NewKeys(_))
     }
 
-    /// Whether our packet with this sequence number belongs to the key exchange. Up to our NEWKEYS nothing else is sent, so it
-    /// is every packet from our KEXINIT on; sequence numbers wrap around.
+    /// Whether our packet with this sequence number belongs to the key exchange. Up to our NEWKEYS nothing else is
+    /// sent, so it is every packet from our KEXINIT on; sequence numbers wrap around.
     pub(super) fn has_sent(&self, sequence: u32) -> bool {
         self.holds_output() && sequence.wrapping_sub(self.first_sequence) < 1 << 31
     }
@@ -110,8 +110,8 @@ impl KeyExchange {
         })
     }
 
-    /// Computes the exchange hash (RFC 4253 §8) and verifies the host key's signature over it. `session_id` is empty in the
-    /// first key exchange, whose hash becomes the session identifier.
+    /// Computes the exchange hash (RFC 4253 §8) and verifies the host key's signature over it. `session_id` is empty
+    /// in the first key exchange, whose hash becomes the session identifier.
     pub(super) fn finish(
         &self,
         idents: &Idents<'_>,

@@ -160,8 +160,8 @@ impl Transport {
         self.writer.output.len() + self.held.len()
     }
 
-    /// Whether payloads are held back until new keys are in use; send no bulk data then. True from the start until the first
-    /// keys.
+    /// Whether payloads are held back until new keys are in use; send no bulk data then. True from the start until
+    /// the first keys.
     pub fn is_rekeying(&self) -> bool {
         self.exchange
             .as_ref()
@@ -237,8 +237,8 @@ impl Transport {
         self.fail(&Error::HostKeyRejected);
     }
 
-    /// Ends the session with DISCONNECT, the last packet in the output. `code` is a reason of RFC 4253 §11.1; `text` is cut to
-    /// 256 bytes.
+    /// Ends the session with DISCONNECT, the last packet in the output. `code` is a reason of RFC 4253 §11.1; `text`
+    /// is cut to 256 bytes.
     pub fn disconnect(&mut self, code: u32, text: &str) {
         if !self.dead {
             self.send_now(&message::disconnect(code, text), &[]);

@@ -8,7 +8,8 @@ use super::types::Negotiated;
 use crate::config::Config;
 use crate::error::Error;
 
-/// Lower bound of the configured rekey limit, in bytes: below it the key exchanges themselves would make the next one due.
+/// Lower bound of the configured rekey limit, in bytes: below it the key exchanges themselves would make the next one
+/// due.
 const MIN_REKEY_BYTES: u64 = 1024;
 /// Packets that one key may protect: the 32-bit sequence number must not repeat (RFC 4344 §3.1).
 const MAX_PACKETS: u64 = 1 << 31;

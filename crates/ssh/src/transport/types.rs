@@ -59,8 +59,8 @@ impl HostKeyOffer {
 pub enum HostKey {
     /// The blob of a plain key.
     Plain(Bytes),
-    /// A certificate with a valid signature of its authority. The caller has to check that the authority is trusted and that
-    /// the claims hold ([`Certificate::check_host`]).
+    /// A certificate with a valid signature of its authority. The caller has to check that the authority is trusted
+    /// and that the claims hold ([`Certificate::check_host`]).
     Certificate(Box<Certificate>),
 }
 

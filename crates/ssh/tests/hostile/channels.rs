@@ -12,8 +12,8 @@ use tunneld_ssh::wire::Reader;
 use crate::peer::*;
 use crate::play::*;
 
-/// Runs `script` and `client` with one open channel of this window and maximum packet size. The script gets the client's channel
-/// number.
+/// Runs `script` and `client` with one open channel of this window and maximum packet size. The script gets the
+/// client's channel number.
 async fn channel<T>(
     window: u32,
     packet: u32,

@@ -1,5 +1,5 @@
-//! The client against a hostile server under a paused clock: wrong, endless, missing and truncated messages before the key
-//! exchange, before the login and after it. Each test is one attack.
+//! The client against a hostile server under a paused clock: wrong, endless, missing and truncated messages before
+//! the key exchange, before the login and after it. Each test is one attack.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! The memory that a hostile server can make the client hold, measured at the allocator. The figures include the scripted
-//! server's own buffers, so that the client's share is less than what is asserted.
+//! The memory that a hostile server can make the client hold, measured at the allocator. The figures include the
+//! scripted server's own buffers, so that the client's share is less than what is asserted.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! A server that sends any messages in any order: nothing panics, the session ends or continues, and its memory stays within
-//! its bounds.
+//! A server that sends any messages in any order: nothing panics, the session ends or continues, and its memory stays
+//! within its bounds.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The transport of the server's side for tests against a hostile server: packets, and one key exchange (curve25519-sha256,
-//! ssh-ed25519, aes128-gcm). Independent of the client's code, except for `wire`.
+//! The transport of the server's side for tests against a hostile server: packets, and one key exchange
+//! (curve25519-sha256, ssh-ed25519, aes128-gcm). Independent of the client's code, except for `wire`.
 
 #![allow(
     dead_code,
