@@ -11,15 +11,15 @@
 /// What an algorithm is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Key exchange methods.
+    /// Key exchange methods (RFC 4253 §7.1).
     Kex,
     /// Host keys and the signatures made with them.
     HostKey,
     /// Ciphers, with or without authentication.
     Cipher,
-    /// Message authentication codes.
+    /// Message authentication codes, for ciphers without authentication.
     Mac,
-    /// Compression methods.
+    /// Compression methods, `none` included.
     Compression,
 }
 

@@ -25,7 +25,7 @@ const MAX_TEXT: usize = 4 * 1024;
 /// The server's answer to an authentication request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthResult {
-    /// The user is authenticated.
+    /// The user is authenticated, and the connection protocol may start.
     Success,
     /// The request was refused, or more methods have to follow.
     Failure {
@@ -47,7 +47,7 @@ pub enum AuthResult {
 /// Input that the server asks for (RFC 4256 §3.2). Texts are cut to 4 KiB and not escaped.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct InfoRequest {
-    /// Title; often empty.
+    /// Title to show above the prompts; often empty.
     pub name: String,
     /// Text to show before the prompts; often empty.
     pub instruction: String,
@@ -67,19 +67,12 @@ pub struct Prompt {
 /// The request that waits for its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum PendingRequest {
-    /// There is none.
     Idle,
     None,
     Password,
-    PublicKeyQuery {
-        algorithm: String,
-        key: Vec<u8>,
-    },
+    PublicKeyQuery { algorithm: String, key: Vec<u8> },
     PublicKey,
-    KeyboardInteractive {
-        rounds: u32,
-        empty_rounds: u32,
-    },
+    KeyboardInteractive { rounds: u32, empty_rounds: u32 },
     Custom,
 }
 

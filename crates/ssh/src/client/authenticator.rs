@@ -20,7 +20,7 @@ const PROTOCOL_ERROR: u32 = 2;
 /// Why public-key authentication could not be carried out. A refusal is not an error: it is an [`AuthResult`].
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
-    /// The session ended.
+    /// The session ended before the server answered.
     #[error(transparent)]
     Session(#[from] Error),
     /// The signer produced no signature; nothing was sent, and another method may be tried.

@@ -76,7 +76,7 @@ impl ChannelReader {
         poll_fn(|cx| self.poll_read_chunk(cx)).await
     }
 
-    /// Polled form of [`ChannelReader::read_chunk`].
+    /// Polled form of [`ChannelReader::read_chunk`]: registers the waker of `cx` if nothing is buffered.
     pub fn poll_read_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         if !self.remainder.is_empty() {
             return Poll::Ready(Ok(Some(std::mem::take(&mut self.remainder))));

@@ -58,7 +58,7 @@ impl Default for WindowLimits {
 #[derive(Debug)]
 pub(super) struct RecvWindow {
     limits: WindowLimits,
-    /// Target after [`IDLE_RESET`].
+    /// Target that the window falls back to after [`IDLE_RESET`].
     initial: u32,
     /// Window size that credit restores.
     target: u32,

@@ -141,7 +141,6 @@ impl SendWindow {
             .saturating_add(IN_FLIGHT_FLOOR)
     }
 
-    /// Counts sent bytes.
     pub(super) fn send(&mut self, len: usize) {
         let len = u32::try_from(len).unwrap_or(u32::MAX);
         self.credit = self.credit.saturating_sub(len);
@@ -217,6 +216,7 @@ impl SendWindow {
             return None;
         };
         if self.credit == 0 {
+            // The window is used up: lifting the cap would not help.
             return None;
         }
         waiting_since.get_or_insert(now);

@@ -93,7 +93,6 @@ impl Ecdh {
         Ok((ecdh, payload))
     }
 
-    /// Handles the reply.
     pub(super) fn on_message(&mut self, payload: &[u8]) -> Result<KexOutcome, Error> {
         let mut reader = Reader::new(payload);
         if reader.u8()? != REPLY {

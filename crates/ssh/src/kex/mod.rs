@@ -19,7 +19,7 @@ pub(crate) type FillRandom<'a> = &'a mut (dyn FnMut(&mut [u8]) + Send);
 pub(crate) enum KexStep {
     /// Send this payload and wait for the answer.
     Send(Vec<u8>),
-    /// The method is finished.
+    /// The method is finished; the host key signature has to be verified.
     Done(KexOutcome),
 }
 

@@ -37,7 +37,7 @@ pub struct Certificate {
 /// Why a certificate is not valid for a host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
-    /// It certifies a user.
+    /// It certifies a user and not a host.
     #[error("the certificate is not a host certificate")]
     NotHost,
     /// It is valid for other hosts only.
@@ -51,7 +51,7 @@ pub enum CertificateError {
     /// Its validity has not begun.
     #[error("the certificate is not valid yet")]
     NotYetValid,
-    /// Its validity is over.
+    /// Its validity ended before the given time.
     #[error("the certificate has expired")]
     Expired,
     /// It has a critical option that is not implemented, which is every one.

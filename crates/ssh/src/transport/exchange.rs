@@ -23,7 +23,7 @@ pub(super) struct Idents<'a> {
 
 /// A key exchange in progress.
 pub(super) struct KeyExchange {
-    /// Payload of our KEXINIT.
+    /// Payload of our KEXINIT, for the exchange hash.
     client_kexinit: Vec<u8>,
     /// Sequence number of our KEXINIT.
     first_sequence: u32,
@@ -149,9 +149,8 @@ impl KeyExchange {
 /// What follows from one of the server's messages.
 pub(super) enum KexReply {
     Nothing,
-    /// Send this payload.
     Send(Vec<u8>),
-    /// The method is finished.
+    /// The method is finished: verify the host key, then derive the keys.
     Done(Box<(Negotiated, KexOutcome)>),
 }
 

@@ -38,7 +38,6 @@ impl KexDeadline {
         self.received = 0;
     }
 
-    /// Counts received bytes.
     pub(super) fn add_received(&mut self, bytes: usize) {
         self.received = self.received.saturating_add(bytes as u64);
     }

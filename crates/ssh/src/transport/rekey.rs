@@ -17,7 +17,7 @@ const MAX_PACKETS: u64 = 1 << 31;
 /// When new keys are due.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RekeyLimits {
-    /// Bytes in one direction.
+    /// Bytes in one direction, under the current keys.
     pub(super) bytes: u64,
     /// Age of the keys. `None` for no limit.
     pub(super) time: Option<Duration>,
