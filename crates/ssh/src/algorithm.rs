@@ -11,15 +11,15 @@
 /// What an algorithm is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Key exchange methods.
+    /// Key exchange methods (RFC 4253 §7.1).
     Kex,
     /// Host keys and the signatures made with them.
     HostKey,
     /// Ciphers, with or without authentication.
     Cipher,
-    /// Message authentication codes.
+    /// Message authentication codes, for ciphers without authentication.
     Mac,
-    /// Compression methods.
+    /// Compression methods, `none` included.
     Compression,
 }
 
@@ -40,8 +40,8 @@ const KEX_LEGACY: &[&str] = &[
     "diffie-hellman-group14-sha1",
     "diffie-hellman-group1-sha1",
 ];
-// Certificates come last: a server that has both then presents the plain key, unless a caller that trusts an authority for
-// this host puts them first.
+// Certificates come last: a server that has both then presents the plain key, unless a caller that trusts an
+// authority for this host puts them first.
 const HOST_KEY: &[&str] = &[
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",

@@ -25,11 +25,11 @@ pub struct Config {
     pub kex: Vec<&'static str>,
     /// Host key algorithms, preferred first.
     pub host_keys: Vec<&'static str>,
-    /// Ciphers, preferred first.
+    /// Ciphers for both directions, preferred first.
     pub ciphers: Vec<&'static str>,
     /// MACs, preferred first. Not used with ciphers that authenticate by themselves.
     pub macs: Vec<&'static str>,
-    /// Compression methods, preferred first.
+    /// Compression methods for both directions, preferred first.
     pub compression: Vec<&'static str>,
     /// Whether ciphers that are open to the Terrapin attack are used with a server that has no strict key exchange.
     pub allow_terrapin: bool,

@@ -8,9 +8,9 @@ use crate::wire::Malformed;
 /// The side that ended a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Party {
-    /// This side.
+    /// This side ended it, on request of the caller.
     Client,
-    /// The other side.
+    /// The server ended it.
     Server,
 }
 
@@ -37,7 +37,7 @@ pub enum Error {
          and the server does not support strict key exchange"
     )]
     Terrapin {
-        /// Name of the cipher.
+        /// Name of the cipher that was negotiated.
         cipher: &'static str,
     },
     /// The server broke the protocol.
@@ -46,7 +46,7 @@ pub enum Error {
     /// A packet was forged, damaged, or decrypted with the wrong key.
     #[error("a packet failed its integrity check")]
     Mac,
-    /// The key exchange failed.
+    /// The key exchange failed: an invalid public value, group, host key or signature.
     #[error("key exchange failed: {0}")]
     KexFailed(String),
     /// The caller did not accept the server's host key.
@@ -71,7 +71,7 @@ pub enum Error {
     /// No byte was received from the server for this time.
     #[error("nothing was received from the server for {0:?}")]
     DeadPeer(std::time::Duration),
-    /// The underlying stream failed.
+    /// Reading or writing the underlying stream failed.
     #[error("the connection failed")]
     Io(#[source] Arc<std::io::Error>),
     /// The underlying stream ended without a DISCONNECT.

@@ -1,8 +1,8 @@
 //! An SSH client for forwarding: no shell, exec, PTY, agent or X11.
 //!
-//! The core is sans-IO: bytes in, bytes out, events, and the caller passes in the time. [`transport`] is RFC 4253 with its
-//! key exchanges, [`auth`] is RFC 4252, [`connection`] is RFC 4254. Module `client` (feature `client`, on by default)
-//! drives the core on tokio.
+//! The core is sans-IO: bytes in, bytes out, events, and the caller passes in the time. [`transport`] is RFC 4253
+//! with its key exchanges, [`auth`] is RFC 4252, [`connection`] is RFC 4254. Module `client` (feature `client`, on by
+//! default) drives the core on tokio.
 //!
 //! The core alone makes an identification and an offer without any socket:
 //!

@@ -1,7 +1,7 @@
 //! User authentication (RFC 4252 and RFC 4256) as a state machine over messages.
 //!
-//! Pure: [`UserAuth`] makes requests and reads answers. One request is pending at a time; an answer without a request, or
-//! of another method, ends the session.
+//! Pure: [`UserAuth`] makes requests and reads answers. One request is pending at a time; an answer without a
+//! request, or of another method, ends the session.
 
 mod message;
 
@@ -25,7 +25,7 @@ const MAX_TEXT: usize = 4 * 1024;
 /// The server's answer to an authentication request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthResult {
-    /// The user is authenticated.
+    /// The user is authenticated, and the connection protocol may start.
     Success,
     /// The request was refused, or more methods have to follow.
     Failure {
@@ -47,7 +47,7 @@ pub enum AuthResult {
 /// Input that the server asks for (RFC 4256 §3.2). Texts are cut to 4 KiB and not escaped.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct InfoRequest {
-    /// Title; often empty.
+    /// Title to show above the prompts; often empty.
     pub name: String,
     /// Text to show before the prompts; often empty.
     pub instruction: String,
@@ -67,19 +67,12 @@ pub struct Prompt {
 /// The request that waits for its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum PendingRequest {
-    /// There is none.
     Idle,
     None,
     Password,
-    PublicKeyQuery {
-        algorithm: String,
-        key: Vec<u8>,
-    },
+    PublicKeyQuery { algorithm: String, key: Vec<u8> },
     PublicKey,
-    KeyboardInteractive {
-        rounds: u32,
-        empty_rounds: u32,
-    },
+    KeyboardInteractive { rounds: u32, empty_rounds: u32 },
     Custom,
 }
 
@@ -176,8 +169,8 @@ impl UserAuth {
         message::info_response(responses)
     }
 
-    /// Makes the first request of a method that the caller implements, such as gssapi-with-mic (RFC 4462). `fields` follow
-    /// the method name. Answers are returned as [`AuthResult::Custom`].
+    /// Makes the first request of a method that the caller implements, such as gssapi-with-mic (RFC 4462). `fields`
+    /// follow the method name. Answers are returned as [`AuthResult::Custom`].
     pub fn custom(&mut self, method: &str, fields: &[u8]) -> SecretMessage {
         use crate::wire::Writer;
         self.pending = PendingRequest::Custom;
@@ -297,8 +290,8 @@ impl UserAuth {
     }
 }
 
-/// The algorithm of the key in a certificate: `rsa-sha2-512-cert-v01@openssh.com` signs with `rsa-sha2-512`. Other names
-/// are returned as they are.
+/// The algorithm of the key in a certificate: `rsa-sha2-512-cert-v01@openssh.com` signs with `rsa-sha2-512`. Other
+/// names are returned as they are.
 #[cfg(feature = "client")]
 pub(crate) fn plain_algorithm(name: &str) -> String {
     match name.strip_suffix("-cert-v01@openssh.com") {

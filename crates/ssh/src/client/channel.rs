@@ -1,4 +1,5 @@
-//! The handles of one channel (RFC 4254 §5). Three ends are told apart: EOF, CLOSE without EOF, end of the session.
+//! The handles of one channel (RFC 4254 §5). Reports three different ends: EOF, CLOSE without EOF, end of the
+//! session.
 
 use std::future::poll_fn;
 use std::io;
@@ -19,8 +20,8 @@ use crate::error::Error;
 /// One byte stream over the session.
 ///
 /// A read returns 0 bytes only after the server's EOF. It fails with `ConnectionReset` after a CLOSE without EOF, and
-/// with `ConnectionAborted` after the end of the session. Shutting down sends EOF and leaves reading open. Dropping both
-/// halves sends CLOSE.
+/// with `ConnectionAborted` after the end of the session. Shutting down sends EOF and leaves reading open. Dropping
+/// both halves sends CLOSE.
 #[derive(Debug)]
 pub struct Channel {
     reader: ChannelReader,
@@ -36,8 +37,8 @@ pub struct ChannelReader {
     remainder: Bytes,
 }
 
-/// The writing half of a [`Channel`]. A write waits for the server's window and for the channel's turn, and fails when the
-/// session ends.
+/// The writing half of a [`Channel`]. A write waits for the server's window and for the channel's turn, and fails
+/// when the session ends.
 #[derive(Debug)]
 pub struct ChannelWriter {
     handle: Arc<Handle>,
@@ -75,7 +76,7 @@ impl ChannelReader {
         poll_fn(|cx| self.poll_read_chunk(cx)).await
     }
 
-    /// Polled form of [`ChannelReader::read_chunk`].
+    /// Polled form of [`ChannelReader::read_chunk`]: registers the waker of `cx` if nothing is buffered.
     pub fn poll_read_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         if !self.remainder.is_empty() {
             return Poll::Ready(Ok(Some(std::mem::take(&mut self.remainder))));
@@ -85,8 +86,8 @@ impl ChannelReader {
             .submit(|state| poll_read(state, self.id, cx))
     }
 
-    /// Waits for bytes as [`ChannelReader::read_chunk`] does and appends all buffered chunks to `chunks`, until they hold
-    /// `max_bytes` or more. `false` after EOF.
+    /// Waits for bytes as [`ChannelReader::read_chunk`] does and appends all buffered chunks to `chunks`, until they
+    /// hold `max_bytes` or more. `false` after EOF.
     ///
     /// # Errors
     /// As [`ChannelReader::read_chunk`].

@@ -1,13 +1,16 @@
 //! The shared owner of one session: its state, its options and its task.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
 use super::options::Options;
-use super::state::Shared;
+use super::state::{HandshakeState, SessionPhase, Shared, State};
 use super::task::SessionTask;
+use super::wake::store_waker;
 use crate::error::Error;
 
 /// SSH_DISCONNECT_BY_APPLICATION (RFC 4253 §11.1).
@@ -42,6 +45,35 @@ impl Handle {
             options,
             _task: tasks,
         })
+    }
+
+    /// Waits until `take` finds what it looks for in the handshake state.
+    pub(super) async fn wait_for<T>(
+        &self,
+        timeout: Duration,
+        what: &'static str,
+        mut take: impl FnMut(&mut HandshakeState) -> Option<T>,
+    ) -> Result<T, Error> {
+        let found = poll_fn(|cx| {
+            self.shared.with_state(|state| {
+                let State { phase, ended, .. } = state;
+                if let SessionPhase::Handshake(handshake) = phase {
+                    // Before the error: an answer that arrived before the end of the session still counts.
+                    if let Some(found) = take(handshake) {
+                        return Poll::Ready(Ok(found));
+                    }
+                    store_waker(&mut handshake.waker, cx.waker());
+                }
+                match ended {
+                    Some(error) => Poll::Ready(Err(error.clone())),
+                    None => Poll::Pending,
+                }
+            })
+        });
+        match tokio::time::timeout(timeout, found).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Timeout(what)),
+        }
     }
 
     /// Waits until the session has ended and returns the reason.

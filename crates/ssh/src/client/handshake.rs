@@ -1,44 +1,23 @@
-//! From a byte stream to an authenticated session: key exchange, host key check, authentication.
+//! From a byte stream to a connection with exchanged keys and a checked host key.
 //!
 //! The session's task runs from the start, so that the server's messages are answered while the caller asks a user.
 
-use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::authenticator::Authenticator;
 use super::handle::Handle;
-use super::incoming::IncomingChannels;
 use super::options::Options;
-use super::session::{Session, SessionInfo};
-use super::signer::{Signer, SignerError};
-use super::state::{HandshakeState, SessionPhase, Shared, State};
+use super::session::SessionInfo;
+use super::state::{SessionPhase, Shared};
 use super::stream::Stream;
 use super::task::SessionTask;
-use super::wake;
-use crate::auth::{AuthResult, SecretMessage, UserAuth};
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::transport::{Entropy, HostKeyOffer, Transport};
-
-/// SSH_DISCONNECT_PROTOCOL_ERROR (RFC 4253 §11.1).
-const PROTOCOL_ERROR: u32 = 2;
-
-/// Why public-key authentication could not be carried out. A refusal is not an error: it is an [`AuthResult`].
-#[derive(Debug, thiserror::Error)]
-pub enum AuthError {
-    /// The session ended.
-    #[error(transparent)]
-    Session(#[from] Error),
-    /// The signer produced no signature; nothing was sent, and another method may be tried.
-    #[error("the key did not sign")]
-    Signer(#[source] SignerError),
-}
 
 /// Exchanges keys over `stream`. `verify_host_key` decides whether the server's key is accepted; its future is dropped
 /// if the server disconnects while it runs, and it has no time limit.
@@ -66,10 +45,11 @@ where
     let handle = Handle::start(shared, session_task, options);
     let timeout = handle.options.handshake_timeout;
 
-    let offer = wait_for(&handle.shared, timeout, "the host key", |handshake| {
-        handshake.host_key.take()
-    })
-    .await?;
+    let offer = handle
+        .wait_for(timeout, "the host key", |handshake| {
+            handshake.host_key.take()
+        })
+        .await?;
     // The check may ask a user and take minutes: stop it if the server disconnects meanwhile.
     let accepted = tokio::select! {
         accepted = verify_host_key((*offer).clone()) => accepted,
@@ -87,10 +67,11 @@ where
         state.transport.accept_host_key(now);
         state.reprocess_input = true;
     });
-    let negotiated = wait_for(&handle.shared, timeout, "the first keys", |handshake| {
-        handshake.ready.take()
-    })
-    .await?;
+    let negotiated = handle
+        .wait_for(timeout, "the first keys", |handshake| {
+            handshake.ready.take()
+        })
+        .await?;
     let (ident, pre_banner) = handle.shared.with_state(|state| {
         let ident = match &state.phase {
             SessionPhase::Handshake(handshake) => handshake.ident.clone(),
@@ -98,306 +79,16 @@ where
         };
         (ident, state.transport.pre_banner().to_owned())
     });
-    let (auth, service_request) = UserAuth::new(user);
-    Ok(Authenticator {
-        handle,
-        auth,
-        service_request: Some(service_request),
-        authenticated: false,
-        info: SessionInfo {
-            ident,
-            pre_banner,
-            negotiated: *negotiated,
-            host_key: *offer,
-        },
-    })
+    let info = SessionInfo {
+        ident,
+        pre_banner,
+        negotiated: *negotiated,
+        host_key: *offer,
+    };
+    Ok(Authenticator::new(handle, user, info))
 }
 
 /// Random bytes of the cryptographic library. Retries forever: without randomness there can be no session.
 fn system_entropy() -> Entropy {
     Box::new(|bytes| while aws_lc_rs::rand::fill(bytes).is_err() {})
-}
-
-/// Waits until `take` finds what it looks for in the handshake state.
-async fn wait_for<T>(
-    shared: &Shared,
-    timeout: Duration,
-    what: &'static str,
-    mut take: impl FnMut(&mut HandshakeState) -> Option<T>,
-) -> Result<T, Error> {
-    let found = poll_fn(|cx| {
-        shared.with_state(|state| {
-            let State { phase, ended, .. } = state;
-            if let SessionPhase::Handshake(handshake) = phase {
-                // Before the error: an answer that arrived before the end of the session still counts.
-                if let Some(found) = take(handshake) {
-                    return Poll::Ready(Ok(found));
-                }
-                wake::store_waker(&mut handshake.waker, cx.waker());
-            }
-            match ended {
-                Some(error) => Poll::Ready(Err(error.clone())),
-                None => Poll::Pending,
-            }
-        })
-    });
-    match tokio::time::timeout(timeout, found).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::Timeout(what)),
-    }
-}
-
-/// A connection with exchanged keys that is not authenticated yet. Methods may be tried until one succeeds.
-pub struct Authenticator {
-    handle: Arc<Handle>,
-    auth: UserAuth,
-    /// `None` once it is sent, together with the first authentication request.
-    service_request: Option<SecretMessage>,
-    authenticated: bool,
-    info: SessionInfo,
-}
-
-impl Authenticator {
-    /// Returns the algorithms, identification and host key of the connection.
-    pub fn info(&self) -> &SessionInfo {
-        &self.info
-    }
-
-    /// Returns the text that the server has sent to be shown before login so far, cut to 8 KiB and not escaped.
-    pub fn banner(&self) -> &str {
-        self.auth.banner()
-    }
-
-    /// Returns the signature algorithms that the server accepts from users (RFC 8308 `server-sig-algs`). `None` if it
-    /// has not sent them.
-    pub fn server_sig_algs(&self) -> Option<Vec<String>> {
-        self.handle.shared.with_state(|state| {
-            let algorithms = state.transport.server_sig_algs();
-            algorithms.map(<[String]>::to_vec)
-        })
-    }
-
-    /// Returns the best SHA-2 algorithm for an RSA key that the server accepts. `None` if it accepts none;
-    /// `rsa-sha2-512` if it has not said what it accepts.
-    pub fn best_rsa_algorithm(&self) -> Option<&'static str> {
-        let accepted = self.server_sig_algs();
-        ["rsa-sha2-512", "rsa-sha2-256"].into_iter().find(|name| {
-            accepted
-                .as_ref()
-                .is_none_or(|accepted| accepted.iter().any(|each| each == name))
-        })
-    }
-
-    /// Returns the session identifier (RFC 4253 §7.2), to which an agent can be bound.
-    pub fn session_id(&self) -> Vec<u8> {
-        self.handle
-            .shared
-            .with_state(|state| state.transport.session_id().to_vec())
-    }
-
-    fn send(&mut self, message: &SecretMessage) {
-        let service_request = self.service_request.take();
-        self.handle.shared.submit(|state| {
-            // The first authentication request follows at once: waiting for SERVICE_ACCEPT would cost a round trip.
-            if let Some(service_request) = service_request {
-                state.transport.send(&service_request);
-            }
-            state.transport.send(message);
-        });
-    }
-
-    async fn receive(&mut self) -> Result<AuthResult, Error> {
-        let sent_at = Instant::now();
-        let timeout = self.handle.options.auth_timeout;
-        loop {
-            let remaining = timeout.saturating_sub(sent_at.elapsed());
-            let next = |handshake: &mut HandshakeState| handshake.replies.pop_front();
-            let payload = wait_for(
-                &self.handle.shared,
-                remaining,
-                "an answer to the login",
-                next,
-            )
-            .await?;
-            match self.auth.handle(&payload) {
-                Ok(None) => {}
-                Ok(Some(result)) => {
-                    let took = sent_at.elapsed();
-                    self.handle
-                        .shared
-                        .with_state(|state| state.connection.add_rtt_upper_bound(took));
-                    self.authenticated |= result == AuthResult::Success;
-                    return Ok(result);
-                }
-                Err(error) => {
-                    self.handle.shared.submit(|state| {
-                        state
-                            .transport
-                            .disconnect(PROTOCOL_ERROR, &error.to_string());
-                    });
-                    self.handle.flush_and_end().await;
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    /// Sends a `none` request: the failure lists the methods that the server allows.
-    ///
-    /// # Errors
-    /// The end of the session; a refusal is an [`AuthResult::Failure`].
-    pub async fn none(&mut self) -> Result<AuthResult, Error> {
-        let message = self.auth.none();
-        self.send(&message);
-        self.receive().await
-    }
-
-    /// Authenticates with a key or certificate. Asks first whether the server accepts it, and signs only then.
-    /// `algorithm` is the name on the wire, for a certificate with the certificate's suffix.
-    ///
-    /// # Errors
-    /// The end of the session, or [`AuthError::Signer`].
-    pub async fn public_key(
-        &mut self,
-        algorithm: &str,
-        key: &[u8],
-        signer: &mut dyn Signer,
-    ) -> Result<AuthResult, AuthError> {
-        let message = self.auth.public_key_query(algorithm, key);
-        self.send(&message);
-        match self.receive().await? {
-            AuthResult::PkOk => self.public_key_unqueried(algorithm, key, signer).await,
-            other => Ok(other),
-        }
-    }
-
-    /// As [`Authenticator::public_key`], without the query: for a key that the server is known to accept.
-    ///
-    /// # Errors
-    /// As [`Authenticator::public_key`].
-    pub async fn public_key_unqueried(
-        &mut self,
-        algorithm: &str,
-        key: &[u8],
-        signer: &mut dyn Signer,
-    ) -> Result<AuthResult, AuthError> {
-        let data = self.auth.signed_data(&self.session_id(), algorithm, key);
-        let plain = crate::auth::plain_algorithm(algorithm);
-        let signature = tokio::select! {
-            biased;
-            signature = signer.sign(&plain, &data) => signature.map_err(AuthError::Signer)?,
-            error = self.handle.closed() => return Err(AuthError::Session(error)),
-        };
-        let message = self.auth.public_key(algorithm, key, &signature);
-        self.send(&message);
-        Ok(self.receive().await?)
-    }
-
-    /// Authenticates with a password; `new_password` replaces it, after [`AuthResult::PasswordChangeRequest`].
-    ///
-    /// # Errors
-    /// As [`Authenticator::none`].
-    pub async fn password(
-        &mut self,
-        password: &str,
-        new_password: Option<&str>,
-    ) -> Result<AuthResult, Error> {
-        let message = self.auth.password(password, new_password);
-        self.send(&message);
-        self.receive().await
-    }
-
-    /// Starts keyboard-interactive authentication (RFC 4256). The server answers with
-    /// [`AuthResult::InfoRequest`], or with a final result.
-    ///
-    /// # Errors
-    /// As [`Authenticator::none`].
-    pub async fn keyboard_interactive(&mut self, submethods: &str) -> Result<AuthResult, Error> {
-        let message = self.auth.keyboard_interactive(submethods);
-        self.send(&message);
-        self.receive().await
-    }
-
-    /// Answers [`AuthResult::InfoRequest`], one response per prompt. The server may send another request.
-    ///
-    /// # Errors
-    /// As [`Authenticator::none`].
-    pub async fn info_response<S: AsRef<str>>(
-        &mut self,
-        responses: &[S],
-    ) -> Result<AuthResult, Error> {
-        let message = self.auth.info_response(responses);
-        self.send(&message);
-        self.receive().await
-    }
-
-    /// Starts a method that the caller implements, such as gssapi-with-mic: see [`UserAuth::custom`].
-    ///
-    /// # Errors
-    /// As [`Authenticator::none`].
-    pub async fn custom(&mut self, method: &str, fields: &[u8]) -> Result<AuthResult, Error> {
-        let message = self.auth.custom(method, fields);
-        self.send(&message);
-        self.receive().await
-    }
-
-    /// Sends a further message of a custom method. With `wait`, returns the server's answer, otherwise `None`.
-    ///
-    /// # Errors
-    /// As [`Authenticator::none`].
-    pub async fn custom_message(
-        &mut self,
-        payload: Vec<u8>,
-        wait: bool,
-    ) -> Result<Option<AuthResult>, Error> {
-        self.send(&SecretMessage::new(payload));
-        if wait {
-            self.receive().await.map(Some)
-        } else {
-            Ok(None)
-        }
-    }
-
-    /// Waits until the session has ended and returns the reason, for a caller that waits for user input.
-    ///
-    /// # Cancel safety
-    /// Cancel safe.
-    pub async fn closed(&self) -> Error {
-        self.handle.closed().await
-    }
-
-    /// Sends DISCONNECT and closes the connection.
-    pub async fn close(self) {
-        self.handle.close().await;
-    }
-
-    /// Returns the session, and the receiver of the channels that the server opens for remote forwards.
-    ///
-    /// # Errors
-    /// The end of the session, or [`Error::Protocol`] if no method has succeeded.
-    pub fn into_session(self) -> Result<(Session, IncomingChannels), Error> {
-        if !self.authenticated {
-            return Err(Error::Protocol("the login has not succeeded".to_owned()));
-        }
-        let (incoming, requests) = mpsc::channel(self.handle.options.max_incoming);
-        let channels = IncomingChannels::new(requests, &self.handle);
-        self.handle.shared.submit(|state| {
-            let established = SessionPhase::Established { incoming };
-            let early = match std::mem::replace(&mut state.phase, established) {
-                SessionPhase::Handshake(handshake) => handshake.replies,
-                SessionPhase::Established { .. } => VecDeque::new(),
-            };
-            // The task has to see the new phase, to start keepalive.
-            state.wake_task();
-            let now = Instant::now().into_std();
-            match &state.ended {
-                Some(error) => Err(error.clone()),
-                // Packets that followed USERAUTH_SUCCESS at once, such as hostkeys-00@openssh.com.
-                None => early
-                    .into_iter()
-                    .try_for_each(|payload| state.handle_packet(now, payload)),
-            }
-        })?;
-        Ok((Session::new(self.handle, self.info), channels))
-    }
 }

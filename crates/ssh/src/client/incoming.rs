@@ -51,7 +51,7 @@ impl IncomingChannels {
         std::future::poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    /// Polled form of [`IncomingChannels::recv`].
+    /// Polled form of [`IncomingChannels::recv`]: registers the waker of `cx` if no channel waits.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<IncomingChannel>> {
         self.requests
             .poll_recv(cx)

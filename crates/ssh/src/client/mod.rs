@@ -31,6 +31,7 @@
 //! # }
 //! ```
 
+mod authenticator;
 mod channel;
 mod handle;
 mod handshake;
@@ -44,8 +45,9 @@ mod stream;
 mod task;
 mod wake;
 
+pub use authenticator::{AuthError, Authenticator};
 pub use channel::{Channel, ChannelReader, ChannelWriter};
-pub use handshake::{AuthError, Authenticator, handshake};
+pub use handshake::handshake;
 pub use incoming::{IncomingChannel, IncomingChannels, PendingChannel};
 pub use options::Options;
 pub use session::{OpenError, RequestError, Session, SessionInfo};

@@ -10,7 +10,7 @@ const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Timeouts and limits of one session.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Channel and window limits.
+    /// Limits of channels, packets and receive windows.
     pub connection: ConnectionConfig,
     /// ServerAliveInterval and ServerAliveCountMax: the session ends with [`Error::DeadPeer`](crate::Error::DeadPeer)
     /// after their product without a byte from the server. `None`, or an interval of zero, never ends it.

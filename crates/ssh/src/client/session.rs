@@ -31,7 +31,7 @@ pub struct SessionInfo {
 /// Why a channel was not opened.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum OpenError {
-    /// The server sent CHANNEL_OPEN_FAILURE.
+    /// The server sent CHANNEL_OPEN_FAILURE, often because the target refused the connection.
     #[error("the server refused: {text} (code {code})")]
     Refused {
         /// Reason code of RFC 4254 §5.1.
@@ -45,7 +45,7 @@ pub enum OpenError {
     /// No answer within [`Options::open_timeout`](super::Options::open_timeout).
     #[error("the server did not answer within {0:?}")]
     Timeout(Duration),
-    /// The session ended first.
+    /// The session ended before the server answered.
     #[error("the session ended")]
     SessionEnded(#[source] Error),
 }
@@ -53,7 +53,7 @@ pub enum OpenError {
 /// Why a global request was not granted.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RequestError {
-    /// The server sent REQUEST_FAILURE.
+    /// The server sent REQUEST_FAILURE, which has no reason.
     #[error("the server refused")]
     Refused,
     /// The server granted the request with a reply that does not fit it, or with a wrong host key signature.
@@ -65,7 +65,7 @@ pub enum RequestError {
     /// No answer within the time limit.
     #[error("the server did not answer within {0:?}")]
     Timeout(Duration),
-    /// The session ended first.
+    /// The session ended before the server answered.
     #[error("the session ended")]
     SessionEnded(#[source] Error),
 }
@@ -348,7 +348,7 @@ impl Drop for PendingReply<'_> {
             } else if let Ok(GlobalReply::Listening(_)) = self.reply.try_recv()
                 && let Some(listen) = self.undo
             {
-                // The reply was delivered, but nobody has read it.
+                // The reply was delivered, but the caller has not read it.
                 state.connection.undo_forward(listen, &mut state.transport);
             }
         });

@@ -9,7 +9,7 @@ pub type SignerError = Box<dyn std::error::Error + Send + Sync>;
 /// A pending signature. Resolves to the signature blob of RFC 4253 §6.6: algorithm name, then the signature.
 pub type SignFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, SignerError>> + Send + 'a>>;
 
-/// Signs with one key.
+/// Signs authentication requests with one key.
 pub trait Signer: Send {
     /// Signs `data` with `algorithm`. For a certificate, `algorithm` is that of the certified key, such as
     /// `ssh-ed25519`.

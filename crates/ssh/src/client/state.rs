@@ -71,10 +71,11 @@ impl HandshakeState {
 
 #[derive(Debug)]
 pub(super) enum SessionPhase {
-    /// Key exchange and authentication.
     Handshake(HandshakeState),
     /// Authenticated: channels may be opened. `incoming` passes on the channels that the server opens.
-    Established { incoming: mpsc::Sender<OpenRequest> },
+    Established {
+        incoming: mpsc::Sender<OpenRequest>,
+    },
 }
 
 /// Everything of one session except its socket and timers.
@@ -82,7 +83,7 @@ pub(super) struct State {
     pub(super) transport: Transport,
     pub(super) connection: Connection,
     pub(super) phase: SessionPhase,
-    /// By [`ChannelId`].
+    /// Waiting tasks by [`ChannelId`].
     pub(super) waiters: Vec<ChannelWaiters>,
     /// Channels whose writers wait for a turn, in order.
     pub(super) write_queue: VecDeque<ChannelId>,

@@ -35,7 +35,7 @@ pub(super) struct SessionTask {
     /// Swapped with the transport's read buffer under the lock, so that reading needs no lock.
     read_buffer: BytesMut,
     read_block: usize,
-    /// Swapped with the transport's output under the lock: sealing goes on while it is being written.
+    /// Swapped with the transport's output under the lock: sealing continues while it is being written.
     write_buffer: BytesMut,
     flushed: bool,
     /// Whether received bytes may still be waiting for a delayed ACK (see [`Stream::poll_read`]).

@@ -27,7 +27,6 @@ impl WakeList {
         }
     }
 
-    /// Calls every waker once.
     pub(super) fn wake_all(self) {
         for waker in self.first.into_iter().chain(self.others) {
             waker.wake();

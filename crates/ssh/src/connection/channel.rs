@@ -33,7 +33,7 @@ pub(super) enum DirectionEnd {
 /// What a read of a channel returns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadResult {
-    /// Received bytes, never empty.
+    /// Received bytes, in the size in which they were received; never empty.
     Data(Bytes),
     /// Nothing yet: wait for [`ConnectionEvent::Readable`](super::ConnectionEvent::Readable).
     Empty,
@@ -50,13 +50,11 @@ pub(super) enum Received {
     Buffered,
     /// There is no reader: it was thrown away.
     Discarded,
-    /// It exceeds the window.
     WindowExceeded,
     /// It follows an EOF or CLOSE.
     AfterEnd,
 }
 
-/// One channel.
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) state: ChannelState,
@@ -100,7 +98,6 @@ impl Channel {
         }
     }
 
-    /// Buffers received data.
     pub(super) fn receive(&mut self, data: Bytes) -> Received {
         if self.remote_end > DirectionEnd::Flowing {
             return Received::AfterEnd;
@@ -109,6 +106,7 @@ impl Channel {
             return Received::WindowExceeded;
         }
         if self.reader_dropped || self.local_end == DirectionEnd::Closed {
+            // Still counted: credit lets the server send the rest and close.
             self.unsettled += data.len();
             return Received::Discarded;
         }

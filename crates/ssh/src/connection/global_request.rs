@@ -69,8 +69,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Handles UNIMPLEMENTED for our packet with this sequence number. If it was a global request, this is its answer: some
-    /// servers answer unknown requests like this, and it shows that they are alive.
+    /// Handles UNIMPLEMENTED for our packet with this sequence number. If it was a global request, this is its
+    /// answer: some servers answer unknown requests like this, and it shows that they are alive.
     pub fn handle_unimplemented(&mut self, now: Instant, sequence: u32, out: &mut impl PacketSink) {
         if let Some(request) = self.pending.take_by_sequence(sequence) {
             self.settle_request(now, request, None, out);
@@ -134,8 +134,8 @@ impl Connection {
         self.send_request(request, &message::forward_request(listen, false), out)
     }
 
-    /// Asks the server to stop listening and refuses its channels for `listen` from now on. `None` if it does not listen
-    /// there, or if too many requests wait for their answers.
+    /// Asks the server to stop listening and refuses its channels for `listen` from now on. `None` if it does not
+    /// listen there, or if too many requests wait for their answers.
     pub fn cancel_forward(
         &mut self,
         listen: &RemoteListen,

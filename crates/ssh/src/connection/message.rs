@@ -26,7 +26,7 @@ pub enum ChannelTarget {
     Tcp {
         /// Host name or address, resolved by the server. Bytes, because SOCKS clients send host names as bytes.
         host: Vec<u8>,
-        /// TCP port.
+        /// TCP port of the target.
         port: u16,
         /// Address and port of the client that connected to us.
         originator: (String, u16),
@@ -55,7 +55,6 @@ pub enum RemoteListen {
     },
 }
 
-/// Writes CHANNEL_OPEN.
 pub(super) fn open(target: &ChannelTarget, local_id: u32, window: u32, max_packet: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(96);
     out.u8(OPEN);

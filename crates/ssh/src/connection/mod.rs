@@ -45,7 +45,7 @@ pub struct ChannelId(pub(crate) u32);
 
 /// Where a [`Connection`] sends its messages.
 pub trait PacketSink {
-    /// Sends one payload.
+    /// Sends one payload, message number included.
     fn send(&mut self, payload: &[u8]);
     /// Sends one payload in two parts, so that channel data needs no copy in front of the sealing.
     fn send_parts(&mut self, header: &[u8], data: &[u8]);
@@ -70,10 +70,10 @@ impl PacketSink for crate::transport::Transport {
     }
 }
 
-/// Limits of one connection.
+/// Limits of one connection, for both directions.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionConfig {
-    /// Receive windows, in bytes.
+    /// Sizes of the receive windows, in bytes.
     pub window: WindowLimits,
     /// Largest channel payload in one packet, in bytes; for both directions.
     pub max_packet: u32,
@@ -153,7 +153,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection without channels.
+    /// A connection without channels, right after authentication.
     pub fn new(config: ConnectionConfig) -> Self {
         Self {
             config,

@@ -22,7 +22,8 @@ const SHORTAGE: u32 = 4;
 const MIN_MAX_PACKET: u32 = 256;
 
 impl Connection {
-    /// Sends CHANNEL_OPEN. `None` if [`ConnectionConfig::max_channels`](super::ConnectionConfig::max_channels) are in use.
+    /// Sends CHANNEL_OPEN. `None` if [`ConnectionConfig::max_channels`](super::ConnectionConfig::max_channels) are in
+    /// use.
     pub fn open_channel(
         &mut self,
         target: &ChannelTarget,
@@ -122,7 +123,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Handles CHANNEL_OPEN: offers the channel to the caller if it belongs to a granted forward, and refuses it otherwise.
+    /// Handles CHANNEL_OPEN: offers the channel to the caller if it belongs to a granted forward, and refuses it
+    /// otherwise.
     pub(super) fn on_open(
         &mut self,
         now: Instant,

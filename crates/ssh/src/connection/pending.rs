@@ -22,7 +22,7 @@ pub enum GlobalReply {
     Pong(Duration),
     /// The body of the answer to a host key proof: one signature per key, not verified.
     Proof(Bytes),
-    /// The server sent REQUEST_FAILURE.
+    /// The server sent REQUEST_FAILURE, or UNIMPLEMENTED.
     Refused,
     /// The server granted the request with a body that does not fit it.
     Invalid,
@@ -72,7 +72,7 @@ impl PendingRequests {
         id
     }
 
-    /// Removes the oldest request: an answer belongs to it.
+    /// Removes the oldest request. Answers have no number: they belong to the oldest request (RFC 4254 §4).
     pub(super) fn pop(&mut self) -> Option<(RequestId, GlobalRequest)> {
         let oldest = self.queue.pop_front()?;
         Some((oldest.id, oldest.request))

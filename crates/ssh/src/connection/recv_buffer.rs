@@ -41,10 +41,10 @@ impl RecvBuffer {
         self.len == 0
     }
 
-    /// Appends received bytes.
     pub(super) fn push(&mut self, data: Bytes) {
         self.len += data.len();
         if self.len > STALLED_AT && !std::mem::replace(&mut self.stalled, true) {
+            // Releases the read buffers that the chunks share.
             for chunk in &mut self.chunks {
                 *chunk = Bytes::copy_from_slice(chunk);
             }

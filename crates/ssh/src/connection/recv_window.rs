@@ -1,9 +1,10 @@
 //! The receive window of one channel (RFC 4254 §5.2): the bytes that the server may still send.
 //!
-//! Credit is given when bytes are consumed, never when they arrive. The target grows with the bandwidth-delay product:
-//! the rate at which this channel's reader takes bytes, times the session's smallest round trip. The smallest, because a
-//! round trip measured beside bulk data includes the server's own queue and would grow without bound. On a line with a
-//! long round trip, half a window that arrives in one burst shows the rate before the round trip is over.
+//! Credit is given when bytes are consumed, never when they arrive. The target grows with the bandwidth-delay
+//! product: the rate at which this channel's reader takes bytes, times the session's smallest round trip. The
+//! smallest, because a round trip measured beside bulk data includes the server's own queue and would grow without
+//! bound. On a line with a long round trip, half a window that arrives in one burst shows the rate before the round
+//! trip is over.
 
 use std::time::{Duration, Instant};
 
@@ -57,7 +58,7 @@ impl Default for WindowLimits {
 #[derive(Debug)]
 pub(super) struct RecvWindow {
     limits: WindowLimits,
-    /// Target after [`IDLE_RESET`].
+    /// Target that the window falls back to after [`IDLE_RESET`].
     initial: u32,
     /// Window size that credit restores.
     target: u32,

@@ -1,10 +1,10 @@
 //! The send window of one channel (RFC 4254 §5.2): the bytes that we may still send.
 //!
-//! A window much larger than the line needs becomes a queue in the server's socket, and every small message of the session
-//! waits behind it. Bytes in flight are therefore capped at a few times the bandwidth-delay product, which is measured from
-//! the credit that the server grants; at about one time while another channel is interactive on a short line, because
-//! large batches are cheaper and small ones quicker. A server that grants credit by another rule shows it by granting
-//! none: then the channel uses its whole window again, as it does before the first measurement.
+//! A window much larger than the line needs becomes a queue in the server's socket, and every small message of the
+//! session waits behind it. Bytes in flight are therefore capped at a few times the bandwidth-delay product, which is
+//! measured from the credit that the server grants; at about one time while another channel is interactive on a short
+//! line, because large batches are cheaper and small ones quicker. A server that grants credit by another rule shows
+//! it by granting none: then the channel uses its whole window again, as it does before the first measurement.
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,8 @@ const LOW_LATENCY_FLOOR: u32 = 128 * 1024;
 const MIN_INTERVAL: Duration = Duration::from_millis(5);
 /// Intervals that are measured before the first one counts.
 const WARMUP_INTERVALS: u32 = 2;
-/// Time that a writer waits for credit before the cap is lifted: the server grants credit by another rule, or its target
-/// does not read.
+/// Time that a writer waits for credit before the cap is lifted: the server grants credit by another rule, or its
+/// target does not read.
 const CREDIT_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Writes of at most this many bytes are treated as interactive: they do not wait behind bulk data.
@@ -141,7 +141,6 @@ impl SendWindow {
             .saturating_add(IN_FLIGHT_FLOOR)
     }
 
-    /// Counts sent bytes.
     pub(super) fn send(&mut self, len: usize) {
         let len = u32::try_from(len).unwrap_or(u32::MAX);
         self.credit = self.credit.saturating_sub(len);
@@ -206,8 +205,8 @@ impl SendWindow {
         };
     }
 
-    /// Starts the wait of a writer for the cap. Returns when the cap is lifted; `None` if the writer waits for the window
-    /// itself, which only the server can end.
+    /// Starts the wait of a writer for the cap. Returns when the cap is lifted; `None` if the writer waits for the
+    /// window itself, which only the server can end.
     pub(super) fn start_wait(
         &mut self,
         now: Instant,
@@ -217,6 +216,7 @@ impl SendWindow {
             return None;
         };
         if self.credit == 0 {
+            // The window is used up: lifting the cap would not help.
             return None;
         }
         waiting_since.get_or_insert(now);
@@ -256,8 +256,8 @@ mod tests {
 
     const WINDOW: u32 = 2 << 20;
 
-    /// Sends all that is allowed and grants credit for `rate` bytes/s after each `step`. Returns the bytes in flight at the
-    /// end.
+    /// Sends all that is allowed and grants credit for `rate` bytes/s after each `step`. Returns the bytes in flight
+    /// at the end.
     fn simulate(rate: u64, rtt: Duration, step: Duration, low_latency: bool) -> u32 {
         let mut window = SendWindow::new(WINDOW, 32768);
         window.set_low_latency(low_latency);

@@ -47,8 +47,8 @@ impl Connection {
         Ok(len)
     }
 
-    /// Returns how much of a write of `len` bytes [`Connection::write`] would send now. Counts the write as the start of an
-    /// interactive conversation, and starts the wait for credit on [`WriteError::NoWindow`].
+    /// Returns how much of a write of `len` bytes [`Connection::write`] would send now. Counts the write as the start
+    /// of an interactive conversation, and starts the wait for credit on [`WriteError::NoWindow`].
     ///
     /// # Errors
     /// As [`Connection::write`].

@@ -167,6 +167,7 @@ impl Group {
 
     fn generate_pair(self, fill: FillRandom<'_>) -> Result<DhKeyPair, Error> {
         let mut private = Zeroizing::new(vec![0; EXPONENT_BITS as usize / 8]);
+        // A random exponent of this size needs no upper bound: all groups are larger.
         fill(&mut private);
         let public = self.power(&self.generator, &private)?;
         Ok(DhKeyPair {

@@ -93,7 +93,6 @@ impl Ecdh {
         Ok((ecdh, payload))
     }
 
-    /// Handles the reply.
     pub(super) fn on_message(&mut self, payload: &[u8]) -> Result<KexOutcome, Error> {
         let mut reader = Reader::new(payload);
         if reader.u8()? != REPLY {
@@ -129,8 +128,8 @@ impl Ecdh {
     }
 }
 
-/// Computes the curve's shared secret and passes it to `use_secret`. A point that has the wrong size, is not on the curve or
-/// is of small order is refused.
+/// Computes the curve's shared secret and passes it to `use_secret`. A point that has the wrong size, is not on the
+/// curve or is of small order is refused.
 fn agree(
     curve: EcdhCurve,
     private: EphemeralPrivateKey,

@@ -1,5 +1,5 @@
-//! The key exchange methods: RFC 4253 §8, RFC 4419, RFC 5656, RFC 8268, RFC 8731 and the ML-KEM hybrid. A method exchanges
-//! its own messages and ends with a shared secret and the method's fields of the exchange hash.
+//! The key exchange methods: RFC 4253 §8, RFC 4419, RFC 5656, RFC 8268, RFC 8731 and the ML-KEM hybrid. A method
+//! exchanges its own messages and ends with a shared secret and the method's fields of the exchange hash.
 
 mod derive;
 mod dh;
@@ -19,7 +19,7 @@ pub(crate) type FillRandom<'a> = &'a mut (dyn FnMut(&mut [u8]) + Send);
 pub(crate) enum KexStep {
     /// Send this payload and wait for the answer.
     Send(Vec<u8>),
-    /// The method is finished.
+    /// The method is finished; the host key signature has to be verified.
     Done(KexOutcome),
 }
 

@@ -1,5 +1,5 @@
-//! OpenSSH host certificates (PROTOCOL.certkeys): parsed, the authority's signature verified, the claims checked. Whether
-//! the authority is trusted is up to the caller.
+//! OpenSSH host certificates (PROTOCOL.certkeys): parsed, the authority's signature verified, the claims checked.
+//! Whether the authority is trusted is up to the caller.
 
 use bytes::Bytes;
 
@@ -37,7 +37,7 @@ pub struct Certificate {
 /// Why a certificate is not valid for a host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
-    /// It certifies a user.
+    /// It certifies a user and not a host.
     #[error("the certificate is not a host certificate")]
     NotHost,
     /// It is valid for other hosts only.
@@ -51,7 +51,7 @@ pub enum CertificateError {
     /// Its validity has not begun.
     #[error("the certificate is not valid yet")]
     NotYetValid,
-    /// Its validity is over.
+    /// Its validity ended before the given time.
     #[error("the certificate has expired")]
     Expired,
     /// It has a critical option that is not implemented, which is every one.
@@ -102,8 +102,8 @@ impl Certificate {
         })
     }
 
-    /// Checks that the certificate is valid for `host` at `now`, in seconds since 1970. As in OpenSSH, a principal is a name
-    /// and not a pattern, and a certificate without principals is valid for every host.
+    /// Checks that the certificate is valid for `host` at `now`, in seconds since 1970. As in OpenSSH, a principal is
+    /// a name and not a pattern, and a certificate without principals is valid for every host.
     ///
     /// # Errors
     /// The claim that does not hold.

@@ -1,5 +1,5 @@
-//! Test support: a signer for keys in memory, packet sealing for benchmarks, and (in this crate's unit tests only) scripted
-//! servers. Feature `testing`; not part of a production build.
+//! Test support: a signer for keys in memory, packet sealing for benchmarks, and (in this crate's unit tests only)
+//! scripted servers. Feature `testing`; not part of a production build.
 
 mod key_signer;
 mod packets;

@@ -82,7 +82,8 @@ impl ServerPeer {
         self.send(52, |_| {}).await;
     }
 
-    /// Confirms the client's next channel with this window. Returns the client's channel number, which is also the server's.
+    /// Confirms the client's next channel with this window. Returns the client's channel number, which is also the
+    /// server's.
     pub(crate) async fn confirm_open(&mut self, window: u32) -> u32 {
         let open = self.expect(90).await;
         let mut body = Reader::new(&open[1..]);

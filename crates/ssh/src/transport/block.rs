@@ -89,6 +89,7 @@ impl BlockCipher {
                 let iv = FixedLength::from(counter.to_be_bytes());
                 key.less_safe_encrypt(data, EncryptionContext::Iv128(iv))
                     .map_err(cipher_error)?;
+                // The counter continues in the next packet (RFC 4344 §4).
                 *counter = counter.wrapping_add((data.len() / 16) as u128);
             }
             Self::CbcEncrypt { key, iv } => {

@@ -1,5 +1,5 @@
-//! Sealing and opening packets in place: AES-GCM (RFC 5647 with OpenSSH's negotiation), chacha20-poly1305@openssh.com, and
-//! block ciphers with a MAC.
+//! Sealing and opening packets in place: AES-GCM (RFC 5647 with OpenSSH's negotiation),
+//! chacha20-poly1305@openssh.com, and block ciphers with a MAC.
 
 use aws_lc_rs::aead::chacha20_poly1305_openssh as chacha;
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -59,8 +59,8 @@ impl CipherSpec {
         matches!(self.kind, CipherKind::Gcm(_) | CipherKind::ChaCha)
     }
 
-    /// Whether it is open to prefix truncation (Terrapin, CVE-2023-48795) without strict key exchange: ChaCha20 always, a CBC
-    /// cipher with an encrypt-then-MAC.
+    /// Whether it is open to prefix truncation (Terrapin, CVE-2023-48795) without strict key exchange: ChaCha20
+    /// always, a CBC cipher with an encrypt-then-MAC.
     pub(crate) fn is_terrapin_vulnerable(&self, mac: Option<&str>) -> bool {
         match self.kind {
             CipherKind::ChaCha => true,
@@ -234,7 +234,8 @@ pub(crate) enum Sealer {
 }
 
 impl Sealer {
-    /// The block size that the padded part is a multiple of, in bytes, and whether the length field is in the padded part.
+    /// The block size that the padded part is a multiple of, in bytes, and whether the length field is in the padded
+    /// part.
     pub(crate) fn padding(&self) -> (usize, bool) {
         match self {
             Self::Clear => (8, true),
@@ -319,7 +320,8 @@ impl Opener {
         }
     }
 
-    /// Returns the packet's length from its head. Must be called once per packet, because it may decrypt the head in place.
+    /// Returns the packet's length from its head. Must be called once per packet, because it may decrypt the head in
+    /// place.
     pub(crate) fn packet_length(&mut self, sequence: u32, head: &mut [u8]) -> Result<usize, Error> {
         let (block, length_is_padded) = match self {
             Self::Clear => (8, true),
@@ -349,8 +351,8 @@ impl Opener {
         // RFC 4253 §6: a packet has 16 bytes at least, and never less than one block.
         let min = if length_is_padded { 16 } else { block.max(8) };
         if length > MAX_PACKET_LENGTH || padded < min || !padded.is_multiple_of(block) {
-            // With CBC the reaction must not reveal that the decrypted length was wrong (CVE-2008-5161): read on as for a
-            // forged packet of the largest size, which then fails its integrity check.
+            // With CBC the reaction must not reveal that the decrypted length was wrong (CVE-2008-5161): read on as
+            // for a forged packet of the largest size, which then fails its integrity check.
             if hide_error {
                 return Ok(MAX_PACKET_LENGTH - LENGTH_LEN);
             }

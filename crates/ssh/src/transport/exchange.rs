@@ -23,7 +23,7 @@ pub(super) struct Idents<'a> {
 
 /// A key exchange in progress.
 pub(super) struct KeyExchange {
-    /// Payload of our KEXINIT.
+    /// Payload of our KEXINIT, for the exchange hash.
     client_kexinit: Vec<u8>,
     /// Sequence number of our KEXINIT.
     first_sequence: u32,
@@ -80,8 +80,8 @@ impl KeyExchange {
         !matches!(self.stage, KexStage::NewKeys(_))
     }
 
-    /// Whether our packet with this sequence number belongs to the key exchange. Up to our NEWKEYS nothing else is sent, so it
-    /// is every packet from our KEXINIT on; sequence numbers wrap around.
+    /// Whether our packet with this sequence number belongs to the key exchange. Up to our NEWKEYS nothing else is
+    /// sent, so it is every packet from our KEXINIT on; sequence numbers wrap around.
     pub(super) fn has_sent(&self, sequence: u32) -> bool {
         self.holds_output() && sequence.wrapping_sub(self.first_sequence) < 1 << 31
     }
@@ -110,8 +110,8 @@ impl KeyExchange {
         })
     }
 
-    /// Computes the exchange hash (RFC 4253 §8) and verifies the host key's signature over it. `session_id` is empty in the
-    /// first key exchange, whose hash becomes the session identifier.
+    /// Computes the exchange hash (RFC 4253 §8) and verifies the host key's signature over it. `session_id` is empty
+    /// in the first key exchange, whose hash becomes the session identifier.
     pub(super) fn finish(
         &self,
         idents: &Idents<'_>,
@@ -149,9 +149,8 @@ impl KeyExchange {
 /// What follows from one of the server's messages.
 pub(super) enum KexReply {
     Nothing,
-    /// Send this payload.
     Send(Vec<u8>),
-    /// The method is finished.
+    /// The method is finished: verify the host key, then derive the keys.
     Done(Box<(Negotiated, KexOutcome)>),
 }
 

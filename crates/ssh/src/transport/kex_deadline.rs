@@ -9,9 +9,10 @@ const MAX_STEPS: u32 = 3;
 
 /// Deadline of a key exchange.
 ///
-/// Each step has a time limit. Data that was in flight when the key exchange began arrives first, and takes long on a slow
-/// line: received bytes therefore extend the step, at the pace of [`MIN_LINE_RATE`], up to [`MAX_STEPS`] limits for the whole
-/// exchange. The receive windows bound the data in flight, because no credit is sent during a key exchange.
+/// Each step has a time limit. Data that was in flight when the key exchange began arrives first, and takes long on a
+/// slow line: received bytes therefore extend the step, at the pace of [`MIN_LINE_RATE`], up to [`MAX_STEPS`] limits
+/// for the whole exchange. The receive windows bound the data in flight, because no credit is sent during a key
+/// exchange.
 #[derive(Debug)]
 pub(super) struct KexDeadline {
     timeout: Duration,
@@ -37,7 +38,6 @@ impl KexDeadline {
         self.received = 0;
     }
 
-    /// Counts received bytes.
     pub(super) fn add_received(&mut self, bytes: usize) {
         self.received = self.received.saturating_add(bytes as u64);
     }

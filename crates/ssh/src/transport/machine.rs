@@ -1,16 +1,15 @@
 //! The transport's state machine: what each message does, and when new keys are made.
 
-use std::time::{Duration, Instant};
-
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::Transport;
 use super::compress::{Deflate, Inflate};
-use super::exchange::{DerivedKeys, Idents, KexReply, KexStage, KeyExchange, cipher_spec};
+use super::exchange::{DerivedKeys, Idents, KexReply, KexStage, KeyExchange};
 use super::kex_deadline::KexDeadline;
 use super::message::{self, *};
 use super::negotiate::{self, KEXINIT};
+use super::rekey::RekeyLimits;
 use super::types::{Negotiated, TransportEvent};
 use crate::error::Error;
 use crate::kex::{KexMethod, KexOutcome};
@@ -19,22 +18,9 @@ use crate::kex::{KexMethod, KexOutcome};
 const BYTES_PER_SERVER_REKEY: f64 = 256.0 * 1024.0;
 /// EXT_INFO messages that RFC 8308 §2.4 allows the server.
 const MAX_EXT_INFOS: u32 = 2;
-/// Lower bound of the configured rekey limit, in bytes: below it the key exchanges themselves would make the next one due.
-const MIN_REKEY_BYTES: u64 = 1024;
 /// Bytes that the server may send while the caller checks its host key.
 const MAX_BEFORE_HOST_KEY_ACCEPTED: usize = 64 * 1024;
-/// Packets that one key may protect: the 32-bit sequence number must not repeat (RFC 4344 §3.1).
-const MAX_PACKETS: u64 = 1 << 31;
 const ZLIB: &str = "zlib@openssh.com";
-
-/// When new keys are due.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RekeyLimits {
-    /// Bytes in one direction.
-    pub(super) bytes: u64,
-    /// Age of the keys. `None` for no limit.
-    pub(super) time: Option<Duration>,
-}
 
 fn protocol_error(what: &str) -> Error {
     Error::Protocol(what.to_owned())
@@ -297,17 +283,7 @@ impl Transport {
         let compressed = self.authenticated && negotiated.compression_in == ZLIB;
         let inflate = compressed.then(Inflate::new);
         self.reader.rekey(opener, inflate, negotiated.strict);
-        let cipher_limit = cipher_spec(negotiated.cipher_out)?
-            .byte_limit()
-            .min(cipher_spec(negotiated.cipher_in)?.byte_limit());
-        self.rekey_limits = RekeyLimits {
-            bytes: self
-                .config
-                .rekey_bytes
-                .unwrap_or(cipher_limit)
-                .clamp(MIN_REKEY_BYTES, cipher_limit),
-            time: self.config.rekey_time,
-        };
+        self.rekey_limits = RekeyLimits::new(&self.config, &negotiated)?;
         self.keyed_at = self.now;
         let first = self.negotiated.replace(negotiated.clone()).is_none();
         Ok(if first {
@@ -365,36 +341,7 @@ impl Transport {
         }
     }
 
-    pub(super) fn on_timeout(&mut self) -> Result<(), Error> {
-        match &self.exchange {
-            Some(exchange) => match exchange.deadline() {
-                Some(deadline) if deadline <= self.now => Err(Error::Timeout("the key exchange")),
-                _ => Ok(()),
-            },
-            None => {
-                if self.rekey_is_due(self.now) {
-                    self.start_exchange();
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// When new keys are due by age. `None` without an age limit, and before authentication.
-    pub(super) fn rekey_at(&self) -> Option<Instant> {
-        let time = self.rekey_limits.time.filter(|_| self.authenticated)?;
-        self.keyed_at.checked_add(time)
-    }
-
-    /// Whether new keys are due: never before authentication, as in OpenSSH.
-    pub(super) fn rekey_is_due(&self, now: Instant) -> bool {
-        let used_up = [self.reader.usage, self.writer.usage]
-            .iter()
-            .any(|usage| usage.bytes >= self.rekey_limits.bytes || usage.packets >= MAX_PACKETS);
-        self.authenticated && (used_up || self.rekey_at().is_some_and(|at| at <= now))
-    }
-
-    /// Ends the session because of `error` and tells the server why.
+    /// Ends the session because of `error` and sends the reason to the server.
     pub(super) fn fail(&mut self, error: &Error) {
         let (code, text) = match error {
             Error::Ident(_) => {

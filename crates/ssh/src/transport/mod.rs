@@ -14,6 +14,7 @@ mod machine;
 mod message;
 pub(crate) mod negotiate;
 pub(crate) mod packet;
+mod rekey;
 mod types;
 
 use std::fmt;
@@ -27,8 +28,8 @@ use crate::error::Error;
 use crate::token_bucket::TokenBucket;
 use exchange::KeyExchange;
 use ident::IdentReader;
-use machine::RekeyLimits;
 use packet::{PacketReader, PacketWriter};
+use rekey::RekeyLimits;
 pub use types::{Entropy, HostKey, HostKeyOffer, Negotiated, TransportEvent};
 
 /// The transport of one connection, from its first byte on.
@@ -73,10 +74,7 @@ impl Transport {
     /// Starts a connection: the output holds our identification and the first KEXINIT.
     pub fn new(config: Arc<Config>, now: Instant, entropy: Entropy) -> Self {
         let mut transport = Self {
-            rekey_limits: RekeyLimits {
-                bytes: u64::MAX,
-                time: config.rekey_time,
-            },
+            rekey_limits: RekeyLimits::unlimited(&config),
             config,
             entropy,
             reader: PacketReader::new(),
@@ -162,8 +160,8 @@ impl Transport {
         self.writer.output.len() + self.held.len()
     }
 
-    /// Whether payloads are held back until new keys are in use; send no bulk data then. True from the start until the first
-    /// keys.
+    /// Whether payloads are held back until new keys are in use; send no bulk data then. True from the start until
+    /// the first keys.
     pub fn is_rekeying(&self) -> bool {
         self.exchange
             .as_ref()
@@ -239,8 +237,8 @@ impl Transport {
         self.fail(&Error::HostKeyRejected);
     }
 
-    /// Ends the session with DISCONNECT, the last packet in the output. `code` is a reason of RFC 4253 §11.1; `text` is cut to
-    /// 256 bytes.
+    /// Ends the session with DISCONNECT, the last packet in the output. `code` is a reason of RFC 4253 §11.1; `text`
+    /// is cut to 256 bytes.
     pub fn disconnect(&mut self, code: u32, text: &str) {
         if !self.dead {
             self.send_now(&message::disconnect(code, text), &[]);

@@ -77,8 +77,8 @@ pub(crate) struct Agreement {
     pub(super) skip_guess: bool,
 }
 
-/// Negotiates the algorithms. `strict` is the result of the first key exchange for strict key exchange, `None` in the first
-/// itself: the marker counts only there.
+/// Negotiates the algorithms. `strict` is the result of the first key exchange for strict key exchange, `None` in the
+/// first itself: the marker counts only there.
 pub(crate) fn negotiate(
     config: &Config,
     payload: &[u8],

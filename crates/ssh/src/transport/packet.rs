@@ -26,7 +26,7 @@ impl KeyUsage {
     }
 }
 
-/// Opens received packets.
+/// Opens the packets of the server's direction.
 pub(crate) struct PacketReader {
     /// Received bytes that are not opened yet.
     pub(crate) buffer: BytesMut,
@@ -83,6 +83,7 @@ impl PacketReader {
             return Ok(None);
         }
         self.packet_length = None;
+        // Split off, not copied: the payload stays a slice of the read buffer.
         let mut packet = self.buffer.split_to(total);
         self.opener.open(self.sequence, &mut packet)?;
         self.sequence = self.sequence.wrapping_add(1);
@@ -101,9 +102,9 @@ impl PacketReader {
     }
 }
 
-/// Seals packets to send.
+/// Seals the packets of our direction.
 pub(crate) struct PacketWriter {
-    /// Sealed packets.
+    /// Sealed packets that are not written yet.
     pub(crate) output: BytesMut,
     sealer: Sealer,
     sequence: u32,
@@ -176,6 +177,7 @@ impl PacketWriter {
             return Err(Error::Protocol("our payload is too large".to_owned()));
         }
         let start = self.output.len();
+        // One reservation per packet: the tag and the padding are included.
         self.output.reserve(payload + MAX_OVERHEAD);
         self.output
             .extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());

@@ -1,4 +1,4 @@
-//! The transport against a server half in memory, well behaved and hostile.
+//! The transport against an in-memory server, correct and hostile.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,6 @@ use crate::testing::server::{Server, ServerScript};
 
 mod hostile;
 
-/// Some time.
 pub(crate) fn start() -> Instant {
     tokio::time::Instant::now().into_std()
 }
@@ -20,7 +19,7 @@ fn entropy() -> super::Entropy {
     Box::new(|bytes| aws_lc_rs::rand::fill(bytes).unwrap())
 }
 
-/// A client and a server, and the time between them.
+/// A client and a server, connected by hand, and their clock.
 struct Pair {
     client: Transport,
     server: Server,
@@ -28,7 +27,7 @@ struct Pair {
     events: Vec<TransportEvent>,
 }
 
-fn all() -> Config {
+fn all_algorithms() -> Config {
     Config {
         ciphers: Kind::Cipher.known().collect(),
         macs: Kind::Mac.known().collect(),
@@ -48,7 +47,7 @@ impl Pair {
         }
     }
 
-    /// A pair whose first keys are in use.
+    /// A pair with its first keys in use.
     fn ready(config: Config, script: ServerScript) -> Self {
         let mut pair = Self::new(config, script);
         pair.run().unwrap();
@@ -57,7 +56,7 @@ impl Pair {
         pair
     }
 
-    /// A pair that is logged in, as the transport sees it.
+    /// A pair after USERAUTH_SUCCESS.
     fn authenticated(config: Config, script: ServerScript) -> Self {
         let mut pair = Self::ready(config, script);
         pair.server.send(&[52]);
@@ -66,7 +65,7 @@ impl Pair {
         pair
     }
 
-    /// Carries bytes both ways until nothing moves; accepts the host key.
+    /// Passes bytes in both directions until none are left. Accepts the host key.
     fn run(&mut self) -> Result<(), Error> {
         loop {
             let to_client = self.server.output();
@@ -86,19 +85,19 @@ impl Pair {
         }
     }
 
-    fn fails(config: Config, script: ServerScript) -> Error {
+    fn run_to_error(config: Config, script: ServerScript) -> Error {
         let mut pair = Self::new(config, script);
         let error = pair.run().unwrap_err();
         assert!(
             pair.client.poll_event(pair.now).unwrap().is_none(),
-            "it is dead"
+            "no event follows an error"
         );
         error
     }
 }
 
 #[test]
-fn first_keys() {
+fn the_first_key_exchange_reports_ident_host_key_and_algorithms() {
     let pair = {
         let mut pair = Pair::new(Config::default(), ServerScript::default());
         pair.run().unwrap();
@@ -130,7 +129,7 @@ fn packets_pass_under_every_cipher_and_mac_with_and_without_compression() {
                     compression,
                     ..ServerScript::default()
                 };
-                let mut pair = Pair::authenticated(all(), script);
+                let mut pair = Pair::authenticated(all_algorithms(), script);
                 for size in [1, 2, 15, 16, 17, 1000, 32_768, 100_000] {
                     let payload = vec![94; size];
                     pair.client.send(&payload);
@@ -161,24 +160,24 @@ fn nothing_is_sent_before_the_host_key_is_accepted() {
         pair.server.receive(&output);
     }
     assert!(seen && pair.server.received.is_empty() && pair.server.exchanges == 0);
-    assert_eq!(
-        pair.client.poll_timeout(),
-        None,
-        "a person may take their time"
-    );
+    assert_eq!(pair.client.poll_timeout(), None, "a user may take any time");
     pair.client.accept_host_key(pair.now);
     pair.run().unwrap();
     assert_eq!(pair.server.received.pop_front().unwrap(), [5][..]);
 }
 
 #[test]
-fn a_rejected_host_key_says_goodbye() {
+fn a_rejected_host_key_sends_disconnect() {
     let mut pair = Pair::new(Config::default(), ServerScript::default());
     pair.client.reject_host_key();
     assert!(pair.client.poll_event(pair.now).unwrap().is_none());
     let length = pair.client.output().len();
     pair.client.send(&[5]);
-    assert_eq!(pair.client.output().len(), length, "nothing after it");
+    assert_eq!(
+        pair.client.output().len(),
+        length,
+        "nothing follows the DISCONNECT"
+    );
 }
 
 #[test]
@@ -190,7 +189,7 @@ fn payloads_in_a_rekey_are_held_and_keep_their_order() {
     for number in 1..20 {
         pair.client.send_parts(&[94], &[number]);
     }
-    // The server sends on until it sees our KEXINIT.
+    // The server continues until it sees our KEXINIT.
     pair.server.send(&[94, 7]);
     pair.run().unwrap();
     assert!(!pair.client.is_rekeying());
@@ -208,7 +207,7 @@ fn payloads_in_a_rekey_are_held_and_keep_their_order() {
 }
 
 #[test]
-fn both_sides_begin_at_once() {
+fn both_sides_may_start_a_key_exchange_at_once() {
     let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
     for round in 0..5 {
         pair.client.start_rekey(pair.now);
@@ -222,7 +221,7 @@ fn both_sides_begin_at_once() {
 }
 
 #[test]
-fn bytes_and_time_make_new_keys_due() {
+fn new_keys_are_due_by_bytes_and_by_age() {
     let config = Config {
         rekey_bytes: Some(10_000),
         rekey_time: Some(Duration::from_secs(60)),
@@ -246,8 +245,8 @@ fn bytes_and_time_make_new_keys_due() {
 }
 
 #[test]
-fn no_key_is_used_for_longer_than_is_safe() {
-    for (cipher, most) in [
+fn no_configuration_exceeds_the_limits_of_a_cipher() {
+    for (cipher, limit) in [
         ("aes128-gcm@openssh.com", 1 << 35),
         ("chacha20-poly1305@openssh.com", 1 << 35),
         ("aes256-ctr", 1 << 35),
@@ -258,15 +257,15 @@ fn no_key_is_used_for_longer_than_is_safe() {
             cipher,
             ..ServerScript::default()
         };
-        // However much the configuration allows.
+        // A configuration without a limit.
         let config = Config {
             rekey_bytes: Some(u64::MAX),
-            ..all()
+            ..all_algorithms()
         };
-        let used = |bytes, packets, inward| {
+        let rekeys_after = |bytes, packets, inbound| {
             let mut pair = Pair::authenticated(config.clone(), script.clone());
             let client = &mut pair.client;
-            let usage = match inward {
+            let usage = match inbound {
                 true => &mut client.reader.usage,
                 false => &mut client.writer.usage,
             };
@@ -275,16 +274,20 @@ fn no_key_is_used_for_longer_than_is_safe() {
             pair.run().unwrap();
             pair.server.exchanges - 1
         };
-        for inward in [false, true] {
-            assert_eq!(used(most - 1, (1 << 31) - 1, inward), 0, "{cipher}");
-            assert_eq!(used(most, 1, inward), 1, "{cipher}");
-            assert_eq!(used(1, 1 << 31, inward), 1, "{cipher}");
+        for inbound in [false, true] {
+            assert_eq!(
+                rekeys_after(limit - 1, (1 << 31) - 1, inbound),
+                0,
+                "{cipher}"
+            );
+            assert_eq!(rekeys_after(limit, 1, inbound), 1, "{cipher}");
+            assert_eq!(rekeys_after(1, 1 << 31, inbound), 1, "{cipher}");
         }
     }
 }
 
 #[test]
-fn a_limit_of_nothing_does_not_rekey_for_ever() {
+fn a_limit_of_zero_bytes_does_not_rekey_endlessly() {
     let config = Config {
         rekey_bytes: Some(0),
         ..Config::default()
@@ -312,7 +315,7 @@ fn no_new_keys_before_authentication() {
 }
 
 #[test]
-fn a_server_that_rekeys_without_end_is_left() {
+fn a_server_that_rekeys_endlessly_is_disconnected() {
     let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
     let mut rekeys = 0;
     let error = loop {
@@ -327,7 +330,7 @@ fn a_server_that_rekeys_without_end_is_left() {
 }
 
 #[test]
-fn a_server_that_rekeys_as_traffic_or_time_goes_is_not() {
+fn a_server_may_rekey_with_traffic_or_time() {
     let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
     for round in 0..100 {
         if round % 2 == 0 {
@@ -344,7 +347,7 @@ fn a_server_that_rekeys_as_traffic_or_time_goes_is_not() {
 }
 
 #[test]
-fn an_exchange_that_is_never_answered_times_out() {
+fn an_unanswered_key_exchange_times_out() {
     let silent = ServerScript {
         answers: false,
         ..ServerScript::default()
@@ -358,10 +361,10 @@ fn an_exchange_that_is_never_answered_times_out() {
     let error = pair.client.handle_timeout(at).unwrap_err();
     assert!(matches!(error, Error::Timeout(_)));
 
-    // In a rekey the server may send on what was under way, but not for ever.
-    for (drip, lasts) in [(1, 60..=90), (2000, 60..=90), (32_000, 150..=180)] {
+    // In a rekey the server may send what it had queued, within a time limit.
+    for (drip, expected) in [(1, 60..=90), (2000, 60..=90), (32_000, 150..=180)] {
         let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
-        let begun = pair.now;
+        let started = pair.now;
         pair.client.start_rekey(pair.now);
         let ended = loop {
             let _ = pair.client.output().split();
@@ -376,7 +379,7 @@ fn an_exchange_that_is_never_answered_times_out() {
                 break pair.now;
             }
         };
-        let lasted = (ended - begun).as_secs();
-        assert!(lasts.contains(&lasted), "{drip}: {lasted}");
+        let seconds = (ended - started).as_secs();
+        assert!(expected.contains(&seconds), "{drip}: {seconds}");
     }
 }

@@ -40,7 +40,7 @@ pub struct HostKeyOffer {
     pub algorithm: &'static str,
     /// The key or certificate as it was on the wire.
     pub blob: Bytes,
-    /// The same, parsed.
+    /// The blob, parsed as a plain key or a certificate.
     pub key: HostKey,
 }
 
@@ -59,17 +59,17 @@ impl HostKeyOffer {
 pub enum HostKey {
     /// The blob of a plain key.
     Plain(Bytes),
-    /// A certificate with a valid signature of its authority. The caller has to check that the authority is trusted and that
-    /// the claims hold ([`Certificate::check_host`]).
+    /// A certificate with a valid signature of its authority. The caller has to check that the authority is trusted
+    /// and that the claims hold ([`Certificate::check_host`]).
     Certificate(Box<Certificate>),
 }
 
 /// The algorithms that the two sides agreed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Negotiated {
-    /// Key exchange method.
+    /// Key exchange method, which also determines the hash.
     pub kex: &'static str,
-    /// Host key algorithm.
+    /// Host key algorithm, which signs the exchange hash.
     pub host_key: &'static str,
     /// Cipher from us to the server.
     pub cipher_out: &'static str,

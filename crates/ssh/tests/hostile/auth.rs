@@ -1,4 +1,4 @@
-//! The login: RFC 4252 and RFC 4256.
+//! Attacks during user authentication (RFC 4252 and RFC 4256).
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn banner(text: &[u8]) -> Vec<u8> {
     })
 }
 
-fn questions(count: u32, text: &[u8]) -> Vec<u8> {
+fn info_request(count: u32, text: &[u8]) -> Vec<u8> {
     message(INFO_REQUEST, |out| {
         out.string("");
         out.string("");
@@ -37,38 +37,38 @@ fn questions(count: u32, text: &[u8]) -> Vec<u8> {
     })
 }
 
-/// A signer that must not be asked.
-struct Never;
+/// A signer that must not be called.
+struct MustNotSign;
 
-impl Signer for Never {
+impl Signer for MustNotSign {
     fn sign<'a>(&'a mut self, _algorithm: &'a str, _data: &'a [u8]) -> SignFuture<'a> {
-        panic!("asked to sign");
+        panic!("the signer was called");
     }
 }
 
-/// A signer whose signature nobody looks at.
-struct Any;
+/// A signer whose signature is not verified.
+struct AnySignature;
 
-impl Signer for Any {
+impl Signer for AnySignature {
     fn sign<'a>(&'a mut self, _algorithm: &'a str, _data: &'a [u8]) -> SignFuture<'a> {
         Box::pin(std::future::ready(Ok(vec![0; 83])))
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn ten_megabytes_of_banners_keep_8_kib() {
+async fn ten_megabytes_of_banners_are_cut_to_8_kib() {
     let script = async |server: &mut Server| {
-        server.service().await;
+        server.accept_service().await;
         let packet = banner(&[b"\x1b[31mbuy now ".repeat(100), vec![0xff; 1000]].concat());
         server.flood(&packet, 5000).await;
         server.send(&failure("publickey", false)).await;
     };
-    let ((result, kept), _) = login(script, async |mut connected: Authenticator| {
-        let result = connected.none().await;
-        (result, connected.banner().len())
+    let ((result, kept), _) = login(script, async |mut authenticator: Authenticator| {
+        let result = authenticator.none().await;
+        (result, authenticator.banner().len())
     })
     .await;
-    // It is told as what it is, or borne; never kept.
+    // The login may succeed or fail, but the text is not kept.
     assert!(kept <= 8 * 1024 + 3, "{kept}");
     match result {
         Ok(AuthResult::Failure { partial: false, .. }) | Err(Error::Protocol(_)) => {}
@@ -77,25 +77,25 @@ async fn ten_megabytes_of_banners_keep_8_kib() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn banners_beside_a_person_who_types_end_it_before_they_pile_up() {
+async fn banners_while_a_user_types_are_bounded() {
     let script = async |server: &mut Server| {
-        server.service().await;
-        server.send(&questions(1, b"Password:")).await;
+        server.accept_service().await;
+        server.send(&info_request(1, b"Password:")).await;
         server.flood(&banner(&[b'x'; 200_000]), 1000).await
     };
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let mut server = Server::new(theirs);
     let scene = async {
-        server.upto(When::Auth, &Offer::default()).await;
+        server.advance_to(When::Auth, &Offer::default()).await;
         script(&mut server).await
     };
     let client = async {
         let stream = tunneld_ssh::client::Stream::other(ours);
-        let mut connected = connect(stream, Default::default(), Default::default())
+        let mut authenticator = connect(stream, Default::default(), Default::default())
             .await
             .unwrap();
-        connected.keyboard_interactive("").await.unwrap();
-        connected.closed().await
+        authenticator.keyboard_interactive("").await.unwrap();
+        authenticator.closed().await
     };
     let (error, taken) = tokio::join!(client, scene);
     assert!(matches!(error, Error::Protocol(_)), "{error:?}");
@@ -103,11 +103,11 @@ async fn banners_beside_a_person_who_types_end_it_before_they_pile_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn endless_rounds_of_questions_end_after_three() {
+async fn info_requests_end_the_session_after_three_rounds() {
     for count in [0, 1] {
         let script = async |server: &mut Server| {
-            server.service().await;
-            while server.send(&questions(count, b"again?")).await {
+            server.accept_service().await;
+            while server.send(&info_request(count, b"again?")).await {
                 if server
                     .next()
                     .await
@@ -117,13 +117,13 @@ async fn endless_rounds_of_questions_end_after_three() {
                 }
             }
         };
-        let (rounds, _) = login(script, async |mut connected: Authenticator| {
+        let (rounds, _) = login(script, async |mut authenticator: Authenticator| {
             let mut rounds = 0;
-            let mut result = connected.keyboard_interactive("").await;
+            let mut result = authenticator.keyboard_interactive("").await;
             while let Ok(AuthResult::InfoRequest(prompts)) = &result {
                 rounds += 1;
                 let answers = vec!["no"; prompts.prompts.len()];
-                result = connected.info_response(&answers).await;
+                result = authenticator.info_response(&answers).await;
             }
             assert!(matches!(result, Err(Error::Protocol(_))), "{result:?}");
             rounds
@@ -134,14 +134,14 @@ async fn endless_rounds_of_questions_end_after_three() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_million_questions_are_refused() {
+async fn a_million_prompts_are_refused() {
     for count in [9, 1_000_000, u32::MAX] {
         let script = async |server: &mut Server| {
-            server.service().await;
-            server.send(&questions(count, b"?")).await;
+            server.accept_service().await;
+            server.send(&info_request(count, b"?")).await;
         };
-        let (result, _) = login(script, async |mut connected: Authenticator| {
-            connected.keyboard_interactive("").await
+        let (result, _) = login(script, async |mut authenticator: Authenticator| {
+            authenticator.keyboard_interactive("").await
         })
         .await;
         let text = result.unwrap_err().to_string();
@@ -150,13 +150,13 @@ async fn a_million_questions_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn long_questions_are_cut() {
+async fn long_prompts_are_cut() {
     let script = async |server: &mut Server| {
-        server.service().await;
-        server.send(&questions(8, &[b'?'; 30_000])).await;
+        server.accept_service().await;
+        server.send(&info_request(8, &[b'?'; 30_000])).await;
     };
-    let (result, _) = login(script, async |mut connected: Authenticator| {
-        connected.keyboard_interactive("").await
+    let (result, _) = login(script, async |mut authenticator: Authenticator| {
+        authenticator.keyboard_interactive("").await
     })
     .await;
     let Ok(AuthResult::InfoRequest(prompts)) = result else {
@@ -171,9 +171,9 @@ async fn long_questions_are_cut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn endless_partial_success_ends_after_six_steps() {
+async fn partial_successes_end_the_session_after_six() {
     let script = async |server: &mut Server| {
-        server.service().await;
+        server.accept_service().await;
         while server.send(&failure("password", true)).await {
             if server
                 .next()
@@ -184,10 +184,10 @@ async fn endless_partial_success_ends_after_six_steps() {
             }
         }
     };
-    let (steps, _) = login(script, async |mut connected: Authenticator| {
+    let (steps, _) = login(script, async |mut authenticator: Authenticator| {
         let mut steps = 0;
         loop {
-            match connected.password("secret", None).await {
+            match authenticator.password("secret", None).await {
                 Ok(AuthResult::Failure { partial: true, .. }) => steps += 1,
                 Err(Error::Protocol(_)) => return steps,
                 other => panic!("{other:?}"),
@@ -199,23 +199,23 @@ async fn endless_partial_success_ends_after_six_steps() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_was_not_shown_is_not_signed_with() {
+async fn no_signature_for_a_key_that_was_not_queried() {
     for (algorithm, key) in [
         ("ssh-ed25519", &b"another key"[..]),
         ("ssh-rsa", b"our key"),
         ("", b""),
     ] {
         let script = async |server: &mut Server| {
-            server.service().await;
+            server.accept_service().await;
             let ok = message(INFO_REQUEST, |out| {
                 out.string(algorithm);
                 out.string(key);
             });
             server.send(&ok).await;
         };
-        let (result, _) = login(script, async |mut connected: Authenticator| {
-            connected
-                .public_key("ssh-ed25519", b"our key", &mut Never)
+        let (result, _) = login(script, async |mut authenticator: Authenticator| {
+            authenticator
+                .public_key("ssh-ed25519", b"our key", &mut MustNotSign)
                 .await
         })
         .await;
@@ -227,21 +227,21 @@ async fn a_key_that_was_not_shown_is_not_signed_with() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn success_before_it_was_asked_for_ends_it() {
-    // Before the service is accepted.
+async fn an_unrequested_success_ends_the_session() {
+    // Before SERVICE_ACCEPT.
     let end = attack(When::Auth, async |server| {
         server.send(&[SUCCESS]).await;
     })
     .await;
     end.says("a login message before SERVICE_ACCEPT");
-    // For a key that has not signed.
+    // In answer to a query, without a signature.
     let script = async |server: &mut Server| {
-        server.service().await;
+        server.accept_service().await;
         server.send(&[SUCCESS]).await;
     };
-    let (result, _) = login(script, async |mut connected: Authenticator| {
-        connected
-            .public_key("ssh-ed25519", b"key", &mut Never)
+    let (result, _) = login(script, async |mut authenticator: Authenticator| {
+        authenticator
+            .public_key("ssh-ed25519", b"key", &mut MustNotSign)
             .await
     })
     .await;
@@ -253,7 +253,7 @@ async fn success_before_it_was_asked_for_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_belongs_after_the_login_ends_it_before() {
+async fn messages_of_a_session_before_the_login_end_it() {
     for number in [
         SERVICE_REQUEST,
         61,
@@ -265,13 +265,13 @@ async fn what_belongs_after_the_login_ends_it_before() {
         200,
     ] {
         let end = attack(When::Auth, async |server| {
-            server.service().await;
+            server.accept_service().await;
             server.send(&[number, 0, 0, 0, 0]).await;
             server.send(&[number, 0, 0, 0, 0]).await;
         })
         .await;
         if number == SERVICE_REQUEST {
-            // The transport answers what it does not know, and goes on waiting.
+            // The transport answers unknown numbers with UNIMPLEMENTED and waits on.
             end.says("timed out");
         } else {
             assert!(matches!(end.error, Error::Protocol(_)), "{number}: {end:?}");
@@ -281,7 +281,7 @@ async fn what_belongs_after_the_login_ends_it_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_service_than_was_asked_for_ends_it() {
+async fn another_service_than_requested_ends_the_session() {
     let end = attack(When::Auth, async |server| {
         server.expect(SERVICE_REQUEST).await;
         let accept = message(SERVICE_ACCEPT, |out| out.string("ssh-connection"));
@@ -292,12 +292,12 @@ async fn another_service_than_was_asked_for_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_that_is_never_answered_times_out() {
+async fn an_unanswered_login_times_out() {
     for accepted in [false, true] {
         let end = attack(When::Auth, async |server| {
             if accepted {
-                server.service().await;
-                // Banners are no answer.
+                server.accept_service().await;
+                // A banner is not an answer.
                 server.send(&banner(b"soon")).await;
             }
         })
@@ -308,9 +308,9 @@ async fn a_login_that_is_never_answered_times_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn banners_without_end_are_no_answer() {
+async fn endless_banners_do_not_extend_the_timeout() {
     let end = attack(When::Auth, async |server| {
-        server.service().await;
+        server.accept_service().await;
         while server.send(&banner(b"soon")).await {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -321,7 +321,7 @@ async fn banners_without_end_are_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cut_answers_end_it() {
+async fn truncated_answers_end_the_session() {
     for payload in [
         &[FAILURE][..],
         &[FAILURE, 0, 0, 0, 9],
@@ -331,12 +331,12 @@ async fn cut_answers_end_it() {
         &[INFO_REQUEST],
     ] {
         let script = async |server: &mut Server| {
-            server.service().await;
+            server.accept_service().await;
             server.send(payload).await;
         };
-        let (result, _) = login(script, async |mut connected: Authenticator| {
-            connected
-                .public_key_unqueried("ssh-ed25519", b"key", &mut Any)
+        let (result, _) = login(script, async |mut authenticator: Authenticator| {
+            authenticator
+                .public_key_unqueried("ssh-ed25519", b"key", &mut AnySignature)
                 .await
         })
         .await;
@@ -347,19 +347,19 @@ async fn cut_answers_end_it() {
     }
 }
 
-/// A connection that is lost is never told as a refusal.
+/// A lost connection must never be reported as a refusal.
 #[tokio::test(start_paused = true)]
-async fn a_server_that_goes_in_the_login_is_told_as_gone() {
+async fn a_disconnect_during_the_login_is_not_a_refusal() {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let scene = async {
         let mut server = Server::new(theirs);
-        server.upto(When::Auth, &Offer::default()).await;
-        server.service().await;
+        server.advance_to(When::Auth, &Offer::default()).await;
+        server.accept_service().await;
     };
     let client = async {
         let stream = tunneld_ssh::client::Stream::other(ours);
-        let connected = connect(stream, Default::default(), Default::default()).await;
-        connected.unwrap().password("secret", None).await
+        let authenticator = connect(stream, Default::default(), Default::default()).await;
+        authenticator.unwrap().password("secret", None).await
     };
     let (result, ()) = tokio::join!(client, scene);
     assert!(matches!(result, Err(Error::Eof)), "{result:?}");

@@ -1,4 +1,4 @@
-//! Channels and their windows: RFC 4254 §5.
+//! Attacks on channels and their windows (RFC 4254 §5).
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -12,7 +12,8 @@ use tunneld_ssh::wire::Reader;
 use crate::peer::*;
 use crate::play::*;
 
-/// A scene with one channel of this window and packet size; the script has the client's number of it.
+/// Runs `script` and `client` with one open channel of this window and maximum packet size. The script gets the
+/// client's channel number.
 async fn channel<T>(
     window: u32,
     packet: u32,
@@ -20,7 +21,7 @@ async fn channel<T>(
     client: impl AsyncFnOnce(Session, Channel) -> T,
 ) -> T {
     let script = async |server: &mut Server| {
-        let id = server.confirm(window, packet).await;
+        let id = server.confirm_open(window, packet).await;
         script(server, id).await;
     };
     play(script, async |session, _incoming| {
@@ -30,8 +31,8 @@ async fn channel<T>(
     .await
 }
 
-/// How the session ends under such a script.
-async fn ends(script: impl AsyncFnOnce(&mut Server, u32)) -> String {
+/// Runs `script` and returns the protocol error that ends the session.
+async fn session_error(script: impl AsyncFnOnce(&mut Server, u32)) -> String {
     channel(1 << 20, 32768, script, async |session, _channel| {
         let error = session.closed().await;
         assert!(matches!(error, Error::Protocol(_)), "{error:?}");
@@ -41,9 +42,9 @@ async fn ends(script: impl AsyncFnOnce(&mut Server, u32)) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_for_channels_that_are_not_end_it_in_number() {
+async fn many_messages_for_unknown_channels_end_the_session() {
     for number in [DATA, ADJUST, EOF, CLOSE, CHANNEL_REQUEST] {
-        let text = ends(async |server, _id| {
+        let text = session_error(async |server, _id| {
             let payload = match number {
                 DATA => data(99, b"x"),
                 ADJUST => adjust(99, 1),
@@ -53,7 +54,7 @@ async fn messages_for_channels_that_are_not_end_it_in_number() {
                     out.string("x");
                     out.bool(true);
                 }),
-                other => of(other, 99),
+                other => for_channel(other, 99),
             };
             server.flood(&payload, 100).await;
         })
@@ -66,7 +67,7 @@ async fn messages_for_channels_that_are_not_end_it_in_number() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_few_messages_for_channels_that_are_not_are_borne() {
+async fn a_few_messages_for_unknown_channels_are_tolerated() {
     let script = async |server: &mut Server, id: u32| {
         server.flood(&data(u32::MAX, b"x"), 10).await;
         server.send(&data(id, b"yes")).await;
@@ -80,21 +81,21 @@ async fn a_few_messages_for_channels_that_are_not_are_borne() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn data_past_the_window_ends_it() {
-    let text = ends(async |server, id| {
-        // The client reads nothing: it gave 2 MiB, and a packet more is too much.
+async fn data_past_the_window_ends_the_session() {
+    let text = session_error(async |server, id| {
+        // The client reads nothing: its window is 2 MiB, and one packet more exceeds it.
         server.flood(&data(id, &[0; 32768]), 65).await;
     })
     .await;
     assert!(text.contains("data past a channel's window"), "{text}");
-    let text = ends(async |server, id| {
+    let text = session_error(async |server, id| {
         let stderr = message(95, |out| {
             use tunneld_ssh::wire::Writer;
             out.u32(id);
             out.u32(1);
             out.string([0; 200_000]);
         });
-        // Nobody reads it, so that it is consumed at once: what is past the window is one packet's.
+        // Extended data is discarded, and so consumed at once: only one packet can exceed the window.
         server.flood(&data(id, &[0; 32768]), 62).await;
         server.flood(&stderr, 2).await;
     })
@@ -103,15 +104,15 @@ async fn data_past_the_window_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stopped_reader_costs_its_window_and_nobody_elses() {
+async fn a_stopped_reader_costs_its_own_window_only() {
     let script = async |server: &mut Server| {
-        let stopped = server.confirm(0, 32768).await;
-        let other = server.confirm(0, 32768).await;
+        let stopped = server.confirm_open(0, 32768).await;
+        let other = server.confirm_open(0, 32768).await;
         server.flood(&data(stopped, &[1; 32768]), 64).await;
         for _ in 0..1000 {
             server.send(&data(other, &[2; 32768])).await;
         }
-        server.send(&of(EOF, other)).await;
+        server.send(&for_channel(EOF, other)).await;
     };
     play(script, async |session, _incoming| {
         let mut stopped = open(&session).await.unwrap();
@@ -137,8 +138,8 @@ async fn a_stopped_reader_costs_its_window_and_nobody_elses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_window_past_its_top_ends_it() {
-    let text = ends(async |server, id| {
+async fn a_window_overflow_ends_the_session() {
+    let text = session_error(async |server, id| {
         server.send(&adjust(id, u32::MAX - (1 << 20))).await;
         server.send(&adjust(id, 1)).await;
     })
@@ -147,7 +148,7 @@ async fn a_window_past_its_top_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_adjustment_of_nothing_is_nothing() {
+async fn a_window_adjust_of_zero_has_no_effect() {
     let script = async |server: &mut Server, id: u32| {
         server.flood(&adjust(id, 0), 10_000).await;
         server.send(&adjust(id, 3)).await;
@@ -163,10 +164,10 @@ async fn an_adjustment_of_nothing_is_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_packet_size_of_next_to_nothing_ends_it() {
+async fn a_tiny_maximum_packet_size_ends_the_session() {
     for size in [0, 1, 255] {
         let script = async |server: &mut Server| {
-            server.confirm(1 << 20, size).await;
+            server.confirm_open(1 << 20, size).await;
         };
         let error = play(script, async |session, _incoming| {
             open(&session).await.unwrap_err();
@@ -181,7 +182,7 @@ async fn a_packet_size_of_next_to_nothing_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_packet_size_of_2_32_is_bounded_by_ours() {
+async fn a_huge_maximum_packet_size_is_bounded_by_ours() {
     let script = async |server: &mut Server, _id: u32| {
         let mut total = 0;
         while total < 1 << 20 {
@@ -194,17 +195,17 @@ async fn a_packet_size_of_2_32_is_bounded_by_ours() {
     };
     channel(u32::MAX, u32::MAX, script, async |_session, mut channel| {
         channel.write_all(&vec![0; 1 << 20]).await.unwrap();
-        // Held until all is read.
+        // Keeps the channel open until everything is read.
         sleep(Duration::from_secs(5)).await;
     })
     .await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_window_of_nothing_holds_its_writer_alone() {
+async fn a_window_of_zero_holds_up_its_own_writer_only() {
     let script = async |server: &mut Server| {
-        server.confirm(0, 32768).await;
-        let second = server.confirm(1000, 32768).await;
+        server.confirm_open(0, 32768).await;
+        let second = server.confirm_open(1000, 32768).await;
         let written = server.expect(DATA).await;
         assert_eq!(&written[9..], b"second");
         server.send(&data(second, b"answer")).await;
@@ -222,12 +223,12 @@ async fn a_window_of_nothing_holds_its_writer_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn data_after_eof_is_not_read() {
+async fn data_after_eof_is_discarded() {
     let script = async |server: &mut Server, id: u32| {
         server.send(&data(id, b"before")).await;
-        server.send(&of(EOF, id)).await;
+        server.send(&for_channel(EOF, id)).await;
         server.send(&data(id, b"after")).await;
-        server.send(&of(EOF, id)).await;
+        server.send(&for_channel(EOF, id)).await;
     };
     channel(0, 32768, script, async |session, mut channel| {
         let mut read = Vec::new();
@@ -240,10 +241,15 @@ async fn data_after_eof_is_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_twice_and_what_follows_it_is_an_offence() {
+async fn messages_after_close_are_violations() {
     let script = async |server: &mut Server, id: u32| {
         server.send(&data(id, b"before")).await;
-        for payload in [of(CLOSE, id), of(CLOSE, id), data(id, b"x"), of(EOF, id)] {
+        for payload in [
+            for_channel(CLOSE, id),
+            for_channel(CLOSE, id),
+            data(id, b"x"),
+            for_channel(EOF, id),
+        ] {
             server.send(&payload).await;
         }
     };
@@ -264,8 +270,8 @@ async fn a_close_twice_and_what_follows_it_is_an_offence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_answered_twice_ends_it() {
-    let text = ends(async |server, id| {
+async fn a_second_answer_to_an_open_ends_the_session() {
+    let text = session_error(async |server, id| {
         server.send(&confirmation(id, 1, 32768)).await;
     })
     .await;
@@ -273,7 +279,7 @@ async fn an_open_answered_twice_ends_it() {
         text.contains("a confirmation of a channel that was not requested"),
         "{text}"
     );
-    let text = ends(async |server, id| {
+    let text = session_error(async |server, id| {
         let refusal = message(OPEN_FAILURE, |out| {
             use tunneld_ssh::wire::Writer;
             out.u32(id);
@@ -291,12 +297,12 @@ async fn an_open_answered_twice_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cut_messages_end_it() {
+async fn truncated_messages_end_the_session() {
     for number in 80..=98 {
         if matches!(number, REQUEST_SUCCESS | REQUEST_FAILURE | 83..=89) {
             continue;
         }
-        let text = ends(async |server, _id| {
+        let text = session_error(async |server, _id| {
             server.send(&[number, 0, 0]).await;
         })
         .await;
@@ -304,14 +310,14 @@ async fn cut_messages_end_it() {
     }
 }
 
-/// Packets of one byte cost their bytes, and the reader gets every one.
+/// Packets of one byte cost little more than their bytes, and the reader gets every one.
 #[tokio::test(start_paused = true)]
-async fn packets_of_one_byte_arrive() {
+async fn packets_of_one_byte_are_all_delivered() {
     let script = async |server: &mut Server, id: u32| {
         for byte in 0..100_000u32 {
             server.send(&data(id, &[byte.to_be_bytes()[3]])).await;
         }
-        server.send(&of(EOF, id)).await;
+        server.send(&for_channel(EOF, id)).await;
     };
     channel(0, 32768, script, async |_session, mut channel| {
         let mut read = Vec::new();
@@ -326,12 +332,12 @@ async fn packets_of_one_byte_arrive() {
     .await;
 }
 
-/// A server that never answers CLOSE takes numbers, and a bound on them, but nobody else's channel.
+/// A server that never answers CLOSE uses up channel numbers, which are bounded, and disturbs no other channel.
 #[tokio::test(start_paused = true)]
-async fn a_close_that_is_never_answered_costs_one_number() {
+async fn an_unanswered_close_costs_one_channel_number() {
     let script = async |server: &mut Server| {
         for n in 0..50 {
-            assert_eq!(server.confirm(1000, 32768).await, n);
+            assert_eq!(server.confirm_open(1000, 32768).await, n);
             server.expect(CLOSE).await;
         }
     };

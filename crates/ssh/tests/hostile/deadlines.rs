@@ -1,4 +1,4 @@
-//! A server that never answers: each wait ends, and only what must ends with it.
+//! A server that never answers: each wait has a time limit, and a timeout ends no more than it has to.
 
 use std::time::Duration;
 
@@ -12,18 +12,18 @@ use crate::peer::*;
 use crate::play::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_stops_before_its_keys_is_left_after_30_s() {
+async fn a_server_that_stops_during_the_key_exchange_times_out_after_30_s() {
     for step in 0..3 {
         let end = attack(When::Kex, async |server| {
             if step > 0 {
-                server.init(&Offer::default()).await;
+                server.send_kexinit(&Offer::default()).await;
             }
             if step > 1 {
-                server.peer.theirs = server.aside(KEXINIT).await;
-                let init = server.aside(KEX_INIT).await;
+                server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
+                let init = server.expect_keeping_others(KEX_INIT).await;
                 let (reply, _keys) = server.peer.reply(&init);
                 server.send(&reply).await;
-                server.peer.deaf = true;
+                server.peer.ignores_input = true;
             }
         })
         .await;
@@ -33,16 +33,19 @@ async fn a_server_that_stops_before_its_keys_is_left_after_30_s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_falls_silent_is_dead_after_interval_times_count() {
-    let end = attack(When::Session, async |server| server.polite = false).await;
+async fn a_silent_session_is_dead_after_interval_times_count() {
+    let end = attack(When::Session, async |server| {
+        server.answers_keepalives = false
+    })
+    .await;
     assert!(matches!(end.error, Error::DeadPeer(_)), "{end:?}");
     assert_eq!(end.after, Duration::from_secs(45));
 }
 
-/// Some servers answer what they do not know with UNIMPLEMENTED: as good a sign of life as any.
+/// Some servers answer unknown requests with UNIMPLEMENTED, which shows that they are alive.
 #[tokio::test(start_paused = true)]
-async fn a_server_that_knows_no_requests_lives_on() {
-    let script = async |server: &mut Server| server.obtuse = true;
+async fn a_server_without_global_requests_stays_connected() {
+    let script = async |server: &mut Server| server.without_global_requests = true;
     play(script, async |session, _incoming| {
         sleep(Duration::from_secs(600)).await;
         assert!(!session.is_closed());
@@ -60,10 +63,10 @@ async fn a_server_that_knows_no_requests_lives_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_that_is_never_answered_ends_alone() {
+async fn an_unanswered_open_times_out_alone() {
     let script = async |server: &mut Server| {
         server.expect(OPEN).await;
-        server.confirm(1000, 32768).await;
+        server.confirm_open(1000, 32768).await;
     };
     play(script, async |session, _incoming| {
         let start = Instant::now();
@@ -76,17 +79,17 @@ async fn an_open_that_is_never_answered_ends_alone() {
     .await;
 }
 
-/// The answer that comes when nobody waits any more opens nothing and breaks nothing.
+/// A confirmation after the timeout opens no channel and does not end the session.
 #[tokio::test(start_paused = true)]
-async fn an_open_that_is_answered_too_late_is_closed() {
+async fn an_open_that_is_confirmed_too_late_is_closed() {
     for opened in [true, false] {
         let script = async |server: &mut Server| {
             server.expect(OPEN).await;
             sleep(Duration::from_secs(20)).await;
             if opened {
                 server.send(&confirmation(0, 1000, 32768)).await;
-                assert_eq!(server.expect(CLOSE).await, of(CLOSE, 7));
-                server.send(&of(CLOSE, 0)).await;
+                assert_eq!(server.expect(CLOSE).await, for_channel(CLOSE, 7));
+                server.send(&for_channel(CLOSE, 0)).await;
             } else {
                 let refusal = message(OPEN_FAILURE, |out| {
                     use tunneld_ssh::wire::Writer;
@@ -97,7 +100,11 @@ async fn an_open_that_is_answered_too_late_is_closed() {
                 });
                 server.send(&refusal).await;
             }
-            assert_eq!(server.confirm(1000, 32768).await, 0, "the number is free");
+            assert_eq!(
+                server.confirm_open(1000, 32768).await,
+                0,
+                "the number is free"
+            );
         };
         play(script, async |session, _incoming| {
             assert!(matches!(open(&session).await, Err(OpenError::Timeout(_))));
@@ -110,15 +117,15 @@ async fn an_open_that_is_answered_too_late_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_forward_that_is_never_answered_ends_alone() {
+async fn an_unanswered_forward_request_times_out_alone() {
     let listen = RemoteListen::Tcp {
         address: "localhost".into(),
         port: 8080,
     };
     play(
-        async |server: &mut Server| server.polite = false,
+        async |server: &mut Server| server.answers_keepalives = false,
         async |session, _incoming| {
-            // An answer to an earlier request would be taken for this one's: they come in order.
+            // Answers are matched by order: one to an earlier request would count for this one.
             session.ping(Duration::from_secs(1)).await.unwrap_err();
             let start = Instant::now();
             let refused = session.request_forward(&listen).await;
@@ -130,16 +137,16 @@ async fn a_forward_that_is_never_answered_ends_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn new_keys_of_ours_that_are_never_answered_end_it() {
+async fn an_unanswered_rekey_of_ours_ends_the_session() {
     let config = Config {
         rekey_time: Some(Duration::from_secs(5)),
         ..Config::default()
     };
     let end = attack_with(config, Offer::default(), When::Session, async |server| {
-        server.aside(KEXINIT).await;
+        server.expect_keeping_others(KEXINIT).await;
     })
     .await;
-    // It is silent besides: that is found first.
+    // The server is also silent: keepalive detects it first.
     assert!(end.after <= Duration::from_secs(5 + 60), "{end:?}");
     assert!(
         matches!(end.error, Error::DeadPeer(_) | Error::Timeout(_)),
@@ -148,18 +155,18 @@ async fn new_keys_of_ours_that_are_never_answered_end_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn new_keys_of_the_servers_that_it_never_finishes_end_it() {
+async fn an_unfinished_rekey_of_the_server_ends_the_session() {
     for step in 0..2 {
         let end = attack(When::Session, async |server| {
-            server.init(&Offer::default()).await;
-            server.peer.theirs = server.aside(KEXINIT).await;
+            server.send_kexinit(&Offer::default()).await;
+            server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
             if step == 1 {
-                let init = server.aside(KEX_INIT).await;
+                let init = server.expect_keeping_others(KEX_INIT).await;
                 let (reply, _keys) = server.peer.reply(&init);
                 server.send(&reply).await;
-                server.peer.deaf = true;
+                server.peer.ignores_input = true;
             }
-            // It is not silent: idle talk may pass between the messages of an exchange.
+            // The server is not silent: IGNORE is allowed between the messages of a key exchange.
             loop {
                 sleep(Duration::from_secs(5)).await;
                 if !server.send(&[IGNORE, 0, 0, 0, 0]).await {
@@ -174,14 +181,14 @@ async fn new_keys_of_the_servers_that_it_never_finishes_end_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everyone_who_waits_is_told_when_the_session_dies() {
+async fn every_waiting_call_fails_when_the_session_dies() {
     let options = Options {
         keepalive: Some((Duration::from_secs(2), 3)),
         ..Options::default()
     };
     let script = async |server: &mut Server| {
-        server.confirm(0, 32768).await;
-        server.polite = false;
+        server.confirm_open(0, 32768).await;
+        server.answers_keepalives = false;
     };
     play_with(
         Config::default(),

@@ -1,4 +1,4 @@
-//! The key exchange and the host key: RFC 4253 §8, RFC 4419, RFC 8731.
+//! Attacks on the key exchange and the host key (RFC 4253 §8, RFC 4419, RFC 8731).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use tunneld_ssh::{Config, Error};
 use crate::peer::*;
 use crate::play::*;
 
-/// Offers one method and answers the client's opening so.
-async fn answered(kex: &str, reply: impl AsyncFnOnce(&mut Server)) -> End {
+/// Offers one method and answers the client's first message with `reply`.
+async fn answer_kex(kex: &str, reply: impl AsyncFnOnce(&mut Server)) -> End {
     let offer = Offer {
         kex: kex.into(),
         ..Offer::default()
     };
     let end = attack(When::Kex, async |server| {
-        server.init(&offer).await;
-        server.peer.theirs = server.aside(KEXINIT).await;
+        server.send_kexinit(&offer).await;
+        server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
         reply(server).await;
     })
     .await;
@@ -31,7 +31,7 @@ async fn answered(kex: &str, reply: impl AsyncFnOnce(&mut Server)) -> End {
     end
 }
 
-/// A reply of this public value, its host key right and its signature not.
+/// A reply with this public value, a correct host key and a wrong signature.
 fn reply(server: &Server, public: &[u8]) -> Vec<u8> {
     message(KEX_REPLY, |out| {
         out.string(server.peer.host_key());
@@ -51,7 +51,7 @@ async fn zero_short_and_long_public_values_are_refused() {
         ("ecdh-sha2-nistp521", 133),
     ] {
         for length in [0, 1, whole - 1, whole, whole + 1, 200_000] {
-            let end = answered(kex, async |server| {
+            let end = answer_kex(kex, async |server| {
                 let reply = reply(server, &vec![0; length]);
                 server.send(&reply).await;
             })
@@ -68,7 +68,7 @@ async fn weak_public_values_of_fixed_groups_are_refused() {
         "diffie-hellman-group16-sha512",
     ] {
         for public in [&[][..], &[1], &[0xff; 700]] {
-            let end = answered(kex, async |server| {
+            let end = answer_kex(kex, async |server| {
                 let mut value = Vec::new();
                 value.mpint(public);
                 let reply = message(KEX_REPLY, |out| {
@@ -93,7 +93,7 @@ async fn groups_of_512_and_16384_bits_are_refused() {
         (8200, 0xff),
         (16384, 0xff),
     ] {
-        let end = answered("diffie-hellman-group-exchange-sha256", async |server| {
+        let end = answer_kex("diffie-hellman-group-exchange-sha256", async |server| {
             let mut prime = vec![0xff; bits / 8 + usize::from(bits % 8 != 0)];
             prime[0] = fill;
             let group = message(KEX_REPLY, |out| {
@@ -108,7 +108,7 @@ async fn groups_of_512_and_16384_bits_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn groups_that_are_none_are_refused() {
+async fn invalid_groups_are_refused() {
     let odd = vec![0xff; 256];
     let even = [&odd[1..], &[0xfe]].concat();
     for (prime, generator) in [
@@ -118,7 +118,7 @@ async fn groups_that_are_none_are_refused() {
         (&odd, even.clone()),
         (&even, vec![2]),
     ] {
-        let end = answered("diffie-hellman-group-exchange-sha256", async |server| {
+        let end = answer_kex("diffie-hellman-group-exchange-sha256", async |server| {
             let group = message(KEX_REPLY, |out| {
                 out.mpint(prime);
                 out.mpint(&generator);
@@ -130,16 +130,16 @@ async fn groups_that_are_none_are_refused() {
     }
 }
 
-/// Plays the exchange right but for what `spoil` does to the reply.
-async fn spoiled(spoil: impl FnOnce(&Peer, Vec<u8>, Vec<u8>) -> Vec<u8>) -> End {
-    answered("curve25519-sha256", async |server| {
-        let init = server.aside(KEX_INIT).await;
+/// Runs a correct key exchange, with a reply that `tamper` makes of the correct one.
+async fn tampered(tamper: impl FnOnce(&Peer, Vec<u8>, Vec<u8>) -> Vec<u8>) -> End {
+    answer_kex("curve25519-sha256", async |server| {
+        let init = server.expect_keeping_others(KEX_INIT).await;
         let (reply, _keys) = server.peer.reply(&init);
         let mut fields = tunneld_ssh::wire::Reader::new(&reply[1..]);
         fields.string().unwrap();
         let public = fields.string().unwrap().to_vec();
         let signature = fields.string().unwrap().to_vec();
-        let reply = spoil(&server.peer, public, signature);
+        let reply = tamper(&server.peer, public, signature);
         server.send(&reply).await;
     })
     .await
@@ -155,18 +155,18 @@ fn assemble(key: &[u8], public: &[u8], signature: &[u8]) -> Vec<u8> {
 
 #[tokio::test(start_paused = true)]
 async fn a_bad_signature_is_refused() {
-    spoiled(|peer, public, mut signature| {
+    tampered(|peer, public, mut signature| {
         *signature.last_mut().unwrap() ^= 1;
         assemble(&peer.host_key(), &public, &signature)
     })
     .await
     .says("the signature is wrong");
-    // Over something else.
-    spoiled(|peer, public, _| assemble(&peer.host_key(), &public, &peer.sign(&[0; 32])))
+    // Over something else than the exchange hash.
+    tampered(|peer, public, _| assemble(&peer.host_key(), &public, &peer.sign(&[0; 32])))
         .await
         .says("the signature is wrong");
-    // By another key than the one that is shown.
-    spoiled(|peer, public, signature| {
+    // By another key than the presented one.
+    tampered(|peer, public, signature| {
         let mut key = peer.host_key();
         *key.last_mut().unwrap() ^= 1;
         assemble(&key, &public, &signature)
@@ -176,45 +176,45 @@ async fn a_bad_signature_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_and_signatures_that_are_none_are_refused() {
+async fn malformed_keys_and_signatures_are_refused() {
     for key in [vec![], vec![0, 0, 0, 11], vec![0; 100], vec![0xff; 100_000]] {
-        spoiled(|_, public, signature| assemble(&key, &public, &signature))
+        tampered(|_, public, signature| assemble(&key, &public, &signature))
             .await
             .says("key exchange failed");
     }
     for signature in [vec![], vec![0xff; 64], vec![0; 64]] {
-        spoiled(|peer, public, _| assemble(&peer.host_key(), &public, &signature))
+        tampered(|peer, public, _| assemble(&peer.host_key(), &public, &signature))
             .await
             .says("key exchange failed");
     }
-    // Of the right form, and of another type or algorithm than was agreed on.
+    // Well-formed, but of another type or algorithm than was negotiated.
     let mut rsa = Vec::new();
     rsa.string("ssh-rsa");
     rsa.mpint(&[1, 0, 1]);
     rsa.mpint(&[0xff; 64]);
-    spoiled(|_, public, signature| assemble(&rsa, &public, &signature))
+    tampered(|_, public, signature| assemble(&rsa, &public, &signature))
         .await
         .says("the key is of the type \"ssh-rsa\"");
     let mut other = Vec::new();
     other.string("rsa-sha2-256");
     other.string([0; 64]);
-    spoiled(|peer, public, _| assemble(&peer.host_key(), &public, &other))
+    tampered(|peer, public, _| assemble(&peer.host_key(), &public, &other))
         .await
         .says("the signature is of the algorithm \"rsa-sha2-256\"");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_host_key_that_is_not_accepted_ends_it_before_any_login() {
+async fn a_rejected_host_key_ends_the_session_before_any_login() {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let mut server = Server::new(theirs);
     let scene = async {
         server.identify().await;
-        server.init(&Offer::default()).await;
-        server.peer.theirs = server.aside(KEXINIT).await;
-        let init = server.aside(KEX_INIT).await;
+        server.send_kexinit(&Offer::default()).await;
+        server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
+        let init = server.expect_keeping_others(KEX_INIT).await;
         let (reply, _keys) = server.peer.reply(&init);
         server.send(&reply).await;
-        server.end().await
+        server.until_disconnect().await
     };
     let config = Arc::new(Config::default());
     let client = handshake(
@@ -224,22 +224,22 @@ async fn a_host_key_that_is_not_accepted_ends_it_before_any_login() {
         "user",
         |_| std::future::ready(false),
     );
-    let (refused, goodbye) = tokio::join!(client, scene);
+    let (refused, disconnect) = tokio::join!(client, scene);
     assert!(matches!(refused, Err(Error::HostKeyRejected)));
-    assert_eq!(goodbye.as_deref(), Some("9 host key not accepted"));
+    assert_eq!(disconnect.as_deref(), Some("9 host key not accepted"));
     assert_eq!(server.seen, [KEXINIT, KEX_INIT, DISCONNECT]);
 }
 
-/// A person may look at a new host key for long; what the server sends meanwhile is not piled up.
+/// A user may take long to check a new host key; what the server sends meanwhile is bounded.
 #[tokio::test(start_paused = true)]
-async fn while_a_person_looks_at_the_host_key_nothing_piles_up() {
+async fn input_is_bounded_while_a_user_checks_the_host_key() {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let mut server = Server::new(theirs);
     let scene = async {
         server.identify().await;
-        server.init(&Offer::default()).await;
-        server.peer.theirs = server.aside(KEXINIT).await;
-        let init = server.aside(KEX_INIT).await;
+        server.send_kexinit(&Offer::default()).await;
+        server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
+        let init = server.expect_keeping_others(KEX_INIT).await;
         let (reply, _keys) = server.peer.reply(&init);
         server.send(&reply).await;
         let mut taken = 0;
@@ -271,21 +271,21 @@ async fn while_a_person_looks_at_the_host_key_nothing_piles_up() {
     assert!(taken < 1 << 20, "{taken} bytes were taken in");
 }
 
-/// Nobody is kept looking at the host key of a server that has gone.
+/// The user is not asked about the host key of a server that has disconnected.
 #[tokio::test(start_paused = true)]
-async fn a_server_that_goes_while_a_person_looks_at_the_host_key_ends_it_at_once() {
-    for goodbye in [false, true] {
+async fn a_disconnect_cancels_the_host_key_check() {
+    for disconnect in [false, true] {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let scene = async {
             let mut server = Server::new(theirs);
             server.identify().await;
-            server.init(&Offer::default()).await;
-            server.peer.theirs = server.aside(KEXINIT).await;
-            let init = server.aside(KEX_INIT).await;
+            server.send_kexinit(&Offer::default()).await;
+            server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
+            let init = server.expect_keeping_others(KEX_INIT).await;
             let (reply, _keys) = server.peer.reply(&init);
             server.send(&reply).await;
             tokio::time::sleep(Duration::from_secs(100)).await;
-            if goodbye {
+            if disconnect {
                 server
                     .send(&[
                         DISCONNECT, 0, 0, 0, 2, 0, 0, 0, 3, b'b', b'y', b'e', 0, 0, 0, 0,
@@ -310,13 +310,13 @@ async fn a_server_that_goes_while_a_person_looks_at_the_host_key_ends_it_at_once
 #[tokio::test(start_paused = true)]
 async fn newkeys_with_a_body_are_refused() {
     let end = attack(When::Kex, async |server| {
-        server.init(&Offer::default()).await;
-        server.peer.theirs = server.aside(KEXINIT).await;
-        let init = server.aside(KEX_INIT).await;
+        server.send_kexinit(&Offer::default()).await;
+        server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
+        let init = server.expect_keeping_others(KEX_INIT).await;
         let (reply, _keys) = server.peer.reply(&init);
         server.send(&reply).await;
         server.send(&[NEWKEYS, 0]).await;
-        server.peer.deaf = true;
+        server.peer.ignores_input = true;
     })
     .await;
     end.says("a malformed NEWKEYS").before_login();

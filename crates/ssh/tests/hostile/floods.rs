@@ -1,4 +1,4 @@
-//! What costs the server nothing to send and the client something to answer.
+//! Floods of messages that cost the server little to send and the client something to answer.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::peer::*;
 use crate::play::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_global_requests_ends_it() {
+async fn a_flood_of_global_requests_ends_the_session() {
     for wants_reply in [true, false] {
         let request = global("tell-me@example.org", wants_reply, b"");
         let end = attack(When::Session, async |server| {
@@ -22,7 +22,7 @@ async fn a_flood_of_global_requests_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_requests_a_second_are_borne_and_answered_only_where_wanted() {
+async fn a_thousand_requests_a_second_are_answered_if_wanted() {
     let script = async |server: &mut Server| {
         for _ in 0..5 {
             for wants_reply in [false, true] {
@@ -48,9 +48,9 @@ async fn a_thousand_requests_a_second_are_borne_and_answered_only_where_wanted()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_channel_requests_ends_it() {
+async fn a_flood_of_channel_requests_ends_the_session() {
     let script = async |server: &mut Server| {
-        let id = server.confirm(0, 32768).await;
+        let id = server.confirm_open(0, 32768).await;
         let request = message(CHANNEL_REQUEST, |out| {
             out.u32(id);
             out.string("exit-status");
@@ -72,7 +72,7 @@ async fn a_flood_of_channel_requests_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ten_thousand_host_keys_end_it_and_none_is_taken_over() {
+async fn ten_thousand_host_keys_end_the_session() {
     let mut keys = Vec::new();
     for _ in 0..10_000 {
         keys.string(b"k");
@@ -86,9 +86,9 @@ async fn ten_thousand_host_keys_end_it_and_none_is_taken_over() {
     end.says("more than 64 host keys");
 }
 
-/// The keys are told as the server's claims; what the session was made with stays.
+/// Announced keys are the server's claims; the session keeps the host key that it was made with.
 #[tokio::test(start_paused = true)]
-async fn host_keys_are_only_told() {
+async fn announced_host_keys_are_reported_and_not_trusted() {
     let mut keys = Vec::new();
     keys.string(b"another key");
     let script = async |server: &mut Server| {
@@ -97,16 +97,16 @@ async fn host_keys_are_only_told() {
             .await;
     };
     play(script, async |session, _incoming| {
-        let mut told = session.host_keys();
-        let told = told.wait_for(|keys| !keys.is_empty()).await.unwrap();
-        assert_eq!(told[0], &b"another key"[..]);
-        assert_ne!(session.info().host_key.blob, told[0]);
+        let mut announced = session.host_keys();
+        let announced = announced.wait_for(|keys| !keys.is_empty()).await.unwrap();
+        assert_eq!(announced[0], &b"another key"[..]);
+        assert_ne!(session.info().host_key.blob, announced[0]);
     })
     .await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn ext_info_more_than_twice_ends_it() {
+async fn a_third_ext_info_ends_the_session() {
     for when in [When::Auth, When::Session] {
         let info = message(EXT_INFO, |out| {
             out.u32(1);
@@ -122,7 +122,7 @@ async fn ext_info_more_than_twice_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ext_info_that_promises_too_much_ends_it() {
+async fn an_ext_info_with_too_many_extensions_ends_the_session() {
     for payload in [
         vec![EXT_INFO],
         vec![EXT_INFO, 0xff, 0xff, 0xff, 0xff],
@@ -137,7 +137,7 @@ async fn ext_info_that_promises_too_much_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_idle_talk_ends_it() {
+async fn a_flood_of_messages_without_effect_ends_the_session() {
     for when in [When::Auth, When::Session] {
         for payload in [
             message(IGNORE, |out| out.string("")),
@@ -147,7 +147,7 @@ async fn a_flood_of_idle_talk_ends_it() {
                 out.string("");
             }),
             message(UNIMPLEMENTED, |out| out.u32(0)),
-            // Numbers of the transport that mean nothing are answered, but not for ever.
+            // Unknown numbers of the transport are answered, but not endlessly.
             vec![15],
         ] {
             let end = attack(when, async |server| {
@@ -161,7 +161,7 @@ async fn a_flood_of_idle_talk_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_that_nothing_knows_are_answered_and_end_it_in_number() {
+async fn unknown_messages_are_answered_and_many_end_the_session() {
     let script = async |server: &mut Server| {
         for number in [70, 101, 127, 192, 255] {
             server.send(&[number, 1, 2, 3]).await;
@@ -174,11 +174,11 @@ async fn messages_that_nothing_knows_are_answered_and_end_it_in_number() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_to_nothing_end_it() {
+async fn unrequested_answers_end_the_session() {
     for answer in [REQUEST_SUCCESS, REQUEST_FAILURE] {
         let end = attack(When::Session, async |server| {
-            // The first may be taken for the answer to the client's own sign of life.
-            server.polite = false;
+            // The first may count as the answer to the client's own keepalive.
+            server.answers_keepalives = false;
             server.flood(&[answer], 3).await;
         })
         .await;
@@ -186,13 +186,13 @@ async fn answers_to_nothing_end_it() {
     }
 }
 
-/// A server that provokes answers and does not read them is ended before they pile up.
+/// A server that requests replies and does not read them is disconnected before they fill the memory.
 #[tokio::test(start_paused = true)]
-async fn answers_that_are_not_read_are_bounded() {
+async fn unread_answers_are_bounded() {
     let (ours, theirs) = tokio::io::duplex(16 * 1024);
     let scene = async {
         let mut server = Server::new(theirs);
-        server.upto(When::Session, &Offer::default()).await;
+        server.advance_to(When::Session, &Offer::default()).await;
         let request = global("x", true, b"");
         let start = Instant::now();
         loop {
@@ -204,15 +204,15 @@ async fn answers_that_are_not_read_are_bounded() {
     };
     let client = async {
         let stream = tunneld_ssh::client::Stream::other(ours);
-        let mut connected = connect(stream, Default::default(), Default::default())
+        let mut authenticator = connect(stream, Default::default(), Default::default())
             .await
             .unwrap();
-        connected.none().await.unwrap();
-        let (session, _incoming) = connected.into_session().unwrap();
+        authenticator.none().await.unwrap();
+        let (session, _incoming) = authenticator.into_session().unwrap();
         session.closed().await
     };
     let (error, lasted) = tokio::join!(client, scene);
     assert!(error.to_string().contains("does not read them"), "{error}");
-    // 900 answers of 36 bytes a second fill 4 MiB in little more than two minutes.
+    // 900 answers of 36 bytes per second fill 4 MiB in a little more than two minutes.
     assert!(lasted < Duration::from_secs(150), "{lasted:?}");
 }

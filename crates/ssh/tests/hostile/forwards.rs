@@ -1,4 +1,4 @@
-//! Channels that the server opens, and its answers to `tcpip-forward`: RFC 4254 §7.
+//! Attacks with channels that the server opens and with its answers to `tcpip-forward` (RFC 4254 §7).
 
 use std::time::Duration;
 
@@ -36,15 +36,15 @@ fn opening(kind: &str, sender: u32, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> 
     })
 }
 
-/// The number and the reason of a refusal.
+/// Channel number and reason code of the client's next refusal.
 async fn refusal(server: &mut Server) -> (u32, u32) {
     let payload = server.expect(OPEN_FAILURE).await;
     let mut body = Reader::new(&payload[1..]);
     (body.u32().unwrap(), body.u32().unwrap())
 }
 
-/// Nothing was handed on, and the session stands.
-async fn nothing_came(session: &Session, incoming: &mut IncomingChannels) {
+/// Asserts that no channel arrives and that the session stays open.
+async fn assert_no_channel(session: &Session, incoming: &mut IncomingChannels) {
     assert!(
         timeout(Duration::from_secs(20), incoming.recv())
             .await
@@ -54,7 +54,7 @@ async fn nothing_came(session: &Session, incoming: &mut IncomingChannels) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_kind_that_nobody_asked_for_is_prohibited() {
+async fn every_unrequested_channel_type_is_prohibited() {
     let script = async |server: &mut Server| {
         let kinds = [
             "session",
@@ -88,14 +88,14 @@ async fn every_kind_that_nobody_asked_for_is_prohibited() {
         assert_eq!(refusal(server).await, (41, 1));
     };
     play(script, async |session, mut incoming| {
-        nothing_came(&session, &mut incoming).await;
+        assert_no_channel(&session, &mut incoming).await;
         assert_eq!(session.violations(), 11);
     })
     .await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_port_that_was_asked_for_and_only_while_it_is() {
+async fn only_the_requested_port_is_accepted_and_only_until_it_is_cancelled() {
     let script = async |server: &mut Server| {
         server.expect(GLOBAL_REQUEST).await;
         server.send(&[REQUEST_SUCCESS]).await;
@@ -105,7 +105,7 @@ async fn only_the_port_that_was_asked_for_and_only_while_it_is() {
         }
         server.send(&forwarded(1, 8080)).await;
         server.expect(CONFIRMATION).await;
-        // Cancelled: refused at once, answered or not.
+        // Cancelled: refused at once, before the server has answered.
         server.expect(GLOBAL_REQUEST).await;
         server.send(&forwarded(2, 8080)).await;
         assert_eq!(refusal(server).await, (2, 1));
@@ -119,15 +119,15 @@ async fn only_the_port_that_was_asked_for_and_only_while_it_is() {
         assert_eq!((first.listen, first.bound_port), (listen(8080), 8080));
         let _channel = first.channel.accept().unwrap();
         session.cancel_forward(&listen(8080)).await.unwrap();
-        nothing_came(&session, &mut incoming).await;
-        // Five wrong ports and one long after the cancelling; the one under way is no offence.
+        assert_no_channel(&session, &mut incoming).await;
+        // Five wrong ports and one long after the cancel request; the one that crossed it is not a violation.
         assert_eq!(session.violations(), 6);
     })
     .await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_unsolicited_channels_ends_it() {
+async fn a_flood_of_unrequested_channels_ends_the_session() {
     let end = attack(When::Session, async |server| {
         let taken = server.flood(&forwarded(1, 8080), 100_000).await;
         assert!(taken < 10_000, "{taken}");
@@ -143,7 +143,7 @@ async fn a_flood_of_unsolicited_channels_ends_it() {
     );
 }
 
-/// A flood on a forward that stands: what nobody takes is refused, and the session lives.
+/// A flood on an active forward: channels beyond the queue are refused, and the session stays open.
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_channels_of_a_forward_wait_in_a_bounded_queue() {
     let script = async |server: &mut Server| {
@@ -178,14 +178,14 @@ async fn granted(port: u16, answer: &[u8]) -> Result<u16, RequestError> {
     };
     play(script, async |session, mut incoming| {
         let result = session.request_forward(&listen(port)).await;
-        nothing_came(&session, &mut incoming).await;
+        assert_no_channel(&session, &mut incoming).await;
         result
     })
     .await
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chosen_port_must_be_told_and_be_one() {
+async fn a_chosen_port_must_be_reported_and_valid() {
     for nonsense in [
         &[][..],
         &[0, 0, 0, 0],
@@ -204,7 +204,7 @@ async fn a_chosen_port_must_be_told_and_be_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_asked_port_must_not_be_another() {
+async fn another_port_than_requested_is_invalid() {
     for nonsense in [
         &[0, 0, 0x1f, 0x91][..],
         &[0, 0, 0, 0],
@@ -222,9 +222,9 @@ async fn an_asked_port_must_not_be_another() {
     assert_eq!(granted(8080, &[0, 0, 0x1f, 0x90]).await.unwrap(), 8080);
 }
 
-/// A listener that was granted in words that make no sense opens nothing.
+/// A forward that was granted with an invalid reply entitles the server to no channels.
 #[tokio::test(start_paused = true)]
-async fn a_forward_that_failed_opens_nothing() {
+async fn a_failed_forward_entitles_to_no_channels() {
     let script = async |server: &mut Server| {
         server.expect(GLOBAL_REQUEST).await;
         server.send(&[REQUEST_SUCCESS, 0, 0, 0x1f, 0x91]).await;
@@ -235,7 +235,7 @@ async fn a_forward_that_failed_opens_nothing() {
     };
     play(script, async |session, mut incoming| {
         session.request_forward(&listen(8080)).await.unwrap_err();
-        nothing_came(&session, &mut incoming).await;
+        assert_no_channel(&session, &mut incoming).await;
     })
     .await;
 }

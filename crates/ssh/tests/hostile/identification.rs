@@ -1,4 +1,4 @@
-//! What comes before the key exchange: RFC 4253 §4.2.
+//! Attacks before the key exchange (RFC 4253 §4.2).
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ async fn greeting(bytes: &[u8]) -> End {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_server_is_left_after_30_s() {
+async fn a_silent_server_times_out_after_30_s() {
     let end = greeting(b"").await;
     end.says("timed out").before_login();
     assert_eq!(end.after, Duration::from_secs(30));
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_byte_a_second_is_left_after_30_s() {
+async fn one_byte_a_second_times_out_after_30_s() {
     let end = attack(When::Start, async |server| {
         for byte in b"SSH-2.0-slow".iter().chain(&[b'w'; 240]) {
             sleep(Duration::from_secs(1)).await;
@@ -38,7 +38,7 @@ async fn one_byte_a_second_is_left_after_30_s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lines_before_it_without_end_are_refused() {
+async fn endless_lines_before_the_identification_are_refused() {
     let end = greeting(&b"hello\r\n".repeat(1025)).await;
     end.says("too many lines before it").before_login();
     let end = greeting(&[b'a'; 9000]).await;
@@ -78,34 +78,37 @@ async fn other_versions_and_other_protocols_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_compatible_1_99_is_taken() {
+async fn the_compatible_version_1_99_is_accepted() {
     let (ours, theirs) = tokio::io::duplex(4096);
     let mut server = Server::new(theirs);
     server.peer.ident = "SSH-1.99-both".into();
     let offer = Default::default();
-    let (connected, ()) = tokio::join!(
+    let (authenticator, ()) = tokio::join!(
         connect(Stream::other(ours), Default::default(), Options::default()),
-        server.upto(When::Auth, &offer),
+        server.advance_to(When::Auth, &offer),
     );
-    assert_eq!(connected.unwrap().info().ident, "SSH-1.99-both");
+    assert_eq!(authenticator.unwrap().info().ident, "SSH-1.99-both");
 }
 
-/// The core hands foreign text on as it came, within its bounds; who shows it escapes it.
+/// The core passes on the server's text as it is, within its bounds; the caller escapes it for display.
 #[tokio::test(start_paused = true)]
-async fn escape_sequences_break_nothing() {
+async fn escape_sequences_are_passed_on_within_bounds() {
     let (ours, theirs) = tokio::io::duplex(4096);
     let mut server = Server::new(theirs);
     server.peer.ident = "SSH-2.0-\x1b[2J\u{9b}31m".into();
     let offer = Default::default();
-    let (connected, ()) = tokio::join!(
+    let (authenticator, ()) = tokio::join!(
         connect(Stream::other(ours), Default::default(), Options::default()),
-        server.upto(When::Auth, &offer),
+        server.advance_to(When::Auth, &offer),
     );
-    assert_eq!(connected.unwrap().info().ident, "SSH-2.0-\x1b[2J\u{9b}31m");
+    assert_eq!(
+        authenticator.unwrap().info().ident,
+        "SSH-2.0-\x1b[2J\u{9b}31m"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_goes_is_told_as_gone() {
+async fn a_server_that_disconnects_is_reported_as_such() {
     for bytes in [
         &b""[..],
         b"SSH-2.0-x",
@@ -116,12 +119,13 @@ async fn one_that_goes_is_told_as_gone() {
         let mut server = Server::new(theirs);
         server.raw(bytes).await;
         drop(server);
-        let connected = connect(Stream::other(ours), Default::default(), Options::default()).await;
-        // A write may fail before the end is read.
+        let authenticator =
+            connect(Stream::other(ours), Default::default(), Options::default()).await;
+        // A write may fail before the end of the stream is read.
         assert!(
-            matches!(connected, Err(Error::Eof | Error::Io(_))),
+            matches!(authenticator, Err(Error::Eof | Error::Io(_))),
             "{:?}",
-            connected.err()
+            authenticator.err()
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The negotiation: RFC 4253 §7, and strict key exchange (OpenSSH PROTOCOL §1.10).
+//! Attacks on the negotiation (RFC 4253 §7) and strict key exchange (OpenSSH PROTOCOL §1.10).
 
 use tunneld_ssh::client::{Options, Stream};
 use tunneld_ssh::wire::Writer;
@@ -8,7 +8,7 @@ use crate::peer::*;
 use crate::play::*;
 
 async fn offered(offer: &Offer) -> End {
-    attack(When::Kex, async |server| server.init(offer).await).await
+    attack(When::Kex, async |server| server.send_kexinit(offer).await).await
 }
 
 async fn sent(payload: &[u8]) -> End {
@@ -19,7 +19,7 @@ async fn sent(payload: &[u8]) -> End {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_or_cut_one_is_refused() {
+async fn an_empty_or_truncated_kexinit_is_refused() {
     let whole = Offer::default().payload();
     for length in [1, 5, 17, 20, whole.len() / 2, whole.len() - 1] {
         sent(&whole[..length])
@@ -32,7 +32,7 @@ async fn an_empty_or_cut_one_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn empty_lists_have_nothing_in_common() {
+async fn empty_lists_have_no_algorithm_in_common() {
     let end = offered(&Offer {
         kex: String::new(),
         ..Offer::default()
@@ -41,11 +41,11 @@ async fn empty_lists_have_nothing_in_common() {
     end.says("no common key exchange method: ours are mlkem768x25519-sha256,")
         .says("theirs are ")
         .before_login();
-    assert_eq!(end.goodbye.as_deref(), Some("3 no common algorithm"));
+    assert_eq!(end.disconnect.as_deref(), Some("3 no common algorithm"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn tens_of_thousands_of_names_are_looked_through() {
+async fn tens_of_thousands_of_names_are_searched() {
     let names = "x,".repeat(60_000);
     let end = offered(&Offer {
         kex: names.clone(),
@@ -54,7 +54,7 @@ async fn tens_of_thousands_of_names_are_looked_through() {
     .await;
     end.says("no common key exchange method");
     assert!(end.error.to_string().len() < 2048);
-    // The right name at their end is found.
+    // A common name at the end of the list is found.
     let end = offered(&Offer {
         kex: format!("{names}curve25519-sha256"),
         ciphers: "none".into(),
@@ -65,7 +65,7 @@ async fn tens_of_thousands_of_names_are_looked_through() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_in_common_is_told_with_both_lists() {
+async fn an_error_names_both_lists() {
     let theirs = || "weak\x1b[2J".to_owned();
     for (what, ours, offer) in [
         (
@@ -120,7 +120,7 @@ async fn nothing_in_common_is_told_with_both_lists() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_legacy_is_agreed_on_unasked() {
+async fn no_legacy_algorithm_is_negotiated_by_default() {
     for (what, offer) in [
         (
             "key exchange",
@@ -168,9 +168,9 @@ async fn nothing_legacy_is_agreed_on_unasked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_guess_is_passed_over_once() {
+async fn a_wrong_guess_is_ignored_once() {
     let guess = message(KEX_REPLY, |out| out.string("not what was agreed on"));
-    // Right only if both first choices agree: ours begins with the hybrid.
+    // A guess is right only if both first choices are the same: ours is the hybrid.
     let offer = Offer {
         guess: true,
         ..Offer::default()
@@ -179,16 +179,16 @@ async fn a_wrong_guess_is_passed_over_once() {
     let mut server = Server::new(theirs);
     let scene = async {
         server.identify().await;
-        server.init(&offer).await;
+        server.send_kexinit(&offer).await;
         server.send(&guess).await;
-        server.peer.theirs = server.expect(KEXINIT).await;
+        server.peer.client_kexinit = server.expect(KEXINIT).await;
         server.finish_exchange().await;
     };
     let client = connect(Stream::other(ours), Config::default(), Options::default());
-    let (connected, ()) = tokio::join!(client, scene);
-    connected.unwrap();
+    let (authenticator, ()) = tokio::join!(client, scene);
+    authenticator.unwrap();
     let end = attack(When::Kex, async |server| {
-        server.init(&offer).await;
+        server.send_kexinit(&offer).await;
         server.send(&guess).await;
         server.send(&guess).await;
     })
@@ -197,7 +197,7 @@ async fn a_wrong_guess_is_passed_over_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn strict_any_stray_message_before_the_keys_ends_it() {
+async fn with_strict_any_other_message_before_the_keys_ends_the_session() {
     for stray in [
         vec![IGNORE, 0, 0, 0, 0],
         vec![DEBUG, 0, 0, 0, 0, 0, 0, 0, 0, 0],
@@ -207,10 +207,10 @@ async fn strict_any_stray_message_before_the_keys_ends_it() {
         vec![SUCCESS],
         vec![192],
     ] {
-        // Before the KEXINIT, and behind it.
+        // Before the KEXINIT and after it.
         let end = attack(When::Kex, async |server| {
             server.send(&stray).await;
-            server.init(&Offer::default()).await;
+            server.send_kexinit(&Offer::default()).await;
         })
         .await;
         assert!(
@@ -219,7 +219,7 @@ async fn strict_any_stray_message_before_the_keys_ends_it() {
         );
         end.before_login();
         let end = attack(When::Kex, async |server| {
-            server.init(&Offer::default()).await;
+            server.send_kexinit(&Offer::default()).await;
             server.send(&stray).await;
         })
         .await;
@@ -229,57 +229,60 @@ async fn strict_any_stray_message_before_the_keys_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lax_idle_talk_before_the_keys_is_borne() {
+async fn without_strict_ignore_before_the_keys_is_allowed() {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let mut server = Server::new(theirs);
     let scene = async {
         server.identify().await;
         server.send(&[IGNORE, 0, 0, 0, 0]).await;
-        server.init(&Offer::lax()).await;
+        server.send_kexinit(&Offer::without_strict()).await;
         server.send(&[IGNORE, 0, 0, 0, 0]).await;
-        server.peer.theirs = server.expect(KEXINIT).await;
+        server.peer.client_kexinit = server.expect(KEXINIT).await;
         server.finish_exchange().await;
     };
     let client = connect(Stream::other(ours), Config::default(), Options::default());
-    let (connected, ()) = tokio::join!(client, scene);
-    assert!(!connected.unwrap().info().negotiated.strict);
+    let (authenticator, ()) = tokio::join!(client, scene);
+    assert!(!authenticator.unwrap().info().negotiated.strict);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_open_to_terrapin_is_refused_without_strict() {
+async fn vulnerable_ciphers_are_refused_without_strict() {
     let chacha = Offer {
         ciphers: "chacha20-poly1305@openssh.com".into(),
-        ..Offer::lax()
+        ..Offer::without_strict()
     };
     offered(&chacha).await.says("Terrapin").before_login();
     let etm = Offer {
         ciphers: "aes128-cbc".into(),
         macs: "hmac-sha2-256-etm@openssh.com".into(),
-        ..Offer::lax()
+        ..Offer::without_strict()
     };
     let named = Config {
         ciphers: vec!["aes128-cbc"],
         ..Config::default()
     };
     let end = attack_with(named, etm.clone(), When::Kex, async |server| {
-        server.init(&etm).await;
+        server.send_kexinit(&etm).await;
     })
     .await;
     end.says("Terrapin").before_login();
 }
 
 #[tokio::test(start_paused = true)]
-async fn out_of_turn_before_the_keys_ends_it() {
+async fn messages_out_of_order_before_the_keys_end_the_session() {
     for messages in [
         vec![vec![NEWKEYS]],
         vec![vec![KEX_REPLY]],
         vec![vec![SUCCESS]],
         vec![vec![GLOBAL_REQUEST]],
-        vec![Offer::lax().payload(), Offer::lax().payload()],
-        vec![Offer::lax().payload(), vec![NEWKEYS]],
-        vec![Offer::lax().payload(), vec![SUCCESS]],
-        vec![Offer::lax().payload(), vec![KEX_INIT]],
-        vec![Offer::lax().payload(), vec![49]],
+        vec![
+            Offer::without_strict().payload(),
+            Offer::without_strict().payload(),
+        ],
+        vec![Offer::without_strict().payload(), vec![NEWKEYS]],
+        vec![Offer::without_strict().payload(), vec![SUCCESS]],
+        vec![Offer::without_strict().payload(), vec![KEX_INIT]],
+        vec![Offer::without_strict().payload(), vec![49]],
     ] {
         let end = attack(When::Kex, async |server| {
             for message in &messages {

@@ -1,5 +1,5 @@
-//! A server that lies, floods, stalls and breaks off, against the real driver under a paused clock:
-//! before the key exchange, before the login and after it. Each test is one of its tricks.
+//! The client against a hostile server under a paused clock: wrong, endless, missing and truncated messages before
+//! the key exchange, before the login and after it. Each test is one attack.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Packets that are none: RFC 4253 §6.
+//! Invalid packets (RFC 4253 §6).
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::peer::*;
 use crate::play::*;
 
 #[tokio::test(start_paused = true)]
-async fn lengths_that_no_packet_has_end_it_at_once() {
+async fn invalid_lengths_end_the_session_at_once() {
     for when in TIMES {
         for length in [0u32, 1, 4, 8, 13, 256 * 1024 + 1, 1 << 31, u32::MAX] {
             let end = attack(when, async |server| {
@@ -19,15 +19,15 @@ async fn lengths_that_no_packet_has_end_it_at_once() {
             .await;
             end.says("a packet length of");
             assert_eq!(end.after, Duration::ZERO, "{when:?} {length}");
-            assert!(end.goodbye.is_some(), "{when:?} {length}: told");
+            assert!(end.disconnect.is_some(), "{when:?} {length}: no DISCONNECT");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn wrong_padding_ends_it() {
+async fn wrong_padding_ends_the_session() {
     for when in TIMES {
-        // Whole blocks, with the length field in the clear and without it under the keys.
+        // Multiples of the block size: with the length field before the first keys, without it under the keys.
         let size: u8 = if when == When::Kex { 28 } else { 32 };
         for padding in [0, 1, 3, size - 1, size, 255] {
             let end = attack(when, async |server| {
@@ -43,7 +43,7 @@ async fn wrong_padding_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_damaged_packet_ends_it() {
+async fn a_damaged_packet_ends_the_session() {
     for when in [When::Auth, When::Session] {
         for at in [4, 10, 20, 30] {
             let end = attack(when, async |server| {
@@ -53,13 +53,13 @@ async fn a_damaged_packet_ends_it() {
             })
             .await;
             assert!(matches!(end.error, Error::Mac), "{end:?}");
-            assert_eq!(end.goodbye.as_deref(), Some("5 corrupted packet"));
+            assert_eq!(end.disconnect.as_deref(), Some("5 corrupted packet"));
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_packet_again_ends_it() {
+async fn a_replayed_packet_ends_the_session() {
     for when in [When::Auth, When::Session] {
         let end = attack(when, async |server| {
             let packet = server.peer.packet(&[IGNORE, 0, 0, 0, 0]);
@@ -72,7 +72,7 @@ async fn a_packet_again_ends_it() {
 }
 
 async fn compressed(payload: &[u8], raw: bool) -> End {
-    // Only from the server: the offer has none for the other way.
+    // Only the server compresses: the offer has no compression for the other direction.
     let config = Config {
         compression: vec!["none", "zlib@openssh.com"],
         ..Config::default()
@@ -91,7 +91,7 @@ async fn compressed(payload: &[u8], raw: bool) -> End {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_zlib_bomb_ends_it() {
+async fn a_zlib_bomb_ends_the_session() {
     let bomb = message(IGNORE, |out| out.string(vec![0; 32 << 20]));
     compressed(&bomb, false)
         .await
@@ -99,7 +99,7 @@ async fn a_zlib_bomb_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_zlib_ends_it() {
+async fn invalid_zlib_data_ends_the_session() {
     for payload in [&b"\x05"[..], b"no zlib at all", &[0; 40]] {
         compressed(payload, true)
             .await
@@ -108,16 +108,16 @@ async fn what_is_no_zlib_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_goodbye_of_256_kib_is_cut() {
+async fn a_disconnect_of_256_kib_is_cut() {
     for when in TIMES {
         let text = "\x1b]0;owned\x07".repeat(26_000);
         let end = attack(when, async |server| {
-            let goodbye = message(DISCONNECT, |out| {
+            let disconnect = message(DISCONNECT, |out| {
                 out.u32(11);
                 out.string(&text);
                 out.string("");
             });
-            server.send(&goodbye).await;
+            server.send(&disconnect).await;
         })
         .await;
         let Error::Disconnected { code: 11, text, .. } = &end.error else {
@@ -128,7 +128,7 @@ async fn a_goodbye_of_256_kib_is_cut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_goodbye_cut_short_is_one_too() {
+async fn a_truncated_disconnect_is_a_disconnect() {
     for when in TIMES {
         for payload in [
             &[DISCONNECT][..],

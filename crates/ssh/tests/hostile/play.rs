@@ -1,4 +1,4 @@
-//! The stage: a scripted server, the real client, and how a scene ends.
+//! Runs a scripted server against the real client and reports how the session ends.
 
 #![allow(
     dead_code,
@@ -36,34 +36,34 @@ pub(crate) const EOF: u8 = 96;
 pub(crate) const CLOSE: u8 = 97;
 pub(crate) const CHANNEL_REQUEST: u8 = 98;
 
-/// No scene takes longer.
-const HOURS: Duration = Duration::from_secs(6 * 3600);
+/// Time limit of a test, on the paused clock.
+const TEST_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
 
-/// How far the server plays along.
+/// How far the server follows the protocol before its script starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum When {
-    /// Not at all.
+    /// From the first byte.
     Start,
-    /// Its identification is sent.
+    /// After the identification.
     Kex,
-    /// The first keys are in use, and the login is asked for.
+    /// After the first key exchange.
     Auth,
-    /// The login has succeeded.
+    /// After the login.
     Session,
 }
 
-/// The times at which anything on the transport can go wrong.
+/// The phases in which a transport message can be an attack.
 pub(crate) const TIMES: [When; 3] = [When::Kex, When::Auth, When::Session];
 
-/// The server: reads and writes packets as the script says.
+/// The server: reads and writes packets as its script says.
 pub(crate) struct Server {
     io: Box<dyn AsyncStream>,
     pub(crate) peer: Peer,
-    /// Answers the client's keepalives.
-    pub(crate) polite: bool,
-    /// Knows no global requests at all, not even how to refuse them.
-    pub(crate) obtuse: bool,
-    /// Everything that the client has sent, by its number.
+    /// Whether it answers keepalives.
+    pub(crate) answers_keepalives: bool,
+    /// Whether it answers global requests with UNIMPLEMENTED.
+    pub(crate) without_global_requests: bool,
+    /// Message numbers of everything that the client has sent.
     pub(crate) seen: Vec<u8>,
     backlog: VecDeque<Vec<u8>>,
 }
@@ -80,14 +80,14 @@ impl Server {
         Self {
             io: Box::new(io),
             peer: Peer::default(),
-            polite: true,
-            obtuse: false,
+            answers_keepalives: true,
+            without_global_requests: false,
             seen: Vec::new(),
             backlog: VecDeque::new(),
         }
     }
 
-    /// Writes bytes as they are; whether the client still takes them.
+    /// Writes bytes that need not be a packet. `false` once the client has disconnected.
     pub(crate) async fn raw(&mut self, bytes: &[u8]) -> bool {
         self.io.write_all(bytes).await.is_ok()
     }
@@ -98,7 +98,7 @@ impl Server {
         self.raw(&packet).await
     }
 
-    /// Sends the same packet again and again; how often the client took it.
+    /// Sends the same payload `times` times. Returns how many were written before the client disconnected.
     pub(crate) async fn flood(&mut self, payload: &[u8], times: usize) -> usize {
         for done in 0..times {
             if !self.send(payload).await {
@@ -119,8 +119,8 @@ impl Server {
         }
     }
 
-    /// The next payload, of those that were put back first.
-    async fn any(&mut self) -> Option<Vec<u8>> {
+    /// Returns the next payload; those that were put back come first. `None` if the client has disconnected.
+    async fn next_any(&mut self) -> Option<Vec<u8>> {
         if let Some(payload) = self.backlog.pop_front() {
             return Some(payload);
         }
@@ -135,45 +135,45 @@ impl Server {
         }
     }
 
-    /// The next payload that is no keepalive; none at the end.
+    /// Returns the next payload that is not a keepalive. `None` if the client has disconnected.
     pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
         loop {
-            let payload = self.any().await?;
-            if self.obtuse && payload[0] == GLOBAL_REQUEST {
+            let payload = self.next_any().await?;
+            if self.without_global_requests && payload[0] == GLOBAL_REQUEST {
                 self.unimplemented().await;
                 continue;
             }
             if !is_keepalive(&payload) {
                 return Some(payload);
             }
-            if self.polite {
+            if self.answers_keepalives {
                 self.send(&[REQUEST_FAILURE]).await;
             }
         }
     }
 
-    /// Does not know the packet that was read last.
+    /// Answers the packet that was read last with UNIMPLEMENTED.
     pub(crate) async fn unimplemented(&mut self) {
         let number = self.peer.received - 1;
         let answer = message(UNIMPLEMENTED, |out| out.u32(number));
         self.send(&answer).await;
     }
 
-    /// Waits until the client's session stands: it asks for a sign of life then.
-    async fn standing(&mut self) {
+    /// Waits until the client's session is established: it sends its first keepalive then.
+    async fn until_established(&mut self) {
         let mut before = Vec::new();
         loop {
-            let payload = self.any().await.expect("the client has gone");
-            let stands = is_keepalive(&payload);
+            let payload = self.next_any().await.expect("the client disconnected");
+            let is_established = is_keepalive(&payload);
             before.push(payload);
-            if stands {
+            if is_established {
                 self.backlog.extend(before);
                 return;
             }
         }
     }
 
-    /// The next payload of this number; others are passed over.
+    /// Returns the next payload with this message number and discards those before it.
     pub(crate) async fn expect(&mut self, number: u8) -> Vec<u8> {
         while let Some(payload) = self.next().await {
             if payload[0] == number {
@@ -183,33 +183,33 @@ impl Server {
                 payload[0],
                 DISCONNECT,
                 "waited for {number}: {}",
-                said(&payload)
+                disconnect_text(&payload)
             );
         }
-        panic!("the client went before it sent {number}");
+        panic!("the client disconnected before it sent {number}");
     }
 
-    /// Reads on until the client goes; what it said last, if it said goodbye.
-    pub(crate) async fn end(&mut self) -> Option<String> {
-        let mut goodbye = None;
+    /// Reads until the client disconnects. Returns code and text of its DISCONNECT, if it sent one.
+    pub(crate) async fn until_disconnect(&mut self) -> Option<String> {
+        let mut disconnect = None;
         while let Some(payload) = self.next().await {
             if payload[0] == DISCONNECT {
-                goodbye = Some(said(&payload));
+                disconnect = Some(disconnect_text(&payload));
             }
         }
-        goodbye
+        disconnect
     }
 
-    /// As [`Server::expect`], and what else came is kept for later.
-    pub(crate) async fn aside(&mut self, number: u8) -> Vec<u8> {
+    /// As [`Server::expect`], but keeps the other payloads for later.
+    pub(crate) async fn expect_keeping_others(&mut self, number: u8) -> Vec<u8> {
         let mut others = VecDeque::new();
         loop {
-            let payload = self.any().await.expect("the client has gone");
+            let payload = self.next_any().await.expect("the client disconnected");
             assert_ne!(
                 payload[0],
                 DISCONNECT,
                 "waited for {number}: {}",
-                said(&payload)
+                disconnect_text(&payload)
             );
             if payload[0] == number {
                 others.append(&mut self.backlog);
@@ -220,8 +220,8 @@ impl Server {
         }
     }
 
-    /// Plays along up to a time.
-    pub(crate) async fn upto(&mut self, when: When, offer: &Offer) {
+    /// Follows the protocol up to a phase.
+    pub(crate) async fn advance_to(&mut self, when: When, offer: &Offer) {
         if when >= When::Kex {
             self.identify().await;
         }
@@ -230,7 +230,7 @@ impl Server {
         }
         if when == When::Session {
             self.log_in().await;
-            self.standing().await;
+            self.until_established().await;
         }
     }
 
@@ -247,32 +247,32 @@ impl Server {
     }
 
     /// Sends a KEXINIT.
-    pub(crate) async fn init(&mut self, offer: &Offer) {
-        self.peer.ours = offer.payload();
-        let payload = self.peer.ours.clone();
+    pub(crate) async fn send_kexinit(&mut self, offer: &Offer) {
+        self.peer.server_kexinit = offer.payload();
+        let payload = self.peer.server_kexinit.clone();
         self.send(&payload).await;
     }
 
-    /// The whole of a key exchange, NEWKEYS at once behind the reply as OpenSSH has it.
+    /// Runs a whole key exchange. NEWKEYS follows the reply at once, as in OpenSSH.
     pub(crate) async fn exchange(&mut self, offer: &Offer) {
-        self.init(offer).await;
-        self.peer.theirs = self.aside(KEXINIT).await;
+        self.send_kexinit(offer).await;
+        self.peer.client_kexinit = self.expect_keeping_others(KEXINIT).await;
         self.finish_exchange().await;
     }
 
-    /// What follows after both KEXINITs.
+    /// Runs the part of a key exchange after both KEXINITs.
     pub(crate) async fn finish_exchange(&mut self) {
-        let init = self.aside(KEX_INIT).await;
+        let init = self.expect_keeping_others(KEX_INIT).await;
         let (reply, keys) = self.peer.reply(&init);
         let both = [self.peer.packet(&reply), self.peer.packet(&[NEWKEYS])].concat();
         let later = self.peer.rekey_out(keys);
         self.raw(&both).await;
-        self.aside(NEWKEYS).await;
+        self.expect_keeping_others(NEWKEYS).await;
         self.peer.rekey_in(later);
     }
 
-    /// Takes the service request; the login's first request.
-    pub(crate) async fn service(&mut self) -> Vec<u8> {
+    /// Accepts the service. Returns the first authentication request.
+    pub(crate) async fn accept_service(&mut self) -> Vec<u8> {
         self.expect(SERVICE_REQUEST).await;
         let accept = message(SERVICE_ACCEPT, |out| out.string("ssh-userauth"));
         self.send(&accept).await;
@@ -280,12 +280,12 @@ impl Server {
     }
 
     pub(crate) async fn log_in(&mut self) {
-        self.service().await;
+        self.accept_service().await;
         self.send(&[SUCCESS]).await;
     }
 
-    /// Opens what the client asks for; the number that it gave the channel.
-    pub(crate) async fn confirm(&mut self, window: u32, packet: u32) -> u32 {
+    /// Confirms the client's next channel. Returns the client's channel number.
+    pub(crate) async fn confirm_open(&mut self, window: u32, packet: u32) -> u32 {
         let open = self.expect(OPEN).await;
         let mut body = Reader::new(&open[1..]);
         body.string().unwrap();
@@ -295,8 +295,8 @@ impl Server {
     }
 }
 
-/// The text of a DISCONNECT.
-pub(crate) fn said(payload: &[u8]) -> String {
+/// Code and text of a DISCONNECT.
+pub(crate) fn disconnect_text(payload: &[u8]) -> String {
     let mut body = Reader::new(&payload[1..]);
     let code = body.u32().unwrap_or(0);
     let text = body.string().unwrap_or_default();
@@ -319,8 +319,8 @@ pub(crate) fn data(id: u32, bytes: &[u8]) -> Vec<u8> {
     })
 }
 
-/// A message of a number and a channel.
-pub(crate) fn of(number: u8, id: u32) -> Vec<u8> {
+/// A message that consists of its number and a channel number.
+pub(crate) fn for_channel(number: u8, id: u32) -> Vec<u8> {
     message(number, |out| out.u32(id))
 }
 
@@ -343,18 +343,18 @@ pub(crate) fn global(name: &str, wants_reply: bool, body: &[u8]) -> Vec<u8> {
 #[derive(Debug)]
 pub(crate) struct End {
     pub(crate) error: Error,
-    /// How far the client had come.
+    /// The phase that the client had reached.
     pub(crate) reached: When,
-    /// After how long.
+    /// Time from the start of the connection to its end.
     pub(crate) after: Duration,
-    /// The numbers of all that the client had sent.
+    /// Message numbers of everything that the client had sent.
     pub(crate) seen: Vec<u8>,
-    /// What it said last.
-    pub(crate) goodbye: Option<String>,
+    /// Code and text of the client's DISCONNECT. `None` if it sent none.
+    pub(crate) disconnect: Option<String>,
 }
 
 impl End {
-    /// Fails unless the error reads like this.
+    /// Asserts that the text of the error contains `what`.
     pub(crate) fn says(&self, what: &str) -> &Self {
         let text = self.error.to_string();
         assert!(
@@ -364,11 +364,11 @@ impl End {
         self
     }
 
-    /// Fails unless the client ended it without having asked for a login.
+    /// Asserts that the client has sent no request for authentication.
     pub(crate) fn before_login(&self) -> &Self {
         assert!(
             !self.seen.contains(&SERVICE_REQUEST) && !self.seen.contains(&REQUEST),
-            "a login was asked for: {:?}",
+            "a login was requested: {:?}",
             self.seen
         );
         self
@@ -386,23 +386,23 @@ pub(crate) async fn connect(
     .await
 }
 
-/// A client that goes as far as it can and stays there.
-async fn stay(io: DuplexStream, config: Config) -> (Error, When) {
+/// Runs a client that authenticates and then waits. Returns why the session ended, and the phase that it had reached.
+async fn run_client(io: DuplexStream, config: Config) -> (Error, When) {
     let options = Options::default();
-    let mut connected = match connect(Stream::other(io), config, options).await {
-        Ok(connected) => connected,
+    let mut authenticator = match connect(Stream::other(io), config, options).await {
+        Ok(authenticator) => authenticator,
         Err(error) => return (error, When::Kex),
     };
-    if let Err(error) = connected.none().await {
+    if let Err(error) = authenticator.none().await {
         return (error, When::Auth);
     }
-    match connected.into_session() {
+    match authenticator.into_session() {
         Ok((session, _incoming)) => (session.closed().await, When::Session),
         Err(error) => (error, When::Auth),
     }
 }
 
-/// A server that plays along up to `when` and then does its worst; how the client ends it.
+/// Runs a server that follows the protocol up to `when` and then its script. Returns how the client's session ended.
 pub(crate) async fn attack(when: When, script: impl AsyncFnOnce(&mut Server)) -> End {
     attack_with(Config::default(), Offer::default(), when, script).await
 }
@@ -417,28 +417,28 @@ pub(crate) async fn attack_with(
     let mut server = Server::new(theirs);
     let start = Instant::now();
     let client = async {
-        let (error, reached) = stay(ours, config).await;
+        let (error, reached) = run_client(ours, config).await;
         (error, reached, start.elapsed())
     };
-    let scene = async {
-        server.upto(when, &offer).await;
+    let server_side = async {
+        server.advance_to(when, &offer).await;
         script(&mut server).await;
-        server.end().await
+        server.until_disconnect().await
     };
-    let both = async { tokio::join!(client, scene) };
-    let ((error, reached, after), goodbye) = timeout(HOURS, both)
+    let both = async { tokio::join!(client, server_side) };
+    let ((error, reached, after), disconnect) = timeout(TEST_TIMEOUT, both)
         .await
-        .unwrap_or_else(|_| panic!("{when:?}: it did not end"));
+        .unwrap_or_else(|_| panic!("{when:?}: the session did not end"));
     End {
         error,
         reached,
         after,
         seen: server.seen,
-        goodbye,
+        disconnect,
     }
 }
 
-/// A scene in a standing session: both sides at once. The server goes on reading when its script is over.
+/// Runs `script` and `client` side by side in an established session. The server continues to read after its script.
 pub(crate) async fn play<T>(
     script: impl AsyncFnOnce(&mut Server),
     client: impl AsyncFnOnce(Session, IncomingChannels) -> T,
@@ -454,44 +454,44 @@ pub(crate) async fn play_with<T>(
 ) -> T {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let mut server = Server::new(theirs);
-    let scene = async {
-        server.upto(When::Session, &Offer::default()).await;
+    let server_side = async {
+        server.advance_to(When::Session, &Offer::default()).await;
         script(&mut server).await;
-        server.end().await;
+        server.until_disconnect().await;
     };
     let client = async {
-        let mut connected = connect(Stream::other(ours), config, options).await.unwrap();
-        connected.none().await.unwrap();
-        let (session, incoming) = connected.into_session().unwrap();
+        let mut authenticator = connect(Stream::other(ours), config, options).await.unwrap();
+        authenticator.none().await.unwrap();
+        let (session, incoming) = authenticator.into_session().unwrap();
         client(session, incoming).await
     };
-    let both = async { tokio::join!(client, scene) };
-    let (result, ()) = timeout(HOURS, both).await.unwrap();
+    let both = async { tokio::join!(client, server_side) };
+    let (result, ()) = timeout(TEST_TIMEOUT, both).await.unwrap();
     result
 }
 
-/// A login with any method: both sides at once.
+/// Runs `script` and `client` side by side from the authentication on.
 pub(crate) async fn login<T>(
     script: impl AsyncFnOnce(&mut Server),
     client: impl AsyncFnOnce(Authenticator) -> T,
 ) -> (T, Option<String>) {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let mut server = Server::new(theirs);
-    let scene = async {
-        server.upto(When::Auth, &Offer::default()).await;
+    let server_side = async {
+        server.advance_to(When::Auth, &Offer::default()).await;
         script(&mut server).await;
-        server.end().await
+        server.until_disconnect().await
     };
     let client = async {
         let options = Options::default();
-        let connected = connect(Stream::other(ours), Config::default(), options);
-        client(connected.await.unwrap()).await
+        let authenticator = connect(Stream::other(ours), Config::default(), options);
+        client(authenticator.await.unwrap()).await
     };
-    let both = async { tokio::join!(client, scene) };
-    timeout(HOURS, both).await.unwrap()
+    let both = async { tokio::join!(client, server_side) };
+    timeout(TEST_TIMEOUT, both).await.unwrap()
 }
 
-/// Opens a connection to anywhere.
+/// Opens a channel to any target.
 pub(crate) async fn open(session: &Session) -> Result<tunneld_ssh::client::Channel, OpenError> {
     let from = ("127.0.0.1".to_owned(), 1);
     session.open_direct_tcpip("localhost", 80, from).await

@@ -1,4 +1,4 @@
-//! New keys in a standing session: RFC 4253 §9.
+//! Attacks on rekeying (RFC 4253 §9).
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::peer::*;
 use crate::play::*;
 
 #[tokio::test(start_paused = true)]
-async fn new_keys_with_each_packet_end_it() {
+async fn a_rekey_with_each_packet_ends_the_session() {
     let end = attack(When::Session, async |server| {
-        server.polite = false;
+        server.answers_keepalives = false;
         for done in 0..100 {
-            server.init(&Offer::default()).await;
+            server.send_kexinit(&Offer::default()).await;
             let Some(theirs) = server.next().await.filter(|payload| payload[0] == KEXINIT) else {
                 assert!((16..=17).contains(&done), "{done}");
                 return;
             };
-            server.peer.theirs = theirs;
+            server.peer.client_kexinit = theirs;
             server.finish_exchange().await;
         }
         panic!("a hundred times new keys at once");
@@ -31,17 +31,17 @@ async fn new_keys_with_each_packet_end_it() {
     end.says("it starts key exchanges too often");
 }
 
-/// What pays for new keys is time or traffic: an honest server is never near the bound.
+/// Time and traffic allow more rekeys: an honest server stays far below the limit.
 #[tokio::test(start_paused = true)]
-async fn new_keys_each_second_are_borne() {
+async fn a_rekey_each_second_is_allowed() {
     let script = async |server: &mut Server| {
-        let id = server.confirm(1 << 20, 32768).await;
+        let id = server.confirm_open(1 << 20, 32768).await;
         for n in 0..100 {
             server.send(&data(id, &[n])).await;
             server.exchange(&Offer::default()).await;
             sleep(Duration::from_secs(1)).await;
         }
-        server.send(&of(EOF, id)).await;
+        server.send(&for_channel(EOF, id)).await;
         let written = server.expect(DATA).await;
         assert_eq!(&written[9..], b"still here");
     };
@@ -57,13 +57,13 @@ async fn new_keys_each_second_are_borne() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_host_key_ends_it() {
+async fn another_host_key_ends_the_session() {
     let end = attack(When::Session, async |server| {
-        server.init(&Offer::default()).await;
-        server.peer.theirs = server.aside(KEXINIT).await;
+        server.send_kexinit(&Offer::default()).await;
+        server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
         let other = aws_lc_rs::signature::Ed25519KeyPair::from_seed_unchecked(&[8; 32]);
         server.peer.key = other.unwrap();
-        let init = server.aside(KEX_INIT).await;
+        let init = server.expect_keeping_others(KEX_INIT).await;
         let (reply, _keys) = server.peer.reply(&init);
         server.send(&reply).await;
     })
@@ -72,24 +72,24 @@ async fn another_host_key_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn weaker_algorithms_later_are_refused_as_at_first() {
+async fn weaker_algorithms_are_refused_in_a_rekey_too() {
     let end = attack(When::Session, async |server| {
         let offer = Offer {
             ciphers: "none,3des-cbc".into(),
             ..Offer::default()
         };
-        server.init(&offer).await;
+        server.send_kexinit(&offer).await;
     })
     .await;
     end.says("no common cipher");
 }
 
-/// The marker of strict key exchange counts in the first exchange only; that it is gone later is nothing.
+/// The marker of strict key exchange counts in the first key exchange only; later ones need not have it.
 #[tokio::test(start_paused = true)]
-async fn strict_stays_in_force_without_its_marker() {
+async fn strict_stays_in_force_without_the_marker() {
     let script = async |server: &mut Server| {
-        server.exchange(&Offer::lax()).await;
-        let id = server.confirm(0, 32768).await;
+        server.exchange(&Offer::without_strict()).await;
+        let id = server.confirm_open(0, 32768).await;
         server.send(&data(id, b"x")).await;
     };
     play(script, async |session, _incoming| {
@@ -99,23 +99,23 @@ async fn strict_stays_in_force_without_its_marker() {
     .await;
 }
 
-/// RFC 4253 §7.1 forbids it, and asyncssh does it.
+/// RFC 4253 §7.1 forbids it, but asyncssh does it.
 #[tokio::test(start_paused = true)]
-async fn data_in_the_middle_of_an_exchange_is_taken_in_order() {
+async fn channel_data_during_a_key_exchange_is_delivered_in_order() {
     let script = async |server: &mut Server| {
-        let id = server.confirm(1 << 20, 32768).await;
+        let id = server.confirm_open(1 << 20, 32768).await;
         for round in 0..10 {
             server.send(&data(id, &[round, 0])).await;
-            server.init(&Offer::default()).await;
+            server.send_kexinit(&Offer::default()).await;
             server.send(&data(id, &[round, 1])).await;
             server.send(&global("x", true, b"")).await;
-            server.peer.theirs = server.aside(KEXINIT).await;
-            let init = server.aside(KEX_INIT).await;
+            server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
+            let init = server.expect_keeping_others(KEX_INIT).await;
             server.send(&data(id, &[round, 2])).await;
             let (reply, keys) = server.peer.reply(&init);
             server.send(&reply).await;
-            // The client's new keys are in use already.
-            server.aside(NEWKEYS).await;
+            // The client has put its new keys in use already.
+            server.expect_keeping_others(NEWKEYS).await;
             server.send(&data(id, &[round, 3])).await;
             server.send(&[NEWKEYS]).await;
             let later = server.peer.rekey_out(keys);
@@ -124,7 +124,7 @@ async fn data_in_the_middle_of_an_exchange_is_taken_in_order() {
             server.expect(REQUEST_FAILURE).await;
             sleep(Duration::from_secs(1)).await;
         }
-        server.send(&of(EOF, id)).await;
+        server.send(&for_channel(EOF, id)).await;
         let written = server.expect(DATA).await;
         assert_eq!(&written[9..], b"still here");
     };
@@ -140,12 +140,12 @@ async fn data_in_the_middle_of_an_exchange_is_taken_in_order() {
     .await;
 }
 
-/// Of the old windows only: what the client consumes meanwhile gives no credit before the new keys.
+/// The server can only use the windows that it has: the client sends no credit before the new keys.
 #[tokio::test(start_paused = true)]
-async fn an_exchange_is_not_prolonged_for_ever_by_data() {
+async fn data_does_not_extend_a_key_exchange_endlessly() {
     let script = async |server: &mut Server| {
-        let id = server.confirm(0, 32768).await;
-        server.init(&Offer::default()).await;
+        let id = server.confirm_open(0, 32768).await;
+        server.send_kexinit(&Offer::default()).await;
         while server.send(&data(id, &[7; 1000])).await {
             sleep(Duration::from_secs(1)).await;
         }
@@ -167,7 +167,7 @@ async fn an_exchange_is_not_prolonged_for_ever_by_data() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_of_a_channel_in_the_middle_of_an_exchange_ends_it() {
+async fn other_messages_during_a_key_exchange_end_the_session() {
     for payload in [
         vec![SERVICE_REQUEST, 0, 0, 0, 0],
         message(SERVICE_ACCEPT, |out| out.string("ssh-userauth")),
@@ -178,7 +178,7 @@ async fn what_is_not_of_a_channel_in_the_middle_of_an_exchange_ends_it() {
         vec![10],
     ] {
         let end = attack(When::Session, async |server| {
-            server.init(&Offer::default()).await;
+            server.send_kexinit(&Offer::default()).await;
             server.send(&payload).await;
         })
         .await;
@@ -187,10 +187,10 @@ async fn what_is_not_of_a_channel_in_the_middle_of_an_exchange_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn channels_in_the_middle_of_an_exchange_before_the_login_end_it() {
+async fn channel_messages_during_a_key_exchange_before_the_login_end_the_session() {
     for when in [When::Kex, When::Auth] {
         let end = attack(when, async |server| {
-            server.init(&Offer::lax()).await;
+            server.send_kexinit(&Offer::without_strict()).await;
             server.send(&data(0, b"x")).await;
         })
         .await;
@@ -199,7 +199,7 @@ async fn channels_in_the_middle_of_an_exchange_before_the_login_end_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn out_of_turn_ends_it() {
+async fn messages_out_of_order_end_the_session() {
     for messages in [
         vec![vec![NEWKEYS]],
         vec![vec![KEX_REPLY]],
@@ -220,26 +220,26 @@ async fn out_of_turn_ends_it() {
     }
 }
 
-/// That it does not know the exchange ends it; that it did not know what came before does not.
+/// UNIMPLEMENTED for a key exchange message ends the session; for an earlier message it does not.
 #[tokio::test(start_paused = true)]
-async fn an_exchange_that_the_server_does_not_know_ends_it() {
+async fn an_unimplemented_key_exchange_ends_the_session() {
     let end = attack(When::Session, async |server| {
-        server.init(&Offer::default()).await;
+        server.send_kexinit(&Offer::default()).await;
         server.send(&[UNIMPLEMENTED, 0, 0, 0, 0]).await;
-        server.peer.theirs = server.aside(KEXINIT).await;
+        server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
         server.send(&[UNIMPLEMENTED, 0, 0, 0, 0]).await;
         server.finish_exchange().await;
-        server.init(&Offer::default()).await;
-        server.aside(KEXINIT).await;
+        server.send_kexinit(&Offer::default()).await;
+        server.expect_keeping_others(KEXINIT).await;
         server.unimplemented().await;
     })
     .await;
     end.says("the server does not implement it");
 }
 
-/// What the client answers while it waits for the server's KEXINIT is held, and that is bounded.
+/// Replies are held back while the client waits for the server's KEXINIT, and they are bounded.
 #[tokio::test(start_paused = true)]
-async fn answers_that_wait_for_new_keys_are_bounded() {
+async fn replies_held_back_for_new_keys_are_bounded() {
     let config = Config {
         rekey_time: Some(Duration::from_secs(5)),
         ..Config::default()
@@ -251,7 +251,7 @@ async fn answers_that_wait_for_new_keys_are_bounded() {
     let script = async |server: &mut Server| {
         server.expect(GLOBAL_REQUEST).await;
         server.send(&[REQUEST_SUCCESS]).await;
-        server.aside(KEXINIT).await;
+        server.expect_keeping_others(KEXINIT).await;
         let open = message(OPEN, |out| {
             out.string("forwarded-tcpip");
             out.u32(1);

@@ -1,4 +1,4 @@
-//! The same tricks over a real socket, where the kernel's buffers stand between.
+//! Attacks over a real socket, with the kernel's buffers in between.
 
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use tunneld_ssh::{Config, Error};
 use crate::peer::*;
 use crate::play::*;
 
-/// No scene needs so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time limit of a test.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-async fn scene(
+/// Runs `script` and `client` side by side over a TCP connection. Returns the client's result.
+async fn play_over_tcp(
     options: Options,
     script: impl AsyncFnOnce(&mut Server),
     client: impl AsyncFnOnce(Session) -> Error,
@@ -23,33 +24,33 @@ async fn scene(
     let server = async {
         let (stream, _) = listener.accept().await.unwrap();
         let mut server = Server::new(stream);
-        server.upto(When::Session, &Offer::default()).await;
+        server.advance_to(When::Session, &Offer::default()).await;
         script(&mut server).await;
-        server.end().await;
+        server.until_disconnect().await;
     };
     let client = async {
         let stream = TcpStream::connect(address).await.unwrap();
-        let mut connected = connect(stream, Config::default(), options).await.unwrap();
-        connected.none().await.unwrap();
-        let (session, _incoming) = connected.into_session().unwrap();
+        let mut authenticator = connect(stream, Config::default(), options).await.unwrap();
+        authenticator.none().await.unwrap();
+        let (session, _incoming) = authenticator.into_session().unwrap();
         client(session).await
     };
     let both = async { tokio::join!(client, server) };
-    timeout(PATIENCE, both).await.unwrap().0
+    timeout(TEST_TIMEOUT, both).await.unwrap().0
 }
 
 #[tokio::test]
-async fn a_goodbye_is_heard_though_the_socket_is_reset() {
+async fn a_disconnect_before_a_reset_is_reported() {
     let script = async |server: &mut Server| {
-        let goodbye = message(DISCONNECT, |out| {
+        let disconnect = message(DISCONNECT, |out| {
             use tunneld_ssh::wire::Writer;
             out.u32(2);
             out.string("too many of you");
             out.string("");
         });
-        server.send(&goodbye).await;
+        server.send(&disconnect).await;
     };
-    let error = scene(Options::default(), script, async |session| {
+    let error = play_over_tcp(Options::default(), script, async |session| {
         session.closed().await
     })
     .await;
@@ -57,14 +58,14 @@ async fn a_goodbye_is_heard_though_the_socket_is_reset() {
 }
 
 #[tokio::test]
-async fn a_frozen_server_is_dead_in_time_while_a_writer_pushes() {
+async fn a_frozen_server_is_detected_in_time_beside_a_writer() {
     let options = Options {
         keepalive: Some((Duration::from_millis(300), 3)),
         ..Options::default()
     };
     let script = async |server: &mut Server| {
-        server.confirm(u32::MAX, 32768).await;
-        // It stands still: nothing is read, nothing is said.
+        server.confirm_open(u32::MAX, 32768).await;
+        // The server reads and sends nothing any more.
         std::future::pending::<()>().await;
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -72,22 +73,22 @@ async fn a_frozen_server_is_dead_in_time_while_a_writer_pushes() {
     let server = async {
         let (stream, _) = listener.accept().await.unwrap();
         let mut server = Server::new(stream);
-        server.upto(When::Session, &Offer::default()).await;
+        server.advance_to(When::Session, &Offer::default()).await;
         script(&mut server).await;
     };
     let client = async {
         use tokio::io::AsyncWriteExt;
         let stream = TcpStream::connect(address).await.unwrap();
-        let mut connected = connect(stream, Config::default(), options).await.unwrap();
-        connected.none().await.unwrap();
-        let (session, _incoming) = connected.into_session().unwrap();
+        let mut authenticator = connect(stream, Config::default(), options).await.unwrap();
+        authenticator.none().await.unwrap();
+        let (session, _incoming) = authenticator.into_session().unwrap();
         let mut channel = open(&session).await.unwrap();
         let block = vec![0; 1 << 20];
         let start = tokio::time::Instant::now();
         while channel.write_all(&block).await.is_ok() {}
         (session.closed().await, start.elapsed())
     };
-    let (error, lasted) = timeout(PATIENCE, async {
+    let (error, lasted) = timeout(TEST_TIMEOUT, async {
         tokio::select! {
             ended = client => ended,
             () = server => unreachable!(),
@@ -103,11 +104,11 @@ async fn a_frozen_server_is_dead_in_time_while_a_writer_pushes() {
 }
 
 #[tokio::test]
-async fn a_flood_ends_it() {
+async fn a_flood_ends_the_session() {
     let script = async |server: &mut Server| {
         server.flood(&global("x", true, b""), 100_000).await;
     };
-    let error = scene(Options::default(), script, async |session| {
+    let error = play_over_tcp(Options::default(), script, async |session| {
         session.closed().await
     })
     .await;

@@ -1,4 +1,4 @@
-//! How sessions and channels begin and end, and who is told.
+//! How sessions and channels start and end, and what every waiting task gets.
 
 use std::io;
 use std::time::Duration;
@@ -12,35 +12,35 @@ use tunneld_ssh::client::{OpenError, Options, RequestError};
 use tunneld_ssh::connection::RemoteListen;
 use tunneld_ssh::{Config, Error};
 
-use super::lab::{Does, Sshd, Target, keygen, quick};
+use super::lab::{Sshd, Target, TargetBehavior, keygen, with_keepalive};
 use super::streams::open;
 
 #[tokio::test]
 async fn logins() {
     let (sshd, stream) = Sshd::start("Banner /etc/hostname").await;
-    let mut connected = sshd
+    let mut authenticator = sshd
         .connect(stream, Config::default(), Options::default())
         .await
         .unwrap();
-    let AuthResult::Failure { remaining, partial } = connected.none().await.unwrap() else {
+    let AuthResult::Failure { remaining, partial } = authenticator.none().await.unwrap() else {
         panic!("no failure");
     };
     assert!(remaining.contains(&"publickey".to_owned()) && !partial);
-    assert!(!connected.banner().is_empty());
+    assert!(!authenticator.banner().is_empty());
     keygen(sshd.home.path(), "stranger", "rsa");
     assert!(matches!(
-        sshd.log_in(&mut connected, "stranger").await,
+        sshd.log_in(&mut authenticator, "stranger").await,
         AuthResult::Failure { .. }
     ));
     assert!(matches!(
-        connected.password("wrong", None).await.unwrap(),
+        authenticator.password("wrong", None).await.unwrap(),
         AuthResult::Failure { .. }
     ));
     assert_eq!(
-        sshd.log_in(&mut connected, "other").await,
+        sshd.log_in(&mut authenticator, "other").await,
         AuthResult::Success
     );
-    let (session, _) = connected.into_session().unwrap();
+    let (session, _) = authenticator.into_session().unwrap();
     assert!(session.ping(Duration::from_secs(5)).await.is_ok());
     assert!(session.info().ident.contains("OpenSSH"));
     session.close().await;
@@ -48,14 +48,14 @@ async fn logins() {
 }
 
 #[tokio::test]
-async fn too_many_failures_are_a_goodbye_and_no_refusal() {
+async fn too_many_failures_are_a_disconnect_and_not_a_refusal() {
     let (sshd, stream) = Sshd::start("MaxAuthTries 2").await;
-    let mut connected = sshd
+    let mut authenticator = sshd
         .connect(stream, Config::default(), Options::default())
         .await
         .unwrap();
     let error = loop {
-        match connected.password("wrong", None).await {
+        match authenticator.password("wrong", None).await {
             Ok(AuthResult::Failure { .. }) => {}
             Ok(other) => panic!("{other:?}"),
             Err(error) => break error,
@@ -68,7 +68,7 @@ async fn too_many_failures_are_a_goodbye_and_no_refusal() {
 }
 
 #[tokio::test]
-async fn a_foreign_host_key_gets_no_login() {
+async fn a_rejected_host_key_gets_no_login() {
     let (sshd, stream) = Sshd::start("").await;
     let config = std::sync::Arc::new(Config::default());
     let rejected =
@@ -81,7 +81,7 @@ async fn a_foreign_host_key_gets_no_login() {
 }
 
 #[tokio::test]
-async fn what_is_not_opened_says_why() {
+async fn a_refused_open_has_code_and_text() {
     let (_sshd, session, _) = Sshd::session(
         "PermitOpen 127.0.0.1:1",
         Config::default(),
@@ -100,7 +100,7 @@ async fn what_is_not_opened_says_why() {
 }
 
 #[tokio::test]
-async fn unix_sockets_both_ways() {
+async fn unix_sockets_in_both_directions() {
     let (sshd, session, mut incoming) =
         Sshd::session("", Config::default(), Options::default()).await;
     let path = sshd.home.path().join("socket");
@@ -130,7 +130,7 @@ async fn unix_sockets_both_ways() {
 }
 
 #[tokio::test]
-async fn a_remote_forward_from_asking_to_cancelling() {
+async fn a_remote_forward_from_request_to_cancel() {
     let (_sshd, session, mut incoming) =
         Sshd::session("", Config::default(), Options::default()).await;
     let listen = RemoteListen::Tcp {
@@ -170,9 +170,9 @@ async fn a_remote_forward_from_asking_to_cancelling() {
 }
 
 #[tokio::test]
-async fn a_killed_server_wakes_everyone() {
+async fn a_killed_server_wakes_every_waiting_task() {
     let (sshd, session, _) = Sshd::session("", Config::default(), Options::default()).await;
-    let stall = Target::start(Does::Stall).await;
+    let stall = Target::start(TargetBehavior::Stall).await;
     let mut waiting = JoinSet::new();
     for _ in 0..4 {
         let (mut reader, mut writer) = open(&session, &stall).await.split();
@@ -185,8 +185,8 @@ async fn a_killed_server_wakes_everyone() {
         });
     }
     let closed = open(&session, &stall).await.split().1;
-    // Their windows are used up once nothing more goes out.
-    while !quiet(&session).await {}
+    // The writers have used up their windows once the line is quiet.
+    while !is_quiet(&session).await {}
     sshd.signal("KILL");
     while let Some(done) = waiting.join_next().await {
         let error = done.unwrap().unwrap_err();
@@ -199,18 +199,18 @@ async fn a_killed_server_wakes_everyone() {
     assert!(matches!(late, Err(OpenError::SessionEnded(_))));
 }
 
-/// Whether a round trip finds the session without bulk under way.
-async fn quiet(session: &tunneld_ssh::client::Session) -> bool {
+/// Whether a short round trip shows that no bulk data is in flight.
+async fn is_quiet(session: &tunneld_ssh::client::Session) -> bool {
     session.ping(Duration::from_secs(5)).await.unwrap() < Duration::from_millis(5)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frozen_server_is_found_out() {
+async fn a_frozen_server_is_detected() {
     for load in ["idle", "uploads", "stopped reader"] {
-        let alive = quick(Duration::from_millis(500), 3);
+        let alive = with_keepalive(Duration::from_millis(500), 3);
         let (sshd, session, _) = Sshd::session("", Config::default(), alive).await;
-        let check = Target::start(Does::Check).await;
-        let source = Target::start(Does::Send(1 << 30)).await;
+        let check = Target::start(TargetBehavior::Check).await;
+        let source = Target::start(TargetBehavior::Send(1 << 30)).await;
         let mut writers = JoinSet::new();
         let mut stopped = Vec::new();
         match load {

@@ -1,4 +1,4 @@
-//! A private sshd on a loopback socket, a session to it, and targets.
+//! A private sshd on a loopback socket, a session to it, and targets that its channels connect to.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -19,14 +19,14 @@ use tunneld_ssh::client::{self, Authenticator, IncomingChannels, Options, Sessio
 use tunneld_ssh::testing::KeySigner;
 use tunneld_ssh::{Config, Error};
 
-/// One sshd that serves one connection, and ends with this.
+/// An sshd that serves one connection and is killed on drop.
 pub(crate) struct Sshd {
     child: Child,
     pub(crate) home: TempDir,
 }
 
 impl Sshd {
-    /// Starts it on the far end of a new connection, with more lines for its configuration.
+    /// Starts sshd on one end of a new connection, with additional configuration lines. Returns the other end.
     pub(crate) async fn start(lines: &str) -> (Self, TcpStream) {
         let home = TempDir::new().unwrap();
         for (name, kind) in [("host", "ed25519"), ("user", "ed25519"), ("other", "ecdsa")] {
@@ -67,19 +67,19 @@ impl Sshd {
         (Self { child, home }, client)
     }
 
-    /// Starts it and logs in.
+    /// Starts sshd and authenticates.
     pub(crate) async fn session(
         lines: &str,
         config: Config,
         options: Options,
     ) -> (Self, Session, IncomingChannels) {
         let (sshd, stream) = Self::start(lines).await;
-        let mut connected = sshd.connect(stream, config, options).await.unwrap();
+        let mut authenticator = sshd.connect(stream, config, options).await.unwrap();
         assert_eq!(
-            sshd.log_in(&mut connected, "user").await,
+            sshd.log_in(&mut authenticator, "user").await,
             AuthResult::Success
         );
-        let (session, incoming) = connected.into_session().unwrap();
+        let (session, incoming) = authenticator.into_session().unwrap();
         (sshd, session, incoming)
     }
 
@@ -103,21 +103,21 @@ impl Sshd {
         .await
     }
 
-    pub(crate) async fn log_in(&self, connected: &mut Authenticator, key: &str) -> AuthResult {
+    pub(crate) async fn log_in(&self, authenticator: &mut Authenticator, key: &str) -> AuthResult {
         let key = fs::read_to_string(self.home.path().join(key)).unwrap();
         let key = PrivateKey::from_openssh(key).unwrap();
         let blob = key.public_key().to_bytes().unwrap();
         let algorithm = match key.algorithm() {
-            Algorithm::Rsa { .. } => connected.best_rsa_algorithm().unwrap().to_owned(),
+            Algorithm::Rsa { .. } => authenticator.best_rsa_algorithm().unwrap().to_owned(),
             plain => plain.to_string(),
         };
-        connected
+        authenticator
             .public_key(&algorithm, &blob, &mut KeySigner::new(key))
             .await
             .unwrap()
     }
 
-    /// Sends the session's process a signal.
+    /// Sends a signal to the process that serves the session.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         let done = Command::new("kill")
@@ -149,8 +149,8 @@ pub(crate) fn keygen(home: &Path, name: &str, kind: &str) {
     assert!(done.success());
 }
 
-/// Options with a quick liveness check.
-pub(crate) fn quick(interval: Duration, count: u32) -> Options {
+/// Options with this keepalive.
+pub(crate) fn with_keepalive(interval: Duration, count: u32) -> Options {
     Options {
         keepalive: Some((interval, count)),
         ..Options::default()
@@ -159,20 +159,20 @@ pub(crate) fn quick(interval: Duration, count: u32) -> Options {
 
 /// What a target does with its connections.
 #[derive(Clone, Copy)]
-pub(crate) enum Does {
-    /// Sends back what comes.
+pub(crate) enum TargetBehavior {
+    /// Sends back what it receives.
     Echo,
-    /// Sends so many bytes of the pattern, then ends.
+    /// Sends this many bytes of the pattern, then ends.
     Send(u64),
-    /// Reads to the end, and sends back the count and whether it was the pattern.
+    /// Reads to the end. Sends back the number of bytes, and whether they were the pattern.
     Check,
     /// Never reads.
     Stall,
-    /// As [`Does::Check`], once it is let go.
+    /// As [`TargetBehavior::Check`], after [`Target::release`].
     CheckLater,
 }
 
-/// A target on a port of its own; its tasks end with it.
+/// A target on a free port. Its tasks end when it is dropped.
 pub(crate) struct Target {
     pub(crate) addr: SocketAddr,
     released: watch::Sender<bool>,
@@ -180,7 +180,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) async fn start(does: Does) -> Self {
+    pub(crate) async fn start(does: TargetBehavior) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
@@ -190,7 +190,7 @@ impl Target {
             while let Ok((stream, _)) = listener.accept().await {
                 let mut release = release.clone();
                 each.spawn(async move {
-                    if matches!(does, Does::CheckLater) {
+                    if matches!(does, TargetBehavior::CheckLater) {
                         let _ = release.wait_for(|released| *released).await;
                     }
                     serve(stream, does).await;
@@ -204,21 +204,21 @@ impl Target {
         }
     }
 
-    /// Lets those go that wait to read.
+    /// Lets [`TargetBehavior::CheckLater`] start to read.
     pub(crate) fn release(&self) {
         self.released.send_replace(true);
     }
 }
 
-async fn serve(mut stream: TcpStream, does: Does) {
+async fn serve(mut stream: TcpStream, does: TargetBehavior) {
     let _ = stream.set_nodelay(true);
     match does {
-        Does::Echo => {
+        TargetBehavior::Echo => {
             let (mut from, mut to) = stream.split();
             let _ = tokio::io::copy(&mut from, &mut to).await;
             let _ = to.shutdown().await;
         }
-        Does::Send(count) => {
+        TargetBehavior::Send(count) => {
             let mut pattern = Pattern::default();
             let mut left = count;
             let mut buffer = vec![0; 64 * 1024];
@@ -233,7 +233,7 @@ async fn serve(mut stream: TcpStream, does: Does) {
             let _ = stream.shutdown().await;
             let _ = stream.read(&mut buffer).await;
         }
-        Does::Check | Does::CheckLater => {
+        TargetBehavior::Check | TargetBehavior::CheckLater => {
             let mut pattern = Pattern::default();
             let mut count = 0u64;
             let mut buffer = vec![0; 64 * 1024];
@@ -247,11 +247,11 @@ async fn serve(mut stream: TcpStream, does: Does) {
             let _ = stream.write_u64(count).await;
             let _ = stream.write_u8(u8::from(good)).await;
         }
-        Does::Stall => std::future::pending().await,
+        TargetBehavior::Stall => std::future::pending().await,
     }
 }
 
-/// Bytes that differ at every place that matters: a lost or doubled packet shows.
+/// A sequence of bytes in which a lost or repeated packet is detected.
 #[derive(Default)]
 pub(crate) struct Pattern(u64);
 

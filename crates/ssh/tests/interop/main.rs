@@ -1,4 +1,4 @@
-//! The client against real servers: a private sshd on loopback with keys of its own, and russh's in memory.
+//! The client against real servers: a private sshd on loopback, and russh's server in memory.
 #![cfg(target_os = "linux")]
 #![expect(
     clippy::unwrap_used,

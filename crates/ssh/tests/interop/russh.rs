@@ -1,4 +1,4 @@
-//! The client against russh's server in memory, the clock paused: days pass in no time.
+//! The client against russh's server in memory, with a paused clock: days pass in milliseconds.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use super::lab::Pattern;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const MB: u64 = 1 << 20;
 
-/// Lets anyone in; port 7 echoes, every other is shut. A forward gets one connection at once.
+/// Accepts every user. Port 7 echoes, every other port is refused. A forward gets one connection after a second.
 #[derive(Default)]
-struct Far {
+struct EchoServer {
     tasks: JoinSet<()>,
 }
 
-impl Handler for Far {
+impl Handler for EchoServer {
     type Error = ::russh::Error;
 
     async fn auth_none(&mut self, _user: &str) -> Result<Auth, Self::Error> {
@@ -64,7 +64,7 @@ impl Handler for Far {
         *port = 4000;
         let (handle, address) = (session.handle(), address.to_owned());
         self.tasks.spawn(async move {
-            // A request's answer goes before what follows from it.
+            // The answer to the request has to be sent before the channel is opened.
             sleep(Duration::from_secs(1)).await;
             let opened = handle.channel_open_forwarded_tcpip(address, 4000, "10.0.0.9", 5);
             let mut stream = opened.await.unwrap().into_stream();
@@ -93,20 +93,20 @@ async fn session(config: Config, options: Options) -> (Session, IncomingChannels
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
-        let running = server::run_stream(Arc::new(theirs), far, Far::default());
+        let running = server::run_stream(Arc::new(theirs), far, EchoServer::default());
         let _ = running.await.unwrap().await;
     });
     let judge = |_| std::future::ready(true);
-    let connected = client::handshake(
+    let authenticator = client::handshake(
         Stream::other(near),
         Arc::new(config),
         options,
         "anyone",
         judge,
     );
-    let mut connected = connected.await.unwrap();
-    assert_eq!(connected.none().await.unwrap(), AuthResult::Success);
-    let (session, incoming) = connected.into_session().unwrap();
+    let mut authenticator = authenticator.await.unwrap();
+    assert_eq!(authenticator.none().await.unwrap(), AuthResult::Success);
+    let (session, incoming) = authenticator.into_session().unwrap();
     (session, incoming, tasks)
 }
 
@@ -114,7 +114,7 @@ fn from() -> (String, u16) {
     ("127.0.0.1".into(), 1)
 }
 
-/// Sends so much of the pattern and checks that it comes back.
+/// Sends `count` bytes of the pattern and checks that they are echoed.
 async fn echo(session: &Session, count: u64) {
     let opened = session.open_direct_tcpip("target", 7, from()).await;
     let (mut reader, mut writer) = opened.unwrap().split();
@@ -140,7 +140,7 @@ async fn echo(session: &Session, count: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_come_back_and_what_is_shut_is_told() {
+async fn bytes_are_echoed_and_a_closed_port_is_refused() {
     let (session, _incoming, _far) = session(Config::default(), Options::default()).await;
     assert_eq!(session.info().negotiated.kex, "mlkem768x25519-sha256");
     let (one, two) = (echo(&session, 4 * MB), echo(&session, 4 * MB));
@@ -153,7 +153,7 @@ async fn bytes_come_back_and_what_is_shut_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_session_stands_for_days_with_new_keys_each_hour() {
+async fn a_quiet_session_lasts_for_days_with_hourly_rekeys() {
     let config = Config {
         rekey_time: Some(Duration::from_secs(3600)),
         ..Config::default()
@@ -187,9 +187,9 @@ async fn a_forwarded_connection_arrives() {
     assert_eq!(all, b"over");
 }
 
-/// This server stands still, for all channels, as soon as one client stops reading its echo.
+/// russh's server stalls all channels as soon as one channel's reader stops reading its echo.
 #[tokio::test(start_paused = true)]
-async fn a_server_that_stands_still_is_found_out_and_everyone_wakes() {
+async fn a_stalled_server_is_detected_and_every_task_wakes() {
     let (session, _incoming, _far) = session(Config::default(), Options::default()).await;
     let mut channels = Vec::new();
     for _ in 0..4 {

@@ -1,4 +1,4 @@
-//! Bytes over channels: whole, to the end, and not held up by others.
+//! Bytes over channels arrive complete and in order, and other channels do not hold them up.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tunneld_ssh::Config;
 use tunneld_ssh::client::{Channel, Options, Session};
 
-use super::lab::{Does, Pattern, Sshd, Target};
+use super::lab::{Pattern, Sshd, Target, TargetBehavior};
 
 const MB: u64 = 1 << 20;
 
@@ -19,7 +19,7 @@ pub(crate) async fn open(session: &Session, target: &Target) -> Channel {
         .unwrap()
 }
 
-/// Reads the pattern to its end.
+/// Reads `count` bytes of the pattern and the end.
 async fn download(channel: Channel, count: u64) {
     let (mut reader, _writer) = channel.split();
     let mut pattern = Pattern::default();
@@ -29,7 +29,7 @@ async fn download(channel: Channel, count: u64) {
     assert_eq!(pattern.count(), count);
 }
 
-/// Writes the pattern and hears whether it came through.
+/// Writes `count` bytes of the pattern. The target confirms that they arrived unchanged.
 async fn upload(channel: Channel, count: u64) {
     let (mut reader, mut writer) = channel.split();
     let mut pattern = Pattern::default();
@@ -46,7 +46,7 @@ async fn upload(channel: Channel, count: u64) {
     assert_eq!(
         reader.read_u8().await.unwrap(),
         1,
-        "it came through changed"
+        "the bytes arrived changed"
     );
     assert!(reader.read_chunk().await.unwrap().is_none());
 }
@@ -60,7 +60,7 @@ async fn echo(channel: &mut Channel) -> Duration {
     sent.elapsed()
 }
 
-/// The best of some: what a busy machine does to one of them is not ours.
+/// The shortest of 20 round trips: a busy machine delays some of them.
 async fn best_echo(channel: &mut Channel) -> Duration {
     let mut best = Duration::MAX;
     for _ in 0..20 {
@@ -72,8 +72,8 @@ async fn best_echo(channel: &mut Channel) -> Duration {
 #[tokio::test]
 async fn a_hundred_megabytes_each_way() {
     let (_sshd, session, _) = Sshd::session("", Config::default(), Options::default()).await;
-    let source = Target::start(Does::Send(100 * MB)).await;
-    let check = Target::start(Does::Check).await;
+    let source = Target::start(TargetBehavior::Send(100 * MB)).await;
+    let check = Target::start(TargetBehavior::Check).await;
     download(open(&session, &source).await, 100 * MB).await;
     upload(open(&session, &check).await, 100 * MB).await;
 }
@@ -81,7 +81,7 @@ async fn a_hundred_megabytes_each_way() {
 #[tokio::test]
 async fn each_direction_ends_alone() {
     let (_sshd, session, _) = Sshd::session("", Config::default(), Options::default()).await;
-    let target = Target::start(Does::Echo).await;
+    let target = Target::start(TargetBehavior::Echo).await;
     let (mut reader, mut writer) = open(&session, &target).await.split();
     writer.write_all(b"all of it").await.unwrap();
     writer.shutdown().await.unwrap();
@@ -95,17 +95,17 @@ async fn each_direction_ends_alone() {
 }
 
 #[tokio::test]
-async fn stopped_readers_hold_up_nobody() {
+async fn stopped_readers_hold_up_no_other_channel() {
     let (_sshd, session, _) = Sshd::session("", Config::default(), Options::default()).await;
-    let source = Target::start(Does::Send(8 * MB)).await;
-    let target = Target::start(Does::Echo).await;
+    let source = Target::start(TargetBehavior::Send(8 * MB)).await;
+    let target = Target::start(TargetBehavior::Echo).await;
     let mut ping = open(&session, &target).await;
     let mut stopped = Vec::new();
     for count in [1, 20] {
         while stopped.len() < count {
             stopped.push(open(&session, &source).await);
         }
-        // Far more than all windows passes by them.
+        // Far more than all windows can hold.
         download(open(&session, &source).await, 8 * MB).await;
         let took = best_echo(&mut ping).await;
         assert!(
@@ -119,16 +119,16 @@ async fn stopped_readers_hold_up_nobody() {
 }
 
 #[tokio::test]
-async fn stopped_remote_writers_hold_up_nobody() {
+async fn stopped_targets_hold_up_no_other_channel() {
     let (_sshd, session, _) = Sshd::session("", Config::default(), Options::default()).await;
-    let later = Target::start(Does::CheckLater).await;
-    let target = Target::start(Does::Echo).await;
-    let check = Target::start(Does::Check).await;
+    let later = Target::start(TargetBehavior::CheckLater).await;
+    let target = Target::start(TargetBehavior::Echo).await;
+    let check = Target::start(TargetBehavior::Check).await;
     let mut ping = open(&session, &target).await;
     let mut writers = JoinSet::new();
     for count in [1, 20] {
         while writers.len() < count {
-            // More than its window and all the buffers on the way.
+            // More than its window and all buffers on the way hold.
             writers.spawn(upload(open(&session, &later).await, 16 * MB));
         }
         upload(open(&session, &check).await, 8 * MB).await;
@@ -145,17 +145,17 @@ async fn stopped_remote_writers_hold_up_nobody() {
     }
 }
 
-/// Sixteen streams both ways while either side asks for new keys each megabyte.
+/// Sixteen streams in both directions while either side rekeys after each megabyte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_keys_under_load() {
+async fn rekeys_under_load() {
     let config = Config {
         rekey_bytes: Some(MB),
         ..Config::default()
     };
     let (sshd, session, _) = Sshd::session("RekeyLimit 1M", config, Options::default()).await;
-    let source = Target::start(Does::Send(6 * MB)).await;
-    let check = Target::start(Does::Check).await;
-    let target = Target::start(Does::Echo).await;
+    let source = Target::start(TargetBehavior::Send(6 * MB)).await;
+    let check = Target::start(TargetBehavior::Check).await;
+    let target = Target::start(TargetBehavior::Echo).await;
     let mut ping = open(&session, &target).await;
     let mut streams = JoinSet::new();
     for _ in 0..8 {
@@ -170,12 +170,12 @@ async fn new_keys_under_load() {
         }
     }
     let rekeys = sshd.log().matches("rekey out after").count();
-    assert!(rekeys > 20, "only {rekeys} exchanges of keys");
+    assert!(rekeys > 20, "only {rekeys} rekeys");
 }
 
-/// Each direction's compression begins anew with its keys.
+/// Each rekey starts a new zlib stream in each direction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn compression_begins_anew_with_each_keys() {
+async fn compression_restarts_with_each_rekey() {
     let config = Config {
         compression: vec!["zlib@openssh.com"],
         rekey_bytes: Some(MB / 2),
@@ -184,8 +184,8 @@ async fn compression_begins_anew_with_each_keys() {
     let lines = "RekeyLimit 1M\nCompression yes";
     let (sshd, session, _) = Sshd::session(lines, config, Options::default()).await;
     assert_eq!(session.info().negotiated.compression_in, "zlib@openssh.com");
-    let source = Target::start(Does::Send(3 * MB)).await;
-    let check = Target::start(Does::Check).await;
+    let source = Target::start(TargetBehavior::Send(3 * MB)).await;
+    let check = Target::start(TargetBehavior::Check).await;
     let mut streams = JoinSet::new();
     for _ in 0..4 {
         let (down, up) = (open(&session, &source).await, open(&session, &check).await);
@@ -196,5 +196,5 @@ async fn compression_begins_anew_with_each_keys() {
         done.unwrap();
     }
     let rekeys = sshd.log().matches("rekey out after").count();
-    assert!(rekeys > 5, "only {rekeys} exchanges of keys");
+    assert!(rekeys > 5, "only {rekeys} rekeys");
 }

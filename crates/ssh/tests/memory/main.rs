@@ -1,5 +1,5 @@
-//! What a hostile server can make the client keep in memory, measured at the allocator. The figures hold the
-//! scripted server's own buffers too, so that the client's share is less than what is asserted.
+//! The memory that a hostile server can make the client hold, measured at the allocator. The figures include the
+//! scripted server's own buffers, so that the client's share is less than what is asserted.
 
 #![expect(
     clippy::unwrap_used,
@@ -32,45 +32,45 @@ use play::*;
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// One scene at a time: all of them share the allocator.
-static STAGE: Mutex<()> = Mutex::new(());
+/// One test at a time: all of them share the allocator.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 const KIB: usize = 1024;
 
-/// Plays a scene; fails if it ever took more than this beyond what there was before.
-fn within(bound: usize, scene: impl Future<Output = ()>) {
-    let _stage = STAGE.lock().unwrap_or_else(PoisonError::into_inner);
+/// Runs `test` and asserts that it never holds more than `bound` bytes beyond what was allocated before.
+fn within(bound: usize, test: impl Future<Output = ()>) {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
         .build()
         .unwrap();
-    // What the libraries make once is none of the server's doing.
+    // Allocations that the libraries make once do not count.
     runtime.block_on(async { drop(attack(When::Session, leave).await) });
     let before = ALLOCATOR.current_usage();
     ALLOCATOR.reset_peak_usage();
-    runtime.block_on(scene);
-    let most = ALLOCATOR.peak_usage().saturating_sub(before);
-    eprintln!("at most {} KiB, of {} KiB", most / KIB, bound / KIB);
+    runtime.block_on(test);
+    let peak = ALLOCATOR.peak_usage().saturating_sub(before);
+    eprintln!("at most {} KiB, of {} KiB", peak / KIB, bound / KIB);
     assert!(
-        most <= bound,
-        "{} KiB, and {} KiB were to be the most",
-        most / KIB,
+        peak <= bound,
+        "{} KiB allocated, {} KiB allowed",
+        peak / KIB,
         bound / KIB
     );
 }
 
 async fn leave(server: &mut Server) {
-    let goodbye = message(DISCONNECT, |out| {
+    let disconnect = message(DISCONNECT, |out| {
         out.u32(11);
         out.string("");
         out.string("");
     });
-    server.send(&goodbye).await;
+    server.send(&disconnect).await;
 }
 
-/// An attack that must not take more than this.
-fn attacked(bound: usize, when: When, script: impl AsyncFnOnce(&mut Server)) {
+/// Runs an attack that must not make the client hold more than `bound` bytes.
+fn attack_within(bound: usize, when: When, script: impl AsyncFnOnce(&mut Server)) {
     within(bound, async {
         attack(when, script).await;
     });
@@ -78,13 +78,13 @@ fn attacked(bound: usize, when: When, script: impl AsyncFnOnce(&mut Server)) {
 
 #[test]
 fn a_plain_session() {
-    attacked(512 * KIB, When::Session, leave);
+    attack_within(512 * KIB, When::Session, leave);
 }
 
 #[test]
-fn a_packet_that_promises_2_gib() {
+fn a_packet_that_announces_2_gib() {
     for when in TIMES {
-        attacked(512 * KIB, when, async |server| {
+        attack_within(512 * KIB, when, async |server| {
             server.raw(&(1u32 << 31).to_be_bytes()).await;
             server.raw(&[0; 1000]).await;
         });
@@ -92,10 +92,10 @@ fn a_packet_that_promises_2_gib() {
 }
 
 #[test]
-fn the_largest_packet_never_ended() {
+fn the_largest_packet_without_its_end() {
     let part = vec![0; 128 * KIB];
     for when in TIMES {
-        attacked(1024 * KIB, when, async |server| {
+        attack_within(1024 * KIB, when, async |server| {
             let length: u32 = if when == When::Kex {
                 256 * 1024 - 4
             } else {
@@ -110,7 +110,7 @@ fn the_largest_packet_never_ended() {
 #[test]
 fn lines_before_the_identification() {
     let line = [&[b'a'; 8000][..], b"\n"].concat();
-    attacked(
+    attack_within(
         768 * KIB,
         When::Start,
         async |server| {
@@ -125,21 +125,21 @@ fn a_kexinit_of_256_kib() {
         kex: "x,".repeat(125_000),
         ..Offer::default()
     };
-    attacked(2048 * KIB, When::Kex, async |server| {
-        server.init(&offer).await
+    attack_within(2048 * KIB, When::Kex, async |server| {
+        server.send_kexinit(&offer).await
     });
 }
 
 #[test]
-fn a_stream_while_the_host_key_is_looked_at() {
+fn a_stream_while_the_host_key_is_checked() {
     within(768 * KIB, async {
         let (ours, theirs) = tokio::io::duplex(64 * KIB);
         let mut server = Server::new(theirs);
         let scene = async {
             server.identify().await;
-            server.init(&Offer::default()).await;
-            server.peer.theirs = server.aside(KEXINIT).await;
-            let init = server.aside(KEX_INIT).await;
+            server.send_kexinit(&Offer::default()).await;
+            server.peer.client_kexinit = server.expect_keeping_others(KEXINIT).await;
+            let init = server.expect_keeping_others(KEX_INIT).await;
             let (reply, _keys) = server.peer.reply(&init);
             server.send(&reply).await;
             let block = [0x55; 1024];
@@ -159,8 +159,8 @@ fn a_stream_while_the_host_key_is_looked_at() {
                 true
             },
         );
-        let (connected, ()) = tokio::join!(client, scene);
-        assert!(connected.is_err());
+        let (authenticator, ()) = tokio::join!(client, scene);
+        assert!(authenticator.is_err());
     });
 }
 
@@ -176,22 +176,22 @@ fn ten_megabytes_of_banners() {
     let packet = banner();
     within(2048 * KIB, async {
         let script = async |server: &mut Server| {
-            server.service().await;
+            server.accept_service().await;
             server.flood(&packet, 100).await;
         };
-        login(script, async |mut connected| {
-            let _ = connected.none().await;
+        login(script, async |mut authenticator| {
+            let _ = authenticator.none().await;
         })
         .await;
     });
 }
 
 #[test]
-fn banners_beside_a_person_who_types() {
+fn banners_while_a_user_types() {
     let packet = banner();
     within(2048 * KIB, async {
         let script = async |server: &mut Server| {
-            server.service().await;
+            server.accept_service().await;
             let question = message(INFO_REQUEST, |out| {
                 out.string("");
                 out.string("");
@@ -203,10 +203,10 @@ fn banners_beside_a_person_who_types() {
             server.send(&question).await;
             server.flood(&packet, 1000).await;
         };
-        login(script, async |mut connected| {
-            let asked = connected.keyboard_interactive("").await;
+        login(script, async |mut authenticator| {
+            let asked = authenticator.keyboard_interactive("").await;
             assert!(matches!(asked, Ok(AuthResult::InfoRequest(_))));
-            connected.closed().await;
+            authenticator.closed().await;
         })
         .await;
     });
@@ -214,7 +214,7 @@ fn banners_beside_a_person_who_types() {
 
 #[test]
 fn a_zlib_bomb() {
-    // Sealed as it is: it is the first that the client takes for compressed.
+    // Sealed without compression: it is the first packet that the client takes for compressed.
     let bomb = message(IGNORE, |out| out.string(vec![0; 64 << 20]));
     let mut packed = Vec::with_capacity(1 << 20);
     let packing = compressor().compress_vec(&bomb, &mut packed, flate2::FlushCompress::Sync);
@@ -258,19 +258,19 @@ fn floods() {
             out.string("");
         }),
     ] {
-        attacked(2048 * KIB, When::Session, async |server| {
+        attack_within(2048 * KIB, When::Session, async |server| {
             server.flood(&payload, 100_000).await;
         });
     }
 }
 
 #[test]
-fn answers_that_are_not_read() {
+fn unread_answers() {
     within(14 * 1024 * KIB, async {
         let (ours, theirs) = tokio::io::duplex(16 * KIB);
         let scene = async {
             let mut server = Server::new(theirs);
-            server.upto(When::Session, &Offer::default()).await;
+            server.advance_to(When::Session, &Offer::default()).await;
             let request = global("x", true, b"");
             while server.flood(&request, 900).await == 900 {
                 sleep(Duration::from_secs(1)).await;
@@ -279,9 +279,9 @@ fn answers_that_are_not_read() {
         let client = async {
             let stream = tunneld_ssh::client::Stream::other(ours);
             let options = Options::default();
-            let mut connected = connect(stream, Config::default(), options).await.unwrap();
-            connected.none().await.unwrap();
-            let (session, _incoming) = connected.into_session().unwrap();
+            let mut authenticator = connect(stream, Config::default(), options).await.unwrap();
+            authenticator.none().await.unwrap();
+            let (session, _incoming) = authenticator.into_session().unwrap();
             assert!(matches!(session.closed().await, Error::Protocol(_)));
         };
         tokio::join!(client, scene);
@@ -289,7 +289,7 @@ fn answers_that_are_not_read() {
 }
 
 #[test]
-fn channels_of_a_forward_that_nobody_takes() {
+fn unaccepted_channels_of_a_forward() {
     within(1024 * KIB, async {
         let script = async |server: &mut Server| {
             server.expect(GLOBAL_REQUEST).await;
@@ -339,15 +339,15 @@ fn small_windows() -> Options {
 }
 
 #[test]
-fn packets_of_one_byte_that_nobody_reads() {
+fn unread_packets_of_one_byte() {
     within(1024 * KIB, async {
         let script = async |server: &mut Server| {
-            let id = server.confirm(0, 32768).await;
+            let id = server.confirm_open(0, 32768).await;
             let before = ALLOCATOR.current_usage();
             for n in 0..256 * KIB {
                 server.send(&data(id, &[n as u8])).await;
             }
-            // All of it is with the client now: it has nothing left to read.
+            // The client has received all of it.
             sleep(Duration::from_secs(1)).await;
             let kept = ALLOCATOR.current_usage().saturating_sub(before);
             eprintln!("{} KiB for 256 KiB in packets of one byte", kept / KIB);
@@ -372,19 +372,19 @@ fn packets_of_one_byte_that_nobody_reads() {
 
 const WINDOW: usize = 2 << 20;
 
-/// Twenty readers stand still with full windows; `live` pieces for one that reads follow each of theirs.
-fn stopped_readers(piece: usize, live: usize) {
+/// Twenty stalled readers with full windows. After each of their chunks, `live` chunks arrive for a reader that reads.
+fn stopped_readers(chunk: usize, live: usize) {
     let script = async |server: &mut Server| {
         let mut ids = Vec::new();
         for _ in 0..20 {
-            ids.push(server.confirm(0, 32768).await);
+            ids.push(server.confirm_open(0, 32768).await);
         }
-        let reader = server.confirm(0, 32768).await;
+        let reader = server.confirm_open(0, 32768).await;
         let block = vec![3; 32768];
         let mut sent = 0;
-        for _ in 0..WINDOW / piece {
+        for _ in 0..WINDOW / chunk {
             for id in &ids {
-                server.send(&data(*id, &block[..piece])).await;
+                server.send(&data(*id, &block[..chunk])).await;
                 for _ in 0..live {
                     server.send(&data(reader, &block)).await;
                     sent += block.len();
@@ -416,16 +416,16 @@ fn twenty_stopped_readers_cost_their_windows() {
     stopped_readers(32768, 0);
 }
 
-/// What is kept of a packet must not keep the block that it was read into: the others' bytes are in it too.
+/// A kept payload must not keep the read buffer that it was received in, which holds other channels' bytes.
 #[test]
 fn stopped_readers_beside_a_live_one_cost_their_windows() {
-    for piece in [1024, 4096, 16384, 32768] {
-        stopped_readers(piece, if piece < 16384 { 1 } else { 3 });
+    for chunk in [1024, 4096, 16384, 32768] {
+        stopped_readers(chunk, if chunk < 16384 { 1 } else { 3 });
     }
 }
 
 #[test]
-fn what_sessions_leave_behind() {
+fn memory_after_sessions_have_ended() {
     within(1024 * KIB, async {
         let mut first = 0;
         for n in 0..60 {

@@ -1,5 +1,5 @@
-//! z12: a server that sends any messages in any order. Nothing panics, the session ends or goes on, and what
-//! it keeps stays within its bounds.
+//! A server that sends any messages in any order: nothing panics, the session ends or continues, and its memory stays
+//! within its bounds.
 
 use std::time::Duration;
 
@@ -11,22 +11,22 @@ use tunneld_ssh::wire::Writer;
 use crate::peer::*;
 use crate::play::*;
 
-/// One of the server's steps.
+/// One step of the server's script.
 #[derive(Debug, Clone)]
 enum Step {
-    /// A payload as it stands.
+    /// Sends a payload.
     Payload(Vec<u8>),
-    /// Bytes that are no packet.
+    /// Sends bytes that are not a packet.
     Raw(Vec<u8>),
-    /// The same payload so often.
+    /// Sends a payload several times.
     Again(Vec<u8>, u8),
-    /// The beginning of new keys.
+    /// Sends a KEXINIT.
     Rekey,
-    /// The server waits.
+    /// Waits.
     Wait(u16),
 }
 
-/// A field of a message: numbers that are near something, texts that mean something.
+/// A field of a message: numbers close to limits, and texts that the client knows.
 fn field() -> impl Strategy<Value = Vec<u8>> {
     let numbers = prop_oneof![
         6 => 0u32..4,
@@ -69,8 +69,8 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
     (number, fields).prop_map(|(number, fields)| [&[number][..], &fields.concat()].concat())
 }
 
-/// A message whose fields are all there, about channels that may stand.
-fn whole() -> impl Strategy<Value = Vec<u8>> {
+/// A complete message about channels that may be open.
+fn complete() -> impl Strategy<Value = Vec<u8>> {
     let id = 0u32..4;
     let number = prop_oneof![
         6 => 0u32..40_000,
@@ -79,8 +79,8 @@ fn whole() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         4 => (id.clone(), 0usize..5000).prop_map(|(id, length)| data(id, &vec![1; length])),
         2 => (id.clone(), number.clone()).prop_map(|(id, credit)| adjust(id, credit)),
-        1 => id.clone().prop_map(|id| of(EOF, id)),
-        1 => id.clone().prop_map(|id| of(CLOSE, id)),
+        1 => id.clone().prop_map(|id| for_channel(EOF, id)),
+        1 => id.clone().prop_map(|id| for_channel(CLOSE, id)),
         4 => (id.clone(), number.clone()).prop_map(|(id, window)| confirmation(id, window, 32768)),
         1 => id.clone().prop_map(|id| message(OPEN_FAILURE, |out| {
             out.u32(id);
@@ -112,9 +112,9 @@ fn whole() -> impl Strategy<Value = Vec<u8>> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        60 => whole().prop_map(Step::Payload),
+        60 => complete().prop_map(Step::Payload),
         4 => payload().prop_map(Step::Payload),
-        6 => (whole(), any::<u8>()).prop_map(|(payload, times)| Step::Again(payload, times)),
+        6 => (complete(), any::<u8>()).prop_map(|(payload, times)| Step::Again(payload, times)),
         1 => Just(Step::Rekey),
         3 => any::<u16>().prop_map(Step::Wait),
         1 => proptest::collection::vec(any::<u8>(), 1..100).prop_map(Step::Raw),
@@ -130,7 +130,7 @@ fn when() -> impl Strategy<Value = When> {
     ]
 }
 
-/// Does the steps until the client goes.
+/// Runs the steps until the client disconnects.
 async fn perform(server: &mut Server, steps: Vec<Step>) {
     for step in steps {
         let alive = match step {
@@ -140,7 +140,7 @@ async fn perform(server: &mut Server, steps: Vec<Step>) {
                 server.flood(&payload, usize::from(times)).await == usize::from(times)
             }
             Step::Rekey => {
-                server.init(&Offer::default()).await;
+                server.send_kexinit(&Offer::default()).await;
                 true
             }
             Step::Wait(ms) => {
@@ -154,32 +154,34 @@ async fn perform(server: &mut Server, steps: Vec<Step>) {
     }
 }
 
-/// One scene: a client that opens, forwards, reads and writes beside such a server. How it ended.
-async fn scene(when: When, steps: Vec<Step>) {
+/// Runs a client that opens, forwards, reads and writes against such a server.
+async fn run(when: When, steps: Vec<Step>) {
     let (ours, theirs) = tokio::io::duplex(256 * 1024);
     let server = async {
         let mut server = Server::new(theirs);
-        server.upto(when, &Offer::default()).await;
+        server.advance_to(when, &Offer::default()).await;
         perform(&mut server, steps).await;
-        // It hangs up at last, so that every scene ends.
+        // It disconnects at the end, so that every run ends.
         sleep(Duration::from_secs(1)).await;
     };
     let client = async {
         let stream = tunneld_ssh::client::Stream::other(ours);
-        let connected = connect(stream, Default::default(), Default::default()).await;
-        let Ok(mut connected) = connected else { return };
-        if connected.none().await.is_err() {
+        let authenticator = connect(stream, Default::default(), Default::default()).await;
+        let Ok(mut authenticator) = authenticator else {
+            return;
+        };
+        if authenticator.none().await.is_err() {
             return;
         }
-        assert!(connected.banner().len() <= 8 * 1024 + 3);
-        let Ok((session, mut incoming)) = connected.into_session() else {
+        assert!(authenticator.banner().len() <= 8 * 1024 + 3);
+        let Ok((session, mut incoming)) = authenticator.into_session() else {
             return;
         };
         let listen = RemoteListen::Tcp {
             address: "localhost".into(),
             port: 8080,
         };
-        let taken = async {
+        let accept_channels = async {
             while let Some(one) = incoming.recv().await {
                 assert_eq!((&one.listen, one.bound_port), (&listen, 8080));
                 assert!(one.originator.len() <= 1024 + 16);
@@ -192,7 +194,7 @@ async fn scene(when: When, steps: Vec<Step>) {
                 }
             }
         };
-        let opened = async {
+        let open_channels = async {
             for _ in 0..3 {
                 let Ok(channel) = open(&session).await else {
                     continue;
@@ -204,7 +206,7 @@ async fn scene(when: When, steps: Vec<Step>) {
         };
         tokio::select! {
             _ = session.closed() => {}
-            _ = async { tokio::join!(taken, opened, session.request_forward(&listen)) } => {
+            _ = async { tokio::join!(accept_channels, open_channels, session.request_forward(&listen)) } => {
                 session.closed().await;
             }
         }
@@ -212,16 +214,16 @@ async fn scene(when: When, steps: Vec<Step>) {
     let both = async { tokio::join!(client, server) };
     tokio::time::timeout(Duration::from_secs(24 * 3600), both)
         .await
-        .expect("it ends");
+        .expect("the session ends");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
-    fn any_messages_in_any_order_are_survived(
+    fn any_messages_in_any_order_stay_within_bounds(
         when in when(),
         steps in proptest::collection::vec(step(), 1..60),
     ) {
-        crate::within(16 * 1024 * crate::KIB, scene(when, steps));
+        crate::within(16 * 1024 * crate::KIB, run(when, steps));
     }
 }

@@ -1,5 +1,5 @@
-//! A server's side of the transport, for tests that break it: packets sealed and opened, one key
-//! exchange (curve25519-sha256, ssh-ed25519, aes128-gcm). It shares nothing with the client's code.
+//! The transport of the server's side for tests against a hostile server: packets, and one key exchange
+//! (curve25519-sha256, ssh-ed25519, aes128-gcm). Independent of the client's code, except for `wire`.
 
 #![allow(
     dead_code,
@@ -28,7 +28,7 @@ pub(crate) const KEX_REPLY: u8 = 31;
 
 const TAG: usize = 16;
 
-/// What a KEXINIT offers.
+/// The contents of a KEXINIT.
 #[derive(Clone)]
 pub(crate) struct Offer {
     pub(crate) kex: String,
@@ -53,8 +53,8 @@ impl Default for Offer {
 }
 
 impl Offer {
-    /// The same without strict key exchange.
-    pub(crate) fn lax() -> Self {
+    /// The default offer without strict key exchange.
+    pub(crate) fn without_strict() -> Self {
         Self {
             kex: "curve25519-sha256".into(),
             ..Self::default()
@@ -80,7 +80,7 @@ impl Offer {
     }
 }
 
-/// AES-128-GCM as OpenSSH has it.
+/// AES-128-GCM with OpenSSH's nonce.
 struct Gcm {
     key: LessSafeKey,
     iv: [u8; 12],
@@ -102,26 +102,26 @@ impl Gcm {
     }
 }
 
-/// The keys of both directions, as they wait for NEWKEYS.
+/// The keys of both directions, before NEWKEYS.
 pub(crate) struct NewKeys {
     seal: Gcm,
     open: Gcm,
 }
 
-/// One server's half of a transport.
+/// The transport of the server's side.
 pub(crate) struct Peer {
     pub(crate) ident: String,
     pub(crate) client_ident: String,
     /// The last KEXINIT of each side.
-    pub(crate) ours: Vec<u8>,
-    pub(crate) theirs: Vec<u8>,
+    pub(crate) server_kexinit: Vec<u8>,
+    pub(crate) client_kexinit: Vec<u8>,
     pub(crate) session_id: Vec<u8>,
     pub(crate) key: Ed25519KeyPair,
-    /// Compresses what is sent, once it is set.
+    /// Compresses payloads to send. `None` before the login.
     pub(crate) deflate: Option<Compress>,
-    /// What comes in is not looked at: it is under keys that never came into use.
-    pub(crate) deaf: bool,
-    /// How many packets came in since strict key exchange began to count.
+    /// Whether received bytes are discarded: they are sealed with keys that this side never uses.
+    pub(crate) ignores_input: bool,
+    /// Packets received since the sequence number was last reset.
     pub(crate) received: u32,
     seal: Option<Gcm>,
     open: Option<Gcm>,
@@ -133,12 +133,12 @@ impl Default for Peer {
         Self {
             ident: "SSH-2.0-hostile".into(),
             client_ident: String::new(),
-            ours: Vec::new(),
-            theirs: Vec::new(),
+            server_kexinit: Vec::new(),
+            client_kexinit: Vec::new(),
             session_id: Vec::new(),
             key: Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap(),
             deflate: None,
-            deaf: false,
+            ignores_input: false,
             received: 0,
             seal: None,
             open: None,
@@ -148,15 +148,15 @@ impl Default for Peer {
 }
 
 impl Peer {
-    /// Takes in what the client wrote.
+    /// Appends bytes from the client.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
-        if self.deaf {
+        if self.ignores_input {
             return;
         }
         self.read.extend_from_slice(bytes);
     }
 
-    /// The client's identification, once it is there.
+    /// Reads the client's identification. `false` if more bytes are needed.
     pub(crate) fn take_ident(&mut self) -> bool {
         let Some(end) = self.read.windows(2).position(|two| two == b"\r\n") else {
             return false;
@@ -166,7 +166,7 @@ impl Peer {
         true
     }
 
-    /// The next payload, if all of its packet was fed.
+    /// Returns the next payload. `None` if more bytes are needed.
     pub(crate) fn next(&mut self) -> Option<Vec<u8>> {
         let head = self.read.first_chunk::<4>()?;
         let length = u32::from_be_bytes(*head) as usize;
@@ -187,7 +187,7 @@ impl Peer {
         Some(packet[5..4 + length - padding].to_vec())
     }
 
-    /// A packet as it should be.
+    /// Makes a correct packet.
     pub(crate) fn packet(&mut self, payload: &[u8]) -> Vec<u8> {
         let packed;
         let payload = match &mut self.deflate {
@@ -210,7 +210,7 @@ impl Peer {
         self.frame(&body)
     }
 
-    /// A packet around any body: its padding length, payload and padding.
+    /// Makes a packet of any body: padding length, payload and padding.
     pub(crate) fn frame(&mut self, body: &[u8]) -> Vec<u8> {
         let length = u32::try_from(body.len()).unwrap().to_be_bytes();
         let mut packet = length.to_vec();
@@ -231,7 +231,7 @@ impl Peer {
         self.seal.is_some()
     }
 
-    /// The answer to the client's KEX_INIT, and the keys that follow from it.
+    /// Returns the answer to the client's KEX_ECDH_INIT, and the new keys.
     pub(crate) fn reply(&mut self, init: &[u8]) -> (Vec<u8>, NewKeys) {
         let private = EphemeralPrivateKey::generate(&X25519, &SystemRandom::new()).unwrap();
         let ours = private.compute_public_key().unwrap();
@@ -251,8 +251,8 @@ impl Peer {
         let mut hashed = Vec::new();
         hashed.string(&self.client_ident);
         hashed.string(&self.ident);
-        hashed.string(&self.theirs);
-        hashed.string(&self.ours);
+        hashed.string(&self.client_kexinit);
+        hashed.string(&self.server_kexinit);
         hashed.string(&host_key);
         hashed.string(&theirs);
         hashed.string(ours.as_ref());
@@ -290,30 +290,30 @@ impl Peer {
         blob
     }
 
-    /// Both NEWKEYS have passed.
+    /// Puts the new keys in use for both directions.
     pub(crate) fn rekey(&mut self, keys: NewKeys) {
         self.seal = Some(keys.seal);
         self.open = Some(keys.open);
         self.received = 0;
     }
 
-    /// Ours has passed, theirs is to come.
-    pub(crate) fn rekey_out(&mut self, keys: NewKeys) -> Later {
+    /// Puts the new keys in use for the server's direction.
+    pub(crate) fn rekey_out(&mut self, keys: NewKeys) -> ClientKey {
         self.seal = Some(keys.seal);
-        Later(keys.open)
+        ClientKey(keys.open)
     }
 
-    /// Theirs has passed.
-    pub(crate) fn rekey_in(&mut self, later: Later) {
-        self.open = Some(later.0);
+    /// Puts the new keys in use for the client's direction.
+    pub(crate) fn rekey_in(&mut self, client_key: ClientKey) {
+        self.open = Some(client_key.0);
         self.received = 0;
     }
 }
 
-/// The key that opens what follows the client's NEWKEYS.
-pub(crate) struct Later(Gcm);
+/// The key that opens packets after the client's NEWKEYS.
+pub(crate) struct ClientKey(Gcm);
 
-/// A compressor as zlib@openssh.com wants it.
+/// A compressor for zlib@openssh.com.
 pub(crate) fn compressor() -> Compress {
     Compress::new(Compression::best(), true)
 }
@@ -326,7 +326,7 @@ fn pack(deflate: &mut Compress, payload: &[u8]) -> Vec<u8> {
     packed
 }
 
-/// A message of this number.
+/// Makes a message: its number, then what `fill` writes.
 pub(crate) fn message(number: u8, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = vec![number];
     fill(&mut out);

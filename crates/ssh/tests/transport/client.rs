@@ -1,4 +1,4 @@
-//! The transport, driven by blocking reads.
+//! Drives the transport with blocking reads.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,7 +13,7 @@ use tunneld_ssh::transport::{HostKey, Negotiated, Transport, TransportEvent};
 use tunneld_ssh::wire::Writer;
 use tunneld_ssh::{Config, Error};
 
-/// The transport, driven by blocking reads.
+/// A transport over a socket pair, without the client on tokio.
 pub(crate) struct Client {
     stream: UnixStream,
     transport: Transport,
@@ -23,7 +23,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects to a server at the other end of a socket pair.
+    /// A client of the server at the other end of the socket pair.
     pub(crate) fn new(stream: &UnixStream, config: Config) -> Self {
         let now = tokio::time::Instant::now().into_std();
         let entropy = Box::new(|bytes: &mut [u8]| aws_lc_rs::rand::fill(bytes).unwrap());
@@ -57,7 +57,7 @@ impl Client {
         self.transport.handle_timeout(self.now).unwrap();
     }
 
-    /// The next event, after writing and reading what it takes.
+    /// Writes and reads until there is an event.
     pub(crate) fn event(&mut self) -> Result<TransportEvent, Error> {
         loop {
             let event = self.transport.poll_event(self.now);
@@ -78,7 +78,7 @@ impl Client {
         }
     }
 
-    /// Goes on until the first keys are in use.
+    /// Runs the first key exchange.
     pub(crate) fn handshake(&mut self) -> Result<Negotiated, Error> {
         loop {
             match self.event()? {
@@ -89,7 +89,7 @@ impl Client {
                         self.transport.accept_host_key(self.now);
                     } else {
                         self.transport.reject_host_key();
-                        assert!(!self.transport.output().is_empty(), "a goodbye");
+                        assert!(!self.transport.output().is_empty(), "a disconnect");
                     }
                 }
                 TransportEvent::Ready(negotiated) => return Ok(*negotiated),
@@ -108,7 +108,7 @@ impl Client {
         }
     }
 
-    /// Logs in with the user's key.
+    /// Authenticates with the user's key.
     pub(crate) fn authenticate(&mut self, key: &Path) {
         let user = Command::new("id").arg("-un").output().unwrap().stdout;
         let user = String::from_utf8(user).unwrap();
@@ -137,7 +137,7 @@ impl Client {
         }
     }
 
-    /// Asks for something that is refused, with something to carry.
+    /// Sends a request that the server refuses, with `round` bytes of payload.
     pub(crate) fn global_request(&mut self, round: usize) {
         let mut payload = vec![80];
         payload.string("keepalive@openssh.com");

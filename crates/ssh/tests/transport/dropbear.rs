@@ -103,7 +103,7 @@ fn key_exchanges_ciphers_and_host_keys() {
 }
 
 #[test]
-fn new_keys_before_login() {
+fn a_rekey_before_the_login() {
     let Some(dropbear) = Dropbear::start() else {
         return;
     };

@@ -1,5 +1,4 @@
-//! The transport alone against servers that others wrote. What is not installed is skipped, with a
-//! line that says so.
+//! The transport against servers of other implementations. Servers that are not installed are skipped with a message.
 #![cfg(unix)]
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! The transport against OpenSSH's sshd: every algorithm forced one by one, new keys under way.
+//! The transport against OpenSSH's sshd: each algorithm by itself, rekeys under traffic.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use tunneld_ssh::{Config, Error};
 use crate::client::Client;
 use crate::sshd::{Keys, Sshd};
 
-fn shake(sshd: &Sshd, config: Config) -> (Client, Negotiated) {
+fn handshake(sshd: &Sshd, config: Config) -> (Client, Negotiated) {
     let mut client = Client::new(&sshd.stream, config);
     let negotiated = client.handshake().unwrap();
-    // Packets pass both ways under the new keys.
+    // Packets pass in both directions under the new keys.
     client.request_userauth();
     (client, negotiated)
 }
@@ -21,7 +21,7 @@ fn shake(sshd: &Sshd, config: Config) -> (Client, Negotiated) {
 fn every_key_exchange() {
     let Some(keys) = Keys::new() else { return };
     for kex in Kind::Kex.known() {
-        // 9.2 has no ML-KEM yet; it is tested where the server has it.
+        // OpenSSH 9.2 has no ML-KEM: it is tested if the server has it.
         let config = Config {
             kex: vec![kex],
             ..Config::default()
@@ -36,7 +36,7 @@ fn every_key_exchange() {
             Err(Error::NoCommonAlgorithm { theirs, .. }) if kex.starts_with("mlkem") => {
                 eprintln!("SKIPPED: {kex} is not in {theirs}");
             }
-            // It hangs up when it finds nothing in common, and its reset may overtake its list.
+            // A server without a common algorithm disconnects, and its reset may overtake its KEXINIT.
             Err(Error::Io(_) | Error::Eof) if kex.starts_with("mlkem") => {
                 eprintln!("SKIPPED: {kex}: the server hung up");
             }
@@ -57,7 +57,7 @@ fn every_cipher_and_mac() {
                 ..Config::default()
             };
             let sshd = keys.start(&[]);
-            let (client, negotiated) = shake(&sshd, config);
+            let (client, negotiated) = handshake(&sshd, config);
             assert_eq!(negotiated.cipher_out, cipher);
             let aead = cipher.contains("gcm") || cipher.contains("poly1305");
             assert_eq!(negotiated.mac_in, (!aead).then_some(mac));
@@ -83,7 +83,7 @@ fn every_host_key() {
             ..Config::default()
         };
         let sshd = keys.start(&[]);
-        let (client, negotiated) = shake(&sshd, config);
+        let (client, negotiated) = handshake(&sshd, config);
         assert_eq!(negotiated.host_key, host_key);
         match client.host_key().unwrap() {
             HostKey::Plain(key) => {
@@ -108,16 +108,16 @@ fn every_host_key() {
 }
 
 #[test]
-fn the_servers_signature_algorithms_are_told() {
+fn the_servers_signature_algorithms_are_reported() {
     let Some(keys) = Keys::new() else { return };
     let sshd = keys.start(&[]);
-    let (mut client, _) = shake(&sshd, Config::default());
+    let (mut client, _) = handshake(&sshd, Config::default());
     let algorithms = client.transport().server_sig_algs().unwrap();
     assert!(algorithms.iter().any(|name| name == "ssh-ed25519"));
 }
 
 #[test]
-fn new_keys_from_either_side_while_requests_are_answered() {
+fn rekeys_from_either_side_while_requests_are_answered() {
     let Some(keys) = Keys::new() else { return };
     for (compression, server_limit) in [
         ("none", "default"),
@@ -131,12 +131,12 @@ fn new_keys_from_either_side_while_requests_are_answered() {
             rekey_bytes: Some(4096),
             ..Config::default()
         };
-        let (mut client, negotiated) = shake(&sshd, config);
+        let (mut client, negotiated) = handshake(&sshd, config);
         assert_eq!(negotiated.compression_in, compression);
         client.authenticate(&keys.user_key());
         let mut rekeys = 0;
         for round in 0..400_usize {
-            // A server that asks for new keys this often must take its time.
+            // The client limits rekeys of the server: without time passing this would be too many.
             client.advance_clock(Duration::from_secs(1));
             client.global_request(round);
             loop {
@@ -155,7 +155,7 @@ fn new_keys_from_either_side_while_requests_are_answered() {
 }
 
 #[test]
-fn keys_grow_old() {
+fn old_keys_are_replaced() {
     let Some(keys) = Keys::new() else { return };
     let sshd = keys.start(&[]);
     let config = Config {
@@ -163,7 +163,7 @@ fn keys_grow_old() {
         rekey_time: Some(Duration::from_secs(3600)),
         ..Config::default()
     };
-    let (mut client, _) = shake(&sshd, config);
+    let (mut client, _) = handshake(&sshd, config);
     client.authenticate(&keys.user_key());
     client.advance_clock(Duration::from_secs(3601));
     client.global_request(0);
@@ -175,7 +175,7 @@ fn keys_grow_old() {
 }
 
 #[test]
-fn a_rejected_host_key_ends_it() {
+fn a_rejected_host_key_ends_the_session() {
     let Some(keys) = Keys::new() else { return };
     let sshd = keys.start(&[]);
     let mut client = Client::new(&sshd.stream, Config::default());

@@ -1,4 +1,4 @@
-//! The transport against russh's server, which has what OpenSSH 9.2 does not: ML-KEM.
+//! The transport against russh's server, which has ML-KEM; OpenSSH 9.2 has not.
 
 use std::borrow::Cow;
 use std::os::unix::net::UnixStream;
@@ -15,9 +15,10 @@ use tunneld_ssh::wire::Writer;
 
 use crate::client::Client;
 
-struct Anyone;
+/// Accepts every user.
+struct AcceptAll;
 
-impl Handler for Anyone {
+impl Handler for AcceptAll {
     type Error = ::russh::Error;
 
     async fn auth_none(&mut self, _user: &str) -> Result<Auth, Self::Error> {
@@ -25,7 +26,7 @@ impl Handler for Anyone {
     }
 }
 
-/// Runs a server on a thread of its own, until the other end of the pair is closed.
+/// Runs a server on its own thread until the returned end of the socket pair is closed.
 fn serve() -> UnixStream {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(Duration::from_secs(60)))
@@ -70,7 +71,7 @@ fn serve() -> UnixStream {
             .build();
         runtime.unwrap().block_on(async move {
             let stream = tokio::net::UnixStream::from_std(theirs).unwrap();
-            if let Ok(session) = server::run_stream(Arc::new(config), stream, Anyone).await {
+            if let Ok(session) = server::run_stream(Arc::new(config), stream, AcceptAll).await {
                 let _ = session.await;
             }
         });
@@ -78,8 +79,8 @@ fn serve() -> UnixStream {
     ours
 }
 
-/// Shakes hands, logs in, and changes keys twice with packets in between.
-fn converse(config: Config) {
+/// Exchanges keys, authenticates, and rekeys twice with packets in between.
+fn run_session(config: Config) {
     let stream = serve();
     let mut client = Client::new(&stream, config);
     client.handshake().unwrap();
@@ -118,7 +119,7 @@ fn ml_kem_and_the_other_key_exchanges() {
         "diffie-hellman-group14-sha256",
         "diffie-hellman-group16-sha512",
     ] {
-        converse(Config {
+        run_session(Config {
             kex: vec![kex],
             ..Config::default()
         });
@@ -129,7 +130,7 @@ fn ml_kem_and_the_other_key_exchanges() {
 fn every_cipher_and_mac() {
     for cipher in Kind::Cipher.defaults() {
         for mac in Kind::Mac.defaults() {
-            converse(Config {
+            run_session(Config {
                 ciphers: vec![cipher],
                 macs: vec![mac],
                 ..Config::default()

@@ -1,4 +1,4 @@
-//! An sshd of our own in inetd mode at the end of a socket pair.
+//! A private sshd in inetd mode at one end of a socket pair.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -33,7 +33,7 @@ fn keygen(dir: &Path, arguments: &[&str]) {
 }
 
 impl Keys {
-    /// Makes them, with everything old allowed; none if there is no sshd.
+    /// Generates the keys and a configuration that allows all legacy algorithms. `None` if sshd is not installed.
     pub(crate) fn new() -> Option<Self> {
         if !Path::new(SSHD).exists() {
             eprintln!("SKIPPED: no {SSHD}");
@@ -119,7 +119,7 @@ impl Keys {
             .any(|known| known.key_data() == key.key_data())
     }
 
-    /// The key that logs in.
+    /// Path of the user's private key.
     pub(crate) fn user_key(&self) -> PathBuf {
         self.dir.path().join("user")
     }

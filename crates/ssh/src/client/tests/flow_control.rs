@@ -12,8 +12,8 @@ use crate::wire::{Reader, Writer};
 
 const WINDOW: u32 = 2 << 20;
 
-/// Counts the bytes on the channel until `total`, or until none have arrived for a minute. Grants credit by `rule`, a function
-/// of the bytes received and the bytes granted so peer.
+/// Counts the bytes on the channel until `total`, or until none have arrived for a minute. Grants credit by `rule`, a
+/// function of the bytes received and the bytes granted so peer.
 async fn consume(
     peer: &mut ServerPeer,
     id: u32,

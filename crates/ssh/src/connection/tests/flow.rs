@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
-/// Writes all that is allowed and grants 30 KB of credit, 2000 times every 300 µs, with one small write on `beside` each time.
-/// Returns the bytes in flight on `bulk` at the end.
+/// Writes all that is allowed and grants 30 KB of credit, 2000 times every 300 µs, with one small write on `beside`
+/// each time. Returns the bytes in flight on `bulk` at the end.
 fn upload(
     connection: &mut Connection,
     out: &mut Sent,

@@ -49,7 +49,8 @@ struct ModelChannel {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
-    /// No byte is lost or repeated, unread bytes stay within the window, and a reader that continues restores the window.
+    /// No byte is lost or repeated, unread bytes stay within the window, and a reader that continues restores the
+    /// window.
     #[test]
     fn flow_control_matches_the_model(ops in proptest::collection::vec(op(), 1..300)) {
         let limits = WindowLimits { initial: 100_000, max: 400_000, session_total: 1 << 30 };

@@ -1,4 +1,4 @@
-//! What a hostile or broken server sends: damage, strays, floods, bombs, nonsense.
+//! A hostile or broken server: damaged packets, messages out of order, floods, decompression bombs.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use super::*;
 use crate::wire::Writer;
 
 #[test]
-fn strict_key_exchange_refuses_strays() {
+fn strict_key_exchange_refuses_other_messages() {
     let ignore = vec![2, 0, 0, 0, 0];
     let before = ServerScript {
         before_kexinit: vec![ignore.clone()],
         ..ServerScript::default()
     };
     assert!(matches!(
-        Pair::fails(Config::default(), before.clone()),
+        Pair::run_to_error(Config::default(), before.clone()),
         Error::Protocol(_)
     ));
     for stray in [
@@ -30,11 +30,11 @@ fn strict_key_exchange_refuses_strays() {
             ..ServerScript::default()
         };
         assert!(matches!(
-            Pair::fails(Config::default(), script),
+            Pair::run_to_error(Config::default(), script),
             Error::Protocol(_)
         ));
     }
-    // Without it they are allowed, and only they.
+    // Without strict key exchange IGNORE is allowed, and nothing else.
     let lax = ServerScript {
         kex: "curve25519-sha256".to_owned(),
         before_newkeys: vec![ignore],
@@ -47,14 +47,14 @@ fn strict_key_exchange_refuses_strays() {
             ..lax.clone()
         };
         assert!(matches!(
-            Pair::fails(Config::default(), script),
+            Pair::run_to_error(Config::default(), script),
             Error::Protocol(_)
         ));
     }
 }
 
 #[test]
-fn a_bad_exchange_is_refused() {
+fn a_bad_key_exchange_is_refused() {
     let script = |change: fn(&mut ServerScript)| {
         let mut script = ServerScript::default();
         change(&mut script);
@@ -67,20 +67,20 @@ fn a_bad_exchange_is_refused() {
         script(|m| m.public = Some(Vec::new())),
         script(|m| m.public = Some(vec![7; 32])),
     ] {
-        let error = Pair::fails(Config::default(), wrong);
+        let error = Pair::run_to_error(Config::default(), wrong);
         assert!(matches!(error, Error::KexFailed(_)), "{error:?}");
     }
     let nothing = ServerScript {
         kex: String::new(),
         ..ServerScript::default()
     };
-    let error = Pair::fails(Config::default(), nothing);
+    let error = Pair::run_to_error(Config::default(), nothing);
     assert!(matches!(error, Error::NoCommonAlgorithm { .. }));
     let many = ServerScript {
         host_key: vec!["x"; 50_000].join(","),
         ..ServerScript::default()
     };
-    let error = Pair::fails(Config::default(), many);
+    let error = Pair::run_to_error(Config::default(), many);
     assert!(matches!(&error, Error::NoCommonAlgorithm { theirs, .. } if theirs.len() <= 1024));
 }
 
@@ -109,7 +109,7 @@ fn a_wrong_guess_is_skipped() {
 }
 
 #[test]
-fn messages_out_of_turn_end_the_session() {
+fn messages_out_of_order_end_the_session() {
     for payload in [&[21][..], &[31, 0], &[30], &[8], &[5, 0]] {
         let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
         pair.server.send(payload);
@@ -151,7 +151,7 @@ fn floods_end_the_session() {
 }
 
 #[test]
-fn the_servers_goodbye_is_told_and_is_the_last_event() {
+fn a_disconnect_is_reported_as_the_last_event() {
     let mut pair = Pair::authenticated(Config::default(), ServerScript::default());
     let mut payload = vec![1];
     payload.u32(11);
@@ -165,20 +165,20 @@ fn the_servers_goodbye_is_told_and_is_the_last_event() {
 }
 
 #[test]
-fn damage_ends_the_session() {
+fn a_damaged_packet_ends_the_session() {
     for cipher in Kind::Cipher.known() {
         let script = ServerScript {
             cipher,
             ..ServerScript::default()
         };
         for at in [0, 3, 4, 5, 20, 40, 60] {
-            let mut pair = Pair::authenticated(all(), script.clone());
+            let mut pair = Pair::authenticated(all_algorithms(), script.clone());
             pair.server.send(&[94; 40]);
             let mut bytes = pair.server.output();
             let at = at.min(bytes.len() - 1);
             bytes[at] ^= 0x10;
             pair.server.send_raw(&bytes);
-            // A wrong length may wait for more than there is.
+            // A damaged length may make the client wait for more bytes.
             pair.server.send_raw(&vec![0; 300_000]);
             assert!(pair.run().is_err(), "{cipher} at {at}");
             assert!(pair.events.is_empty());
@@ -187,7 +187,7 @@ fn damage_ends_the_session() {
 }
 
 #[test]
-fn lengths_are_bounded_before_anything_is_kept() {
+fn lengths_are_checked_before_bytes_are_buffered() {
     for length in [0_u32, 4, 5, 11, 13, 256 * 1024 + 4, 1 << 31, u32::MAX] {
         let mut client = Transport::new(Arc::new(Config::default()), start(), entropy());
         client.read_buffer().extend_from_slice(b"SSH-2.0-x\r\n");
@@ -226,20 +226,20 @@ fn a_compression_bomb_ends_the_session() {
         compression: "zlib@openssh.com",
         ..ServerScript::default()
     };
-    let mut pair = Pair::authenticated(all(), script);
+    let mut pair = Pair::authenticated(all_algorithms(), script);
     let bomb = vec![94; 255 * 1024];
     pair.server.send(&bomb);
     pair.run().unwrap();
     assert_eq!(pair.events.len(), 1);
-    // Twice the largest payload in one packet: only a server that means harm packs that.
+    // Twice the largest payload in one packet.
     pair.server.send(&vec![94; 600 * 1024]);
     assert!(matches!(pair.run(), Err(Error::Protocol(_))));
 }
 
 fn feed(bytes: &[u8], chunk: usize) -> usize {
     let mut client = Transport::new(Arc::new(Config::default()), start(), entropy());
-    for piece in bytes.chunks(chunk.max(1)) {
-        client.read_buffer().extend_from_slice(piece);
+    for part in bytes.chunks(chunk.max(1)) {
+        client.read_buffer().extend_from_slice(part);
         while let Ok(Some(event)) = client.poll_event(start()) {
             if let TransportEvent::HostKey(_) = event {
                 client.accept_host_key(start());
