@@ -189,7 +189,7 @@ async fn an_agent_without_a_usable_key_is_retried_slowly() -> Result<()> {
         route.auth.agent = Where::Socket(socket);
         let failure = refused(&route).await;
         assert_eq!(failure.kind, FailureKind::Agent, "{failure:?}");
-        assert_eq!(failure.verdict(), Recovery::RetrySlowly);
+        assert_eq!(failure.recovery(), Recovery::RetrySlowly);
     }
     Ok(())
 }

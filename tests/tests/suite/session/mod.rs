@@ -106,8 +106,8 @@ impl Person {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             while let Some(question) = questions.recv().await {
-                let fields = question.question.fields.len();
-                asked.lock().unwrap().push(question.question);
+                let fields = question.request.fields.len();
+                asked.lock().unwrap().push(question.request);
                 let given: Option<Vec<SecretString>> = (0..fields)
                     .map(|_| answers.pop_front().flatten().map(SecretString::from))
                     .collect();
