@@ -84,7 +84,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         tunneld_config::env::Env::from_process(),
         Arc::new(TokioPrograms),
     );
-    let mut loader = loader.asked_for(options.config_dir.is_some());
+    let mut loader = loader.dir_required(options.config_dir.is_some());
     let store = Arc::new(StateFile::open(listener.endpoint().beside("state.json")));
     let reading = async {
         let first = reload::load(&mut loader).await;

@@ -19,7 +19,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 pub use ring::Ring;
 use sink::{Sink, Writer};
 
-use tunneld_config::parse::values::log_levels;
+use tunneld_config::log_filter::check_levels;
 
 /// What is logged where nothing else was said. The SSH library repeats what hostile peers send, so it is kept short.
 pub const DEFAULT_FILTER: &str = "info,russh=error";
@@ -106,7 +106,7 @@ impl Log {
 /// # Errors
 /// What of it does not parse.
 pub fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
-    log_levels(filter).map_err(|error| anyhow::anyhow!(tunneld_proto::text::escape(&error)))?;
+    check_levels(filter).map_err(|error| anyhow::anyhow!(tunneld_proto::text::escape(&error)))?;
     EnvFilter::builder()
         .parse(filter)
         .with_context(|| format!("`{}` is no log filter", tunneld_proto::text::escape(filter)))

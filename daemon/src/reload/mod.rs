@@ -268,9 +268,9 @@ impl ReloadTask {
     /// Resolves one tunnel again, beside all else and its own dial.
     fn refresh(&self, stale: RefreshRequest, refreshing: &mut JoinSet<()>) {
         let made = self.store.made().remove(&stale.name);
-        let Some(again) = self
-            .loader
-            .again(&stale.name, made.as_ref(), Instant::now().into_std())
+        let Some(again) =
+            self.loader
+                .refresh_job(&stale.name, made.as_ref(), Instant::now().into_std())
         else {
             return;
         };

@@ -22,7 +22,7 @@ use crate::session::transport::tcp;
 use crate::session::{DialContext, Established, OpenError, Session};
 use tunneld_config::env::Env;
 use tunneld_config::model::{Route, Via};
-use tunneld_config::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
+use tunneld_config::ssh_config::tokens::{self, Keyword, ServerKey, TokenValues};
 use tunneld_platform::subprocess as command;
 
 /// The way to a host, once it is open.
@@ -267,7 +267,7 @@ impl Dial<'_> {
     fn expand(&self, template: &str) -> Result<String, Failure> {
         let route = self.route;
         let env = Env::from_process();
-        let facts = Facts {
+        let facts = TokenValues {
             env: &env,
             alias: &route.alias,
             host: &self.host,

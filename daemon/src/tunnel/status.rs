@@ -106,7 +106,7 @@ pub fn status(
         session: facts.session.clone(),
         reconnects: facts.reconnects,
         forwards,
-        notes: facts.spec.notes.clone(),
+        notes: facts.spec.status_notes(),
     }
 }
 

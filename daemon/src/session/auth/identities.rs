@@ -292,10 +292,10 @@ impl Signer<'_> {
     /// AddKeysToAgent. What fails there does not hinder the login.
     async fn give_to_agent(&self, key: &PrivateKey, path: &str) {
         let (confirm, lifetime) = match self.auth.add_keys_to_agent {
-            AddKeysToAgent::No => return,
+            AddKeysToAgent::Never => return,
             AddKeysToAgent::Ask if !self.may_add(path).await => return,
             AddKeysToAgent::Ask => (false, None),
-            AddKeysToAgent::Yes { confirm, lifetime } => (confirm, lifetime),
+            AddKeysToAgent::Always { confirm, lifetime } => (confirm, lifetime),
         };
         let (Some(mut agent), Some(encoded)) = (
             Agent::find(&self.auth.agent).await.0,

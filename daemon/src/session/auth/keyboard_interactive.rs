@@ -1,6 +1,5 @@
 //! The method `keyboard-interactive` (RFC 4256): what commands can answer they answer, the rest a person does.
 
-use regex::Regex;
 use secrecy::SecretString;
 use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_proto::text;
@@ -135,7 +134,7 @@ impl<'a> Interactive<'a> {
         let answer = auth
             .answers
             .iter()
-            .find(|answer| Regex::new(&answer.prompt).is_ok_and(|regex| regex.is_match(prompt)));
+            .find(|answer| answer.prompt.is_match(prompt));
         if let Some(answer) = answer {
             return Some(("answers", &answer.command));
         }

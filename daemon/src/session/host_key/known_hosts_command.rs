@@ -9,7 +9,7 @@ use crate::known_hosts::{self, Name};
 use tunneld_config::env::Env;
 use tunneld_config::model::Route;
 use tunneld_config::parse::values;
-use tunneld_config::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
+use tunneld_config::ssh_config::tokens::{self, Keyword, ServerKey, TokenValues};
 use tunneld_platform::subprocess as command;
 
 /// The command, and what its tokens stand for.
@@ -55,7 +55,7 @@ impl KnownHostsCommand {
 
     /// Split first, expanded then: what a token stands for is never more than one word.
     fn argv(&self, reason: &str, key: Option<&[u8]>) -> Result<Vec<String>, String> {
-        let facts = Facts {
+        let facts = TokenValues {
             env: &self.env,
             alias: &self.alias,
             host: &self.host,
@@ -77,7 +77,7 @@ impl KnownHostsCommand {
             key: &base64,
             kind: &kind,
         };
-        values::words(&self.template)?
+        values::split_words(&self.template)?
             .iter()
             .map(|word| tokens::expand(Keyword::KnownHostsCommand, word, &facts, &server))
             .collect::<Result<_, _>>()

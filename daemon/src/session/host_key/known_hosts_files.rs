@@ -235,7 +235,7 @@ mod tests {
             command: None,
             alias: None,
             hash,
-            update: UpdateHostKeys::No,
+            update: UpdateHostKeys::Never,
             algorithms: Vec::new(),
         }
     }

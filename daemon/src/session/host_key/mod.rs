@@ -188,7 +188,7 @@ impl HostKeyVerifier {
             .unwrap_or_default();
         match self.host_keys.checking {
             HostKeyChecking::AcceptNew => {}
-            HostKeyChecking::Yes => {
+            HostKeyChecking::Strict => {
                 return Err(Failure::new(
                     FailureKind::HostKeyUnknown,
                     format!("no {kind} host key is known for {} and strict_host_key_checking is yes: it shows {fingerprint}{note}", self.shown),

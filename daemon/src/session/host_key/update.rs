@@ -28,7 +28,7 @@ pub(crate) struct HostKeyUpdater {
 impl HostKeyUpdater {
     /// Whether there is anything to do for a host that was known, or met, by its plain key.
     pub(crate) fn wanted(&self) -> bool {
-        let wanted = self.host_keys.update != UpdateHostKeys::No;
+        let wanted = self.host_keys.update != UpdateHostKeys::Never;
         wanted && !self.host_keys.user_files.is_empty()
     }
 

@@ -16,7 +16,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::forward::Options;
 use crate::tunnel::machine::{Event, State};
 use tunneld_config::diff::{Change, diff};
-use tunneld_config::model::{Forward, STALE, Tunnel};
+use tunneld_config::model::{Forward, Tunnel};
 
 /// What a tunnel is told.
 #[derive(Debug)]
@@ -126,12 +126,7 @@ impl Task {
 
     /// What ssh_config says of it by now.
     pub(super) async fn take(&mut self, mut fresh: Tunnel) {
-        let kept = self
-            .spec
-            .notes
-            .iter()
-            .filter(|note| note.starts_with(STALE));
-        fresh.notes.extend(kept.cloned());
+        fresh.stale_file.clone_from(&self.spec.stale_file);
         if *self.spec == fresh {
             return;
         }

@@ -200,7 +200,7 @@ async fn a_key_is_given_to_the_agent_where_that_is_asked_for() -> Result<()> {
     let agent = Agent::start().await?;
     let mut route = route(&server);
     route.auth.agent = Where::Socket(agent.socket().to_owned());
-    route.auth.add_keys_to_agent = AddKeysToAgent::Yes {
+    route.auth.add_keys_to_agent = AddKeysToAgent::Always {
         confirm: false,
         lifetime: None,
     };
