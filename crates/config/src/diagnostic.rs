@@ -53,7 +53,7 @@ impl Diagnostic {
         self
     }
 
-    /// Joins the messages of several errors, for where there is room for one text.
+    /// Joins the messages of several errors, for places with room for one text.
     pub(crate) fn join(diagnostics: &[Self]) -> String {
         let messages: Vec<&str> = diagnostics.iter().map(|one| one.message.as_str()).collect();
         messages.join("; ")
@@ -195,7 +195,7 @@ pub fn file_fault(file: &str, message: &str, help: &str) -> ConfigFault {
 
 /// The known word that was probably meant; `None` if none is similar. Case, `-` and `_` do not count.
 pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // The edit distance is quadratic: a word of a megabyte would take for ever, and is no typing mistake.
+    // The edit distance is quadratic: a word of a megabyte would take hours, and is not a typing mistake.
     if word.len() > 64 {
         return None;
     }

@@ -125,8 +125,8 @@ fn hostname(variables: &BTreeMap<String, String>) -> String {
     variables.get("COMPUTERNAME").cloned().unwrap_or_default()
 }
 
-/// Name and home directory of a user by getpwuid_r(3), which also knows the users of LDAP and sssd, as /etc/passwd
-/// does not; `None` if there is no such user.
+/// Name and home directory of a user by getpwuid_r(3), which also knows the users of LDAP and sssd, which /etc/passwd
+/// does not list; `None` if the user does not exist.
 #[cfg(unix)]
 fn passwd_entry(uid: u32) -> Option<(String, PathBuf)> {
     use uzers::os::unix::UserExt as _;

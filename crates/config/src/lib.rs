@@ -21,6 +21,7 @@ pub mod parse;
 pub mod resolve;
 pub mod save;
 mod scan;
+mod settle;
 pub mod ssh_config;
 
 pub use conflict::overlap;

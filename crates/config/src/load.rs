@@ -16,7 +16,8 @@ use crate::layer::Layer;
 use crate::model::{DaemonConfig, Tunnel};
 use crate::parse::file::{self, NamedLayer, ParsedFile};
 use crate::resolve::route::{ResolveRequest, TunnelResolver};
-use crate::scan::{Candidate, Draft, GoodFile, KnownFile, Scan, Scanned, report, stale_candidates};
+use crate::scan::{Candidate, Draft, KnownFile, Scan, Scanned, stale_candidates};
+use crate::settle::settle_claims;
 
 /// A tunnel whose directory was read less than this long ago is not resolved again.
 const FRESH_FOR: Duration = Duration::from_secs(2);
@@ -201,17 +202,7 @@ impl Loader {
     async fn resolve(&mut self, accepted: &[Candidate], loaded: &mut Loaded) {
         let sources = Sources(accepted);
         let tunnels = sources.tunnels();
-        // Carriers are checked here, where all tunnels are known; a tunnel with a wrong one is not resolved.
-        let carried: Vec<_> = tunnels
-            .iter()
-            .map(|(_, tunnel, defaults)| {
-                let own = tunnel.layer.proxy_jump.as_ref();
-                let inherited = defaults.proxy_jump.as_ref();
-                let jump = own.or(inherited.filter(|_| tunnel.layer.proxy_command.is_none()));
-                (*tunnel, conflict::carrier(jump.map(|jump| &jump.value)))
-            })
-            .collect();
-        let mut bad_carriers = conflict::check_carriers(&carried);
+        let mut bad_carriers = bad_carriers(&tunnels);
         let requests: Vec<ResolveRequest> = tunnels
             .iter()
             .filter(|(_, tunnel, _)| !bad_carriers.contains_key(&tunnel.name))
@@ -300,13 +291,29 @@ impl Loader {
     }
 }
 
+/// A tunnel with its file and the defaults that apply to it.
+type TunnelOfFile<'a> = (&'a Candidate, &'a NamedLayer, Layer);
+
+/// Checks which tunnels carry which, now that all are known; returns an error for each with a carrier that is wrong.
+fn bad_carriers(tunnels: &[TunnelOfFile<'_>]) -> BTreeMap<String, Diagnostic> {
+    let with_carriers: Vec<_> = tunnels
+        .iter()
+        .map(|(_, tunnel, defaults)| {
+            let own = tunnel.layer.proxy_jump.as_ref();
+            let inherited = defaults.proxy_jump.as_ref();
+            let jump = own.or(inherited.filter(|_| tunnel.layer.proxy_command.is_none()));
+            (*tunnel, conflict::carrier(jump.map(|jump| &jump.value)))
+        })
+        .collect();
+    conflict::check_carriers(&with_carriers)
+}
+
 /// The files that a load uses.
 #[derive(Clone, Copy)]
 struct Sources<'a>(&'a [Candidate]);
 
 impl<'a> Sources<'a> {
-    /// Every tunnel, with its file and the defaults that apply to it.
-    fn tunnels(self) -> Vec<(&'a Candidate, &'a NamedLayer, Layer)> {
+    fn tunnels(self) -> Vec<TunnelOfFile<'a>> {
         let main = self
             .0
             .iter()
@@ -344,69 +351,6 @@ impl<'a> Sources<'a> {
         }
         let source = &file.unwrap_or(candidate).file.source;
         source.to_fault(&diagnostic)
-    }
-}
-
-/// Decides between files that claim the same tunnel name or address: unchanged files first, so that the error is
-/// reported for the file that was edited.
-fn settle_claims(
-    mut candidates: Vec<Candidate>,
-    faults: &mut Vec<ConfigFault>,
-    files: &mut BTreeMap<PathBuf, KnownFile>,
-    drafts: &mut Vec<Draft>,
-) -> Vec<Candidate> {
-    for draft in drafts.iter() {
-        // Checked against itself only: while a file has errors, what it would take from others is not final.
-        if let Err(diagnostics) = Claims::default().add(&draft.source, &draft.parsed) {
-            report(&draft.source, &diagnostics, faults);
-        }
-    }
-    candidates.sort_by_key(|candidate| !candidate.unchanged);
-    let mut claims = Claims::default();
-    let mut accepted = Vec::new();
-    for candidate in candidates {
-        let Err(diagnostics) = claims.add(&candidate.file.source, &candidate.file.parsed) else {
-            if let Some(known) = files.get_mut(&candidate.path) {
-                known.good = Some(candidate.file.clone());
-            }
-            accepted.push(candidate);
-            continue;
-        };
-        report(&candidate.file.source, &diagnostics, faults);
-        drafts.push(Draft {
-            id: candidate.id,
-            source: candidate.file.source.clone(),
-            parsed: candidate.file.parsed.clone(),
-        });
-        let last_good = files
-            .get(&candidate.path)
-            .and_then(|known| known.good.clone());
-        if let Some(file) = last_good.filter(|_| !candidate.unchanged) {
-            accepted.push(without_claimed(&mut claims, candidate, file));
-        }
-    }
-    accepted.sort_by(|a, b| a.path.cmp(&b.path));
-    accepted
-}
-
-/// The last good state of a file, without the tunnels whose name or address another file has claimed since.
-fn without_claimed(claims: &mut Claims, candidate: Candidate, mut file: GoodFile) -> Candidate {
-    let tunnels = std::mem::take(&mut file.parsed.tunnels);
-    file.parsed.daemon = None;
-    for tunnel in tunnels {
-        let alone = ParsedFile {
-            tunnels: vec![tunnel],
-            ..ParsedFile::default()
-        };
-        if claims.add(&file.source, &alone).is_ok() {
-            file.parsed.tunnels.extend(alone.tunnels);
-        }
-    }
-    Candidate {
-        file,
-        unchanged: true,
-        stale: true,
-        ..candidate
     }
 }
 

@@ -81,7 +81,7 @@ pub struct Route {
 pub enum Via {
     /// A TCP connection to the host.
     Direct,
-    /// Sessions with jump hosts, nearest first; each hop is a route of its own.
+    /// Sessions with jump hosts, nearest first; each hop has a separate route.
     Jump(Vec<Route>),
     /// The live session of another tunnel (`proxy_jump = "tunnel:NAME"`).
     Tunnel(String),

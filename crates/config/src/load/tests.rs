@@ -46,7 +46,7 @@ impl Dir {
     }
 }
 
-/// The time for a load; the lint against std's clock holds for tests too.
+/// The time for a load; tests too may not read std's clock.
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
@@ -273,7 +273,7 @@ async fn a_folder_that_disappears_keeps_its_tunnels_until_it_is_back() {
     assert_eq!(
         dir.load().await,
         Loaded::default(),
-        "a new user without a folder is no error"
+        "a new user without a folder is not an error"
     );
     let required = dir.loader().dir_required(true).load(now()).await;
     assert!(rendered(&required).contains("does not exist"));

@@ -4,4 +4,5 @@ mod expand;
 pub(crate) mod forwards;
 pub(crate) mod route;
 pub mod ssh_options;
+mod ssh_values;
 pub mod tunnel;

@@ -1,4 +1,4 @@
-//! Resolves tunnels with their jump hosts: each hop is asked about by itself and becomes a route of its own.
+//! Resolves tunnels with their jump hosts: each hop is asked about by itself and becomes a separate route.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -2,10 +2,6 @@
 //! in [`UNSUPPORTED`], which get a note. docs/ssh_config.md lists all of them.
 
 use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
-
-use tunneld_proto::duration;
 
 use crate::addr::{Destination, Endpoint, ListenAddr};
 use crate::diagnostic::Spanned;
@@ -16,6 +12,7 @@ use crate::model::{AddressFamily, Forward, UpdateHostKeys};
 use crate::parse::destination::{self, check_alias};
 use crate::parse::forward::{self, Kind};
 use crate::parse::values;
+use crate::resolve::ssh_values::{Values, unless_none, unspanned};
 use crate::ssh_config::output::EffectiveConfig;
 use crate::ssh_config::tokens::{self, Keyword, ServerKey, TokenValues};
 
@@ -133,111 +130,6 @@ pub fn read(
     Ok(options)
 }
 
-fn unspanned<T>(value: T) -> Spanned<T> {
-    Spanned { value, span: None }
-}
-
-fn unless_none(text: &str) -> Option<String> {
-    (!text.eq_ignore_ascii_case("none")).then(|| text.to_owned())
-}
-
-/// The values that ssh_config sets, by the names of tunneld's keys.
-#[derive(Clone, Copy)]
-struct Values<'a>(EffectiveConfig<'a>);
-
-impl<'a> Values<'a> {
-    /// All values of a key's keyword; `None` if ssh_config does not set it.
-    fn all(self, key: &str) -> Option<&'a [String]> {
-        let keyword = keys::ssh_g_keyword(key);
-        debug_assert!(keyword.is_some(), "{key} has no ssh_config keyword");
-        self.0.explicit(&keyword?)
-    }
-
-    /// The first value of a key's keyword; `None` if ssh_config does not set it.
-    fn first(self, key: &str) -> Option<&'a str> {
-        self.all(key)?.first().map(String::as_str)
-    }
-
-    fn flag(self, key: &str) -> Option<Spanned<bool>> {
-        let word = self.first(key)?;
-        Some(unspanned(!matches!(word, "no" | "false" | "none")))
-    }
-
-    fn text(self, key: &str) -> Option<Spanned<String>> {
-        unless_none(self.first(key)?).map(unspanned)
-    }
-
-    /// Parses the first value; an error of `parse` is reported under ssh_config's keyword.
-    fn parse<T>(
-        self,
-        key: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Result<Option<Spanned<T>>, String> {
-        let Some(text) = self.first(key) else {
-            return Ok(None);
-        };
-        let keyword = keys::ssh_g_keyword(key).unwrap_or_default();
-        parse(text)
-            .map(|value| Some(unspanned(value)))
-            .map_err(|error| format!("{keyword} {text}: {error}"))
-    }
-
-    fn number<T: FromStr>(self, key: &str) -> Result<Option<Spanned<T>>, String> {
-        let number = |text: &str| text.parse().map_err(|_| "is not a number".to_owned());
-        self.parse(key, number)
-    }
-
-    fn time(self, key: &str) -> Result<Option<Spanned<Duration>>, String> {
-        if self.first(key) == Some("none") {
-            return Ok(None);
-        }
-        self.parse(key, |text| {
-            duration::parse(text).map_err(|error| error.to_string())
-        })
-    }
-
-    /// Paths, one per line or, with `several`, also several in a line; empty for "none".
-    fn paths(self, key: &str, several: bool) -> Option<Spanned<Vec<Spanned<String>>>> {
-        let paths = self.all(key)?.iter().flat_map(|line| {
-            if several {
-                split_paths(line)
-            } else {
-                vec![line.clone()]
-            }
-        });
-        Some(unspanned(
-            paths
-                .filter(|path| !path.eq_ignore_ascii_case("none"))
-                .map(unspanned)
-                .collect(),
-        ))
-    }
-
-    /// Algorithms: `ssh -G` has already applied `+`, `-` and `^`.
-    fn algorithms(self, key: &str) -> Option<Spanned<Vec<String>>> {
-        self.first(key)
-            .map(|text| unspanned(text.split(',').map(str::to_owned).collect()))
-    }
-}
-
-/// Splits a line of paths. `ssh -G` prints them without the quotation marks around those with spaces, so a word that
-/// does not begin like a path is taken as the rest of the path before it.
-fn split_paths(line: &str) -> Vec<String> {
-    let begins_path =
-        |word: &str| word.starts_with(['/', '~', '%', '$']) || word.get(1..2) == Some(":");
-    let mut paths: Vec<String> = Vec::new();
-    for word in line.split(' ') {
-        match paths.last_mut() {
-            Some(last) if begins_path(last) && !begins_path(word) => {
-                last.push(' ');
-                last.push_str(word);
-            }
-            _ => paths.push(word.to_owned()),
-        }
-    }
-    paths
-}
-
 fn read_destination(values: Values<'_>, layer: &mut Layer) -> Result<(), String> {
     layer.user = values.text("user");
     layer.port = values.number("port")?;
@@ -250,7 +142,7 @@ fn read_destination(values: Values<'_>, layer: &mut Layer) -> Result<(), String>
     });
     layer.bind_address = values.text("bind_address");
     layer.bind_interface = values.text("bind_interface");
-    // ssh's 0 is no limit of its own, so tunneld's default applies.
+    // ssh takes 0 as no limit, so tunneld's default applies.
     layer.connect_timeout = values
         .time("connect_timeout")?
         .filter(|time| !time.value.is_zero());

@@ -64,6 +64,48 @@ pub fn query_destination(name: &str, layer: &Layer) -> Destination {
     }
 }
 
+/// Where a tunnel or jump host leads to.
+struct Target {
+    /// The host as it is written.
+    alias: String,
+    /// The host name or address to dial.
+    host: String,
+    port: u16,
+    user: String,
+}
+
+impl Target {
+    fn of(name: &str, toml: &Layer, ssh: Option<&SshOptions>, env: &Env) -> Self {
+        let written = query_destination(name, toml);
+        let ssh_layer = ssh.map(|ssh| &ssh.layer);
+        Self {
+            host: value(&toml.host_name)
+                .or_else(|| ssh.map(|ssh| ssh.host.clone()))
+                .unwrap_or_else(|| written.host.clone()),
+            port: written
+                .port
+                .or_else(|| ssh_layer.and_then(|layer| value(&layer.port)))
+                .unwrap_or(DEFAULT_PORT),
+            user: written
+                .user
+                .or_else(|| ssh_layer.and_then(|layer| value(&layer.user)))
+                .unwrap_or_else(|| env.user.clone()),
+            alias: written.host,
+        }
+    }
+
+    /// Checks the characters again although the parser did: the values may come from ssh_config, after its expansions.
+    fn unsafe_parts(&self) -> impl Iterator<Item = String> {
+        [
+            check_host(&self.alias),
+            check_host(&self.host),
+            check_user(&self.user),
+        ]
+        .into_iter()
+        .filter_map(Result::err)
+    }
+}
+
 /// Resolves a tunnel or a jump host; `ssh` is `None` if ssh_config is not read.
 ///
 /// # Errors
@@ -74,55 +116,37 @@ pub fn resolve(
     ssh: Option<&SshOptions>,
     env: &Env,
 ) -> Result<Resolved, Vec<Diagnostic>> {
-    let written = query_destination(name, toml);
     let no_layer = Layer::default();
     let ssh_layer = ssh.map_or(&no_layer, |ssh| &ssh.layer);
     let layer = merge(toml, ssh_layer);
-    let user = written
-        .user
-        .or_else(|| value(&ssh_layer.user))
-        .unwrap_or_else(|| env.user.clone());
-    let port = written
-        .port
-        .or_else(|| value(&ssh_layer.port))
-        .unwrap_or(DEFAULT_PORT);
-    let host = value(&toml.host_name)
-        .or_else(|| ssh.map(|ssh| ssh.host.clone()))
-        .unwrap_or_else(|| written.host.clone());
+    let target = Target::of(name, toml, ssh, env);
     let jump_host = last_hop(&layer);
     let mut expander = Expander {
         values: TokenValues {
             env,
-            alias: &written.host,
-            host: &host,
-            port,
-            user: &user,
+            alias: &target.alias,
+            host: &target.host,
+            port: target.port,
+            user: &target.user,
             key_alias: layer
                 .host_key_alias
                 .as_ref()
-                .map_or(&written.host, |alias| &alias.value),
+                .map_or(&target.alias, |alias| &alias.value),
             jump: &jump_host,
         },
         diagnostics: Vec::new(),
         notes: ssh.map(|ssh| ssh.notes.clone()).unwrap_or_default(),
     };
-    // Checked again although the parser did: these may come from ssh_config, after its expansions.
     let span = toml.host.as_ref().and_then(|host| host.span);
-    for checked in [
-        check_host(&written.host),
-        check_host(&host),
-        check_user(&user),
-    ] {
-        if let Err(error) = checked {
-            expander.diagnostics.push(Diagnostic::new(span, error));
-        }
+    for error in target.unsafe_parts() {
+        expander.diagnostics.push(Diagnostic::new(span, error));
     }
     let (via, hops) = via(&mut expander, &layer);
     let route = Route {
-        alias: written.host.clone(),
-        host: host.clone(),
-        port,
-        user: user.clone(),
+        alias: target.alias.clone(),
+        host: target.host.clone(),
+        port: target.port,
+        user: target.user.clone(),
         host_command: value(&layer.host_command).unwrap_or_default(),
         address_family: value(&layer.address_family).unwrap_or_default(),
         bind_address: value(&layer.bind_address),

@@ -229,7 +229,7 @@ async fn every_honoured_keyword_does_what_it_says() {
         let sets_the_default = lines.ends_with("none") || lines.ends_with("SSH_AUTH_SOCK");
         assert!(
             !as_by_default || sets_the_default,
-            "{lines}: the check holds without the line too"
+            "{lines}: the check passes without the line too"
         );
     }
 }
