@@ -36,7 +36,7 @@ impl fmt::Display for Destination {
 pub struct HostPort {
     /// A name or an address, without brackets. It is resolved on the side that connects.
     pub host: String,
-    /// The TCP port.
+    /// The TCP port; the parser refuses 0 for a target.
     pub port: u16,
 }
 
@@ -74,7 +74,7 @@ impl fmt::Display for Endpoint {
 pub enum ListenAddr {
     /// A TCP port.
     Tcp {
-        /// The addresses to bind.
+        /// The addresses to bind, on the side that listens.
         bind: BindAddr,
         /// The port; 0 for any free one.
         port: u16,

@@ -77,6 +77,7 @@ impl Claims {
         if diagnostics.is_empty() {
             return Ok(());
         }
+        // Undone, so that a refused file does not hold names and ports that the next file may claim.
         self.listeners.truncate(listeners_before);
         for name in names {
             self.names.remove(&name);

@@ -19,7 +19,7 @@ pub struct Span {
 /// A value and where it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spanned<T> {
-    /// The value.
+    /// The value, checked by its key's grammar.
     pub value: T,
     /// Where it is written; `None` if it came as JSON or from ssh_config.
     pub span: Option<Span>,
@@ -30,14 +30,14 @@ pub struct Spanned<T> {
 pub struct Diagnostic {
     /// Where it is; `None` if it has no place in a file.
     pub span: Option<Span>,
-    /// What is wrong.
+    /// What is wrong, under the key's name if it is about one.
     pub message: String,
     /// What the user can do about it; `None` if the message says it.
     pub help: Option<String>,
 }
 
 impl Diagnostic {
-    /// An error without help.
+    /// An error without help, which [`Diagnostic::help`] can add.
     pub fn new(span: Option<Span>, message: impl Into<String>) -> Self {
         Self {
             span,
@@ -90,7 +90,7 @@ impl Source {
         &self.name
     }
 
-    /// The file's text.
+    /// The file's text, as it was parsed.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -167,6 +167,7 @@ impl Source {
             .map_or(1, |marked| {
                 marked.lines().next().unwrap_or_default().chars().count()
             })
+            // Never longer than the excerpt: the span may cover many lines.
             .clamp(1, shown.chars().count().saturating_sub(before).max(1));
         let number = line.to_string();
         let pad = " ".repeat(number.len());
@@ -214,6 +215,7 @@ pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) ->
                 },
             )
         })
+        // About one wrong letter in four: more would suggest words that are only of a similar length.
         .filter(|(candidate, distance)| *distance <= 1 + candidate.len() / 4)
         .min_by_key(|(_, distance)| *distance)
         .map(|(candidate, _)| candidate)

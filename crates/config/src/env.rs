@@ -13,7 +13,7 @@ pub struct Env {
     /// The home directory of the user database, in which ssh looks for its files whatever `$HOME` is; `None` if the
     /// system has no entry for the user.
     pub passwd_home: Option<PathBuf>,
-    /// The user's name.
+    /// The user's name: of the user database, else `$USER`, else the user id.
     pub user: String,
     /// The effective user id; 0 on systems without one.
     pub uid: u32,

@@ -14,20 +14,20 @@ use crate::model::{
 pub enum SshConfigSource {
     /// The user's and the system's, as ssh reads them.
     Usual,
-    /// No file.
+    /// No file: only the TOML counts.
     Nothing,
     /// Only this file, its tilde not yet expanded.
     File(String),
 }
 
-/// The key `proxy_jump`.
+/// What the session is reached over: the key `proxy_jump`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Jump {
     /// No jump host, not even ssh_config's.
     None,
-    /// Another tunnel's session.
+    /// The session of another tunnel, by its name.
     Tunnel(String),
-    /// Jump hosts, nearest first.
+    /// Jump hosts, nearest first, 1 to 8.
     Hops(Vec<Destination>),
 }
 

@@ -29,9 +29,9 @@ const MAIN_FILE: &str = "tunneld.toml";
 pub struct Loaded {
     /// The tunnels, sorted by name; those of a file with errors in their last good state.
     pub tunnels: Vec<Tunnel>,
-    /// `[daemon]`, or its defaults.
+    /// `[daemon]`, or its defaults if no file has it.
     pub daemon: DaemonConfig,
-    /// Every error.
+    /// Every error of every file.
     pub faults: Vec<ConfigFault>,
     /// What the user should know about the configuration as a whole.
     pub notes: Vec<String>,
@@ -139,6 +139,7 @@ impl Loader {
             ..Loaded::default()
         };
         let accepted = settle_claims(candidates, &mut loaded.faults, &mut self.files, &mut drafts);
+        // `Claims` lets only one file have it.
         loaded.daemon = accepted
             .iter()
             .find_map(|candidate| candidate.file.parsed.daemon.as_ref())
@@ -148,6 +149,7 @@ impl Loader {
         self.resolve(&accepted, &mut loaded).await;
         self.check_drafts(drafts, &mut loaded).await;
         loaded.tunnels.sort_by(|a, b| a.name.cmp(&b.name));
+        // Tunnels in their last good state are kept too, for as long as their file has errors.
         self.last = loaded
             .tunnels
             .iter()

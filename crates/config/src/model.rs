@@ -23,9 +23,9 @@ pub struct Tunnel {
     pub route: Route,
     /// The forwards, in the configuration's order.
     pub forwards: Vec<Forward>,
-    /// How forwards behave.
+    /// How the forwards behave: options that all of them share.
     pub forwarding: Forwarding,
-    /// When the tunnel runs.
+    /// When the tunnel runs and waits.
     pub life: Lifecycle,
 }
 
@@ -50,7 +50,7 @@ pub struct Route {
     pub alias: String,
     /// The host name or address to dial.
     pub host: String,
-    /// The SSH port.
+    /// The SSH port to dial, 1 to 65535.
     pub port: u16,
     /// The user to log in as.
     pub user: String,
@@ -66,11 +66,11 @@ pub struct Route {
     pub connect_timeout: Duration,
     /// What carries the connection to the SSH port.
     pub via: Via,
-    /// How to log in.
+    /// The identities and methods to log in with.
     pub auth: Auth,
     /// Which host keys are trusted.
     pub host_keys: HostKeys,
-    /// Which algorithms are offered.
+    /// Which algorithms are offered in the key exchange.
     pub crypto: Crypto,
     /// How a dead peer is detected, and how long to wait before the next attempt.
     pub liveness: Liveness,
@@ -89,19 +89,19 @@ pub enum Via {
     Command(String),
 }
 
-/// ssh_config's AddressFamily.
+/// ssh_config's AddressFamily: which addresses of a host are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AddressFamily {
-    /// IPv4 and IPv6.
+    /// IPv4 and IPv6 addresses.
     #[default]
     Any,
-    /// IPv4 only.
+    /// IPv4 addresses only.
     Inet,
-    /// IPv6 only.
+    /// IPv6 addresses only.
     Inet6,
 }
 
-/// How to log in.
+/// The identities and methods to log in with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Auth {
     /// Key files, tilde and tokens expanded; ssh's defaults if the configuration has none.
@@ -130,10 +130,10 @@ pub struct Auth {
     pub add_keys_to_agent: AddKeysToAgent,
 }
 
-/// ssh_config's AddKeysToAgent.
+/// ssh_config's AddKeysToAgent: whether a key that was decrypted is added to the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AddKeysToAgent {
-    /// Keys are not added.
+    /// No key is added.
     #[default]
     Never,
     /// A key is added if the user confirms it.
@@ -147,7 +147,7 @@ pub enum AddKeysToAgent {
     },
 }
 
-/// One of `answers`.
+/// One of `answers`: a command for the prompts that match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// Searched in the text of the prompt.
@@ -183,7 +183,7 @@ impl PartialEq for PromptPattern {
 
 impl Eq for PromptPattern {}
 
-/// ssh_config's IdentityAgent.
+/// ssh_config's IdentityAgent: where the socket of the SSH agent is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Agent {
     /// The socket in `$SSH_AUTH_SOCK`, looked up at each dial.
@@ -222,9 +222,9 @@ pub struct HostKeys {
 /// ssh_config's StrictHostKeyChecking: what happens with an unknown key. A changed key is always refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostKeyChecking {
-    /// The user is asked.
+    /// The user is asked whether to trust it.
     Ask,
-    /// It is refused.
+    /// It is refused, without asking.
     Strict,
     /// It is trusted and saved.
     AcceptNew,
@@ -233,7 +233,7 @@ pub enum HostKeyChecking {
 /// ssh_config's UpdateHostKeys: whether further keys that the server proves it has are saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpdateHostKeys {
-    /// They are ignored.
+    /// They are ignored, not saved.
     Never,
     /// They are saved without asking.
     Always,
@@ -252,7 +252,7 @@ pub struct Crypto {
     pub kex: Vec<String>,
     /// Whether zlib@openssh.com is offered.
     pub compression: bool,
-    /// RekeyLimit.
+    /// When new session keys are agreed on (RekeyLimit).
     pub rekey: Rekey,
 }
 
@@ -280,24 +280,24 @@ pub struct Liveness {
     pub backoff_max: Duration,
 }
 
-/// One forward.
+/// One forward: a listener on one side and its target on the other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Forward {
-    /// `ssh -L`.
+    /// From this machine to the server (`ssh -L`).
     Local {
         /// Where it listens, on this machine.
         listen: ListenAddr,
         /// What the server connects to.
         to: Endpoint,
     },
-    /// `ssh -R`.
+    /// From the server to this machine (`ssh -R`).
     Remote {
         /// Where it listens, on the server.
         listen: ListenAddr,
         /// What this machine connects to; `None` for reverse SOCKS, where the client names the target.
         to: Option<Endpoint>,
     },
-    /// `ssh -D`.
+    /// A SOCKS proxy on this machine (`ssh -D`).
     Dynamic {
         /// Where the SOCKS proxy listens, on this machine.
         listen: ListenAddr,
@@ -332,7 +332,7 @@ pub struct Forwarding {
     pub permit_remote_open: Vec<String>,
 }
 
-/// When a tunnel runs.
+/// When a tunnel runs and what it does while it waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lifecycle {
     /// Whether it starts with the daemon.
@@ -343,7 +343,7 @@ pub struct Lifecycle {
     pub on_needs_input: Vec<String>,
 }
 
-/// `[daemon]`.
+/// `[daemon]`: settings of the daemon as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DaemonConfig {
     /// The log filter, in the grammar of `log_filter`; `None` for the daemon's default.

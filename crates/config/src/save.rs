@@ -57,6 +57,7 @@ pub fn save(dir: &Path, name: &str, keys: &Json) -> Result<Saved, ConfigFault> {
             "create the folder, or choose another one with --config-dir",
         )
     })?;
+    // The text, not the loader's last good state: comments and order must stay.
     let path = defining_file(dir, name).unwrap_or_else(|| dir.join(format!("{name}.toml")));
     let before = match std::fs::read_to_string(&path) {
         Ok(text) => Some(text),

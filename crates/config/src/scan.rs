@@ -106,6 +106,7 @@ impl Scan {
     pub fn run(mut self) -> Scanned {
         match self.list() {
             Ok(paths) => {
+                // A removed file takes its tunnels with it.
                 self.files.retain(|path, _| paths.contains(path));
                 for path in paths {
                     self.read(path);
@@ -149,6 +150,7 @@ impl Scan {
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| is_config(path))
             .collect();
+        // Sorted, so that each reading accepts the same files and reports in the same order.
         paths.sort();
         if paths.len() > MAX_FILES {
             let message = format!(
@@ -188,6 +190,7 @@ impl Scan {
             }
         };
         let hash = hash(&text);
+        // Compared by content, not by time: an editor may write a file without changing it, or twice in one second.
         if known.good.as_ref().is_some_and(|good| good.hash == hash) {
             self.candidates.extend(last_good(&path, known, false));
             return;

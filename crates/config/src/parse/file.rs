@@ -23,7 +23,7 @@ pub const MAX_TUNNELS: usize = 1_024;
 /// Why a file or folder cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
-    /// What is wrong.
+    /// What is wrong, to follow the path in a message.
     pub message: String,
     /// What the user can do about it.
     pub help: String,
@@ -41,6 +41,7 @@ fn unreadable<T>(message: impl Into<String>, help: impl Into<String>) -> Result<
 /// # Errors
 /// The file is not a regular file, too large, writable by others, not UTF-8, contains a NUL, or cannot be read.
 pub fn read_text(path: &Path, env: &Env) -> Result<Option<String>, Unreadable> {
+    // Opened before its owner and mode are read, and these from the open file: it cannot be exchanged in between.
     let file = match open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_symlink() => {
@@ -74,6 +75,7 @@ pub fn read_text(path: &Path, env: &Env) -> Result<Option<String>, Unreadable> {
     }
     check_owner_and_mode(path, &metadata, env)?;
     let mut bytes = Vec::new();
+    // One byte more than allowed, to notice a larger file without reading it all: it may grow while it is read.
     if let Err(error) = file.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes) {
         return unreadable(format!("cannot be read: {error}"), "run: tunnelctl reload");
     }
@@ -165,6 +167,7 @@ pub fn check_folder(dir: &Path, env: &Env) -> Result<(), Unreadable> {
     let home = env.home.canonicalize().unwrap_or_else(|_| env.home.clone());
     for folder in real.ancestors() {
         let inside_home = folder.starts_with(&home);
+        // Above the home (or a directory outside it, such as /etc/tunneld) the system is trusted.
         if folder != real && !inside_home {
             break;
         }
@@ -181,10 +184,10 @@ pub fn check_folder(dir: &Path, env: &Env) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// One `[tunnel.NAME]`.
+/// One `[tunnel.NAME]`, parsed but not resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedLayer {
-    /// The tunnel's name.
+    /// The tunnel's name, checked.
     pub name: String,
     /// Where the name is written; `None` if the tunnel came as JSON.
     pub span: Option<Span>,

@@ -14,11 +14,11 @@ pub const MAX_SOCKET_PATH: usize = 107;
 /// The kind of a forward, which decides its grammar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// `-L`, LocalForward.
+    /// `ssh -L`, LocalForward, `local_forward`.
     Local,
-    /// `-R`, RemoteForward.
+    /// `ssh -R`, RemoteForward, `remote_forward`.
     Remote,
-    /// `-D`, DynamicForward.
+    /// `ssh -D`, DynamicForward, `dynamic_forward`.
     Dynamic,
 }
 

@@ -45,7 +45,6 @@ impl<'e, 'd> Table<'e, 'd> {
         Table::new(title, known_keys.iter().copied(), entries, self.diagnostics)
     }
 
-    /// Reports an error.
     pub(crate) fn report(&mut self, diagnostic: Diagnostic) {
         self.diagnostics.push(diagnostic);
     }
@@ -60,6 +59,7 @@ impl<'e, 'd> Table<'e, 'd> {
 
     /// Takes an entry out; `None` if the table does not have it or it was taken before.
     pub(crate) fn entry(&mut self, key: &'static str) -> Option<&'e Entry> {
+        // A key that is read and not in the list would never be suggested.
         debug_assert!(
             self.known_keys.contains(&key),
             "{key} is not among the known keys of {}",
@@ -303,6 +303,7 @@ pub(crate) fn integer(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, V
     let number = match &node.value {
         Value::Integer(number) => *number,
         Value::String(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+            // Digits only, so the one error is a number beyond 64 bits.
             text.parse().unwrap_or(i64::MAX)
         }
         Value::String(text) => return Err(format!("expected {wanted}, found \"{text}\"").into()),

@@ -7,7 +7,7 @@ use crate::diagnostic::{Diagnostic, Span};
 /// A value and where it is written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// The value.
+    /// The value, with its children.
     pub value: Value,
     /// Where it is written; `None` in JSON.
     pub span: Option<Span>,
@@ -16,15 +16,15 @@ pub struct Node {
 /// The types of values that TOML and JSON have.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// `true` or `false`.
+    /// The literal `true` or `false`.
     Bool(bool),
     /// An integer of 64 bits.
     Integer(i64),
     /// A type that no key accepts (a larger integer, a float, a date, null), as its name with an article.
     Other(&'static str),
-    /// A string.
+    /// A string, escapes resolved.
     String(String),
-    /// An array.
+    /// An array, whose items may differ in type.
     Array(Vec<Node>),
     /// A table, in the order it is written.
     Table(Vec<Entry>),
@@ -33,11 +33,11 @@ pub enum Value {
 /// A key and its value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// The key.
+    /// The key, without quotes.
     pub key: String,
     /// Where the key is written; `None` in JSON.
     pub span: Option<Span>,
-    /// The value.
+    /// The value of the key.
     pub node: Node,
 }
 

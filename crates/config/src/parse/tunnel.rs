@@ -20,19 +20,17 @@ const DAY: Duration = Duration::from_secs(86_400);
 const SECOND: Duration = Duration::from_secs(1);
 /// The shortest delay between attempts: with less, a server that refuses would be flooded.
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
-/// The range of `max_concurrent_connects`.
+/// The range of `[daemon] max_concurrent_connects`.
 pub(crate) const CONCURRENT_CONNECTS: RangeInclusive<i64> = 1..=1_024;
 /// The longest chain of `proxy_jump`.
 const MAX_HOPS: usize = 8;
 /// The longest `description`, in bytes.
 const MAX_DESCRIPTION: usize = 1_024;
 
-/// Which table is read.
+/// Which table is read: `[defaults]` may not have every key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TableKind {
-    /// `[tunnel.NAME]`.
     Tunnel,
-    /// `[defaults]`.
     Defaults,
 }
 

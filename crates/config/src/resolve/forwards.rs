@@ -34,6 +34,7 @@ pub(crate) fn resolve(expander: &mut Expander<'_>, toml: &Layer, ssh: &Layer) ->
         let Some(forward) = resolver.forward(written) else {
             continue;
         };
+        // The same forward in both is one forward, not a conflict.
         if !forwards.contains(&forward) {
             resolver.note_ephemeral_port(&forward);
             forwards.push(forward);

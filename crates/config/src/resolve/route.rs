@@ -27,7 +27,7 @@ const MAX_CONCURRENT: usize = 8;
 /// A host that no file mentions: what `ssh -G` prints about it is what the files say about all hosts.
 const UNMENTIONED_HOST: &str = "tunneld.invalid";
 
-/// A tunnel to resolve.
+/// A tunnel to resolve, with the layers that it is made of.
 #[derive(Debug, Clone)]
 pub(crate) struct ResolveRequest {
     pub(crate) name: String,
@@ -88,6 +88,7 @@ impl<'a> TunnelResolver<'a> {
                 let result = self.tunnel(&request).await;
                 (request.name, result)
             })
+            // A hanging `ssh -G` delays the tunnels that wait for its answer, not the others.
             .buffer_unordered(MAX_CONCURRENT)
             .collect()
             .await;
@@ -172,6 +173,18 @@ impl<'a> TunnelResolver<'a> {
         })
     }
 
+    /// The files that ssh reads for this setting; `None` if ssh_config is not read.
+    fn files(&self, source: Option<&SshConfigSource>) -> Result<Option<ConfigFiles>, String> {
+        Ok(match source {
+            Some(SshConfigSource::Nothing) => None,
+            Some(SshConfigSource::File(path)) => {
+                let path = tokens::tilde(path, self.env).map_err(|error| error.to_string())?;
+                Some(ConfigFiles::Only(PathBuf::from(path)))
+            }
+            Some(SshConfigSource::Usual) | None => Some(ConfigFiles::Usual),
+        })
+    }
+
     /// What ssh_config says about a destination, reached over `jump` if that is given; `None` if it is not read.
     async fn ssh_options(
         &self,
@@ -181,13 +194,9 @@ impl<'a> TunnelResolver<'a> {
     ) -> Result<Option<SshOptions>, Vec<Diagnostic>> {
         let span = layer.ssh_config.as_ref().and_then(|source| source.span);
         let error = |message: String| vec![Diagnostic::new(span, format!("ssh_config: {message}"))];
-        let files = match layer.ssh_config.as_ref().map(|source| &source.value) {
-            Some(SshConfigSource::Nothing) => return Ok(None),
-            Some(SshConfigSource::File(path)) => {
-                let path = tokens::tilde(path, self.env).map_err(|why| error(why.to_string()))?;
-                ConfigFiles::Only(PathBuf::from(path))
-            }
-            Some(SshConfigSource::Usual) | None => ConfigFiles::Usual,
+        let source = layer.ssh_config.as_ref().map(|source| &source.value);
+        let Some(files) = self.files(source).map_err(error)? else {
+            return Ok(None);
         };
         let Some(ssh) = &self.ssh else {
             return without_ssh(&files).map_err(error);
@@ -200,6 +209,7 @@ impl<'a> TunnelResolver<'a> {
         match ssh.ask(&query).await {
             Ok(text) => {
                 let host = SshGOutput::parse(&text);
+                // Cached by `SshG`: asked once per load, not once per tunnel.
                 let built_in = self
                     .baseline(&ConfigFiles::Nothing)
                     .await
@@ -336,6 +346,7 @@ impl JumpChain<'_, '_> {
             host: hop.host.clone(),
             ..SshOptions::default()
         });
+        // A jump host's own forwards belong to a session with it, not to one through it.
         ssh.layer = Layer {
             local_forward: None,
             remote_forward: None,

@@ -21,7 +21,7 @@ use crate::ssh_config::tokens::{self, Keyword, ServerKey, TokenValues};
 pub struct SshOptions {
     /// The host name to dial.
     pub host: String,
-    /// Its keywords, as keys.
+    /// Its keywords, as the keys with the same meaning.
     pub layer: Layer,
     /// What it asks for and tunneld does not support.
     pub notes: Vec<String>,

@@ -42,9 +42,9 @@ pub struct Resolved {
     pub hops: Vec<Destination>,
     /// The forwards, in the configuration's order.
     pub forwards: Vec<Forward>,
-    /// How forwards behave.
+    /// How the forwards behave: options that all of them share.
     pub forwarding: Forwarding,
-    /// When the tunnel runs.
+    /// When the tunnel runs and waits.
     pub life: Lifecycle,
     /// What the user should know.
     pub notes: Vec<String>,
@@ -141,23 +141,8 @@ pub fn resolve(
     for error in target.unsafe_parts() {
         expander.diagnostics.push(Diagnostic::new(span, error));
     }
-    let (via, hops) = via(&mut expander, &layer);
-    let route = Route {
-        alias: target.alias.clone(),
-        host: target.host.clone(),
-        port: target.port,
-        user: target.user.clone(),
-        host_command: value(&layer.host_command).unwrap_or_default(),
-        address_family: value(&layer.address_family).unwrap_or_default(),
-        bind_address: value(&layer.bind_address),
-        bind_interface: value(&layer.bind_interface),
-        connect_timeout: value(&layer.connect_timeout).unwrap_or(DEFAULT_CONNECT_TIMEOUT),
-        via,
-        auth: auth(&mut expander, &layer),
-        host_keys: host_keys(&mut expander, &layer),
-        crypto: crypto(&layer),
-        liveness: liveness(&mut expander, &layer),
-    };
+    let (route, hops) = route(&mut expander, &layer, &target);
+    // Not from the merged layer, as the forwards of both are added up.
     let forwards = forwards::resolve(&mut expander, toml, ssh_layer);
     if expander.diagnostics.is_empty() {
         Ok(Resolved {
@@ -171,6 +156,28 @@ pub fn resolve(
     } else {
         Err(expander.diagnostics)
     }
+}
+
+/// Makes the route, and the jump hosts that are still to be resolved.
+fn route(expander: &mut Expander<'_>, layer: &Layer, target: &Target) -> (Route, Vec<Destination>) {
+    let (via, hops) = via(expander, layer);
+    let route = Route {
+        alias: target.alias.clone(),
+        host: target.host.clone(),
+        port: target.port,
+        user: target.user.clone(),
+        host_command: value(&layer.host_command).unwrap_or_default(),
+        address_family: value(&layer.address_family).unwrap_or_default(),
+        bind_address: value(&layer.bind_address),
+        bind_interface: value(&layer.bind_interface),
+        connect_timeout: value(&layer.connect_timeout).unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+        via,
+        auth: auth(expander, layer),
+        host_keys: host_keys(expander, layer),
+        crypto: crypto(layer),
+        liveness: liveness(expander, layer),
+    };
+    (route, hops)
 }
 
 /// The upper layer over the lower one. If the upper sets `proxy_jump` or `proxy_command`, it replaces both of the

@@ -41,21 +41,21 @@ pub enum QueryError {
     UnsafeDestination(String),
 }
 
-/// Which files ssh reads.
+/// Which files ssh reads, by its option `-F`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ConfigFiles {
-    /// `~/.ssh/config` and the system's.
+    /// `~/.ssh/config` and the system's: no `-F`.
     Usual,
-    /// Only this file.
+    /// Only this file: `-F PATH`.
     Only(PathBuf),
-    /// No file.
+    /// No file: `-F none`.
     Nothing,
 }
 
 /// One question for `ssh -G`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SshGQuery {
-    /// Which files are read.
+    /// Which files are read for the answer.
     pub files: ConfigFiles,
     /// The destination that is asked about.
     pub destination: Destination,
@@ -181,6 +181,7 @@ fn arguments(query: &SshGQuery) -> Vec<OsString> {
     if let Some(user) = &destination.user {
         arguments.extend(["-l".into(), user.into()]);
     }
+    // After `--` a host cannot be taken for an option.
     arguments.extend(["--".into(), OsString::from(&destination.host)]);
     arguments
 }

@@ -28,7 +28,7 @@ pub struct TokenValues<'a> {
     pub alias: &'a str,
     /// `%h`: the host name or address that is dialled.
     pub host: &'a str,
-    /// `%p`: the SSH port.
+    /// `%p`: the SSH port to dial.
     pub port: u16,
     /// `%r`: the user to log in as.
     pub user: &'a str,
@@ -62,13 +62,13 @@ pub enum ExpandError {
     /// A percent sign at the end.
     #[error("the text ends with a single `%`; write `%%` for a percent sign")]
     Incomplete,
-    /// `${` without `}`.
+    /// A `${` without the closing `}`.
     #[error("`${{` is not closed")]
     Unclosed,
     /// A variable that is not set.
     #[error("the environment variable {0} is not set")]
     NoVariable(String),
-    /// Another user's home.
+    /// The home of another user, which is not looked up.
     #[error("`~{0}` is another user's home; write its path instead")]
     OtherHome(String),
 }
