@@ -53,7 +53,7 @@ pub async fn run(
     }
     let dir = paths::config_dir(config_dir)?;
     let loader = Loader::new(dir, Env::from_process(), Arc::new(TokioPrograms));
-    let loaded = load(&mut loader.asked_for(config_dir.is_some())).await;
+    let loaded = load(&mut loader.dir_required(config_dir.is_some())).await;
     let tunnels = loaded.tunnels.len();
     let forwards = loaded
         .tunnels

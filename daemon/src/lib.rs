@@ -12,6 +12,7 @@ mod daemon;
 pub mod dynamic;
 pub mod failure;
 pub mod forward;
+mod happy_eyeballs;
 mod hooks;
 pub mod log;
 pub mod paths;
@@ -147,7 +148,7 @@ impl FirstReading {
             tunneld_config::env::Env::from_process(),
             Arc::new(TokioPrograms),
         );
-        let mut loader = loader.asked_for(explicit_dir);
+        let mut loader = loader.dir_required(explicit_dir);
         let loaded = reload::load(&mut loader).await;
         let ad_hoc = reload::restore_ad_hoc(state_file, &loader, &[]).await;
         Self {

@@ -1,17 +1,46 @@
-//! Where things listen and lead to.
+//! Addresses: SSH destinations, and where forwards listen and connect to.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// A host as it was written, resolved by whoever dials, and a port.
+/// A destination as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// The user; `None` if not given.
+    pub user: Option<String>,
+    /// The host name, address or alias, without brackets.
+    pub host: String,
+    /// The port, 1 to 65535; `None` if not given.
+    pub port: Option<u16>,
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(user) = &self.user {
+            write!(f, "{user}@")?;
+        }
+        if self.host.contains(':') {
+            write!(f, "[{}]", self.host)?;
+        } else {
+            f.write_str(&self.host)?;
+        }
+        match self.port {
+            Some(port) => write!(f, ":{port}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A host name or address, not resolved, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPort {
-    /// A name or an address, without brackets.
+    /// A name or an address, without brackets. It is resolved on the side that connects.
     pub host: String,
-    /// The port.
+    /// The TCP port; the parser refuses 0 for a target.
     pub port: u16,
 }
 
+/// `host:port`, with brackets around an IPv6 address.
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
@@ -22,12 +51,12 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// One end of a forward.
+/// The target of a forward.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// A TCP port on a host.
     Tcp(HostPort),
-    /// A Unix socket.
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
@@ -40,28 +69,28 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Where a forward listens, on this side or the far one.
+/// Where a forward listens, on this machine or on the server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ListenAddr {
-    /// A TCP port, 0 for any.
+    /// A TCP port.
     Tcp {
-        /// The addresses.
+        /// The addresses to bind, on the side that listens.
         bind: BindAddr,
-        /// The port.
+        /// The port; 0 for any free one.
         port: u16,
     },
-    /// A Unix socket.
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
-/// The addresses a TCP listener takes.
+/// The addresses that a TCP listener binds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum BindAddr {
-    /// 127.0.0.1 and ::1, as ssh binds where no address is given.
+    /// 127.0.0.1 and ::1, as ssh binds if no address is given.
     Loopback,
     /// Every address (`*`, or `gateway_ports` without an address).
     Any,
-    /// The address or name that was written.
+    /// The address or name from the configuration.
     Host(String),
 }
 

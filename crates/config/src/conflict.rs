@@ -1,124 +1,149 @@
-//! What two tunnels, or two forwards of one, cannot both have: a name, a listener, each other as their carrier.
+//! What two tunnels, or two forwards of one tunnel, cannot both have: a name, a listening address, each other as the
+//! carrier.
 
 use std::collections::BTreeMap;
 
-use crate::addr::{BindAddr, Endpoint, ListenAddr};
-use crate::diagnostic::{Diagnostic, Source, Span, did_you_mean};
+use crate::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
+use crate::diagnostic::{Diagnostic, Source, did_you_mean};
 use crate::layer::Jump;
 use crate::model::Forward;
-use crate::parse::file::{Named, Parsed};
-use crate::resolve::forwards::shown;
+use crate::parse::file::{NamedLayer, ParsedFile};
 
-/// What the files taken so far lay claim to.
+/// The longest chain of tunnels that carry each other.
+const MAX_CARRIERS: usize = 8;
+
+/// The names and addresses that the files accepted so far use.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
+    /// Per tunnel name, where it is defined.
     names: BTreeMap<String, String>,
-    listeners: Vec<Listener>,
+    listeners: Vec<ClaimedListener>,
+    /// Where `[daemon]` is defined; `None` if no file has it yet.
     daemon: Option<String>,
 }
 
 #[derive(Debug, Clone)]
-struct Listener {
-    on: ListenAddr,
+struct ClaimedListener {
+    listen: ListenAddr,
     tunnel: String,
-    what: String,
-    place: String,
+    forward: String,
+    location: String,
 }
 
 impl Claims {
-    /// Takes a file in, or tells why it cannot be: then nothing is taken.
+    /// Adds the claims of a file. If one of them is taken, none is added.
     ///
     /// # Errors
-    /// Every claim that another holds already.
-    pub(crate) fn take(&mut self, source: &Source, parsed: &Parsed) -> Result<(), Vec<Diagnostic>> {
-        let mut problems = Vec::new();
-        let held = self.listeners.len();
+    /// Every claim that is taken, and every loop between the file's own forwards.
+    pub(crate) fn add(
+        &mut self,
+        source: &Source,
+        parsed: &ParsedFile,
+    ) -> Result<(), Vec<Diagnostic>> {
+        let mut diagnostics = Vec::new();
+        let listeners_before = self.listeners.len();
         let mut names = Vec::new();
         for tunnel in &parsed.tunnels {
-            let place = placed(source, tunnel.at);
             if let Some(first) = self.names.get(&tunnel.name) {
                 let message = format!(
                     "the tunnel \"{}\" is defined twice: also at {first}",
                     tunnel.name
                 );
-                problems.push(Diagnostic::new(tunnel.at, message).help("rename one, or remove it"));
+                diagnostics
+                    .push(Diagnostic::new(tunnel.span, message).help("rename or remove one"));
             } else {
-                self.names.insert(tunnel.name.clone(), place);
+                self.names
+                    .insert(tunnel.name.clone(), source.location(tunnel.span));
                 names.push(tunnel.name.clone());
             }
-            self.listeners_of(source, tunnel, &mut problems);
-            loops(tunnel, &mut problems);
+            self.add_listeners(source, tunnel, &mut diagnostics);
+            check_loops(tunnel, &mut diagnostics);
         }
         if let Some(daemon) = &parsed.daemon {
             match &self.daemon {
-                Some(first) => problems.push(
-                    Diagnostic::new(daemon.at, format!("[daemon] stands twice: also at {first}"))
-                        .help("keep one, best in tunneld.toml"),
+                Some(first) => diagnostics.push(
+                    Diagnostic::new(
+                        daemon.span,
+                        format!("[daemon] is defined twice: also at {first}"),
+                    )
+                    .help("keep one, preferably in tunneld.toml"),
                 ),
-                None if problems.is_empty() => self.daemon = Some(placed(source, daemon.at)),
+                None if diagnostics.is_empty() => {
+                    self.daemon = Some(source.location(daemon.span));
+                }
                 None => {}
             }
         }
-        if problems.is_empty() {
+        if diagnostics.is_empty() {
             return Ok(());
         }
-        self.listeners.truncate(held);
+        // Undone, so that a refused file does not hold names and ports that the next file may claim.
+        self.listeners.truncate(listeners_before);
         for name in names {
             self.names.remove(&name);
         }
-        Err(problems)
+        Err(diagnostics)
     }
 
-    fn listeners_of(&mut self, source: &Source, tunnel: &Named, problems: &mut Vec<Diagnostic>) {
+    fn add_listeners(
+        &mut self,
+        source: &Source,
+        tunnel: &NamedLayer,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) {
         let gateway = tunnel
-            .spec
+            .layer
             .gateway_ports
             .as_ref()
             .is_some_and(|on| on.value);
-        for forward in tunnel.spec.forwards() {
+        for forward in tunnel.layer.forwards() {
             let (Forward::Local { listen, .. } | Forward::Dynamic { listen }) = &forward.value
             else {
                 continue;
             };
-            let mut on = listen.clone();
+            let mut listen = listen.clone();
             if let ListenAddr::Tcp {
                 bind: bind @ BindAddr::Loopback,
                 ..
-            } = &mut on
+            } = &mut listen
                 && gateway
             {
                 *bind = BindAddr::Any;
             }
-            let what = shown(&forward.value);
-            if let Some(other) = self.listeners.iter().find(|other| overlap(&other.on, &on)) {
+            let claimed = ClaimedListener {
+                listen,
+                tunnel: tunnel.name.clone(),
+                forward: forward.value.to_string(),
+                location: source.location(forward.span),
+            };
+            let mut others = self.listeners.iter();
+            if let Some(other) = others.find(|other| overlap(&other.listen, &claimed.listen)) {
                 let message = format!(
-                    "two forwards listen on one address: \"{what}\" of {} and \"{}\" of {}, at {}",
-                    tunnel.name, other.what, other.tunnel, other.place
+                    "two forwards listen on one address: \"{}\" of {} and \"{}\" of {}, at {}",
+                    claimed.forward, claimed.tunnel, other.forward, other.tunnel, other.location
                 );
-                problems.push(
-                    Diagnostic::new(forward.at, message).help("give one of them another port"),
+                diagnostics.push(
+                    Diagnostic::new(forward.span, message).help("change the port of one of them"),
                 );
             }
-            self.listeners.push(Listener {
-                on,
-                tunnel: tunnel.name.clone(),
-                what,
-                place: placed(source, forward.at),
-            });
+            self.listeners.push(claimed);
         }
     }
 }
 
-fn placed(source: &Source, at: Option<Span>) -> String {
-    at.map_or_else(|| source.name().to_owned(), |at| source.place(at.start))
-}
-
-/// Whether both cannot be bound at once.
+/// Whether two listeners cannot be bound at the same time. Names are compared as text, not resolved.
 pub fn overlap(a: &ListenAddr, b: &ListenAddr) -> bool {
     match (a, b) {
         (ListenAddr::Unix(a), ListenAddr::Unix(b)) => a == b,
-        (ListenAddr::Tcp { bind: a, port: p }, ListenAddr::Tcp { bind: b, port: q }) => {
-            p == q && *p != 0 && same_address(a, b)
+        (
+            ListenAddr::Tcp { bind: a, port },
+            ListenAddr::Tcp {
+                bind: b,
+                port: other,
+            },
+        ) => {
+            // Port 0 is a free port, another one for each listener.
+            port == other && *port != 0 && same_address(a, b)
         }
         _ => false,
     }
@@ -140,6 +165,7 @@ fn same_address(a: &BindAddr, b: &BindAddr) -> bool {
     }
 }
 
+/// The addresses that [`BindAddr::Loopback`] binds. 127.0.0.2 and others are addresses of their own.
 fn is_loopback(host: &str) -> bool {
     matches!(host, "127.0.0.1" | "::1") || host.eq_ignore_ascii_case("localhost")
 }
@@ -147,72 +173,67 @@ fn is_any(host: &str) -> bool {
     matches!(host, "0.0.0.0" | "::")
 }
 
-/// A connection that would come back to where it started.
-fn loops(tunnel: &Named, problems: &mut Vec<Diagnostic>) {
-    let spec = &tunnel.spec;
-    let own: Vec<(&ListenAddr, String)> = spec
-        .forwards()
-        .filter_map(|forward| match &forward.value {
-            Forward::Local { listen, .. } | Forward::Dynamic { listen } => {
-                Some((listen, shown(&forward.value)))
-            }
-            Forward::Remote { .. } => None,
-        })
-        .collect();
-    let direct = spec.proxy_jump.is_none() && spec.proxy_command.is_none();
-    if let Some(host) = spec.host.as_ref().filter(|_| direct) {
-        let port = host
-            .value
-            .port
-            .or_else(|| spec.port.as_ref().map(|port| port.value));
-        let target = endpoint(&host.value.host, port.unwrap_or(22));
-        if let Some((_, what)) = own.iter().find(|(listen, _)| reaches(&target, listen)) {
-            let message = format!("the tunnel would be reached through its own \"{what}\"");
-            problems.push(
-                Diagnostic::new(host.at, message)
-                    .help("that forward listens at the tunnel's own host and port"),
-            );
-        }
-    }
-    for remote in spec.forwards() {
+/// Reports connections that would come back to where they started, as far as the addresses show it.
+fn check_loops(tunnel: &NamedLayer, diagnostics: &mut Vec<Diagnostic>) {
+    check_own_destination(tunnel, diagnostics);
+    for remote in tunnel.layer.forwards() {
         let Forward::Remote {
-            listen: there,
-            to: Some(to),
+            listen: remote_listen,
+            to: Some(remote_to),
         } = &remote.value
         else {
             continue;
         };
-        for local in spec.forwards() {
+        for local in tunnel.layer.forwards() {
             let Forward::Local {
-                listen: here,
-                to: back,
+                listen: local_listen,
+                to: local_to,
             } = &local.value
             else {
                 continue;
             };
-            if reaches(to, here) && reaches(back, there) {
-                let message = format!(
-                    "\"{}\" and \"{}\" lead into each other",
-                    shown(&remote.value),
-                    shown(&local.value)
-                );
-                problems.push(
-                    Diagnostic::new(remote.at, message)
-                        .help("a connection to either would go round for ever"),
+            if reaches(remote_to, local_listen) && reaches(local_to, remote_listen) {
+                let message = format!("\"{}\" and \"{}\" form a loop", remote.value, local.value);
+                diagnostics.push(
+                    Diagnostic::new(remote.span, message)
+                        .help("a connection to either would be forwarded back to it for ever"),
                 );
             }
         }
     }
 }
 
-fn endpoint(host: &str, port: u16) -> Endpoint {
-    Endpoint::Tcp(crate::addr::HostPort {
-        host: host.to_owned(),
-        port,
-    })
+/// Reports a tunnel whose SSH port is one of its own listeners.
+fn check_own_destination(tunnel: &NamedLayer, diagnostics: &mut Vec<Diagnostic>) {
+    let layer = &tunnel.layer;
+    let direct = layer.proxy_jump.is_none() && layer.proxy_command.is_none();
+    let Some(host) = layer.host.as_ref().filter(|_| direct) else {
+        return;
+    };
+    let port = host
+        .value
+        .port
+        .or_else(|| layer.port.as_ref().map(|port| port.value));
+    let destination = Endpoint::Tcp(HostPort {
+        host: host.value.host.clone(),
+        port: port.unwrap_or(22),
+    });
+    let own = layer.forwards().find(|forward| match &forward.value {
+        Forward::Local { listen, .. } | Forward::Dynamic { listen } => {
+            reaches(&destination, listen)
+        }
+        Forward::Remote { .. } => false,
+    });
+    if let Some(own) = own {
+        let message = format!("the tunnel would connect through its own \"{}\"", own.value);
+        diagnostics.push(
+            Diagnostic::new(host.span, message)
+                .help("change the forward's port: it listens on the tunnel's own host and port"),
+        );
+    }
 }
 
-/// Whether a connection to `to` arrives at `listen`, as far as names tell.
+/// Whether a connection to `to` arrives at `listen`. Names are compared as text, not resolved.
 fn reaches(to: &Endpoint, listen: &ListenAddr) -> bool {
     match (to, listen) {
         (Endpoint::Unix(to), ListenAddr::Unix(listen)) => to == listen,
@@ -230,24 +251,29 @@ fn reaches(to: &Endpoint, listen: &ListenAddr) -> bool {
     }
 }
 
-/// `proxy_jump = "tunnel:NAME"`: names that there are not, and tunnels that would carry themselves.
-/// Given all tunnels with their carriers, the problem of each that has one.
-pub(crate) fn carriers(tunnels: &[(&Named, Option<&str>)]) -> BTreeMap<String, Diagnostic> {
+/// Checks `proxy_jump = "tunnel:NAME"` of all tunnels, given with their carriers: reports names that do not exist and
+/// tunnels that would carry themselves, at most one error per tunnel.
+pub(crate) fn check_carriers(
+    tunnels: &[(&NamedLayer, Option<&str>)],
+) -> BTreeMap<String, Diagnostic> {
     let carrier_of: BTreeMap<&str, Option<&str>> = tunnels
         .iter()
         .map(|(tunnel, carrier)| (tunnel.name.as_str(), *carrier))
         .collect();
-    let mut problems = BTreeMap::new();
+    let mut diagnostics = BTreeMap::new();
     for (tunnel, carrier) in tunnels {
         let Some(carrier) = carrier else { continue };
-        let at = tunnel.spec.proxy_jump.as_ref().and_then(|jump| jump.at);
+        let span = tunnel.layer.proxy_jump.as_ref().and_then(|jump| jump.span);
+        let mut report = |diagnostic| diagnostics.insert(tunnel.name.clone(), diagnostic);
         if !carrier_of.contains_key(carrier) {
-            let mut problem =
-                Diagnostic::new(at, format!("proxy_jump: there is no tunnel \"{carrier}\""));
-            if let Some(meant) = did_you_mean(carrier, carrier_of.keys().copied()) {
-                problem = problem.help(format!("did you mean \"tunnel:{meant}\"?"));
+            let mut diagnostic = Diagnostic::new(
+                span,
+                format!("proxy_jump: there is no tunnel \"{carrier}\""),
+            );
+            if let Some(name) = did_you_mean(carrier, carrier_of.keys().copied()) {
+                diagnostic = diagnostic.help(format!("did you mean \"tunnel:{name}\"?"));
             }
-            problems.insert(tunnel.name.clone(), problem);
+            report(diagnostic);
             continue;
         }
         let mut chain = vec![tunnel.name.as_str()];
@@ -259,27 +285,25 @@ pub(crate) fn carriers(tunnels: &[(&Named, Option<&str>)]) -> BTreeMap<String, D
                     "proxy_jump: the tunnel would carry itself: {}",
                     chain.join(" -> ")
                 );
-                problems.insert(
-                    tunnel.name.clone(),
-                    Diagnostic::new(at, message).help("break the circle"),
-                );
+                report(Diagnostic::new(span, message).help("change one of these proxy_jump keys"));
                 break;
             }
-            if chain.len() > 9 {
+            // Also ends at a loop that this tunnel leads into without being part of it.
+            if chain.len() > MAX_CARRIERS + 1 {
                 let message = format!(
-                    "proxy_jump: the chain has more than 8 hops: {}",
+                    "proxy_jump: the chain has more than {MAX_CARRIERS} hops: {}",
                     chain.join(" -> ")
                 );
-                problems.insert(tunnel.name.clone(), Diagnostic::new(at, message));
+                report(Diagnostic::new(span, message));
                 break;
             }
             next = carrier_of.get(name).copied().flatten();
         }
     }
-    problems
+    diagnostics
 }
 
-/// The tunnel that carries this one.
+/// The tunnel that carries the one with this `proxy_jump`; `None` if no tunnel does.
 pub(crate) fn carrier(jump: Option<&Jump>) -> Option<&str> {
     match jump {
         Some(Jump::Tunnel(name)) => Some(name),

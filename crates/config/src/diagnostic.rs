@@ -1,99 +1,107 @@
-//! What is wrong with a configuration, where, and how it is shown: `file:line:column`, the excerpt, the remedy.
+//! Errors in a configuration: what is wrong and where, and how it is shown: `file:line:column`, an excerpt, the help.
 
 use std::fmt::Write as _;
 
 use tunneld_proto::message::ConfigFault;
-
 use tunneld_proto::text;
 
-/// A stretch of bytes in one of the files that are being read.
+/// A range of bytes in one of the files of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Span {
-    /// Which file, by its place in the loader's list.
+    /// The file, by the number that the loader gave it.
     pub file: usize,
-    /// The first byte.
+    /// The offset of the first byte.
     pub start: usize,
-    /// The byte after the last.
+    /// The offset after the last byte.
     pub end: usize,
 }
 
-/// A value, and where it was written; nowhere where it came as JSON.
+/// A value and where it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct At<T> {
-    /// The value.
+pub struct Spanned<T> {
+    /// The value, checked by its key's grammar.
     pub value: T,
-    /// Where it was written.
-    pub at: Option<Span>,
+    /// Where it is written; `None` if it came as JSON or from ssh_config.
+    pub span: Option<Span>,
 }
 
-/// One thing that is wrong.
+/// One error in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Where.
-    pub at: Option<Span>,
-    /// What.
+    /// Where it is; `None` if it has no place in a file.
+    pub span: Option<Span>,
+    /// What is wrong, under the key's name if it is about one.
     pub message: String,
-    /// What to do.
+    /// What the user can do about it; `None` if the message says it.
     pub help: Option<String>,
 }
 
 impl Diagnostic {
-    /// A problem without a remedy of its own.
-    pub fn new(at: Option<Span>, message: impl Into<String>) -> Self {
+    /// An error without help, which [`Diagnostic::help`] can add.
+    pub fn new(span: Option<Span>, message: impl Into<String>) -> Self {
         Self {
-            at,
+            span,
             message: message.into(),
             help: None,
         }
     }
 
-    /// The same problem with what to do.
+    /// Adds what the user can do about it.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
+
+    /// Joins the messages of several errors, for places with room for one text.
+    pub(crate) fn join(diagnostics: &[Self]) -> String {
+        let messages: Vec<&str> = diagnostics.iter().map(|one| one.message.as_str()).collect();
+        messages.join("; ")
+    }
 }
 
-/// The text of a file, and where its lines begin.
+/// The text of a file, with the offsets of its lines.
 #[derive(Debug, Clone)]
 pub struct Source {
     name: String,
     text: String,
-    lines: Vec<usize>,
+    line_starts: Vec<usize>,
 }
 
-/// How much of a line an excerpt shows, in characters.
-const EXCERPT: usize = 120;
+/// The longest excerpt of a line, in characters.
+const MAX_EXCERPT: usize = 120;
 
 impl Source {
-    /// A file that was read.
+    /// The text of the file `name`.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         let text = text.into();
-        let lines = std::iter::once(0)
+        let line_starts = std::iter::once(0)
             .chain(text.match_indices('\n').map(|(at, _)| at + 1))
             .collect();
         Self {
             name: name.into(),
             text,
-            lines,
+            line_starts,
         }
     }
 
-    /// The file's name.
+    /// The file's name, as messages show it.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The file's text.
+    /// The file's text, as it was parsed.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Line and column of a byte, both from 1, the column in characters.
+    /// Line and column of a byte offset, both from 1; the column counts characters.
     pub fn position(&self, byte: usize) -> (usize, usize) {
-        let line = self.lines.partition_point(|start| *start <= byte).max(1);
-        let start = self.lines.get(line - 1).copied().unwrap_or(0);
+        let line = self
+            .line_starts
+            .partition_point(|start| *start <= byte)
+            .max(1);
+        let start = self.line_starts.get(line - 1).copied().unwrap_or(0);
         let column = self
             .text
             .get(start..byte)
@@ -101,34 +109,37 @@ impl Source {
         (line, column)
     }
 
-    /// `file:line:column` of a byte.
-    pub fn place(&self, byte: usize) -> String {
-        let (line, column) = self.position(byte);
+    /// `file:line:column` of a span, or the file's name without one.
+    pub fn location(&self, span: Option<Span>) -> String {
+        let Some(span) = span else {
+            return self.name.clone();
+        };
+        let (line, column) = self.position(span.start);
         format!("{}:{line}:{column}", self.name)
     }
 
-    /// The problem as it is told, printed, and sent.
-    pub fn fault(&self, problem: &Diagnostic) -> ConfigFault {
-        let place = problem.at.map(|at| self.position(at.start));
-        let message = text::escape(&problem.message);
+    /// Renders an error for the log, the terminal and the wire.
+    pub fn to_fault(&self, diagnostic: &Diagnostic) -> ConfigFault {
+        let position = diagnostic.span.map(|span| self.position(span.start));
+        let message = text::escape(&diagnostic.message);
         let mut rendered = format!("error: {message}\n --> ");
-        match (problem.at, place) {
-            (Some(at), Some((line, column))) => {
+        match (diagnostic.span, position) {
+            (Some(span), Some((line, column))) => {
                 let _ = writeln!(rendered, "{}:{line}:{column}", text::escape(&self.name));
-                self.excerpt(&mut rendered, at, line, column);
+                self.write_excerpt(&mut rendered, span, line, column);
             }
             _ => {
                 let _ = writeln!(rendered, "{}", text::escape(&self.name));
             }
         }
-        if let Some(help) = &problem.help {
+        if let Some(help) = &diagnostic.help {
             let _ = writeln!(rendered, "  = help: {}", text::escape(help));
         }
         ConfigFault {
             file: self.name.clone(),
-            line: place.map(|(line, _)| line as u64),
-            column: place.map(|(_, column)| column as u64),
-            message: match &problem.help {
+            line: position.map(|(line, _)| line as u64),
+            column: position.map(|(_, column)| column as u64),
+            message: match &diagnostic.help {
                 Some(help) => format!("{message} ({})", text::escape(help)),
                 None => message,
             },
@@ -136,25 +147,27 @@ impl Source {
         }
     }
 
-    fn excerpt(&self, out: &mut String, at: Span, line: usize, column: usize) {
-        let start = self.lines.get(line - 1).copied().unwrap_or(0);
+    /// Writes the line of the span with `^` under the span.
+    fn write_excerpt(&self, out: &mut String, span: Span, line: usize, column: usize) {
+        let start = self.line_starts.get(line - 1).copied().unwrap_or(0);
         let whole = self.text.get(start..).unwrap_or_default();
         let whole = whole.lines().next().unwrap_or_default();
-        // A window of the line that holds the place, so that a line of a megabyte shows as a line.
-        let skip = (column - 1).saturating_sub(EXCERPT / 2);
+        // Only a window around the column: a line may have a megabyte.
+        let skip = (column - 1).saturating_sub(MAX_EXCERPT / 2);
         let shown: String = whole
             .chars()
             .skip(skip)
-            .take(EXCERPT)
+            .take(MAX_EXCERPT)
             .map(printable)
             .collect();
         let before = column - 1 - skip;
         let marked = self
             .text
-            .get(at.start..at.end)
+            .get(span.start..span.end)
             .map_or(1, |marked| {
                 marked.lines().next().unwrap_or_default().chars().count()
             })
+            // Never longer than the excerpt: the span may cover many lines.
             .clamp(1, shown.chars().count().saturating_sub(before).max(1));
         let number = line.to_string();
         let pad = " ".repeat(number.len());
@@ -167,6 +180,7 @@ impl Source {
     }
 }
 
+/// One character for one, so that the `^` below still point at the right columns.
 fn printable(c: char) -> char {
     match c {
         '\t' => ' ',
@@ -175,14 +189,14 @@ fn printable(c: char) -> char {
     }
 }
 
-/// A fault of a file that could not be read at all.
-pub fn unreadable(file: &str, message: &str, help: &str) -> ConfigFault {
-    Source::new(file, "").fault(&Diagnostic::new(None, message).help(help))
+/// An error about a file or folder as a whole.
+pub fn file_fault(file: &str, message: &str, help: &str) -> ConfigFault {
+    Source::new(file, "").to_fault(&Diagnostic::new(None, message).help(help))
 }
 
-/// The known word that was probably meant.
+/// The known word that was probably meant; `None` if none is similar. Case, `-` and `_` do not count.
 pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Long words are no typing mistakes, and the distance of a megabyte takes for ever.
+    // The edit distance is quadratic: a word of a megabyte would take hours, and is not a typing mistake.
     if word.len() > 64 {
         return None;
     }
@@ -201,6 +215,7 @@ pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) ->
                 },
             )
         })
+        // About one wrong letter in four: more would suggest words that are only of a similar length.
         .filter(|(candidate, distance)| *distance <= 1 + candidate.len() / 4)
         .min_by_key(|(_, distance)| *distance)
         .map(|(candidate, _)| candidate)
@@ -211,14 +226,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_shows_place_excerpt_and_remedy() {
+    fn a_fault_shows_its_location_an_excerpt_and_the_help() {
         let source = Source::new("a.toml", "x = 1\r\nä = \"b\"  # c\n");
         let at = source.text().find("\"b\"").map(|start| Span {
             file: 0,
             start,
             end: start + 3,
         });
-        let fault = source.fault(&Diagnostic::new(at, "no b here").help("write c"));
+        let fault = source.to_fault(&Diagnostic::new(at, "no b here").help("write c"));
         assert_eq!((fault.line, fault.column), (Some(2), Some(5)));
         assert_eq!(
             fault.rendered,
@@ -227,11 +242,11 @@ mod tests {
     }
 
     #[test]
-    fn a_long_hostile_line_is_cut_and_harmless() {
+    fn a_long_line_with_control_characters_is_shortened_and_escaped() {
         let text = format!("{}\u{1b}[31mHERE{}", "x".repeat(5_000), "y".repeat(5_000));
         let source = Source::new("a.toml", text);
-        let start = source.text().find("HERE").expect("there");
-        let fault = source.fault(&Diagnostic::new(
+        let start = source.text().find("HERE").unwrap();
+        let fault = source.to_fault(&Diagnostic::new(
             Some(Span {
                 file: 0,
                 start,
@@ -242,7 +257,7 @@ mod tests {
         assert!(fault.rendered.len() < 500, "{}", fault.rendered.len());
         assert!(fault.rendered.chars().all(|c| c == '\n' || !c.is_control()));
         let lines: Vec<&str> = fault.rendered.lines().collect();
-        let marks = lines[4].find('^').expect("marked");
+        let marks = lines[4].find('^').unwrap();
         assert!(
             lines[3]
                 .chars()
@@ -253,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn near_words_are_found_and_far_ones_are_not() {
+    fn similar_words_are_suggested_and_others_are_not() {
         let known = ["host", "identity_file", "server_alive_interval"];
         assert_eq!(did_you_mean("hots", known), Some("host"));
         assert_eq!(did_you_mean("IdentityFile", known), Some("identity_file"));

@@ -7,7 +7,7 @@ use crate::model::{Auth, Crypto, HostKeys, Liveness, Route, Tunnel, Via};
 /// The difference between two configurations of one tunnel, by what it takes to apply it. Each includes those before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
-    /// No difference.
+    /// No difference: there is nothing to apply.
     Same,
     /// Applied in place: description, tags, notes, autostart, hold.
     Metadata,
@@ -21,6 +21,7 @@ pub enum Change {
 
 /// Compares two configurations of the tunnel of one name and returns the change that takes the most to apply.
 pub fn diff(old: &Tunnel, new: &Tunnel) -> Change {
+    // From the change that takes the most to the one that takes the least: the caller applies all of them.
     if !same_session(&old.route, &new.route) {
         Change::Session
     } else if old.route != new.route {

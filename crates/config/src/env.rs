@@ -1,31 +1,32 @@
-//! What the configuration's meaning depends on beside its text: the user, the home, this host, the environment.
+//! What the meaning of a configuration depends on besides its text: the user, the home, this host, the environment.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-/// This side, as tokens and defaults see it.
+/// The local user and host, for tokens and defaults.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Env {
-    /// The user's home.
+    /// The user's home directory: `$HOME`, else the one of the user database.
     pub home: PathBuf,
-    /// Where ssh looks for its files, whatever `HOME` says; none where the system does not tell.
+    /// The home directory of the user database, in which ssh looks for its files whatever `$HOME` is; `None` if the
+    /// system has no entry for the user.
     pub passwd_home: Option<PathBuf>,
-    /// The user's name.
+    /// The user's name: of the user database, else `$USER`, else the user id.
     pub user: String,
-    /// The user's number.
+    /// The effective user id; 0 on systems without one.
     pub uid: u32,
-    /// This host's name, its domain included where it is part of it.
+    /// This host's name, with its domain if the system's name includes it.
     pub hostname: String,
-    /// The program that is asked for ssh_config; none for nobody.
+    /// The program to ask for ssh_config; `None` to ask none.
     pub ssh: Option<PathBuf>,
-    /// The ports that the kernel hands out to outgoing connections.
-    pub ephemeral: Option<RangeInclusive<u16>>,
+    /// The ports that the kernel assigns to outgoing connections; `None` if the system does not say.
+    pub ephemeral_ports: Option<RangeInclusive<u16>>,
     pub(crate) variables: BTreeMap<String, String>,
 }
 
-/// Without the variables' values, which may be secrets.
+/// Without the values of variables, which may be secrets.
 impl fmt::Debug for Env {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Env")
@@ -39,31 +40,31 @@ impl fmt::Debug for Env {
 }
 
 impl Env {
-    /// This process's.
+    /// The environment of this process. Blocks: the user database may be a directory service.
     pub fn from_process() -> Self {
         let variables: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
         let uid = uid();
-        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let entry = passwd_entry(&passwd, uid);
-        let of = |name: &str| {
+        let entry = passwd_entry(uid);
+        let set = |name: &str| {
             variables
                 .get(name)
                 .filter(|value| !value.is_empty())
                 .cloned()
         };
-        let home = of(if cfg!(windows) { "USERPROFILE" } else { "HOME" })
+        let home = set(if cfg!(windows) { "USERPROFILE" } else { "HOME" })
             .map(PathBuf::from)
             .filter(|home| home.is_absolute())
             .or_else(|| entry.as_ref().map(|(_, home)| home.clone()))
             .unwrap_or_else(|| PathBuf::from("/"));
         let passwd_home = entry.as_ref().map(|(_, home)| home.clone());
+        // The database first, as ssh: `$USER` may be left over from before su or sudo.
         let user = entry
             .map(|(user, _)| user)
-            .or_else(|| of("USER"))
-            .or_else(|| of("LOGNAME"))
-            .or_else(|| of("USERNAME"))
+            .or_else(|| set("USER"))
+            .or_else(|| set("LOGNAME"))
+            .or_else(|| set("USERNAME"))
             .unwrap_or_else(|| uid.to_string());
         Self {
             home,
@@ -72,22 +73,22 @@ impl Env {
             uid,
             hostname: hostname(&variables),
             ssh: Some(PathBuf::from("ssh")),
-            ephemeral: ephemeral(),
+            ephemeral_ports: ephemeral_ports(),
             variables,
         }
     }
 
-    /// An environment variable.
+    /// The value of an environment variable; `None` if it is not set or not UTF-8.
     pub fn variable(&self, name: &str) -> Option<String> {
         self.variables.get(name).cloned()
     }
 
-    /// The host's name up to its first dot.
+    /// The host's name up to its first dot (`%L`).
     pub fn short_hostname(&self) -> &str {
         self.hostname.split('.').next().unwrap_or_default()
     }
 
-    /// A made-up user `me` (1000) on `box.example` who has `$XDG`, and no ssh.
+    /// A made-up user `me` (1000) on `box.example`, with the variable `XDG` and without ssh.
     #[cfg(any(test, feature = "testing"))]
     pub fn for_tests(home: impl Into<PathBuf>) -> Self {
         Self {
@@ -97,7 +98,7 @@ impl Env {
             uid: 1000,
             hostname: "box.example".into(),
             ssh: None,
-            ephemeral: Some(32_768..=60_999),
+            ephemeral_ports: Some(32_768..=60_999),
             variables: [("XDG".to_owned(), "/run/user/1000".to_owned())].into(),
         }
     }
@@ -124,18 +125,22 @@ fn hostname(variables: &BTreeMap<String, String>) -> String {
     variables.get("COMPUTERNAME").cloned().unwrap_or_default()
 }
 
-/// Name and home of a user in passwd(5)'s text.
-fn passwd_entry(passwd: &str, uid: u32) -> Option<(String, PathBuf)> {
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        let number: u32 = fields.nth(1)?.parse().ok()?;
-        let home = fields.nth(2)?;
-        (number == uid).then(|| (name.to_owned(), PathBuf::from(home)))
-    })
+/// Name and home directory of a user by getpwuid_r(3), which also knows the users of LDAP and sssd, which /etc/passwd
+/// does not list; `None` if the user does not exist.
+#[cfg(unix)]
+fn passwd_entry(uid: u32) -> Option<(String, PathBuf)> {
+    use uzers::os::unix::UserExt as _;
+    let user = uzers::get_user_by_uid(uid)?;
+    let name = user.name().to_str()?.to_owned();
+    Some((name, user.home_dir().to_owned()))
+}
+#[cfg(not(unix))]
+fn passwd_entry(_uid: u32) -> Option<(String, PathBuf)> {
+    None
 }
 
-fn ephemeral() -> Option<RangeInclusive<u16>> {
+/// Linux's range for ports that `bind` and `connect` choose (ip(7), `ip_local_port_range`).
+fn ephemeral_ports() -> Option<RangeInclusive<u16>> {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
     let mut words = text.split_whitespace();
     let first = words.next()?.parse().ok()?;
@@ -147,14 +152,13 @@ fn ephemeral() -> Option<RangeInclusive<u16>> {
 mod tests {
     use super::*;
 
+    #[cfg(unix)]
     #[test]
-    fn passwd_is_read_by_number() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\n\nbad\nme:x:1000:1000:,,,:/home/me:/bin/sh\n";
-        assert_eq!(
-            passwd_entry(passwd, 1000),
-            Some(("me".into(), "/home/me".into()))
-        );
-        assert_eq!(passwd_entry(passwd, 7), None);
+    fn name_and_home_come_from_the_user_database() {
+        let (name, home) = passwd_entry(0).unwrap();
+        assert_eq!(name, "root");
+        assert!(home.is_absolute(), "{home:?}");
+        assert_eq!(passwd_entry(u32::MAX - 1), None);
     }
 
     #[test]

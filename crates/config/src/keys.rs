@@ -34,10 +34,10 @@ impl Scope {
     }
 }
 
-/// One configuration key.
+/// One configuration key: everything about it that is not code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
-    /// The name in TOML.
+    /// The name in TOML, in snake_case.
     pub name: &'static str,
     /// The ssh_config keyword with the same meaning, as ssh_config(5) spells it; `None` for tunneld's own keys.
     pub keyword: Option<&'static str>,
@@ -58,7 +58,7 @@ pub struct Key {
 pub struct Section {
     /// The name of the section, which marks its table in the page.
     pub name: &'static str,
-    /// Its keys.
+    /// The keys, in the order of the page.
     pub keys: &'static [Key],
 }
 
@@ -66,7 +66,7 @@ pub struct Section {
 /// `[tunnel]` where `[defaults]` may not contain the key.
 macro_rules! sections {
     ($($section:ident { $($name:ident $keyword:tt $([$only:ident])? $scope:ident $value:literal | $default:literal $doc:literal;)* })*) => {
-        /// All keys, by section.
+        /// All keys, by section of docs/configuration.md.
         pub const SECTIONS: &[Section] = &[$(Section {
             name: stringify!($section),
             keys: &[$(Key {
@@ -138,6 +138,7 @@ sections! {
             "The signature algorithms for publickey.";
         number_of_password_prompts NumberOfPasswordPrompts DialPolicy "0 to 100" | "3"
             "How many times a password is asked for.";
+        // Another source of the same user's secret: who is logged in, and how, stays the same.
         password_command _ DialPolicy "command" | "none"
             "The first line of its output is the password.";
         passphrase_command _ DialPolicy "command" | "none"
@@ -146,6 +147,7 @@ sections! {
             "Commands that answer keyboard-interactive prompts; the first match is used.";
     }
     host_keys {
+        // The key of a live session was accepted by the old rules: a change must check it by the new ones.
         strict_host_key_checking StrictHostKeyChecking Session "ask, yes, accept-new, no" | "ask"
             "What happens with an unknown host key; no means accept-new; a changed key is always refused.";
         user_known_hosts_file UserKnownHostsFile Session "list of paths" | "`~/.ssh/known_hosts`, `~/.ssh/known_hosts2`"
@@ -178,6 +180,7 @@ sections! {
             "How much data or time passes before new session keys are agreed on.";
     }
     liveness {
+        // The SSH client takes these at the handshake and has no way to change them later, so a change reconnects.
         server_alive_interval ServerAliveInterval Session "0s to 1 year" | "15s"
             "How long the server may be silent before a keepalive is sent; 0 = never, which `status` notes.";
         server_alive_count_max ServerAliveCountMax Session "1 to 1000" | "3"
@@ -250,7 +253,7 @@ pub fn tunnel_keys() -> impl Iterator<Item = &'static Key> {
     all().filter(|key| key.scope != Scope::Daemon)
 }
 
-/// The keys of `[daemon]`.
+/// The keys of `[daemon]`, without the reserved ones.
 pub fn daemon_keys() -> impl Iterator<Item = &'static Key> {
     all().filter(|key| key.scope == Scope::Daemon)
 }

@@ -1,7 +1,11 @@
-//! tunneld's configuration: TOML files and ssh_config are read, checked, resolved to tunnels and compared.
+//! tunneld's configuration: reads TOML files and ssh_config, checks them, resolves them to tunnels and compares them.
 //!
-//! Runs on any runtime and starts no thread: the caller gives `now`, runs [`Scan::run`] where blocking is allowed,
-//! and provides [`tunneld_platform::program::RunProgram`] for `ssh -G`. The daemon's watcher decides when to read.
+//! From the text to the tunnel: `parse` makes a [`layer::Layer`] of each table, `resolve` merges the layers with what
+//! `ssh -G` prints into a [`model::Tunnel`], [`load::Loader`] does that for a directory, and [`diff()`] compares two
+//! results.
+//!
+//! The crate knows no runtime and starts no thread: the caller passes the time, runs [`Scan::run`] where blocking is
+//! allowed, and provides [`tunneld_platform::program::RunProgram`] for `ssh -G`. When to read is the daemon's decision.
 
 pub mod addr;
 pub mod conflict;
@@ -11,11 +15,13 @@ pub mod env;
 pub mod keys;
 pub mod layer;
 pub mod load;
+pub mod log_filter;
 pub mod model;
 pub mod parse;
 pub mod resolve;
 pub mod save;
 mod scan;
+mod settle;
 pub mod ssh_config;
 
 pub use conflict::overlap;

@@ -1,7 +1,8 @@
-//! The directory: every file read, each broken one standing at its last good state, all tunnels resolved.
+//! Loads the configuration directory: scans the files, replaces each that has errors by its last good state, decides
+//! between files that claim the same name or port, and resolves all tunnels.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,77 +10,72 @@ use tunneld_platform::program::RunProgram;
 use tunneld_proto::message::ConfigFault;
 
 use crate::conflict::{self, Claims};
-use crate::diagnostic::{Diagnostic, Source, unreadable};
+use crate::diagnostic::{Diagnostic, Source, file_fault};
 use crate::env::Env;
 use crate::layer::Layer;
-use crate::model::{DaemonConfig, STALE, Tunnel};
-use crate::parse::file::{self, Parsed};
+use crate::model::{DaemonConfig, Tunnel};
+use crate::parse::file::{self, NamedLayer, ParsedFile};
 use crate::resolve::route::{ResolveRequest, TunnelResolver};
-use crate::scan::{Candidate, Draft, Entry, Scan, Scanned, State, stale, tell};
+use crate::scan::{Candidate, Draft, KnownFile, Scan, Scanned, stale_candidates};
+use crate::settle::settle_claims;
 
-/// Within so long nothing is asked again.
-const JUST_NOW: Duration = Duration::from_secs(2);
-/// The file whose `[defaults]` hold for all.
+/// A tunnel whose directory was read less than this long ago is not resolved again.
+const FRESH_FOR: Duration = Duration::from_secs(2);
+/// The file whose `[defaults]` apply to all files.
 const MAIN_FILE: &str = "tunneld.toml";
 
-/// All that the directory says.
+/// The content of the directory.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Loaded {
-    /// The tunnels, sorted by name; those of a broken file in their last good state.
+    /// The tunnels, sorted by name; those of a file with errors in their last good state.
     pub tunnels: Vec<Tunnel>,
-    /// `[daemon]`.
+    /// `[daemon]`, or its defaults if no file has it.
     pub daemon: DaemonConfig,
-    /// All that is wrong.
+    /// Every error of every file.
     pub faults: Vec<ConfigFault>,
-    /// What a person should know of the configuration as a whole.
+    /// What the user should know about the configuration as a whole.
     pub notes: Vec<String>,
-    /// Whether something failed that may go well another time: ssh did not answer.
+    /// Whether something failed that may succeed later without a change of the files: `ssh -G` did not answer.
     pub try_again: bool,
 }
 
-/// Reads the directory again and again, and remembers what was good.
+/// Reads the directory again and again, and keeps the last good state of each file.
 #[derive(Debug)]
 pub struct Loader {
     dir: PathBuf,
     env: Env,
     programs: Arc<dyn RunProgram>,
-    files: BTreeMap<PathBuf, Entry>,
+    files: BTreeMap<PathBuf, KnownFile>,
+    /// The tunnels of the last load, for those that cannot be resolved in the next.
     last: BTreeMap<String, Tunnel>,
     next_id: usize,
-    asked_for: bool,
+    dir_required: bool,
     read_at: Option<Instant>,
 }
 
-/// A tunnel to be resolved by itself.
+/// One tunnel that is to be resolved again, without reading its file again.
 #[derive(Debug)]
 pub struct RefreshJob {
     env: Env,
     programs: Arc<dyn RunProgram>,
-    wanted: ResolveRequest,
+    request: ResolveRequest,
 }
 
 impl RefreshJob {
-    /// Asks ssh once more; the rest stands as it was read.
+    /// Asks `ssh -G` again and resolves the tunnel with its present answer.
     ///
     /// # Errors
-    /// All that is wrong with it, in words.
+    /// Every error, as one text.
     pub async fn resolve(self) -> Result<Tunnel, String> {
-        let told = |problems: Vec<Diagnostic>| {
-            let told: Vec<String> = problems
-                .into_iter()
-                .map(|problem| problem.message)
-                .collect();
-            told.join("; ")
-        };
-        let resolved = TunnelResolver::new(&self.env, &self.programs)
-            .one(&self.wanted)
-            .await;
-        resolved.map_err(told)
+        TunnelResolver::new(&self.env, &self.programs)
+            .tunnel(&self.request)
+            .await
+            .map_err(|diagnostics| Diagnostic::join(&diagnostics))
     }
 }
 
 impl Loader {
-    /// A loader of `dir` that has seen nothing yet.
+    /// A loader of `dir` that has read nothing yet.
     pub fn new(dir: PathBuf, env: Env, programs: Arc<dyn RunProgram>) -> Self {
         Self {
             dir,
@@ -88,19 +84,19 @@ impl Loader {
             files: BTreeMap::new(),
             last: BTreeMap::new(),
             next_id: 0,
-            asked_for: false,
+            dir_required: false,
             read_at: None,
         }
     }
 
-    /// Says that the directory was asked for by name: a missing one is a fault, and no new user's.
+    /// Sets whether a missing directory is an error: the user named it, rather than leave it at the default.
     #[must_use]
-    pub fn asked_for(mut self, asked_for: bool) -> Self {
-        self.asked_for = asked_for;
+    pub fn dir_required(mut self, required: bool) -> Self {
+        self.dir_required = required;
         self
     }
 
-    /// What tunnels depend on beside the directory.
+    /// The environment that tunnels are resolved in.
     pub fn env(&self) -> &Env {
         &self.env
     }
@@ -111,15 +107,15 @@ impl Loader {
         self.finish(scanned, now).await
     }
 
-    /// What reads and parses every file: blocking work, which a runtime gives to a thread of its own. Its result goes
-    /// to [`Loader::finish`]; without one (the thread panicked) the loader still has all that it knew.
+    /// Returns the blocking part of a load, for a runtime to run on a thread that may block. Its result goes to
+    /// [`Loader::finish`]. If it is lost, because the thread panicked, the loader still has all that it knew.
     pub fn scan(&self) -> Scan {
         Scan {
             dir: self.dir.clone(),
             env: self.env.clone(),
             files: self.files.clone(),
             next_id: self.next_id,
-            asked_for: self.asked_for,
+            dir_required: self.dir_required,
             faults: Vec::new(),
             candidates: Vec::new(),
             drafts: Vec::new(),
@@ -142,16 +138,18 @@ impl Loader {
             faults,
             ..Loaded::default()
         };
-        let accepted = accept(candidates, &mut loaded.faults, &mut self.files, &mut drafts);
+        let accepted = settle_claims(candidates, &mut loaded.faults, &mut self.files, &mut drafts);
+        // `Claims` lets only one file have it.
         loaded.daemon = accepted
             .iter()
-            .find_map(|taken| taken.state.parsed.daemon.as_ref())
+            .find_map(|candidate| candidate.file.parsed.daemon.as_ref())
             .map(|daemon| daemon.value.clone())
             .unwrap_or_default();
         self.read_at = Some(now);
         self.resolve(&accepted, &mut loaded).await;
-        self.prove(drafts, &mut loaded).await;
+        self.check_drafts(drafts, &mut loaded).await;
         loaded.tunnels.sort_by(|a, b| a.name.cmp(&b.name));
+        // Tunnels in their last good state are kept too, for as long as their file has errors.
         self.last = loaded
             .tunnels
             .iter()
@@ -160,41 +158,41 @@ impl Loader {
         loaded
     }
 
-    /// What holds where a scan did not end: every file in its last good state, and the fault.
+    /// The result of a load whose scan was lost: every file in its last good state, and an error.
     pub async fn finish_without(&mut self, error: &str, now: Instant) -> Loaded {
         let mut scan = self.scan();
         let dir = self.dir.display().to_string();
-        scan.faults.push(unreadable(
+        scan.faults.push(file_fault(
             &dir,
             &format!("could not be read: {error}"),
-            "report this defect",
+            "this is a bug in tunneld: please report it",
         ));
-        scan.candidates = stale(&self.files);
+        scan.candidates = stale_candidates(&self.files);
         self.finish(Scanned(scan), now).await
     }
 
-    /// Tells what else is wrong in files that have faults already, so that one repair does not uncover the next.
-    async fn prove(&self, drafts: Vec<Draft>, loaded: &mut Loaded) {
+    /// Reports what else is wrong in files with errors, so that fixing one error does not uncover the next.
+    async fn check_drafts(&self, drafts: Vec<Draft>, loaded: &mut Loaded) {
         for draft in drafts {
             let Draft { id, source, parsed } = draft;
-            let defaults = parsed.defaults.clone().or(&self.defaults());
-            let wanted = parsed.tunnels.iter().map(|tunnel| ResolveRequest {
-                name: tunnel.name.clone(),
-                spec: tunnel.spec.clone(),
-                defaults: defaults.clone(),
-            });
+            let defaults = parsed.defaults.clone().or(&self.main_defaults());
+            let requests = parsed
+                .tunnels
+                .iter()
+                .map(|tunnel| ResolveRequest::of(tunnel, &defaults));
             let resolver = TunnelResolver::new(&self.env, &self.programs);
-            let (mut results, _) = resolver.all(wanted.collect()).await;
+            let (mut results, _) = resolver.all(requests.collect()).await;
             loaded.try_again |= resolver.left_unanswered();
             for tunnel in &parsed.tunnels {
-                let Some(Err(problems)) = results.remove(&tunnel.name) else {
+                let Some(Err(diagnostics)) = results.remove(&tunnel.name) else {
                     continue;
                 };
-                for mut problem in problems {
-                    if problem.at.is_none_or(|at| at.file != id) {
-                        problem.at = tunnel.at;
+                for mut diagnostic in diagnostics {
+                    // An error in the defaults of another file is shown at the tunnel.
+                    if diagnostic.span.is_none_or(|span| span.file != id) {
+                        diagnostic.span = tunnel.span;
                     }
-                    let fault = source.fault(&problem);
+                    let fault = source.to_fault(&diagnostic);
                     if !loaded.faults.contains(&fault) {
                         loaded.faults.push(fault);
                     }
@@ -204,258 +202,205 @@ impl Loader {
     }
 
     async fn resolve(&mut self, accepted: &[Candidate], loaded: &mut Loaded) {
-        let main = accepted
+        let sources = Sources(accepted);
+        let tunnels = sources.tunnels();
+        let mut bad_carriers = bad_carriers(&tunnels);
+        let requests: Vec<ResolveRequest> = tunnels
             .iter()
-            .find(|taken| taken.path.file_name().is_some_and(|name| name == MAIN_FILE))
-            .map(|taken| taken.state.parsed.defaults.clone())
-            .unwrap_or_default();
-        let mut wanted = Vec::new();
-        for taken in accepted {
-            let defaults = taken.state.parsed.defaults.clone().or(&main);
-            for tunnel in &taken.state.parsed.tunnels {
-                wanted.push((taken, tunnel, defaults.clone()));
-            }
-        }
-        let carried: Vec<_> = wanted
-            .iter()
-            .map(|(_, tunnel, defaults)| {
-                let own = tunnel.spec.proxy_jump.as_ref();
-                let inherited = defaults.proxy_jump.as_ref();
-                let jump = own.or(inherited.filter(|_| tunnel.spec.proxy_command.is_none()));
-                (*tunnel, conflict::carrier(jump.map(|jump| &jump.value)))
-            })
-            .collect();
-        let mut circles = conflict::carriers(&carried);
-        let requests: Vec<ResolveRequest> = wanted
-            .iter()
-            .filter(|(_, tunnel, _)| !circles.contains_key(&tunnel.name))
-            .map(|(_, tunnel, defaults)| ResolveRequest {
-                name: tunnel.name.clone(),
-                spec: tunnel.spec.clone(),
-                defaults: defaults.clone(),
-            })
+            .filter(|(_, tunnel, _)| !bad_carriers.contains_key(&tunnel.name))
+            .map(|(_, tunnel, defaults)| ResolveRequest::of(tunnel, defaults))
             .collect();
         let resolver = TunnelResolver::new(&self.env, &self.programs);
         let (mut results, notes) = resolver.all(requests).await;
         loaded.notes.extend(notes);
         loaded.try_again |= resolver.left_unanswered();
-        for (taken, tunnel, _) in wanted {
-            let result = match circles.remove(&tunnel.name) {
-                Some(problem) => Err(vec![problem]),
+        for (candidate, tunnel, _) in tunnels {
+            let result = match bad_carriers.remove(&tunnel.name) {
+                Some(diagnostic) => Err(vec![diagnostic]),
                 None => results
                     .remove(&tunnel.name)
                     .unwrap_or_else(|| Err(Vec::new())),
             };
             match result {
-                Ok(mut tunnel) => {
-                    if taken.stale {
-                        tunnel.notes.push(stale_note(&taken.path));
-                    }
-                    loaded.tunnels.push(tunnel);
+                Ok(mut resolved) => {
+                    resolved.stale_file = candidate.stale.then(|| candidate.path.clone());
+                    loaded.tunnels.push(resolved);
                 }
-                Err(problems) => {
-                    for mut problem in problems {
-                        let known = problem.at.and_then(|at| source_of(accepted, at.file));
-                        if known.is_none() {
-                            problem.at = tunnel.at;
-                            problem.message = format!("{}: {}", tunnel.name, problem.message);
-                        }
-                        let source = known.unwrap_or(&taken.state.source);
-                        loaded.faults.push(source.fault(&problem));
-                    }
+                Err(diagnostics) => {
+                    let faults = diagnostics
+                        .into_iter()
+                        .map(|diagnostic| sources.to_fault(candidate, tunnel, diagnostic));
+                    loaded.faults.extend(faults);
                     if let Some(mut last) = self.last.get(&tunnel.name).cloned() {
-                        let note = stale_note(&taken.path);
-                        last.notes.retain(|old| *old != note);
-                        last.notes.push(note);
+                        last.stale_file = Some(candidate.path.clone());
                         loaded.tunnels.push(last);
                     }
                 }
             }
         }
     }
-}
 
-fn source_of(accepted: &[Candidate], file: usize) -> Option<&Source> {
-    accepted
-        .iter()
-        .find(|taken| taken.id == file)
-        .map(|taken| &taken.state.source)
-}
-
-fn stale_note(path: &Path) -> String {
-    format!(
-        "{STALE}{} has errors; this is its last good configuration",
-        path.display()
-    )
-}
-
-/// Lets the files in one after the other, those that have not changed first, so that the newcomer bears the blame.
-fn accept(
-    mut candidates: Vec<Candidate>,
-    faults: &mut Vec<ConfigFault>,
-    files: &mut BTreeMap<PathBuf, Entry>,
-    drafts: &mut Vec<Draft>,
-) -> Vec<Candidate> {
-    for draft in drafts.iter() {
-        // What else is wrong in a file is told by itself: what others hold shows once it is whole.
-        if let Err(problems) = Claims::default().take(&draft.source, &draft.parsed) {
-            tell(&draft.source, &problems, faults);
-        }
-    }
-    candidates.sort_by_key(|candidate| !candidate.unchanged);
-    let mut claims = Claims::default();
-    let mut accepted = Vec::new();
-    for candidate in candidates {
-        match claims.take(&candidate.state.source, &candidate.state.parsed) {
-            Ok(()) => {
-                if let Some(entry) = files.get_mut(&candidate.path) {
-                    entry.good = Some(candidate.state.clone());
-                }
-                accepted.push(candidate);
-            }
-            Err(problems) => {
-                tell(&candidate.state.source, &problems, faults);
-                drafts.push(Draft {
-                    id: candidate.id,
-                    source: candidate.state.source.clone(),
-                    parsed: candidate.state.parsed.clone(),
-                });
-                let old = files
-                    .get(&candidate.path)
-                    .and_then(|entry| entry.good.clone());
-                if let Some(state) = old.filter(|_| !candidate.unchanged) {
-                    accepted.extend(remains(&mut claims, candidate, state));
-                }
-            }
-        }
-    }
-    accepted.sort_by(|a, b| a.path.cmp(&b.path));
-    accepted
-}
-
-/// Those tunnels of a file's last good state that nobody has taken over since.
-fn remains(claims: &mut Claims, candidate: Candidate, mut state: State) -> Option<Candidate> {
-    let tunnels = std::mem::take(&mut state.parsed.tunnels);
-    state.parsed.daemon = None;
-    for tunnel in tunnels {
-        let alone = Parsed {
-            tunnels: vec![tunnel],
-            ..Parsed::default()
-        };
-        if claims.take(&state.source, &alone).is_ok() {
-            state.parsed.tunnels.extend(alone.tunnels);
-        }
-    }
-    Some(Candidate {
-        state,
-        unchanged: true,
-        stale: true,
-        ..candidate
-    })
-}
-
-/// Makes a tunnel on the spot from the keys of `[tunnel.NAME]` as JSON, over the directory's `[defaults]`.
-///
-/// # Errors
-/// All that is wrong with it; nothing is kept.
-pub async fn ad_hoc(
-    name: &str,
-    spec: &serde_json::Value,
-    loader: &Loader,
-) -> Result<Tunnel, Vec<ConfigFault>> {
-    let source = Source::new(format!("tunnel {name}"), "");
-    let told = |problems: Vec<Diagnostic>| -> Vec<ConfigFault> {
-        problems
-            .iter()
-            .map(|problem| {
-                source.fault(&Diagnostic {
-                    at: None,
-                    ..problem.clone()
-                })
-            })
-            .collect()
-    };
-    let (spec, problems) = file::from_json(name, spec);
-    if !problems.is_empty() {
-        return Err(told(problems));
-    }
-    let alone = Parsed {
-        tunnels: vec![file::Named {
-            name: name.to_owned(),
-            at: None,
-            spec: spec.clone(),
-        }],
-        ..Parsed::default()
-    };
-    Claims::default().take(&source, &alone).map_err(told)?;
-    let resolver = TunnelResolver::new(&loader.env, &loader.programs);
-    let wanted = ResolveRequest {
-        name: name.to_owned(),
-        spec,
-        defaults: loader.defaults(),
-    };
-    let (mut results, _) = resolver.all(vec![wanted]).await;
-    results
-        .remove(name)
-        .unwrap_or_else(|| Err(Vec::new()))
-        .map_err(told)
-}
-
-impl Loader {
-    /// A tunnel to be resolved again, as it stands in the files or, made on the command line, in `made`; none where it
-    /// was resolved just now.
-    pub fn again(
+    /// Prepares to resolve one tunnel again, as its file defines it or, for a tunnel of the command line, as `ad_hoc`
+    /// does; `None` if it was resolved just now or does not exist.
+    pub fn refresh_job(
         &self,
         name: &str,
-        made: Option<&serde_json::Value>,
+        ad_hoc: Option<&serde_json::Value>,
         now: Instant,
     ) -> Option<RefreshJob> {
-        let since = |at: Instant| now.saturating_duration_since(at);
-        if self.read_at.is_some_and(|at| since(at) < JUST_NOW) {
+        let age = |at: Instant| now.saturating_duration_since(at);
+        if self.read_at.is_some_and(|at| age(at) < FRESH_FOR) {
             return None;
         }
-        let wanted = match made {
-            None => self.wanted(name)?,
-            Some(spec) => {
-                let (spec, problems) = file::from_json(name, spec);
-                problems.is_empty().then_some(())?;
+        let request = match ad_hoc {
+            None => self.request_of_file(name)?,
+            Some(keys) => {
+                let (layer, diagnostics) = file::from_json(name, keys);
+                diagnostics.is_empty().then_some(())?;
                 ResolveRequest {
                     name: name.to_owned(),
-                    spec,
-                    defaults: self.defaults(),
+                    layer,
+                    defaults: self.main_defaults(),
                 }
             }
         };
         Some(RefreshJob {
             env: self.env.clone(),
             programs: Arc::clone(&self.programs),
-            wanted,
+            request,
         })
     }
 
-    /// A tunnel of the last reading, as its file has it.
-    fn wanted(&self, name: &str) -> Option<ResolveRequest> {
+    /// A tunnel of the last load, as its file defines it.
+    fn request_of_file(&self, name: &str) -> Option<ResolveRequest> {
         self.last.get(name)?;
-        let mut files = self.files.values().filter_map(|entry| entry.good.as_ref());
+        let mut files = self.files.values().filter_map(|known| known.good.as_ref());
         files.find_map(|good| {
             let mut tunnels = good.parsed.tunnels.iter();
             let tunnel = tunnels.find(|tunnel| tunnel.name == name)?;
-            Some(ResolveRequest {
-                name: name.to_owned(),
-                spec: tunnel.spec.clone(),
-                defaults: good.parsed.defaults.clone().or(&self.defaults()),
-            })
+            let defaults = good.parsed.defaults.clone().or(&self.main_defaults());
+            Some(ResolveRequest::of(tunnel, &defaults))
         })
     }
 
-    /// tunneld.toml's `[defaults]`, in their last good state.
-    fn defaults(&self) -> Layer {
+    /// tunneld.toml's `[defaults]` in their last good state; empty if there are none.
+    fn main_defaults(&self) -> Layer {
         self.files
             .get(&self.dir.join(MAIN_FILE))
-            .and_then(|entry| entry.good.as_ref())
+            .and_then(|known| known.good.as_ref())
             .map(|good| good.parsed.defaults.clone())
             .unwrap_or_default()
     }
+}
+
+/// A tunnel with its file and the defaults that apply to it.
+type TunnelOfFile<'a> = (&'a Candidate, &'a NamedLayer, Layer);
+
+/// Checks which tunnels carry which, now that all are known; returns an error for each with a carrier that is wrong.
+fn bad_carriers(tunnels: &[TunnelOfFile<'_>]) -> BTreeMap<String, Diagnostic> {
+    let with_carriers: Vec<_> = tunnels
+        .iter()
+        .map(|(_, tunnel, defaults)| {
+            let own = tunnel.layer.proxy_jump.as_ref();
+            let inherited = defaults.proxy_jump.as_ref();
+            let jump = own.or(inherited.filter(|_| tunnel.layer.proxy_command.is_none()));
+            (*tunnel, conflict::carrier(jump.map(|jump| &jump.value)))
+        })
+        .collect();
+    conflict::check_carriers(&with_carriers)
+}
+
+/// The files that a load uses.
+#[derive(Clone, Copy)]
+struct Sources<'a>(&'a [Candidate]);
+
+impl<'a> Sources<'a> {
+    fn tunnels(self) -> Vec<TunnelOfFile<'a>> {
+        let main = self
+            .0
+            .iter()
+            .find(|candidate| {
+                let name = candidate.path.file_name();
+                name.is_some_and(|name| name == MAIN_FILE)
+            })
+            .map(|candidate| candidate.file.parsed.defaults.clone())
+            .unwrap_or_default();
+        let mut tunnels = Vec::new();
+        for candidate in self.0 {
+            let defaults = candidate.file.parsed.defaults.clone().or(&main);
+            for tunnel in &candidate.file.parsed.tunnels {
+                tunnels.push((candidate, tunnel, defaults.clone()));
+            }
+        }
+        tunnels
+    }
+
+    /// Renders an error of a tunnel at its place, which may be in another file's defaults; an error without a place is
+    /// shown at the tunnel.
+    fn to_fault(
+        self,
+        candidate: &Candidate,
+        tunnel: &NamedLayer,
+        mut diagnostic: Diagnostic,
+    ) -> ConfigFault {
+        let file = diagnostic.span.and_then(|span| {
+            let mut candidates = self.0.iter();
+            candidates.find(|candidate| candidate.id == span.file)
+        });
+        if file.is_none() {
+            diagnostic.span = tunnel.span;
+            diagnostic.message = format!("{}: {}", tunnel.name, diagnostic.message);
+        }
+        let source = &file.unwrap_or(candidate).file.source;
+        source.to_fault(&diagnostic)
+    }
+}
+
+/// Resolves a tunnel of the command line: `keys` are those of `[tunnel.NAME]` as JSON, over tunneld.toml's
+/// `[defaults]`. The loader does not remember it.
+///
+/// # Errors
+/// Every error in it.
+pub async fn ad_hoc(
+    name: &str,
+    keys: &serde_json::Value,
+    loader: &Loader,
+) -> Result<Tunnel, Vec<ConfigFault>> {
+    let source = Source::new(format!("tunnel {name}"), "");
+    // Without spans: an error may be in a file's defaults, whose text is not at hand.
+    let to_faults = |diagnostics: Vec<Diagnostic>| -> Vec<ConfigFault> {
+        diagnostics
+            .into_iter()
+            .map(|diagnostic| {
+                source.to_fault(&Diagnostic {
+                    span: None,
+                    ..diagnostic
+                })
+            })
+            .collect()
+    };
+    let (layer, diagnostics) = file::from_json(name, keys);
+    if !diagnostics.is_empty() {
+        return Err(to_faults(diagnostics));
+    }
+    let request = ResolveRequest {
+        name: name.to_owned(),
+        layer: layer.clone(),
+        defaults: loader.main_defaults(),
+    };
+    let alone = ParsedFile {
+        tunnels: vec![NamedLayer {
+            name: name.to_owned(),
+            span: None,
+            layer,
+        }],
+        ..ParsedFile::default()
+    };
+    Claims::default().add(&source, &alone).map_err(to_faults)?;
+    TunnelResolver::new(&loader.env, &loader.programs)
+        .tunnel(&request)
+        .await
+        .map_err(to_faults)
 }
 
 #[cfg(unix)]

@@ -1,298 +1,354 @@
-//! A tunnel as the rest of the daemon sees it: every value proved, every default filled in.
+//! A tunnel as the daemon uses it: every value checked and typed, every default filled in.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::addr::{Endpoint, ListenAddr};
 
-/// One `[tunnel.NAME]`, resolved: command line, TOML, ssh_config and defaults are one.
+/// One `[tunnel.NAME]`, resolved: command line, TOML, ssh_config and defaults are merged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tunnel {
     /// The name: `[A-Za-z0-9._-]{1,64}`, no leading `-`.
     pub name: String,
-    /// The description.
+    /// The text for `status`; `None` if the configuration has none.
     pub description: Option<String>,
-    /// The tags.
+    /// The names that `--tag` matches.
     pub tags: Vec<String>,
-    /// What a person should know; shown in `status`.
+    /// What the user should know about the configuration; [`Tunnel::status_notes`] has all that `status` shows.
     pub notes: Vec<String>,
-    /// Whom to reach and how.
+    /// The file whose last good state this is, because its present text has errors; `None` if it has none.
+    pub stale_file: Option<PathBuf>,
+    /// How the session is made.
     pub route: Route,
     /// The forwards, in the configuration's order.
     pub forwards: Vec<Forward>,
-    /// How forwards behave.
+    /// How the forwards behave: options that all of them share.
     pub forwarding: Forwarding,
-    /// When it runs.
+    /// When the tunnel runs and waits.
     pub life: Lifecycle,
 }
 
-/// What it takes to make one SSH session: the part of a tunnel whose change needs a reconnect.
+impl Tunnel {
+    /// The notes that `status` shows: the tunnel's own, then the one about a file with errors.
+    pub fn status_notes(&self) -> Vec<String> {
+        let stale = self.stale_file.as_ref().map(|path| {
+            format!(
+                "stale: {} has errors; the tunnel keeps its last good configuration",
+                path.display()
+            )
+        });
+        self.notes.iter().cloned().chain(stale).collect()
+    }
+}
+
+/// All that a dial needs to make one SSH session. `diff` decides which of these fields need a new session when they
+/// change, and which are read at the next dial only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// The destination as it was written: the alias that `%n` and HostKeyAlias are about.
+    /// The destination as it is written in the configuration: the name for `%n` and for HostKeyAlias's default.
     pub alias: String,
-    /// The real host name or address.
+    /// The host name or address to dial.
     pub host: String,
-    /// The port.
+    /// The SSH port to dial, 1 to 65535.
     pub port: u16,
-    /// The user.
+    /// The user to log in as.
     pub user: String,
-    /// argv whose first line of stdout is the host; empty for none.
+    /// argv whose first line of stdout is the host to dial; empty for none.
     pub host_command: Vec<String>,
-    /// The address family.
+    /// Which addresses of the host are tried.
     pub address_family: AddressFamily,
-    /// The local address to dial from.
+    /// The local address to dial from; `None` for the kernel's choice.
     pub bind_address: Option<String>,
-    /// The interface whose address to dial from (BindInterface).
+    /// The interface whose address to dial from (BindInterface); `None` for the kernel's choice.
     pub bind_interface: Option<String>,
-    /// All of DNS, TCP, key exchange and login, without the time that a person takes.
+    /// Limit for DNS, TCP, key exchange and login together, without the time spent waiting for a person.
     pub connect_timeout: Duration,
-    /// How the TCP connection is had.
+    /// What carries the connection to the SSH port.
     pub via: Via,
-    /// How to log in.
+    /// The identities and methods to log in with.
     pub auth: Auth,
     /// Which host keys are trusted.
     pub host_keys: HostKeys,
-    /// Which algorithms are offered.
+    /// Which algorithms are offered in the key exchange.
     pub crypto: Crypto,
-    /// How a dead peer is noticed.
+    /// How a dead peer is detected, and how long to wait before the next attempt.
     pub liveness: Liveness,
 }
 
-/// How the connection to the SSH port is had.
+/// What carries the connection to the SSH port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Via {
-    /// Straight.
+    /// A TCP connection to the host.
     Direct,
-    /// Over our own sessions, nearest first; each hop is a route of its own.
+    /// Sessions with jump hosts, nearest first; each hop has a separate route.
     Jump(Vec<Route>),
-    /// Over another tunnel's live session (`proxy_jump = "tunnel:NAME"`).
+    /// The live session of another tunnel (`proxy_jump = "tunnel:NAME"`).
     Tunnel(String),
-    /// Over a command's stdin and stdout, given to `sh -c`, tokens not yet expanded.
+    /// The stdin and stdout of a command, which `sh -c` runs; its tokens are not yet expanded.
     Command(String),
 }
 
-/// ssh_config's AddressFamily.
+/// ssh_config's AddressFamily: which addresses of a host are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AddressFamily {
-    /// Both.
+    /// IPv4 and IPv6 addresses.
     #[default]
     Any,
-    /// IPv4 alone.
+    /// IPv4 addresses only.
     Inet,
-    /// IPv6 alone.
+    /// IPv6 addresses only.
     Inet6,
 }
 
-/// How to log in.
+/// The identities and methods to log in with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Auth {
-    /// Key files, tilde and tokens expanded; the defaults of ssh where none was written.
+    /// Key files, tilde and tokens expanded; ssh's defaults if the configuration has none.
     pub identity_files: Vec<PathBuf>,
-    /// Whether the files were written, so that a missing one is an error worth telling.
+    /// Whether the configuration names the files, so that a missing one is reported.
     pub identity_files_explicit: bool,
-    /// Whether agent keys beyond the files are left out.
+    /// Whether agent keys other than those of the files are left out.
     pub identities_only: bool,
-    /// The agent.
+    /// The agent to ask for keys and signatures.
     pub agent: Agent,
-    /// Certificates beyond `KEY-cert.pub`.
+    /// Certificates in addition to `KEY-cert.pub`.
     pub certificate_files: Vec<PathBuf>,
-    /// The methods, best first: `publickey`, `keyboard-interactive`, `password`, …
+    /// The methods, in the order they are tried: `publickey`, `keyboard-interactive`, `password`.
     pub preferred: Vec<String>,
-    /// How often a password is asked for.
+    /// How many times a password is asked for, 0 to 100.
     pub password_prompts: u32,
-    /// argv whose first line of stdout is the password.
+    /// argv whose first line of stdout is the password; empty for none.
     pub password_command: Vec<String>,
-    /// argv whose first line of stdout is the passphrase.
+    /// argv whose first line of stdout is the passphrase; empty for none.
     pub passphrase_command: Vec<String>,
-    /// Prompts of keyboard-interactive that a command answers, first match wins.
+    /// Prompts of keyboard-interactive that a command answers; the first match is used.
     pub answers: Vec<Answer>,
-    /// PubkeyAcceptedAlgorithms as a resolved list; empty for the library's default.
+    /// PubkeyAcceptedAlgorithms as a resolved list; empty for the SSH core's default.
     pub pubkey_algorithms: Vec<String>,
-    /// Whether a key file that was unlocked is given to the agent.
+    /// Whether a key file that was decrypted is added to the agent.
     pub add_keys_to_agent: AddKeysToAgent,
 }
 
-/// AddKeysToAgent.
+/// ssh_config's AddKeysToAgent: whether a key that was decrypted is added to the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AddKeysToAgent {
-    /// Never.
+    /// No key is added.
     #[default]
-    No,
-    /// Once a person agrees.
+    Never,
+    /// A key is added if the user confirms it.
     Ask,
-    /// Always.
-    Yes {
-        /// Whether the agent confirms each use.
+    /// Every decrypted key is added.
+    Always {
+        /// Whether the agent asks the user at each use of the key.
         confirm: bool,
-        /// How long the agent keeps it; none for as long as it runs.
+        /// How long the agent keeps the key; `None` for as long as the agent runs.
         lifetime: Option<Duration>,
     },
 }
 
-/// One of `answers`.
+/// One of `answers`: a command for the prompts that match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// A regular expression, proved, searched in the prompt.
-    pub prompt: String,
+    /// Searched in the text of the prompt.
+    pub prompt: PromptPattern,
     /// argv whose first line of stdout is the answer.
     pub command: Vec<String>,
 }
 
-/// IdentityAgent.
+/// A compiled regular expression for the prompts of keyboard-interactive. Two are equal if their texts are.
+#[derive(Debug, Clone)]
+pub struct PromptPattern(regex_lite::Regex);
+
+impl PromptPattern {
+    /// Compiles a regular expression.
+    ///
+    /// # Errors
+    /// What is wrong with its syntax.
+    pub fn new(text: &str) -> Result<Self, regex_lite::Error> {
+        regex_lite::Regex::new(text).map(Self)
+    }
+
+    /// Whether the pattern is found anywhere in `prompt`.
+    pub fn is_match(&self, prompt: &str) -> bool {
+        self.0.is_match(prompt)
+    }
+}
+
+impl PartialEq for PromptPattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for PromptPattern {}
+
+/// ssh_config's IdentityAgent: where the socket of the SSH agent is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Agent {
-    /// `$SSH_AUTH_SOCK`, looked at in each dial.
+    /// The socket in `$SSH_AUTH_SOCK`, looked up at each dial.
     Environment,
-    /// A variable's value, looked at in each dial (`$NAME`).
+    /// The socket in another variable (`$NAME`), looked up at each dial.
     Variable(String),
-    /// A socket.
+    /// The path of the socket.
     Socket(PathBuf),
-    /// None.
+    /// No agent is used.
     None,
 }
 
 /// Which host keys are trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostKeys {
-    /// What to do with an unknown one.
+    /// What happens with an unknown key.
     pub checking: HostKeyChecking,
-    /// Read, and the first is written.
+    /// Files with known keys; new keys are written to the first.
     pub user_files: Vec<PathBuf>,
-    /// Read only.
+    /// Files with known keys that are never written.
     pub global_files: Vec<PathBuf>,
-    /// RevokedHostKeys.
+    /// RevokedHostKeys: files with keys that are never trusted.
     pub revoked_files: Vec<PathBuf>,
-    /// KnownHostsCommand, tokens not yet expanded.
+    /// KnownHostsCommand, its tokens not yet expanded; `None` for no command.
     pub command: Option<String>,
-    /// The name to look up instead.
+    /// The name to look up instead of the host (HostKeyAlias); `None` to look up the host.
     pub alias: Option<String>,
-    /// Whether new entries bear hashed names.
+    /// Whether host names in new entries are hashed.
     pub hash: bool,
-    /// Whether further keys that the server proves are written down.
+    /// Whether further keys that the server proves it has are saved.
     pub update: UpdateHostKeys,
-    /// HostKeyAlgorithms as a resolved list; empty for the library's default.
+    /// HostKeyAlgorithms as a resolved list; empty for the SSH core's default.
     pub algorithms: Vec<String>,
 }
 
-/// StrictHostKeyChecking; a changed key is refused by all.
+/// ssh_config's StrictHostKeyChecking: what happens with an unknown key. A changed key is always refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostKeyChecking {
-    /// An unknown key is asked about.
+    /// The user is asked whether to trust it.
     Ask,
-    /// An unknown key is refused.
-    Yes,
-    /// An unknown key is trusted and written down.
+    /// It is refused, without asking.
+    Strict,
+    /// It is trusted and saved.
     AcceptNew,
 }
 
-/// What the note begins with on a tunnel whose file has errors.
-pub const STALE: &str = "stale: ";
-
-/// UpdateHostKeys.
+/// ssh_config's UpdateHostKeys: whether further keys that the server proves it has are saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpdateHostKeys {
-    /// Never.
-    No,
-    /// Silently.
-    Yes,
-    /// Once a person agrees.
+    /// They are ignored, not saved.
+    Never,
+    /// They are saved without asking.
+    Always,
+    /// They are saved if the user confirms them.
     Ask,
 }
 
-/// Which algorithms are offered; an empty list means the library's default.
+/// Which algorithms are offered; an empty list means the SSH core's default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Crypto {
-    /// Ciphers, best first.
+    /// Ciphers, in order of preference.
     pub ciphers: Vec<String>,
-    /// MACs, best first.
+    /// Message authentication codes, in order of preference.
     pub macs: Vec<String>,
-    /// Key exchange methods, best first.
+    /// Key exchange methods, in order of preference.
     pub kex: Vec<String>,
-    /// Whether zlib@openssh.com is asked for.
+    /// Whether zlib@openssh.com is offered.
     pub compression: bool,
-    /// RekeyLimit.
+    /// When new session keys are agreed on (RekeyLimit).
     pub rekey: Rekey,
 }
 
-/// RekeyLimit.
+/// ssh_config's RekeyLimit: when new session keys are agreed on (RFC 4253 §9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rekey {
-    /// After so many bytes; none for the cipher's own limit.
+    /// After this many bytes, at least 16; `None` for the cipher's own limit.
     pub bytes: Option<u64>,
-    /// After so long.
+    /// After this time, at least one second; `None` for no limit.
     pub time: Option<Duration>,
 }
 
-/// How a dead peer is noticed, and how soon the next attempt comes.
+/// How a dead peer is detected, and how long to wait before the next attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Liveness {
-    /// ServerAliveInterval; none for off.
+    /// ServerAliveInterval: how long the server may be silent before a keepalive is sent; `None` for no keepalives.
     pub interval: Option<Duration>,
-    /// ServerAliveCountMax.
+    /// ServerAliveCountMax: unanswered keepalives after which the session counts as lost, 1 to 1000.
     pub count_max: u32,
-    /// TCPKeepAlive.
+    /// TCPKeepAlive: whether the kernel probes the connection.
     pub tcp_keep_alive: bool,
-    /// The first delay of the backoff.
+    /// The delay before the second attempt.
     pub backoff_initial: Duration,
-    /// The longest delay of the backoff.
+    /// The longest delay between two attempts, at least `backoff_initial`.
     pub backoff_max: Duration,
 }
 
-/// One forward.
+/// One forward: a listener on one side and its target on the other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Forward {
-    /// ssh -L.
+    /// From this machine to the server (`ssh -L`).
     Local {
-        /// Where it listens, here.
+        /// Where it listens, on this machine.
         listen: ListenAddr,
-        /// Where it leads, there.
+        /// What the server connects to.
         to: Endpoint,
     },
-    /// ssh -R.
+    /// From the server to this machine (`ssh -R`).
     Remote {
-        /// Where it listens, there.
+        /// Where it listens, on the server.
         listen: ListenAddr,
-        /// Where it leads, here; none for reverse SOCKS.
+        /// What this machine connects to; `None` for reverse SOCKS, where the client names the target.
         to: Option<Endpoint>,
     },
-    /// ssh -D.
+    /// A SOCKS proxy on this machine (`ssh -D`).
     Dynamic {
-        /// Where it listens, here.
+        /// Where the SOCKS proxy listens, on this machine.
         listen: ListenAddr,
     },
+}
+
+/// The forward under its key's name, for messages.
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local { listen, to } => write!(f, "local_forward {listen} to {to}"),
+            Self::Remote {
+                listen,
+                to: Some(to),
+            } => write!(f, "remote_forward {listen} to {to}"),
+            Self::Remote { listen, to: None } => write!(f, "remote_forward {listen}"),
+            Self::Dynamic { listen } => write!(f, "dynamic_forward {listen}"),
+        }
+    }
 }
 
 /// How the forwards of one tunnel behave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forwarding {
-    /// Whether a forward that fails ends the session.
+    /// ExitOnForwardFailure: whether a forward that fails ends the session.
     pub exit_on_failure: bool,
-    /// StreamLocalBindUnlink.
+    /// StreamLocalBindUnlink: whether an existing socket file is removed before listening.
     pub unlink_socket: bool,
-    /// StreamLocalBindMask.
+    /// StreamLocalBindMask: the umask of socket files.
     pub socket_mask: u32,
-    /// PermitRemoteOpen: where reverse SOCKS may lead; empty for anywhere.
+    /// PermitRemoteOpen: the `host:port` targets that reverse SOCKS may connect to; empty for any target.
     pub permit_remote_open: Vec<String>,
 }
 
-/// When a tunnel runs.
+/// When a tunnel runs and what it does while it waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lifecycle {
-    /// Whether it comes up with the daemon.
+    /// Whether it starts with the daemon.
     pub autostart: bool,
-    /// How long a new connection is kept waiting for the session; zero closes it at once.
+    /// How long a new connection waits for a lost session to come back; zero closes it at once.
     pub hold: Duration,
-    /// argv run when a prompt waits; empty for none.
+    /// argv that runs when a prompt waits; empty for none.
     pub on_needs_input: Vec<String>,
 }
 
-/// `[daemon]`.
+/// `[daemon]`: settings of the daemon as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DaemonConfig {
-    /// The log filter, in `RUST_LOG`'s grammar.
+    /// The log filter, in the grammar of `log_filter`; `None` for the daemon's default.
     pub log: Option<String>,
-    /// How many tunnels connect at once.
+    /// How many tunnels connect at the same time, 1 to 1024.
     pub max_concurrent_connects: usize,
 }
 

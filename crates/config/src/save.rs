@@ -1,4 +1,4 @@
-//! Writes a tunnel into the configuration: into the file that holds it, comments and all, or into NAME.toml.
+//! Writes a tunnel into the configuration: into the file that defines it, whose comments stay, or into NAME.toml.
 
 use std::path::{Path, PathBuf};
 
@@ -7,23 +7,24 @@ use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
 use tunneld_platform::fs;
 use tunneld_proto::message::ConfigFault;
 
-use crate::diagnostic::unreadable;
+use crate::diagnostic::file_fault;
 use crate::parse::destination::check_name;
 use crate::parse::file;
 
-/// A file that was written, and what stood in it.
+/// A file that was written, and its content before.
 #[derive(Debug)]
 pub struct Saved {
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
+    // `None` if the file did not exist.
     before: Option<String>,
 }
 
 impl Saved {
-    /// Makes the file what it was. Blocks.
+    /// Restores the file as it was before, or removes it. Blocks.
     ///
     /// # Errors
-    /// The system's own.
+    /// The file cannot be written or removed.
     pub fn undo(self) -> std::io::Result<()> {
         match self.before {
             Some(text) => fs::replace(&self.path, text.as_bytes()),
@@ -32,30 +33,32 @@ impl Saved {
     }
 }
 
-/// Saves the keys of `[tunnel.NAME]`. Keys that the file has and `spec` has not stay as they are. Blocks.
+/// Saves the keys of `[tunnel.NAME]`, given as a JSON object. Keys that only the file has stay as they are. Blocks.
 ///
 /// # Errors
-/// The folder or the file cannot be read or written, or is no TOML; nothing is changed then.
-pub fn save(dir: &Path, name: &str, spec: &Json) -> Result<Saved, ConfigFault> {
+/// The folder or the file cannot be read or written, or is not TOML; then nothing is changed.
+pub fn save(dir: &Path, name: &str, keys: &Json) -> Result<Saved, ConfigFault> {
     let fault = |path: &Path, message: String, help: &str| {
-        unreadable(&path.display().to_string(), &message, help)
+        file_fault(&path.display().to_string(), &message, help)
     };
+    const FIX_FIRST: &str = "fix the file first; `tunnelctl check` shows where";
     check_name(name).map_err(|error| fault(dir, error, "choose another name"))?;
-    let Json::Object(keys) = spec else {
+    let Json::Object(keys) = keys else {
         return Err(fault(
             dir,
             "the tunnel's keys are missing".to_owned(),
-            "report this defect",
+            "this is a bug in tunneld: please report it",
         ));
     };
     fs::create_private_dir(dir).map_err(|error| {
         fault(
             dir,
-            format!("cannot be made: {error}"),
-            "make the folder, or choose one with --config-dir",
+            format!("cannot be created: {error}"),
+            "create the folder, or choose another one with --config-dir",
         )
     })?;
-    let path = holder(dir, name).unwrap_or_else(|| dir.join(format!("{name}.toml")));
+    // The text, not the loader's last good state: comments and order must stay.
+    let path = defining_file(dir, name).unwrap_or_else(|| dir.join(format!("{name}.toml")));
     let before = match std::fs::read_to_string(&path) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -63,7 +66,7 @@ pub fn save(dir: &Path, name: &str, spec: &Json) -> Result<Saved, ConfigFault> {
             return Err(fault(
                 &path,
                 format!("cannot be read: {error}"),
-                "make it readable for you",
+                &format!("run: chmod u+r {}", path.display()),
             ));
         }
     };
@@ -71,24 +74,23 @@ pub fn save(dir: &Path, name: &str, spec: &Json) -> Result<Saved, ConfigFault> {
     let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
         fault(
             &path,
-            format!("is broken: {}", error.message()),
-            "mend it first; `tunnelctl check` shows where",
+            format!("is not valid TOML: {}", error.message()),
+            FIX_FIRST,
         )
     })?;
-    edit(&mut document, name, keys)
-        .map_err(|error| fault(&path, error, "mend it first; `tunnelctl check` shows where"))?;
+    edit(&mut document, name, keys).map_err(|error| fault(&path, error, FIX_FIRST))?;
     fs::replace(&path, document.to_string().as_bytes()).map_err(|error| {
         fault(
             &path,
             format!("cannot be written: {error}"),
-            "look at the folder's mode and at the disk",
+            "check the mode of the folder and the free space of the disk",
         )
     })?;
     Ok(Saved { path, before })
 }
 
-/// The file that defines the tunnel.
-fn holder(dir: &Path, name: &str) -> Option<PathBuf> {
+/// The first file that defines the tunnel; `None` if none does. Files that are too large or not TOML are skipped.
+fn defining_file(dir: &Path, name: &str) -> Option<PathBuf> {
     let mut paths: Vec<PathBuf> = std::fs::read_dir(dir)
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -98,7 +100,7 @@ fn holder(dir: &Path, name: &str) -> Option<PathBuf> {
     paths.into_iter().find(|path| {
         let small = path
             .metadata()
-            .is_ok_and(|facts| facts.is_file() && facts.len() <= file::LARGEST);
+            .is_ok_and(|metadata| metadata.is_file() && metadata.len() <= file::MAX_FILE_SIZE);
         let text = small.then(|| std::fs::read_to_string(path).ok()).flatten();
         let document = text.and_then(|text| text.parse::<DocumentMut>().ok());
         document.is_some_and(|document| {
@@ -108,6 +110,7 @@ fn holder(dir: &Path, name: &str) -> Option<PathBuf> {
     })
 }
 
+/// Sets the keys in `[tunnel.NAME]`, which is added at the end of the file if it has none.
 fn edit(
     document: &mut DocumentMut,
     name: &str,
@@ -115,6 +118,7 @@ fn edit(
 ) -> Result<(), String> {
     let root = document.as_table_mut();
     if !root.contains_key("tunnel") {
+        // Implicit: without a `[tunnel]` header of its own.
         let mut tunnels = Table::new();
         tunnels.set_implicit(true);
         root.insert("tunnel", Item::Table(tunnels));
@@ -122,15 +126,15 @@ fn edit(
     let tunnels = root
         .get_mut("tunnel")
         .and_then(Item::as_table_like_mut)
-        .ok_or("its `tunnel` is no table")?;
+        .ok_or("its `tunnel` is not a table")?;
     if !tunnels.contains_key(name) {
         tunnels.insert(name, Item::Table(Table::new()));
     }
     let table = tunnels
         .get_mut(name)
         .and_then(Item::as_table_like_mut)
-        .ok_or_else(|| format!("its `tunnel.{name}` is no table"))?;
-    // Either says how the host is reached; the new one stands alone.
+        .ok_or_else(|| format!("its `tunnel.{name}` is not a table"))?;
+    // A table cannot have both ways to reach the host: the new one replaces the other.
     for (one, other) in [
         ("proxy_jump", "proxy_command"),
         ("proxy_command", "proxy_jump"),
@@ -142,6 +146,7 @@ fn edit(
     for (key, json) in keys {
         let mut value = value(json)?;
         match table.get_mut(key).and_then(Item::as_value_mut) {
+            // Keeps the comment behind the value.
             Some(old) => {
                 *value.decor_mut() = old.decor().clone();
                 *old = value;
@@ -154,14 +159,15 @@ fn edit(
     Ok(())
 }
 
+/// Converts JSON to a TOML value.
 fn value(json: &Json) -> Result<Value, String> {
     Ok(match json {
-        Json::Null => return Err("null has no place in TOML".to_owned()),
+        Json::Null => return Err("TOML has no null".to_owned()),
         Json::Bool(value) => Value::from(*value),
         Json::Number(number) => match (number.as_i64(), number.as_f64()) {
             (Some(number), _) => Value::from(number),
             (None, Some(number)) => Value::from(number),
-            (None, None) => return Err(format!("{number} has no place in TOML")),
+            (None, None) => return Err(format!("TOML has no number {number}")),
         },
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(items) => {
@@ -222,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_that_holds_it_keeps_comments_mode_and_link() {
+    fn the_file_that_defines_it_keeps_its_comments_mode_and_link() {
         let dir = tempfile::TempDir::new().unwrap();
         let real = dir.path().join("real");
         let text = "# mine\n[tunnel.a]\nport = 1 # old\n\n[tunnel.db] # the db\n# its host\nhost = \"old\" # why\nproxy_command = \"x\"\nhold = 5\n";
@@ -247,11 +253,11 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_is_left_alone() {
+    fn a_file_that_is_not_toml_is_not_changed() {
         let dir = tempfile::TempDir::new().unwrap();
         fs::write(dir.path().join("db.toml"), "[tunnel.db\n").unwrap();
         let fault = save(dir.path(), "db", &json!({"host": "h"})).unwrap_err();
-        assert!(fault.message.contains("is broken"), "{fault:?}");
+        assert!(fault.message.contains("is not valid TOML"), "{fault:?}");
         assert_eq!(
             fs::read_to_string(dir.path().join("db.toml")).unwrap(),
             "[tunnel.db\n"

@@ -1,6 +1,5 @@
-//! One round of reading the directory: which files there are, the text of each, and what stood good before.
-//!
-//! All of it blocks; the loader runs it off the runtime's threads.
+//! One reading of the configuration directory: lists the files, reads and parses each, and falls back to the last good
+//! state of those with errors. Everything here blocks; the loader's caller runs it where that is allowed.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
@@ -9,195 +8,200 @@ use std::path::{Path, PathBuf};
 
 use tunneld_proto::message::ConfigFault;
 
-use crate::diagnostic::{Diagnostic, Source, unreadable};
+use crate::diagnostic::{Diagnostic, Source, file_fault};
 use crate::env::Env;
-use crate::parse::file::{self, Parsed};
+use crate::parse::file::{self, ParsedFile};
 
-/// The most files of a directory.
-const MOST_FILES: usize = 256;
+/// The most files of a directory that are read.
+const MAX_FILES: usize = 256;
+/// The most errors of one file that are reported one by one.
+const MAX_FAULTS_PER_FILE: usize = 100;
 
-/// The most faults of one file that are told one by one.
-const MOST_FAULTS: usize = 100;
-
-const NO_FOLDER: &str = "the configuration folder is not there";
-
+/// What the loader remembers of a file between readings.
 #[derive(Debug, Clone)]
-pub(crate) struct Entry {
+pub(crate) struct KnownFile {
+    /// The number of the file in spans.
     pub(crate) id: usize,
-    pub(crate) good: Option<State>,
+    /// The last text without errors; `None` if there was none yet.
+    pub(crate) good: Option<GoodFile>,
 }
 
-/// A file's text, parsed without a fault.
+/// A file's text that was parsed without an error.
 #[derive(Debug, Clone)]
-pub(crate) struct State {
+pub(crate) struct GoodFile {
+    /// The hash of the text, to recognize an unchanged file.
     pub(crate) hash: u64,
     pub(crate) source: Source,
-    pub(crate) parsed: Parsed,
+    pub(crate) parsed: ParsedFile,
 }
 
-/// What a file is taken for in this round.
+/// What this reading would use of a file, unless it conflicts with another file.
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate {
     pub(crate) id: usize,
     pub(crate) path: PathBuf,
-    pub(crate) state: State,
-    /// Its text is the one that was good before.
+    pub(crate) file: GoodFile,
+    /// The text is the one of the last reading.
     pub(crate) unchanged: bool,
-    /// Its present text is broken.
+    /// The file's present text has errors; this is an earlier one.
     pub(crate) stale: bool,
 }
 
-pub(crate) fn stale(files: &BTreeMap<PathBuf, Entry>) -> Vec<Candidate> {
-    files
-        .iter()
-        .filter_map(|(path, entry)| {
-            Some(Candidate {
-                id: entry.id,
-                path: path.clone(),
-                state: entry.good.clone()?,
-                unchanged: true,
-                stale: true,
-            })
-        })
-        .collect()
-}
-
-/// What a [`Scan`] has read.
-#[derive(Debug)]
-pub struct Scanned(pub(crate) Scan);
-
-/// One round of reading; all of it blocks.
-#[derive(Debug)]
-pub struct Scan {
-    pub(crate) dir: PathBuf,
-    pub(crate) env: Env,
-    pub(crate) files: BTreeMap<PathBuf, Entry>,
-    pub(crate) next_id: usize,
-    pub(crate) asked_for: bool,
-    pub(crate) faults: Vec<ConfigFault>,
-    pub(crate) candidates: Vec<Candidate>,
-    /// What is whole in files that have faults: looked at for more of them, and never run.
-    pub(crate) drafts: Vec<Draft>,
-}
-
-/// The good part of a file that has faults.
+/// The tables without errors of a file that has errors. They are checked further, so that the user sees all errors at
+/// once, and are never run.
 #[derive(Debug, Clone)]
 pub(crate) struct Draft {
     pub(crate) id: usize,
     pub(crate) source: Source,
-    pub(crate) parsed: Parsed,
+    pub(crate) parsed: ParsedFile,
+}
+
+/// The last good state of every file.
+pub(crate) fn stale_candidates(files: &BTreeMap<PathBuf, KnownFile>) -> Vec<Candidate> {
+    files
+        .iter()
+        .filter_map(|(path, known)| last_good(path, known, true))
+        .collect()
+}
+
+fn last_good(path: &Path, known: &KnownFile, stale: bool) -> Option<Candidate> {
+    Some(Candidate {
+        id: known.id,
+        path: path.to_owned(),
+        file: known.good.clone()?,
+        unchanged: true,
+        stale,
+    })
+}
+
+/// The result of a [`Scan`], for the loader.
+#[derive(Debug)]
+pub struct Scanned(pub(crate) Scan);
+
+/// One reading of the directory. It works on a copy of what the loader knows, so that a reading that fails changes
+/// nothing.
+#[derive(Debug)]
+pub struct Scan {
+    pub(crate) dir: PathBuf,
+    pub(crate) env: Env,
+    pub(crate) files: BTreeMap<PathBuf, KnownFile>,
+    pub(crate) next_id: usize,
+    pub(crate) dir_required: bool,
+    pub(crate) faults: Vec<ConfigFault>,
+    pub(crate) candidates: Vec<Candidate>,
+    pub(crate) drafts: Vec<Draft>,
+}
+
+/// Why the directory cannot be listed.
+enum ListError {
+    /// It does not exist.
+    Missing,
+    /// It is not trusted or cannot be read.
+    Unusable(ConfigFault),
 }
 
 impl Scan {
     /// Reads the directory and parses every file. Blocks.
     #[must_use]
     pub fn run(mut self) -> Scanned {
-        self.read_dir();
+        match self.list() {
+            Ok(paths) => {
+                // A removed file takes its tunnels with it.
+                self.files.retain(|path, _| paths.contains(path));
+                for path in paths {
+                    self.read(path);
+                }
+            }
+            Err(error) => self.keep_last_good(error),
+        }
         Scanned(self)
     }
 
-    fn read_dir(&mut self) {
+    /// A directory that disappears for a moment (an unmounted home) must not stop the tunnels.
+    fn keep_last_good(&mut self, error: ListError) {
         let dir = self.dir.display().to_string();
-        let listed = file::trusted_folder(&self.dir, &self.env)
-            .map_err(|why| unreadable(&dir, &why.message, &why.help))
-            .and_then(|()| self.list(&dir));
-        let paths = match listed {
-            Ok(paths) => paths,
-            Err(fault) => {
-                // A folder that is away for a moment takes nothing down; it never is there for a new user.
-                if self.asked_for || !self.files.is_empty() || !fault.message.starts_with(NO_FOLDER)
-                {
-                    self.faults.push(fault);
-                }
-                self.candidates = stale(&self.files);
-                return;
-            }
-        };
-        self.files.retain(|path, _| paths.contains(path));
-        for path in paths {
-            self.read(path);
+        match error {
+            // Someone who has not configured anything yet has no directory, which is not an error.
+            ListError::Missing if !self.dir_required && self.files.is_empty() => {}
+            ListError::Missing => self.faults.push(file_fault(
+                &dir,
+                "the configuration folder does not exist",
+                "create it and put a *.toml file into it",
+            )),
+            ListError::Unusable(fault) => self.faults.push(fault),
         }
+        self.candidates = stale_candidates(&self.files);
     }
 
-    fn list(&mut self, dir: &str) -> Result<Vec<PathBuf>, ConfigFault> {
-        let entries = match std::fs::read_dir(&self.dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(unreadable(
-                    dir,
-                    NO_FOLDER,
-                    "make it, and put a *.toml into it",
-                ));
-            }
-            Err(error) => {
-                return Err(unreadable(
-                    dir,
-                    &format!("cannot be read: {error}"),
-                    "make it readable for you",
-                ));
-            }
-        };
+    /// The paths of the configuration files, sorted.
+    fn list(&mut self) -> Result<Vec<PathBuf>, ListError> {
+        let dir = self.dir.display().to_string();
+        file::check_folder(&self.dir, &self.env)
+            .map_err(|error| ListError::Unusable(file_fault(&dir, &error.message, &error.help)))?;
+        let entries = std::fs::read_dir(&self.dir).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => ListError::Missing,
+            _ => ListError::Unusable(file_fault(
+                &dir,
+                &format!("cannot be read: {error}"),
+                &format!("run: chmod u+rx {dir}"),
+            )),
+        })?;
         let mut paths: Vec<PathBuf> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| is_config(path))
             .collect();
+        // Sorted, so that each reading accepts the same files and reports in the same order.
         paths.sort();
-        if paths.len() > MOST_FILES {
+        if paths.len() > MAX_FILES {
             let message = format!(
-                "holds more than {MOST_FILES} configuration files; only the first are read"
+                "contains more than {MAX_FILES} configuration files; only the first {MAX_FILES} are read"
             );
-            self.faults.push(unreadable(
-                dir,
+            self.faults.push(file_fault(
+                &dir,
                 &message,
                 "put several tunnels into one file",
             ));
-            paths.truncate(MOST_FILES);
+            paths.truncate(MAX_FILES);
         }
         Ok(paths)
     }
 
     fn read(&mut self, path: PathBuf) {
         let name = path.display().to_string();
-        let entry = self.files.entry(path.clone()).or_insert_with(|| {
+        let known = self.files.entry(path.clone()).or_insert_with(|| {
             self.next_id += 1;
-            Entry {
+            KnownFile {
                 id: self.next_id,
                 good: None,
             }
         });
-        let old = |entry: &Entry, stale| {
-            Some(Candidate {
-                id: entry.id,
-                path: path.clone(),
-                state: entry.good.clone()?,
-                unchanged: true,
-                stale,
-            })
-        };
-        let text = match file::text(&path, &self.env) {
+        let text = match file::read_text(&path, &self.env) {
             Ok(Some(text)) => text,
+            // Removed since the directory was listed.
             Ok(None) => {
                 self.files.remove(&path);
                 return;
             }
-            Err(why) => {
-                self.faults.push(unreadable(&name, &why.message, &why.help));
-                self.candidates.extend(old(entry, true));
+            Err(error) => {
+                self.faults
+                    .push(file_fault(&name, &error.message, &error.help));
+                self.candidates.extend(last_good(&path, known, true));
                 return;
             }
         };
         let hash = hash(&text);
-        if entry.good.as_ref().is_some_and(|good| good.hash == hash) {
-            self.candidates.extend(old(entry, false));
+        // Compared by content, not by time: an editor may write a file without changing it, or twice in one second.
+        if known.good.as_ref().is_some_and(|good| good.hash == hash) {
+            self.candidates.extend(last_good(&path, known, false));
             return;
         }
-        let (parsed, problems) = file::parse(entry.id, &text);
+        let (parsed, diagnostics) = file::parse(known.id, &text);
         let source = Source::new(name, text);
-        if problems.is_empty() {
+        if diagnostics.is_empty() {
             self.candidates.push(Candidate {
-                id: entry.id,
+                id: known.id,
                 path,
-                state: State {
+                file: GoodFile {
                     hash,
                     source,
                     parsed,
@@ -207,30 +211,34 @@ impl Scan {
             });
             return;
         }
-        tell(&source, &problems, &mut self.faults);
-        self.candidates.extend(old(entry, true));
+        report(&source, &diagnostics, &mut self.faults);
+        self.candidates.extend(last_good(&path, known, true));
         self.drafts.push(Draft {
-            id: entry.id,
+            id: known.id,
             source,
             parsed,
         });
     }
 }
 
-pub(crate) fn tell(source: &Source, problems: &[Diagnostic], faults: &mut Vec<ConfigFault>) {
+/// Renders the errors of one file, at most [`MAX_FAULTS_PER_FILE`] of them.
+pub(crate) fn report(source: &Source, diagnostics: &[Diagnostic], faults: &mut Vec<ConfigFault>) {
     faults.extend(
-        problems
+        diagnostics
             .iter()
-            .take(MOST_FAULTS)
-            .map(|problem| source.fault(problem)),
+            .take(MAX_FAULTS_PER_FILE)
+            .map(|diagnostic| source.to_fault(diagnostic)),
     );
-    if problems.len() > MOST_FAULTS {
-        let message = format!("and {} more faults", problems.len() - MOST_FAULTS);
-        faults.push(source.fault(&Diagnostic::new(None, message)));
+    if diagnostics.len() > MAX_FAULTS_PER_FILE {
+        let message = format!(
+            "and {} more errors",
+            diagnostics.len() - MAX_FAULTS_PER_FILE
+        );
+        faults.push(source.to_fault(&Diagnostic::new(None, message)));
     }
 }
 
-/// `*.toml`, but nothing hidden and nothing that an editor left.
+/// Whether a file belongs to the configuration: `*.toml`, not hidden and not an editor's backup or swap file.
 pub fn is_config(path: &Path) -> bool {
     let name = path
         .file_name()

@@ -13,6 +13,9 @@ use crate::failure::Failure;
 use crate::session::{self, OpenError, Session};
 use tunneld_config::addr::{Endpoint, ListenAddr};
 
+/// SSH_OPEN_CONNECT_FAILED (RFC 4254 §5.1).
+const CONNECT_FAILED: u32 = 2;
+
 /// The destination to which the server connects a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChannelTarget {
@@ -175,11 +178,11 @@ impl IncomingChannel for session::Incoming {
     }
 
     async fn accept(self) -> io::Result<session::Channel> {
-        self.channel.accept().await
+        self.channel.accept()
     }
 
     async fn refuse(self, why: &str) {
-        self.channel.refuse(why).await;
+        self.channel.refuse(CONNECT_FAILED, why);
     }
 }
 
@@ -194,7 +197,7 @@ impl SshChannel for session::Channel {
 
 impl SshChannelReader for session::ChannelReader {
     async fn next_pieces(&mut self, pieces: &mut Vec<Bytes>, max_bytes: usize) -> io::Result<bool> {
-        session::ChannelReader::next_pieces(self, pieces, max_bytes).await
+        session::ChannelReader::read_chunks(self, pieces, max_bytes).await
     }
 }
 

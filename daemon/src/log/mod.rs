@@ -5,7 +5,6 @@
 //! that do not fit are dropped and counted.
 
 mod collector;
-mod filter;
 mod journal;
 mod ring;
 mod sink;
@@ -109,7 +108,8 @@ impl Log {
 /// # Errors
 /// The part that does not parse, escaped: `RUST_LOG` and `log.set_level` may hold any text.
 pub fn parse_filter(filter: &str) -> anyhow::Result<Targets> {
-    filter::parse(filter).map_err(|error| anyhow::anyhow!(tunneld_proto::text::escape(&error)))
+    tunneld_config::log_filter::parse(filter)
+        .map_err(|error| anyhow::anyhow!(tunneld_proto::text::escape(&error)))
 }
 
 #[cfg(test)]

@@ -173,7 +173,10 @@ impl ReloadTask {
     fn refresh(&self, refresh: RefreshRequest, refreshing: &mut JoinSet<()>) {
         let ad_hoc_spec = self.state_file.ad_hoc().remove(&refresh.name);
         let now = Instant::now().into_std();
-        let Some(job) = self.loader.again(&refresh.name, ad_hoc_spec.as_ref(), now) else {
+        let Some(job) = self
+            .loader
+            .refresh_job(&refresh.name, ad_hoc_spec.as_ref(), now)
+        else {
             return;
         };
         let permits = Arc::clone(&self.refresh_permits);

@@ -1,4 +1,4 @@
-//! The time that a dial may take, which stands still while a person is asked, and the desk at which they are.
+//! The time limit of a dial, which pauses while a person is asked, and the prompter that pauses it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,26 +11,29 @@ use tokio::time::Instant;
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{PromptCancelled, PromptRequest, PromptSender};
 
-/// What is left of `connect_timeout`. Clones share it.
+/// Longest limit that is counted; a deadline centuries ahead would overflow the clock.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// The deadline that `connect_timeout` sets. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct PausableDeadline {
-    whole: Duration,
+    limit: Duration,
     clock: Arc<watch::Sender<Clock>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Clock {
     deadline: Instant,
-    /// How many people are being waited for, and since when.
+    /// How many pauses are open, and when the first of them began. `None` while the clock runs.
     paused: Option<(usize, Instant)>,
 }
 
 impl PausableDeadline {
-    /// The whole of it, beginning now.
-    pub(super) fn new(whole: Duration) -> Self {
-        let deadline = Instant::now() + whole.min(Duration::from_secs(86_400));
+    /// Starts the clock; `limit` is at most one day.
+    pub(super) fn new(limit: Duration) -> Self {
+        let deadline = Instant::now() + limit.min(LONGEST);
         Self {
-            whole,
+            limit,
             clock: Arc::new(watch::Sender::new(Clock {
                 deadline,
                 paused: None,
@@ -38,8 +41,11 @@ impl PausableDeadline {
         }
     }
 
-    /// Runs `work` as long as there is time.
-    pub(super) async fn spend<T>(
+    /// Runs `work` until it is done or the deadline has passed. `doing` begins the error message.
+    ///
+    /// # Errors
+    /// What `work` fails with, or `Timeout`.
+    pub(super) async fn run<T>(
         &self,
         doing: &str,
         work: impl Future<Output = Result<T, Failure>>,
@@ -48,45 +54,47 @@ impl PausableDeadline {
         let mut clock = self.clock.subscribe();
         loop {
             let now = *clock.borrow_and_update();
-            let over = async {
+            let expired = async {
                 match now.paused {
                     Some(_) => std::future::pending().await,
                     None => tokio::time::sleep_until(now.deadline).await,
                 }
             };
             tokio::select! {
+                // The work goes first: a result that is ready counts, even if the deadline has passed too.
                 biased;
                 done = &mut work => return done,
+                // A pause began or ended: the time to wait for has changed.
                 _ = clock.changed() => {}
-                () = over => return Err(self.spent(doing)),
+                () = expired => return Err(self.timed_out(doing)),
             }
         }
     }
 
-    fn spent(&self, doing: &str) -> Failure {
+    fn timed_out(&self, doing: &str) -> Failure {
         Failure::new(
             FailureKind::Timeout,
-            format!("{doing} took longer than {:?}", self.whole),
+            format!("{doing} took longer than {:?}", self.limit),
         )
-        .hint("a slow network or host: raise connect_timeout")
+        .hint("if the network or the host is slow, raise connect_timeout")
     }
 
-    /// Stops the clock until the pause is dropped.
-    pub(super) fn pause(&self) -> Pause {
+    /// Stops the clock until the returned guard is dropped. Pauses may overlap.
+    pub(super) fn pause(&self) -> PauseGuard {
         self.clock.send_modify(|clock| {
             clock.paused = Some(match clock.paused {
                 Some((count, since)) => (count + 1, since),
                 None => (1, Instant::now()),
             });
         });
-        Pause(self.clone())
+        PauseGuard(self.clone())
     }
 }
 
-/// The clock stands still while this lives.
-pub(super) struct Pause(PausableDeadline);
+/// The clock of the deadline is stopped while this exists.
+pub(super) struct PauseGuard(PausableDeadline);
 
-impl Drop for Pause {
+impl Drop for PauseGuard {
     fn drop(&mut self) {
         self.0.clock.send_modify(|clock| match clock.paused {
             Some((1, since)) => {
@@ -99,48 +107,53 @@ impl Drop for Pause {
     }
 }
 
-/// Where a dial asks a person, off its clock.
+/// Sends prompts to the user; the deadline of the dial is paused while one is open.
 #[derive(Clone, Debug)]
 pub(super) struct Prompter {
-    asker: PromptSender,
-    budget: PausableDeadline,
+    sender: PromptSender,
+    deadline: PausableDeadline,
 }
 
 impl Prompter {
-    /// A desk whose questions do not cost `budget`.
-    pub(super) fn new(asker: PromptSender, budget: PausableDeadline) -> Self {
-        Self { asker, budget }
+    pub(super) fn new(sender: PromptSender, deadline: PausableDeadline) -> Self {
+        Self { sender, deadline }
     }
 
-    /// The line to the person, for what costs no dial anything.
-    pub(super) fn asker(&self) -> &PromptSender {
-        &self.asker
+    /// The sender itself, for prompts after the dial, which has no deadline then.
+    pub(super) fn sender(&self) -> &PromptSender {
+        &self.sender
     }
 
-    /// Asks.
+    /// Sends `request` and waits for one answer per field, for as long as the user takes.
+    ///
+    /// # Errors
+    /// The prompt was cancelled.
     pub(super) async fn ask(
         &self,
-        question: PromptRequest,
+        request: PromptRequest,
     ) -> Result<Vec<SecretString>, PromptCancelled> {
-        let _pause = self.budget.pause();
-        self.asker.ask(question).await
+        let _pause = self.deadline.pause();
+        self.sender.ask(request).await
     }
 
-    /// Asks for one thing.
+    /// Sends a request that has one field and waits for its answer.
+    ///
+    /// # Errors
+    /// The prompt was cancelled.
     pub(super) async fn ask_one(
         &self,
-        question: PromptRequest,
+        request: PromptRequest,
     ) -> Result<SecretString, PromptCancelled> {
-        self.ask(question)
+        self.ask(request)
             .await?
             .into_iter()
             .next()
             .ok_or(PromptCancelled)
     }
 
-    /// Stops the dial's clock for something else that a person does, such as touching a security key.
-    pub(super) fn pause(&self) -> Pause {
-        self.budget.pause()
+    /// Pauses the deadline for something else that a person does, such as touching a security key.
+    pub(super) fn pause(&self) -> PauseGuard {
+        self.deadline.pause()
     }
 }
 
@@ -149,10 +162,10 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_does_not_cost() {
-        let budget = PausableDeadline::new(Duration::from_secs(10));
-        let begun = Instant::now();
-        let pausing = budget.clone();
+    async fn a_pause_moves_the_deadline() {
+        let deadline = PausableDeadline::new(Duration::from_secs(10));
+        let start = Instant::now();
+        let pausing = deadline.clone();
         let work = async move {
             tokio::time::sleep(Duration::from_secs(4)).await;
             let pause = pausing.pause();
@@ -160,8 +173,8 @@ mod tests {
             drop(pause);
             std::future::pending::<Result<(), Failure>>().await
         };
-        let failure = budget.spend("waiting", work).await.unwrap_err();
+        let failure = deadline.run("waiting", work).await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Timeout);
-        assert_eq!(begun.elapsed().as_secs(), 110);
+        assert_eq!(start.elapsed().as_secs(), 110);
     }
 }

@@ -1,5 +1,6 @@
-//! The making of a session, from a route to a login: host_command, the way there, keys, host key, login.
-//! All of it is one future; dropping it ends what it began.
+//! Makes a session along a route: host_command, transport, key exchange, host key, login.
+//!
+//! All of it is one future; dropping it ends what it began, child processes included.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -10,88 +11,94 @@ use tokio::sync::mpsc;
 
 use tunneld_proto::status::Phase;
 use tunneld_proto::text;
-use tunneld_ssh::client::Stream;
+use tunneld_ssh::client::{Authenticator, Stream};
 
 use crate::failure::{Failure, FailureKind};
-use crate::session::auth::{self, AuthContext};
-use crate::session::client;
+use crate::session::auth;
+use crate::session::auth::login::Login;
+use crate::session::auth::method::AuthContext;
+use crate::session::context::{DialContext, DialState};
 use crate::session::deadline::{PausableDeadline, Prompter};
+use crate::session::handshake;
 use crate::session::host_key::HostKeyVerifier;
-use crate::session::transport::proxy_command::{Proxy, StderrTail};
+use crate::session::session::{Established, OpenError, Session, SessionOrigin};
+use crate::session::transport::proxy_command::{ProxyCommand, StderrTail};
 use crate::session::transport::tcp;
-use crate::session::{DialContext, Established, OpenError, Session};
 use tunneld_config::env::Env;
 use tunneld_config::model::{Route, Via};
-use tunneld_config::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
-use tunneld_platform::subprocess as command;
+use tunneld_config::ssh_config::tokens::{self, Keyword, ServerKey, TokenValues};
+use tunneld_platform::subprocess;
 
-/// The way to a host, once it is open.
-struct Way {
-    carrier: Stream,
+/// Longest host name that DNS allows, in bytes.
+const HOST_NAME_LIMIT: usize = 255;
+
+/// A session that carries another, and its name for messages.
+type Carrier = (String, Session);
+
+/// An open byte stream to the SSH port.
+struct Transport {
+    stream: Stream,
+    /// `None` unless it is a TCP connection.
     local_addr: Option<SocketAddr>,
-    /// The session that carries it, and the name under which that one's end is told.
-    over: Option<(String, Session)>,
-    complaint: Option<StderrTail>,
+    /// The session whose channel it is. `None` for TCP and a ProxyCommand.
+    carrier: Option<Carrier>,
+    /// The ProxyCommand's stderr. `None` for every other transport.
+    stderr: Option<StderrTail>,
 }
 
-/// What all parts of one dial know.
+/// One hop of a dial: the parts that all steps need.
 struct Dial<'a> {
     route: &'a Route,
+    /// The host to reach: the route's, or what host_command printed.
     host: String,
-    desk: Prompter,
+    prompter: Prompter,
     phases: &'a mpsc::UnboundedSender<Phase>,
-    at: Mutex<Phase>,
+    phase: Mutex<Phase>,
     tunnel: &'a str,
+    shared: &'a DialState,
 }
 
-/// Makes a session along `route`.
-pub(super) async fn dial(route: &Route, context: &DialContext) -> Result<Established, Failure> {
-    dial_over(route, context, None).await
+/// Makes a session: reaches the host, exchanges keys, verifies the host key, logs in.
+///
+/// # Errors
+/// The step that failed, with its recovery. If a deadline passed, the message names the phase.
+///
+/// # Cancel safety
+/// Dropping the future ends all that it began, child processes included.
+pub async fn dial(route: &Route, context: DialContext) -> Result<Established, Failure> {
+    dial_over(route, &context, None).await
 }
 
-/// Makes a session along `route`; over the session that is given where there is one.
+/// Makes a session along `route`, over `carrier` if there is one. Boxed because a jump host calls it again.
 fn dial_over<'a>(
     route: &'a Route,
     context: &'a DialContext,
-    over: Option<(String, Session)>,
+    carrier: Option<Carrier>,
 ) -> BoxFuture<'a, Result<Established, Failure>> {
     Box::pin(async move {
-        let over = match (&route.via, over) {
-            (_, Some(over)) => Some(over),
-            (Via::Jump(hops), None) => Some(jump(hops, context).await?),
-            (Via::Tunnel(name), None) => {
-                let Some(carrier) = context.carrier.clone() else {
-                    return Err(Failure::new(
-                        FailureKind::Proxy,
-                        format!(
-                            "the tunnel {} that should carry this one is not up",
-                            text::escape(name)
-                        ),
-                    ));
-                };
-                Some((format!("tunnel {}", text::escape(name)), carrier))
-            }
-            _ => None,
+        // Before the deadline starts: each jump host has a connect_timeout of its own.
+        let carrier = match carrier {
+            Some(carrier) => Some(carrier),
+            None => carrier_of(route, context).await?,
         };
-        let budget = PausableDeadline::new(route.connect_timeout);
+        let deadline = PausableDeadline::new(route.connect_timeout);
         let mut dial = Dial {
             route,
             host: route.host.clone(),
-            desk: Prompter::new(context.asker.clone(), budget.clone()),
+            prompter: Prompter::new(context.prompts.clone(), deadline.clone()),
             phases: &context.phases,
-            at: Mutex::new(Phase::Resolve),
+            phase: Mutex::new(Phase::Resolve),
             tunnel: &context.tunnel,
+            shared: &context.shared,
         };
         if !route.host_command.is_empty() {
-            let asking = host_of(&route.host_command);
             dial.enter(Phase::HostCommand);
-            dial.host = budget.spend("host_command", asking).await?;
+            let host = run_host_command(&route.host_command);
+            dial.host = deadline.run("host_command", host).await?;
         }
-        let who = dial.who();
-        let made = budget
-            .spend(&format!("connecting to {who}"), dial.make(over))
-            .await;
-        made.map_err(|failure| match failure.kind {
+        let doing = format!("connecting to {}", dial.destination());
+        let result = deadline.run(&doing, dial.connect(carrier)).await;
+        result.map_err(|failure| match failure.kind {
             FailureKind::Timeout => Failure {
                 message: format!("{} (at {})", failure.message, dial.phase().as_str()),
                 ..failure
@@ -101,42 +108,69 @@ fn dial_over<'a>(
     })
 }
 
-/// The last session of a chain of jump hosts, each over the one before.
-async fn jump(hops: &[Route], context: &DialContext) -> Result<(String, Session), Failure> {
-    let mut over: Option<(String, Session)> = None;
+/// The session that `route` goes over. `None` for TCP and a ProxyCommand.
+async fn carrier_of(route: &Route, context: &DialContext) -> Result<Option<Carrier>, Failure> {
+    match &route.via {
+        Via::Jump(hops) => dial_jump_hosts(hops, context).await.map(Some),
+        Via::Tunnel(name) => {
+            let name = format!("tunnel {}", text::escape(name));
+            match context.carrier.clone() {
+                Some(session) => Ok(Some((name, session))),
+                None => Err(Failure::new(
+                    FailureKind::Proxy,
+                    format!("{name}, which carries this one, is not up"),
+                )),
+            }
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Dials the jump hosts, each over the one before, and returns the session with the last.
+async fn dial_jump_hosts(hops: &[Route], context: &DialContext) -> Result<Carrier, Failure> {
+    let mut carrier: Option<Carrier> = None;
     for hop in hops {
         let name = format!("jump host {}", text::escape(&hop.alias));
-        let _told = context.phases.send(Phase::Proxy);
-        // A hop's own phases would be taken for the tunnel's.
-        let quiet = DialContext {
+        // Fails only if the tunnel has dropped this dial.
+        let _ = context.phases.send(Phase::Proxy);
+        // The phases of a hop would be taken for the tunnel's own: for the tunnel, all of it is `Proxy`.
+        let hop_context = DialContext {
             phases: mpsc::unbounded_channel().0,
             ..context.clone()
         };
-        let made = dial_over(hop, &quiet, over.take()).await;
-        let made = made.map_err(|failure| Failure {
+        let established = dial_over(hop, &hop_context, carrier.take()).await;
+        let established = established.map_err(|failure| Failure {
             message: format!("{name}: {}", failure.message),
             ..failure
         })?;
-        over = Some((name, made.session));
+        carrier = Some((name, established.session));
     }
-    over.ok_or_else(|| Failure::new(FailureKind::Config, "proxy_jump names no host"))
+    carrier.ok_or_else(|| Failure::new(FailureKind::Config, "proxy_jump names no host"))
 }
 
-async fn host_of(argv: &[String]) -> Result<String, Failure> {
+/// Runs host_command and returns the host that it prints in its first line.
+async fn run_host_command(argv: &[String]) -> Result<String, Failure> {
     let failed = |why: String| {
         Failure::new(FailureKind::HostCommand, format!("host_command: {why}"))
             .hint("run the command by hand: its first line of output must be the host")
     };
-    let said = command::first_line(argv).await.map_err(failed)?;
-    let host = said.expose_secret().trim();
-    // What `aws --output text` and `jq -r` print for a name that there is not yet.
+    let output = subprocess::first_line(argv).await.map_err(failed)?;
+    let host = output.expose_secret().trim();
+    // `aws --output text` prints None and `jq -r` prints null while a machine has no address yet.
     if matches!(host, "None" | "null") {
-        return Err(failed(format!("it said {host}: there is no host yet")));
-    }
-    let odd = |c: char| !(c.is_ascii_alphanumeric() || ".-_:%".contains(c));
-    if host.is_empty() || host.len() > 255 || host.starts_with('-') || host.contains(odd) {
         return Err(failed(format!(
-            "it said {:?}, which is no host",
+            "it printed {host}: the host does not exist yet"
+        )));
+    }
+    // The host goes into a ProxyCommand's command line: only what cannot be an option or shell syntax is accepted.
+    let forbidden = |c: char| !(c.is_ascii_alphanumeric() || ".-_:%".contains(c));
+    if host.is_empty()
+        || host.len() > HOST_NAME_LIMIT
+        || host.starts_with('-')
+        || host.contains(forbidden)
+    {
+        return Err(failed(format!(
+            "it printed {:?}, which is not a host name or address",
             text::escape(host)
         )));
     }
@@ -145,18 +179,19 @@ async fn host_of(argv: &[String]) -> Result<String, Failure> {
 
 impl Dial<'_> {
     fn enter(&self, phase: Phase) {
-        if let Ok(mut at) = self.at.lock() {
-            *at = phase;
+        if let Ok(mut current) = self.phase.lock() {
+            *current = phase;
         }
-        // A tunnel that no longer listens is about to drop this dial.
-        let _told = self.phases.send(phase);
+        // Fails only if the tunnel is about to drop this dial.
+        let _ = self.phases.send(phase);
     }
 
     fn phase(&self) -> Phase {
-        self.at.lock().map_or(Phase::Unknown, |at| *at)
+        self.phase.lock().map_or(Phase::Unknown, |phase| *phase)
     }
 
-    fn who(&self) -> String {
+    /// `user@host:port`, escaped.
+    fn destination(&self) -> String {
         let port = self.route.port;
         let host = match self.host.contains(':') {
             true => format!("[{}]", self.host),
@@ -165,109 +200,132 @@ impl Dial<'_> {
         text::escape(&format!("{}@{host}:{port}", self.route.user))
     }
 
-    async fn make(&self, over: Option<(String, Session)>) -> Result<Established, Failure> {
-        let Dial {
-            route,
-            desk,
-            tunnel,
-            ..
-        } = self;
-        let way = self.open_way(over).await?;
-        let trust = HostKeyVerifier::gather(route, &self.host, desk, tunnel).await?;
-        self.enter(Phase::Kex);
-        let at_host_key = || self.enter(Phase::HostKey);
-        let connected = client::connect(way.carrier, route, trust, at_host_key).await;
-        let mut connected = match connected {
-            Ok(connected) => connected,
-            Err(failure) => return Err(with_complaint(failure, way.complaint).await),
+    async fn connect(&self, carrier: Option<Carrier>) -> Result<Established, Failure> {
+        let transport = self.open_transport(carrier).await?;
+        let verifier = HostKeyVerifier::new(
+            self.route,
+            &self.host,
+            &self.prompter,
+            self.tunnel,
+            &self.shared.known_hosts,
+        )
+        .await?;
+        let updater = verifier.updater();
+        let (connected, auth) = match self.log_in(transport.stream, verifier).await {
+            Ok(logged_in) => logged_in,
+            // A ProxyCommand that fails says why on stderr; the SSH library only sees the end of the stream.
+            Err(failure) => return Err(with_stderr(failure, transport.stderr).await),
         };
-        for line in connected.core.info().pre_banner.lines() {
-            tracing::info!(tunnel, "said before SSH: {}", text::escape(line));
-        }
-        self.enter(Phase::Auth);
-        let who = self.who();
-        let means = AuthContext {
-            auth: &route.auth,
-            desk,
-            who: &who,
-            tunnel,
+        let origin = SessionOrigin {
+            host: self.host.clone(),
+            auth,
+            local_addr: transport.local_addr,
+            carrier: transport.carrier,
+            over_proxy_command: transport.stderr.is_some(),
         };
-        match auth::log_in(&mut connected, &means).await {
-            Ok(how) => connected.establish(
-                &self.host,
-                how,
-                way.local_addr,
-                way.over,
-                way.complaint.is_some(),
-            ),
-            Err(failure) => {
-                drop(connected);
-                Err(with_complaint(failure, way.complaint).await)
-            }
-        }
+        Session::start(connected, updater, origin)
     }
 
-    async fn open_way(&self, over: Option<(String, Session)>) -> Result<Way, Failure> {
-        let route = self.route;
-        if let Some((name, session)) = over {
-            self.enter(Phase::Proxy);
-            let opened = session
-                .open_direct_tcpip(&self.host, route.port, None)
-                .await;
-            let channel = opened.map_err(|error| {
-                let to = text::escape(&format!("{}:{}", self.host, route.port));
-                let failure = Failure::new(
-                    FailureKind::Proxy,
-                    format!("{name}: opening {to} from there: {error}"),
-                );
-                match error {
-                    OpenError::Refused { code: 1, .. } => failure.hint(
-                        "that server forbids it: its sshd_config's AllowTcpForwarding and PermitOpen, or the options \
-                         of the key in authorized_keys",
-                    ),
-                    _ => failure,
-                }
-            })?;
-            return Ok(Way {
-                carrier: Stream::other(channel),
-                local_addr: None,
-                over: Some((name, session)),
-                complaint: None,
-            });
+    /// Exchanges keys and logs in. Returns the connection and how the login succeeded, for `status`.
+    async fn log_in(
+        &self,
+        stream: Stream,
+        verifier: HostKeyVerifier,
+    ) -> Result<(Authenticator, String), Failure> {
+        self.enter(Phase::Kex);
+        let on_host_key = || self.enter(Phase::HostKey);
+        let connected = handshake::connect(stream, self.route, verifier, on_host_key).await?;
+        for line in connected.info().pre_banner.lines() {
+            tracing::info!(
+                tunnel = self.tunnel,
+                "before the identification the server sent: {}",
+                text::escape(line)
+            );
         }
-        if let Via::Command(template) = &route.via {
-            self.enter(Phase::Proxy);
-            let command = self.expand(template)?;
-            let (proxy, complaint) = Proxy::start(&command, self.tunnel).map_err(|error| {
-                Failure::new(
-                    FailureKind::Proxy,
-                    format!("starting proxy_command: {error}"),
-                )
-            })?;
-            return Ok(Way {
-                carrier: Stream::other(proxy),
-                local_addr: None,
-                over: None,
-                complaint: Some(complaint),
-            });
+        self.enter(Phase::Auth);
+        let destination = self.destination();
+        let context = AuthContext {
+            auth: &self.route.auth,
+            prompter: &self.prompter,
+            destination: &destination,
+            tunnel: self.tunnel,
+            unlocked_keys: &self.shared.unlocked_keys,
+        };
+        let mut login = Login::new(connected);
+        let how = auth::log_in(&mut login, &context).await?;
+        Ok((login.into_connected(), how))
+    }
+
+    async fn open_transport(&self, carrier: Option<Carrier>) -> Result<Transport, Failure> {
+        if let Some((name, session)) = carrier {
+            return self.open_channel(name, session).await;
+        }
+        if let Via::Command(template) = &self.route.via {
+            return self.start_proxy_command(template);
         }
         self.enter(Phase::Resolve);
+        let route = self.route;
         let addresses = tcp::resolve(&self.host, route.port, route.address_family).await?;
         self.enter(Phase::Tcp);
         let (stream, local_addr) = tcp::connect(addresses, route).await?;
-        Ok(Way {
-            carrier: stream.into(),
+        Ok(Transport {
+            stream: stream.into(),
             local_addr,
-            over: None,
-            complaint: None,
+            carrier: None,
+            stderr: None,
         })
     }
 
-    /// The tokens of a ProxyCommand (ssh_config(5)), in one pass.
+    /// Opens a channel over the carrier. The name of the host is resolved at the carrier's server.
+    async fn open_channel(&self, name: String, session: Session) -> Result<Transport, Failure> {
+        self.enter(Phase::Proxy);
+        let port = self.route.port;
+        let opened = session.open_direct_tcpip(&self.host, port, None).await;
+        let channel = opened.map_err(|error| {
+            let target = text::escape(&format!("{}:{port}", self.host));
+            let failure = Failure::new(
+                FailureKind::Proxy,
+                format!("{name}: opening {target} from there: {error}"),
+            );
+            match error {
+                OpenError::Refused { code: 1, .. } => failure.hint(
+                    "that server forbids it: check AllowTcpForwarding and PermitOpen in its sshd_config, and the \
+                     options of the key in authorized_keys",
+                ),
+                _ => failure,
+            }
+        })?;
+        Ok(Transport {
+            stream: Stream::other(channel),
+            local_addr: None,
+            carrier: Some((name, session)),
+            stderr: None,
+        })
+    }
+
+    fn start_proxy_command(&self, template: &str) -> Result<Transport, Failure> {
+        self.enter(Phase::Proxy);
+        let command = self.expand(template)?;
+        let (proxy, stderr) = ProxyCommand::start(&command, self.tunnel).map_err(|error| {
+            Failure::new(
+                FailureKind::Proxy,
+                format!("starting proxy_command: {error}"),
+            )
+        })?;
+        Ok(Transport {
+            stream: Stream::other(proxy),
+            local_addr: None,
+            carrier: None,
+            stderr: Some(stderr),
+        })
+    }
+
+    /// Expands the tokens of a ProxyCommand (ssh_config(5), TOKENS). In one pass, so that a value that contains `%` is
+    /// not expanded again.
     fn expand(&self, template: &str) -> Result<String, Failure> {
         let route = self.route;
         let env = Env::from_process();
-        let facts = Facts {
+        let facts = TokenValues {
             env: &env,
             alias: &route.alias,
             host: &self.host,
@@ -281,22 +339,24 @@ impl Dial<'_> {
     }
 }
 
-async fn with_complaint(failure: Failure, complaint: Option<StderrTail>) -> Failure {
-    let Some(complaint) = complaint else {
+/// Adds to a failure what the ProxyCommand wrote to stderr. Unchanged if there is no ProxyCommand.
+async fn with_stderr(failure: Failure, stderr: Option<StderrTail>) -> Failure {
+    let Some(stderr) = stderr else {
         return failure;
     };
     let (kind, hint) = match failure.kind {
+        // With no SSH server at the other end of the stream, the command is to blame and not the protocol.
         FailureKind::Disconnected | FailureKind::Protocol => {
-            let hint = "run proxy_command by hand: an SSH server's SSH-2.0-… must come of it";
+            let hint = "run proxy_command by hand: it must print the identification of an SSH server, SSH-2.0-…";
             (FailureKind::Proxy, Some(hint.to_owned()))
         }
         kind => (kind, failure.hint),
     };
-    let said = text::escape(&complaint.drain_stderr().await);
-    let message = match said.is_empty() {
+    let stderr = text::escape(&stderr.drain_stderr().await);
+    let message = match stderr.is_empty() {
         true => format!("over proxy_command: {}", failure.message),
         false => format!(
-            "over proxy_command: {} (the command says: {said})",
+            "over proxy_command: {} (its stderr: {stderr})",
             failure.message
         ),
     };

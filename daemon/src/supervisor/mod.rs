@@ -18,7 +18,7 @@ use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{Event, ReloadReport, Snapshot};
 use tunneld_proto::status::{Prompt, TunnelStatus};
 
-use crate::session::Session;
+use crate::session::{DialState, Session};
 use crate::state_file::StateFile;
 use crate::tunnel::connect_limiter::ConnectLimiter;
 use crate::tunnel::interactive_clients::ClientGuard;
@@ -101,6 +101,7 @@ impl Supervisor {
             connect_limiter: connect_limiter.clone(),
             last_prompt_id: Arc::new(AtomicU64::new(0)),
             answers: Arc::default(),
+            dials: DialState::default(),
             refresh: refresh.clone(),
         };
         tasks.spawn(Actor::new(context, state_file).run(inbox));

@@ -65,7 +65,7 @@ pub fn status(snapshot: &TunnelSnapshot, forwards: Vec<ForwardStatus>, now: Now)
         session: snapshot.session.clone(),
         reconnects: snapshot.reconnects,
         forwards,
-        notes: snapshot.config.notes.clone(),
+        notes: snapshot.config.status_notes(),
     }
 }
 

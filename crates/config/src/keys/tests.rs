@@ -11,7 +11,7 @@ use tunneld_platform::program::{Limits, ProgramFuture, ProgramOutput, RunProgram
 use super::*;
 use crate::diff::{Change, diff};
 use crate::load::Loaded;
-use crate::load::tests::Dir;
+use crate::load::tests::{Dir, now};
 use crate::{Env, Loader};
 
 /// Per key: two different values as TOML, and what else the table must contain so that the difference shows.
@@ -141,7 +141,7 @@ async fn load(text: &str) -> Loaded {
         ..dir.env()
     };
     let loaded = Loader::new(dir.dir.clone(), env, Arc::new(FakeSsh))
-        .load(tokio::time::Instant::now().into_std())
+        .load(now())
         .await;
     assert_eq!(loaded.faults, [], "{text}");
     loaded
@@ -235,12 +235,12 @@ fn the_parser_reads_the_keys_of_the_table_and_no_other() {
             "tunnel.t"
         };
         // No key takes a date: a key that the parser does not read would be unknown, or pass.
-        let (_, problems) =
+        let (_, diagnostics) =
             crate::parse::file::parse(0, &format!("[{title}]\n{} = 1979-05-27\n", key.name));
-        let told: Vec<&str> = problems.iter().map(|problem| &*problem.message).collect();
+        let messages: Vec<&str> = diagnostics.iter().map(|one| &*one.message).collect();
         assert!(
-            told.len() == 1 && told[0].starts_with(&format!("{}: expected", key.name)),
-            "{}: {told:?}",
+            messages.len() == 1 && messages[0].starts_with(&format!("{}: expected", key.name)),
+            "{}: {messages:?}",
             key.name
         );
     }
@@ -249,10 +249,14 @@ fn the_parser_reads_the_keys_of_the_table_and_no_other() {
 #[test]
 fn defaults_refuse_the_keys_of_one_tunnel() {
     for key in tunnel_keys().filter(|key| key.tunnel_only) {
-        let (_, problems) =
+        let (_, diagnostics) =
             crate::parse::file::parse(0, &format!("[defaults]\n{} = \"1\"\n", key.name));
-        let help = problems[0].help.as_deref().unwrap_or_default();
-        assert!(help.contains("[tunnel.NAME]"), "{}: {problems:?}", key.name);
+        let help = diagnostics[0].help.as_deref().unwrap_or_default();
+        assert!(
+            help.contains("[tunnel.NAME]"),
+            "{}: {diagnostics:?}",
+            key.name
+        );
     }
 }
 

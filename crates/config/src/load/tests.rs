@@ -1,9 +1,10 @@
-//! The directory over its life: what is read, what is refused, and what a broken file leaves standing.
+//! Loads of a directory: what is read, what is refused, and what stays when a file has errors.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use tempfile::TempDir;
+use tunneld_platform::subprocess::TokioPrograms;
 
 use super::*;
 use crate::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
@@ -34,14 +35,21 @@ impl Dir {
         }
     }
     pub(crate) fn loader(&self) -> Loader {
-        Loader::new(
-            self.dir.clone(),
-            self.env(),
-            std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
-        )
+        self.loader_in(self.env())
+    }
+    fn loader_in(&self, env: Env) -> Loader {
+        Loader::new(self.dir.clone(), env, Arc::new(TokioPrograms))
+    }
+    /// Loads the directory with a new loader.
+    async fn load(&self) -> Loaded {
+        self.loader().load(now()).await
     }
 }
 
+/// The time for a load; tests too may not read std's clock.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
 fn names(loaded: &Loaded) -> Vec<&str> {
     loaded
         .tunnels
@@ -58,7 +66,7 @@ fn rendered(loaded: &Loaded) -> String {
 }
 
 #[tokio::test]
-async fn the_contracts_own_example() {
+async fn the_example_of_the_interface_is_loaded() {
     let dir = Dir::new();
     dir.write(
         "tunneld.toml",
@@ -81,10 +89,7 @@ local_forward = ["8088 localhost:8088", "127.0.0.1:9870:localhost:9870", "/run/u
 [tunnel.mahuika]
 "#,
     );
-    let loaded = dir
-        .loader()
-        .load(tokio::time::Instant::now().into_std())
-        .await;
+    let loaded = dir.load().await;
     assert_eq!(rendered(&loaded), "");
     assert_eq!(names(&loaded), ["emr", "mahuika"]);
     assert_eq!(loaded.daemon.log.as_deref(), Some("info,tunneld=debug"));
@@ -119,7 +124,7 @@ local_forward = ["8088 localhost:8088", "127.0.0.1:9870:localhost:9870", "/run/u
 }
 
 #[tokio::test]
-async fn every_fault_of_every_file_in_one_pass() {
+async fn every_error_of_every_file_is_reported_at_once() {
     let dir = Dir::new();
     dir.write(
         "a.toml",
@@ -127,16 +132,13 @@ async fn every_fault_of_every_file_in_one_pass() {
     );
     dir.write("b.toml", "[tunnel.c]\nlocal_forward = [\"8088\", \"70000 h:1\"]\nbackoff = { initial = \"2m\", max = \"1m\" }\non_demand = true\n");
     dir.write("c.toml", "[tunnel.ok]\n");
-    let loaded = dir
-        .loader()
-        .load(tokio::time::Instant::now().into_std())
-        .await;
+    let loaded = dir.load().await;
     assert_eq!(names(&loaded), ["ok"]);
     let text = rendered(&loaded);
     for expected in [
         "a.toml:2:1\n  |\n2 | hots = \"x\"\n  | ^^^^\n  = help: did you mean \"host\"?",
         "port: expected an integer from 1 to 65535, found \"22 \"",
-        "host: the host `$(x)` holds `$`",
+        "host: the host `$(x)` contains `$`",
         "hold: expected a time from 0s to 1d, found -1",
         "local_forward: the target is missing",
         "b.toml:2:26",
@@ -150,18 +152,14 @@ async fn every_fault_of_every_file_in_one_pass() {
 }
 
 #[tokio::test]
-async fn a_fault_hides_no_other_of_its_file() {
+async fn an_error_hides_no_other_error_of_its_file() {
     let dir = Dir::new();
     dir.write(
         "a.toml",
         "[tunnel.a]\nprt = 1\n[tunnel.b]\nlocal_forward = \"*:8080:h:80\"\n[tunnel.c]\nidentity_file = \"%Z\"\n\
          [tunnel.d]\nlocal_forward = [\"1 h:1\", \"1 h:2\"]\n",
     );
-    let text = rendered(
-        &dir.loader()
-            .load(tokio::time::Instant::now().into_std())
-            .await,
-    );
+    let text = rendered(&dir.load().await);
     for fault in ["prt", "*:8080", "%Z", "one address"] {
         assert!(text.contains(fault), "{fault}: {text}");
     }
@@ -173,22 +171,18 @@ async fn a_fault_hides_no_other_of_its_file() {
 }
 
 #[tokio::test]
-async fn a_link_that_leads_nowhere_is_told() {
+async fn a_dangling_link_is_an_error() {
     let dir = Dir::new();
     std::os::unix::fs::symlink("/no/such/file", dir.dir.join("a.toml")).unwrap();
-    let text = rendered(
-        &dir.loader()
-            .load(tokio::time::Instant::now().into_std())
-            .await,
-    );
+    let text = rendered(&dir.load().await);
     assert!(
-        text.contains("a link to a file that is not there"),
+        text.contains("a symbolic link to a file that does not exist"),
         "{text}"
     );
 }
 
 #[tokio::test]
-async fn what_ssh_does_not_answer_is_asked_again() {
+async fn a_load_without_an_answer_of_ssh_is_to_be_tried_again() {
     let dir = Dir::new();
     dir.write("a.toml", "[tunnel.t]\nhost = \"h\"\n");
     dir.write("ssh", "#!/bin/sh\nexit 3\n");
@@ -196,35 +190,20 @@ async fn what_ssh_does_not_answer_is_asked_again() {
         ssh: Some(dir.dir.join("ssh")),
         ..dir.env()
     };
-    // Not to be run: another time it may be.
-    let loaded = Loader::new(
-        dir.dir.clone(),
-        env,
-        std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
-    )
-    .load(tokio::time::Instant::now().into_std())
-    .await;
+    // The mode 0600 makes it impossible to run.
+    let loaded = dir.loader_in(env).load(now()).await;
     assert!(loaded.try_again && loaded.tunnels.is_empty(), "{loaded:?}");
-    assert!(
-        !dir.loader()
-            .load(tokio::time::Instant::now().into_std())
-            .await
-            .try_again
-    );
+    assert!(!dir.load().await.try_again);
 }
 
 #[tokio::test]
-async fn syntax_errors_and_bad_keys_of_one_file_are_both_told() {
+async fn syntax_errors_and_bad_keys_of_one_file_are_both_reported() {
     let dir = Dir::new();
     dir.write(
         "a.toml",
         "[tunnel.a]\nhost = \nport = 0\n[tunnel.a]\nuser = 1\nzzz = 1\nport = 1\nport = 2\n",
     );
-    let text = rendered(
-        &dir.loader()
-            .load(tokio::time::Instant::now().into_std())
-            .await,
-    );
+    let text = rendered(&dir.load().await);
     for expected in [
         "a.toml:2:",
         "a.toml:3:",
@@ -236,75 +215,72 @@ async fn syntax_errors_and_bad_keys_of_one_file_are_both_told() {
 }
 
 #[tokio::test]
-async fn a_broken_file_keeps_its_tunnels_and_the_others_apply() {
+async fn a_file_with_errors_keeps_its_tunnels_and_the_others_apply() {
     let dir = Dir::new();
     dir.write("a.toml", "[tunnel.a]\nhost = \"old\"\n");
     dir.write("b.toml", "[tunnel.b]\nhost = \"old\"\n");
     let mut loader = dir.loader();
-    let first = loader.load(tokio::time::Instant::now().into_std()).await;
+    let first = loader.load(now()).await;
     assert_eq!(first.faults, []);
     dir.write("a.toml", "[tunnel.a]\nhost = \"new\nhots = 1");
     dir.write("b.toml", "[tunnel.b]\nhost = \"new\"\n");
-    let second = loader.load(tokio::time::Instant::now().into_std()).await;
+    let second = loader.load(now()).await;
     assert_eq!(second.tunnels[0].route.host, "old");
     assert!(
-        second.tunnels[0].notes[0].starts_with("stale: "),
+        second.tunnels[0].status_notes()[0].starts_with("stale: "),
         "{:?}",
-        second.tunnels[0].notes
+        second.tunnels[0]
     );
     assert_eq!(second.tunnels[1].route.host, "new");
     assert!(!second.faults.is_empty());
-    let third = loader.load(tokio::time::Instant::now().into_std()).await;
-    assert_eq!(second, third, "the same directory says the same");
+    let third = loader.load(now()).await;
+    assert_eq!(
+        second, third,
+        "an unchanged directory gives the same result"
+    );
     dir.write("a.toml", "[tunnel.a]\nhost = \"newer\"\n");
-    let fourth = loader.load(tokio::time::Instant::now().into_std()).await;
+    let fourth = loader.load(now()).await;
     assert_eq!(
         (
             fourth.tunnels[0].route.host.as_str(),
-            fourth.tunnels[0].notes.len()
+            fourth.tunnels[0].status_notes().len()
         ),
         ("newer", 0)
     );
     assert_eq!(fourth.faults, []);
     fs::remove_file(dir.dir.join("a.toml")).unwrap();
-    assert_eq!(
-        names(&loader.load(tokio::time::Instant::now().into_std()).await),
-        ["b"]
-    );
+    assert_eq!(names(&loader.load(now()).await), ["b"]);
 }
 
 #[tokio::test]
-async fn a_folder_that_goes_away_and_comes_back() {
+async fn a_folder_that_disappears_keeps_its_tunnels_until_it_is_back() {
     let dir = Dir::new();
     dir.write("a.toml", "[tunnel.a]\n");
     let mut loader = dir.loader();
-    loader.load(tokio::time::Instant::now().into_std()).await;
+    loader.load(now()).await;
     fs::rename(&dir.dir, dir.home.path().join("away")).unwrap();
-    let away = loader.load(tokio::time::Instant::now().into_std()).await;
+    let away = loader.load(now()).await;
     assert_eq!(names(&away), ["a"]);
-    assert!(rendered(&away).contains("is not there"));
-    assert!(away.tunnels[0].notes[0].starts_with("stale"));
+    assert!(rendered(&away).contains("does not exist"));
+    assert!(away.tunnels[0].status_notes()[0].starts_with("stale"));
     fs::rename(dir.home.path().join("away"), &dir.dir).unwrap();
-    let back = loader.load(tokio::time::Instant::now().into_std()).await;
-    assert_eq!((back.faults.len(), back.tunnels[0].notes.len()), (0, 0));
+    let back = loader.load(now()).await;
+    assert_eq!(
+        (back.faults.len(), back.tunnels[0].status_notes().len()),
+        (0, 0)
+    );
     fs::remove_dir_all(&dir.dir).unwrap();
     assert_eq!(
-        dir.loader()
-            .load(tokio::time::Instant::now().into_std())
-            .await,
+        dir.load().await,
         Loaded::default(),
-        "a new user has no folder"
+        "a new user without a folder is not an error"
     );
-    let asked_for = dir
-        .loader()
-        .asked_for(true)
-        .load(tokio::time::Instant::now().into_std())
-        .await;
-    assert!(rendered(&asked_for).contains("is not there"));
+    let required = dir.loader().dir_required(true).load(now()).await;
+    assert!(rendered(&required).contains("does not exist"));
 }
 
 #[tokio::test]
-async fn what_is_no_trustworthy_text_is_refused_and_never_blocks() {
+async fn files_that_are_not_trusted_text_are_refused_and_never_block() {
     let dir = Dir::new();
     dir.write("ok.toml", "\u{feff}[tunnel.ok]\r\nhost = \"h\" # c\r\n");
     dir.write("empty.toml", "");
@@ -323,24 +299,22 @@ async fn what_is_no_trustworthy_text_is_refused_and_never_blocks() {
     dir.write(".hidden.toml", "x");
     dir.write("old.toml~", "x");
     dir.write("#edited.toml#", "x");
-    let loaded = dir
-        .loader()
-        .load(tokio::time::Instant::now().into_std())
-        .await;
+    let loaded = dir.load().await;
     assert_eq!(names(&loaded), ["ok"]);
     let text = rendered(&loaded);
     for (file, why) in [
-        ("nul.toml", "holds a NUL in line 2"),
-        ("latin.toml", "is no UTF-8: line 2"),
+        ("nul.toml", "contains a NUL byte in line 2"),
+        ("latin.toml", "is not UTF-8: line 2, column 3, byte 0xE4"),
         ("huge.toml", "is larger than 1 MiB"),
         ("deep.toml", "recursion"),
-        ("open.toml", "can be written by others (mode 0622)"),
-        ("dir.toml", "is no regular file"),
-        ("fifo.toml", "is no regular file"),
+        ("open.toml", "is writable by others (mode 0622)"),
+        ("dir.toml", "is not a regular file"),
+        ("fifo.toml", "is not a regular file"),
     ] {
-        let told = |fault: &ConfigFault| fault.file.ends_with(file) && fault.rendered.contains(why);
+        let expected =
+            |fault: &ConfigFault| fault.file.ends_with(file) && fault.rendered.contains(why);
         assert!(
-            loaded.faults.iter().any(told),
+            loaded.faults.iter().any(expected),
             "{file}: {why}\n--- in ---\n{text}"
         );
     }
@@ -351,7 +325,7 @@ async fn what_is_no_trustworthy_text_is_refused_and_never_blocks() {
 }
 
 #[tokio::test]
-async fn many_tables_and_many_faults_are_bounded() {
+async fn many_tables_and_many_errors_are_bounded() {
     let dir = Dir::new();
     let many: String = (0..60_000).map(|n| format!("[t.x{n}]\n")).collect();
     dir.write("a.toml", &many);
@@ -365,17 +339,14 @@ async fn many_tables_and_many_faults_are_bounded() {
         "c.toml",
         (0..60_000).map(|n| format!("k{n}=1\n")).collect::<String>(),
     );
-    let loaded = dir
-        .loader()
-        .load(tokio::time::Instant::now().into_std())
-        .await;
+    let loaded = dir.load().await;
     assert!(loaded.tunnels.is_empty());
     assert!(loaded.faults.len() < 60, "{}", loaded.faults.len());
     assert!(rendered(&loaded).contains("more than 1024 tunnels"));
 }
 
 #[tokio::test]
-async fn two_of_a_kind_name_each_other() {
+async fn conflicting_definitions_name_each_other() {
     let dir = Dir::new();
     dir.write(
         "a.toml",
@@ -394,17 +365,14 @@ async fn two_of_a_kind_name_each_other() {
         "e.toml",
         "[tunnel.e]\nlocal_forward = [\"0 h:1\", \"0 h:2\", \"127.0.0.2:5432 h:1\"]\n",
     );
-    let loaded = dir
-        .loader()
-        .load(tokio::time::Instant::now().into_std())
-        .await;
+    let loaded = dir.load().await;
     let text = rendered(&loaded);
     for expected in [
         "the tunnel \"db\" is defined twice: also at",
         "a.toml:1:9",
         "\"dynamic_forward 127.0.0.1:5432\" of c and \"local_forward localhost:5432 to db:5432\" of db, at",
         "a.toml:2:17",
-        "[daemon] stands twice",
+        "[daemon] is defined twice",
         "\"local_forward localhost:7 to h:2\" of d and \"local_forward [::1]:7 to h:1\" of d",
     ] {
         assert!(text.contains(expected), "{expected}\n--- in ---\n{text}");
@@ -413,17 +381,17 @@ async fn two_of_a_kind_name_each_other() {
 }
 
 #[tokio::test]
-async fn the_newcomer_bears_the_blame() {
+async fn a_conflict_is_reported_for_the_file_that_changed() {
     let dir = Dir::new();
     dir.write("a.toml", "[tunnel.a]\nhost = \"a\"\n");
     dir.write("b.toml", "[tunnel.b]\nhost = \"b\"\n");
     let mut loader = dir.loader();
-    loader.load(tokio::time::Instant::now().into_std()).await;
+    loader.load(now()).await;
     dir.write(
         "a.toml",
         "[tunnel.a]\nhost = \"x\"\n[tunnel.b]\nhost = \"x\"\n",
     );
-    let loaded = loader.load(tokio::time::Instant::now().into_std()).await;
+    let loaded = loader.load(now()).await;
     assert!(loaded.faults[0].file.ends_with("a.toml"));
     let hosts: Vec<&str> = loaded
         .tunnels
@@ -431,15 +399,15 @@ async fn the_newcomer_bears_the_blame() {
         .map(|tunnel| tunnel.route.host.as_str())
         .collect();
     assert_eq!(hosts, ["a", "b"]);
-    // The move is completed: b.toml gives the name up.
+    // Removing the tunnel from b.toml completes the move.
     dir.write("b.toml", "");
-    let loaded = loader.load(tokio::time::Instant::now().into_std()).await;
+    let loaded = loader.load(now()).await;
     assert_eq!(rendered(&loaded), "");
     assert!(loaded.tunnels.iter().all(|tunnel| tunnel.route.host == "x"));
 }
 
 #[tokio::test]
-async fn circles_are_told() {
+async fn loops_are_errors() {
     let dir = Dir::new();
     dir.write(
         "a.toml",
@@ -450,18 +418,15 @@ async fn circles_are_told() {
         "[tunnel.e]\nhost = \"localhost:8022\"\nlocal_forward = \"8022 h:22\"\n",
     );
     dir.write("c.toml", "[tunnel.f]\nlocal_forward = \"8080 localhost:9000\"\nremote_forward = \"9000 localhost:8080\"\n");
-    let loaded = dir
-        .loader()
-        .load(tokio::time::Instant::now().into_std())
-        .await;
+    let loaded = dir.load().await;
     let text = rendered(&loaded);
     for expected in [
         "the tunnel would carry itself: a -> b -> a",
         "there is no tunnel \"aa\"",
         "did you mean \"tunnel:a\"?",
-        "the chain runs in a circle: d -> d",
-        "the tunnel would be reached through its own \"local_forward localhost:8022 to h:22\"",
-        "lead into each other",
+        "the chain is a loop: d -> d",
+        "the tunnel would connect through its own \"local_forward localhost:8022 to h:22\"",
+        "form a loop",
     ] {
         assert!(text.contains(expected), "{expected}\n--- in ---\n{text}");
     }
@@ -469,13 +434,13 @@ async fn circles_are_told() {
 }
 
 #[tokio::test]
-async fn tunnels_made_on_the_spot() {
+async fn tunnels_of_the_command_line_are_resolved_over_the_defaults() {
     let dir = Dir::new();
     dir.write("tunneld.toml", "[defaults]\nconnect_timeout = 5\n");
     let mut loader = dir.loader();
-    loader.load(tokio::time::Instant::now().into_std()).await;
-    let spec = serde_json::json!({"host": "u@h", "local_forward": ["8080:localhost:80"], "compression": true});
-    let tunnel = ad_hoc("x", &spec, &loader).await.unwrap();
+    loader.load(now()).await;
+    let keys = serde_json::json!({"host": "u@h", "local_forward": ["8080:localhost:80"], "compression": true});
+    let tunnel = ad_hoc("x", &keys, &loader).await.unwrap();
     assert_eq!(
         (
             tunnel.route.user.as_str(),
@@ -484,9 +449,9 @@ async fn tunnels_made_on_the_spot() {
         ("u", 5)
     );
     assert!(tunnel.route.crypto.compression);
-    let spec =
+    let keys =
         serde_json::json!({"hots": 1, "local_forward": ["x"], "port": 0, "gateway_ports": null});
-    let faults = ad_hoc("-x", &spec, &loader).await.unwrap_err();
+    let faults = ad_hoc("-x", &keys, &loader).await.unwrap_err();
     assert_eq!(faults.len(), 5, "{faults:?}");
     assert!(
         faults
@@ -497,15 +462,12 @@ async fn tunnels_made_on_the_spot() {
 }
 
 #[tokio::test]
-async fn exposure_needs_to_be_written() {
+async fn listening_on_all_addresses_must_be_explicit() {
     let dir = Dir::new();
     dir.write("a.toml", "[tunnel.a]\nlocal_forward = \"*:8080 h:1\"\n");
     dir.write("b.toml", "[tunnel.b]\ngateway_ports = true\nlocal_forward = [\"8081 h:1\", \"localhost:8082 h:1\"]\n");
     dir.write("c.toml", "[tunnel.c]\ndynamic_forward = \"0.0.0.0:8083\"\nserver_alive_interval = 0\n[tunnel.d]\ndynamic_forward = 40000\n");
-    let loaded = dir
-        .loader()
-        .load(tokio::time::Instant::now().into_std())
-        .await;
+    let loaded = dir.load().await;
     let text = rendered(&loaded);
     assert!(
         text.contains("a.toml:2:17") && text.contains("write gateway_ports = true"),
@@ -522,6 +484,6 @@ async fn exposure_needs_to_be_written() {
         .collect();
     assert_eq!(binds, ["*:8081", "localhost:8082"]);
     assert_eq!(loaded.tunnels[1].route.liveness.interval, None);
-    assert!(loaded.tunnels[1].notes[0].contains("falls silent"));
+    assert!(loaded.tunnels[1].notes[0].contains("not detected"));
     assert!(loaded.tunnels[2].notes[0].contains("port 40000"));
 }

@@ -1,14 +1,15 @@
-//! ssh_config's lists of algorithms: `+`, `-` and `^` upon what the SSH core offers unless told otherwise.
+//! ssh_config's lists of algorithms: names, or `+`, `-`, `^` and names that change the SSH core's default list.
 
 use tunneld_ssh::algorithm::Kind;
-
-use crate::diagnostic::did_you_mean;
 use tunneld_ssh::pattern::{self, PatternMatch, match_list};
 
-/// The list that `text` stands for: a list of its own, or `+`, `-`, `^` and a list upon the defaults.
+use crate::diagnostic::did_you_mean;
+
+/// Resolves `text` to a list of algorithms, each once: names alone replace the default list, `+` appends to it, `-`
+/// removes from it, `^` moves to its front. Names may have the wildcards `*` and `?`.
 ///
 /// # Errors
-/// The name that nobody knows, or that nothing is left.
+/// An unknown name, or a list that is empty in the end.
 pub fn list(kind: Kind, text: &str) -> Result<Vec<String>, String> {
     let (sign, names) = match text.split_at_checked(1) {
         Some((sign @ ("+" | "-" | "^"), names)) => (sign, names),
@@ -22,12 +23,9 @@ pub fn list(kind: Kind, text: &str) -> Result<Vec<String>, String> {
     } else {
         let mut named = Vec::new();
         for name in names.split(',').map(str::trim) {
-            let matching = expand(kind, name)?;
-            named.extend(
-                matching
-                    .into_iter()
-                    .filter(|name| !default_has(kind, sign, name)),
-            );
+            // What `+` names keeps its place in the default list.
+            let added = |name: &String| sign != "+" || !kind.defaults().contains(&name.as_str());
+            named.extend(expand(kind, name)?.into_iter().filter(added));
         }
         match sign {
             "+" => default().chain(named).collect(),
@@ -39,7 +37,7 @@ pub fn list(kind: Kind, text: &str) -> Result<Vec<String>, String> {
         }
     };
     if list.is_empty() {
-        return Err(format!("\"{text}\" leaves no algorithm"));
+        return Err(format!("\"{text}\" leaves no algorithm to offer"));
     }
     let mut once: Vec<String> = Vec::with_capacity(list.len());
     for name in list {
@@ -50,10 +48,7 @@ pub fn list(kind: Kind, text: &str) -> Result<Vec<String>, String> {
     Ok(once)
 }
 
-fn default_has(kind: Kind, sign: &str, name: &str) -> bool {
-    sign == "+" && kind.defaults().contains(&name)
-}
-
+/// The known algorithms that a name or a pattern stands for.
 fn expand(kind: Kind, name: &str) -> Result<Vec<String>, String> {
     let all = || kind.known();
     if name.contains(['*', '?']) {
@@ -65,11 +60,10 @@ fn expand(kind: Kind, name: &str) -> Result<Vec<String>, String> {
     if all().any(|known| known == name) {
         return Ok(vec![name.to_owned()]);
     }
-    // Algorithm names are no keys: the did-you-mean of keys folds what differs here, which finds them all the same.
-    let meant = did_you_mean(name, all()).map(|meant| format!("; did you mean \"{meant}\"?"));
+    let hint = did_you_mean(name, all()).map(|known| format!("; did you mean \"{known}\"?"));
     Err(format!(
-        "no algorithm \"{name}\"{}",
-        meant.unwrap_or_default()
+        "unknown algorithm \"{name}\"{}",
+        hint.unwrap_or_default()
     ))
 }
 
@@ -78,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signs_work_upon_the_defaults() {
+    fn signs_change_the_default_list() {
         let of = |text| list(Kind::Cipher, text).unwrap();
         assert_eq!(of("aes256-ctr,aes128-ctr"), ["aes256-ctr", "aes128-ctr"]);
         assert_eq!(of("+aes128-cbc").last().unwrap(), "aes128-cbc");
@@ -94,10 +88,10 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_and_empty_lists_are_told() {
+    fn unknown_names_and_empty_lists_are_errors() {
         assert_eq!(
             list(Kind::Cipher, "aes128-ctrr"),
-            Err("no algorithm \"aes128-ctrr\"; did you mean \"aes128-ctr\"?".into())
+            Err("unknown algorithm \"aes128-ctrr\"; did you mean \"aes128-ctr\"?".into())
         );
         assert!(
             list(Kind::Cipher, "-*")

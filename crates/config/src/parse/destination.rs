@@ -1,46 +1,20 @@
-//! `[user@]host[:port]`, and which characters a host and a user may have (OpenSSH's rules, and a little stricter).
-
-use std::fmt;
+//! `[user@]host[:port]`, and which characters a host, a user and a tunnel's name may have. The rules are OpenSSH's, a
+//! little stricter: hosts and users reach shells (ProxyCommand), option parsers (`ssh -G`) and terminals.
 
 use tunneld_proto::text::is_unsafe;
 
-/// A destination as it was written.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Destination {
-    /// The user.
-    pub user: Option<String>,
-    /// The host name, address or alias, without brackets.
-    pub host: String,
-    /// The port.
-    pub port: Option<u16>,
-}
+use crate::addr::Destination;
 
-impl fmt::Display for Destination {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(user) = &self.user {
-            write!(f, "{user}@")?;
-        }
-        if self.host.contains(':') {
-            write!(f, "[{}]", self.host)?;
-        } else {
-            f.write_str(&self.host)?;
-        }
-        match self.port {
-            Some(port) => write!(f, ":{port}"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Reads `[user@]host[:port]` or `ssh://[user@]host[:port]`; an IPv6 address with a port goes in brackets.
+/// Parses `[user@]host[:port]` or `ssh://[user@]host[:port]`; an IPv6 address with a port needs brackets.
 ///
 /// # Errors
-/// Which part is wrong, and how.
+/// Which part is wrong and why.
 pub fn parse(text: &str) -> Result<Destination, String> {
     let (uri, rest) = match text.strip_prefix("ssh://") {
         Some(rest) => (true, rest.strip_suffix('/').unwrap_or(rest)),
         None => (false, text),
     };
+    // At the last `@`, as ssh: a user may contain one (`me@corp@host`).
     let (user, rest) = match rest.rsplit_once('@') {
         Some((user, rest)) => (Some(user), rest),
         None => (None, rest),
@@ -51,9 +25,7 @@ pub fn parse(text: &str) -> Result<Destination, String> {
             Some(port) => (host, Some(port)),
             None if after.is_empty() => (host, None),
             None => {
-                return Err(format!(
-                    "`]` is followed by `{after}` where a colon belongs"
-                ));
+                return Err(format!("expected a colon after `]`, found `{after}`"));
             }
         }
     } else {
@@ -76,13 +48,13 @@ pub fn parse(text: &str) -> Result<Destination, String> {
     })
 }
 
-/// Reads a port.
+/// Parses a port, 1 to 65535.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Why it is not one.
 pub fn port(text: &str) -> Result<u16, String> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(format!("the port `{text}` is no number"));
+        return Err(format!("the port `{text}` is not a number"));
     }
     match text.parse() {
         Ok(port) if port > 0 => Ok(port),
@@ -90,10 +62,10 @@ pub fn port(text: &str) -> Result<u16, String> {
     }
 }
 
-/// Proves a host name: what a shell, an option parser or a terminal could take for something else is refused.
+/// Checks a host name or address: refuses what a shell, an option parser or a terminal could misinterpret.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Why it is refused.
 pub fn check_host(host: &str) -> Result<(), String> {
     if host.is_empty() {
         return Err("the host is empty".into());
@@ -104,12 +76,13 @@ pub fn check_host(host: &str) -> Result<(), String> {
     if host.starts_with('-') {
         return Err(format!("the host `{host}` starts with `-`"));
     }
+    // An IPv6 address may have a zone: `fe80::1%eth0`.
     let zone = host.contains(':');
     match host
         .chars()
         .find(|c| bad_in_host(*c) && !(zone && *c == '%'))
     {
-        Some(c) => Err(format!("the host `{host}` holds {}", shown(c))),
+        Some(c) => Err(format!("the host `{host}` contains {}", describe(c))),
         None => Ok(()),
     }
 }
@@ -118,10 +91,10 @@ fn bad_in_host(c: char) -> bool {
     c.is_whitespace() || is_unsafe(c) || "'`\"$\\;&<>|(){},*?[]!/#@%".contains(c)
 }
 
-/// Proves a user name.
+/// Checks a user name: refuses what a shell, an option parser or a terminal could misinterpret.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Why it is refused.
 pub fn check_user(user: &str) -> Result<(), String> {
     if user.is_empty() {
         return Err("the user is empty".into());
@@ -134,12 +107,13 @@ pub fn check_user(user: &str) -> Result<(), String> {
     }
     let bad = |c: char| c.is_whitespace() || is_unsafe(c) || "'`\"$\\;&<>|(){}%".contains(c);
     match user.chars().find(|c| bad(*c)) {
-        Some(c) => Err(format!("the user `{user}` holds {}", shown(c))),
+        Some(c) => Err(format!("the user `{user}` contains {}", describe(c))),
         None => Ok(()),
     }
 }
 
-fn shown(c: char) -> String {
+/// A character for a message: by its number if it cannot be shown.
+fn describe(c: char) -> String {
     if c.is_whitespace() || is_unsafe(c) {
         format!("the character U+{:04X}", u32::from(c))
     } else {
@@ -147,35 +121,36 @@ fn shown(c: char) -> String {
     }
 }
 
-/// Proves a HostKeyAlias: a name of known_hosts, such as `bastion` or `[127.0.0.1]:2222`. It never reaches a shell.
+/// Checks a HostKeyAlias: a name in known_hosts, such as `bastion` or `[127.0.0.1]:2222`. It never reaches a shell, so
+/// only what has a meaning in known_hosts is refused.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Why it is refused.
 pub fn check_alias(alias: &str) -> Result<(), String> {
     let odd = |c: &char| c.is_whitespace() || c.is_control() || "*?!,|#@".contains(*c);
     match (alias.is_empty(), alias.chars().find(odd)) {
         (true, _) => Err("the alias is empty".into()),
-        (false, Some(c)) => Err(format!("a host key's alias may not hold {}", shown(c))),
+        (false, Some(c)) => Err(format!("a host key alias cannot contain {}", describe(c))),
         (false, None) => Ok(()),
     }
 }
 
-/// Proves a tunnel's name: `[A-Za-z0-9._-]{1,64}`, no leading `-`, not `.` or `..`.
+/// Checks a tunnel's name: `[A-Za-z0-9._-]{1,64}`, no leading `-`, not `.` or `..`. It is also a file name.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Why it is refused.
 pub fn check_name(name: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if name.is_empty() || name.len() > 64 {
         return Err("a tunnel's name has 1 to 64 characters".into());
     }
     if name.starts_with('-') || name == "." || name == ".." {
-        return Err(format!("a tunnel may not be named \"{name}\""));
+        return Err(format!("a tunnel cannot be named \"{name}\""));
     }
     match name.chars().find(|c| !plain(*c)) {
         Some(c) => Err(format!(
-            "a tunnel's name holds letters, digits, `.`, `_` and `-`, not {}",
-            shown(c)
+            "a tunnel's name has letters, digits, `.`, `_` and `-`, not {}",
+            describe(c)
         )),
         None => Ok(()),
     }
@@ -186,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn destinations() {
+    fn destinations_are_parsed_and_printed() {
         for (text, user, host, port) in [
             ("host", None, "host", None),
             ("u@host", Some("u"), "host", None),
@@ -209,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_taken_for_something_else_is_refused() {
+    fn characters_that_a_shell_or_a_parser_could_misinterpret_are_refused() {
         for text in [
             "",
             "a b",

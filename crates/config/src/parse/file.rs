@@ -1,30 +1,31 @@
-//! One configuration file: read without trusting it, and parsed into its tables.
+//! One configuration file: reads its text without trusting the file, and parses the text into tables.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read as _;
 use std::path::Path;
 
-use crate::diagnostic::{At, Diagnostic, Span};
+use crate::diagnostic::{Diagnostic, Span, Spanned};
 use crate::env::Env;
+use crate::keys::{self, RESERVED_DAEMON_KEYS};
 use crate::layer::Layer;
+use crate::log_filter;
 use crate::model::DaemonConfig;
 use crate::parse::destination::check_name;
 use crate::parse::table::{Table, expected, integer};
 use crate::parse::tree::{self, Entry, Value};
-use crate::parse::tunnel::{self, Owner};
-use crate::parse::values;
+use crate::parse::tunnel::{self, TableKind};
 
-/// The largest file that is read.
-pub const LARGEST: u64 = 1 << 20;
+/// The largest file that is read, in bytes: 1 MiB.
+pub const MAX_FILE_SIZE: u64 = 1 << 20;
 /// The most tunnels of one file.
-pub const MOST_TUNNELS: usize = 1_024;
+pub const MAX_TUNNELS: usize = 1_024;
 
-/// Why a file could not be read, and the remedy.
+/// Why a file or folder cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
-    /// What is wrong.
+    /// What is wrong, to follow the path in a message.
     pub message: String,
-    /// What to do.
+    /// What the user can do about it.
     pub help: String,
 }
 
@@ -35,81 +36,89 @@ fn unreadable<T>(message: impl Into<String>, help: impl Into<String>) -> Result<
     })
 }
 
-/// Reads a file's text; `None` where it is not there (any more).
+/// Reads a file's text, without a byte order mark; `None` if the file does not exist (any more).
 ///
 /// # Errors
-/// No regular file, too large, writable by others, no UTF-8, a NUL in it, or not readable at all.
-pub fn text(path: &Path, env: &Env) -> Result<Option<String>, Unreadable> {
+/// The file is not a regular file, too large, writable by others, not UTF-8, contains a NUL, or cannot be read.
+pub fn read_text(path: &Path, env: &Env) -> Result<Option<String>, Unreadable> {
+    // Opened before its owner and mode are read, and these from the open file: it cannot be exchanged in between.
     let file = match open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_symlink() => {
             return unreadable(
-                "is a link to a file that is not there",
-                "make the file, or remove the link",
+                "is a symbolic link to a file that does not exist",
+                "create the file, or remove the link",
             );
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
             return unreadable(
                 format!("cannot be opened: {error}"),
-                "make it readable for you, or remove it",
+                format!("run: chmod u+r {}; or remove the file", path.display()),
             );
         }
     };
-    let facts = match file.metadata() {
-        Ok(facts) => facts,
-        Err(error) => return unreadable(format!("cannot be looked at: {error}"), "try again"),
+    let metadata = match file.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) => {
+            return unreadable(
+                format!("its owner and mode cannot be read: {error}"),
+                "run: tunnelctl reload",
+            );
+        }
     };
-    if !facts.is_file() {
+    if !metadata.is_file() {
         return unreadable(
-            "is no regular file",
-            "configuration is read from regular files alone",
+            "is not a regular file",
+            "configuration is read from regular files only: remove it or rename it",
         );
     }
-    if let Err(why) = trusted(&facts, env) {
-        return unreadable(
-            why,
-            format!("chown it to you, and chmod go-w {}", path.display()),
-        );
-    }
+    check_owner_and_mode(path, &metadata, env)?;
     let mut bytes = Vec::new();
-    if let Err(error) = file.take(LARGEST + 1).read_to_end(&mut bytes) {
-        return unreadable(format!("cannot be read: {error}"), "try again");
+    // One byte more than allowed, to notice a larger file without reading it all: it may grow while it is read.
+    if let Err(error) = file.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes) {
+        return unreadable(format!("cannot be read: {error}"), "run: tunnelctl reload");
     }
-    if bytes.len() as u64 > LARGEST {
+    if bytes.len() as u64 > MAX_FILE_SIZE {
         return unreadable("is larger than 1 MiB", "split it into several files");
     }
+    decode(bytes).map(Some)
+}
+
+fn decode(bytes: Vec<u8>) -> Result<String, Unreadable> {
     let text = match String::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
             let valid = error.utf8_error().valid_up_to();
-            let line = error
-                .as_bytes()
-                .iter()
-                .take(valid)
-                .filter(|byte| **byte == b'\n')
-                .count()
-                + 1;
-            return unreadable(format!("is no UTF-8: line {line}"), "save it as UTF-8");
+            let (before, rest) = error.as_bytes().split_at(valid);
+            let before = String::from_utf8_lossy(before);
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+            let byte = rest.first().copied().unwrap_or_default();
+            return unreadable(
+                format!("is not UTF-8: line {line}, column {column}, byte 0x{byte:02X}"),
+                "save it as UTF-8",
+            );
         }
     };
     if let Some(at) = text.find('\0') {
         let line = text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
         return unreadable(
-            format!("holds a NUL in line {line}"),
+            format!("contains a NUL byte in line {line}"),
             "save it as plain text",
         );
     }
-    Ok(Some(match text.strip_prefix('\u{feff}') {
+    // Editors on Windows write a byte order mark.
+    Ok(match text.strip_prefix('\u{feff}') {
         Some(text) => text.to_owned(),
         None => text,
-    }))
+    })
 }
 
 #[cfg(unix)]
 fn open(path: &Path) -> std::io::Result<File> {
     use rustix::fs::{Mode, OFlags};
-    // Not blocking: a FIFO must not hold the daemon.
+    // NONBLOCK: opening a FIFO would wait for a writer, for ever.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
@@ -118,86 +127,96 @@ fn open(path: &Path) -> std::io::Result<File> {
     File::open(path)
 }
 
-/// Whether nobody but the user and root can have written it.
+/// Checks that only the user and root can have written a file or folder: what a configuration says is run as the user.
 #[cfg(unix)]
-fn trusted(facts: &std::fs::Metadata, env: &Env) -> Result<(), String> {
+fn check_owner_and_mode(path: &Path, metadata: &Metadata, env: &Env) -> Result<(), Unreadable> {
     use std::os::unix::fs::MetadataExt as _;
-    let sticky = facts.is_dir() && facts.mode() & 0o1000 != 0;
-    if facts.uid() != env.uid && facts.uid() != 0 {
-        return Err(format!("belongs to another user (uid {})", facts.uid()));
+    if metadata.uid() != env.uid && metadata.uid() != 0 {
+        return unreadable(
+            format!("belongs to another user (uid {})", metadata.uid()),
+            format!("run as root: chown {} {}", env.user, path.display()),
+        );
     }
-    if facts.mode() & 0o022 != 0 && !sticky {
-        return Err(format!(
-            "can be written by others (mode {:04o}): whoever can write it can run commands as you",
-            facts.mode() & 0o7777
-        ));
+    // In a sticky folder, such as /tmp, others can create files but cannot replace ours.
+    let sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
+    if metadata.mode() & 0o022 != 0 && !sticky {
+        return unreadable(
+            format!(
+                "is writable by others (mode {:04o}), who could run commands as you",
+                metadata.mode() & 0o7777
+            ),
+            format!("run: chmod go-w {}", path.display()),
+        );
     }
     Ok(())
 }
 #[cfg(not(unix))]
-fn trusted(_facts: &std::fs::Metadata, _env: &Env) -> Result<(), String> {
+fn check_owner_and_mode(_path: &Path, _metadata: &Metadata, _env: &Env) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// Proves that nobody else can have put files into a folder: it and those above it, up to the home.
+/// Checks that only the user and root can have put files into a folder: checks it and its parents up to the home.
 ///
 /// # Errors
-/// Which folder is not trusted, and why.
-pub fn trusted_folder(dir: &Path, env: &Env) -> Result<(), Unreadable> {
+/// The first folder that others can write, and why.
+pub fn check_folder(dir: &Path, env: &Env) -> Result<(), Unreadable> {
     let Ok(real) = dir.canonicalize() else {
+        // A folder that does not exist is reported where it is listed.
         return Ok(());
     };
     let home = env.home.canonicalize().unwrap_or_else(|_| env.home.clone());
     for folder in real.ancestors() {
-        let inside = folder.starts_with(&home);
-        if folder != real && !inside {
+        let inside_home = folder.starts_with(&home);
+        // Above the home (or a directory outside it, such as /etc/tunneld) the system is trusted.
+        if folder != real && !inside_home {
             break;
         }
-        let Ok(facts) = folder.metadata() else {
+        let Ok(metadata) = folder.metadata() else {
             continue;
         };
-        if let Err(why) = trusted(&facts, env) {
+        if let Err(error) = check_owner_and_mode(folder, &metadata, env) {
             return unreadable(
-                format!("the folder {} {why}", folder.display()),
-                format!("chown it to you, and chmod go-w {}", folder.display()),
+                format!("the folder {} {}", folder.display(), error.message),
+                error.help,
             );
         }
     }
     Ok(())
 }
 
-/// One `[tunnel.NAME]`.
+/// One `[tunnel.NAME]`, parsed but not resolved.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Named {
-    /// The name.
+pub struct NamedLayer {
+    /// The tunnel's name, checked.
     pub name: String,
-    /// Where the name stands.
-    pub at: Option<Span>,
-    /// What its table says.
-    pub spec: Layer,
+    /// Where the name is written; `None` if the tunnel came as JSON.
+    pub span: Option<Span>,
+    /// The keys of its table.
+    pub layer: Layer,
 }
 
-/// A file's tables.
+/// The tables of a file.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Parsed {
-    /// `[defaults]`.
+pub struct ParsedFile {
+    /// `[defaults]`; empty if the file has none.
     pub defaults: Layer,
-    /// `[daemon]`.
-    pub daemon: Option<At<DaemonConfig>>,
-    /// Every `[tunnel.NAME]`, in the order of the file.
-    pub tunnels: Vec<Named>,
+    /// `[daemon]`; `None` if the file has none.
+    pub daemon: Option<Spanned<DaemonConfig>>,
+    /// Every `[tunnel.NAME]` without an error, in the order of the file.
+    pub tunnels: Vec<NamedLayer>,
 }
 
-/// Parses a file's text, and tells of all that is wrong with it.
-pub fn parse(file: usize, text: &str) -> (Parsed, Vec<Diagnostic>) {
-    let (root, mut problems) = tree::from_toml(file, text);
-    let mut parsed = Parsed::default();
+/// Parses a file's text and returns every error in it. Spans carry the number `file`.
+pub fn parse(file: usize, text: &str) -> (ParsedFile, Vec<Diagnostic>) {
+    let (root, mut diagnostics) = tree::from_toml(file, text);
+    let mut parsed = ParsedFile::default();
     let Value::Table(entries) = &root.value else {
-        return (parsed, problems);
+        return (parsed, diagnostics);
     };
     let mut found = Vec::new();
     let mut table = Table::new(
         "the file: there are [tunnel.NAME], [defaults] and [daemon]",
+        ["defaults", "daemon", "tunnel"],
         entries,
         &mut found,
     );
@@ -206,36 +225,41 @@ pub fn parse(file: usize, text: &str) -> (Parsed, Vec<Diagnostic>) {
     let tunnels = section(&mut table, "tunnel");
     table.finish();
     if let Some(entry) = defaults {
-        parsed.defaults = tunnel::spec(Owner::Defaults, "[defaults]", tables(entry), &mut found);
+        parsed.defaults = tunnel::layer(
+            TableKind::Defaults,
+            "[defaults]",
+            entries_of(entry),
+            &mut found,
+        );
     }
     let defaults_are_good = found.is_empty();
     if let Some(entry) = daemon {
-        let config = self::daemon(tables(entry), &mut found);
-        parsed.daemon = Some(At {
+        let config = self::daemon(entries_of(entry), &mut found);
+        parsed.daemon = Some(Spanned {
             value: config,
-            at: entry.at,
+            span: entry.span,
         });
     }
-    for entry in tunnels.map(tables).unwrap_or_default() {
-        if parsed.tunnels.len() == MOST_TUNNELS {
-            let message = format!("more than {MOST_TUNNELS} tunnels in one file");
-            found.push(Diagnostic::new(entry.at, message));
+    for entry in tunnels.map(entries_of).unwrap_or_default() {
+        if parsed.tunnels.len() == MAX_TUNNELS {
+            let message = format!("more than {MAX_TUNNELS} tunnels in one file");
+            found.push(Diagnostic::new(entry.span, message));
             break;
         }
-        // What has a fault is told, and is good for nothing else.
+        // A tunnel with an error, or below defaults with one, is left out: it would be resolved with values missing.
         let before = found.len();
         let tunnel = tunnel(entry, &mut found);
         parsed
             .tunnels
             .extend(tunnel.filter(|_| found.len() == before && defaults_are_good));
     }
-    problems.append(&mut found);
-    problems.sort_by_key(|problem| problem.at);
-    problems.dedup();
-    (parsed, problems)
+    diagnostics.append(&mut found);
+    diagnostics.sort_by_key(|diagnostic| diagnostic.span);
+    diagnostics.dedup();
+    (parsed, diagnostics)
 }
 
-/// A table under the root, told where it is no table.
+/// Takes one of the root's tables; reports it if it is not a table.
 fn section<'a>(table: &mut Table<'a, '_>, key: &'static str) -> Option<&'a Entry> {
     let entry = table.entry(key)?;
     if matches!(entry.node.value, Value::Table(_)) {
@@ -246,75 +270,77 @@ fn section<'a>(table: &mut Table<'a, '_>, key: &'static str) -> Option<&'a Entry
     } else {
         "a table"
     };
-    table.refuse(key, entry.at, expected(what, &entry.node));
+    table.report_value(key, entry.span, expected(what, &entry.node));
     None
 }
 
-fn tables(entry: &Entry) -> &[Entry] {
+fn entries_of(entry: &Entry) -> &[Entry] {
     match &entry.node.value {
         Value::Table(entries) => entries,
         _ => &[],
     }
 }
 
-fn tunnel(entry: &Entry, problems: &mut Vec<Diagnostic>) -> Option<Named> {
+fn tunnel(entry: &Entry, diagnostics: &mut Vec<Diagnostic>) -> Option<NamedLayer> {
     if let Err(error) = check_name(&entry.key) {
-        problems.push(Diagnostic::new(entry.at, error));
+        diagnostics.push(Diagnostic::new(entry.span, error));
     }
     let Value::Table(entries) = &entry.node.value else {
         let kind = entry.node.value.kind();
         let message = format!("expected a table [tunnel.{}], found {kind}", entry.key);
-        problems.push(
-            Diagnostic::new(entry.at, message).help("a tunnel's keys stand under [tunnel.NAME]"),
+        diagnostics.push(
+            Diagnostic::new(entry.span, message).help("put the tunnel's keys under [tunnel.NAME]"),
         );
         return None;
     };
     let title = format!("[tunnel.{}]", entry.key);
-    Some(Named {
+    Some(NamedLayer {
         name: entry.key.clone(),
-        at: entry.at,
-        spec: tunnel::spec(Owner::Tunnel, &title, entries, problems),
+        span: entry.span,
+        layer: tunnel::layer(TableKind::Tunnel, &title, entries, diagnostics),
     })
 }
 
-fn daemon(entries: &[Entry], problems: &mut Vec<Diagnostic>) -> DaemonConfig {
-    let mut table = Table::new("[daemon]", entries, problems);
+fn daemon(entries: &[Entry], diagnostics: &mut Vec<Diagnostic>) -> DaemonConfig {
+    let known = keys::daemon_keys().map(|key| key.name);
+    let known = known.chain(RESERVED_DAEMON_KEYS.iter().copied());
+    let mut table = Table::new("[daemon]", known, entries, diagnostics);
     let mut config = DaemonConfig::default();
     let log = table.text("log", |text| {
-        values::log_filter(text).map(|()| text.to_owned())
+        log_filter::parse(text).map(|_| text.to_owned())
     });
     config.log = log.map(|log| log.value);
-    let connects = table.proved("max_concurrent_connects", |node| {
-        integer(node, &tunnel::CONNECTS)
+    let connects = table.value("max_concurrent_connects", |node| {
+        integer(node, &tunnel::CONCURRENT_CONNECTS)
     });
-    if let Some(connects) = connects.and_then(|at| usize::try_from(at.value).ok()) {
+    if let Some(connects) = connects.and_then(|connects| usize::try_from(connects.value).ok()) {
         config.max_concurrent_connects = connects;
     }
-    for key in ["http_listen", "metrics"] {
-        table.unsupported(key);
+    for key in RESERVED_DAEMON_KEYS {
+        table.reject_reserved(key);
     }
     table.finish();
     config
 }
 
-/// Reads the keys of `[tunnel.NAME]` from JSON.
-pub fn from_json(name: &str, value: &serde_json::Value) -> (Layer, Vec<Diagnostic>) {
-    let mut problems = Vec::new();
+/// Reads the keys of `[tunnel.NAME]` from JSON, for a tunnel of the command line.
+pub fn from_json(name: &str, keys: &serde_json::Value) -> (Layer, Vec<Diagnostic>) {
+    let mut diagnostics = Vec::new();
     if let Err(error) = check_name(name) {
-        problems.push(Diagnostic::new(None, error));
+        diagnostics.push(Diagnostic::new(None, error));
     }
-    let node = tree::from_json(value);
+    let node = tree::from_json(keys);
     let Value::Table(entries) = &node.value else {
         let kind = node.value.kind();
-        problems.push(Diagnostic::new(
+        diagnostics.push(Diagnostic::new(
             None,
             format!("expected the keys of [tunnel.NAME], found {kind}"),
         ));
-        return (Layer::default(), problems);
+        return (Layer::default(), diagnostics);
     };
     let title = format!("[tunnel.{name}]");
-    let spec = tunnel::spec(Owner::Tunnel, &title, entries, &mut problems);
-    (spec, problems)
+    let layer = tunnel::layer(TableKind::Tunnel, &title, entries, &mut diagnostics);
+    (layer, diagnostics)
 }
 
 #[cfg(unix)]

@@ -1,6 +1,6 @@
 //! The grammars of forwards: ssh_config's `8088 localhost:8088` and the command line's `8088:localhost:8088`.
 //!
-//! Addresses are read as they are written; what needs a token, `~`, or `gateway_ports` is settled in `resolve`.
+//! Addresses stay as they are written: `resolve` expands tokens and `~` and applies `gateway_ports`.
 
 use std::path::PathBuf;
 
@@ -8,71 +8,71 @@ use crate::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
 use crate::model::Forward;
 use crate::parse::values;
 
-/// The longest path that a Unix socket's address holds on every system we know (Linux: 108 with the final NUL).
-pub const LONGEST_SOCKET_PATH: usize = 107;
+/// The longest path of a Unix socket, in bytes: `sun_path` of unix(7) has 108 with the final NUL.
+pub const MAX_SOCKET_PATH: usize = 107;
 
-/// Which grammar is meant.
+/// The kind of a forward, which decides its grammar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// `-L`, LocalForward.
+    /// `ssh -L`, LocalForward, `local_forward`.
     Local,
-    /// `-R`, RemoteForward.
+    /// `ssh -R`, RemoteForward, `remote_forward`.
     Remote,
-    /// `-D`, DynamicForward.
+    /// `ssh -D`, DynamicForward, `dynamic_forward`.
     Dynamic,
 }
 
 impl Kind {
-    /// What a forward of this kind looks like, for error messages.
+    /// The grammar in one sentence, as help for error messages.
     pub fn grammar(self) -> &'static str {
         match self {
             Self::Local => {
-                "a local forward is \"[bind:]port host:hostport\", with a /path for either side"
+                "a local forward is \"[bind:]port host:hostport\"; either side can be a /path"
             }
             Self::Remote => {
-                "a remote forward is \"[bind:]port host:hostport\", with a /path for either side, or \"[bind:]port\" for reverse SOCKS"
+                "a remote forward is \"[bind:]port host:hostport\"; either side can be a /path; \"[bind:]port\" alone is reverse SOCKS"
             }
             Self::Dynamic => "a dynamic forward is \"[bind:]port\"",
         }
     }
 }
 
-/// Why a text is no forward: which part, and what is wrong with it.
+/// Why a text is not a forward: which part is wrong and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct BadForward(String);
+pub struct ForwardError(String);
 
-fn bad<T>(why: impl Into<String>) -> Result<T, BadForward> {
-    Err(BadForward(why.into()))
+fn bad<T>(why: impl Into<String>) -> Result<T, ForwardError> {
+    Err(ForwardError(why.into()))
 }
 
-/// Reads a forward of either grammar.
+/// Parses a forward in either grammar.
 ///
 /// # Errors
-/// Which part is wrong, and how.
-pub fn parse(kind: Kind, text: &str) -> Result<Forward, BadForward> {
+/// Which part is wrong and why.
+pub fn parse(kind: Kind, text: &str) -> Result<Forward, ForwardError> {
     if let Some(c) = text.chars().find(|c| c.is_control() && *c != '\t') {
         return bad(format!(
-            "the forward holds the control character U+{:04X}",
+            "the forward contains the control character U+{:04X}",
             u32::from(c)
         ));
     }
-    let words = values::words(text).map_err(BadForward)?;
+    let words = values::split_words(text).map_err(ForwardError)?;
     match (kind, words.as_slice()) {
         (_, []) => bad("the forward is empty"),
         (Kind::Dynamic, [one]) => Ok(Forward::Dynamic {
             listen: listen(&fields(one)?)?,
         }),
-        (Kind::Dynamic, _) => bad("a dynamic forward has no target: its clients name it"),
+        (Kind::Dynamic, _) => bad("a dynamic forward has no target: the SOCKS clients choose it"),
         (Kind::Local | Kind::Remote, [one]) => command_line(kind, one),
         (Kind::Local | Kind::Remote, [from, to]) => {
-            made(kind, listen(&fields(from)?)?, Some(target(&fields(to)?)?))
+            build(kind, listen(&fields(from)?)?, Some(target(&fields(to)?)?))
         }
-        _ => bad("the forward has more than a listening side and a target"),
+        _ => bad("the forward has more than two parts; it is a listening side and a target"),
     }
 }
 
-fn made(kind: Kind, listen: ListenAddr, to: Option<Endpoint>) -> Result<Forward, BadForward> {
+fn build(kind: Kind, listen: ListenAddr, to: Option<Endpoint>) -> Result<Forward, ForwardError> {
     match (kind, to) {
         (Kind::Local, Some(to)) => Ok(Forward::Local { listen, to }),
         (Kind::Remote, to) => Ok(Forward::Remote { listen, to }),
@@ -81,8 +81,9 @@ fn made(kind: Kind, listen: ListenAddr, to: Option<Endpoint>) -> Result<Forward,
     }
 }
 
-/// `[bind:]port:host:hostport` and its kin with paths.
-fn command_line(kind: Kind, word: &str) -> Result<Forward, BadForward> {
+/// Parses the command line's form `[bind:]port:host:hostport`, with a path for either side. Where the listening side
+/// ends depends on the number of fields and on which are paths.
+fn command_line(kind: Kind, word: &str) -> Result<Forward, ForwardError> {
     let fields = fields(word)?;
     let (from, to) = match fields.as_slice() {
         [Field::Path(_)] | [Field::Text(_)] if kind == Kind::Remote => (fields.as_slice(), None),
@@ -95,19 +96,19 @@ fn command_line(kind: Kind, word: &str) -> Result<Forward, BadForward> {
     if from.is_empty() {
         return bad("the target is missing");
     }
-    made(kind, listen(from)?, to.map(target).transpose()?)
+    build(kind, listen(from)?, to.map(target).transpose()?)
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Field {
-    /// A port, a name or an address, brackets taken off.
+    /// A port, a name or an address, without brackets.
     Text(String),
-    /// A path; `\` before a character had it taken as it is.
+    /// A path, unescaped: `\` before a character, such as a colon, takes it literally.
     Path(String),
 }
 
-/// Splits at the colons outside of brackets.
-fn fields(word: &str) -> Result<Vec<Field>, BadForward> {
+/// Splits at the colons that are outside brackets.
+fn fields(word: &str) -> Result<Vec<Field>, ForwardError> {
     let mut fields = Vec::new();
     let mut rest = word;
     loop {
@@ -116,9 +117,7 @@ fn fields(word: &str) -> Result<Vec<Field>, BadForward> {
                 return bad(format!("`[` is not closed in `{word}`"));
             };
             if !after.is_empty() && !after.starts_with(':') {
-                return bad(format!(
-                    "`]` is followed by `{after}` where a colon belongs"
-                ));
+                return bad(format!("expected a colon after `]`, found `{after}`"));
             }
             (Field::Text(address.to_owned()), after)
         } else if starts_path(rest) {
@@ -137,12 +136,14 @@ fn fields(word: &str) -> Result<Vec<Field>, BadForward> {
     }
 }
 
+/// Whether a field is a path: absolute, or with one of the expansions that give an absolute path.
 fn starts_path(text: &str) -> bool {
     ["/", "~/", "%d/", "${"]
         .iter()
         .any(|start| text.starts_with(start))
 }
 
+/// Splits an unescaped path off, up to the next colon.
 fn path(text: &str) -> (String, &str) {
     let mut path = String::new();
     let mut chars = text.char_indices();
@@ -159,7 +160,7 @@ fn path(text: &str) -> (String, &str) {
     (path, "")
 }
 
-fn listen(fields: &[Field]) -> Result<ListenAddr, BadForward> {
+fn listen(fields: &[Field]) -> Result<ListenAddr, ForwardError> {
     match fields {
         [Field::Path(path)] => Ok(ListenAddr::Unix(socket(path)?)),
         [Field::Text(port)] => Ok(ListenAddr::Tcp {
@@ -170,11 +171,11 @@ fn listen(fields: &[Field]) -> Result<ListenAddr, BadForward> {
             bind: bind(address)?,
             port: self::port("listening", port)?,
         }),
-        _ => bad("the listening side is [bind:]port or a /path; an IPv6 address goes in brackets"),
+        _ => bad("the listening side is [bind:]port or a /path; an IPv6 address needs brackets"),
     }
 }
 
-fn target(fields: &[Field]) -> Result<Endpoint, BadForward> {
+fn target(fields: &[Field]) -> Result<Endpoint, ForwardError> {
     match fields {
         [Field::Path(path)] => Ok(Endpoint::Unix(socket(path)?)),
         [Field::Text(host), Field::Text(port)] => {
@@ -187,21 +188,20 @@ fn target(fields: &[Field]) -> Result<Endpoint, BadForward> {
                 port,
             }))
         }
-        [Field::Text(one)] => bad(format!(
-            "the target `{one}` lacks its port: write host:port"
-        )),
-        _ => bad("the target is host:port or a /path; an IPv6 address goes in brackets"),
+        [Field::Text(one)] => bad(format!("the target `{one}` has no port: write host:port")),
+        _ => bad("the target is host:port or a /path; an IPv6 address needs brackets"),
     }
 }
 
-fn bind(address: &str) -> Result<BindAddr, BadForward> {
+fn bind(address: &str) -> Result<BindAddr, ForwardError> {
     match address {
+        // An empty address is ssh's other spelling of `*`: `:8080:host:80`.
         "" | "*" => Ok(BindAddr::Any),
         address => Ok(BindAddr::Host(name("listening address", address)?)),
     }
 }
 
-fn name(what: &str, text: &str) -> Result<String, BadForward> {
+fn name(what: &str, text: &str) -> Result<String, ForwardError> {
     if text.is_empty() {
         return bad(format!("the {what} is empty"));
     }
@@ -212,27 +212,27 @@ fn name(what: &str, text: &str) -> Result<String, BadForward> {
         .chars()
         .find(|c| c.is_whitespace() || "/\\\"'`$;&<>|(){}[]*?!,@".contains(*c))
     {
-        Some(c) => bad(format!("the {what} `{text}` holds `{c}`")),
+        Some(c) => bad(format!("the {what} `{text}` contains `{c}`")),
         None if text.starts_with('-') => bad(format!("the {what} `{text}` starts with `-`")),
         None => Ok(text.to_owned()),
     }
 }
 
-fn port(what: &str, text: &str) -> Result<u16, BadForward> {
+fn port(what: &str, text: &str) -> Result<u16, ForwardError> {
     if text.is_empty() {
         return bad(format!("the {what} port is missing"));
     }
     if !text.bytes().all(|b| b.is_ascii_digit()) {
-        return bad(format!("the {what} port `{text}` is no number"));
+        return bad(format!("the {what} port `{text}` is not a number"));
     }
     text.parse()
         .or_else(|_| bad(format!("the {what} port {text} is outside 0 to 65535")))
 }
 
-fn socket(path: &str) -> Result<PathBuf, BadForward> {
-    if path.len() > LONGEST_SOCKET_PATH {
+fn socket(path: &str) -> Result<PathBuf, ForwardError> {
+    if path.len() > MAX_SOCKET_PATH {
         return bad(format!(
-            "the socket's path has {} bytes; a Unix socket's address holds {LONGEST_SOCKET_PATH}",
+            "the path of the socket has {} bytes; the maximum is {MAX_SOCKET_PATH}",
             path.len()
         ));
     }

@@ -1,31 +1,34 @@
-//! Keys that hold lists: paths, algorithms; and what makes one of many.
+//! Keys whose values are lists (paths, algorithms), and conversions of parsed lists and numbers.
 
 use tunneld_ssh::algorithm::Kind;
 
-use crate::diagnostic::At;
+use crate::diagnostic::Spanned;
 use crate::parse::algorithms;
 use crate::parse::table::{Table, ValueError, string};
 use crate::parse::tree::Value;
 use crate::parse::values;
 
-pub(crate) fn paths(table: &mut Table<'_, '_>, key: &'static str) -> Option<At<Vec<At<String>>>> {
+/// Reads a list of paths; the word "none" makes it empty.
+pub(crate) fn paths(
+    table: &mut Table<'_, '_>,
+    key: &'static str,
+) -> Option<Spanned<Vec<Spanned<String>>>> {
     let list = table.list(key, |node| {
         let text = string(node)?;
-        // A list holds one path an item; ssh_config's string of several is for these keywords alone.
+        // ssh_config allows several paths in one string for these keywords only; elsewhere a path may have spaces.
         let several = key.ends_with("known_hosts_file") || key == "revoked_host_keys";
         Ok(if several {
-            values::words(text)?
+            values::split_words(text)?
         } else {
             vec![text.to_owned()]
         })
     })?;
-    let mut paths: Vec<At<String>> = Vec::new();
+    let mut paths: Vec<Spanned<String>> = Vec::new();
     for item in list.value {
-        paths.extend(
-            item.value
-                .into_iter()
-                .map(|value| At { value, at: item.at }),
-        );
+        paths.extend(item.value.into_iter().map(|value| Spanned {
+            value,
+            span: item.span,
+        }));
     }
     if paths
         .iter()
@@ -33,18 +36,19 @@ pub(crate) fn paths(table: &mut Table<'_, '_>, key: &'static str) -> Option<At<V
     {
         paths.clear();
     }
-    Some(At {
+    Some(Spanned {
         value: paths,
-        at: list.at,
+        span: list.span,
     })
 }
 
+/// Reads algorithms: one string with commas, or a list of names.
 pub(crate) fn algorithms(
     table: &mut Table<'_, '_>,
     key: &'static str,
     kind: Kind,
-) -> Option<At<Vec<String>>> {
-    table.proved(key, |node| match &node.value {
+) -> Option<Spanned<Vec<String>>> {
+    table.value(key, |node| match &node.value {
         Value::Array(items) => {
             let names: Result<Vec<&str>, ValueError> = items.iter().map(string).collect();
             Ok(algorithms::list(kind, &names?.join(","))?)
@@ -53,17 +57,19 @@ pub(crate) fn algorithms(
     })
 }
 
-pub(crate) fn flat<T>(list: At<Vec<At<Vec<T>>>>) -> At<Vec<T>> {
-    At {
+/// Makes one list of a list of lists; keeps the span of the whole.
+pub(crate) fn flatten<T>(list: Spanned<Vec<Spanned<Vec<T>>>>) -> Spanned<Vec<T>> {
+    Spanned {
         value: list.value.into_iter().flat_map(|item| item.value).collect(),
-        at: list.at,
+        span: list.span,
     }
 }
 
-pub(crate) fn narrow<T: TryFrom<i64>>(number: Option<At<i64>>) -> Option<At<T>> {
+/// Converts a number whose range was checked to a smaller type.
+pub(crate) fn narrow<T: TryFrom<i64>>(number: Option<Spanned<i64>>) -> Option<Spanned<T>> {
     let number = number?;
-    Some(At {
+    Some(Spanned {
         value: T::try_from(number.value).ok()?,
-        at: number.at,
+        span: number.span,
     })
 }

@@ -1,4 +1,5 @@
-//! TOML text to typed layers: no defaults, no ssh_config, every fault with its place.
+//! TOML text to typed layers: checks each value by its key's grammar and reports every error with its place. Knows no
+//! defaults and no ssh_config.
 
 pub mod algorithms;
 mod auth;

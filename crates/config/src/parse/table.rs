@@ -1,51 +1,70 @@
-//! Reads one table key by key: each value proved by its key's grammar, each fault noted, no key left unread.
+//! Reads one table key by key: each value parsed by its key's grammar, each error reported, no key left unread.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::diagnostic::{At, Diagnostic, Span, did_you_mean};
-use crate::parse::tree::{Entry, Node, Value};
 use tunneld_proto::duration;
 
-/// How many unknown keys of one table are told one by one.
-const MOST_UNKNOWN: usize = 20;
+use crate::diagnostic::{Diagnostic, Span, Spanned, did_you_mean};
+use crate::parse::tree::{Entry, Node, Value};
 
-/// A table that is being read.
-pub(crate) struct Table<'e, 'p> {
+/// The most unknown keys of one table that are reported one by one.
+const MAX_UNKNOWN_KEYS: usize = 20;
+
+/// A table that is being read. Each method that reads a key takes its entry out; [`Table::finish`] reports the rest.
+pub(crate) struct Table<'e, 'd> {
     title: String,
     entries: Vec<Option<&'e Entry>>,
-    known: Vec<&'static str>,
-    problems: &'p mut Vec<Diagnostic>,
+    known_keys: Vec<&'static str>,
+    diagnostics: &'d mut Vec<Diagnostic>,
 }
 
-impl<'e, 'p> Table<'e, 'p> {
-    /// Begins to read a table; `title` names it in messages.
+impl<'e, 'd> Table<'e, 'd> {
+    /// Starts to read a table. Messages name it by `title`; `known_keys` are suggested for a misspelled key.
     pub(crate) fn new(
         title: impl Into<String>,
+        known_keys: impl IntoIterator<Item = &'static str>,
         entries: &'e [Entry],
-        problems: &'p mut Vec<Diagnostic>,
+        diagnostics: &'d mut Vec<Diagnostic>,
     ) -> Self {
         Self {
             title: title.into(),
             entries: entries.iter().map(Some).collect(),
-            known: Vec::new(),
-            problems,
+            known_keys: known_keys.into_iter().collect(),
+            diagnostics,
         }
     }
 
-    /// Notes a problem.
-    pub(crate) fn problem(&mut self, problem: Diagnostic) {
-        self.problems.push(problem);
+    /// Starts to read a table that is a value of this one.
+    pub(crate) fn nested<'i>(
+        &mut self,
+        title: &str,
+        known_keys: &[&'static str],
+        entries: &'i [Entry],
+    ) -> Table<'i, '_> {
+        Table::new(title, known_keys.iter().copied(), entries, self.diagnostics)
     }
 
-    /// The place of a key, whether it was read or not.
-    pub(crate) fn node(&mut self, key: &'static str) -> Option<&'e Node> {
-        self.entry(key).map(|entry| &entry.node)
+    pub(crate) fn report(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
     }
 
-    /// Takes an entry out.
+    /// Reports that the value of `key` cannot be used.
+    pub(crate) fn report_value(&mut self, key: &str, span: Option<Span>, error: ValueError) {
+        let mut diagnostic =
+            Diagnostic::new(error.span.or(span), format!("{key}: {}", error.message));
+        diagnostic.help = error.help;
+        self.report(diagnostic);
+    }
+
+    /// Takes an entry out; `None` if the table does not have it or it was taken before.
     pub(crate) fn entry(&mut self, key: &'static str) -> Option<&'e Entry> {
-        self.known.push(key);
+        // A key that is read and not in the list would never be suggested.
+        debug_assert!(
+            self.known_keys.contains(&key),
+            "{key} is not among the known keys of {}",
+            self.title
+        );
         let slot = self
             .entries
             .iter_mut()
@@ -53,87 +72,83 @@ impl<'e, 'p> Table<'e, 'p> {
         slot.take()
     }
 
-    /// A value that `prove` accepts; what it says stands behind the key's name.
-    pub(crate) fn proved<T>(
+    /// Takes the value of a key out.
+    pub(crate) fn node(&mut self, key: &'static str) -> Option<&'e Node> {
+        self.entry(key).map(|entry| &entry.node)
+    }
+
+    /// Reads a value with `parse`, whose errors are reported under the key's name; `None` if there is no usable value.
+    pub(crate) fn value<T>(
         &mut self,
         key: &'static str,
-        prove: impl FnOnce(&Node) -> Result<T, ValueError>,
-    ) -> Option<At<T>> {
+        parse: impl FnOnce(&Node) -> Result<T, ValueError>,
+    ) -> Option<Spanned<T>> {
         let node = self.node(key)?;
-        match prove(node) {
-            Ok(value) => Some(At { value, at: node.at }),
-            Err(wrong) => {
-                self.wrong(key, node.at, wrong);
+        match parse(node) {
+            Ok(value) => Some(Spanned {
+                value,
+                span: node.span,
+            }),
+            Err(error) => {
+                self.report_value(key, node.span, error);
                 None
             }
         }
     }
 
-    /// Notes why a key's value does not do, and gives nothing.
-    pub(crate) fn refused<T>(
-        &mut self,
-        key: &str,
-        at: Option<Span>,
-        wrong: ValueError,
-    ) -> Option<T> {
-        self.wrong(key, at, wrong);
-        None
-    }
-
-    /// Notes why a value does not do.
-    pub(crate) fn refuse(&mut self, key: &str, at: Option<Span>, wrong: ValueError) {
-        self.wrong(key, at, wrong);
-    }
-
-    /// Begins to read a table that stands in this one.
-    pub(crate) fn inner<'i>(&mut self, title: &str, entries: &'i [Entry]) -> Table<'i, '_> {
-        Table::new(title, entries, self.problems)
-    }
-
-    fn wrong(&mut self, key: &str, at: Option<Span>, wrong: ValueError) {
-        let mut problem = Diagnostic::new(wrong.at.or(at), format!("{key}: {}", wrong.message));
-        problem.help = wrong.help;
-        self.problems.push(problem);
-    }
-
-    /// A string that `prove` accepts.
+    /// Reads a string with `parse`.
     pub(crate) fn text<T>(
         &mut self,
         key: &'static str,
-        prove: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<At<T>> {
-        self.proved(key, |node| Ok(prove(string(node)?)?))
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<Spanned<T>> {
+        self.value(key, |node| Ok(parse(string(node)?)?))
     }
 
-    /// A boolean, or ssh_config's yes and no.
-    pub(crate) fn boolean(&mut self, key: &'static str) -> Option<At<bool>> {
-        self.proved(key, boolean)
+    /// Reads one of these words.
+    pub(crate) fn choice<T: Copy>(
+        &mut self,
+        key: &'static str,
+        words: &[(&'static str, T)],
+    ) -> Option<Spanned<T>> {
+        self.value(key, |node| {
+            let text = string(node)?;
+            let known = words.iter().find(|(word, _)| *word == text);
+            known
+                .map(|(_, value)| *value)
+                .ok_or_else(|| unknown_word(text, words.iter().map(|(word, _)| *word)))
+        })
     }
 
-    /// An integer within a range.
+    /// Reads a boolean, or ssh_config's yes and no.
+    pub(crate) fn boolean(&mut self, key: &'static str) -> Option<Spanned<bool>> {
+        self.value(key, boolean)
+    }
+
+    /// Reads an integer within a range.
     pub(crate) fn integer(
         &mut self,
         key: &'static str,
         range: RangeInclusive<i64>,
-    ) -> Option<At<i64>> {
-        self.proved(key, |node| integer(node, &range))
+    ) -> Option<Spanned<i64>> {
+        self.value(key, |node| integer(node, &range))
     }
 
-    /// A time within a range.
+    /// Reads a time within a range.
     pub(crate) fn duration(
         &mut self,
         key: &'static str,
         range: RangeInclusive<Duration>,
-    ) -> Option<At<Duration>> {
-        self.proved(key, |node| time(node, &range))
+    ) -> Option<Spanned<Duration>> {
+        self.value(key, |node| time(node, &range))
     }
 
-    /// A string or a list of strings, each proved; every wrong one is told.
+    /// Reads one value or a list of values with `parse`; reports every item that cannot be used and keeps the others.
     pub(crate) fn list<T>(
         &mut self,
         key: &'static str,
-        prove: impl Fn(&Node) -> Result<T, ValueError>,
-    ) -> Option<At<Vec<At<T>>>> {
+        parse: impl Fn(&Node) -> Result<T, ValueError>,
+    ) -> Option<Spanned<Vec<Spanned<T>>>> {
         let node = self.node(key)?;
         let items = match &node.value {
             Value::Array(items) => items.as_slice(),
@@ -141,80 +156,84 @@ impl<'e, 'p> Table<'e, 'p> {
         };
         let mut list = Vec::with_capacity(items.len());
         for item in items {
-            match prove(item) {
-                Ok(value) => list.push(At { value, at: item.at }),
-                Err(wrong) => self.wrong(key, item.at, wrong),
+            match parse(item) {
+                Ok(value) => list.push(Spanned {
+                    value,
+                    span: item.span,
+                }),
+                Err(error) => self.report_value(key, item.span, error),
             }
         }
-        Some(At {
+        Some(Spanned {
             value: list,
-            at: node.at,
+            span: node.span,
         })
     }
 
-    /// A command: a list of its name and its arguments.
-    pub(crate) fn argv(&mut self, key: &'static str) -> Option<At<Vec<String>>> {
-        self.proved(key, argv)
+    /// Reads a command: a list of the program and its arguments.
+    pub(crate) fn argv(&mut self, key: &'static str) -> Option<Spanned<Vec<String>>> {
+        self.value(key, argv)
     }
 
-    /// A key that a later version brings.
-    pub(crate) fn unsupported(&mut self, key: &'static str) {
+    /// Refuses a key that is reserved for a later version.
+    pub(crate) fn reject_reserved(&mut self, key: &'static str) {
         if let Some(entry) = self.entry(key) {
-            self.problem(Diagnostic::new(
-                entry.at,
+            self.report(Diagnostic::new(
+                entry.span,
                 format!("{key} is not supported by this version of tunneld"),
             ));
         }
     }
 
-    /// A key that belongs elsewhere.
-    pub(crate) fn misplaced(&mut self, key: &'static str, home: &str) {
+    /// Refuses a key that only the table `home` may have.
+    pub(crate) fn reject_misplaced(&mut self, key: &'static str, home: &str) {
         if let Some(entry) = self.entry(key) {
-            let message = format!("{key} has no place in {}", self.title);
-            self.problem(
-                Diagnostic::new(entry.at, message).help(format!("it belongs into {home}")),
-            );
+            let message = format!("{key} is not allowed in {}", self.title);
+            self.report(Diagnostic::new(entry.span, message).help(format!("move it to {home}")));
         }
     }
 
-    /// Tells of every key that nobody has asked for.
+    /// Reports every key that was not read, with the known key that was probably meant.
     pub(crate) fn finish(self) {
         for (number, entry) in self.entries.into_iter().flatten().enumerate() {
-            if number == MOST_UNKNOWN {
-                let message = format!("more than {MOST_UNKNOWN} unknown keys in {}", self.title);
-                self.problems.push(Diagnostic::new(entry.at, message));
+            if number == MAX_UNKNOWN_KEYS {
+                let message = format!(
+                    "more than {MAX_UNKNOWN_KEYS} unknown keys in {}",
+                    self.title
+                );
+                self.diagnostics.push(Diagnostic::new(entry.span, message));
                 break;
             }
             let message = format!("unknown key \"{}\" in {}", entry.key, self.title);
-            let mut problem = Diagnostic::new(entry.at, message);
-            if let Some(meant) = did_you_mean(&entry.key, self.known.iter().copied()) {
-                problem = problem.help(format!("did you mean \"{meant}\"?"));
+            let mut diagnostic = Diagnostic::new(entry.span, message);
+            if let Some(key) = did_you_mean(&entry.key, self.known_keys.iter().copied()) {
+                diagnostic = diagnostic.help(format!("did you mean \"{key}\"?"));
             }
-            self.problems.push(problem);
+            self.diagnostics.push(diagnostic);
         }
     }
 }
 
-/// Why a value does not do.
+/// Why a value cannot be used. The table adds the key's name.
 #[derive(Debug)]
 pub(crate) struct ValueError {
-    at: Option<Span>,
+    span: Option<Span>,
     message: String,
     help: Option<String>,
 }
 
 impl ValueError {
-    /// The same with what to do.
+    /// Adds what the user can do about it.
     #[must_use]
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
-    /// The same about a part of the value.
+    /// Points at a part of the value instead of the whole.
     #[must_use]
-    pub(crate) fn at(mut self, at: Option<Span>) -> Self {
-        self.at = at;
+    pub(crate) fn at(mut self, span: Option<Span>) -> Self {
+        self.span = span;
         self
     }
 }
@@ -222,19 +241,36 @@ impl ValueError {
 impl From<String> for ValueError {
     fn from(message: String) -> Self {
         Self {
-            at: None,
+            span: None,
             message,
             help: None,
         }
     }
 }
 
-/// What was expected and what stands there.
+/// The error for a value of the wrong type.
 pub(crate) fn expected(what: &str, node: &Node) -> ValueError {
     format!("expected {what}, found {}", node.value.kind()).into()
 }
 
-/// A string without control characters, not empty.
+/// The error for a word that is none of the known ones, with the one that was probably meant.
+pub(crate) fn unknown_word(
+    found: &str,
+    known: impl IntoIterator<Item = &'static str>,
+) -> ValueError {
+    let known: Vec<&str> = known.into_iter().collect();
+    let quoted: Vec<String> = known.iter().map(|word| format!("\"{word}\"")).collect();
+    let error = ValueError::from(format!(
+        "expected {}, found \"{found}\"",
+        quoted.join(" or ")
+    ));
+    match did_you_mean(found, known) {
+        Some(word) => error.help(format!("did you mean \"{word}\"?")),
+        None => error,
+    }
+}
+
+/// Reads a string that is not empty and has no control characters.
 pub(crate) fn string(node: &Node) -> Result<&str, ValueError> {
     let Value::String(text) = &node.value else {
         return Err(expected("a string", node));
@@ -243,12 +279,12 @@ pub(crate) fn string(node: &Node) -> Result<&str, ValueError> {
         return Err("expected a string that is not empty".to_owned().into());
     }
     if let Some(c) = text.chars().find(|c| c.is_control()) {
-        return Err(format!("holds the control character U+{:04X}", u32::from(c)).into());
+        return Err(format!("contains the control character U+{:04X}", u32::from(c)).into());
     }
     Ok(text)
 }
 
-/// A boolean, or ssh_config's yes and no.
+/// Reads a boolean, or ssh_config's yes and no.
 pub(crate) fn boolean(node: &Node) -> Result<bool, ValueError> {
     match &node.value {
         Value::Bool(value) => Ok(*value),
@@ -261,12 +297,13 @@ pub(crate) fn boolean(node: &Node) -> Result<bool, ValueError> {
     }
 }
 
-/// An integer within a range, also as the digits of a string.
+/// Reads an integer within a range, also from a string of digits, as ssh_config would have it.
 pub(crate) fn integer(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, ValueError> {
     let wanted = format!("an integer from {} to {}", range.start(), range.end());
     let number = match &node.value {
         Value::Integer(number) => *number,
         Value::String(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+            // Digits only, so the one error is a number beyond 64 bits.
             text.parse().unwrap_or(i64::MAX)
         }
         Value::String(text) => return Err(format!("expected {wanted}, found \"{text}\"").into()),
@@ -279,13 +316,9 @@ pub(crate) fn integer(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, V
     }
 }
 
-/// A time within a range.
+/// Reads a time in ssh_config's grammar, or seconds as an integer, within a range.
 pub(crate) fn time(node: &Node, range: &RangeInclusive<Duration>) -> Result<Duration, ValueError> {
-    let wanted = format!(
-        "a time from {} to {}",
-        shown(*range.start()),
-        shown(*range.end())
-    );
+    let wanted = time_range(range);
     let time = match &node.value {
         Value::Integer(seconds) => match u64::try_from(*seconds) {
             Ok(seconds) => Duration::from_secs(seconds),
@@ -304,15 +337,7 @@ pub(crate) fn time(node: &Node, range: &RangeInclusive<Duration>) -> Result<Dura
     }
 }
 
-fn shown(time: Duration) -> String {
-    if time.subsec_millis() == 0 {
-        duration::Display(time).to_string()
-    } else {
-        format!("{time:?}")
-    }
-}
-
-/// A time of tunneld's own, where ssh has no such keyword: also in milliseconds.
+/// Reads a time that may also be in milliseconds: for keys of tunneld's own, where no grammar of ssh_config is given.
 pub(crate) fn short_time(
     node: &Node,
     range: &RangeInclusive<Duration>,
@@ -328,21 +353,31 @@ pub(crate) fn short_time(
     if range.contains(&time) {
         Ok(time)
     } else {
-        Err(format!(
-            "expected a time from {} to {}, found {millis}ms",
-            shown(*range.start()),
-            shown(*range.end())
-        )
-        .into())
+        Err(format!("expected {}, found {millis}ms", time_range(range)).into())
     }
 }
 
-/// A command: a list of its name and its arguments.
+fn time_range(range: &RangeInclusive<Duration>) -> String {
+    let shown = |time: Duration| {
+        if time.subsec_millis() == 0 {
+            duration::Display(time).to_string()
+        } else {
+            format!("{time:?}")
+        }
+    };
+    format!(
+        "a time from {} to {}",
+        shown(*range.start()),
+        shown(*range.end())
+    )
+}
+
+/// Reads a command: a list of the program and its arguments.
 pub(crate) fn argv(node: &Node) -> Result<Vec<String>, ValueError> {
     let Value::Array(items) = &node.value else {
         return Err(
             expected("a list of a command and its arguments", node).help(
-                "no shell is run; write [\"command\", \"argument\"], or [\"sh\", \"-c\", \"…\"]",
+                "no shell is run: write [\"command\", \"argument\"], or [\"sh\", \"-c\", \"…\"]",
             ),
         );
     };
@@ -350,10 +385,10 @@ pub(crate) fn argv(node: &Node) -> Result<Vec<String>, ValueError> {
     for item in items {
         match &item.value {
             Value::String(text) if text.contains('\0') => {
-                return Err(ValueError::from("holds a NUL".to_owned()).at(item.at));
+                return Err(ValueError::from("contains a NUL byte".to_owned()).at(item.span));
             }
             Value::String(text) => argv.push(text.clone()),
-            _ => return Err(expected("a string", item).at(item.at)),
+            _ => return Err(expected("a string", item).at(item.span)),
         }
     }
     if argv.first().is_none_or(String::is_empty) {

@@ -1,48 +1,48 @@
-//! A configuration as it was written: one tree for TOML with its places and for JSON, nothing proved yet.
+//! A configuration as it is written, nothing checked yet: one tree for TOML, whose values have spans, and for JSON.
 
 use toml::de::{DeTable, DeValue};
 
 use crate::diagnostic::{Diagnostic, Span};
 
-/// A value, and where it stands.
+/// A value and where it is written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// The value.
+    /// The value, with its children.
     pub value: Value,
-    /// Where it stands; nowhere in JSON.
-    pub at: Option<Span>,
+    /// Where it is written; `None` in JSON.
+    pub span: Option<Span>,
 }
 
-/// TOML's and JSON's kinds of value.
+/// The types of values that TOML and JSON have.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// A boolean.
+    /// The literal `true` or `false`.
     Bool(bool),
-    /// An integer.
+    /// An integer of 64 bits.
     Integer(i64),
-    /// An integer beyond 64 bits, a float, a date, or null: kinds that no key takes, as they were written.
+    /// A type that no key accepts (a larger integer, a float, a date, null), as its name with an article.
     Other(&'static str),
-    /// A string.
+    /// A string, escapes resolved.
     String(String),
-    /// An array.
+    /// An array, whose items may differ in type.
     Array(Vec<Node>),
-    /// A table, in the order it was written.
+    /// A table, in the order it is written.
     Table(Vec<Entry>),
 }
 
 /// A key and its value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// The key.
+    /// The key, without quotes.
     pub key: String,
-    /// Where the key stands.
-    pub at: Option<Span>,
-    /// The value.
+    /// Where the key is written; `None` in JSON.
+    pub span: Option<Span>,
+    /// The value of the key.
     pub node: Node,
 }
 
 impl Value {
-    /// The kind, with its article, for error messages.
+    /// The name of the type with an article, for error messages.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Bool(_) => "a boolean",
@@ -55,26 +55,26 @@ impl Value {
     }
 }
 
-/// Reads TOML, through every mistake that it can be read through.
+/// Parses TOML. After a syntax error it continues where it can, so that one load reports all errors of a file.
 pub fn from_toml(file: usize, text: &str) -> (Node, Vec<Diagnostic>) {
     let (document, errors) = DeTable::parse_recoverable(text);
-    let problems = errors
+    let diagnostics = errors
         .iter()
         .map(|error| {
-            let at = error.span().map(|range| Span {
+            let span = error.span().map(|range| Span {
                 file,
                 start: range.start,
                 end: range.end,
             });
-            Diagnostic::new(at, error.message().replace('\n', ", "))
+            Diagnostic::new(span, error.message().replace('\n', ", "))
         })
         .collect();
-    let at = span(file, document.span());
+    let span = span(file, document.span());
     let node = Node {
         value: Value::Table(entries(file, document.into_inner())),
-        at,
+        span,
     };
-    (node, problems)
+    (node, diagnostics)
 }
 
 fn span(file: usize, range: std::ops::Range<usize>) -> Option<Span> {
@@ -89,15 +89,16 @@ fn entries(file: usize, table: DeTable<'_>) -> Vec<Entry> {
     let mut entries: Vec<Entry> = table
         .into_iter()
         .map(|(key, value)| Entry {
-            at: span(file, key.span()),
+            span: span(file, key.span()),
             key: key.into_inner().into_owned(),
             node: Node {
-                at: span(file, value.span()),
+                span: span(file, value.span()),
                 value: toml_value(file, value.into_inner()),
             },
         })
         .collect();
-    entries.sort_by_key(|entry| entry.at);
+    // The TOML crate sorts by key; messages and tunnels follow the file.
+    entries.sort_by_key(|entry| entry.span);
     entries
 }
 
@@ -116,7 +117,7 @@ fn toml_value(file: usize, value: DeValue<'_>) -> Value {
             array
                 .into_iter()
                 .map(|value| Node {
-                    at: span(file, value.span()),
+                    span: span(file, value.span()),
                     value: toml_value(file, value.into_inner()),
                 })
                 .collect(),
@@ -125,7 +126,7 @@ fn toml_value(file: usize, value: DeValue<'_>) -> Value {
     }
 }
 
-/// Takes JSON over.
+/// Converts JSON, which has no spans.
 pub fn from_json(value: &serde_json::Value) -> Node {
     use serde_json::Value as Json;
     let value = match value {
@@ -142,11 +143,11 @@ pub fn from_json(value: &serde_json::Value) -> Node {
             map.iter()
                 .map(|(key, value)| Entry {
                     key: key.clone(),
-                    at: None,
+                    span: None,
                     node: from_json(value),
                 })
                 .collect(),
         ),
     };
-    Node { value, at: None }
+    Node { value, span: None }
 }

@@ -2,63 +2,27 @@
 
 use std::time::Duration;
 
-use crate::diagnostic::did_you_mean;
-use crate::model::{AddKeysToAgent, HostKeyChecking, Rekey};
 use tunneld_proto::duration;
 
-/// Proves a log filter: a level, or `TARGET=LEVEL`, between commas.
+use crate::model::{AddKeysToAgent, HostKeyChecking, Rekey};
+
+/// The login methods that tunneld supports, in OpenSSH's order.
+pub const AUTH_METHODS: &[&str] = &["publickey", "keyboard-interactive", "password"];
+
+/// Parses PreferredAuthentications: names between commas. OpenSSH's other two methods are accepted and left out: ssh too
+/// skips methods that it was built without.
 ///
 /// # Errors
-/// What is wrong with it, and what was meant.
-pub fn log_filter(text: &str) -> Result<(), String> {
-    log_levels(text)?;
-    text.parse::<tracing_subscriber::filter::Targets>()
-        .map(drop)
-        .map_err(|error| format!("\"{text}\" is no log filter: {error}"))
-}
-
-/// Proves that the words of a log filter that stand alone are levels.
-///
-/// # Errors
-/// The first that is none, and what was meant.
-pub fn log_levels(text: &str) -> Result<(), String> {
-    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
-    for directive in text.split(',').map(str::trim) {
-        // A word alone would be taken for the name of a module, and everything else be silent.
-        if directive.contains(['=', '[', ':'])
-            || directive.starts_with("tunneld")
-            || LEVELS
-                .iter()
-                .any(|level| directive.eq_ignore_ascii_case(level))
-        {
-            continue;
-        }
-        let meant = did_you_mean(directive, LEVELS);
-        let meant = meant.map_or_else(
-            || LEVELS.join(", "),
-            |level| format!("did you mean \"{level}\"?"),
-        );
-        return Err(format!("\"{directive}\" is no level: {meant}"));
-    }
-    Ok(())
-}
-
-/// The methods of login that tunneld has, in OpenSSH's order.
-pub const METHODS: &[&str] = &["publickey", "keyboard-interactive", "password"];
-
-/// PreferredAuthentications: names between commas. OpenSSH's two others are left out, since no login of ours uses them.
-///
-/// # Errors
-/// The name that nobody knows.
-pub fn methods(text: &str) -> Result<Vec<String>, String> {
+/// The first unknown name.
+pub fn auth_methods(text: &str) -> Result<Vec<String>, String> {
     let mut methods: Vec<String> = Vec::new();
     for name in text.split(',').map(str::trim) {
         if matches!(name, "gssapi-with-mic" | "hostbased") {
             continue;
         }
-        if !METHODS.contains(&name) {
+        if !AUTH_METHODS.contains(&name) {
             return Err(format!(
-                "no method \"{name}\"; there are publickey, keyboard-interactive and password"
+                "unknown method \"{name}\"; the methods are publickey, keyboard-interactive and password"
             ));
         }
         if !methods.iter().any(|known| known == name) {
@@ -68,26 +32,27 @@ pub fn methods(text: &str) -> Result<Vec<String>, String> {
     Ok(methods)
 }
 
-/// StrictHostKeyChecking's words, those of `ssh -G` among them; `no` is accept-new.
-pub fn checking(word: &str) -> Option<HostKeyChecking> {
+/// Parses StrictHostKeyChecking; `None` for an unknown word. `ssh -G` prints true, false and off.
+pub fn host_key_checking(word: &str) -> Option<HostKeyChecking> {
     Some(match word.to_ascii_lowercase().as_str() {
         "ask" => HostKeyChecking::Ask,
-        "yes" | "true" => HostKeyChecking::Yes,
+        "yes" | "true" => HostKeyChecking::Strict,
+        // ssh's `no` also accepts changed keys; tunneld never does.
         "accept-new" | "no" | "false" | "off" => HostKeyChecking::AcceptNew,
         _ => return None,
     })
 }
 
-/// AddKeysToAgent: yes, no, ask, confirm, a time, or confirm and a time.
+/// Parses AddKeysToAgent: yes, no, ask, confirm, a time, or confirm and a time.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn add_keys(text: &str) -> Result<AddKeysToAgent, String> {
+/// The word that is none of these.
+pub fn add_keys_to_agent(text: &str) -> Result<AddKeysToAgent, String> {
     let mut confirm = false;
     let mut lifetime = None;
     for word in text.split_whitespace() {
         match word.to_ascii_lowercase().as_str() {
-            "no" | "false" => return Ok(AddKeysToAgent::No),
+            "no" | "false" => return Ok(AddKeysToAgent::Never),
             "ask" => return Ok(AddKeysToAgent::Ask),
             "yes" | "true" => {}
             "confirm" => confirm = true,
@@ -98,21 +63,21 @@ pub fn add_keys(text: &str) -> Result<AddKeysToAgent, String> {
             }
         }
     }
-    Ok(AddKeysToAgent::Yes {
+    Ok(AddKeysToAgent::Always {
         confirm,
         lifetime: lifetime.filter(|time| !time.is_zero()),
     })
 }
 
-/// RekeyLimit: bytes with K, M or G, or `default`, then a time, or `none`.
+/// Parses RekeyLimit: bytes with K, M or G, or `default`; then optionally a time, or `none`.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn rekey(text: &str) -> Result<Rekey, String> {
+/// What is wrong with which word.
+pub fn rekey_limit(text: &str) -> Result<Rekey, String> {
     let mut words = text.split_whitespace();
     let mut rekey = Rekey::default();
     match words.next() {
-        None => return Err("expected bytes and perhaps a time, as in \"1G 1h\"".into()),
+        None => return Err("expected bytes and optionally a time, as in \"1G 1h\"".into()),
         Some("default" | "0") => {}
         Some(size) => rekey.bytes = Some(bytes(size)?),
     }
@@ -126,7 +91,7 @@ pub fn rekey(text: &str) -> Result<Rekey, String> {
     match words.next() {
         None => Ok(rekey),
         Some(more) => Err(format!(
-            "\"{more}\" is too much; bytes and a time, as in \"1G 1h\""
+            "unexpected \"{more}\" after bytes and a time, as in \"1G 1h\""
         )),
     }
 }
@@ -142,19 +107,20 @@ fn bytes(text: &str) -> Result<u64, String> {
         .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
         .and_then(|digits| digits.parse().ok());
     match number.and_then(|number| number.checked_mul(unit)) {
-        // OpenSSH's own floor: less than that, and a session does nothing but rekey.
+        // OpenSSH's minimum: below it a session would do nothing but exchange keys.
         Some(bytes) if bytes >= 16 => Ok(bytes),
-        Some(_) => Err(format!("\"{text}\" is too small; 16 bytes are the least")),
+        Some(_) => Err(format!("\"{text}\" is too small; the minimum is 16 bytes")),
         None => Err(format!(
-            "\"{text}\" is no number of bytes; write 500M or 1G"
+            "\"{text}\" is not a number of bytes; write for example 500M or 1G"
         )),
     }
 }
 
-/// PermitRemoteOpen: `host:port` words, `any` or `none`; empty for anywhere, a word that matches nothing for `none`.
+/// Parses PermitRemoteOpen: `host:port` words, `any` or `none`. The result is empty for any target; for `none` it is a
+/// word that matches no target.
 ///
 /// # Errors
-/// The word that is wrong.
+/// The first word that is not `host:port`.
 pub fn permit_remote_open(text: &str) -> Result<Vec<String>, String> {
     let mut permits = Vec::new();
     for word in text.split_whitespace() {
@@ -167,18 +133,18 @@ pub fn permit_remote_open(text: &str) -> Result<Vec<String>, String> {
                 {
                     permits.push(word.to_owned());
                 }
-                _ => return Err(format!("\"{word}\" is no host:port")),
+                _ => return Err(format!("\"{word}\" is not host:port")),
             },
         }
     }
     Ok(permits)
 }
 
-/// Words as ssh_config splits them: at white space, double quotes holding a word together.
+/// Splits a text into words as ssh_config does: at white space, except within double quotes.
 ///
 /// # Errors
-/// A quotation mark without its other half.
-pub fn words(text: &str) -> Result<Vec<String>, String> {
+/// A quotation mark that is not closed.
+pub fn split_words(text: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quoted = false;
@@ -204,42 +170,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_filter_of_no_level_is_no_filter() {
-        for filter in [
-            "info",
-            "WARN",
-            "off",
-            "info,tunneld=debug",
-            "tunneld::session=trace,russh=error",
-        ] {
-            assert_eq!(log_filter(filter), Ok(()), "{filter}");
-        }
-        let error = log_filter("debg").unwrap_err();
-        assert!(error.contains("did you mean \"debug\"?"), "{error}");
-        assert!(
-            log_filter("loud")
-                .unwrap_err()
-                .contains("error, warn, info")
-        );
-        assert!(log_filter("tunneld=loud").is_err());
-    }
-
-    #[test]
-    fn rekey_limits() {
-        let rekeyed = |bytes, time: Option<u64>| {
+    fn rekey_limits_are_parsed() {
+        let limit = |bytes, time: Option<u64>| {
             Ok(Rekey {
                 bytes,
                 time: time.map(Duration::from_secs),
             })
         };
         for (text, expected) in [
-            ("1G 1h", rekeyed(Some(1 << 30), Some(3_600))),
-            ("default none", rekeyed(None, None)),
-            ("0 0", rekeyed(None, None)),
-            ("1073741824 3600", rekeyed(Some(1 << 30), Some(3_600))),
-            ("500m", rekeyed(Some(500 << 20), None)),
+            ("1G 1h", limit(Some(1 << 30), Some(3_600))),
+            ("default none", limit(None, None)),
+            ("0 0", limit(None, None)),
+            ("1073741824 3600", limit(Some(1 << 30), Some(3_600))),
+            ("500m", limit(Some(500 << 20), None)),
         ] {
-            assert_eq!(rekey(text), expected, "{text}");
+            assert_eq!(rekey_limit(text), expected, "{text}");
         }
         for text in [
             "",
@@ -252,28 +197,28 @@ mod tests {
             "1G 1h 1",
             "G",
         ] {
-            assert!(rekey(text).is_err(), "{text}");
+            assert!(rekey_limit(text).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn add_keys_words() {
-        let yes = |confirm, seconds: Option<u64>| {
-            Ok(AddKeysToAgent::Yes {
+    fn add_keys_to_agent_is_parsed() {
+        let always = |confirm, seconds: Option<u64>| {
+            Ok(AddKeysToAgent::Always {
                 confirm,
                 lifetime: seconds.map(Duration::from_secs),
             })
         };
-        assert_eq!(add_keys("yes"), yes(false, None));
-        assert_eq!(add_keys("confirm 5m"), yes(true, Some(300)));
-        assert_eq!(add_keys("1h"), yes(false, Some(3_600)));
-        assert_eq!(add_keys("false"), Ok(AddKeysToAgent::No));
-        assert_eq!(add_keys("ask"), Ok(AddKeysToAgent::Ask));
-        assert!(add_keys("maybe").is_err());
+        assert_eq!(add_keys_to_agent("yes"), always(false, None));
+        assert_eq!(add_keys_to_agent("confirm 5m"), always(true, Some(300)));
+        assert_eq!(add_keys_to_agent("1h"), always(false, Some(3_600)));
+        assert_eq!(add_keys_to_agent("false"), Ok(AddKeysToAgent::Never));
+        assert_eq!(add_keys_to_agent("ask"), Ok(AddKeysToAgent::Ask));
+        assert!(add_keys_to_agent("maybe").is_err());
     }
 
     #[test]
-    fn remote_opens() {
+    fn permitted_targets_and_quoted_words_are_parsed() {
         assert_eq!(
             permit_remote_open("a:1 b:*"),
             Ok(vec!["a:1".into(), "b:*".into()])
@@ -281,7 +226,7 @@ mod tests {
         assert_eq!(permit_remote_open("any"), Ok(vec![]));
         assert!(permit_remote_open("a").is_err());
         assert_eq!(
-            words("~/a \"~/b c\" d"),
+            split_words("~/a \"~/b c\" d"),
             Ok(vec!["~/a".into(), "~/b c".into(), "d".into()])
         );
     }

@@ -1,68 +1,72 @@
-//! A tunnel's forwards: those of the TOML, then those of ssh_config; tokens, `gateway_ports`, what is exposed.
+//! A tunnel's forwards: those of the TOML, then those of ssh_config. Expands paths, applies `gateway_ports`, and
+//! refuses or notes what would expose a port or may not be free.
 
 use std::path::{Path, PathBuf};
 
 use crate::addr::{BindAddr, Endpoint, ListenAddr};
-use crate::diagnostic::{At, Diagnostic, Span};
+use crate::diagnostic::{Diagnostic, Span, Spanned};
 use crate::layer::Layer;
 use crate::model::Forward;
-use crate::parse::forward::LONGEST_SOCKET_PATH;
-use crate::resolve::tunnel::Work;
+use crate::parse::forward::MAX_SOCKET_PATH;
+use crate::resolve::expand::Expander;
 
-impl Work<'_> {
-    /// Those of the TOML, then those of ssh_config that are not the same ones again.
-    pub(crate) fn forwards(&mut self, toml: &Layer, theirs: &Layer) -> Vec<Forward> {
-        let merged = toml
-            .gateway_ports
-            .as_ref()
-            .or(theirs.gateway_ports.as_ref());
-        let gateway = merged.is_some_and(|gateway| gateway.value);
-        let clear = toml
-            .clear_all_forwardings
-            .as_ref()
-            .or(theirs.clear_all_forwardings.as_ref());
-        let clear = clear.is_some_and(|clear| clear.value);
-        let own = toml.forwards().map(|forward| (forward, true));
-        let more = theirs
-            .forwards()
-            .filter(|_| !clear)
-            .map(|forward| (forward, false));
-        let mut forwards = Vec::new();
-        for (written, own) in own.chain(more) {
-            if own && !gateway && local_bind(&written.value) == Some(&BindAddr::Any) {
-                let message = format!("{} would listen on every address", shown(&written.value));
-                self.problems.push(
-                    Diagnostic::new(written.at, message)
-                        .help("write gateway_ports = true for that, or the address that you mean"),
-                );
-            }
-            let Some(forward) = self.forward(written, gateway) else {
-                continue;
-            };
-            if !forwards.contains(&forward) {
-                self.note_ephemeral(&forward);
-                forwards.push(forward);
-            }
+/// Resolves the forwards of the TOML and then those of ssh_config, each once.
+pub(crate) fn resolve(expander: &mut Expander<'_>, toml: &Layer, ssh: &Layer) -> Vec<Forward> {
+    let gateway = toml.gateway_ports.as_ref().or(ssh.gateway_ports.as_ref());
+    let gateway = gateway.is_some_and(|gateway| gateway.value);
+    let clear = toml
+        .clear_all_forwardings
+        .as_ref()
+        .or(ssh.clear_all_forwardings.as_ref());
+    let clear = clear.is_some_and(|clear| clear.value);
+    let from_toml = toml.forwards().map(|forward| (forward, true));
+    let from_ssh = ssh
+        .forwards()
+        .filter(|_| !clear)
+        .map(|forward| (forward, false));
+    let mut resolver = ForwardResolver { expander, gateway };
+    let mut forwards = Vec::new();
+    for (written, is_toml) in from_toml.chain(from_ssh) {
+        // `ssh -G` prints `*` for what GatewayPorts has allowed already.
+        if is_toml && !gateway && local_bind(&written.value) == Some(&BindAddr::Any) {
+            resolver.report_exposed(written);
         }
-        forwards
+        let Some(forward) = resolver.forward(written) else {
+            continue;
+        };
+        // The same forward in both is one forward, not a conflict.
+        if !forwards.contains(&forward) {
+            resolver.note_ephemeral_port(&forward);
+            forwards.push(forward);
+        }
     }
+    forwards
+}
 
-    fn forward(&mut self, written: &At<Forward>, gateway: bool) -> Option<Forward> {
-        let at = written.at;
+struct ForwardResolver<'e, 'a> {
+    expander: &'e mut Expander<'a>,
+    /// Whether listeners without an address listen on all addresses.
+    gateway: bool,
+}
+
+impl ForwardResolver<'_, '_> {
+    fn forward(&mut self, written: &Spanned<Forward>) -> Option<Forward> {
+        let span = written.span;
         Some(match &written.value {
             Forward::Local { listen, to } => Forward::Local {
-                listen: self.listen("local_forward", at, listen, gateway)?,
-                to: self.endpoint("local_forward", at, to)?,
+                listen: self.listen("local_forward", span, listen, self.gateway)?,
+                to: self.endpoint("local_forward", span, to)?,
             },
             Forward::Remote { listen, to } => Forward::Remote {
-                listen: self.listen("remote_forward", at, listen, false)?,
+                // GatewayPorts of the client is about local listeners; the server has its own.
+                listen: self.listen("remote_forward", span, listen, false)?,
                 to: match to {
-                    Some(to) => Some(self.endpoint("remote_forward", at, to)?),
+                    Some(to) => Some(self.endpoint("remote_forward", span, to)?),
                     None => None,
                 },
             },
             Forward::Dynamic { listen } => Forward::Dynamic {
-                listen: self.listen("dynamic_forward", at, listen, gateway)?,
+                listen: self.listen("dynamic_forward", span, listen, self.gateway)?,
             },
         })
     }
@@ -70,16 +74,17 @@ impl Work<'_> {
     fn listen(
         &mut self,
         key: &str,
-        at: Option<Span>,
+        span: Option<Span>,
         listen: &ListenAddr,
         gateway: bool,
     ) -> Option<ListenAddr> {
         Some(match listen {
-            ListenAddr::Unix(path) => ListenAddr::Unix(self.socket(key, at, path)?),
+            ListenAddr::Unix(path) => ListenAddr::Unix(self.socket(key, span, path)?),
             ListenAddr::Tcp { bind, port } => ListenAddr::Tcp {
                 port: *port,
                 bind: match bind {
                     BindAddr::Loopback if gateway => BindAddr::Any,
+                    // An explicit `localhost` stays local with `gateway_ports`, as in ssh.
                     BindAddr::Host(host) if host.eq_ignore_ascii_case("localhost") => {
                         BindAddr::Loopback
                     }
@@ -89,46 +94,59 @@ impl Work<'_> {
         })
     }
 
-    fn endpoint(&mut self, key: &str, at: Option<Span>, to: &Endpoint) -> Option<Endpoint> {
+    fn endpoint(&mut self, key: &str, span: Option<Span>, to: &Endpoint) -> Option<Endpoint> {
         Some(match to {
             Endpoint::Tcp(to) => Endpoint::Tcp(to.clone()),
-            Endpoint::Unix(path) => Endpoint::Unix(self.socket(key, at, path)?),
+            Endpoint::Unix(path) => Endpoint::Unix(self.socket(key, span, path)?),
         })
     }
 
-    fn socket(&mut self, key: &str, at: Option<Span>, path: &Path) -> Option<PathBuf> {
+    fn socket(&mut self, key: &str, span: Option<Span>, path: &Path) -> Option<PathBuf> {
         let value = path.to_string_lossy().into_owned();
-        let path = self.path(key, &At { value, at })?;
-        if path.as_os_str().len() > LONGEST_SOCKET_PATH {
+        let path = self.expander.path(key, &Spanned { value, span })?;
+        // The parser has checked the text; the expanded path may be longer.
+        if path.as_os_str().len() > MAX_SOCKET_PATH {
             let message = format!(
-                "{key}: the socket's path {} has {} bytes; a Unix socket's address holds {LONGEST_SOCKET_PATH}",
+                "{key}: the path of the socket {} has {} bytes; the maximum is {MAX_SOCKET_PATH}",
                 path.display(),
                 path.as_os_str().len()
             );
-            self.problems.push(Diagnostic::new(at, message));
+            self.expander
+                .diagnostics
+                .push(Diagnostic::new(span, message));
             return None;
         }
         Some(path)
     }
 
-    fn note_ephemeral(&mut self, forward: &Forward) {
+    fn report_exposed(&mut self, written: &Spanned<Forward>) {
+        let message = format!("{} would listen on every address", written.value);
+        self.expander.diagnostics.push(
+            Diagnostic::new(written.span, message)
+                .help("write gateway_ports = true to allow that, or a specific address"),
+        );
+    }
+
+    fn note_ephemeral_port(&mut self, forward: &Forward) {
         let (Forward::Local { listen, .. } | Forward::Dynamic { listen }) = forward else {
             return;
         };
-        let (ListenAddr::Tcp { port, .. }, Some(range)) = (listen, &self.facts.env.ephemeral)
-        else {
+        let range = &self.expander.values.env.ephemeral_ports;
+        let (ListenAddr::Tcp { port, .. }, Some(range)) = (listen, range) else {
             return;
         };
         if range.contains(port) {
-            self.notes.push(format!(
-                "port {port} lies among those that outgoing connections take ({} to {}): now and then it may be taken",
+            let note = format!(
+                "port {port} is in the ephemeral range ({} to {}): another program may take it",
                 range.start(),
                 range.end()
-            ));
+            );
+            self.expander.notes.push(note);
         }
     }
 }
 
+/// The address that a forward binds on this machine; `None` for remote forwards and Unix sockets.
 fn local_bind(forward: &Forward) -> Option<&BindAddr> {
     match forward {
         Forward::Local {
@@ -139,18 +157,5 @@ fn local_bind(forward: &Forward) -> Option<&BindAddr> {
             listen: ListenAddr::Tcp { bind, .. },
         } => Some(bind),
         _ => None,
-    }
-}
-
-/// A forward as `status` and messages tell it.
-pub(crate) fn shown(forward: &Forward) -> String {
-    match forward {
-        Forward::Local { listen, to } => format!("local_forward {listen} to {to}"),
-        Forward::Remote {
-            listen,
-            to: Some(to),
-        } => format!("remote_forward {listen} to {to}"),
-        Forward::Remote { listen, to: None } => format!("remote_forward {listen}"),
-        Forward::Dynamic { listen } => format!("dynamic_forward {listen}"),
     }
 }

@@ -1,6 +1,8 @@
-//! Layers to tunnels: defaults, ssh_config's options and the jump hosts, each resolved by itself.
+//! Layers to tunnels: merges TOML, ssh_config and defaults, expands paths, and resolves each jump host by itself.
 
+mod expand;
 pub(crate) mod forwards;
 pub(crate) mod route;
 pub mod ssh_options;
+mod ssh_values;
 pub mod tunnel;

@@ -1,4 +1,4 @@
-//! Resolves tunnels with all that they pass through: each jump host is a route of its own.
+//! Resolves tunnels with their jump hosts: each hop is asked about by itself and becomes a separate route.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,104 +8,122 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::StreamExt as _;
 use tunneld_platform::program::RunProgram;
 
-use crate::diagnostic::{At, Diagnostic};
+use crate::addr::Destination;
+use crate::diagnostic::{Diagnostic, Spanned};
 use crate::env::Env;
-use crate::layer::{Layer, SshConfig};
+use crate::layer::{Layer, SshConfigSource};
 use crate::model::{Route, Tunnel, Via};
-use crate::parse::destination::Destination;
-use crate::resolve::ssh_options;
-use crate::resolve::tunnel::{self, Resolved, SshOptions};
+use crate::parse::file::NamedLayer;
+use crate::resolve::ssh_options::{self, SshOptions};
+use crate::resolve::tunnel::{self, Resolved, merge};
 use crate::ssh_config::output::{EffectiveConfig, SshGOutput};
-use crate::ssh_config::query::{Files, QueryError, SshG, SshGQuery};
+use crate::ssh_config::query::{ConfigFiles, QueryError, SshG, SshGQuery};
 use crate::ssh_config::tokens;
 
 /// The longest chain of jump hosts.
-const MOST_HOPS: usize = 8;
-/// How many tunnels are resolved at once.
-const AT_ONCE: usize = 8;
+const MAX_HOPS: usize = 8;
+/// How many tunnels are resolved at the same time, each with its own `ssh -G` processes.
+const MAX_CONCURRENT: usize = 8;
+/// A host that no file mentions: what `ssh -G` prints about it is what the files say about all hosts.
+const UNMENTIONED_HOST: &str = "tunneld.invalid";
 
-/// A tunnel to be resolved.
+/// A tunnel to resolve, with the layers that it is made of.
 #[derive(Debug, Clone)]
 pub(crate) struct ResolveRequest {
-    /// Its name.
     pub(crate) name: String,
-    /// What its own table says.
-    pub(crate) spec: Layer,
-    /// What the defaults say.
+    /// The keys of its own table.
+    pub(crate) layer: Layer,
+    /// The `[defaults]` that apply to it.
     pub(crate) defaults: Layer,
 }
 
-/// Resolves the tunnels of one load.
+impl ResolveRequest {
+    pub(crate) fn of(tunnel: &NamedLayer, defaults: &Layer) -> Self {
+        Self {
+            name: tunnel.name.clone(),
+            layer: tunnel.layer.clone(),
+            defaults: defaults.clone(),
+        }
+    }
+
+    fn ssh_config(&self) -> Option<&SshConfigSource> {
+        let own = self.layer.ssh_config.as_ref();
+        own.or(self.defaults.ssh_config.as_ref())
+            .map(|source| &source.value)
+    }
+}
+
+/// Resolves the tunnels of one load, and asks `ssh -G` each question once.
 #[derive(Debug)]
 pub(crate) struct TunnelResolver<'a> {
     env: &'a Env,
-    query: Option<SshG>,
+    /// `None` if ssh_config is not read at all.
+    ssh: Option<SshG>,
     unanswered: AtomicBool,
 }
 
-/// What became of each tunnel.
+/// Per tunnel name, the tunnel or every error in it.
 pub(crate) type Results = BTreeMap<String, Result<Tunnel, Vec<Diagnostic>>>;
 
 impl<'a> TunnelResolver<'a> {
-    /// A resolver for this side.
     pub(crate) fn new(env: &'a Env, programs: &Arc<dyn RunProgram>) -> Self {
-        let query = |ssh: &PathBuf| SshG::new(ssh, Arc::clone(programs));
+        let ssh = |ssh: &PathBuf| SshG::new(ssh, Arc::clone(programs));
         Self {
             env,
-            query: env.ssh.as_ref().map(query),
+            ssh: env.ssh.as_ref().map(ssh),
             unanswered: AtomicBool::new(false),
         }
     }
 
-    /// Whether ssh has left a question unanswered that it may answer another time.
+    /// Whether `ssh -G` did not answer a question that it may answer later.
     pub(crate) fn left_unanswered(&self) -> bool {
         self.unanswered.load(Ordering::Relaxed)
     }
 
-    /// Resolves all, and tells what a person should know about the whole.
-    pub(crate) async fn all(&self, wanted: Vec<ResolveRequest>) -> (Results, Vec<String>) {
-        let unread = self.unread(&wanted).await;
-        let results = futures_util::stream::iter(wanted)
-            .map(|tunnel| async move {
-                let result = self.tunnel(&tunnel).await;
-                (tunnel.name, result)
+    /// Resolves these tunnels; also returns what the user should know about the configuration as a whole.
+    pub(crate) async fn all(&self, requests: Vec<ResolveRequest>) -> (Results, Vec<String>) {
+        let note = self.note_on_unread_ssh_config(&requests).await;
+        let results = futures_util::stream::iter(requests)
+            .map(|request| async move {
+                let result = self.tunnel(&request).await;
+                (request.name, result)
             })
-            .buffer_unordered(AT_ONCE)
+            // A hanging `ssh -G` delays the tunnels that wait for its answer, not the others.
+            .buffer_unordered(MAX_CONCURRENT)
             .collect()
             .await;
-        (results, unread.into_iter().collect())
+        (results, note.into_iter().collect())
     }
 
-    /// Resolves one.
-    pub(crate) async fn one(&self, wanted: &ResolveRequest) -> Result<Tunnel, Vec<Diagnostic>> {
-        self.tunnel(wanted).await
-    }
-
-    /// The note on a ~/.ssh/config that is there and is not read.
-    async fn unread(&self, wanted: &[ResolveRequest]) -> Option<String> {
+    /// The note about a `~/.ssh/config` that exists and is not read; `None` if it is read or does not exist.
+    async fn note_on_unread_ssh_config(&self, requests: &[ResolveRequest]) -> Option<String> {
         let config = self.env.home.join(".ssh").join("config");
-        if wanted.is_empty() || !config.exists() {
+        if requests.is_empty() || !config.exists() {
             return None;
         }
         let config = config.display();
-        if self.baseline(&Files::None).await == Err(QueryError::Absent) {
+        if self.baseline(&ConfigFiles::Nothing).await == Err(QueryError::NotFound) {
             return Some(format!(
-                "{config} is not read: there is no ssh program to ask; install OpenSSH's client"
+                "{config} is not read: the ssh program was not found; install the OpenSSH client"
             ));
         }
-        let (without, with): (Vec<&ResolveRequest>, Vec<&ResolveRequest>) = wanted
+        let (without, with): (Vec<&ResolveRequest>, Vec<&ResolveRequest>) = requests
             .iter()
-            .filter(|tunnel| !matches!(ssh_config(tunnel), Some(SshConfig::File(_))))
-            .partition(|tunnel| ssh_config(tunnel) == Some(&SshConfig::No));
+            .filter(|request| !matches!(request.ssh_config(), Some(SshConfigSource::File(_))))
+            .partition(|request| request.ssh_config() == Some(&SshConfigSource::Nothing));
+        // ssh takes the home from the user database, tunneld takes it from $HOME.
         if let (Some(passwd_home), false) = (&self.env.passwd_home, with.is_empty())
-            && !same(passwd_home, &self.env.home)
+            && !same_folder(passwd_home, &self.env.home)
         {
             return Some(format!(
-                "{config} is not read: ssh reads {} whatever HOME says; to have the other, write ssh_config = \"{config}\"",
+                "{config} is not read: ssh reads {} whatever HOME is; to read this one, set ssh_config = \"{config}\"",
                 passwd_home.join(".ssh").join("config").display()
             ));
         }
-        let names: Vec<&str> = without.iter().map(|tunnel| tunnel.name.as_str()).collect();
+        let names: Vec<&str> = without
+            .iter()
+            .map(|request| request.name.as_str())
+            .collect();
         (!names.is_empty()).then(|| {
             format!(
                 "{config} is not read for {}: ssh_config = false",
@@ -114,40 +132,40 @@ impl<'a> TunnelResolver<'a> {
         })
     }
 
-    async fn tunnel(&self, wanted: &ResolveRequest) -> Result<Tunnel, Vec<Diagnostic>> {
-        let ResolveRequest {
-            name,
-            spec,
-            defaults,
-        } = wanted;
-        let spec = over(spec, defaults);
-        let resolved = self.resolve(name, &spec).await?;
+    /// Resolves one tunnel with its jump hosts.
+    ///
+    /// # Errors
+    /// Every error in it.
+    pub(crate) async fn tunnel(&self, request: &ResolveRequest) -> Result<Tunnel, Vec<Diagnostic>> {
+        let name = &request.name;
+        let layer = merge(&request.layer, &request.defaults);
+        let destination = tunnel::query_destination(name, &layer);
+        let ssh = self.ssh_options(&destination, &layer, None).await;
+        let ssh = ssh.map_err(|diagnostics| name_tunnel(name, diagnostics))?;
+        let resolved = tunnel::resolve(name, &layer, ssh.as_ref(), self.env)?;
         let mut notes = resolved.notes;
         let mut route = resolved.route;
-        let at = spec.proxy_jump.as_ref().and_then(|jump| jump.at);
         if !resolved.hops.is_empty() {
-            let mut chain = Chain {
+            let mut chain = JumpChain {
                 resolver: self,
-                defaults: defaults.for_hop(),
-                ssh_config: spec.ssh_config.clone(),
-                seen: vec![seen(&route)],
+                defaults: request.defaults.for_hop(),
+                ssh_config: layer.ssh_config.clone(),
+                visited: vec![HopIdentity::of(&route)],
                 notes: &mut notes,
             };
+            let span = layer.proxy_jump.as_ref().and_then(|jump| jump.span);
             let routes = chain
                 .routes(&resolved.hops)
                 .await
-                .map_err(|message| vec![Diagnostic::new(at, format!("proxy_jump: {message}"))])?;
+                .map_err(|message| vec![Diagnostic::new(span, format!("proxy_jump: {message}"))])?;
             route.via = Via::Jump(routes);
         }
         Ok(Tunnel {
             name: name.clone(),
-            description: spec.description.as_ref().map(|text| text.value.clone()),
-            tags: spec
-                .tags
-                .as_ref()
-                .map(|tags| tags.value.clone())
-                .unwrap_or_default(),
+            description: layer.description.map(|text| text.value),
+            tags: layer.tags.map(|tags| tags.value).unwrap_or_default(),
             notes,
+            stale_file: None,
             route,
             forwards: resolved.forwards,
             forwarding: resolved.forwarding,
@@ -155,142 +173,145 @@ impl<'a> TunnelResolver<'a> {
         })
     }
 
-    async fn resolve(&self, name: &str, spec: &Layer) -> Result<Resolved, Vec<Diagnostic>> {
-        let ssh = self.ssh(&tunnel::asked(name, spec), spec, None).await;
-        let ssh = ssh.map_err(|problems| of_tunnel(name, problems))?;
-        tunnel::resolve(name, spec, ssh.as_ref(), self.env)
+    /// The files that ssh reads for this setting; `None` if ssh_config is not read.
+    fn files(&self, source: Option<&SshConfigSource>) -> Result<Option<ConfigFiles>, String> {
+        Ok(match source {
+            Some(SshConfigSource::Nothing) => None,
+            Some(SshConfigSource::File(path)) => {
+                let path = tokens::tilde(path, self.env).map_err(|error| error.to_string())?;
+                Some(ConfigFiles::Only(PathBuf::from(path)))
+            }
+            Some(SshConfigSource::Usual) | None => Some(ConfigFiles::Usual),
+        })
     }
 
-    /// What ssh_config says of a destination; nothing where it is not read.
-    async fn ssh(
+    /// What ssh_config says about a destination, reached over `jump` if that is given; `None` if it is not read.
+    async fn ssh_options(
         &self,
-        asked: &Destination,
-        spec: &Layer,
-        over: Option<&Destination>,
+        destination: &Destination,
+        layer: &Layer,
+        jump: Option<&Destination>,
     ) -> Result<Option<SshOptions>, Vec<Diagnostic>> {
-        let at = spec.ssh_config.as_ref().and_then(|config| config.at);
-        let problem = |message: String| vec![Diagnostic::new(at, format!("ssh_config: {message}"))];
-        let files = match spec.ssh_config.as_ref().map(|config| &config.value) {
-            Some(SshConfig::No) => return Ok(None),
-            Some(SshConfig::File(path)) => {
-                let path =
-                    tokens::tilde(path, self.env).map_err(|error| problem(error.to_string()))?;
-                Files::One(PathBuf::from(path))
-            }
-            Some(SshConfig::Yes) | None => Files::Usual,
+        let span = layer.ssh_config.as_ref().and_then(|source| source.span);
+        let error = |message: String| vec![Diagnostic::new(span, format!("ssh_config: {message}"))];
+        let source = layer.ssh_config.as_ref().map(|source| &source.value);
+        let Some(files) = self.files(source).map_err(error)? else {
+            return Ok(None);
         };
-        let Some(query) = &self.query else {
-            return self.without_ssh(&files).map_err(problem);
+        let Some(ssh) = &self.ssh else {
+            return without_ssh(&files).map_err(error);
         };
-        let question = SshGQuery {
+        let query = SshGQuery {
             files,
-            to: asked.clone(),
-            over: over.cloned(),
+            destination: destination.clone(),
+            jump: jump.cloned(),
         };
-        match query.ask(&question).await {
+        match ssh.ask(&query).await {
             Ok(text) => {
                 let host = SshGOutput::parse(&text);
-                let none = self
-                    .baseline(&Files::None)
+                // Cached by `SshG`: asked once per load, not once per tunnel.
+                let built_in = self
+                    .baseline(&ConfigFiles::Nothing)
                     .await
-                    .map_err(|error| problem(error.to_string()))?;
-                let system = match &question.files {
-                    // Where the system has no file, there is nothing that it says.
-                    Files::Usual => self
-                        .baseline(&Files::One(PathBuf::from("/etc/ssh/ssh_config")))
+                    .map_err(|why| error(why.to_string()))?;
+                let system = match &query.files {
+                    // A system without this file says nothing about any host.
+                    ConfigFiles::Usual => self
+                        .baseline(&ConfigFiles::Only(PathBuf::from("/etc/ssh/ssh_config")))
                         .await
-                        .unwrap_or_else(|_| none.clone()),
-                    Files::One(_) | Files::None => none.clone(),
+                        .unwrap_or_else(|_| built_in.clone()),
+                    ConfigFiles::Only(_) | ConfigFiles::Nothing => built_in.clone(),
                 };
-                let sources = EffectiveConfig {
+                let config = EffectiveConfig {
                     host: &host,
-                    none: &none,
+                    built_in: &built_in,
                     system: &system,
                 };
-                ssh_options::read(sources, asked, self.env)
+                ssh_options::read(config, destination, self.env)
                     .map(Some)
-                    .map_err(problem)
+                    .map_err(error)
             }
-            Err(QueryError::Absent) => self.without_ssh(&question.files).map_err(problem),
-            Err(error) => {
-                if matches!(error, QueryError::Timeout | QueryError::Failed(_)) {
+            Err(QueryError::NotFound) => without_ssh(&query.files).map_err(error),
+            Err(why) => {
+                if matches!(why, QueryError::Timeout | QueryError::Failed(_)) {
                     self.unanswered.store(true, Ordering::Relaxed);
                 }
-                Err(problem(error.to_string()))
+                Err(error(why.to_string()))
             }
         }
     }
 
-    /// Without an ssh the TOML is the whole truth, unless it names a file that only ssh can read.
-    fn without_ssh(&self, files: &Files) -> Result<Option<SshOptions>, String> {
-        match files {
-            Files::One(path) => Err(format!(
-                "{} cannot be read: there is no ssh program to ask; install OpenSSH's client",
-                path.display()
-            )),
-            Files::Usual | Files::None => Ok(None),
-        }
-    }
-
-    /// What ssh prints of a host that these files say nothing special of.
-    async fn baseline(&self, files: &Files) -> Result<SshGOutput, QueryError> {
-        let query = self.query.as_ref().ok_or(QueryError::Absent)?;
-        let question = SshGQuery {
+    /// What ssh prints about a host that these files do not mention.
+    async fn baseline(&self, files: &ConfigFiles) -> Result<SshGOutput, QueryError> {
+        let ssh = self.ssh.as_ref().ok_or(QueryError::NotFound)?;
+        let query = SshGQuery {
             files: files.clone(),
-            to: Destination {
+            destination: Destination {
                 user: None,
-                host: "tunneld.invalid".to_owned(),
+                host: UNMENTIONED_HOST.to_owned(),
                 port: None,
             },
-            over: None,
+            jump: None,
         };
-        Ok(SshGOutput::parse(&query.ask(&question).await?))
+        Ok(SshGOutput::parse(&ssh.ask(&query).await?))
     }
 }
 
-/// A tunnel's own words over the defaults. What a table says of how the host is reached, it says alone.
-fn over(own: &Layer, defaults: &Layer) -> Layer {
-    let reached = own.proxy_jump.is_some() || own.proxy_command.is_some();
-    let mut spec = own.clone().or(defaults);
-    if reached {
-        spec.proxy_jump = own.proxy_jump.clone();
-        spec.proxy_command = own.proxy_command.clone();
+/// Without an ssh program only the TOML counts, unless it names a file that only ssh can read.
+fn without_ssh(files: &ConfigFiles) -> Result<Option<SshOptions>, String> {
+    match files {
+        ConfigFiles::Only(path) => Err(format!(
+            "{} cannot be read: the ssh program was not found; install the OpenSSH client",
+            path.display()
+        )),
+        ConfigFiles::Usual | ConfigFiles::Nothing => Ok(None),
     }
-    spec
 }
 
-type Seen = (String, u16, String);
-
-fn seen(route: &Route) -> Seen {
-    (route.alias.clone(), route.port, route.user.clone())
+/// What makes two hops of a chain the same hop.
+#[derive(Debug, PartialEq, Eq)]
+struct HopIdentity {
+    alias: String,
+    port: u16,
+    user: String,
 }
 
-/// A chain that is being followed.
-struct Chain<'c, 'e> {
+impl HopIdentity {
+    fn of(route: &Route) -> Self {
+        Self {
+            alias: route.alias.clone(),
+            port: route.port,
+            user: route.user.clone(),
+        }
+    }
+}
+
+/// A chain of jump hosts that is being followed.
+struct JumpChain<'c, 'e> {
     resolver: &'c TunnelResolver<'e>,
     defaults: Layer,
-    ssh_config: Option<At<SshConfig>>,
-    seen: Vec<Seen>,
+    ssh_config: Option<Spanned<SshConfigSource>>,
+    visited: Vec<HopIdentity>,
     notes: &'c mut Vec<String>,
 }
 
-impl Chain<'_, '_> {
-    /// The routes of these hops, nearest first. What leads to the nearest of them, by its own configuration,
-    /// goes before it, and so on outwards; the others are reached over the hop before them, as ssh does it.
+impl JumpChain<'_, '_> {
+    /// The routes of these hops, nearest first. The nearest may itself need jump hosts, which come before it, and so
+    /// on. The others are reached over the hop before them, whatever ssh_config says about them, as in ssh.
     async fn routes(&mut self, hops: &[Destination]) -> Result<Vec<Route>, String> {
         let mut chain: Vec<Route> = Vec::new();
         let mut pending = hops.to_vec();
         while !pending.is_empty() {
-            if chain.len() + pending.len() > MOST_HOPS {
-                return Err(format!("the chain has more than {MOST_HOPS} hops"));
+            if chain.len() + pending.len() > MAX_HOPS {
+                return Err(format!("the chain has more than {MAX_HOPS} hops"));
             }
             let mut part = Vec::with_capacity(pending.len());
-            let mut outer = Vec::new();
-            for (place, hop) in pending.iter().enumerate() {
-                let over = place.checked_sub(1).and_then(|before| pending.get(before));
-                let mut resolved = self.hop(hop, over).await?;
-                if place == 0 {
-                    outer = resolved.hops;
+            let mut before = Vec::new();
+            for (index, hop) in pending.iter().enumerate() {
+                let jump = index.checked_sub(1).and_then(|index| pending.get(index));
+                let mut resolved = self.hop(hop, jump).await?;
+                if index == 0 {
+                    before = resolved.hops;
                 } else {
                     resolved.route.via = Via::Direct;
                 }
@@ -298,54 +319,50 @@ impl Chain<'_, '_> {
             }
             part.append(&mut chain);
             chain = part;
-            pending = outer;
+            pending = before;
         }
         Ok(chain)
     }
 
-    /// One hop, by ssh_config where it speaks and by the defaults where it does not: the tunnel's own keys are
-    /// about its own host.
+    /// Resolves one hop: ssh_config over `[defaults]`. The tunnel's own keys are about its own host and do not apply.
     async fn hop(
         &mut self,
         hop: &Destination,
-        over: Option<&Destination>,
+        jump: Option<&Destination>,
     ) -> Result<Resolved, String> {
-        let told = |problems: Vec<Diagnostic>| {
-            let told: Vec<String> = problems
-                .into_iter()
-                .map(|problem| problem.message)
-                .collect();
-            format!("hop {}: {}", hop.host, told.join("; "))
+        let error = |diagnostics: Vec<Diagnostic>| {
+            format!("hop {}: {}", hop.host, Diagnostic::join(&diagnostics))
         };
-        let spec = Layer {
-            host: Some(At {
+        let layer = Layer {
+            host: Some(Spanned {
                 value: hop.clone(),
-                at: None,
+                span: None,
             }),
             ssh_config: self.ssh_config.clone(),
             ..Layer::default()
         };
-        let ssh = self.resolver.ssh(hop, &spec, over).await.map_err(told)?;
-        let mut ssh = ssh.unwrap_or_else(|| SshOptions {
+        let ssh = self.resolver.ssh_options(hop, &layer, jump).await;
+        let mut ssh = ssh.map_err(error)?.unwrap_or_else(|| SshOptions {
             host: hop.host.clone(),
             ..SshOptions::default()
         });
-        ssh.spec = Layer {
+        // A jump host's own forwards belong to a session with it, not to one through it.
+        ssh.layer = Layer {
             local_forward: None,
             remote_forward: None,
             dynamic_forward: None,
-            ..ssh.spec
+            ..ssh.layer
         }
         .or(&self.defaults);
         let resolved =
-            tunnel::resolve(&hop.host, &spec, Some(&ssh), self.resolver.env).map_err(told)?;
-        let this = seen(&resolved.route);
-        if self.seen.contains(&this) {
-            let mut path: Vec<&str> = self.seen.iter().map(|(alias, ..)| alias.as_str()).collect();
+            tunnel::resolve(&hop.host, &layer, Some(&ssh), self.resolver.env).map_err(error)?;
+        let identity = HopIdentity::of(&resolved.route);
+        if self.visited.contains(&identity) {
+            let mut path: Vec<&str> = self.visited.iter().map(|hop| hop.alias.as_str()).collect();
             path.push(&hop.host);
-            return Err(format!("the chain runs in a circle: {}", path.join(" -> ")));
+            return Err(format!("the chain is a loop: {}", path.join(" -> ")));
         }
-        self.seen.push(this);
+        self.visited.push(identity);
         for note in &resolved.notes {
             self.notes.push(format!("{}: {note}", hop.host));
         }
@@ -353,23 +370,15 @@ impl Chain<'_, '_> {
     }
 }
 
-/// These problems, each telling the tunnel: the place where it is written may be everybody's.
-fn of_tunnel(name: &str, problems: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    let told = |problem: Diagnostic| Diagnostic {
-        message: format!("{name}: {}", problem.message),
-        ..problem
+/// Puts the tunnel's name before each message: its span may be in `[defaults]`, which all tunnels share.
+fn name_tunnel(name: &str, diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let named = |diagnostic: Diagnostic| Diagnostic {
+        message: format!("{name}: {}", diagnostic.message),
+        ..diagnostic
     };
-    problems.into_iter().map(told).collect()
+    diagnostics.into_iter().map(named).collect()
 }
 
-/// What the tunnel's table or the defaults say of ssh_config.
-fn ssh_config(tunnel: &ResolveRequest) -> Option<&SshConfig> {
-    let own = tunnel.spec.ssh_config.as_ref();
-    own.or(tunnel.defaults.ssh_config.as_ref())
-        .map(|own| &own.value)
-}
-
-/// Whether two paths are one folder.
-fn same(one: &Path, other: &Path) -> bool {
+fn same_folder(one: &Path, other: &Path) -> bool {
     one == other || one.canonicalize().ok() == other.canonicalize().ok()
 }

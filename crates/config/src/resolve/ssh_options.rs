@@ -1,31 +1,44 @@
-//! What `ssh -G` prints, read into the keys of `[tunnel.NAME]`: honoured, passed over, or told as impossible.
+//! What `ssh -G` prints about a host, as the keys of `[tunnel.NAME]`. Keywords without a key are ignored, but for those
+//! in [`UNSUPPORTED`], which get a note. docs/ssh_config.md lists all of them.
 
-use std::time::Duration;
+use std::path::PathBuf;
 
-use crate::addr;
-use crate::diagnostic::At;
+use crate::addr::{Destination, Endpoint, ListenAddr};
+use crate::diagnostic::Spanned;
 use crate::env::Env;
+use crate::keys;
 use crate::layer::{Jump, Layer};
 use crate::model::{AddressFamily, Forward, UpdateHostKeys};
-use crate::parse::destination::{self, Destination, check_alias};
+use crate::parse::destination::{self, check_alias};
 use crate::parse::forward::{self, Kind};
 use crate::parse::values;
-use crate::resolve::tunnel::SshOptions;
+use crate::resolve::ssh_values::{Values, unless_none, unspanned};
 use crate::ssh_config::output::EffectiveConfig;
-use crate::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
-use tunneld_proto::duration;
+use crate::ssh_config::tokens::{self, Keyword, ServerKey, TokenValues};
 
-/// Keywords that tunneld cannot honour, when they are wishes, and what to do instead.
-const IMPOSSIBLE: &[(&str, &[&str], &str)] = &[
+/// What ssh_config says about a host, other than ssh's own defaults.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SshOptions {
+    /// The host name to dial.
+    pub host: String,
+    /// Its keywords, as the keys with the same meaning.
+    pub layer: Layer,
+    /// What it asks for and tunneld does not support.
+    pub notes: Vec<String>,
+}
+
+/// Keywords that tunneld does not support and whose absence the user may notice: the keyword, the values that ask for
+/// nothing, the note.
+const UNSUPPORTED: &[(&str, &[&str], &str)] = &[
     (
         "gssapiauthentication",
         &["no"],
-        "GSSAPIAuthentication: tunneld logs in without Kerberos",
+        "GSSAPIAuthentication: tunneld cannot log in with Kerberos",
     ),
     (
         "hostbasedauthentication",
         &["no", "false"],
-        "HostbasedAuthentication: tunneld has no such login",
+        "HostbasedAuthentication: tunneld does not have this login method",
     ),
     (
         "pkcs11provider",
@@ -40,7 +53,7 @@ const IMPOSSIBLE: &[(&str, &[&str], &str)] = &[
     (
         "proxyusefdpass",
         &["no"],
-        "ProxyUseFdpass: the ProxyCommand must carry the bytes itself",
+        "ProxyUseFdpass: the ProxyCommand must transfer the bytes itself",
     ),
     (
         "verifyhostkeydns",
@@ -50,12 +63,12 @@ const IMPOSSIBLE: &[(&str, &[&str], &str)] = &[
     (
         "nohostauthenticationforlocalhost",
         &["no"],
-        "NoHostAuthenticationForLocalhost: the host key is checked all the same",
+        "NoHostAuthenticationForLocalhost: the host key of localhost is checked too",
     ),
     (
         "tunnel",
         &["no", "false"],
-        "Tunnel: tunneld has no tun device",
+        "Tunnel: tunneld does not have tun devices",
     ),
     (
         "requiredrsasize",
@@ -65,362 +78,252 @@ const IMPOSSIBLE: &[(&str, &[&str], &str)] = &[
     (
         "casignaturealgorithms",
         &[],
-        "CASignatureAlgorithms: tunneld's own list holds",
+        "CASignatureAlgorithms: tunneld's own list applies",
     ),
 ];
 
-/// Reads a host's options.
+/// Reads the options of a host.
 ///
 /// # Errors
-/// The keyword whose value cannot be used.
+/// The first keyword whose value cannot be used, and why.
 pub fn read(
-    sources: EffectiveConfig<'_>,
-    asked: &Destination,
+    config: EffectiveConfig<'_>,
+    destination: &Destination,
     env: &Env,
 ) -> Result<SshOptions, String> {
-    let host = sources
+    let host = config
         .host
-        .one("hostname")
-        .unwrap_or(&asked.host)
+        .first("hostname")
+        .unwrap_or(&destination.host)
         .to_owned();
     let mut options = SshOptions {
         host,
         ..SshOptions::default()
     };
-    let spec = &mut options.spec;
-    destination(sources, spec)?;
-    authentication(sources, spec)?;
-    host_keys(sources, spec)?;
-    session(sources, spec)?;
-    let jump = sources
-        .one("proxyjump")
-        .map(|text| self::jump(text, sources, asked, env))
-        .transpose()?;
-    spec.proxy_jump = jump.map(at);
-    if spec.proxy_jump.is_none() {
-        spec.proxy_command = sources.one("proxycommand").map(|text| at(none_word(text)));
+    let values = Values(config);
+    let layer = &mut options.layer;
+    read_destination(values, layer)?;
+    read_authentication(values, layer)?;
+    read_host_keys(values, layer)?;
+    read_session(values, layer)?;
+    layer.proxy_jump = values
+        .first("proxy_jump")
+        .map(|chain| jump(chain, config, destination, env))
+        .transpose()?
+        .map(unspanned);
+    if layer.proxy_jump.is_none() {
+        layer.proxy_command = values
+            .first("proxy_command")
+            .map(|text| unspanned(unless_none(text)));
     }
-    forwards(sources, &mut options);
-    for (keyword, fine, note) in IMPOSSIBLE {
-        if sources
-            .wished(keyword)
-            .is_some_and(|value| !fine.contains(&value))
+    read_forwards(values, &mut options);
+    for (keyword, harmless, note) in UNSUPPORTED {
+        if config
+            .host_specific(keyword)
+            .is_some_and(|value| !harmless.contains(&value))
         {
             options.notes.push(format!(
-                "ssh_config asks for what tunneld cannot do: {note}"
+                "ssh_config sets what tunneld does not support: {note}"
             ));
         }
     }
     Ok(options)
 }
 
-fn at<T>(value: T) -> At<T> {
-    At { value, at: None }
-}
-
-fn none_word(text: &str) -> Option<String> {
-    (!text.eq_ignore_ascii_case("none")).then(|| text.to_owned())
-}
-
-fn flag(sources: EffectiveConfig<'_>, keyword: &str) -> Option<At<bool>> {
-    let word = sources.one(keyword)?;
-    Some(at(!matches!(word, "no" | "false" | "none")))
-}
-
-fn text(sources: EffectiveConfig<'_>, keyword: &str) -> Option<At<String>> {
-    sources
-        .one(keyword)
-        .filter(|text| !text.eq_ignore_ascii_case("none"))
-        .map(|text| at(text.to_owned()))
-}
-
-fn number<T: std::str::FromStr>(
-    sources: EffectiveConfig<'_>,
-    keyword: &str,
-) -> Result<Option<At<T>>, String> {
-    let Some(text) = sources.one(keyword) else {
-        return Ok(None);
-    };
-    text.parse()
-        .map(|number| Some(at(number)))
-        .map_err(|_| wrong(keyword, text))
-}
-
-fn wrong(keyword: &str, text: &str) -> String {
-    format!("{keyword} {text}: not understood")
-}
-
-fn time(sources: EffectiveConfig<'_>, keyword: &str) -> Result<Option<At<Duration>>, String> {
-    match sources.one(keyword) {
-        None | Some("none") => Ok(None),
-        Some(text) => duration::parse(text)
-            .map(|time| Some(at(time)))
-            .map_err(|error| format!("{keyword} {text}: {error}")),
-    }
-}
-
-/// One path a line, or several in one line; "none" for none.
-fn paths(
-    sources: EffectiveConfig<'_>,
-    keyword: &str,
-    several: bool,
-) -> Option<At<Vec<At<String>>>> {
-    let lines = sources.said(keyword)?;
-    let paths = lines.iter().flat_map(|line| {
-        if several {
-            split_paths(line)
-        } else {
-            vec![line.clone()]
-        }
-    });
-    Some(at(paths
-        .filter(|path| !path.eq_ignore_ascii_case("none"))
-        .map(at)
-        .collect()))
-}
-
-/// `ssh -G` prints several paths without quotation marks: a word that begins like no path goes on with the last.
-fn split_paths(line: &str) -> Vec<String> {
-    let begins = |word: &str| word.starts_with(['/', '~', '%', '$']) || word.get(1..2) == Some(":");
-    let mut paths: Vec<String> = Vec::new();
-    for word in line.split(' ') {
-        match paths.last_mut() {
-            Some(last) if begins(last) && !begins(word) => {
-                last.push(' ');
-                last.push_str(word);
-            }
-            _ => paths.push(word.to_owned()),
-        }
-    }
-    paths
-}
-
-/// A list as ssh has worked it out.
-fn algorithms(sources: EffectiveConfig<'_>, keyword: &str) -> Option<At<Vec<String>>> {
-    sources
-        .one(keyword)
-        .map(|text| at(text.split(',').map(str::to_owned).collect()))
-}
-
-fn destination(sources: EffectiveConfig<'_>, spec: &mut Layer) -> Result<(), String> {
-    spec.user = text(sources, "user");
-    spec.port = number(sources, "port")?;
-    spec.address_family = sources.one("addressfamily").map(|word| {
-        at(match word {
+fn read_destination(values: Values<'_>, layer: &mut Layer) -> Result<(), String> {
+    layer.user = values.text("user");
+    layer.port = values.number("port")?;
+    layer.address_family = values.first("address_family").map(|word| {
+        unspanned(match word {
             "inet" => AddressFamily::Inet,
             "inet6" => AddressFamily::Inet6,
             _ => AddressFamily::Any,
         })
     });
-    spec.bind_address = text(sources, "bindaddress");
-    spec.bind_interface = text(sources, "bindinterface");
-    spec.connect_timeout = time(sources, "connecttimeout")?.filter(|time| !time.value.is_zero());
+    layer.bind_address = values.text("bind_address");
+    layer.bind_interface = values.text("bind_interface");
+    // ssh takes 0 as no limit, so tunneld's default applies.
+    layer.connect_timeout = values
+        .time("connect_timeout")?
+        .filter(|time| !time.value.is_zero());
     Ok(())
 }
 
-fn authentication(sources: EffectiveConfig<'_>, spec: &mut Layer) -> Result<(), String> {
-    spec.identity_file = paths(sources, "identityfile", false);
-    spec.identities_only = flag(sources, "identitiesonly");
-    spec.identity_agent = sources.one("identityagent").map(|text| at(text.to_owned()));
-    spec.certificate_file = paths(sources, "certificatefile", false);
-    spec.preferred_authentications = sources
-        .one("preferredauthentications")
-        .map(|text| {
-            // Methods that tunneld lacks are passed over, as ssh passes over those that it was built without.
-            let known = text
-                .split(',')
-                .map(str::trim)
-                .filter(|name| values::METHODS.contains(name));
-            values::methods(&known.collect::<Vec<_>>().join(","))
-        })
-        .transpose()
-        .map_err(|_| "PreferredAuthentications leaves no method that tunneld has".to_owned())?
-        .map(at);
-    spec.pubkey_authentication = flag(sources, "pubkeyauthentication");
-    spec.password_authentication = flag(sources, "passwordauthentication");
-    spec.kbd_interactive_authentication = flag(sources, "kbdinteractiveauthentication");
-    spec.number_of_password_prompts = number(sources, "numberofpasswordprompts")?;
-    spec.pubkey_accepted_algorithms = algorithms(sources, "pubkeyacceptedalgorithms");
-    spec.add_keys_to_agent = sources
-        .one("addkeystoagent")
-        .map(|text| {
-            values::add_keys(text)
-                .map(at)
-                .map_err(|_| wrong("addkeystoagent", text))
-        })
-        .transpose()?;
+fn read_authentication(config: Values<'_>, layer: &mut Layer) -> Result<(), String> {
+    layer.identity_file = config.paths("identity_file", false);
+    layer.identities_only = config.flag("identities_only");
+    layer.identity_agent = config
+        .first("identity_agent")
+        .map(|text| unspanned(text.to_owned()));
+    layer.certificate_file = config.paths("certificate_file", false);
+    layer.preferred_authentications = config.parse("preferred_authentications", |text| {
+        // As ssh skips the methods that it was built without.
+        let known = text
+            .split(',')
+            .map(str::trim)
+            .filter(|name| values::AUTH_METHODS.contains(name));
+        values::auth_methods(&known.collect::<Vec<_>>().join(","))
+            .map_err(|_| "none of these methods is supported".to_owned())
+    })?;
+    layer.pubkey_authentication = config.flag("pubkey_authentication");
+    layer.password_authentication = config.flag("password_authentication");
+    layer.kbd_interactive_authentication = config.flag("kbd_interactive_authentication");
+    layer.number_of_password_prompts = config.number("number_of_password_prompts")?;
+    layer.pubkey_accepted_algorithms = config.algorithms("pubkey_accepted_algorithms");
+    layer.add_keys_to_agent = config.parse("add_keys_to_agent", values::add_keys_to_agent)?;
     Ok(())
 }
 
-fn host_keys(sources: EffectiveConfig<'_>, spec: &mut Layer) -> Result<(), String> {
-    spec.strict_host_key_checking = sources
-        .one("stricthostkeychecking")
-        .map(|word| {
-            values::checking(word)
-                .map(at)
-                .ok_or_else(|| wrong("stricthostkeychecking", word))
-        })
-        .transpose()?;
-    spec.user_known_hosts_file = paths(sources, "userknownhostsfile", true);
-    spec.global_known_hosts_file = paths(sources, "globalknownhostsfile", true);
-    spec.revoked_host_keys = paths(sources, "revokedhostkeys", true);
-    spec.known_hosts_command = sources
-        .one("knownhostscommand")
-        .map(|text| at(none_word(text)));
-    spec.host_key_alias = text(sources, "hostkeyalias");
-    if let Some(alias) = &spec.host_key_alias {
+fn read_host_keys(config: Values<'_>, layer: &mut Layer) -> Result<(), String> {
+    layer.strict_host_key_checking = config.parse("strict_host_key_checking", |word| {
+        values::host_key_checking(word).ok_or_else(|| "is not a known value".to_owned())
+    })?;
+    layer.user_known_hosts_file = config.paths("user_known_hosts_file", true);
+    layer.global_known_hosts_file = config.paths("global_known_hosts_file", true);
+    layer.revoked_host_keys = config.paths("revoked_host_keys", true);
+    layer.known_hosts_command = config
+        .first("known_hosts_command")
+        .map(|text| unspanned(unless_none(text)));
+    layer.host_key_alias = config.text("host_key_alias");
+    if let Some(alias) = &layer.host_key_alias {
         check_alias(&alias.value).map_err(|error| format!("HostKeyAlias: {error}"))?;
     }
-    spec.host_key_algorithms = algorithms(sources, "hostkeyalgorithms");
-    spec.hash_known_hosts = flag(sources, "hashknownhosts");
-    spec.update_host_keys = sources.one("updatehostkeys").map(|word| {
-        at(match word {
+    layer.host_key_algorithms = config.algorithms("host_key_algorithms");
+    layer.hash_known_hosts = config.flag("hash_known_hosts");
+    layer.update_host_keys = config.first("update_host_keys").map(|word| {
+        unspanned(match word {
             "ask" => UpdateHostKeys::Ask,
-            "no" | "false" => UpdateHostKeys::No,
-            _ => UpdateHostKeys::Yes,
+            "no" | "false" => UpdateHostKeys::Never,
+            _ => UpdateHostKeys::Always,
         })
     });
     Ok(())
 }
 
-fn session(sources: EffectiveConfig<'_>, spec: &mut Layer) -> Result<(), String> {
-    spec.ciphers = algorithms(sources, "ciphers");
-    spec.macs = algorithms(sources, "macs");
-    spec.kex_algorithms = algorithms(sources, "kexalgorithms");
-    spec.compression = flag(sources, "compression");
-    spec.rekey_limit = sources
-        .one("rekeylimit")
-        .map(|text| {
-            values::rekey(text)
-                .map(at)
-                .map_err(|error| format!("rekeylimit: {error}"))
-        })
-        .transpose()?;
-    spec.server_alive_interval = time(sources, "serveraliveinterval")?;
-    spec.server_alive_count_max = number(sources, "serveralivecountmax")?
-        .map(|count: At<u32>| at(count.value.clamp(1, 1_000)));
-    spec.tcp_keep_alive = flag(sources, "tcpkeepalive");
-    spec.gateway_ports = flag(sources, "gatewayports");
-    spec.clear_all_forwardings = flag(sources, "clearallforwardings");
-    spec.exit_on_forward_failure = flag(sources, "exitonforwardfailure");
-    spec.stream_local_bind_unlink = flag(sources, "streamlocalbindunlink");
-    spec.stream_local_bind_mask = sources
-        .one("streamlocalbindmask")
-        .map(|text| {
-            u32::from_str_radix(text, 8)
-                .map(at)
-                .map_err(|_| wrong("streamlocalbindmask", text))
-        })
-        .transpose()?;
-    spec.permit_remote_open = sources
-        .one("permitremoteopen")
-        .map(|text| values::permit_remote_open(text).map(at))
-        .transpose()
-        .map_err(|error| format!("permitremoteopen: {error}"))?;
+fn read_session(config: Values<'_>, layer: &mut Layer) -> Result<(), String> {
+    layer.ciphers = config.algorithms("ciphers");
+    layer.macs = config.algorithms("macs");
+    layer.kex_algorithms = config.algorithms("kex_algorithms");
+    layer.compression = config.flag("compression");
+    layer.rekey_limit = config.parse("rekey_limit", values::rekey_limit)?;
+    layer.server_alive_interval = config.time("server_alive_interval")?;
+    // ssh accepts any number; the key has a range.
+    layer.server_alive_count_max = config
+        .number("server_alive_count_max")?
+        .map(|count: Spanned<u32>| unspanned(count.value.clamp(1, 1_000)));
+    layer.tcp_keep_alive = config.flag("tcp_keep_alive");
+    layer.gateway_ports = config.flag("gateway_ports");
+    layer.clear_all_forwardings = config.flag("clear_all_forwardings");
+    layer.exit_on_forward_failure = config.flag("exit_on_forward_failure");
+    layer.stream_local_bind_unlink = config.flag("stream_local_bind_unlink");
+    layer.stream_local_bind_mask = config.parse("stream_local_bind_mask", |text| {
+        u32::from_str_radix(text, 8).map_err(|_| "is not an octal number".to_owned())
+    })?;
+    layer.permit_remote_open = config.parse("permit_remote_open", values::permit_remote_open)?;
     Ok(())
 }
 
+/// Parses ProxyJump's chain. `ssh -G` leaves its tokens to the reader.
 fn jump(
     chain: &str,
-    sources: EffectiveConfig<'_>,
-    asked: &Destination,
+    config: EffectiveConfig<'_>,
+    destination: &Destination,
     env: &Env,
 ) -> Result<Jump, String> {
     if chain.eq_ignore_ascii_case("none") {
         return Ok(Jump::None);
     }
-    let facts = Facts {
+    let values = TokenValues {
         env,
-        alias: &asked.host,
-        host: sources.host.one("hostname").unwrap_or(&asked.host),
-        port: asked
+        alias: &destination.host,
+        host: config.host.first("hostname").unwrap_or(&destination.host),
+        port: destination
             .port
-            .or_else(|| sources.host.one("port")?.parse().ok())
+            .or_else(|| config.host.first("port")?.parse().ok())
             .unwrap_or(22),
-        user: asked
+        user: destination
             .user
             .as_deref()
-            .or_else(|| sources.host.one("user"))
+            .or_else(|| config.host.first("user"))
             .unwrap_or(&env.user),
         key_alias: "",
         jump: "",
     };
     let mut hops = Vec::new();
     for hop in chain.split(',') {
-        let hop = tokens::expand(Keyword::Proxy, hop.trim(), &facts, &ServerKey::default())
+        let hop = tokens::expand(Keyword::Proxy, hop.trim(), &values, &ServerKey::default())
             .map_err(|error| format!("ProxyJump {chain}: {error}"))?;
         hops.push(destination::parse(&hop).map_err(|error| format!("ProxyJump {chain}: {error}"))?);
     }
     Ok(Jump::Hops(hops))
 }
 
-/// LocalForward, RemoteForward and DynamicForward. One that cannot be read costs a note, not the tunnel.
-fn forwards(sources: EffectiveConfig<'_>, options: &mut SshOptions) {
-    let mut of = |keyword: &str, kind: Kind| {
-        let lines = sources.said(keyword)?;
+/// LocalForward, RemoteForward and DynamicForward. One that cannot be parsed gets a note: the tunnel may do without.
+fn read_forwards(values: Values<'_>, options: &mut SshOptions) {
+    let mut read = |key: &str, kind: Kind| {
         let mut forwards = Vec::new();
-        for line in lines {
+        for line in values.all(key)? {
+            // ssh -G's spelling of a remote forward without a target.
             match forward::parse(kind, line.trim_end_matches(" [socks]:0")) {
-                Ok(forward) => forwards.push(at(final_paths(forward))),
-                Err(error) => options.notes.push(format!(
-                    "ssh_config's {keyword} {line} is left out: {error}"
-                )),
+                Ok(forward) => forwards.push(unspanned(escape_percent(forward))),
+                Err(error) => {
+                    let keyword = keys::ssh_g_keyword(key).unwrap_or_default();
+                    options.notes.push(format!(
+                        "ssh_config's {keyword} {line} is left out: {error}"
+                    ));
+                }
             }
         }
-        Some(at(forwards))
+        Some(unspanned(forwards))
     };
-    let local = of("localforward", Kind::Local);
-    let remote = of("remoteforward", Kind::Remote);
-    let dynamic = of("dynamicforward", Kind::Dynamic);
-    options.spec.local_forward = local;
+    let local = read("local_forward", Kind::Local);
+    let remote = read("remote_forward", Kind::Remote);
+    let dynamic = read("dynamic_forward", Kind::Dynamic);
     // ssh -G prints a LocalForward to a Unix socket a second time, as a DynamicForward.
     let dynamic = dynamic.map(|mut dynamic| {
         dynamic
             .value
-            .retain(|forward| !printed_twice(&forward.value, options.spec.local_forward.as_ref()));
+            .retain(|forward| !is_printed_twice(&forward.value, local.as_ref()));
         dynamic
     });
-    options.spec.remote_forward = remote;
-    options.spec.dynamic_forward = dynamic;
+    options.layer.local_forward = local;
+    options.layer.remote_forward = remote;
+    options.layer.dynamic_forward = dynamic;
 }
 
-fn printed_twice(dynamic: &Forward, local: Option<&At<Vec<At<Forward>>>>) -> bool {
+fn is_printed_twice(dynamic: &Forward, local: Option<&Spanned<Vec<Spanned<Forward>>>>) -> bool {
     let Forward::Dynamic { listen } = dynamic else {
         return false;
     };
     local.is_some_and(|local| {
         local.value.iter().any(|forward| {
-            matches!(&forward.value, Forward::Local { listen: other, to: addr::Endpoint::Unix(_) } if other == listen)
+            matches!(&forward.value, Forward::Local { listen: other, to: Endpoint::Unix(_) } if other == listen)
         })
     })
 }
 
-/// ssh has expanded the tokens of forwards; a percent sign that is left is one.
-fn final_paths(forward: Forward) -> Forward {
-    let plain = |path: std::path::PathBuf| path.to_string_lossy().replace('%', "%%").into();
-    let listen = |listen| match listen {
-        addr::ListenAddr::Unix(path) => addr::ListenAddr::Unix(plain(path)),
-        tcp @ addr::ListenAddr::Tcp { .. } => tcp,
+/// ssh has already expanded the tokens of a forward: escapes the percent signs that are left, so that they stay.
+fn escape_percent(forward: Forward) -> Forward {
+    let escape = |path: PathBuf| path.to_string_lossy().replace('%', "%%").into();
+    let listen_addr = |listen| match listen {
+        ListenAddr::Unix(path) => ListenAddr::Unix(escape(path)),
+        tcp @ ListenAddr::Tcp { .. } => tcp,
     };
-    let to = |to| match to {
-        addr::Endpoint::Unix(path) => addr::Endpoint::Unix(plain(path)),
-        tcp @ addr::Endpoint::Tcp(_) => tcp,
+    let endpoint = |to| match to {
+        Endpoint::Unix(path) => Endpoint::Unix(escape(path)),
+        tcp @ Endpoint::Tcp(_) => tcp,
     };
     match forward {
-        Forward::Local {
-            listen: at,
-            to: target,
-        } => Forward::Local {
-            listen: listen(at),
-            to: to(target),
+        Forward::Local { listen, to } => Forward::Local {
+            listen: listen_addr(listen),
+            to: endpoint(to),
         },
-        Forward::Remote {
-            listen: at,
-            to: target,
-        } => Forward::Remote {
-            listen: listen(at),
-            to: target.map(to),
+        Forward::Remote { listen, to } => Forward::Remote {
+            listen: listen_addr(listen),
+            to: to.map(endpoint),
         },
-        Forward::Dynamic { listen: at } => Forward::Dynamic { listen: listen(at) },
+        Forward::Dynamic { listen } => Forward::Dynamic {
+            listen: listen_addr(listen),
+        },
     }
 }

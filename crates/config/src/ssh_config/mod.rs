@@ -1,4 +1,4 @@
-//! ssh_config as `ssh -G` prints it: the query, its output, and the expansion of percent tokens (ssh_config(5)).
+//! ssh_config by way of `ssh -G`: the query, its output, and the expansion of percent tokens (ssh_config(5), TOKENS).
 
 pub mod output;
 pub mod query;

@@ -1,4 +1,4 @@
-//! Asks `ssh -G`, the one reader of ssh_config that is right about Match, Include and CanonicalizeHostname.
+//! Asks `ssh -G`, the one reader of ssh_config that is exact about Match, Include and CanonicalizeHostname.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -13,70 +13,72 @@ use futures_util::future::{BoxFuture, Shared};
 use tunneld_platform::program::{Limits, ProgramError, ProgramOutput, RunProgram};
 use tunneld_proto::text::escape;
 
-use crate::parse::destination::{Destination, check_host, check_user};
+use crate::addr::Destination;
+use crate::parse::destination::{check_host, check_user};
 
-/// CanonicalizeHostname asks DNS and `Match exec` runs commands; neither may take for ever.
-const LIMIT: Duration = Duration::from_secs(5);
-/// More than any answer has.
-const LONGEST: u64 = 1 << 20;
+/// How long `ssh -G` may run: CanonicalizeHostname asks DNS and `Match exec` runs commands, which may hang.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The most bytes of output that are read: 1 MiB, far more than ssh prints.
+const MAX_OUTPUT: u64 = 1 << 20;
 
-/// Why there is no answer.
+/// Why `ssh -G` has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    /// There is no such program.
-    #[error("there is no ssh program to ask")]
-    Absent,
-    /// It does not like the configuration.
+    /// The program does not exist.
+    #[error("the ssh program was not found")]
+    NotFound,
+    /// ssh refused the configuration; with what it printed.
     #[error("ssh -G: {0}")]
     Refused(String),
-    /// It took too long.
-    #[error("ssh -G did not answer within {}s: a `Match exec` or a name server hangs", LIMIT.as_secs())]
+    /// ssh did not end in time.
+    #[error("ssh -G did not answer within {}s: a `Match exec` command or a name server hangs", TIMEOUT.as_secs())]
     Timeout,
-    /// It could not be run.
+    /// ssh could not be run, or its output could not be used.
     #[error("ssh -G could not be run: {0}")]
     Failed(String),
-    /// The host or the user is nothing that may stand on a command line.
+    /// The host or the user has characters that are unsafe on a command line.
     #[error("{0}")]
-    Unfit(String),
+    UnsafeDestination(String),
 }
 
-/// Which files ssh reads.
+/// Which files ssh reads, by its option `-F`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Files {
-    /// `~/.ssh/config` and the system's.
+pub enum ConfigFiles {
+    /// `~/.ssh/config` and the system's: no `-F`.
     Usual,
-    /// This one alone.
-    One(PathBuf),
-    /// None at all.
-    None,
+    /// Only this file: `-F PATH`.
+    Only(PathBuf),
+    /// No file: `-F none`.
+    Nothing,
 }
 
-/// What is asked.
+/// One question for `ssh -G`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SshGQuery {
-    /// Which files are read.
-    pub files: Files,
-    /// About whom.
-    pub to: Destination,
-    /// The jump host that it is reached over whatever the files say, as ssh says `-J` for each hop but the nearest.
-    pub over: Option<Destination>,
+    /// Which files are read for the answer.
+    pub files: ConfigFiles,
+    /// The destination that is asked about.
+    pub destination: Destination,
+    /// A jump host that replaces what the files say, as ssh passes `-J` for each hop but the nearest; `None` to leave
+    /// it to the files.
+    pub jump: Option<Destination>,
 }
 
 /// The text that `ssh -G` printed, or why there is none.
-pub type Answer = Result<Arc<str>, QueryError>;
+pub type QueryResult = Result<Arc<str>, QueryError>;
 
-type SharedAnswer = Shared<BoxFuture<'static, Answer>>;
+type SharedResult = Shared<BoxFuture<'static, QueryResult>>;
 
-/// Asks `ssh -G`, and caches the answers for as long as it lives: one load of the configuration.
+/// Asks `ssh -G`, each question once: caches the answers for its own lifetime, which is one load of the configuration.
 pub struct SshG {
     ssh: Arc<Path>,
     programs: Arc<dyn RunProgram>,
-    answers: Mutex<HashMap<SshGQuery, SharedAnswer>>,
+    results: Mutex<HashMap<SshGQuery, SharedResult>>,
 }
 
 impl fmt::Debug for SshG {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Query").field("ssh", &self.ssh).finish()
+        f.debug_struct("SshG").field("ssh", &self.ssh).finish()
     }
 }
 
@@ -86,91 +88,100 @@ impl SshG {
         Self {
             ssh: ssh.into(),
             programs,
-            answers: Mutex::default(),
+            results: Mutex::default(),
         }
     }
 
-    /// What ssh would do to reach this destination, as `ssh -G` prints it.
+    /// Returns what `ssh -G` prints about a destination.
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn ask(&self, question: &SshGQuery) -> Answer {
-        for named in [Some(&question.to), question.over.as_ref()]
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, another caller with the same question continues the run; without one, the program is
+    /// killed when `self` is dropped.
+    pub async fn ask(&self, query: &SshGQuery) -> QueryResult {
+        for destination in [Some(&query.destination), query.jump.as_ref()]
             .into_iter()
             .flatten()
         {
-            check_host(&named.host).map_err(QueryError::Unfit)?;
-            if let Some(user) = &named.user {
-                check_user(user).map_err(QueryError::Unfit)?;
+            check_host(&destination.host).map_err(QueryError::UnsafeDestination)?;
+            if let Some(user) = &destination.user {
+                check_user(user).map_err(QueryError::UnsafeDestination)?;
             }
         }
-        let answer = {
-            // Locked for the look-up alone, never across an await.
-            let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-            let run = || {
+        let result = {
+            // Locked for the look-up only, never across an await.
+            let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+            let start = || {
                 let (ssh, programs) = (Arc::clone(&self.ssh), Arc::clone(&self.programs));
-                let arguments = arguments(question);
+                let arguments = arguments(query);
                 async move { run(&ssh, &*programs, &arguments).await }
                     .boxed()
                     .shared()
             };
-            answers.entry(question.clone()).or_insert_with(run).clone()
+            results.entry(query.clone()).or_insert_with(start).clone()
         };
-        answer.await
+        result.await
     }
 }
 
-async fn run(ssh: &Path, programs: &dyn RunProgram, arguments: &[OsString]) -> Answer {
+async fn run(ssh: &Path, programs: &dyn RunProgram, arguments: &[OsString]) -> QueryResult {
     let limits = Limits {
-        time: LIMIT,
-        stdout: LONGEST,
+        time: TIMEOUT,
+        stdout: MAX_OUTPUT,
     };
     match programs.run(ssh, arguments, limits).await {
-        Ok(output) => read(output),
+        Ok(output) => parse_output(output),
         Err(ProgramError::TimedOut) => Err(QueryError::Timeout),
         Err(ProgramError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-            Err(QueryError::Absent)
+            Err(QueryError::NotFound)
         }
         Err(ProgramError::Io(error)) => Err(QueryError::Failed(error.to_string())),
     }
 }
 
-fn read(output: ProgramOutput) -> Answer {
+fn parse_output(output: ProgramOutput) -> QueryResult {
     if !output.status.success() {
-        let told: Vec<String> = String::from_utf8_lossy(&output.stderr)
+        let stderr: Vec<String> = String::from_utf8_lossy(&output.stderr)
             .lines()
             .map(str::trim)
             .filter(|line| !line.is_empty())
             .map(escape)
             .collect();
-        return Err(QueryError::Refused(match told.is_empty() {
+        return Err(QueryError::Refused(match stderr.is_empty() {
             true => output.status.to_string(),
-            false => told.join("; "),
+            false => stderr.join("; "),
         }));
     }
     String::from_utf8(output.stdout)
         .map(Arc::from)
-        .map_err(|_| QueryError::Failed("its answer is no UTF-8".to_owned()))
+        .map_err(|_| QueryError::Failed("its output is not UTF-8".to_owned()))
 }
 
-fn arguments(question: &SshGQuery) -> Vec<OsString> {
-    let SshGQuery { files, to, over } = question;
-    // No session is meant: without -N, ForkAfterAuthentication and its like are refused for want of a command.
+fn arguments(query: &SshGQuery) -> Vec<OsString> {
+    let SshGQuery {
+        files,
+        destination,
+        jump,
+    } = query;
+    // With -N, as no session is wanted: without it ssh refuses ForkAfterAuthentication for want of a command.
     let mut arguments: Vec<OsString> = vec!["-G".into(), "-T".into(), "-N".into()];
     match files {
-        Files::Usual => {}
-        Files::One(path) => arguments.extend(["-F".into(), path.into()]),
-        Files::None => arguments.extend(["-F".into(), "none".into()]),
+        ConfigFiles::Usual => {}
+        ConfigFiles::Only(path) => arguments.extend(["-F".into(), path.into()]),
+        ConfigFiles::Nothing => arguments.extend(["-F".into(), "none".into()]),
     }
-    if let Some(over) = over {
-        arguments.extend(["-J".into(), over.to_string().into()]);
+    if let Some(jump) = jump {
+        arguments.extend(["-J".into(), jump.to_string().into()]);
     }
-    if let Some(port) = to.port {
+    if let Some(port) = destination.port {
         arguments.extend(["-p".into(), port.to_string().into()]);
     }
-    if let Some(user) = &to.user {
+    if let Some(user) = &destination.user {
         arguments.extend(["-l".into(), user.into()]);
     }
-    arguments.extend(["--".into(), OsString::from(&to.host)]);
+    // After `--` a host cannot be taken for an option.
+    arguments.extend(["--".into(), OsString::from(&destination.host)]);
     arguments
 }

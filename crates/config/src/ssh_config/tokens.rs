@@ -1,10 +1,11 @@
-//! `%`-tokens, `${NAME}` and `~` (ssh_config(5) TOKENS): one pass, so that what was put in is never read again.
+//! Expands `%`-tokens, `${NAME}` and `~` (ssh_config(5), TOKENS) in one pass: what a token stands for is never expanded
+//! again.
 
 use std::path::PathBuf;
 
 use crate::env::Env;
 
-/// Which tokens a keyword accepts.
+/// The kinds of keywords, by the tokens that they accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keyword {
     /// HostName: `%% %h`.
@@ -18,57 +19,57 @@ pub enum Keyword {
     KnownHostsCommand,
 }
 
-/// What the tokens of a destination stand for.
+/// The values of the tokens for one destination.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
-    /// This side.
+pub struct TokenValues<'a> {
+    /// The local user and host.
     pub env: &'a Env,
-    /// `%n`: the host as it was written.
+    /// `%n`: the host as it is written in the configuration.
     pub alias: &'a str,
-    /// `%h`: the real host.
+    /// `%h`: the host name or address that is dialled.
     pub host: &'a str,
-    /// `%p`.
+    /// `%p`: the SSH port to dial.
     pub port: u16,
-    /// `%r`.
+    /// `%r`: the user to log in as.
     pub user: &'a str,
-    /// `%k`: HostKeyAlias, else the host as it was written.
+    /// `%k`: HostKeyAlias, else the host as it is written.
     pub key_alias: &'a str,
-    /// `%j`: ProxyJump, empty where there is none.
+    /// `%j`: the last host of ProxyJump; empty without one.
     pub jump: &'a str,
 }
 
-/// What KnownHostsCommand's own tokens stand for.
+/// The values of the tokens that only KnownHostsCommand has.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ServerKey<'a> {
     /// `%f`: the fingerprint of the server's host key.
     pub fingerprint: &'a str,
     /// `%H`: the name that is looked up.
     pub lookup: &'a str,
-    /// `%I`: why: ADDRESS, HOSTNAME or ORDER.
+    /// `%I`: the reason for the look-up: ADDRESS, HOSTNAME or ORDER.
     pub reason: &'a str,
     /// `%K`: the host key in base64.
     pub key: &'a str,
-    /// `%t`: its type.
+    /// `%t`: the type of the host key.
     pub kind: &'a str,
 }
 
 /// Why a text cannot be expanded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadToken {
-    /// A token that there is not, or not here.
-    #[error("the token `%{0}` has no meaning here; write `%%` for a percent sign")]
+pub enum ExpandError {
+    /// A token that does not exist, or not for this keyword.
+    #[error("the token `%{0}` is not supported here; write `%%` for a percent sign")]
     Unknown(char),
     /// A percent sign at the end.
-    #[error("a lone `%` stands at the end; write `%%` for a percent sign")]
-    Lone,
-    /// `${` without `}`.
+    #[error("the text ends with a single `%`; write `%%` for a percent sign")]
+    Incomplete,
+    /// A `${` without the closing `}`.
     #[error("`${{` is not closed")]
-    Open,
+    Unclosed,
     /// A variable that is not set.
     #[error("the environment variable {0} is not set")]
     NoVariable(String),
-    /// Another user's home.
-    #[error("`~{0}` is another user's home; write the path")]
+    /// The home of another user, which is not looked up.
+    #[error("`~{0}` is another user's home; write its path instead")]
     OtherHome(String),
 }
 
@@ -79,9 +80,9 @@ pub enum BadToken {
 pub fn expand(
     keyword: Keyword,
     text: &str,
-    facts: &Facts<'_>,
+    values: &TokenValues<'_>,
     server: &ServerKey<'_>,
-) -> Result<String, BadToken> {
+) -> Result<String, ExpandError> {
     let variables = matches!(keyword, Keyword::Path | Keyword::KnownHostsCommand);
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -89,16 +90,18 @@ pub fn expand(
         let (before, special) = rest.split_at(at);
         out.push_str(before);
         if let Some(after) = special.strip_prefix("${").filter(|_| variables) {
-            let (name, after) = after.split_once('}').ok_or(BadToken::Open)?;
-            let value = facts
+            let (name, after) = after.split_once('}').ok_or(ExpandError::Unclosed)?;
+            let value = values
                 .env
                 .variable(name)
-                .ok_or_else(|| BadToken::NoVariable(name.to_owned()))?;
+                .ok_or_else(|| ExpandError::NoVariable(name.to_owned()))?;
             out.push_str(&value);
             rest = after;
         } else if let Some(after) = special.strip_prefix('%') {
-            let token = after.chars().next().ok_or(BadToken::Lone)?;
-            out.push_str(&value(keyword, token, facts, server).ok_or(BadToken::Unknown(token))?);
+            let token = after.chars().next().ok_or(ExpandError::Incomplete)?;
+            out.push_str(
+                &value(keyword, token, values, server).ok_or(ExpandError::Unknown(token))?,
+            );
             rest = after.get(token.len_utf8()..).unwrap_or_default();
         } else {
             out.push('$');
@@ -112,7 +115,7 @@ pub fn expand(
 fn value(
     keyword: Keyword,
     token: char,
-    facts: &Facts<'_>,
+    values: &TokenValues<'_>,
     server: &ServerKey<'_>,
 ) -> Option<String> {
     let allowed = match keyword {
@@ -126,18 +129,18 @@ fn value(
     }
     Some(match token {
         '%' => "%".to_owned(),
-        'C' => connection_hash(facts),
-        'd' => facts.env.home.to_string_lossy().into_owned(),
-        'h' => facts.host.to_owned(),
-        'i' => facts.env.uid.to_string(),
-        'j' => facts.jump.to_owned(),
-        'k' => facts.key_alias.to_owned(),
-        'L' => facts.env.short_hostname().to_owned(),
-        'l' => facts.env.hostname.clone(),
-        'n' => facts.alias.to_owned(),
-        'p' => facts.port.to_string(),
-        'r' => facts.user.to_owned(),
-        'u' => facts.env.user.clone(),
+        'C' => connection_hash(values),
+        'd' => values.env.home.to_string_lossy().into_owned(),
+        'h' => values.host.to_owned(),
+        'i' => values.env.uid.to_string(),
+        'j' => values.jump.to_owned(),
+        'k' => values.key_alias.to_owned(),
+        'L' => values.env.short_hostname().to_owned(),
+        'l' => values.env.hostname.clone(),
+        'n' => values.alias.to_owned(),
+        'p' => values.port.to_string(),
+        'r' => values.user.to_owned(),
+        'u' => values.env.user.clone(),
         'f' => server.fingerprint.to_owned(),
         'H' => server.lookup.to_owned(),
         'I' => server.reason.to_owned(),
@@ -147,11 +150,11 @@ fn value(
     })
 }
 
-/// `%C`: SHA-1 of `%l%h%p%r%j` in hexadecimal. A name for sockets, no protection of anything.
-fn connection_hash(facts: &Facts<'_>) -> String {
+/// `%C`: SHA-1 of `%l%h%p%r%j` in hexadecimal. It makes short file names and protects nothing, so SHA-1 is fine.
+fn connection_hash(values: &TokenValues<'_>) -> String {
     let text = format!(
         "{}{}{}{}{}",
-        facts.env.hostname, facts.host, facts.port, facts.user, facts.jump
+        values.env.hostname, values.host, values.port, values.user, values.jump
     );
     aws_lc_rs::digest::digest(
         &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
@@ -163,11 +166,11 @@ fn connection_hash(facts: &Facts<'_>) -> String {
     .collect()
 }
 
-/// Puts the home in for a leading `~`.
+/// Expands a leading `~` or `~USER` of this user to the home directory.
 ///
 /// # Errors
-/// [`BadToken::OtherHome`] for `~user`.
-pub fn tilde(text: &str, env: &Env) -> Result<String, BadToken> {
+/// [`ExpandError::OtherHome`] for the home of another user.
+pub fn tilde(text: &str, env: &Env) -> Result<String, ExpandError> {
     let Some(rest) = text.strip_prefix('~') else {
         return Ok(text.to_owned());
     };
@@ -175,17 +178,17 @@ pub fn tilde(text: &str, env: &Env) -> Result<String, BadToken> {
     if user.is_empty() || user == env.user {
         Ok(format!("{}{path}", env.home.display()))
     } else {
-        Err(BadToken::OtherHome(user.to_owned()))
+        Err(ExpandError::OtherHome(user.to_owned()))
     }
 }
 
-/// A path: `~`, tokens and variables expanded.
+/// Expands `~`, tokens and variables of a path.
 ///
 /// # Errors
 /// The first part that cannot be expanded.
-pub fn path(text: &str, facts: &Facts<'_>) -> Result<PathBuf, BadToken> {
-    let text = tilde(text, facts.env)?;
-    expand(Keyword::Path, &text, facts, &ServerKey::default()).map(PathBuf::from)
+pub fn path(text: &str, values: &TokenValues<'_>) -> Result<PathBuf, ExpandError> {
+    let text = tilde(text, values.env)?;
+    expand(Keyword::Path, &text, values, &ServerKey::default()).map(PathBuf::from)
 }
 
 #[cfg(test)]
@@ -196,8 +199,8 @@ mod tests {
     fn env() -> Env {
         Env::for_tests("/home/me")
     }
-    fn facts<'a>(env: &'a Env, host: &'a str) -> Facts<'a> {
-        Facts {
+    fn values<'a>(env: &'a Env, host: &'a str) -> TokenValues<'a> {
+        TokenValues {
             env,
             alias: "mahuika",
             host,
@@ -209,9 +212,9 @@ mod tests {
     }
 
     #[test]
-    fn every_token_of_a_path() {
+    fn every_token_of_a_path_is_expanded() {
         let env = env();
-        let facts = facts(&env, "login.example");
+        let values = values(&env, "login.example");
         for (text, expected) in [
             (
                 "~/.ssh/%r@%h:%p",
@@ -226,51 +229,51 @@ mod tests {
             // sha1("box.example" "login.example" "2222" "cwal219" "lander")
             ("%C", "536747b9dae7421bfaad90bf7259c535dede5448"),
         ] {
-            assert_eq!(path(text, &facts), Ok(expected.into()), "{text}");
+            assert_eq!(path(text, &values), Ok(expected.into()), "{text}");
         }
     }
 
     #[test]
-    fn what_cannot_be_expanded_is_told() {
+    fn what_cannot_be_expanded_is_an_error() {
         let env = env();
-        let facts = facts(&env, "h");
+        let values = values(&env, "h");
         for (text, why) in [
-            ("%x", BadToken::Unknown('x')),
-            ("%H", BadToken::Unknown('H')),
-            ("a%", BadToken::Lone),
-            ("${A", BadToken::Open),
-            ("${NOT_SET}", BadToken::NoVariable("NOT_SET".into())),
-            ("~other/x", BadToken::OtherHome("other".into())),
+            ("%x", ExpandError::Unknown('x')),
+            ("%H", ExpandError::Unknown('H')),
+            ("a%", ExpandError::Incomplete),
+            ("${A", ExpandError::Unclosed),
+            ("${NOT_SET}", ExpandError::NoVariable("NOT_SET".into())),
+            ("~other/x", ExpandError::OtherHome("other".into())),
         ] {
-            assert_eq!(path(text, &facts), Err(why), "{text}");
+            assert_eq!(path(text, &values), Err(why), "{text}");
         }
-        let proxy = |text| expand(Keyword::Proxy, text, &facts, &ServerKey::default());
+        let proxy = |text| expand(Keyword::Proxy, text, &values, &ServerKey::default());
         assert_eq!(
             proxy("ssh -W %h:%p %r@lander"),
             Ok("ssh -W h:2222 cwal219@lander".into())
         );
-        assert_eq!(proxy("%d"), Err(BadToken::Unknown('d')));
+        assert_eq!(proxy("%d"), Err(ExpandError::Unknown('d')));
         assert_eq!(proxy("${XDG}"), Ok("${XDG}".into()));
     }
 
     proptest! {
-        /// What a token stands for is never read again, whatever it holds.
+        /// The value of a token is never expanded again, whatever it contains.
         #[test]
-        fn one_pass(host in "[%${}a-z~]{0,12}", text in "[a-z%h ]{0,20}") {
+        fn values_are_not_expanded_again(host in "[%${}a-z~]{0,12}", text in "[a-z%h ]{0,20}") {
             let env = env();
-            let facts = facts(&env, &host);
-            if let Ok(out) = expand(Keyword::HostName, &text, &facts, &ServerKey::default()) {
-                let plain = Facts { host: "", ..facts };
-                let without = expand(Keyword::HostName, &text, &plain, &ServerKey::default()).unwrap();
+            let values = values(&env, &host);
+            if let Ok(out) = expand(Keyword::HostName, &text, &values, &ServerKey::default()) {
+                let empty_host = TokenValues { host: "", ..values };
+                let without = expand(Keyword::HostName, &text, &empty_host, &ServerKey::default()).unwrap();
                 let times = text.replace("%%", "").matches("%h").count();
                 prop_assert_eq!(out.len(), without.len() + times * host.len());
             }
         }
 
         #[test]
-        fn any_text_is_an_answer(text in ".{0,40}") {
+        fn no_text_panics(text in ".{0,40}") {
             let env = env();
-            let _ = path(&text, &facts(&env, "h"));
+            let _ = path(&text, &values(&env, "h"));
         }
     }
 }

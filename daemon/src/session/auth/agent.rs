@@ -1,5 +1,7 @@
-//! The ssh-agent, asked by its protocol (draft-miller-ssh-agent): which keys it holds, and to sign with one.
-//! It is looked for anew at each dial, never waited for longer than a bound, and one odd key does not spoil the list.
+//! The ssh-agent protocol (draft-miller-ssh-agent): lists keys, signs, adds keys.
+//!
+//! Each dial connects again, because an agent may be restarted. Every request has a time limit, so that an agent that
+//! hangs does not block the dial.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,46 +12,53 @@ use tokio::time::timeout;
 use tunneld_proto::text;
 use zeroize::Zeroizing;
 
-use tunneld_config::model::Agent as Where;
+use tunneld_config::model::Agent as AgentSource;
 use tunneld_keys::wire::{Reader, name, put_string};
 use tunneld_ssh::client::AsyncStream;
 
-/// How long one request may take.
-const LIMIT: Duration = Duration::from_secs(10);
-/// How long a signature may take: a person may have to touch a security key, or to consent.
-const TOUCH_LIMIT: Duration = Duration::from_secs(60);
-/// The longest answer that is read; OpenSSH's own bound.
-const MESSAGE: u32 = 256 * 1024;
+/// Limit for one request other than a signature.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Limit for a signature: a person may have to touch a security key or to consent.
+const SIGN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest answer that is read, in bytes: OpenSSH's own limit.
+const ANSWER_LIMIT: u32 = 256 * 1024;
 
+// Message numbers of draft-miller-ssh-agent §6.1.
 const FAILURE: u8 = 5;
+const SUCCESS: u8 = 6;
 const REQUEST_IDENTITIES: u8 = 11;
 const IDENTITIES_ANSWER: u8 = 12;
 const SIGN_REQUEST: u8 = 13;
 const SIGN_RESPONSE: u8 = 14;
-const SUCCESS: u8 = 6;
 const ADD_IDENTITY: u8 = 17;
 const ADD_ID_CONSTRAINED: u8 = 25;
+
+// Key constraints of draft-miller-ssh-agent §6.2.
 const CONSTRAIN_LIFETIME: u8 = 1;
 const CONSTRAIN_CONFIRM: u8 = 2;
 
+// Signature flags of draft-miller-ssh-agent §6.3.
+const RSA_SHA2_256: u32 = 2;
+const RSA_SHA2_512: u32 = 4;
+
 /// A key that the agent holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity {
-    /// The key or certificate.
+pub(crate) struct AgentKey {
+    /// The public key or certificate, in the wire format.
     pub(crate) blob: Vec<u8>,
     /// The comment, escaped.
     pub(crate) comment: String,
 }
 
-/// The agent's socket, whether or not there is anything at it.
-pub fn socket(place: &Where) -> Option<PathBuf> {
-    let path = match place {
-        Where::None => None,
-        Where::Socket(path) => Some(path.clone()),
-        Where::Environment => std::env::var_os("SSH_AUTH_SOCK")
+/// The path of the agent's socket, whether or not an agent listens there. `None` if no agent is configured.
+pub fn socket(source: &AgentSource) -> Option<PathBuf> {
+    let path = match source {
+        AgentSource::None => None,
+        AgentSource::Socket(path) => Some(path.clone()),
+        AgentSource::Environment => std::env::var_os("SSH_AUTH_SOCK")
             .map(PathBuf::from)
-            .or_else(default_place),
-        Where::Variable(variable) => std::env::var_os(variable).map(PathBuf::from),
+            .or_else(default_path),
+        AgentSource::Variable(variable) => std::env::var_os(variable).map(PathBuf::from),
     };
     path.filter(|path| !path.as_os_str().is_empty())
 }
@@ -57,61 +66,60 @@ pub fn socket(place: &Where) -> Option<PathBuf> {
 /// A connection to the agent.
 pub(crate) struct Agent {
     stream: Box<dyn AsyncStream>,
-    place: String,
+    /// The path of the socket, escaped.
+    path: String,
 }
 
 impl Agent {
-    /// Finds the agent; none where there is none to be had, with the reason where that is worth telling.
-    pub(crate) async fn find(place: &Where) -> (Option<Self>, Option<String>) {
-        let Some(path) = socket(place) else {
-            let unset = match place {
-                Where::Variable(variable) if std::env::var_os(variable).is_none() => Some(variable),
-                _ => None,
+    /// Connects to the agent. `None` if none is configured.
+    ///
+    /// # Errors
+    /// Why the configured agent cannot be used, for the user.
+    pub(crate) async fn connect(source: &AgentSource) -> Result<Option<Self>, String> {
+        let Some(path) = socket(source) else {
+            return match source {
+                AgentSource::Variable(variable) if std::env::var_os(variable).is_none() => Err(
+                    format!("identity_agent: ${} is not set", text::escape(variable)),
+                ),
+                _ => Ok(None),
             };
-            let note = |variable| format!("identity_agent: ${} is not set", text::escape(variable));
-            return (None, unset.map(|variable| note(variable)));
         };
         let shown = text::escape(&path.to_string_lossy());
-        match timeout(LIMIT, connect(&path)).await {
-            Ok(Ok(stream)) => (
-                Some(Self {
-                    stream,
-                    place: shown,
-                }),
-                None,
-            ),
+        match timeout(REQUEST_TIMEOUT, open_socket(&path)).await {
+            Ok(Ok(stream)) => Ok(Some(Self {
+                stream,
+                path: shown,
+            })),
             Ok(Err(error)) => {
-                let name = match place {
-                    Where::Environment => "the agent of SSH_AUTH_SOCK",
+                let agent = match source {
+                    AgentSource::Environment => "the agent of SSH_AUTH_SOCK",
                     _ => "identity_agent",
                 };
-                (None, Some(format!("{name} {shown} is left out: {error}")))
+                Err(format!("{agent} {shown} cannot be used: {error}"))
             }
-            Err(_) => (
-                None,
-                Some(format!(
-                    "the agent {shown} did not take the connection within {LIMIT:?}"
-                )),
-            ),
+            Err(_) => Err(format!(
+                "the agent {shown} did not accept the connection within {REQUEST_TIMEOUT:?}"
+            )),
         }
     }
 
-    /// An agent that nobody answers for, to stand in tests of the order of keys.
+    /// An agent that never answers, for tests of the order of keys.
     #[cfg(test)]
     pub(crate) fn unconnected() -> Self {
         Self {
             stream: Box::new(tokio::io::duplex(1).0),
-            place: String::new(),
+            path: String::new(),
         }
     }
 
-    /// The keys that it holds; what is no key at all is left out.
-    pub(crate) async fn identities(&mut self) -> Result<Vec<Identity>, String> {
-        let answer = self.request(&[REQUEST_IDENTITIES], LIMIT).await?;
-        parse_identities(&answer).ok_or_else(|| format!("the agent {} talks nonsense", self.place))
+    /// Lists the keys that the agent holds. Entries that are not keys are skipped.
+    pub(crate) async fn keys(&mut self) -> Result<Vec<AgentKey>, String> {
+        let answer = self.request(&[REQUEST_IDENTITIES], REQUEST_TIMEOUT).await?;
+        parse_keys(&answer)
+            .ok_or_else(|| format!("the agent {} sent an invalid list of keys", self.path))
     }
 
-    /// A signature over `data` by the key `blob`, in the algorithm that the server was told.
+    /// Signs `data` with the private key of `blob`, by the algorithm that was offered to the server.
     pub(crate) async fn sign(
         &mut self,
         blob: &[u8],
@@ -122,29 +130,31 @@ impl Agent {
         put_string(&mut request, blob);
         put_string(&mut request, data);
         let flags: u32 = if algorithm.starts_with("rsa-sha2-256") {
-            2
+            RSA_SHA2_256
         } else if algorithm.starts_with("rsa-sha2-512") {
-            4
+            RSA_SHA2_512
         } else {
             0
         };
         request.extend(flags.to_be_bytes());
-        let answer = self.request(&request, TOUCH_LIMIT).await?;
+        let answer = self.request(&request, SIGN_TIMEOUT).await?;
         let signature = parse_signature(&answer)
-            .ok_or_else(|| format!("the agent {} refused to sign", self.place))?;
-        let wanted = algorithm.split("-cert-v01@").next().unwrap_or(algorithm);
+            .ok_or_else(|| format!("the agent {} refused to sign", self.path))?;
+        // An agent may ignore the flags and sign with another algorithm, which the server would reject.
+        let expected = algorithm.split("-cert-v01@").next().unwrap_or(algorithm);
         match name(&signature) {
-            Some(given) if given == wanted || given.split('@').next() == Some(wanted) => {
+            Some(used) if used == expected || used.split('@').next() == Some(expected) => {
                 Ok(signature)
             }
             _ => Err(format!(
                 "the agent {} cannot sign with {algorithm}",
-                self.place
+                self.path
             )),
         }
     }
 
-    /// Gives it an unlocked key, encoded as the protocol wants it, under `comment`.
+    /// Adds a private key, encoded as the protocol requires, under `comment`. The agent asks before each use if
+    /// `confirm`, and drops the key after `lifetime`, in seconds; `None` keeps it.
     pub(crate) async fn add(
         &mut self,
         key: &[u8],
@@ -167,35 +177,38 @@ impl Agent {
         if confirm {
             request.push(CONSTRAIN_CONFIRM);
         }
-        match self.request(&request, LIMIT).await?.first() {
+        match self.request(&request, REQUEST_TIMEOUT).await?.first() {
             Some(&SUCCESS) => Ok(()),
-            _ => Err(format!("the agent {} did not take the key", self.place)),
+            _ => Err(format!("the agent {} rejected the key", self.path)),
         }
     }
 
     async fn request(&mut self, message: &[u8], limit: Duration) -> Result<Vec<u8>, String> {
         match timeout(limit, exchange(&mut self.stream, message)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(format!("the agent {} broke off: {error}", self.place)),
+            Ok(Err(error)) => Err(format!(
+                "the connection to the agent {} broke: {error}",
+                self.path
+            )),
             Err(_) => Err(format!(
                 "the agent {} did not answer within {limit:?}",
-                self.place
+                self.path
             )),
         }
     }
 }
 
 async fn exchange(stream: &mut Box<dyn AsyncStream>, message: &[u8]) -> io::Result<Vec<u8>> {
-    // It may hold a key.
+    // Cleared after use: the message may hold a private key.
     let mut framed = Zeroizing::new(Vec::with_capacity(message.len() + 4));
     put_string(&mut framed, message);
     stream.write_all(&framed).await?;
     stream.flush().await?;
     let len = stream.read_u32().await?;
-    if len == 0 || len > MESSAGE {
+    if len == 0 || len > ANSWER_LIMIT {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            "its answer is of no sane length",
+            "the length of its answer is invalid",
         ));
     }
     let mut answer = vec![0; usize::try_from(len).unwrap_or_default()];
@@ -203,28 +216,31 @@ async fn exchange(stream: &mut Box<dyn AsyncStream>, message: &[u8]) -> io::Resu
     Ok(answer)
 }
 
-fn parse_identities(answer: &[u8]) -> Option<Vec<Identity>> {
+/// `None` if the answer is not a list of keys.
+fn parse_keys(answer: &[u8]) -> Option<Vec<AgentKey>> {
     let mut reader = Reader(answer);
     match reader.byte()? {
         IDENTITIES_ANSWER => {}
-        // A locked agent.
+        // A locked agent answers like this: it has no keys for now.
         FAILURE => return Some(Vec::new()),
         _ => return None,
     }
     let count = reader.u32()?;
-    let mut identities = Vec::new();
+    let mut keys = Vec::new();
+    // The count is the agent's word: the loop ends where the data ends, and nothing is allocated by it.
     for _ in 0..count {
         let (Some(blob), Some(comment)) = (reader.string(), reader.string()) else {
             break;
         };
+        // One entry that is not a key must not hide the others.
         if name(blob).is_some() {
-            identities.push(Identity {
+            keys.push(AgentKey {
                 blob: blob.to_vec(),
                 comment: text::escape_bytes(comment),
             });
         }
     }
-    Some(identities)
+    Some(keys)
 }
 
 fn parse_signature(answer: &[u8]) -> Option<Vec<u8>> {
@@ -235,26 +251,27 @@ fn parse_signature(answer: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Where the agent is when the environment does not say.
+/// The agent's address if SSH_AUTH_SOCK is not set: Windows has a fixed one.
 #[cfg(windows)]
-fn default_place() -> Option<PathBuf> {
+fn default_path() -> Option<PathBuf> {
     Some(PathBuf::from(r"\\.\pipe\openssh-ssh-agent"))
 }
 
 #[cfg(not(windows))]
-fn default_place() -> Option<PathBuf> {
+fn default_path() -> Option<PathBuf> {
     None
 }
 
 #[cfg(unix)]
-async fn connect(path: &Path) -> io::Result<Box<dyn AsyncStream>> {
+async fn open_socket(path: &Path) -> io::Result<Box<dyn AsyncStream>> {
     use std::os::unix::fs::MetadataExt as _;
+    // AddKeysToAgent sends private keys to the owner of the socket.
     let owner = tokio::fs::metadata(path).await?.uid();
     let own = rustix::process::geteuid().as_raw();
     if owner != own && owner != 0 {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            format!("it belongs to the user {owner}"),
+            format!("it belongs to another user (uid {owner})"),
         ));
     }
     let stream = tokio::net::UnixStream::connect(path).await?;
@@ -262,7 +279,7 @@ async fn connect(path: &Path) -> io::Result<Box<dyn AsyncStream>> {
 }
 
 #[cfg(windows)]
-async fn connect(path: &Path) -> io::Result<Box<dyn AsyncStream>> {
+async fn open_socket(path: &Path) -> io::Result<Box<dyn AsyncStream>> {
     let pipe = tokio::net::windows::named_pipe::ClientOptions::new().open(path)?;
     tokio::task::yield_now().await;
     Ok(Box::new(pipe))
@@ -273,7 +290,7 @@ async fn connect(path: &Path) -> io::Result<Box<dyn AsyncStream>> {
 mod tests {
     use super::*;
 
-    fn identities(list: &[(&[u8], &[u8])]) -> Vec<u8> {
+    fn keys_answer(list: &[(&[u8], &[u8])]) -> Vec<u8> {
         let mut answer = vec![IDENTITIES_ANSWER];
         answer.extend(u32::try_from(list.len()).unwrap().to_be_bytes());
         for (blob, comment) in list {
@@ -284,45 +301,36 @@ mod tests {
     }
 
     #[test]
-    fn one_odd_key_does_not_spoil_the_list() {
+    fn an_entry_that_is_not_a_key_is_skipped() {
         let mut good = Vec::new();
         put_string(&mut good, b"ssh-ed25519");
         put_string(&mut good, &[1; 32]);
-        let answer = identities(&[(b"\xff\xff", b"odd"), (&good, b"me\x1b")]);
-        let found = parse_identities(&answer).unwrap();
+        let answer = keys_answer(&[(b"\xff\xff", b"odd"), (&good, b"me\x1b")]);
+        let found = parse_keys(&answer).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].comment, "me\\u{1b}");
-        assert_eq!(parse_identities(&[FAILURE]), Some(Vec::new()));
-        assert_eq!(parse_identities(&[99]), None);
-        // A list that is cut short gives what is whole.
-        assert_eq!(
-            parse_identities(&answer[..answer.len() - 1]).unwrap().len(),
-            0
-        );
+        assert_eq!(parse_keys(&[FAILURE]), Some(Vec::new()));
+        assert_eq!(parse_keys(&[99]), None);
+        // A list that is cut short yields its complete entries.
+        assert_eq!(parse_keys(&answer[..answer.len() - 1]).unwrap().len(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_frozen_agent_costs_ten_seconds() {
+    async fn an_agent_that_does_not_answer_fails_after_ten_seconds() {
         let (ours, _frozen) = tokio::io::duplex(1024);
         let mut agent = Agent {
             stream: Box::new(ours),
-            place: "x".into(),
+            path: "x".into(),
         };
-        let begun = tokio::time::Instant::now();
-        assert!(
-            agent
-                .identities()
-                .await
-                .unwrap_err()
-                .contains("did not answer")
-        );
-        assert_eq!(begun.elapsed(), LIMIT);
+        let start = tokio::time::Instant::now();
+        assert!(agent.keys().await.unwrap_err().contains("did not answer"));
+        assert_eq!(start.elapsed(), REQUEST_TIMEOUT);
     }
 
     #[tokio::test]
-    async fn a_missing_socket_is_told() {
-        let place = Where::Socket("/nonexistent/agent".into());
-        let (agent, note) = Agent::find(&place).await;
-        assert!(agent.is_none() && note.unwrap().contains("/nonexistent/agent"));
+    async fn the_error_names_a_missing_socket() {
+        let source = AgentSource::Socket("/nonexistent/agent".into());
+        let error = Agent::connect(&source).await.err().unwrap();
+        assert!(error.contains("/nonexistent/agent"), "{error}");
     }
 }

@@ -1,455 +1,349 @@
-//! The keys that a login offers, in OpenSSH's order: what the agent holds of the configured files, the rest of the
-//! agent, the files; a certificate before its key. And their signing.
+//! The identities that a login offers, in OpenSSH's order: the configured files that the agent holds, the other keys of
+//! the agent, the other files; a certificate before its key.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
-use secrecy::ExposeSecret as _;
 use tokio::sync::Mutex;
-use tunneld_proto::status::{PromptField, PromptKind};
-use tunneld_proto::text;
 
-use crate::prompt::PromptRequest;
-use crate::session::auth::agent::{self, Agent};
+use crate::session::auth::agent::{self, Agent, AgentKey};
 use crate::session::auth::key_file::{self, KeyFile, Note};
-use crate::session::auth::login::{Offer, Sign, SignError};
-use crate::session::deadline::Prompter;
-use tunneld_config::model::{AddKeysToAgent, Auth};
-use tunneld_keys::PrivateKey;
+use crate::session::auth::login::SignError;
+use crate::session::auth::method::AuthContext;
+use tunneld_config::model::Auth;
 use tunneld_keys::known_hosts;
 use tunneld_keys::private_key;
 use tunneld_keys::wire;
 
-/// How many keys are offered at most: sshd's default MaxAuthTries.
-pub(crate) const OFFERS: usize = 6;
+/// How many keys one login offers: sshd's default MaxAuthTries, after which it ends the connection.
+pub(crate) const OFFER_LIMIT: usize = 6;
 
-/// Who signs for a candidate.
+/// Who has the private key.
 #[derive(Clone)]
-enum Holder {
+pub(crate) enum KeyHolder {
     Agent(Arc<Mutex<Agent>>),
     File(Arc<Mutex<KeyFile>>),
 }
 
-/// A key or certificate that can be offered.
+/// A key or certificate that can be offered. Displayed as `ED25519 SHA256:… (agent, me@here)`.
 #[derive(Clone)]
-pub(crate) struct Candidate {
-    /// What is offered; none for a file whose public key only its passphrase tells.
+pub(crate) struct Identity {
+    /// The key or certificate that is offered. `None` for a file whose public key is known only after it is decrypted.
     blob: Option<Vec<u8>>,
-    /// The plain key that signs, as the agent knows it.
-    signs_as: Vec<u8>,
-    holder: Holder,
-    /// Where it comes from, for messages.
-    pub(crate) origin: String,
-    explicit: bool,
+    /// The key that signs, as the agent knows it. Differs from `blob` for a certificate file.
+    signing_key: Vec<u8>,
+    holder: KeyHolder,
+    /// Where the key comes from, for messages. Escaped.
+    origin: String,
+    /// Whether the configuration names the file, and it is not one of the default files.
+    is_explicit: bool,
 }
 
-/// The candidates, and what kept others from being any.
-pub(crate) struct Candidates {
-    pub(crate) list: VecDeque<Candidate>,
+/// The identities of one login.
+pub(crate) struct Identities {
+    pub(crate) list: VecDeque<Identity>,
+    /// Why keys are left out, with the remedy.
     pub(crate) notes: Vec<Note>,
-    /// Whether there is an agent to ask that gave no key: it is away, silent, locked or empty.
-    pub(crate) agent_wanting: bool,
+    /// Whether an agent is configured and gave no key: it is not running, does not answer, is locked or empty.
+    pub(crate) agent_unavailable: bool,
 }
 
-impl Candidates {
-    /// Gathers them: files, certificates, agent.
-    pub(crate) async fn gather(auth: &Auth) -> Self {
+/// What the agent and the files hold, before it is ordered.
+struct Sources {
+    agent: Option<Arc<Mutex<Agent>>>,
+    agent_keys: Vec<AgentKey>,
+    files: Vec<KeyFile>,
+    certificates: Vec<Vec<u8>>,
+}
+
+impl Identities {
+    /// Reads the configured files and asks the agent. What cannot be used becomes a note.
+    pub(crate) async fn load(auth: &Auth) -> Self {
         let mut notes = Vec::new();
-        let placed = agent::socket(&auth.agent).is_some();
-        let (agent, note) = Agent::find(&auth.agent).await;
-        notes.extend(note);
-        let mut held = Vec::new();
-        let agent = match agent {
-            None => None,
-            Some(mut agent) => match agent.identities().await {
-                Ok(identities) => {
-                    held = identities;
-                    Some(Arc::new(Mutex::new(agent)))
-                }
-                Err(why) => {
-                    notes.push(why);
-                    None
-                }
-            },
+        let sources = Sources::load(auth, &mut notes).await;
+        let agent_unavailable =
+            agent::socket(&auth.agent).is_some() && sources.agent_keys.is_empty();
+        let list = sources.order(auth, &mut notes);
+        Self {
+            list,
+            notes,
+            agent_unavailable,
+        }
+    }
+}
+
+impl Sources {
+    async fn load(auth: &Auth, notes: &mut Vec<Note>) -> Self {
+        let mut sources = Self {
+            agent: None,
+            agent_keys: Vec::new(),
+            files: Vec::new(),
+            certificates: Vec::new(),
         };
-        let agent_wanting = placed && held.is_empty();
-        let mut files = Vec::new();
+        sources
+            .load_agent(auth)
+            .await
+            .unwrap_or_else(|why| notes.push(why));
         for path in &auth.identity_files {
             match KeyFile::read(path, auth.identity_files_explicit).await {
-                Ok(Some(file)) => files.push(file),
-                Ok(None) => {}
+                Ok(file) => sources.files.extend(file),
                 Err(note) => notes.push(note),
             }
         }
-        let mut certificates = Vec::new();
         for path in &auth.certificate_files {
             match key_file::read_certificate(path).await {
-                Ok(certificate) => certificates.push(certificate),
+                Ok(certificate) => sources.certificates.push(certificate),
                 Err(note) => notes.push(note),
             }
         }
-        for file in &files {
+        for file in &sources.files {
             match file.certificate().await {
-                Some(Ok(certificate)) => certificates.push(certificate),
+                Some(Ok(certificate)) => sources.certificates.push(certificate),
                 Some(Err(note)) => notes.push(note),
                 None => {}
             }
         }
-        let list = order(auth, agent.as_ref(), held, files, certificates, &mut notes);
-        Self {
-            list,
-            notes,
-            agent_wanting,
+        sources
+    }
+
+    async fn load_agent(&mut self, auth: &Auth) -> Result<(), Note> {
+        if let Some(mut agent) = Agent::connect(&auth.agent).await? {
+            self.agent_keys = agent.keys().await?;
+            self.agent = Some(Arc::new(Mutex::new(agent)));
         }
+        Ok(())
+    }
+
+    fn order(self, auth: &Auth, notes: &mut Vec<Note>) -> VecDeque<Identity> {
+        let named = self.named_keys();
+        let held: Vec<Vec<u8>> = self.agent_keys.iter().map(|key| key.blob.clone()).collect();
+        let (in_agent, others) = agent_identities(self.agent, self.agent_keys, &named, auth);
+        let from_files = file_identities(self.files, &held, auth, notes);
+        arrange(in_agent, others, from_files, &self.certificates)
+    }
+
+    /// Everything that the configuration names: the files, the certificates, and the keys in the certificates.
+    fn named_keys(&self) -> Vec<Vec<u8>> {
+        let files = self
+            .files
+            .iter()
+            .filter_map(|file| file.public().map(<[u8]>::to_vec));
+        let certified = self
+            .certificates
+            .iter()
+            .filter_map(|certificate| key_file::certified_key(certificate));
+        files
+            .chain(self.certificates.iter().cloned())
+            .chain(certified)
+            .collect()
     }
 }
 
-fn order(
+/// The keys of the agent: those that the configuration names, and the others. With IdentitiesOnly there are no others.
+fn agent_identities(
+    agent: Option<Arc<Mutex<Agent>>>,
+    keys: Vec<AgentKey>,
+    named: &[Vec<u8>],
     auth: &Auth,
-    agent: Option<&Arc<Mutex<Agent>>>,
-    held: Vec<agent::Identity>,
-    files: Vec<KeyFile>,
-    certificates: Vec<Vec<u8>>,
-    notes: &mut Vec<Note>,
-) -> VecDeque<Candidate> {
-    let named: Vec<Vec<u8>> = files
-        .iter()
-        .filter_map(|file| file.public().map(<[u8]>::to_vec))
-        .chain(certificates.iter().cloned())
-        .chain(
-            certificates
-                .iter()
-                .filter_map(|certificate| key_file::certified_key(certificate)),
-        )
-        .collect();
-    let (mut from_files, mut of_agent, mut others) = (Vec::new(), Vec::new(), Vec::new());
-    let held_blobs: Vec<Vec<u8>> = held.iter().map(|identity| identity.blob.clone()).collect();
-    for identity in held {
-        let Some(agent) = agent else { break };
-        let is_named = named.contains(&identity.blob)
-            || key_file::certified_key(&identity.blob).is_some_and(|key| named.contains(&key));
+) -> (Vec<Identity>, Vec<Identity>) {
+    let (mut in_agent, mut others) = (Vec::new(), Vec::new());
+    let Some(agent) = agent else {
+        return (in_agent, others);
+    };
+    for key in keys {
+        let is_named = named.contains(&key.blob)
+            || key_file::certified_key(&key.blob).is_some_and(|plain| named.contains(&plain));
         if !is_named && auth.identities_only {
             continue;
         }
-        let candidate = Candidate {
-            signs_as: identity.blob.clone(),
-            blob: Some(identity.blob),
-            holder: Holder::Agent(Arc::clone(agent)),
-            origin: format!("agent, {}", identity.comment),
-            explicit: false,
+        let identity = Identity {
+            signing_key: key.blob.clone(),
+            blob: Some(key.blob),
+            holder: KeyHolder::Agent(Arc::clone(&agent)),
+            origin: format!("agent, {}", key.comment),
+            is_explicit: false,
         };
-        if is_named {
-            of_agent.push(candidate);
-        } else {
-            others.push(candidate);
+        match is_named {
+            true => in_agent.push(identity),
+            false => others.push(identity),
         }
     }
+    (in_agent, others)
+}
+
+/// The files that the agent does not hold. `held` are the agent's public keys.
+fn file_identities(
+    files: Vec<KeyFile>,
+    held: &[Vec<u8>],
+    auth: &Auth,
+    notes: &mut Vec<Note>,
+) -> Vec<Identity> {
+    let mut identities = Vec::new();
     for file in files {
         let public = file.public().map(<[u8]>::to_vec);
-        let in_agent = public
-            .as_ref()
-            .is_some_and(|public| held_blobs.contains(public));
-        if in_agent {
+        // The agent signs without a passphrase, so its copy is used.
+        if public.as_ref().is_some_and(|public| held.contains(public)) {
             continue;
         }
         if !file.can_sign() {
-            let shown = file.shown();
-            notes.push(match public.as_deref().is_some_and(private_key::is_security_key) {
-                true => format!(
-                    "{shown} is of a security key, which signs through the agent: `ssh-add {shown}`, for the agent \
-                     that tunneld sees"
-                ),
-                false => format!("{shown} is a public key that the agent does not hold"),
-            });
+            notes.push(cannot_sign(&file));
             continue;
         }
-        from_files.push(Candidate {
-            signs_as: public.clone().unwrap_or_default(),
+        identities.push(Identity {
+            signing_key: public.clone().unwrap_or_default(),
             blob: public,
             origin: format!("file {}", file.shown()),
-            holder: Holder::File(Arc::new(Mutex::new(file))),
-            explicit: auth.identity_files_explicit,
+            holder: KeyHolder::File(Arc::new(Mutex::new(file))),
+            is_explicit: auth.identity_files_explicit,
         });
     }
-    arrange(of_agent, others, from_files, &certificates)
+    identities
 }
 
-/// A certificate goes before the key that it certifies; files that were asked for go before the agent's other keys
-/// where those alone would use up the server's patience.
+fn cannot_sign(file: &KeyFile) -> Note {
+    let shown = file.shown();
+    match file.public().is_some_and(private_key::is_security_key) {
+        true => format!(
+            "{shown} belongs to a security key, which signs only through an agent: run `ssh-add {shown}` for the \
+             agent that tunneld uses"
+        ),
+        false => format!("{shown} is a public key, and the agent does not hold its private key"),
+    }
+}
+
+/// Puts identities into the order in which they are offered.
 fn arrange(
-    of_agent: Vec<Candidate>,
-    others: Vec<Candidate>,
-    from_files: Vec<Candidate>,
+    in_agent: Vec<Identity>,
+    others: Vec<Identity>,
+    from_files: Vec<Identity>,
     certificates: &[Vec<u8>],
-) -> VecDeque<Candidate> {
-    let crowded = of_agent.len() + others.len() + from_files.len() > OFFERS;
-    let explicit = from_files.iter().any(|candidate| candidate.explicit);
-    let mut plain = of_agent;
-    if crowded && explicit {
-        plain.extend(from_files);
-        plain.extend(others);
+) -> VecDeque<Identity> {
+    // Files that the configuration names go before the agent's other keys if all of them together exceed
+    // the limit. Else a full agent would use up all attempts before the right file is offered.
+    let is_crowded = in_agent.len() + others.len() + from_files.len() > OFFER_LIMIT;
+    let files_first = is_crowded && from_files.iter().any(|identity| identity.is_explicit);
+    let mut keys = in_agent;
+    if files_first {
+        keys.extend(from_files);
+        keys.extend(others);
     } else {
-        plain.extend(others);
-        plain.extend(from_files);
+        keys.extend(others);
+        keys.extend(from_files);
     }
-    let mut list: VecDeque<Candidate> = VecDeque::new();
-    for certificate in certificates {
-        let Some(key) = key_file::certified_key(certificate) else {
-            continue;
-        };
-        let signer = plain
-            .iter()
-            .find(|candidate| candidate.blob.as_ref() == Some(&key));
-        if let Some(signer) = signer
-            && !list
-                .iter()
-                .any(|listed| listed.blob.as_ref() == Some(certificate))
-        {
-            list.push_back(Candidate {
-                blob: Some(certificate.clone()),
-                ..signer.clone()
-            });
-        }
-    }
-    for candidate in plain {
-        let twice =
-            candidate.blob.is_some() && list.iter().any(|listed| listed.blob == candidate.blob);
-        if !twice {
-            list.push_back(candidate);
+    let mut list = certified_identities(&keys, certificates);
+    for key in keys {
+        let is_listed = key.blob.is_some() && list.iter().any(|listed| listed.blob == key.blob);
+        if !is_listed {
+            list.push_back(key);
         }
     }
     list
 }
 
-impl Candidate {
-    /// What is offered, unlocking the file where that is the only way to know.
-    pub(crate) async fn offered(
+/// The certificates whose key is among `keys`, each signed for by that key. As in ssh, they go
+/// before the plain keys.
+fn certified_identities(keys: &[Identity], certificates: &[Vec<u8>]) -> VecDeque<Identity> {
+    let mut list: VecDeque<Identity> = VecDeque::new();
+    for certificate in certificates {
+        let Some(plain) = key_file::certified_key(certificate) else {
+            continue;
+        };
+        let key = keys.iter().find(|key| key.blob.as_ref() == Some(&plain));
+        let is_listed = list
+            .iter()
+            .any(|listed| listed.blob.as_ref() == Some(certificate));
+        if let (Some(key), false) = (key, is_listed) {
+            list.push_back(Identity {
+                blob: Some(certificate.clone()),
+                ..key.clone()
+            });
+        }
+    }
+    list
+}
+
+impl Identity {
+    /// Returns the key or certificate to offer. Decrypts the file only if it has no readable public half (PEM,
+    /// PKCS#8): a key that the server does not accept should not cost the user a passphrase.
+    pub(crate) async fn public_blob(
         &mut self,
-        auth: &Auth,
-        desk: &Prompter,
-        host: &str,
+        context: &AuthContext<'_>,
     ) -> Result<Vec<u8>, SignError> {
         if let Some(blob) = &self.blob {
             return Ok(blob.clone());
         }
-        let Holder::File(file) = &self.holder else {
+        let KeyHolder::File(file) = &self.holder else {
             return Err(SignError::Unable("it has no public key".into()));
         };
         let mut file = file.lock().await;
-        file.unlock(auth, desk, host).await?;
+        file.unlock(context).await?;
         let blob = file.public().map(<[u8]>::to_vec).unwrap_or_default();
-        self.signs_as.clone_from(&blob);
+        self.signing_key.clone_from(&blob);
         self.blob = Some(blob.clone());
         Ok(blob)
     }
 
+    pub(crate) fn holder(&self) -> &KeyHolder {
+        &self.holder
+    }
+
+    /// The public key or certificate by which the agent knows the private key.
+    pub(crate) fn signing_key(&self) -> &[u8] {
+        &self.signing_key
+    }
+
     /// Whether the agent signs for it.
-    pub(crate) fn is_agents(&self) -> bool {
-        matches!(self.holder, Holder::Agent(_))
-    }
-
-    /// Its name for messages: `ED25519 SHA256:… (agent, me@here)`.
-    pub(crate) fn shown(&self) -> String {
-        match &self.blob {
-            Some(blob) => {
-                let kind = wire::short_type(wire::name(blob).unwrap_or_default());
-                let key = key_file::certified_key(blob);
-                let fingerprint = known_hosts::fingerprint(key.as_ref().unwrap_or(blob));
-                format!("{kind} {fingerprint} ({})", self.origin)
-            }
-            None => self.origin.clone(),
-        }
-    }
-
-    /// The one who signs for it.
-    pub(crate) fn signer<'a>(
-        &self,
-        offer: &Offer,
-        auth: &'a Auth,
-        desk: &'a Prompter,
-        host: &'a str,
-    ) -> Signer<'a> {
-        Signer {
-            candidate: self.clone(),
-            algorithm: offer.algorithm.clone(),
-            auth,
-            desk,
-            host,
-        }
+    pub(crate) fn is_in_agent(&self) -> bool {
+        matches!(self.holder, KeyHolder::Agent(_))
     }
 }
 
-/// Signs for one candidate.
-pub(crate) struct Signer<'a> {
-    candidate: Candidate,
-    algorithm: String,
-    auth: &'a Auth,
-    desk: &'a Prompter,
-    host: &'a str,
-}
-
-impl Signer<'_> {
-    /// AddKeysToAgent. What fails there does not hinder the login.
-    async fn give_to_agent(&self, key: &PrivateKey, path: &str) {
-        let (confirm, lifetime) = match self.auth.add_keys_to_agent {
-            AddKeysToAgent::No => return,
-            AddKeysToAgent::Ask if !self.may_add(path).await => return,
-            AddKeysToAgent::Ask => (false, None),
-            AddKeysToAgent::Yes { confirm, lifetime } => (confirm, lifetime),
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(blob) = &self.blob else {
+            return f.write_str(&self.origin);
         };
-        let (Some(mut agent), Some(encoded)) = (
-            Agent::find(&self.auth.agent).await.0,
-            private_key::agent_encoding(key),
-        ) else {
-            return;
-        };
-        if let Err(why) = agent.add(&encoded, path, confirm, lifetime).await {
-            tracing::warn!("adding the key {path} to the agent: {why}");
-        }
+        let kind = wire::short_type(wire::name(blob).unwrap_or_default());
+        // As ssh-keygen -l does: a certificate is shown by the fingerprint of its key.
+        let key = key_file::certified_key(blob);
+        let fingerprint = known_hosts::fingerprint(key.as_ref().unwrap_or(blob));
+        write!(f, "{kind} {fingerprint} ({})", self.origin)
     }
-
-    async fn may_add(&self, path: &str) -> bool {
-        let question = PromptRequest {
-            kind: PromptKind::KeyboardInteractive,
-            host: self.host.to_owned(),
-            note: String::new(),
-            text: format!("Add the key {path} to the agent?"),
-            fields: vec![PromptField {
-                label: "yes/no: ".into(),
-                echo: true,
-            }],
-            fingerprint: None,
-        };
-        let answer = self.desk.ask_one(question).await;
-        answer.is_ok_and(|answer| answer.expose_secret().trim().eq_ignore_ascii_case("yes"))
-    }
-}
-
-impl Sign for Signer<'_> {
-    async fn sign(&mut self, data: &[u8]) -> Result<Vec<u8>, SignError> {
-        match &self.candidate.holder {
-            Holder::Agent(agent) => {
-                // A touch is a person's time, and so is the consent that an agent asks for.
-                let _pause = self.desk.pause();
-                let mut agent = agent.lock().await;
-                let signed = agent
-                    .sign(&self.candidate.signs_as, data, &self.algorithm)
-                    .await;
-                signed.map_err(SignError::Unable)
-            }
-            Holder::File(file) => {
-                let mut file = file.lock().await;
-                let key = file.unlock(self.auth, self.desk, self.host).await?;
-                let signed = tunneld_keys::sign(&key, data, &self.algorithm)
-                    .map_err(|why| SignError::Unable(text::escape(&why)))?;
-                self.give_to_agent(&key, &file.shown()).await;
-                Ok(signed)
-            }
-        }
-    }
-}
-
-/// The signature algorithms to offer a key with, one after the other: what the configuration allows and the server
-/// says it takes.
-pub(crate) fn algorithms(
-    blob: &[u8],
-    allowed: &[String],
-    server: Option<&[String]>,
-) -> Vec<String> {
-    let Some(name) = wire::name(blob) else {
-        return Vec::new();
-    };
-    let (plain, certified) = wire::plain_type(name);
-    if plain != "ssh-rsa" {
-        let fits = allowed.is_empty() || allowed.iter().any(|allowed| allowed == name);
-        return if fits {
-            vec![name.to_owned()]
-        } else {
-            Vec::new()
-        };
-    }
-    let suffix = if certified {
-        "-cert-v01@openssh.com"
-    } else {
-        ""
-    };
-    let named = |plain: &str| allowed.contains(&format!("{plain}{suffix}"));
-    let told = |plain: &str| server.is_none_or(|server| server.iter().any(|taken| taken == plain));
-    let sha2 = ["rsa-sha2-512", "rsa-sha2-256"]
-        .into_iter()
-        .find(|plain| told(plain) && (allowed.is_empty() || named(plain)));
-    // SHA-1 only where it was written. A server that tells nothing is one of its time; one that tells of SHA-2 may
-    // tell more than it takes.
-    let sha1 = Some("ssh-rsa").filter(|plain| told(plain) && named(plain));
-    let order = if server.is_none() {
-        [sha1, sha2]
-    } else {
-        [sha2, sha1]
-    };
-    let known = order.into_iter().flatten();
-    known.map(|plain| format!("{plain}{suffix}")).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn key(kind: &str) -> Vec<u8> {
+    fn identity(name: &str, is_explicit: bool) -> Identity {
         let mut key = Vec::new();
-        wire::put_string(&mut key, kind.as_bytes());
-        key
-    }
-
-    #[test]
-    fn rsa_signs_with_sha2() {
-        let rsa = key("ssh-rsa");
-        assert_eq!(algorithms(&rsa, &[], None), ["rsa-sha2-512"]);
-        let only_256 = ["rsa-sha2-256".to_owned(), "ssh-rsa".to_owned()];
-        assert_eq!(algorithms(&rsa, &[], Some(&only_256)), ["rsa-sha2-256"]);
-        assert_eq!(algorithms(&rsa, &["ssh-rsa".to_owned()], None), ["ssh-rsa"]);
-        let with_sha1 = ["rsa-sha2-512".to_owned(), "ssh-rsa".to_owned()];
-        assert_eq!(
-            algorithms(&rsa, &with_sha1, None),
-            ["ssh-rsa", "rsa-sha2-512"],
-            "an old server that tells nothing"
-        );
-        assert_eq!(
-            algorithms(&rsa, &with_sha1, Some(&with_sha1)),
-            ["rsa-sha2-512", "ssh-rsa"]
-        );
-        let certified = algorithms(&key("ssh-rsa-cert-v01@openssh.com"), &[], None);
-        assert_eq!(
-            certified.first().unwrap(),
-            "rsa-sha2-512-cert-v01@openssh.com"
-        );
-        assert_eq!(
-            algorithms(&key("ssh-ed25519"), &[], Some(&only_256)),
-            ["ssh-ed25519"]
-        );
-        assert!(algorithms(&key("ssh-ed25519"), &only_256, None).is_empty());
-    }
-
-    fn file(seed: &str, explicit: bool) -> Candidate {
-        Candidate {
-            blob: Some(key(seed)),
-            signs_as: key(seed),
-            holder: Holder::Agent(Arc::new(Mutex::new(Agent::unconnected()))),
-            origin: seed.to_owned(),
-            explicit,
+        wire::put_string(&mut key, name.as_bytes());
+        Identity {
+            blob: Some(key.clone()),
+            signing_key: key,
+            holder: KeyHolder::Agent(Arc::new(Mutex::new(Agent::unconnected()))),
+            origin: name.to_owned(),
+            is_explicit,
         }
     }
 
     #[test]
-    fn files_that_were_asked_for_do_not_drown_in_a_full_agent() {
-        let origins = |list: VecDeque<Candidate>| -> Vec<String> {
-            list.into_iter().map(|candidate| candidate.origin).collect()
+    fn named_files_go_before_the_other_keys_of_a_full_agent() {
+        let origins = |list: VecDeque<Identity>| -> Vec<String> {
+            list.into_iter().map(|identity| identity.origin).collect()
         };
-        let agent = |count: usize| (0..count).map(|n| file(&format!("a{n}"), false)).collect();
-        let few = arrange(vec![file("m", false)], agent(2), vec![file("f", true)], &[]);
+        let agent = |count: usize| {
+            (0..count)
+                .map(|n| identity(&format!("a{n}"), false))
+                .collect()
+        };
+        let named = || vec![identity("m", false)];
+        let few = arrange(named(), agent(2), vec![identity("f", true)], &[]);
         assert_eq!(origins(few), ["m", "a0", "a1", "f"]);
-        let many = arrange(vec![file("m", false)], agent(9), vec![file("f", true)], &[]);
+        let many = arrange(named(), agent(9), vec![identity("f", true)], &[]);
         assert_eq!(origins(many)[..3], ["m", "f", "a0"]);
-        let default = arrange(Vec::new(), agent(9), vec![file("f", false)], &[]);
+        let default = arrange(Vec::new(), agent(9), vec![identity("f", false)], &[]);
         assert_eq!(origins(default).last().unwrap(), "f");
     }
 }

@@ -1,13 +1,11 @@
-//! Key files: read with ssh's care, unlocked when they are really needed, those that a person unlocked are kept for
-//! the daemon's life, so that a reconnect at night asks nobody. OpenSSH, PEM, PKCS#8 and PuTTY's formats; certificates beside them.
+//! Private key files (OpenSSH, PEM, PKCS#8, PuTTY) and the certificates beside them: reads and unlocks them.
+//! The formats are parsed in `tunneld_keys`.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use base64ct::{Base64, Encoding as _};
 use secrecy::{ExposeSecret as _, SecretString};
 use tunneld_proto::status::{PromptField, PromptKind};
@@ -15,38 +13,42 @@ use tunneld_proto::text;
 
 use crate::prompt::PromptRequest;
 use crate::session::auth::login::SignError;
-use crate::session::deadline::Prompter;
-use tunneld_config::model::Auth;
+use crate::session::auth::method::AuthContext;
 use tunneld_keys::private_key;
 use tunneld_keys::wire::{self, Certificate};
 use tunneld_keys::{DecryptError, PrivateKey};
-use tunneld_platform::subprocess as command;
+use tunneld_platform::subprocess;
 
-/// No key is longer; what is, is no key.
+/// Largest file that is read, in bytes. No key is that long.
 const FILE_LIMIT: u64 = 1 << 20;
-const BOM: &[u8] = "\u{feff}".as_bytes();
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// A key file.
+/// A key file of the configuration.
 pub(crate) struct KeyFile {
     path: PathBuf,
-    /// The public key, where it can be had without a passphrase.
+    /// The public key. `None` while only the encrypted part of the file holds it.
     public: Option<Vec<u8>>,
-    secret: Option<Secret>,
+    /// `None` if the file holds a public key only, or belongs to a security key.
+    private: Option<PrivatePart>,
 }
 
-enum Secret {
-    Locked(SecretString),
-    Open(Arc<PrivateKey>),
+enum PrivatePart {
+    /// The text of the encrypted file.
+    Encrypted(SecretString),
+    Unlocked(Arc<PrivateKey>),
 }
 
-/// Why a key file is not used, with the remedy.
+/// Why a key is not used, with the remedy. Escaped.
 pub(crate) type Note = String;
 
 impl KeyFile {
-    /// Reads the file at `path`; none where it is missing and nobody asked for it.
-    pub(crate) async fn read(path: &Path, asked_for: bool) -> Result<Option<Self>, Note> {
+    /// Reads the file at `path`. `None` if it is missing and not `explicit`: the default files need not exist.
+    ///
+    /// # Errors
+    /// Why the file cannot be used.
+    pub(crate) async fn read(path: &Path, explicit: bool) -> Result<Option<Self>, Note> {
         let path = path.to_owned();
-        let read = tokio::task::spawn_blocking(move || read_key(path, asked_for)).await;
+        let read = tokio::task::spawn_blocking(move || read_key(path, explicit)).await;
         read.unwrap_or_else(|_| Err("reading a key file failed".into()))
     }
 
@@ -55,74 +57,98 @@ impl KeyFile {
         text::escape(&self.path.to_string_lossy())
     }
 
-    /// The public key, where it is known.
+    /// The public key in the wire format. `None` while only the encrypted part of the file holds it.
     pub(crate) fn public(&self) -> Option<&[u8]> {
         self.public.as_deref()
     }
 
-    /// Whether the file holds a private key, and not a public one alone.
+    /// Whether the file holds a private key.
     pub(crate) fn can_sign(&self) -> bool {
-        self.secret.is_some()
+        self.private.is_some()
     }
 
-    /// The certificate beside the file.
+    /// Reads the certificate `PATH-cert.pub`, as ssh does. `None` if there is no such file.
     pub(crate) async fn certificate(&self) -> Option<Result<Vec<u8>, Note>> {
-        let mut path = self.path.clone().into_os_string();
-        path.push("-cert.pub");
-        let path = PathBuf::from(path);
+        let path = with_suffix(&self.path, "-cert.pub");
         match tokio::fs::try_exists(&path).await {
             Ok(true) => Some(read_certificate(&path).await),
             _ => None,
         }
     }
 
-    /// Opens the key: with the passphrase of `passphrase_command`, or of a person.
+    /// Returns the private key. An encrypted file is decrypted with the output of passphrase_command, or the passphrase
+    /// of the user.
     pub(crate) async fn unlock(
         &mut self,
-        auth: &Auth,
-        desk: &Prompter,
-        host: &str,
+        context: &AuthContext<'_>,
     ) -> Result<Arc<PrivateKey>, SignError> {
-        let sealed = match &self.secret {
+        let encrypted = match &self.private {
             None => {
-                let why = format!("{} holds a public key alone", self.shown());
+                let why = format!("{} holds a public key only", self.shown());
                 return Err(SignError::Unable(why));
             }
-            Some(Secret::Open(key)) => return Ok(Arc::clone(key)),
-            Some(Secret::Locked(sealed)) => sealed.clone(),
+            Some(PrivatePart::Unlocked(key)) => return Ok(Arc::clone(key)),
+            Some(PrivatePart::Encrypted(encrypted)) => encrypted.clone(),
         };
-        let key = match remembered(&sealed) {
+        let key = match context.unlocked_keys.get(&encrypted) {
             Some(key) => key,
-            None => self.ask_for_key(&sealed, auth, desk, host).await?,
+            None => self.decrypt(&encrypted, context).await?,
         };
         self.public = private_key::public_bytes(&key);
-        self.secret = Some(Secret::Open(Arc::clone(&key)));
+        self.private = Some(PrivatePart::Unlocked(Arc::clone(&key)));
         Ok(key)
     }
 
-    async fn ask_for_key(
+    async fn decrypt(
         &self,
-        sealed: &SecretString,
-        auth: &Auth,
-        desk: &Prompter,
-        host: &str,
+        encrypted: &SecretString,
+        context: &AuthContext<'_>,
     ) -> Result<Arc<PrivateKey>, SignError> {
-        let mut trouble = String::new();
-        if !auth.passphrase_command.is_empty() {
-            match command::first_line(&auth.passphrase_command).await {
-                Ok(passphrase) => match open(sealed, passphrase).await {
-                    Ok(key) => return Ok(key),
-                    Err(why) => trouble = format!("passphrase_command: {why}. "),
-                },
-                Err(why) => trouble = format!("passphrase_command: {why}. "),
-            }
-            tracing::warn!("key {}: {trouble}", self.shown());
-        }
-        for _ in 0..auth.password_prompts.max(1) {
-            let question = PromptRequest {
+        let command = &context.auth.passphrase_command;
+        let note = match command.is_empty() {
+            true => String::new(),
+            false => match self.decrypt_by_command(encrypted, command).await {
+                Ok(key) => return Ok(key),
+                // The user may still know the passphrase, and sees in the prompt why the command did not do.
+                Err(note) => note,
+            },
+        };
+        self.decrypt_by_user(encrypted, context, note).await
+    }
+
+    async fn decrypt_by_command(
+        &self,
+        encrypted: &SecretString,
+        command: &[String],
+    ) -> Result<Arc<PrivateKey>, Note> {
+        let why = match subprocess::first_line(command).await {
+            Ok(passphrase) => match decrypt_off_runtime(encrypted, passphrase).await {
+                Ok(key) => return Ok(key),
+                Err(why) => why.to_string(),
+            },
+            Err(why) => why,
+        };
+        let note = format!("passphrase_command: {why}. ");
+        tracing::warn!("key {}: {note}", self.shown());
+        Err(note)
+    }
+
+    /// Asks the user for the passphrase until it is right, as often as `number_of_password_prompts` allows.
+    async fn decrypt_by_user(
+        &self,
+        encrypted: &SecretString,
+        context: &AuthContext<'_>,
+        mut note: Note,
+    ) -> Result<Arc<PrivateKey>, SignError> {
+        let unable = |why: DecryptError| {
+            let why = format!("key {}: {why}", self.shown());
+            Err(SignError::Unable(why))
+        };
+        for _ in 0..context.auth.password_prompts.max(1) {
+            let request = PromptRequest {
                 kind: PromptKind::Passphrase,
-                host: host.to_owned(),
-                note: std::mem::take(&mut trouble),
+                host: context.destination.to_owned(),
+                note: std::mem::take(&mut note),
                 text: format!("The key {} needs its passphrase.", self.shown()),
                 fields: vec![PromptField {
                     label: "Passphrase: ".into(),
@@ -130,178 +156,163 @@ impl KeyFile {
                 }],
                 fingerprint: None,
             };
-            let passphrase = desk
-                .ask_one(question)
-                .await
-                .map_err(|_| SignError::PromptCancelled)?;
-            match open(sealed, passphrase).await {
+            let answer = context.prompter.ask_one(request).await;
+            let passphrase = answer.map_err(|_| SignError::PromptCancelled)?;
+            match decrypt_off_runtime(encrypted, passphrase).await {
                 Ok(key) => {
-                    remember(sealed, &key);
+                    context.unlocked_keys.insert(encrypted, &key);
                     return Ok(key);
                 }
-                Err(DecryptError::WrongPassphrase) => trouble = "The passphrase is wrong. ".into(),
-                Err(DecryptError::Unusable(why)) => {
-                    let why = format!("key {}: {why}", self.shown());
-                    return Err(SignError::Unable(why));
-                }
+                Err(DecryptError::WrongPassphrase) => note = "The passphrase is wrong. ".into(),
+                Err(why @ DecryptError::Unusable(_)) => return unable(why),
             }
         }
-        let why = format!("key {}: {}", self.shown(), DecryptError::WrongPassphrase);
-        Err(SignError::Unable(why))
+        unable(DecryptError::WrongPassphrase)
     }
 }
 
-/// Decrypts off the runtime: bcrypt and argon2 take their time.
-async fn open(
-    sealed: &SecretString,
+/// Decrypts on a thread of its own: bcrypt and argon2 are slow by design and would block the runtime.
+async fn decrypt_off_runtime(
+    encrypted: &SecretString,
     passphrase: SecretString,
 ) -> Result<Arc<PrivateKey>, DecryptError> {
-    let sealed = sealed.clone();
-    let opened = tokio::task::spawn_blocking(move || {
-        private_key::decrypt(sealed.expose_secret(), passphrase.expose_secret()).map(Arc::new)
+    let encrypted = encrypted.clone();
+    let decrypted = tokio::task::spawn_blocking(move || {
+        private_key::decrypt(encrypted.expose_secret(), passphrase.expose_secret()).map(Arc::new)
     });
-    let broken = |_| Err(DecryptError::Unusable("unlocking it broke off".into()));
-    opened.await.unwrap_or_else(broken)
+    let panicked = |_| Err(DecryptError::Unusable("decrypting it failed".into()));
+    decrypted.await.unwrap_or_else(panicked)
 }
 
-type Memory = Mutex<HashMap<[u8; 32], Arc<PrivateKey>>>;
-
-/// Keys that a person unlocked, by the digest of their file; a command can be asked again. The lock is never held across an await.
-fn memory() -> &'static Memory {
-    static MEMORY: OnceLock<Memory> = OnceLock::new();
-    MEMORY.get_or_init(Memory::default)
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    PathBuf::from(path)
 }
 
-fn digest_of(sealed: &SecretString) -> Option<[u8; 32]> {
-    let digest = digest::digest(&digest::SHA256, sealed.expose_secret().as_bytes());
-    digest.as_ref().try_into().ok()
-}
-
-fn remembered(sealed: &SecretString) -> Option<Arc<PrivateKey>> {
-    let memory = memory().lock().unwrap_or_else(PoisonError::into_inner);
-    memory.get(&digest_of(sealed)?).cloned()
-}
-
-fn remember(sealed: &SecretString, key: &Arc<PrivateKey>) {
-    if let Some(digest) = digest_of(sealed) {
-        let mut memory = memory().lock().unwrap_or_else(PoisonError::into_inner);
-        memory.insert(digest, Arc::clone(key));
-    }
-}
-
-fn read_key(path: PathBuf, asked_for: bool) -> Result<Option<KeyFile>, Note> {
+fn read_key(path: PathBuf, explicit: bool) -> Result<Option<KeyFile>, Note> {
     let shown = text::escape(&path.to_string_lossy());
-    let beside = || {
-        let mut public = path.clone().into_os_string();
-        public.push(".pub");
-        read_public(Path::new(&public))
+    let public_beside = || read_public(&with_suffix(&path, ".pub"));
+    let public_only = |public| KeyFile {
+        path: path.clone(),
+        public: Some(public),
+        private: None,
     };
-    let content = match read_carefully(&path, true) {
+    let content = match read_carefully(&path, Privacy::OwnerOnly) {
         Ok(content) => content,
-        Err(Unread::Missing) => {
-            return match beside() {
-                Some(public) => Ok(Some(KeyFile {
-                    path,
-                    public: Some(public),
-                    secret: None,
-                })),
-                None if asked_for => Err(format!("key {shown} does not exist")),
+        // As for ssh: `KEY.pub` alone names a key that the agent holds.
+        Err(ReadError::Missing) => {
+            return match public_beside() {
+                Some(public) => Ok(Some(public_only(public))),
+                None if explicit => Err(format!("key {shown} does not exist")),
                 None => Ok(None),
             };
         }
-        Err(Unread::Why(why)) => return Err(format!("key {shown} {why}")),
+        Err(ReadError::Unusable(why)) => return Err(format!("key {shown} {why}")),
     };
     if let Some(public) = public_in(&content) {
-        return Ok(Some(KeyFile {
-            path,
-            public: Some(public),
-            secret: None,
-        }));
+        return Ok(Some(public_only(public)));
     }
-    let sealed = text_of(content).map_err(|why| format!("key {shown} {why}"))?;
-    let found = private_key::inspect(sealed.expose_secret())
+    let content = text_of(content).map_err(|why| format!("key {shown} {why}"))?;
+    let found = private_key::inspect(content.expose_secret())
         .map_err(|why| format!("key {shown} cannot be used: {why}"))?;
-    let public = found.public.or_else(beside);
-    let secret = match found.key {
+    let public = found.public.or_else(public_beside);
+    let private = match found.key {
+        // The file of a security key only refers to the token, which signs through the agent.
         _ if public.as_deref().is_some_and(private_key::is_security_key) => None,
-        Some(key) => Some(Secret::Open(Arc::new(key))),
-        None => Some(Secret::Locked(sealed)),
+        Some(key) => Some(PrivatePart::Unlocked(Arc::new(key))),
+        None => Some(PrivatePart::Encrypted(content)),
     };
     Ok(Some(KeyFile {
         path,
         public,
-        secret,
+        private,
     }))
 }
 
-/// The text of a file, without the mark that Windows' editors put before it.
+/// Returns the text of a file without the byte order mark that editors on Windows write.
 fn text_of(mut content: Vec<u8>) -> Result<SecretString, &'static str> {
     if content.starts_with(&[0xff, 0xfe]) || content.starts_with(&[0xfe, 0xff]) {
-        return Err("is written in UTF-16: save it as UTF-8 or ASCII");
+        return Err("is UTF-16: save it as UTF-8 or ASCII");
     }
-    if content.starts_with(BOM) {
-        content.drain(..BOM.len());
+    if content.starts_with(BYTE_ORDER_MARK) {
+        content.drain(..BYTE_ORDER_MARK.len());
     }
     String::from_utf8(content)
         .map(SecretString::from)
-        .map_err(|_| "is no private key in any known format")
+        .map_err(|_| "is not a private key in any known format")
 }
 
-enum Unread {
+enum ReadError {
     Missing,
-    Why(String),
+    /// Completes a sentence that begins with the path.
+    Unusable(String),
 }
 
-/// Reads a small regular file; a private one is refused where others could read it.
-fn read_carefully(path: &Path, private: bool) -> Result<Vec<u8>, Unread> {
-    let why = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Unread::Missing,
-        _ => Unread::Why(format!("cannot be read: {error}")),
+/// Who may be able to read a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Privacy {
+    /// Others are refused, as ssh does for private keys.
+    OwnerOnly,
+    Anyone,
+}
+
+/// Reads a small regular file.
+fn read_carefully(path: &Path, privacy: Privacy) -> Result<Vec<u8>, ReadError> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => ReadError::Missing,
+        _ => ReadError::Unusable(format!("cannot be read: {error}")),
     };
-    // Looked at before it is opened: opening a FIFO would wait for its writer.
-    let found = std::fs::metadata(path).map_err(why)?;
+    // Checked before it is opened: opening a FIFO would wait for a writer.
+    let found = std::fs::metadata(path).map_err(failed)?;
     if !found.is_file() {
-        return Err(Unread::Why("is no regular file".into()));
+        return Err(ReadError::Unusable("is not a regular file".into()));
     }
-    let file = File::open(path).map_err(why)?;
-    let found = file.metadata().map_err(why)?;
+    let file = File::open(path).map_err(failed)?;
+    // And again on the open file, which may have been replaced meanwhile.
+    let found = file.metadata().map_err(failed)?;
     if found.len() > FILE_LIMIT {
-        return Err(Unread::Why("is larger than 1 MiB, which no key is".into()));
+        let why = "is larger than 1 MiB, which no key is";
+        return Err(ReadError::Unusable(why.into()));
     }
-    if private {
-        check_mode(&found).map_err(Unread::Why)?;
+    if privacy == Privacy::OwnerOnly {
+        check_mode(&found, path).map_err(ReadError::Unusable)?;
     }
     let mut content = Vec::with_capacity(usize::try_from(found.len()).unwrap_or_default());
+    // The file may grow while it is read.
     file.take(FILE_LIMIT)
         .read_to_end(&mut content)
-        .map_err(why)?;
+        .map_err(failed)?;
     Ok(content)
 }
 
+/// As in ssh, only the mode of files that the user owns is checked.
 #[cfg(unix)]
-fn check_mode(found: &std::fs::Metadata) -> Result<(), String> {
+fn check_mode(found: &std::fs::Metadata, path: &Path) -> Result<(), String> {
     use std::os::unix::fs::MetadataExt as _;
     let mode = found.mode() & 0o777;
     if found.uid() == rustix::process::geteuid().as_raw() && mode & 0o077 != 0 {
         return Err(format!(
-            "is not used because others can read it (mode {mode:04o}): chmod 600 it"
+            "is not used because others can read it (mode {mode:04o}): chmod 600 {}",
+            text::escape(&path.to_string_lossy())
         ));
     }
     Ok(())
 }
 
 #[cfg(not(unix))]
-fn check_mode(_found: &std::fs::Metadata) -> Result<(), String> {
+fn check_mode(_found: &std::fs::Metadata, _path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The public key in the file at `path`, where there is one.
+/// The public key in the file at `path`. `None` if it cannot be read or holds none.
 fn read_public(path: &Path) -> Option<Vec<u8>> {
-    read_carefully(path, false)
+    read_carefully(path, Privacy::Anyone)
         .ok()
         .and_then(|content| public_in(&content))
 }
 
+/// The key of the first line that is not a comment: `TYPE BASE64 COMMENT`. `None` if that is not a public key.
 fn public_in(content: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(content).ok()?;
     let line = text
@@ -315,32 +326,37 @@ fn public_in(content: &[u8]) -> Option<Vec<u8>> {
     (wire::name(&key) == Some(kind)).then_some(key)
 }
 
-/// Reads a certificate for a user, as it goes on the wire.
+/// Reads a user certificate, in the wire format.
+///
+/// # Errors
+/// It cannot be read, or is not valid now.
 pub(crate) async fn read_certificate(path: &Path) -> Result<Vec<u8>, Note> {
     let shown = text::escape(&path.to_string_lossy());
     let path = path.to_owned();
-    let content = tokio::task::spawn_blocking(move || read_carefully(&path, false)).await;
+    let content = tokio::task::spawn_blocking(move || read_carefully(&path, Privacy::Anyone)).await;
     let content = match content {
         Ok(Ok(content)) => content,
-        Ok(Err(Unread::Missing)) => return Err(format!("certificate {shown} does not exist")),
-        Ok(Err(Unread::Why(why))) => return Err(format!("certificate {shown} {why}")),
+        Ok(Err(ReadError::Missing)) => return Err(format!("certificate {shown} does not exist")),
+        Ok(Err(ReadError::Unusable(why))) => return Err(format!("certificate {shown} {why}")),
         Err(_) => return Err(format!("reading the certificate {shown} failed")),
     };
-    let blob = public_in(&content).ok_or_else(|| format!("{shown} is no certificate"))?;
-    let certificate =
-        Certificate::read(&blob).ok_or_else(|| format!("{shown} is no certificate"))?;
+    let not_a_certificate = || format!("{shown} is not a certificate");
+    let blob = public_in(&content).ok_or_else(not_a_certificate)?;
+    let certificate = Certificate::read(&blob).ok_or_else(not_a_certificate)?;
+    // Checked here and not left to the server: each offer counts as an attempt there.
     let now = jiff::Timestamp::now().as_second();
-    let after = |limit: u64| i64::try_from(limit).is_ok_and(|limit| now >= limit);
-    if after(certificate.valid_before) {
+    // A limit beyond what i64 holds means that the certificate never expires (OpenSSH PROTOCOL.certkeys).
+    let has_passed = |limit: u64| i64::try_from(limit).is_ok_and(|limit| now >= limit);
+    if has_passed(certificate.valid_before) {
         return Err(format!("certificate {shown} has expired: get a new one"));
     }
-    if !after(certificate.valid_after) {
+    if !has_passed(certificate.valid_after) {
         return Err(format!("certificate {shown} is not valid yet"));
     }
     Ok(blob)
 }
 
-/// The plain key that a certificate certifies.
+/// The plain key in a certificate. `None` if `certificate` is not one.
 pub(crate) fn certified_key(certificate: &[u8]) -> Option<Vec<u8>> {
     Certificate::read(certificate).map(|certificate| certificate.key)
 }

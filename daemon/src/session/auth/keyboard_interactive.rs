@@ -1,144 +1,138 @@
-//! The method `keyboard-interactive` (RFC 4256): what commands can answer they answer, the rest a person does.
+//! The method `keyboard-interactive` (RFC 4256). InfoRequest that a command of the configuration answers go to the command,
+//! the others to the user.
 
-use regex::Regex;
 use secrecy::SecretString;
 use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_proto::text;
+use tunneld_ssh::auth::InfoRequest;
 
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::PromptRequest;
 use crate::session::auth::login::{Challenge, Login, Reply};
-use crate::session::auth::{AuthContext, MethodOutcome, not_answered, tried};
-use tunneld_platform::subprocess as command;
+use crate::session::auth::method::{
+    AuthContext, Credential, MethodOutcome, disconnect_is_rejection, one_line, prompt_cancelled,
+};
+use tunneld_platform::subprocess;
 
-/// How often the server may ask within one attempt, and how much at once.
-const ROUNDS: usize = 8;
-const PROMPTS: usize = 16;
+/// Rounds of prompts within one attempt. An expired password needs four: password, current, new, repeated.
+const ROUND_LIMIT: usize = 8;
+/// InfoRequest in one round.
+const PROMPT_LIMIT: usize = 16;
 
-/// What is left of its attempts.
-pub(crate) struct Interactive<'a> {
-    means: &'a AuthContext<'a>,
-    left: u32,
-    wrong: bool,
-    /// Whether a person was needed: only then is a second attempt more than the same again.
-    asked: bool,
+/// The state of the method over its attempts.
+pub(crate) struct KeyboardInteractive<'a> {
+    context: &'a AuthContext<'a>,
+    attempts_left: u32,
+    last_was_wrong: bool,
+    /// Whether the user answered in the last attempt, or there was none. Commands give the same answers again, so that
+    /// another attempt would be pointless.
+    worth_another_attempt: bool,
 }
 
-/// Lines as one, with a space behind where there are any.
-pub(crate) fn one_line(lines: &str) -> String {
-    let joined = lines.split_whitespace().collect::<Vec<_>>().join(" ");
-    match joined.is_empty() {
-        true => joined,
-        false => format!("{} ", text::escape(&joined)),
-    }
+/// The answers to one round, or why there are none.
+enum Answers {
+    Given(Vec<SecretString>),
+    CommandFailed(String),
 }
 
-impl<'a> Interactive<'a> {
-    pub(crate) fn new(means: &'a AuthContext<'a>) -> Self {
+impl<'a> KeyboardInteractive<'a> {
+    pub(crate) fn new(context: &'a AuthContext<'a>) -> Self {
         Self {
-            means,
-            left: means.auth.password_prompts,
-            wrong: false,
-            asked: true,
+            context,
+            attempts_left: context.auth.password_prompts,
+            last_was_wrong: false,
+            worth_another_attempt: true,
         }
     }
 
-    /// One attempt.
-    pub(crate) async fn step(
-        &mut self,
-        login: &mut impl Login,
-        notes: &mut Vec<String>,
-    ) -> Result<MethodOutcome, Failure> {
-        if self.left == 0 || !self.asked {
+    /// Makes one attempt.
+    pub(crate) async fn step(&mut self, login: &mut Login) -> Result<MethodOutcome, Failure> {
+        if self.attempts_left == 0 || !self.worth_another_attempt {
             return Ok(MethodOutcome::Exhausted);
         }
-        self.left -= 1;
-        self.asked = false;
-        let mut challenge = login.interactive().await?;
-        let mut questions = 0;
-        for _ in 0..ROUNDS {
-            let (name, instructions, prompts) = match challenge {
-                // sshd without PAM offers the method and asks nothing: no refusal of anything.
-                Challenge::Over(Reply::Failure { partial: false, .. }) if questions == 0 => {
+        self.attempts_left -= 1;
+        self.worth_another_attempt = false;
+        let mut challenge = login.keyboard_interactive().await?;
+        let mut prompts_seen = 0;
+        for _ in 0..ROUND_LIMIT {
+            let prompts = match challenge {
+                // sshd without PAM offers the method and rejects it without any prompt: no credential was rejected.
+                Challenge::Ended(Reply::Failure { partial: false, .. }) if prompts_seen == 0 => {
                     return Ok(MethodOutcome::Exhausted);
                 }
-                Challenge::Over(reply) => {
-                    self.wrong = matches!(reply, Reply::Failure { partial: false, .. });
-                    return Ok(MethodOutcome::Replied(reply));
+                Challenge::Ended(reply) => {
+                    self.last_was_wrong = matches!(reply, Reply::Failure { partial: false, .. });
+                    let to = Credential::KeyboardInteractive;
+                    return Ok(MethodOutcome::Replied { reply, to });
                 }
-                Challenge::Prompts {
-                    name,
-                    instructions,
-                    prompts,
-                } => (name, instructions, prompts),
+                Challenge::InfoRequest(prompts) => prompts,
             };
-            if prompts.len() > PROMPTS {
-                return Err(endless(self.means.who, "asks more than 16 things at once"));
+            if prompts.prompts.len() > PROMPT_LIMIT {
+                return Err(self.too_many(&format!("more than {PROMPT_LIMIT} prompts at once")));
             }
-            questions += prompts.len();
+            prompts_seen += prompts.prompts.len();
             let banner = login.banner();
-            let said = one_line(&format!("{banner} {name} {instructions}"));
             let answers = tokio::select! {
                 biased;
-                answers = self.answers(&said, prompts, notes) => answers?,
+                answers = self.answers(&banner, prompts) => answers?,
                 lost = login.closed() => return Err(lost),
             };
-            let Some(answers) = answers else {
-                return Ok(MethodOutcome::Exhausted);
+            let answers = match answers {
+                Answers::Given(answers) => answers,
+                Answers::CommandFailed(why) => return Ok(MethodOutcome::CommandFailed(why)),
             };
-            challenge = tried(login.answer(answers).await, self.means)?;
+            challenge = disconnect_is_rejection(login.answer(answers).await, self.context)?;
         }
-        Err(endless(self.means.who, "asks without end"))
+        Err(self.too_many(&format!("more than {ROUND_LIMIT} rounds of prompts")))
     }
 
-    /// The answers to one round; none where a command failed.
-    async fn answers(
-        &mut self,
-        said: &str,
-        prompts: Vec<(String, bool)>,
-        notes: &mut Vec<String>,
-    ) -> Result<Option<Vec<SecretString>>, Failure> {
-        let mut answers: Vec<Option<SecretString>> = Vec::new();
+    /// Runs the commands first, then asks the user for what is left, in one prompt.
+    async fn answers(&mut self, banner: &str, prompts: InfoRequest) -> Result<Answers, Failure> {
+        let intro = one_line(&format!(
+            "{banner} {} {}",
+            prompts.name, prompts.instruction
+        ));
+        let mut by_command: Vec<Option<SecretString>> = Vec::new();
         let mut fields = Vec::new();
-        for (prompt, echo) in prompts {
-            let answer = match self.command_for(&prompt) {
+        for prompt in prompts.prompts {
+            let answer = match self.command_for(&prompt.text) {
                 None => {
                     fields.push(PromptField {
-                        label: text::escape(&prompt),
-                        echo,
+                        label: text::escape(&prompt.text),
+                        echo: prompt.echo,
                     });
                     None
                 }
-                Some((key, argv)) => match command::first_line(argv).await {
+                Some((key, argv)) => match subprocess::first_line(argv).await {
                     Ok(answer) => Some(answer),
-                    Err(why) => {
-                        notes.push(format!("{key}: {why}"));
-                        return Ok(None);
-                    }
+                    Err(why) => return Ok(Answers::CommandFailed(format!("{key}: {why}"))),
                 },
             };
-            answers.push(answer);
+            by_command.push(answer);
         }
-        let mut given = Vec::new();
-        if !fields.is_empty() {
-            given = self.ask(said, fields).await?;
+        let mut by_user = match fields.is_empty() {
+            true => Vec::new(),
+            false => self.ask(&intro, fields).await?,
         }
-        let mut given = given.into_iter();
-        let filled = answers
+        .into_iter();
+        // RFC 4256 §3.4: one answer per prompt, in the order of the prompts.
+        let answers = by_command
             .into_iter()
-            .map(|answer| answer.or_else(|| given.next()).unwrap_or_default());
-        Ok(Some(filled.collect()))
+            .map(|answer| answer.or_else(|| by_user.next()).unwrap_or_default());
+        Ok(Answers::Given(answers.collect()))
     }
 
+    /// The command for a prompt, with its key in the configuration. `None` if the user has to answer.
     fn command_for(&self, prompt: &str) -> Option<(&'static str, &'a [String])> {
-        let auth = self.means.auth;
+        let auth = self.context.auth;
         let answer = auth
             .answers
             .iter()
-            .find(|answer| Regex::new(&answer.prompt).is_ok_and(|regex| regex.is_match(prompt)));
+            .find(|answer| answer.prompt.is_match(prompt));
         if let Some(answer) = answer {
             return Some(("answers", &answer.command));
         }
+        // PAM asks for ordinary passwords by this method.
         let is_password = prompt.to_lowercase().contains("password");
         (is_password && !auth.password_command.is_empty())
             .then_some(("password_command", auth.password_command.as_slice()))
@@ -146,30 +140,32 @@ impl<'a> Interactive<'a> {
 
     async fn ask(
         &mut self,
-        said: &str,
+        intro: &str,
         fields: Vec<PromptField>,
     ) -> Result<Vec<SecretString>, Failure> {
-        self.asked = true;
-        let who = self.means.who;
-        // Told in the first round alone: the second belongs to an answer that was right.
-        let again = if std::mem::take(&mut self.wrong) {
-            "The answer was wrong. "
-        } else {
-            ""
+        self.worth_another_attempt = true;
+        let destination = self.context.destination;
+        // In the first round only: the server sends a second round after an answer that was right.
+        let note = match std::mem::take(&mut self.last_was_wrong) {
+            true => "The answer was wrong. ",
+            false => "",
         };
-        let question = PromptRequest {
+        let request = PromptRequest {
             kind: PromptKind::KeyboardInteractive,
-            host: who.to_owned(),
-            note: again.to_owned(),
-            text: format!("{said}{who} asks:"),
+            host: destination.to_owned(),
+            note: note.to_owned(),
+            text: format!("{intro}{destination} asks:"),
             fields,
             fingerprint: None,
         };
-        let answered = self.means.desk.ask(question).await;
-        answered.map_err(|_| not_answered(who, "the login"))
+        let answers = self.context.prompter.ask(request).await;
+        answers.map_err(|_| prompt_cancelled(destination, "the login"))
     }
-}
 
-fn endless(who: &str, how: &str) -> Failure {
-    Failure::new(FailureKind::AuthRefused, format!("{who}: the server {how}"))
+    fn too_many(&self, what: &str) -> Failure {
+        Failure::new(
+            FailureKind::AuthRefused,
+            format!("{}: the server sent {what}", self.context.destination),
+        )
+    }
 }

@@ -1,111 +1,192 @@
-//! What a transport can do towards a login (RFC 4252, RFC 4256): the line between `auth`, which decides what is
-//! tried, and the SSH library, which carries it out.
+//! One login over the SSH library (RFC 4252, RFC 4256): sends single requests and returns the server's replies.
+//! Which method is tried with what is decided in `auth`.
 
-use std::future::Future;
+use secrecy::{ExposeSecret as _, SecretString};
+use tunneld_proto::text;
+use tunneld_ssh::Error;
+use tunneld_ssh::auth::{AuthResult, InfoRequest};
+use tunneld_ssh::client::{AuthError, Authenticator, Signer};
 
-use secrecy::SecretString;
+use crate::failure::{Failure, FailureKind};
+use crate::session::ssh_error::failure_of;
 
-use crate::failure::Failure;
-
-/// The server's answer to an attempt.
+/// The server's reply to an authentication request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// Logged in.
+    /// The user is logged in.
     Success,
-    /// Not, or not yet.
+    /// The request was rejected, or another method is required besides.
     Failure {
         /// The methods that can continue.
         methods: Vec<String>,
-        /// Whether this method was right and another is wanted besides.
+        /// Whether this method succeeded and another is required besides.
         partial: bool,
     },
-    /// The password is right and has expired; the server's words, escaped.
+    /// The password is right but has expired. Holds the server's text, escaped.
     ChangePassword(String),
 }
 
-/// The server's answer within keyboard-interactive.
+/// The server's reply within keyboard-interactive.
 #[derive(Debug)]
 pub(crate) enum Challenge {
-    /// It is over.
-    Over(Reply),
-    /// It asks.
-    Prompts {
-        /// What it calls itself.
-        name: String,
-        /// What it says above the prompts.
-        instructions: String,
-        /// The prompts, each with whether the answer may be seen.
-        prompts: Vec<(String, bool)>,
-    },
+    /// The method has ended.
+    Ended(Reply),
+    /// The server sends prompts. The text is not escaped.
+    InfoRequest(InfoRequest),
 }
 
-/// A key that is offered.
+/// A key that is offered to the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Offer {
     /// The signature algorithm, such as `rsa-sha2-512` or `ssh-ed25519-cert-v01@openssh.com`.
     pub(crate) algorithm: String,
-    /// The key or certificate.
+    /// The public key or certificate, in the wire format.
     pub(crate) blob: Vec<u8>,
 }
 
-/// Why a key that the server would take did not sign.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why a key did not sign although the server accepts it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SignError {
-    /// A person was asked and did not answer.
+    /// The user cancelled the prompt for the passphrase.
+    #[error("the prompt was cancelled")]
     PromptCancelled,
-    /// It cannot; the next key may.
+    /// This key cannot sign; another may. Holds the reason, escaped.
+    #[error("{0}")]
     Unable(String),
 }
 
-/// What came of offering a key.
+/// The result of offering a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Signed {
-    /// The server's word.
+pub(crate) enum OfferOutcome {
+    /// The server replied to the offer or to the signature.
     Replied(Reply),
-    /// The server would take the key, which did not sign.
+    /// The server accepts the key, but there is no signature. Nothing was sent.
     NotSigned(SignError),
 }
 
-/// Signs what the server wants signed once it would take a key.
-pub(crate) trait Sign: Send {
-    /// The signature as it goes on the wire, algorithm name first.
-    fn sign(&mut self, data: &[u8]) -> impl Future<Output = Result<Vec<u8>, SignError>> + Send;
+/// A connection that is not logged in yet. In every method, a lost connection is an error and never a rejection.
+pub(crate) struct Login {
+    connected: Authenticator,
+    /// Bytes of the server's banner that [`Login::banner`] has returned.
+    banner_read: usize,
 }
 
-/// A connection that is not logged in yet. A lost connection is an error, never a refusal.
-pub(crate) trait Login: Send {
-    /// Asks which methods there are.
-    fn none(&mut self) -> impl Future<Output = Result<Reply, Failure>> + Send;
+impl Login {
+    pub(crate) fn new(connected: Authenticator) -> Self {
+        Self {
+            connected,
+            banner_read: 0,
+        }
+    }
 
-    /// The signature algorithms that the server says it takes; none where it does not say.
-    fn signature_algorithms(&mut self) -> Option<Vec<String>>;
+    /// The connection, to be turned into a session after the login has succeeded.
+    pub(crate) fn into_connected(self) -> Authenticator {
+        self.connected
+    }
 
-    /// Offers a key, and signs with it if the server would take it.
-    fn public_key(
+    /// Sends the method `none`. Its failure lists the methods of the server (RFC 4252 §5.2).
+    pub(crate) async fn none(&mut self) -> Result<Reply, Failure> {
+        reply(self.connected.none().await.map_err(|error| lost(&error))?)
+    }
+
+    /// The signature algorithms that the server accepts (RFC 8308 `server-sig-algs`). `None` if it has not sent them.
+    pub(crate) fn signature_algorithms(&self) -> Option<Vec<String>> {
+        self.connected.server_sig_algs()
+    }
+
+    /// Offers a key, and calls `signer` only if the server accepts it: signing may ask a person.
+    pub(crate) async fn public_key(
         &mut self,
         offer: &Offer,
-        signer: &mut impl Sign,
-    ) -> impl Future<Output = Result<Signed, Failure>> + Send;
+        signer: &mut dyn Signer,
+    ) -> Result<OfferOutcome, Failure> {
+        let offered = self
+            .connected
+            .public_key(&offer.algorithm, &offer.blob, signer);
+        match offered.await {
+            Ok(result) => reply(result).map(OfferOutcome::Replied),
+            Err(AuthError::Session(error)) => Err(lost(&error)),
+            Err(AuthError::Signer(error)) => {
+                let why = match error.downcast::<SignError>() {
+                    Ok(why) => *why,
+                    Err(other) => SignError::Unable(text::escape(&other.to_string())),
+                };
+                Ok(OfferOutcome::NotSigned(why))
+            }
+        }
+    }
 
-    /// Tries a password; with a new one after [`Reply::ChangePassword`].
-    fn password(
+    /// Sends a password; with a new one in reply to [`Reply::ChangePassword`].
+    pub(crate) async fn password(
         &mut self,
         password: &SecretString,
         new: Option<&SecretString>,
-    ) -> impl Future<Output = Result<Reply, Failure>> + Send;
+    ) -> Result<Reply, Failure> {
+        let new = new.map(|new| new.expose_secret());
+        let result = self.connected.password(password.expose_secret(), new).await;
+        reply(result.map_err(|error| lost(&error))?)
+    }
 
-    /// Begins keyboard-interactive.
-    fn interactive(&mut self) -> impl Future<Output = Result<Challenge, Failure>> + Send;
+    /// Starts keyboard-interactive.
+    pub(crate) async fn keyboard_interactive(&mut self) -> Result<Challenge, Failure> {
+        challenge(self.connected.keyboard_interactive("").await)
+    }
 
-    /// Answers its prompts.
-    fn answer(
+    /// Answers the prompts of the last [`Challenge`], one answer per prompt.
+    pub(crate) async fn answer(
         &mut self,
         answers: Vec<SecretString>,
-    ) -> impl Future<Output = Result<Challenge, Failure>> + Send;
+    ) -> Result<Challenge, Failure> {
+        let answers: Vec<&str> = answers
+            .iter()
+            .map(|answer| answer.expose_secret())
+            .collect();
+        challenge(self.connected.info_response(&answers).await)
+    }
 
-    /// Waits until the server ends the connection, while nothing is asked of it.
-    fn closed(&self) -> impl Future<Output = Failure> + Send;
+    /// Waits until the server ends the connection. For use while a person is asked, when no request is under way.
+    pub(crate) async fn closed(&self) -> Failure {
+        lost(&self.connected.closed().await)
+    }
 
-    /// What the server has said in banners since it was last asked, escaped.
-    fn banner(&mut self) -> String;
+    /// What the server has sent in banners since the last call, escaped line by line. Empty if it sent nothing.
+    pub(crate) fn banner(&mut self) -> String {
+        let whole = self.connected.banner();
+        let unread = whole.get(self.banner_read..).unwrap_or_default();
+        self.banner_read = whole.len();
+        let lines = unread.lines().map(|line| text::escape(line.trim_end()));
+        lines.collect::<Vec<_>>().join("\n").trim().to_owned()
+    }
+}
+
+fn lost(error: &Error) -> Failure {
+    let failure = failure_of(error);
+    Failure {
+        message: format!("while logging in: {}", failure.message),
+        ..failure
+    }
+}
+
+fn reply(result: AuthResult) -> Result<Reply, Failure> {
+    match result {
+        AuthResult::Success => Ok(Reply::Success),
+        AuthResult::Failure { remaining, partial } => Ok(Reply::Failure {
+            methods: remaining,
+            partial,
+        }),
+        AuthResult::PasswordChangeRequest(message) => {
+            Ok(Reply::ChangePassword(text::escape(&message)))
+        }
+        _ => Err(Failure::new(
+            FailureKind::Protocol,
+            "while logging in: the server sent a reply to a request that was not made",
+        )),
+    }
+}
+
+fn challenge(result: Result<AuthResult, Error>) -> Result<Challenge, Failure> {
+    match result.map_err(|error| lost(&error))? {
+        AuthResult::InfoRequest(prompts) => Ok(Challenge::InfoRequest(prompts)),
+        result => reply(result).map(Challenge::Ended),
+    }
 }

@@ -1,5 +1,5 @@
-//! KnownHostsCommand (ssh_config(5)): a program that says known_hosts lines, asked before a host shows its key and again
-//! when it has.
+//! KnownHostsCommand (ssh_config(5)): a program that prints known_hosts lines. It runs before the server shows its host
+//! key, to order the algorithms, and again with the key.
 
 use base64ct::{Base64, Encoding as _};
 use tunneld_proto::text;
@@ -8,11 +8,11 @@ use crate::failure::{Failure, FailureKind};
 use tunneld_config::env::Env;
 use tunneld_config::model::Route;
 use tunneld_config::parse::values;
-use tunneld_config::ssh_config::tokens::{self, Facts, Keyword, ServerKey};
+use tunneld_config::ssh_config::tokens::{self, Keyword, ServerKey, TokenValues};
 use tunneld_keys::known_hosts::{self, Name};
-use tunneld_platform::subprocess as command;
+use tunneld_platform::subprocess;
 
-/// The command, and what its tokens stand for.
+/// The command and the values of its tokens.
 pub(crate) struct KnownHostsCommand {
     template: String,
     env: Env,
@@ -25,7 +25,7 @@ pub(crate) struct KnownHostsCommand {
 }
 
 impl KnownHostsCommand {
-    /// The command for a host.
+    /// The command for `host`, which `route` leads to and known_hosts lists as `name`.
     pub(crate) fn new(template: &str, route: &Route, host: &str, name: &Name) -> Self {
         let key_alias = route.host_keys.alias.as_ref().unwrap_or(&route.alias);
         Self {
@@ -40,22 +40,26 @@ impl KnownHostsCommand {
         }
     }
 
-    /// What it says, for one of ssh's reasons: ORDER, and HOSTNAME once the key is there.
-    pub(crate) async fn ask(&self, reason: &str, key: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
+    /// Runs the command and returns its output. `reason` is the token `%I`: `ORDER` before the key is known, `HOSTNAME`
+    /// with the key.
+    ///
+    /// # Errors
+    /// The command failed: without its lines, no decision about the host key can be made.
+    pub(crate) async fn run(&self, reason: &str, key: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
         let failed = |why: &str| {
             Failure::new(
                 FailureKind::KnownHosts,
-                format!("KnownHostsCommand: {}", text::escape(why)),
+                format!("known_hosts_command: {}", text::escape(why)),
             )
-            .hint("without it no host key can be trusted: mend the command, or take it out")
+            .hint("without it no host key can be trusted: fix known_hosts_command, or remove it")
         };
         let argv = self.argv(reason, key).map_err(|why| failed(&why))?;
-        command::output(&argv).await.map_err(|why| failed(&why))
+        subprocess::output(&argv).await.map_err(|why| failed(&why))
     }
 
-    /// Split first, expanded then: what a token stands for is never more than one word.
+    /// Splits the template into words before the tokens are expanded, so that a value never becomes two words.
     fn argv(&self, reason: &str, key: Option<&[u8]>) -> Result<Vec<String>, String> {
-        let facts = Facts {
+        let facts = TokenValues {
             env: &self.env,
             alias: &self.alias,
             host: &self.host,
@@ -77,7 +81,7 @@ impl KnownHostsCommand {
             key: &base64,
             kind: &kind,
         };
-        values::words(&self.template)?
+        values::split_words(&self.template)?
             .iter()
             .map(|word| tokens::expand(Keyword::KnownHostsCommand, word, &facts, &server))
             .collect::<Result<_, _>>()

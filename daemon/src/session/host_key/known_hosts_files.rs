@@ -1,8 +1,9 @@
-//! The known_hosts files on disk: read whole before a host shows its key, written by replacing, so that a full disk
-//! leaves the old file as it was.
+//! The known_hosts and RevokedHostKeys files on disk. Reads them whole; adds keys by replacing the file, so that a full
+//! disk leaves the old one intact. What the lines mean is decided in `tunneld_keys`.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::sync::Mutex;
 use tunneld_platform::fs;
@@ -15,18 +16,26 @@ use tunneld_keys::known_hosts::{self, KnownHost, Name, Source};
 use tunneld_keys::wire;
 use tunneld_proto::text;
 
-/// Larger files are refused: reading them would hold up everyone.
-const LIMIT: u64 = 64 << 20;
+/// Largest file that is read, in bytes. A larger one would block a thread for long at each dial.
+const FILE_LIMIT: u64 = 64 << 20;
 
-/// One writer at a time: each reads, adds and replaces.
-static WRITING: Mutex<()> = Mutex::const_new(());
+/// How ssh_config(5) writes "no file"; it is neither read nor replaced.
+const NO_FILE: &str = "/dev/null";
 
-/// What the files, and the lines that a KnownHostsCommand said, tell of `name`. A missing file says nothing; one that
-/// cannot be read is a failure.
+/// Adds host keys to known_hosts files. Clones share a lock: writing means to read, add and replace, so that of two
+/// writers at once one would lose its line.
+#[derive(Clone, Default)]
+pub(crate) struct KnownHostsWriter(Arc<Mutex<()>>);
+
+/// Looks `name` up in the files, and in `command_output`, the lines of a KnownHostsCommand. A missing file counts as
+/// empty.
+///
+/// # Errors
+/// A file cannot be read: a key in it may be revoked or changed, so no host key can be trusted.
 pub(crate) async fn look_up(
     host_keys: &HostKeys,
     name: &Name,
-    said: Option<Vec<u8>>,
+    command_output: Option<Vec<u8>>,
 ) -> Result<KnownHost, Failure> {
     let paths: Vec<PathBuf> = host_keys
         .user_files
@@ -40,7 +49,7 @@ pub(crate) async fn look_up(
         for path in &paths {
             files.push((path.to_string_lossy().into_owned(), read(path)?));
         }
-        files.extend(said.map(|said| ("KnownHostsCommand".to_owned(), said)));
+        files.extend(command_output.map(|output| ("KnownHostsCommand".to_owned(), output)));
         let sources: Vec<Source<'_>> = files
             .iter()
             .map(|(file, text)| Source { file, text })
@@ -50,7 +59,10 @@ pub(crate) async fn look_up(
     .await
 }
 
-/// The RevokedHostKeys file that revokes what the host has shown, where one does.
+/// Returns the RevokedHostKeys file that revokes the server's key or certificate. `None` if no file does.
+///
+/// # Errors
+/// A file is missing or cannot be read.
 pub(crate) async fn revoked_by(
     host_keys: &HostKeys,
     plain: &[u8],
@@ -62,16 +74,18 @@ pub(crate) async fn revoked_by(
     let paths = host_keys.revoked_files.clone();
     let plain = plain.to_vec();
     off_runtime(move || {
-        let shown = Presented {
+        let presented = Presented {
             plain: &plain,
-            certified: certificate.as_ref().map(|(says, authority)| CertifiedBy {
-                authority,
-                serial: says.serial,
-                key_id: &says.key_id,
-            }),
+            certified: certificate
+                .as_ref()
+                .map(|(certificate, authority)| CertifiedBy {
+                    authority,
+                    serial: certificate.serial,
+                    key_id: &certificate.key_id,
+                }),
         };
         for path in &paths {
-            if file_revokes(path, &shown)? {
+            if file_revokes(path, &presented)? {
                 return Ok(Some(path.to_string_lossy().into_owned()));
             }
         }
@@ -80,63 +94,75 @@ pub(crate) async fn revoked_by(
     .await
 }
 
-fn file_revokes(path: &Path, shown: &Presented<'_>) -> Result<bool, Failure> {
-    // As for ssh: revocations that cannot be read revoke everything.
+fn file_revokes(path: &Path, presented: &Presented<'_>) -> Result<bool, Failure> {
+    // As in ssh: a list of revocations that cannot be read revokes every key.
     if !path.exists() {
         return Err(unreadable(path, "it does not exist"));
     }
-    revoked::revokes(&read(path)?, shown).map_err(|why| unreadable(path, &why))
+    revoked::revokes(&read(path)?, presented).map_err(|why| unreadable(path, &why))
 }
 
-/// Writes down that `key` is the host's, in the first user file.
-pub(crate) async fn add(host_keys: &HostKeys, name: &Name, key: &[u8]) -> Result<(), Failure> {
-    let Some(path) = host_keys.user_files.first().cloned() else {
-        return Err(Failure::new(
-            FailureKind::KnownHosts,
-            "there is no user_known_hosts_file to write the new host key to",
-        )
-        .hint("name one, or add the key to a global file"));
-    };
-    let salt = host_keys.hash.then(rand::random::<[u8; 20]>);
-    let line = known_hosts::new_line(name, key, salt).ok_or_else(|| {
-        Failure::new(
-            FailureKind::Protocol,
-            "the server's host key is of no type that can be written down",
-        )
-    })?;
-    let (name, key) = (name.clone(), key.to_vec());
-    let _one_writer = WRITING.lock().await;
-    off_runtime(move || {
-        let path = std::fs::canonicalize(&path).unwrap_or(path);
-        // `/dev/null` is how ssh_config says "remember nothing".
-        if path == Path::new("/dev/null") {
-            return Ok(());
-        }
-        let old = read(&path)?;
-        let file = path.to_string_lossy();
-        let source = Source {
-            file: &file,
-            text: &old,
-        };
-        if KnownHost::look_up(&[source], &name).lists(&key) {
-            return Ok(());
-        }
-        write(&path, &old, &line).map_err(|error| {
-            Failure::new(
+impl KnownHostsWriter {
+    /// Adds `key` as a host key of `name` to the first user file. Does nothing if the file lists it already.
+    ///
+    /// # Errors
+    /// There is no user file, or it cannot be written.
+    pub(crate) async fn add(
+        &self,
+        host_keys: &HostKeys,
+        name: &Name,
+        key: &[u8],
+    ) -> Result<(), Failure> {
+        let Some(path) = host_keys.user_files.first().cloned() else {
+            return Err(Failure::new(
                 FailureKind::KnownHosts,
-                format!(
-                    "writing the new host key to {}: {error}",
-                    text::escape(&file)
-                ),
+                "no user_known_hosts_file is set to write the new host key to",
             )
-            .hint("make the file writable, or name another user_known_hosts_file")
-        })
-    })
-    .await
+            .hint("set user_known_hosts_file, or add the key to a global file"));
+        };
+        let salt = host_keys.hash.then(rand::random::<[u8; 20]>);
+        let line = known_hosts::new_line(name, key, salt).ok_or_else(|| {
+            Failure::new(
+                FailureKind::Protocol,
+                "the type of the server's host key cannot be written to known_hosts",
+            )
+        })?;
+        let (name, key) = (name.clone(), key.to_vec());
+        let _writer = self.0.lock().await;
+        off_runtime(move || add_line(&path, &name, &key, &line)).await
+    }
 }
 
-/// Replaces the file as a whole; where only the file itself can be written (a folder of root's, a file that a
-/// container mounts), adds the line to it.
+fn add_line(path: &Path, name: &Name, key: &[u8], line: &str) -> Result<(), Failure> {
+    // A link stays a link: the file that it leads to is replaced.
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if path == Path::new(NO_FILE) {
+        return Ok(());
+    }
+    // Read again under the lock: another session with the same host may have added the key.
+    let old = read(&path)?;
+    let file = path.to_string_lossy();
+    let source = Source {
+        file: &file,
+        text: &old,
+    };
+    if KnownHost::look_up(&[source], name).lists(key) {
+        return Ok(());
+    }
+    write(&path, &old, line).map_err(|error| {
+        Failure::new(
+            FailureKind::KnownHosts,
+            format!(
+                "writing the new host key to {}: {error}",
+                text::escape(&file)
+            ),
+        )
+        .hint("make the file writable, or set another user_known_hosts_file")
+    })
+}
+
+/// Replaces the file. If only the file itself can be written and not its folder (a folder of root, a file that a
+/// container mounts), appends the line to it.
 fn write(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
     replace(path, old, line).or_else(|why| match append(path, old, line) {
         Ok(()) => Ok(()),
@@ -149,7 +175,7 @@ fn replace(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
         fs::create_private_dir(folder)?;
     }
     let mut contents = old.to_vec();
-    if !ends_in_a_line(old) {
+    if !ends_with_newline(old) {
         contents.push(b'\n');
     }
     contents.extend_from_slice(line.as_bytes());
@@ -159,15 +185,15 @@ fn replace(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
 fn append(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
     let mut file = std::fs::File::options().append(true).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
-    let begin = if ends_in_a_line(old) { "" } else { "\n" };
-    let text = format!("{begin}{line}");
+    let separator = if ends_with_newline(old) { "" } else { "\n" };
+    let text = format!("{separator}{line}");
     let before = file.metadata()?.len();
-    // In one write: a second writer's line stays whole.
+    // In one write, so that the lines of two processes do not mix.
     let written = file.write(text.as_bytes())?;
     if written < text.len() {
-        // A full disk took a part of the line; it goes again, unless somebody has written after it.
+        // The disk is full. The partial line is removed, unless another process has written after it.
         if file.metadata()?.len() == before + written as u64 {
             file.set_len(before)?;
         }
@@ -176,7 +202,7 @@ fn append(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-fn ends_in_a_line(text: &[u8]) -> bool {
+fn ends_with_newline(text: &[u8]) -> bool {
     text.last().is_none_or(|last| *last == b'\n')
 }
 
@@ -186,14 +212,13 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(unreadable(path, &error.to_string())),
     };
-    // `/dev/null` is how ssh_config says "none".
-    if path == Path::new("/dev/null") {
+    if path == Path::new(NO_FILE) {
         return Ok(Vec::new());
     }
     if !found.is_file() {
-        return Err(unreadable(path, "it is no regular file"));
+        return Err(unreadable(path, "it is not a regular file"));
     }
-    if found.len() > LIMIT {
+    if found.len() > FILE_LIMIT {
         return Err(unreadable(path, "it is larger than 64 MiB"));
     }
     std::fs::read(path).map_err(|error| unreadable(path, &error.to_string()))
@@ -204,16 +229,17 @@ fn unreadable(path: &Path, why: &str) -> Failure {
         FailureKind::KnownHosts,
         format!("reading {}: {why}", text::escape(&path.to_string_lossy())),
     )
-    .hint("without it no host key can be trusted: mend the file or its mode")
+    .hint("without it no host key can be trusted: fix the file or its mode")
 }
 
+/// Runs file operations on a thread of their own: a home directory on the network may be slow.
 async fn off_runtime<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
         Err(Failure::new(
             FailureKind::Internal,
-            "reading known_hosts broke off",
+            "a bug in tunneld: reading known_hosts panicked",
         ))
     })
 }
@@ -236,7 +262,7 @@ mod tests {
             command: None,
             alias: None,
             hash,
-            update: UpdateHostKeys::No,
+            update: UpdateHostKeys::Never,
             algorithms: Vec::new(),
         }
     }
@@ -258,7 +284,10 @@ mod tests {
         let name = Name::new("h", 22);
         for hash in [false, true] {
             let host_keys = host_keys(&file, hash);
-            add(&host_keys, &name, &key(1)).await.unwrap();
+            KnownHostsWriter::default()
+                .add(&host_keys, &name, &key(1))
+                .await
+                .unwrap();
             assert_eq!(
                 look_up(&host_keys, &name, None)
                     .await
@@ -271,7 +300,7 @@ mod tests {
         assert_eq!(
             std::fs::read_to_string(&file).unwrap().lines().count(),
             1,
-            "known already"
+            "the second key is listed already"
         );
 
         std::fs::write(&file, "# no end of line").unwrap();
@@ -279,7 +308,10 @@ mod tests {
             .unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        add(&host_keys(&link, true), &name, &key(2)).await.unwrap();
+        KnownHostsWriter::default()
+            .add(&host_keys(&link, true), &name, &key(2))
+            .await
+            .unwrap();
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(text.starts_with("# no end of line\n|1|"), "{text}");
         assert_eq!(mode(&file), 0o644);
@@ -291,17 +323,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn dev_null_remembers_nothing_and_stays_what_it_is() {
+    async fn dev_null_is_neither_read_nor_replaced() {
         let host_keys = host_keys(Path::new("/dev/null"), false);
         let name = Name::new("h", 22);
-        add(&host_keys, &name, &key(1)).await.unwrap();
+        KnownHostsWriter::default()
+            .add(&host_keys, &name, &key(1))
+            .await
+            .unwrap();
         let known = look_up(&host_keys, &name, None).await.unwrap();
         assert_eq!(known.judge(&key(1)), HostKeyStatus::Unknown);
         assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
     }
 
     #[tokio::test]
-    async fn a_file_that_cannot_be_replaced_is_added_to() {
+    async fn a_line_is_appended_to_a_file_that_cannot_be_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("known_hosts");
         std::fs::write(&file, "# no end of line").unwrap();
@@ -314,7 +349,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_read_is_refused_and_what_is_missing_is_empty() {
+    async fn an_unreadable_file_is_an_error_and_a_missing_one_is_empty() {
         let dir = tempfile::tempdir().unwrap();
         let name = Name::new("h", 22);
         let missing = look_up(&host_keys(&dir.path().join("none"), false), &name, None).await;
@@ -324,19 +359,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn revoked_files_revoke() {
+    async fn a_revoked_file_revokes_the_keys_that_it_lists() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("revoked");
         let mut host_keys = host_keys(&dir.path().join("none"), false);
         host_keys.revoked_files = vec![file.clone()];
-        let by = async |seed| revoked_by(&host_keys, &key(seed), None).await;
-        assert!(by(1).await.is_err(), "missing");
+        let revoked = async |seed| revoked_by(&host_keys, &key(seed), None).await;
+        assert!(revoked(1).await.is_err(), "missing");
         let line = format!("ssh-ed25519 {} c", Base64::encode_string(&key(1)));
         std::fs::write(&file, format!("# old\n\n {line}\r\n")).unwrap();
-        assert_eq!(by(1).await.unwrap().unwrap(), file.to_string_lossy());
-        assert_eq!(by(2).await.unwrap(), None);
+        assert_eq!(revoked(1).await.unwrap().unwrap(), file.to_string_lossy());
+        assert_eq!(revoked(2).await.unwrap(), None);
         std::fs::write(&file, format!("{line}\nssh-ed25519 AAAA\n")).unwrap();
-        let failure = by(2).await.unwrap_err();
+        let failure = revoked(2).await.unwrap_err();
         assert!(failure.message.contains("line 2"), "{failure:?}");
     }
 }

@@ -1,101 +1,103 @@
-//! UpdateHostKeys: further host keys that a trusted server tells of are written down once it has proven that it
-//! holds them (OpenSSH PROTOCOL §2.5), so that the host may change its key one day and still be known.
+//! UpdateHostKeys (ssh_config(5)): adds further host keys of a trusted server to known_hosts once the server has proven
+//! that it holds them (OpenSSH PROTOCOL §2.5). A host may then change its key and still be known.
 
 use bytes::Bytes;
 use secrecy::ExposeSecret as _;
 use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_ssh::client::Session;
 
+use crate::failure::Failure;
 use crate::prompt::{PromptRequest, PromptSender};
-use crate::session::host_key::known_hosts_files;
+use crate::session::host_key::known_hosts_files::{self, KnownHostsWriter};
 use tunneld_config::model::{HostKeys, UpdateHostKeys};
 use tunneld_keys::known_hosts::{self, Name};
 use tunneld_keys::wire;
 
-/// More keys than this no host has.
-const MOST: usize = 32;
+/// Host keys of one server that are considered. Servers have about five.
+const KEY_LIMIT: usize = 32;
 
-/// Where the keys of a host are written down.
+/// Updates the known host keys of one host.
 pub(crate) struct HostKeyUpdater {
     pub(crate) host_keys: HostKeys,
     pub(crate) name: Name,
     pub(crate) tunnel: String,
-    /// The host as it is told to a person.
+    /// The host as messages name it, escaped.
     pub(crate) shown: String,
-    pub(crate) asker: PromptSender,
+    pub(crate) prompts: PromptSender,
+    pub(crate) writer: KnownHostsWriter,
 }
 
 impl HostKeyUpdater {
-    /// Whether there is anything to do for a host that was known, or met, by its plain key.
-    pub(crate) fn wanted(&self) -> bool {
-        let wanted = self.host_keys.update != UpdateHostKeys::No;
-        wanted && !self.host_keys.user_files.is_empty()
+    /// Whether the configuration asks for updates, and there is a file to write to.
+    pub(crate) fn is_enabled(&self) -> bool {
+        let is_asked_for = self.host_keys.update != UpdateHostKeys::Never;
+        is_asked_for && !self.host_keys.user_files.is_empty()
     }
 
-    /// Waits for the server's word and heeds it, once.
-    pub(crate) async fn heed(self, session: Session) {
-        let mut told = session.host_keys();
-        let keys = tokio::select! {
-            told = told.wait_for(|keys| !keys.is_empty()) => match told {
-                Ok(keys) => keys.clone(),
-                Err(_) => return,
-            },
-            _ = session.closed() => return,
+    /// Waits until the server sends its host keys, and handles them once. Failures are logged: the session works
+    /// without the update.
+    pub(crate) async fn run(self, session: Session) {
+        let Some(keys) = received_keys(&session).await else {
+            return;
         };
-        let known = match known_hosts_files::look_up(&self.host_keys, &self.name, None).await {
-            Ok(known) => known,
+        let new = match self.unknown_keys(keys).await {
+            Ok(new) if new.is_empty() => return,
+            Ok(new) => new,
             Err(failure) => return tracing::warn!(tunnel = self.tunnel, "{failure}"),
         };
-        let fresh: Vec<Bytes> = keys
-            .into_iter()
-            .take(MOST)
-            .filter(|key| known_hosts::is_complete(key) && !known.lists(key))
-            .filter(|key| known.revoked(key).is_none())
-            .collect();
-        if fresh.is_empty() {
-            return;
-        }
-        if let Err(error) = session.prove_host_keys(&fresh).await {
+        // Without proof, a server could list the key of another host.
+        if let Err(error) = session.prove_host_keys(&new).await {
             return tracing::warn!(
                 tunnel = self.tunnel,
-                "further host keys of the server are left out: {error}"
+                "further host keys of the server are ignored: {error}"
             );
         }
-        if self.host_keys.update == UpdateHostKeys::Ask && !self.may_add(&session, &fresh).await {
+        if self.host_keys.update == UpdateHostKeys::Ask && !self.user_agrees(&session, &new).await {
             return;
         }
-        for key in fresh {
-            match known_hosts_files::add(&self.host_keys, &self.name, &key).await {
+        for key in new {
+            match self.writer.add(&self.host_keys, &self.name, &key).await {
                 Ok(()) => tracing::info!(
                     tunnel = self.tunnel,
                     "the host has proven a further key: {}",
-                    named(&key)
+                    describe(&key)
                 ),
                 Err(failure) => return tracing::warn!(tunnel = self.tunnel, "{failure}"),
             }
         }
     }
 
-    /// UpdateHostKeys ask. Nobody's answer is no, and so is the session's end.
-    async fn may_add(&self, session: &Session, keys: &[Bytes]) -> bool {
-        let keys: Vec<String> = keys.iter().map(|key| named(key)).collect();
-        let question = PromptRequest {
+    /// Those of `keys` that are not known yet and not revoked.
+    async fn unknown_keys(&self, keys: Vec<Bytes>) -> Result<Vec<Bytes>, Failure> {
+        let known = known_hosts_files::look_up(&self.host_keys, &self.name, None).await?;
+        let new = keys
+            .into_iter()
+            .take(KEY_LIMIT)
+            .filter(|key| known_hosts::is_complete(key) && !known.lists(key))
+            .filter(|key| known.revoked(key).is_none());
+        Ok(new.collect())
+    }
+
+    /// Asks the user. A cancelled prompt counts as no, and so does the end of the session.
+    async fn user_agrees(&self, session: &Session, keys: &[Bytes]) -> bool {
+        let keys: Vec<String> = keys.iter().map(|key| describe(key)).collect();
+        let request = PromptRequest {
             kind: PromptKind::HostKeyUpdate,
             host: self.shown.clone(),
             note: String::new(),
             text: format!(
-                "The host {}, which is trusted, has proven further keys: {}",
+                "The trusted host {} has proven that it holds further keys: {}",
                 self.shown,
                 keys.join(", ")
             ),
             fields: vec![PromptField {
-                label: "Write them to known_hosts (yes/no)? ".into(),
+                label: "Add them to known_hosts (yes/no)? ".into(),
                 echo: true,
             }],
             fingerprint: None,
         };
         tokio::select! {
-            answer = self.asker.ask(question) => answer
+            answer = self.prompts.ask(request) => answer
                 .ok()
                 .and_then(|answers| answers.into_iter().next())
                 .is_some_and(|answer| answer.expose_secret().trim().eq_ignore_ascii_case("yes")),
@@ -104,8 +106,17 @@ impl HostKeyUpdater {
     }
 }
 
+/// The host keys that the server has sent. `None` if the session ends before it sends any.
+async fn received_keys(session: &Session) -> Option<Vec<Bytes>> {
+    let mut received = session.host_keys();
+    tokio::select! {
+        keys = received.wait_for(|keys| !keys.is_empty()) => keys.ok().map(|keys| keys.clone()),
+        _ = session.closed() => None,
+    }
+}
+
 /// `ED25519 SHA256:…`
-fn named(key: &[u8]) -> String {
+fn describe(key: &[u8]) -> String {
     let kind = wire::short_type(known_hosts::key_type(key).unwrap_or_default());
     format!("{kind} {}", known_hosts::fingerprint(key))
 }

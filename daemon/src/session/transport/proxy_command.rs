@@ -1,4 +1,5 @@
-//! The ProxyCommand whose stdin and stdout carry the session, and what it says on stderr meanwhile.
+//! Runs a ProxyCommand (ssh_config(5)). Its stdin and stdout carry the session; its stderr is logged and kept for the
+//! error message. Expanding the tokens (`%h`, `%p`) is done by the dial.
 
 use std::io;
 use std::pin::Pin;
@@ -15,33 +16,36 @@ use tunneld_proto::text;
 
 use tunneld_platform::subprocess::{ProcessGroup, STDERR_GRACE, STDERR_LIMIT};
 
-/// A running ProxyCommand.
-pub(crate) struct Proxy {
+/// A running ProxyCommand. Dropping it kills the command's process group.
+pub(crate) struct ProxyCommand {
     stdin: ChildStdin,
     stdout: ChildStdout,
     _group: ProcessGroup,
-    _log: Arc<JoinSet<()>>,
+    _stderr_task: Arc<JoinSet<()>>,
 }
 
-/// What a ProxyCommand wrote to stderr, escaped.
+/// The beginning of what a ProxyCommand wrote to stderr, escaped. It outlives the command.
 #[derive(Clone, Debug)]
 pub(crate) struct StderrTail {
     text: Arc<Mutex<String>>,
-    whole: CancellationToken,
-    _log: Arc<JoinSet<()>>,
+    /// Cancelled when stderr has ended.
+    ended: CancellationToken,
+    // Keeps the reading task alive after the command is dropped, so that the last lines are read.
+    _stderr_task: Arc<JoinSet<()>>,
 }
 
-/// The end of [`StderrTail`] that is written.
+/// The writing end of [`StderrTail`].
 struct StderrWriter {
     text: Arc<Mutex<String>>,
-    _whole: DropGuard,
+    _ended: DropGuard,
 }
 
 impl StderrTail {
-    /// All that it said, once it is gone; empty where that is nothing.
+    /// Waits for the end of stderr, for a moment at most, and returns its text: at most 8 KiB, lines joined by `; `,
+    /// empty if the command wrote nothing.
     pub(crate) async fn drain_stderr(&self) -> String {
-        // A grandchild that left the group may hold the pipe open.
-        let _whole_or_not = timeout(STDERR_GRACE, self.whole.cancelled()).await;
+        // A grandchild that left the process group may hold the pipe open: then the text so far has to do.
+        let _ = timeout(STDERR_GRACE, self.ended.cancelled()).await;
         self.text
             .lock()
             .map(|text| text.clone())
@@ -51,6 +55,7 @@ impl StderrTail {
 
 impl StderrWriter {
     fn add(&self, line: &str) {
+        // The beginning is kept and not the end: the first line usually names the cause.
         if let Ok(mut text) = self.text.lock()
             && text.len() + line.len() < STDERR_LIMIT
         {
@@ -62,8 +67,11 @@ impl StderrWriter {
     }
 }
 
-impl Proxy {
-    /// Starts `command`, its tokens expanded, as OpenSSH does: by the shell, which it replaces.
+impl ProxyCommand {
+    /// Starts `command`, whose tokens are expanded already, as OpenSSH does: `sh -c "exec COMMAND"`.
+    ///
+    /// # Errors
+    /// The shell cannot be started.
     pub(crate) fn start(command: &str, tunnel: &str) -> io::Result<(Self, StderrTail)> {
         let mut shell = shell(command);
         shell
@@ -75,34 +83,35 @@ impl Proxy {
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
-            return Err(io::Error::other("the command's pipes are not to be had"));
+            return Err(io::Error::other("the command's pipes are missing"));
         };
-        let (text, whole) = (Arc::default(), CancellationToken::new());
-        let complains = StderrWriter {
+        let (text, ended) = (Arc::default(), CancellationToken::new());
+        let writer = StderrWriter {
             text: Arc::clone(&text),
-            _whole: whole.clone().drop_guard(),
+            _ended: ended.clone().drop_guard(),
         };
-        let mut log = JoinSet::new();
-        log.spawn(log_stderr(stderr, complains, tunnel.to_owned()));
-        let log = Arc::new(log);
+        let mut stderr_task = JoinSet::new();
+        stderr_task.spawn(read_stderr(stderr, writer, tunnel.to_owned()));
+        let stderr_task = Arc::new(stderr_task);
         let proxy = Self {
             stdin,
             stdout,
             _group: group,
-            _log: Arc::clone(&log),
+            _stderr_task: Arc::clone(&stderr_task),
         };
-        let complaint = StderrTail {
+        let tail = StderrTail {
             text,
-            whole,
-            _log: log,
+            ended,
+            _stderr_task: stderr_task,
         };
-        Ok((proxy, complaint))
+        Ok((proxy, tail))
     }
 }
 
 #[cfg(unix)]
 fn shell(command: &str) -> Command {
     let mut shell = Command::new("/bin/sh");
+    // `exec` replaces the shell, so that signals and the exit status are the command's own.
     shell.arg("-c").arg(format!("exec {command}"));
     shell
 }
@@ -114,13 +123,14 @@ fn shell(command: &str) -> Command {
     shell
 }
 
-/// Logs what the command says, as far as it is bearable, and keeps the beginning for the error.
-async fn log_stderr(stderr: ChildStderr, complains: StderrWriter, tunnel: String) {
+/// Reads stderr to its end: a full pipe would block the command. Logs and keeps its beginning only, so that a chatty
+/// command neither fills the log nor the memory.
+async fn read_stderr(stderr: ChildStderr, writer: StderrWriter, tunnel: String) {
     let mut lines = BufReader::new(stderr.take(u64::MAX));
     let mut logged = 0;
     loop {
         let mut line = Vec::new();
-        // A line without end is taken in pieces.
+        // At most 4096 bytes at a time: a line may never end.
         let piece = (&mut lines).take(4096).read_until(b'\n', &mut line).await;
         match piece {
             Ok(0) | Err(_) => return,
@@ -132,13 +142,13 @@ async fn log_stderr(stderr: ChildStderr, complains: StderrWriter, tunnel: String
         }
         if logged < STDERR_LIMIT {
             logged += line.len();
-            tracing::info!(tunnel, "the proxy command says: {line}");
+            tracing::info!(tunnel, "proxy_command: {line}");
         }
-        complains.add(&line);
+        writer.add(&line);
     }
 }
 
-impl AsyncRead for Proxy {
+impl AsyncRead for ProxyCommand {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -148,7 +158,7 @@ impl AsyncRead for Proxy {
     }
 }
 
-impl AsyncWrite for Proxy {
+impl AsyncWrite for ProxyCommand {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -170,9 +180,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_dropped_proxy_takes_its_whole_group_with_it() {
+    async fn dropping_the_command_kills_its_process_group() {
         // The grandchild holds the write end of a pipe whose other end we read: it closes when the grandchild dies.
-        let (mut proxy, complaint) = Proxy::start(
+        let (mut proxy, stderr) = ProxyCommand::start(
             "sh -c 'echo oops >&2; sleep 600 & echo $! ; exec sleep 600'",
             "t",
         )
@@ -189,6 +199,6 @@ mod tests {
         while alive() {
             tokio::task::yield_now().await;
         }
-        assert_eq!(complaint.drain_stderr().await, "oops");
+        assert_eq!(stderr.drain_stderr().await, "oops");
     }
 }

@@ -1,24 +1,25 @@
-//! A TCP connection to the SSH port: all addresses of a name, in the manner of RFC 8305, and the socket's options.
+//! The TCP connection to the SSH port: looks the name up, binds the local address, sets the socket's options.
+//! The order and timing of the attempts are in `happy_eyeballs`.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tunneld_proto::text;
 
 use crate::failure::{Failure, FailureKind};
+use crate::happy_eyeballs;
 use tunneld_config::model::{AddressFamily, Liveness, Route};
 
-/// How long one address is tried.
-const PER_ADDRESS: Duration = Duration::from_secs(5);
-/// How long before the next address is tried beside the ones under way (RFC 8305 §5).
-const STAGGER: Duration = Duration::from_millis(250);
+/// Limit for one address, so that a host that drops packets does not use up `connect_timeout` alone.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// All addresses of `host` in the order in which they are tried: families alternate.
+/// Looks up `host` and returns its addresses of the wanted family, in the order in which to try them.
+///
+/// # Errors
+/// `Resolve` if the lookup fails or the host has no address of the family.
 pub(crate) async fn resolve(
     host: &str,
     port: u16,
@@ -35,24 +36,8 @@ pub(crate) async fn resolve(
         .map_err(|error| {
             failed(&error.to_string()).hint("check the name and this machine's DNS")
         })?;
-    let (mut first, mut second) = (Vec::new(), Vec::new());
-    let mut leading = None;
-    for address in found.filter(|address| is_of(address, family)) {
-        if *leading.get_or_insert(address.is_ipv6()) == address.is_ipv6() {
-            first.push(address);
-        } else {
-            second.push(address);
-        }
-    }
-    let mut addresses = Vec::with_capacity(first.len() + second.len());
-    let (mut first, mut second) = (first.into_iter(), second.into_iter());
-    loop {
-        let (one, two) = (first.next(), second.next());
-        if one.is_none() && two.is_none() {
-            break;
-        }
-        addresses.extend(one.into_iter().chain(two));
-    }
+    let of_family = found.filter(|address| is_in_family(address, family));
+    let mut addresses = happy_eyeballs::interleave(of_family);
     addresses.dedup();
     if addresses.is_empty() {
         return Err(failed(
@@ -62,43 +47,25 @@ pub(crate) async fn resolve(
     Ok(addresses)
 }
 
-/// Connects to the first of `addresses` that answers.
+/// Connects to the first of `addresses` that answers. Returns the stream and its local address, `None` if the system
+/// does not know it.
+///
+/// # Errors
+/// `BindFailed` if the local address cannot be determined, else what the addresses failed with.
 pub(crate) async fn connect(
     addresses: Vec<SocketAddr>,
     route: &Route,
 ) -> Result<(TcpStream, Option<SocketAddr>), Failure> {
     let local = local_addresses(route).await?;
-    let mut waiting = addresses.into_iter();
-    let mut under_way = FuturesUnordered::new();
-    let mut failures: Vec<(SocketAddr, io::Error)> = Vec::new();
-    let mut begin_next = true;
-    loop {
-        if begin_next && let Some(address) = waiting.next() {
-            let local = &local;
-            under_way
-                .push(async move { (address, connect_one(address, local, &route.liveness).await) });
-        }
-        if under_way.is_empty() {
-            return Err(all_failed(&failures));
-        }
-        let more = waiting.len() > 0;
-        begin_next = tokio::select! {
-            Some((address, done)) = under_way.next() => match done {
-                Ok(stream) => {
-                    let local = stream.local_addr().ok();
-                    return Ok((stream, local));
-                }
-                Err(error) => {
-                    failures.push((address, error));
-                    true
-                }
-            },
-            () = tokio::time::sleep(STAGGER), if more => true,
-        };
-    }
+    let connect = |address| connect_one(address, &local, &route.liveness);
+    let stream = happy_eyeballs::race(addresses, connect)
+        .await
+        .map_err(|errors| all_failed(&errors))?;
+    let local = stream.local_addr().ok();
+    Ok((stream, local))
 }
 
-fn is_of(address: &SocketAddr, family: AddressFamily) -> bool {
+fn is_in_family(address: &SocketAddr, family: AddressFamily) -> bool {
     match family {
         AddressFamily::Any => true,
         AddressFamily::Inet => address.is_ipv4(),
@@ -106,6 +73,7 @@ fn is_of(address: &SocketAddr, family: AddressFamily) -> bool {
     }
 }
 
+/// The local addresses to dial from, by `bind_address` or `bind_interface`. Empty if the kernel chooses.
 async fn local_addresses(route: &Route) -> Result<Vec<IpAddr>, Failure> {
     let failed = |what: String| Failure::new(FailureKind::BindFailed, what);
     if let Some(bind) = route.bind_address.as_deref() {
@@ -122,7 +90,7 @@ async fn local_addresses(route: &Route) -> Result<Vec<IpAddr>, Failure> {
     };
     let shown = text::escape(name);
     let interfaces = netwatcher::list_interfaces()
-        .map_err(|error| failed(format!("looking for the interface {shown}: {error}")))?;
+        .map_err(|error| failed(format!("listing the interfaces for {shown}: {error}")))?;
     let found: Vec<IpAddr> = interfaces
         .values()
         .filter(|interface| interface.name == name)
@@ -136,7 +104,7 @@ async fn local_addresses(route: &Route) -> Result<Vec<IpAddr>, Failure> {
     }
 }
 
-/// Such an address is of no use without its scope.
+/// A link-local address cannot be bound without its scope, which the list of interfaces does not give.
 fn is_link_local(ip: &IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
@@ -151,35 +119,37 @@ async fn connect_one(
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
     if !local.is_empty() {
+        // The socket's family is fixed: an address of the other family cannot be bound to it.
         let from = local
             .iter()
             .find(|local| local.is_ipv4() == address.is_ipv4())
             .ok_or_else(|| {
                 io::Error::new(
                     io::ErrorKind::AddrNotAvailable,
-                    "the local address to dial from is of the other address family",
+                    "the local address to dial from is of the other IP version",
                 )
             })?;
         socket.bind(SocketAddr::new(*from, 0))?;
     }
     socket.set_keepalive(liveness.tcp_keep_alive)?;
-    let stream = timeout(PER_ADDRESS, socket.connect(address))
+    let stream = timeout(ADDRESS_TIMEOUT, socket.connect(address))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 s"))??;
     Ok(stream)
 }
 
 fn all_failed(failures: &[(SocketAddr, io::Error)]) -> Failure {
+    // A kind of its own only if all addresses agree: one refusal among timeouts does not prove that no server runs.
     let all = |kind| !failures.is_empty() && failures.iter().all(|(_, error)| error.kind() == kind);
-    let told: Vec<String> = failures
+    let errors: Vec<String> = failures
         .iter()
         .map(|(address, error)| format!("{address}: {error}"))
         .collect();
-    let message = format!("connecting to {}", told.join("; "));
-    let network = "check the network, the address and firewalls between here and there";
+    let message = format!("connecting to {}", errors.join("; "));
+    let network = "check the network, the address and the firewalls in between";
     if all(io::ErrorKind::ConnectionRefused) {
         Failure::new(FailureKind::ConnectRefused, message)
-            .hint("no SSH server listens there now: check the port, and whether sshd runs")
+            .hint("no SSH server listens there: check the port, and whether sshd runs")
     } else if all(io::ErrorKind::TimedOut) {
         Failure::new(FailureKind::Timeout, message).hint(network)
     } else {
@@ -192,9 +162,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_told_from_a_refusal() {
+    fn timeouts_and_refusals_have_different_kinds() {
         use io::ErrorKind::{ConnectionRefused, HostUnreachable, TimedOut};
-        for (kinds, wanted) in [
+        for (kinds, expected) in [
             (vec![TimedOut], FailureKind::Timeout),
             (vec![TimedOut, TimedOut], FailureKind::Timeout),
             (vec![TimedOut, HostUnreachable], FailureKind::Connect),
@@ -203,7 +173,7 @@ mod tests {
         ] {
             let address = SocketAddr::from(([192, 0, 2, 1], 22));
             let failures: Vec<_> = kinds.iter().map(|kind| (address, (*kind).into())).collect();
-            assert_eq!(all_failed(&failures).kind, wanted, "{kinds:?}");
+            assert_eq!(all_failed(&failures).kind, expected, "{kinds:?}");
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::forward::ForwardOptions;
 use crate::tunnel::machine::{Event, State};
 use tunneld_config::diff::{Change, diff};
-use tunneld_config::model::{Forward, STALE, Tunnel};
+use tunneld_config::model::{Forward, Tunnel};
 
 /// A command to one tunnel.
 #[derive(Debug)]
@@ -149,14 +149,8 @@ impl Task {
 
     /// Takes over what a refresh resolved.
     pub(super) async fn take_refreshed(&mut self, mut current: Tunnel) {
-        // A refresh resolves one tunnel and does not know that its file has errors now. The reload that knows it left
-        // the note.
-        let stale_notes = self
-            .config
-            .notes
-            .iter()
-            .filter(|note| note.starts_with(STALE));
-        current.notes.extend(stale_notes.cloned());
+        // A refresh resolves one tunnel and does not know that its file has errors now. The reload that knows it set this.
+        current.stale_file.clone_from(&self.config.stale_file);
         if *self.config == current {
             return;
         }

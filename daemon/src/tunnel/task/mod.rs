@@ -36,6 +36,7 @@ use super::registry::{Lease, StatusRegistry};
 use crate::backoff::Backoff;
 use crate::failure::{Failure, FailureKind};
 use crate::forward::Forwards;
+use crate::session::DialState;
 use crate::session::Established;
 use tunneld_config::model::{Liveness, Tunnel};
 
@@ -59,6 +60,8 @@ pub struct TaskContext {
     pub last_prompt_id: Arc<AtomicU64>,
     /// Recent answers. Not a tokio mutex: held for a look-up, never across an await.
     pub answers: Arc<Mutex<AnswerCache>>,
+    /// State that the dials of all tunnels share: unlocked keys and the lock for writing known_hosts.
+    pub dials: DialState,
     /// Resolves a tunnel's configuration again.
     pub refresh: RefreshHandle,
 }

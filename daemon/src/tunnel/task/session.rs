@@ -46,6 +46,7 @@ impl Task {
         let route = self.config.route.clone();
         let limiter = self.context.connect_limiter.clone();
         let registry = self.context.registry.clone();
+        let shared = self.context.dials.clone();
         let task = self.work.spawn(async move {
             let result = async {
                 let carrier = match &route.via {
@@ -63,8 +64,9 @@ impl Task {
                 let context = DialContext {
                     tunnel,
                     phases: phase_sender,
-                    asker: prompt_sender,
+                    prompts: prompt_sender,
                     carrier,
+                    shared,
                 };
                 session::dial(&route, context).await
             };

@@ -20,6 +20,7 @@ fn context() -> TaskContext {
         connect_limiter: ConnectLimiter::new(1),
         last_prompt_id: Arc::default(),
         answers: Arc::default(),
+        dials: crate::session::DialState::default(),
         refresh: RefreshHandle::default(),
     }
 }

@@ -72,7 +72,7 @@ async fn additional_host_keys_are_saved_once_they_are_proven() -> Result<()> {
     let whole = server.known_hosts_at(server.port())?;
     let known = route.host_keys.user_files[0].clone();
     std::fs::write(&known, whole.lines().next().unwrap())?;
-    route.host_keys.update = UpdateHostKeys::Yes;
+    route.host_keys.update = UpdateHostKeys::Always;
     let _session = connect(&route).await?;
     let learning = async {
         while std::fs::read_to_string(&known).unwrap().lines().count() < 3 {

@@ -200,7 +200,7 @@ async fn add_keys_to_agent_adds_the_key() -> Result<()> {
     let agent = Agent::start().await?;
     let mut route = route(&server);
     route.auth.agent = Where::Socket(agent.socket().to_owned());
-    route.auth.add_keys_to_agent = AddKeysToAgent::Yes {
+    route.auth.add_keys_to_agent = AddKeysToAgent::Always {
         confirm: false,
         lifetime: None,
     };

@@ -1,21 +1,27 @@
-//! Whatever the text: an answer, each fault at its place; and what is written reads as itself.
+//! Any text is parsed without a panic, with each error at its place; and what is saved is loaded as the same tunnel.
 
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
+use tunneld_platform::subprocess::TokioPrograms;
 
 use super::*;
 use crate::diagnostic::Source;
+use crate::load::tests::now;
 use crate::{Loader, ad_hoc, save};
 
-fn proved(text: &str) {
-    let (_, problems) = parse(0, text);
+/// Parses any text and checks what it reports.
+fn check(text: &str) {
+    let (_, diagnostics) = parse(0, text);
     let source = Source::new("f.toml", text);
-    for problem in &problems {
-        let at = problem
-            .at
-            .unwrap_or_else(|| panic!("no place for {problem:?}"));
-        assert!(at.start <= at.end && at.end <= text.len(), "{problem:?}");
-        let fault = source.fault(problem);
+    for diagnostic in &diagnostics {
+        let span = diagnostic
+            .span
+            .unwrap_or_else(|| panic!("no span for {diagnostic:?}"));
+        assert!(
+            span.start <= span.end && span.end <= text.len(),
+            "{diagnostic:?}"
+        );
+        let fault = source.to_fault(diagnostic);
         assert!(fault.line.is_some() && fault.column.is_some());
         assert!(
             fault.rendered.chars().all(|c| c == '\n' || !c.is_control()),
@@ -40,7 +46,7 @@ tags = ["a", "b"]
 log = "info"
 "#;
 
-/// A key of the contract with some value.
+/// A key, known or not, with a value of any type.
 fn entry() -> impl Strategy<Value = String> {
     let key = prop_oneof![
         Just("host"),
@@ -78,28 +84,28 @@ fn entry() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn any_text_is_an_answer(text in "\\PC{0,200}") {
-        proved(&text);
+    fn any_text_is_parsed(text in "\\PC{0,200}") {
+        check(&text);
     }
 
     #[test]
-    fn any_values_are_an_answer(entries in proptest::collection::vec(entry(), 0..12), title in "(tunnel\\.[a-z\"./ ]{0,6}|defaults|daemon|tunnel)") {
-        proved(&format!("[{title}]\n{}", entries.concat()));
+    fn any_values_are_parsed(entries in proptest::collection::vec(entry(), 0..12), title in "(tunnel\\.[a-z\"./ ]{0,6}|defaults|daemon|tunnel)") {
+        check(&format!("[{title}]\n{}", entries.concat()));
     }
 
     #[test]
-    fn any_mutation_of_a_good_file_is_an_answer(at in 0..GOOD.len(), with in "[\\[\\]{}\"'=\\n.a0#\u{1b}é]{0,3}", cut in 0usize..5) {
+    fn any_mutation_of_a_good_file_is_parsed(at in 0..GOOD.len(), with in "[\\[\\]{}\"'=\\n.a0#\u{1b}é]{0,3}", cut in 0usize..5) {
         let end = (at + cut).min(GOOD.len());
-        proved(&format!("{}{with}{}", &GOOD[..at], &GOOD[end..]));
+        check(&format!("{}{with}{}", &GOOD[..at], &GOOD[end..]));
     }
 }
 
 #[test]
-fn the_good_file_is_good() {
+fn the_good_file_has_no_error() {
     assert_eq!(parse(0, GOOD).1, []);
 }
 
-fn spec() -> impl Strategy<Value = Json> {
+fn tunnel_keys() -> impl Strategy<Value = Json> {
     let port = 1u16..30_000;
     let keys = (
         proptest::option::of("[a-z]{1,8}@[a-z]{1,8}(:[1-9][0-9]{0,3})?"),
@@ -111,7 +117,7 @@ fn spec() -> impl Strategy<Value = Json> {
         proptest::option::of(proptest::collection::vec("[ -~]{1,8}", 1..3)),
     );
     keys.prop_map(|(host, hold, local, remote, autostart, description, command)| {
-        let mut spec = json!({
+        let mut object = json!({
             "ssh_config": false,
             "local_forward": local.iter().map(|port| format!("{port} db:{port}")).collect::<Vec<_>>(),
             "remote_forward": remote.iter().map(|(port, host)| format!("0 {host}:{port}")).collect::<Vec<_>>(),
@@ -124,65 +130,30 @@ fn spec() -> impl Strategy<Value = Json> {
             ("password_command", command.map(Json::from)),
         ] {
             if let Some(value) = value {
-                spec[key] = value;
+                object[key] = value;
             }
         }
-        spec
+        object
     })
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// A tunnel that is saved and read again is the tunnel that was made.
+    /// A tunnel that is saved and loaded again equals the one that was resolved from the same keys.
     #[test]
-    fn what_is_saved_reads_as_itself(spec in spec()) {
+    fn a_saved_tunnel_loads_as_itself(keys in tunnel_keys()) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let home = tempfile::TempDir::new().unwrap();
             let dir = home.path().join("tunneld");
             let env = Env { uid: rustix::process::geteuid().as_raw(), ..Env::for_tests(home.path()) };
-            let mut loader = Loader::new(dir.clone(), env, std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms));
-            let made = ad_hoc("t", &spec, &loader).await.unwrap();
-            save(&dir, "t", &spec).unwrap();
-            let loaded = loader.load(tokio::time::Instant::now().into_std()).await;
+            let mut loader = Loader::new(dir.clone(), env, std::sync::Arc::new(TokioPrograms));
+            let resolved = ad_hoc("t", &keys, &loader).await.unwrap();
+            save(&dir, "t", &keys).unwrap();
+            let loaded = loader.load(now()).await;
             assert_eq!(loaded.faults, []);
-            assert_eq!(loaded.tunnels, [made]);
+            assert_eq!(loaded.tunnels, [resolved]);
         });
-    }
-}
-
-/// The manual and the reader know the same keys.
-#[test]
-fn every_key_is_in_the_manual_and_the_other_way_round() {
-    let manual = include_str!("../../../../../docs/configuration.md");
-    let documented: Vec<&str> = manual
-        .lines()
-        .filter_map(|line| {
-            line.strip_prefix("| `")?
-                .split_once('`')
-                .map(|(key, _)| key)
-        })
-        .collect();
-    for key in &documented {
-        let daemon = matches!(*key, "log" | "max_concurrent_connects");
-        let title = if daemon { "daemon" } else { "tunnel.t" };
-        let (_, problems) = parse(0, &format!("[{title}]\n{key} = 1979-05-27\n"));
-        let unknown = problems
-            .iter()
-            .any(|problem| problem.message.contains("unknown key"));
-        assert!(!unknown && !problems.is_empty(), "{key}: {problems:?}");
-    }
-    let fields = format!("{:?}", Layer::default());
-    for field in fields
-        .split(['{', ','])
-        .filter_map(|part| part.split_once(':').map(|(name, _)| name.trim()))
-    {
-        let key = if field.starts_with("backoff_") {
-            "backoff"
-        } else {
-            field
-        };
-        assert!(documented.contains(&key), "{key} is not in the manual");
     }
 }

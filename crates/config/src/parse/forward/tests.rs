@@ -1,4 +1,4 @@
-//! Tables of both grammars, and the agreement with `ssh -G`.
+//! Tables of both grammars, and the comparison with what `ssh -G` makes of the same text.
 
 use proptest::prelude::*;
 
@@ -21,7 +21,7 @@ fn unix(path: &str) -> Endpoint {
 }
 
 #[test]
-fn local_forwards_of_both_grammars() {
+fn local_forwards_are_parsed_in_both_grammars() {
     for (text, listen, target) in [
         (
             "8088 localhost:8088",
@@ -84,7 +84,7 @@ fn local_forwards_of_both_grammars() {
 }
 
 #[test]
-fn remote_and_dynamic_forwards() {
+fn remote_and_dynamic_forwards_are_parsed() {
     for (text, listen, to) in [
         (
             "0 localhost:22",
@@ -132,7 +132,7 @@ fn remote_and_dynamic_forwards() {
 }
 
 #[test]
-fn bad_forwards_say_which_part_and_why() {
+fn errors_name_the_part_and_the_reason() {
     for (kind, text, why) in [
         (Kind::Local, "", "the forward is empty"),
         (Kind::Local, "8088", "the target is missing"),
@@ -145,12 +145,12 @@ fn bad_forwards_say_which_part_and_why() {
         (
             Kind::Local,
             "-1 h:1",
-            "the listening port `-1` is no number",
+            "the listening port `-1` is not a number",
         ),
         (
             Kind::Local,
             "http h:1",
-            "the listening port `http` is no number",
+            "the listening port `http` is not a number",
         ),
         (
             Kind::Local,
@@ -167,23 +167,23 @@ fn bad_forwards_say_which_part_and_why() {
         (
             Kind::Local,
             "80 h",
-            "the target `h` lacks its port: write host:port",
+            "the target `h` has no port: write host:port",
         ),
         (
             Kind::Local,
             "80 h:1 x",
-            "the forward has more than a listening side and a target",
+            "the forward has more than two parts; it is a listening side and a target",
         ),
         (Kind::Local, "[::1:80 h:1", "`[` is not closed in `[::1:80`"),
         (
             Kind::Local,
             "[::1]80 h:1",
-            "`]` is followed by `80` where a colon belongs",
+            "expected a colon after `]`, found `80`",
         ),
         (
             Kind::Local,
             "80 $(x):1",
-            "the target's host `$(x)` holds `$`",
+            "the target's host `$(x)` contains `$`",
         ),
         (
             Kind::Local,
@@ -193,21 +193,21 @@ fn bad_forwards_say_which_part_and_why() {
         (
             Kind::Local,
             "80 a\u{1b}b:1",
-            "the forward holds the control character U+001B",
+            "the forward contains the control character U+001B",
         ),
         (Kind::Local, "\"80 h:1", "a quotation mark is not closed"),
         (
             Kind::Dynamic,
             "80 h:1",
-            "a dynamic forward has no target: its clients name it",
+            "a dynamic forward has no target: the SOCKS clients choose it",
         ),
         (
             Kind::Local,
             "::1:80 h:1",
-            "the listening side is [bind:]port or a /path; an IPv6 address goes in brackets",
+            "the listening side is [bind:]port or a /path; an IPv6 address needs brackets",
         ),
     ] {
-        assert_eq!(parse(kind, text), Err(BadForward(why.into())), "{text}");
+        assert_eq!(parse(kind, text), Err(ForwardError(why.into())), "{text}");
     }
     let long = format!("/{} h:1", "x".repeat(107));
     assert!(
@@ -218,7 +218,7 @@ fn bad_forwards_say_which_part_and_why() {
     );
 }
 
-/// What `ssh -G` prints of a forward that it took.
+/// The forwards that `ssh -G` prints for these, or why it refuses them.
 fn openssh(kind: Kind, texts: &[String]) -> Result<Vec<String>, String> {
     let (flag, keyword) = match kind {
         Kind::Local => ("-L", "localforward "),
@@ -280,7 +280,7 @@ fn spec_text() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn any_text_is_an_answer(text in ".{0,60}") {
+    fn no_text_panics(text in ".{0,60}") {
         for kind in [Kind::Local, Kind::Remote, Kind::Dynamic] {
             let _ = parse(kind, &text);
         }
@@ -290,26 +290,26 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
-    /// What we take, OpenSSH takes, and it reads the same forward out of it.
+    /// OpenSSH accepts what tunneld accepts, and parses it to the same forward.
     #[test]
     fn agrees_with_openssh(texts in proptest::collection::vec(spec_text(), 60)) {
         for kind in [Kind::Local, Kind::Remote, Kind::Dynamic] {
-            // OpenSSH has no local port 0 and folds equal forwards into one.
-            let mut taken: Vec<(String, Forward)> = texts
+            // OpenSSH prints equal forwards once.
+            let mut accepted: Vec<(String, Forward)> = texts
                 .iter()
                 .filter_map(|text| Some((text.clone(), parse(kind, text).ok()?)))
                 .collect();
-            taken.dedup_by(|a, b| a.1 == b.1);
-            if taken.is_empty() {
+            accepted.dedup_by(|a, b| a.1 == b.1);
+            if accepted.is_empty() {
                 continue;
             }
-            let texts: Vec<String> = taken.iter().map(|(text, _)| text.clone()).collect();
+            let texts: Vec<String> = accepted.iter().map(|(text, _)| text.clone()).collect();
             let theirs = openssh(kind, &texts).map_err(TestCaseError::fail)?;
             let theirs: Vec<Forward> = theirs
                 .iter()
                 .map(|line| parse(kind, line.trim_end_matches(" [socks]:0")).unwrap_or_else(|e| panic!("{line}: {e}")))
                 .collect();
-            for (text, ours) in &taken {
+            for (text, ours) in &accepted {
                 prop_assert!(theirs.contains(ours), "{:?} {text}: {ours:?} not in {theirs:?}", kind);
             }
         }

@@ -1,4 +1,4 @@
-//! Whole ssh_config files: what a tunnel is resolved to against what `ssh -G` prints for the same host.
+//! Whole ssh_config files: compares the resolved tunnel with what `ssh -G` prints for the same host.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -7,7 +7,7 @@ use super::Home;
 use crate::addr::{BindAddr, Endpoint, ListenAddr};
 use crate::model::{Forward, Tunnel, Via};
 
-/// Files with what parsers of their own get wrong.
+/// Files with constructs that independent parsers of ssh_config often get wrong.
 const FILES: &[&str] = &[
     // Options before the first Host, `=` and tabs, a negated pattern, quotes.
     "User early\nHost a !b *.example\n\tPort=2222\nHost b\nPort\t33\n  IdentityFile \"/k/with space\"\n  IdentityFile=/k/two\n",
@@ -15,7 +15,7 @@ const FILES: &[&str] = &[
     "Host a\n  Port 2200\nMatch host nothing\n  ProxyCommand wrong\n  User wrong\nHost *\n  User last\n",
     // The first value wins; lists of forwards add up.
     "Host a\n  User one\n  LocalForward 80 x:1\nHost *\n  User two\n  LocalForward 81 y:2\n  DynamicForward 1080\n",
-    // Match on the name as written, on the real name, with a command.
+    // Match on the name as it is written, on the real name, and with a command.
     "Host a\n  HostName real.example\nMatch originalhost a exec \"test %n = a\"\n  User original\nMatch host real.example\n  Port 23\n",
     "Match final host a.local\n  User final\nHost a\n  HostName %h.local\n",
     "Match exec false\n  User never\nMatch all\n  User always\n",
@@ -26,7 +26,7 @@ const FILES: &[&str] = &[
     "Host \"a\" # not a comment for an old ssh\n  User x\n",
     "Host a\n  User x # a comment\n",
     "Host a\n  IdentityFile \"/k/unbalanced\n",
-    // Negation: alone it matches nothing, first it shuts out, last it shuts out too.
+    // Negation: alone it matches nothing; with others it excludes, whatever its position.
     "Host !a\n  User never\nHost !a *\n  User others\nHost * !b\n  User a\nHost ?\n  Port 7\n",
     "Match host *,!b\n  User m\nMatch host !a,*\n  Port 77\nMatch !host a\n  ConnectTimeout 9\n",
     "Match originalhost a,b user u\n  Port 9\nMatch user \"*\"\n  Port 10\nHost b\n  User u\n",
@@ -37,13 +37,13 @@ const FILES: &[&str] = &[
     "Match host a port 22\n  User never\n",
     "Match\n  User never\n",
     "Match all host a\n  User never\n",
-    // Canonical names: nobody is asked for a name that has dots enough.
+    // Canonical names: DNS is not asked about a name with enough dots.
     "CanonicalizeHostname yes\nCanonicalizeMaxDots 0\nCanonicalDomains invalid\nMatch canonical host *.example\n  User canonical\nMatch canonical final all\n  Port 44\nHost *.example\n  ConnectTimeout 8\nHost a b j2\n  CanonicalizeHostname no\n",
     "CanonicalizeHostname always\nCanonicalizeMaxDots 0\nCanonicalizeFallbackLocal yes\nCanonicalDomains none\nMatch canonical all\n  User always\n",
     // Tokens.
     "Host *\n  HostName x.%h\n  ProxyCommand nc -x %% %h %p %r %n\n",
     "Host *\n  HostName %p\n",
-    // Includes: a pattern, in order; within a Host that does not match; a file that is not there.
+    // Includes: a pattern, in order; within a Host that does not match; a file that does not exist.
     "Include DIR/inc*\nHost *\n  User late\n",
     "Host b\n  Include DIR/inc*\nHost *\n  User late\n",
     "Include DIR/missing\nInclude \"DIR/inc1\" DIR/inc2\nHost *\n  User late\n",
@@ -78,6 +78,7 @@ const FILES: &[&str] = &[
     "Host a b\n  Ciphers ^aes256-ctr\n  KexAlgorithms -curve*\n  MACs +hmac-sha1\n  RekeyLimit 1M 10m\n",
 ];
 
+/// The values that `ssh -G` printed for a keyword.
 fn printed(text: &str, keyword: &str) -> Vec<String> {
     text.lines()
         .filter_map(|line| {
@@ -88,8 +89,8 @@ fn printed(text: &str, keyword: &str) -> Vec<String> {
         .collect()
 }
 
-/// Files that the others include.
-fn included(home: &Home) {
+/// Writes the files that the others include.
+fn write_included(home: &Home) {
     home.write("inc1", "Host a\n  User first\n  Port 101\n");
     home.write(
         "inc2",
@@ -146,8 +147,8 @@ fn forward(forward: &Forward) -> String {
     }
 }
 
-/// The forwards that `ssh -G` prints, each once; one to a Unix socket it prints as a dynamic one, too.
-fn forwards(text: &str, every_address: bool) -> Vec<String> {
+/// The forwards that `ssh -G` printed, each once. It prints a local one to a Unix socket as a dynamic one too.
+fn forwards(text: &str, gateway_ports: bool) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     for (keyword, kind) in [
         ("localforward", "local"),
@@ -156,11 +157,11 @@ fn forwards(text: &str, every_address: bool) -> Vec<String> {
     ] {
         for value in printed(text, keyword) {
             let (listen, to) = value.split_once(' ').unwrap_or((&value, ""));
-            let port_alone = listen.bytes().all(|byte| byte.is_ascii_digit());
-            // We say localhost, ssh binds to loopback, where no address is written.
+            let is_port = listen.bytes().all(|byte| byte.is_ascii_digit());
+            // Without an address both bind the loopback; only ssh prints `localhost`.
             let listen = listen.strip_prefix("[localhost]:").unwrap_or(listen);
             let listen = match kind {
-                _ if port_alone && every_address && kind != "remote" => format!("[*]:{listen}"),
+                _ if is_port && gateway_ports && kind != "remote" => format!("[*]:{listen}"),
                 _ => listen.to_owned(),
             };
             let line = format!("{kind} {listen} {to}").trim_end().to_owned();
@@ -180,7 +181,7 @@ fn forwards(text: &str, every_address: bool) -> Vec<String> {
 
 type Value = (&'static str, fn(&Tunnel) -> String);
 
-/// Keywords whose value is compared where the file names them.
+/// Keywords whose values are compared if the file mentions them.
 const VALUES: &[Value] = &[
     ("serveraliveinterval", |t| {
         t.route
@@ -215,8 +216,8 @@ const VALUES: &[Value] = &[
     }),
 ];
 
-fn yes(so: bool) -> String {
-    if so { "yes" } else { "no" }.to_owned()
+fn yes(on: bool) -> String {
+    if on { "yes" } else { "no" }.to_owned()
 }
 
 fn paths(paths: &[std::path::PathBuf]) -> String {
@@ -230,10 +231,10 @@ fn paths(paths: &[std::path::PathBuf]) -> String {
     }
 }
 
-/// Where we read this file for this host otherwise than ssh does.
+/// The values that tunneld reads from this file for this host and ssh does not.
 async fn differences(config: &str, host: &str) -> Vec<String> {
     let home = Home::new();
-    included(&home);
+    write_included(&home);
     let config = &config.replace("DIR", &home.path("").display().to_string());
     let path = home.write("other", config);
     let output = std::process::Command::new("ssh")
@@ -241,27 +242,25 @@ async fn differences(config: &str, host: &str) -> Vec<String> {
         .arg(&path)
         .args(["--", host])
         .output()
-        .expect("ssh runs");
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let told = format!("{host} of\n{config}");
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let case = format!("{host} of\n{config}");
     let ours = match (
         home.tunnel(host, config, json!({})).await,
         output.status.success(),
     ) {
         (Ok(ours), true) => ours,
         (Err(_), false) => return Vec::new(),
-        (Ok(_), false) => return vec![format!("ssh refuses {told}")],
-        (Err(why), true) => return vec![format!("we refuse {told}: {why}")],
+        (Ok(_), false) => return vec![format!("only ssh refuses {case}")],
+        (Err(why), true) => return vec![format!("only tunneld refuses {case}: {why}")],
     };
-    let (one, lower) = (
-        |keyword| printed(&text, keyword).concat(),
-        config.to_lowercase(),
-    );
+    let one = |keyword| printed(&text, keyword).concat();
+    let lower = config.to_lowercase();
     let mut pairs = vec![
         ("hostname", ours.route.host.clone(), one("hostname")),
         ("port", ours.route.port.to_string(), one("port")),
     ];
-    // Without a word from the file, both take the local user, whom our test has made up.
+    // Without a User line both take the local user, which the test has made up for tunneld.
     if lower.contains("user") && ours.route.user != "me" {
         pairs.push(("user", ours.route.user.clone(), one("user")));
     }
@@ -293,19 +292,19 @@ async fn differences(config: &str, host: &str) -> Vec<String> {
         }
     }
     for (keyword, value) in VALUES {
-        // The default lies in a home, and the test's is not ssh's.
+        // A default path is in the home, and ssh does not use the test's home.
         if lower.contains(keyword) && !one(keyword).contains("/.ssh/") {
             pairs.push((*keyword, value(&ours), one(keyword)));
         }
     }
     let differ = pairs.into_iter().filter(|(_, ours, theirs)| ours != theirs);
     differ
-        .map(|(keyword, ours, theirs)| format!("{keyword} {ours:?}, to ssh {theirs:?}, for {told}"))
+        .map(|(keyword, ours, theirs)| format!("{keyword} {ours:?}, to ssh {theirs:?}, for {case}"))
         .collect()
 }
 
 #[tokio::test]
-async fn every_file_reads_as_ssh_reads_it() {
+async fn every_file_is_read_as_ssh_reads_it() {
     let mut all = Vec::new();
     for config in FILES {
         for host in ["a", "b", "c.example", "j2"] {
@@ -333,9 +332,9 @@ fn line() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
-    /// Files made up of blocks that are, as files go, well formed and otherwise anything.
+    /// Random files of lines that are well formed one by one.
     #[test]
-    fn made_up_files_read_as_ssh_reads_them(lines in proptest::collection::vec(line(), 0..14)) {
+    fn random_files_are_read_as_ssh_reads_them(lines in proptest::collection::vec(line(), 0..14)) {
         let config = lines.join("\n") + "\n";
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

@@ -1,4 +1,4 @@
-//! Each keyword of ssh_config through the real `ssh -G`: what it does, that it does nothing, or what is told.
+//! Each keyword of ssh_config through the real `ssh -G`: what it does, that it does nothing, or its note.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::model::{
 
 type Check = (&'static str, fn(&Tunnel) -> bool);
 
-/// One line of ssh_config, and what it does to the tunnel.
+/// Lines of ssh_config, and whether the tunnel shows their effect.
 const HONOURED: &[Check] = &[
     ("HostName real.%h", |t| t.route.host == "real.box"),
     ("User other", |t| t.route.user == "other"),
@@ -80,14 +80,14 @@ const HONOURED: &[Check] = &[
     ("AddKeysToAgent yes", |t| {
         matches!(
             t.route.auth.add_keys_to_agent,
-            AddKeysToAgent::Yes {
+            AddKeysToAgent::Always {
                 confirm: false,
                 lifetime: None
             }
         )
     }),
     ("StrictHostKeyChecking yes", |t| {
-        t.route.host_keys.checking == HostKeyChecking::Yes
+        t.route.host_keys.checking == HostKeyChecking::Strict
     }),
     ("StrictHostKeyChecking no", |t| {
         t.route.host_keys.checking == HostKeyChecking::AcceptNew
@@ -103,7 +103,7 @@ const HONOURED: &[Check] = &[
     }),
     (
         "AddKeysToAgent confirm 5m",
-        |t| matches!(t.route.auth.add_keys_to_agent, AddKeysToAgent::Yes { confirm: true, lifetime: Some(time) } if time.as_secs() == 300),
+        |t| matches!(t.route.auth.add_keys_to_agent, AddKeysToAgent::Always { confirm: true, lifetime: Some(time) } if time.as_secs() == 300),
     ),
     ("GlobalKnownHostsFile /g", |t| {
         t.route.host_keys.global_files == [PathBuf::from("/g")]
@@ -122,7 +122,7 @@ const HONOURED: &[Check] = &[
     }),
     ("HashKnownHosts yes", |t| t.route.host_keys.hash),
     ("UpdateHostKeys no", |t| {
-        t.route.host_keys.update == UpdateHostKeys::No
+        t.route.host_keys.update == UpdateHostKeys::Never
     }),
     ("HostKeyAlgorithms ssh-ed25519", |t| {
         t.route.host_keys.algorithms == ["ssh-ed25519"]
@@ -226,17 +226,17 @@ async fn every_honoured_keyword_does_what_it_says() {
         assert!(check(&tunnel), "{lines}: {tunnel:#?}");
         assert_eq!(tunnel.notes, Vec::<String>::new(), "{lines}");
         let as_by_default = check(&plain);
-        let says_the_default = lines.ends_with("none") || lines.ends_with("SSH_AUTH_SOCK");
+        let sets_the_default = lines.ends_with("none") || lines.ends_with("SSH_AUTH_SOCK");
         assert!(
-            !as_by_default || says_the_default,
-            "{lines}: the check holds without the line too"
+            !as_by_default || sets_the_default,
+            "{lines}: the check passes without the line too"
         );
     }
 }
 
-/// As `ssh -o HostName=…` does: the rest of what is said of the host holds.
+/// As with `ssh -o HostName=…`, the other lines about the host apply.
 #[tokio::test]
-async fn a_host_name_of_our_own_goes_before_theirs() {
+async fn the_toml_s_host_name_overrides_ssh_config() {
     let home = Home::new();
     let config = "Host box\nHostName box.example\nUser me\n";
     let keys = json!({"host_name": "10.0.0.7"});
@@ -255,7 +255,7 @@ async fn a_host_name_of_our_own_goes_before_theirs() {
     assert!(odd.unwrap_err().contains("host_name"));
 }
 
-/// Keywords that a forwarding daemon has no use for.
+/// Keywords that are about shells, terminals and connection sharing, which a forwarding daemon does not have.
 const IGNORED: &[&str] = &[
     "ForwardX11 yes",
     "ForwardX11Trusted yes",
@@ -283,7 +283,7 @@ const IGNORED: &[&str] = &[
 ];
 
 #[tokio::test]
-async fn what_is_of_no_use_is_ignored_in_silence() {
+async fn keywords_without_use_for_forwarding_are_ignored_silently() {
     let home = Home::new();
     let plain = home.tunnel("box", "", json!({})).await.unwrap();
     for lines in IGNORED {
@@ -294,8 +294,8 @@ async fn what_is_of_no_use_is_ignored_in_silence() {
     }
 }
 
-/// Keywords that are told as impossible, with a word of what is told.
-const TOLD: &[(&str, &str)] = &[
+/// Unsupported keywords, with a part of their note.
+const UNSUPPORTED: &[(&str, &str)] = &[
     ("GSSAPIAuthentication yes", "Kerberos"),
     ("HostbasedAuthentication yes", "HostbasedAuthentication"),
     ("PKCS11Provider /x.so", "through the agent"),
@@ -304,21 +304,21 @@ const TOLD: &[(&str, &str)] = &[
     ("VerifyHostKeyDNS yes", "VerifyHostKeyDNS"),
     (
         "NoHostAuthenticationForLocalhost yes",
-        "checked all the same",
+        "localhost is checked too",
     ),
-    ("Tunnel yes", "tun device"),
+    ("Tunnel yes", "tun devices"),
     ("RequiredRSASize 4096", "RequiredRSASize"),
     ("CASignatureAlgorithms ssh-ed25519", "CASignatureAlgorithms"),
 ];
 
 #[tokio::test]
-async fn what_cannot_be_done_is_told_for_that_host_alone() {
+async fn unsupported_keywords_are_noted_for_the_host_that_sets_them() {
     let home = Home::new();
-    for (line, told) in TOLD {
+    for (line, expected) in UNSUPPORTED {
         let config = format!("Host box\n{line}\n");
         let notes = home.tunnel("box", &config, json!({})).await.unwrap().notes;
         assert!(
-            notes.len() == 1 && notes[0].contains(told),
+            notes.len() == 1 && notes[0].contains(expected),
             "{line}: {notes:?}"
         );
         let other = home.tunnel("other", &config, json!({})).await.unwrap();
@@ -326,19 +326,19 @@ async fn what_cannot_be_done_is_told_for_that_host_alone() {
     }
 }
 
-/// The manual names every keyword of these tables.
+/// docs/ssh_config.md names every keyword of these tables.
 #[test]
-fn every_keyword_is_in_the_manual() {
-    let manual = include_str!("../../../../../docs/ssh_config.md");
+fn docs_ssh_config_names_every_keyword() {
+    let page = include_str!("../../../../../docs/ssh_config.md");
     let lines = HONOURED
         .iter()
         .map(|(lines, _)| *lines)
         .chain(IGNORED.iter().copied());
-    for lines in lines.chain(TOLD.iter().map(|(line, _)| *line)) {
+    for lines in lines.chain(UNSUPPORTED.iter().map(|(line, _)| *line)) {
         for keyword in lines.lines().filter_map(|line| line.split(' ').next()) {
             assert!(
-                keyword == "Foo" || manual.contains(keyword),
-                "{keyword} is not in the manual"
+                keyword == "Foo" || page.contains(keyword),
+                "{keyword} is not in docs/ssh_config.md"
             );
         }
     }

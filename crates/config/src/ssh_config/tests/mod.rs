@@ -1,4 +1,5 @@
-//! ssh_config files through the real `ssh -G` into tunnels: each keyword, the chains, and what goes wrong.
+//! ssh_config files through the real `ssh -G` to tunnels: precedence, jump hosts and errors. `keywords` tests each
+//! keyword, `differential` whole files.
 
 mod differential;
 mod keywords;
@@ -6,11 +7,14 @@ mod keywords;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tunneld_platform::subprocess::TokioPrograms;
 
 use crate::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
+use crate::load::tests::now;
 use crate::model::{Forward, Tunnel, Via};
 use crate::{Env, Loader, ad_hoc};
 
@@ -35,7 +39,10 @@ impl Home {
             ..Env::for_tests(self.0.path())
         }
     }
-    /// `[tunnel.NAME]` with these keys, under this ssh_config; or the faults as one text.
+    fn loader(&self, dir: PathBuf, env: Env) -> Loader {
+        Loader::new(dir, env, Arc::new(TokioPrograms))
+    }
+    /// Resolves `[tunnel.NAME]` with these keys and this ssh_config; returns the errors as one text.
     pub(crate) async fn tunnel(
         &self,
         name: &str,
@@ -43,16 +50,12 @@ impl Home {
         keys: Value,
     ) -> Result<Tunnel, String> {
         let path = self.write("config", config);
-        let mut spec = json!({ "ssh_config": path });
+        let mut all = json!({ "ssh_config": path });
         for (key, value) in keys.as_object().unwrap() {
-            spec[key] = value.clone();
+            all[key] = value.clone();
         }
-        let loader = Loader::new(
-            self.0.path().join("none"),
-            self.env(),
-            std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
-        );
-        ad_hoc(name, &spec, &loader).await.map_err(|faults| {
+        let loader = self.loader(self.path("none"), self.env());
+        ad_hoc(name, &all, &loader).await.map_err(|faults| {
             faults
                 .iter()
                 .map(|fault| format!("{}\n", fault.message))
@@ -75,7 +78,7 @@ pub(crate) fn local(bind: BindAddr, port: u16, host: &str, to: u16) -> Forward {
 }
 
 #[tokio::test]
-async fn an_empty_table_and_a_clusters_config() {
+async fn an_empty_table_takes_everything_from_ssh_config() {
     let home = Home::new();
     let config = "Host mahuika\n    User cwal219\n    Hostname login.mahuika.nesi.org.nz\n    ProxyCommand ssh -W %h:%p lander\n    ForwardX11 yes\n    ForwardX11Trusted yes\n    ServerAliveInterval 300\n    ServerAliveCountMax 2\n    LocalForward 6676 mahuika:6676\n    ExitOnForwardFailure yes\n";
     let tunnel = home.tunnel("mahuika", config, json!({})).await.unwrap();
@@ -101,7 +104,7 @@ async fn an_empty_table_and_a_clusters_config() {
 }
 
 #[tokio::test]
-async fn clear_all_forwardings_clears() {
+async fn clear_all_forwardings_leaves_out_the_forwards_of_ssh_config() {
     let home = Home::new();
     let lines = "DynamicForward 1080\nLocalForward 80 a:1\nRemoteForward 81 b:1\n";
     let kept = home.tunnel("t", lines, json!({})).await.unwrap();
@@ -111,11 +114,11 @@ async fn clear_all_forwardings_clears() {
         .tunnel("t", &config, json!({"remote_forward": "82 c:1"}))
         .await
         .unwrap();
-    assert_eq!(cleared.forwards.len(), 1, "the TOML's own stay");
+    assert_eq!(cleared.forwards.len(), 1, "the forwards of the TOML stay");
 }
 
 #[tokio::test]
-async fn toml_goes_before_ssh_config_and_forwards_add_up() {
+async fn toml_overrides_ssh_config_and_forwards_are_added() {
     let home = Home::new();
     let config = "Host box\nUser ssh\nPort 1\nHostName real\nProxyJump hop\nServerAliveInterval 7\nCompression yes\nLocalForward 80 a:1\nLocalForward 81 b:1\n";
     let keys = json!({
@@ -148,7 +151,7 @@ async fn toml_goes_before_ssh_config_and_forwards_add_up() {
 }
 
 #[tokio::test]
-async fn each_hop_by_itself() {
+async fn each_hop_is_resolved_by_itself() {
     let home = Home::new();
     let config = "Host target\nProxyJump one,ssh://two@two:2200,[::1]:23\nUser me\n\
         Host one\nHostName one.real\nUser u1\nIdentityFile /k/one\nProxyJump zero\nLocalForward 99 a:1\n\
@@ -161,12 +164,12 @@ async fn each_hop_by_itself() {
     let Via::Jump(hops) = &tunnel.route.via else {
         panic!("{:?}", tunnel.route.via);
     };
-    let told: Vec<String> = hops
+    let shown: Vec<String> = hops
         .iter()
         .map(|hop| format!("{}@{}:{}", hop.user, hop.host, hop.port))
         .collect();
     assert_eq!(
-        told,
+        shown,
         [
             "me@zero.real:22",
             "u1@one.real:22",
@@ -182,40 +185,40 @@ async fn each_hop_by_itself() {
 }
 
 #[tokio::test]
-async fn bad_chains_name_the_hop() {
+async fn errors_of_a_chain_name_the_hop() {
     let home = Home::new();
-    let circle = "Host a\nProxyJump b\nHost b\nProxyJump c\nHost c\nProxyJump a\n";
-    let told = home.tunnel("a", circle, json!({})).await.unwrap_err();
+    let circular = "Host a\nProxyJump b\nHost b\nProxyJump c\nHost c\nProxyJump a\n";
+    let error = home.tunnel("a", circular, json!({})).await.unwrap_err();
     assert!(
-        told.contains("the chain runs in a circle: a -> b -> c -> a"),
-        "{told}"
+        error.contains("the chain is a loop: a -> b -> c -> a"),
+        "{error}"
     );
     let long: String = (0..10)
         .map(|n| format!("Host h{n}\nProxyJump h{}\n", n + 1))
         .collect();
-    let told = home.tunnel("h0", &long, json!({})).await.unwrap_err();
-    assert!(told.contains("more than 8 hops"), "{told}");
+    let error = home.tunnel("h0", &long, json!({})).await.unwrap_err();
+    assert!(error.contains("more than 8 hops"), "{error}");
     let bad = "Host t\nProxyJump hop\nHost hop\nIdentityFile ~nobody-else/x\n";
-    let told = home.tunnel("t", bad, json!({})).await.unwrap_err();
-    assert!(told.contains("hop hop: identity_file"), "{told}");
+    let error = home.tunnel("t", bad, json!({})).await.unwrap_err();
+    assert!(error.contains("hop hop: identity_file"), "{error}");
 }
 
 #[tokio::test]
-async fn what_ssh_refuses_and_what_is_dangerous() {
+async fn what_ssh_refuses_and_unsafe_values_are_errors() {
     let home = Home::new();
-    let told = home
+    let error = home
         .tunnel("t", "Host t\nFooBar yes\n", json!({}))
         .await
         .unwrap_err();
     assert!(
-        told.contains("line 2: Bad configuration option: foobar"),
-        "{told}"
+        error.contains("line 2: Bad configuration option: foobar"),
+        "{error}"
     );
-    let told = home
+    let error = home
         .tunnel("t", "", json!({"ssh_config": "/does/not/exist"}))
         .await
         .unwrap_err();
-    assert!(told.contains("/does/not/exist"), "{told}");
+    assert!(error.contains("/does/not/exist"), "{error}");
     for line in [
         "HostName $(x)",
         "HostName a;b",
@@ -224,15 +227,15 @@ async fn what_ssh_refuses_and_what_is_dangerous() {
         "IdentityFile ${NOT_THERE}/x",
         "IdentityFile %q",
     ] {
-        let told = home
+        let result = home
             .tunnel("t", &format!("Host t\n{line}\n"), json!({}))
             .await;
-        assert!(told.is_err(), "{line}: {told:?}");
+        assert!(result.is_err(), "{line}: {result:?}");
     }
 }
 
 #[tokio::test]
-async fn without_an_ssh_the_toml_is_the_whole_truth_and_that_is_told() {
+async fn an_ssh_config_that_is_not_read_is_noted() {
     let home = Home::new();
     home.write(".ssh/config", "Host t\nPort 99\n");
     let dir = home.path("conf");
@@ -246,16 +249,10 @@ async fn without_an_ssh_the_toml_is_the_whole_truth_and_that_is_told() {
         ssh: Some("/no/such/ssh".into()),
         ..home.env()
     };
-    let loaded = Loader::new(
-        dir.clone(),
-        absent,
-        std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
-    )
-    .load(tokio::time::Instant::now().into_std())
-    .await;
+    let loaded = home.loader(dir.clone(), absent).load(now()).await;
     assert_eq!(loaded.tunnels[0].route.port, 22);
     assert!(
-        loaded.notes.len() == 1 && loaded.notes[0].contains("no ssh program"),
+        loaded.notes.len() == 1 && loaded.notes[0].contains("the ssh program was not found"),
         "{:?}",
         loaded.notes
     );
@@ -263,25 +260,13 @@ async fn without_an_ssh_the_toml_is_the_whole_truth_and_that_is_told() {
         passwd_home: Some("/no/such/home".into()),
         ..home.env()
     };
-    let loaded = Loader::new(
-        dir.clone(),
-        elsewhere,
-        std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
-    )
-    .load(tokio::time::Instant::now().into_std())
-    .await;
+    let loaded = home.loader(dir.clone(), elsewhere).load(now()).await;
     assert!(
         loaded.notes.len() == 1 && loaded.notes[0].contains("ssh reads /no/such/home/.ssh/config"),
         "{:?}",
         loaded.notes
     );
-    let loaded = Loader::new(
-        dir,
-        home.env(),
-        std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
-    )
-    .load(tokio::time::Instant::now().into_std())
-    .await;
+    let loaded = home.loader(dir, home.env()).load(now()).await;
     assert!(
         loaded.notes.len() == 1
             && loaded.notes[0].ends_with("is not read for u: ssh_config = false"),
@@ -291,7 +276,7 @@ async fn without_an_ssh_the_toml_is_the_whole_truth_and_that_is_told() {
 }
 
 #[tokio::test]
-async fn a_hanging_ssh_is_ended_with_all_that_it_started() {
+async fn a_hanging_ssh_is_killed_with_its_children() {
     let home = Home::new();
     let pids = home.path("pid");
     let script = home.write(
@@ -306,11 +291,7 @@ async fn a_hanging_ssh_is_ended_with_all_that_it_started() {
         ssh: Some(script),
         ..home.env()
     };
-    let loader = Loader::new(
-        home.path("none"),
-        env,
-        std::sync::Arc::new(tunneld_platform::subprocess::TokioPrograms),
-    );
+    let loader = home.loader(home.path("none"), env);
     let faults = ad_hoc("t", &json!({}), &loader).await.unwrap_err();
     assert!(
         faults[0].message.contains("did not answer within 5s"),
@@ -318,7 +299,7 @@ async fn a_hanging_ssh_is_ended_with_all_that_it_started() {
     );
     let child: i32 = fs::read_to_string(&pids).unwrap().trim().parse().unwrap();
     let child = rustix::process::Pid::from_raw(child).unwrap();
-    // A killed orphan is a zombie until init has reaped it.
+    // A killed orphan is a zombie until init reaps it.
     let gone = || match rustix::process::test_kill_process(child) {
         Err(_) => true,
         Ok(()) => fs::read_to_string(format!("/proc/{}/stat", child.as_raw_nonzero()))

@@ -1,4 +1,4 @@
-//! Key files as they are on disk.
+//! Key files on disk, written by ssh-keygen.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::*;
 
-/// An ECDSA key (SEC 1) whose private number has 31 bytes instead of 32.
+/// An ECDSA key (SEC 1) whose private number has 31 significant bytes instead of 32.
 const SHORT: &str = "\
 -----BEGIN EC PRIVATE KEY-----
 MHcCAQEEIABaW1xdXl9gYWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4oAoGCCqGSM49

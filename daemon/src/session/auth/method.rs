@@ -1,0 +1,91 @@
+//! What the login methods share: their context, their outcome, and the failures that more than one can have.
+
+use std::fmt;
+
+use tunneld_proto::text;
+
+use crate::failure::{Failure, FailureKind};
+use crate::session::auth::login::Reply;
+use crate::session::auth::unlocked_keys::UnlockedKeys;
+use crate::session::deadline::Prompter;
+use tunneld_config::model::Auth;
+
+/// What a login is made with.
+#[derive(Clone, Copy)]
+pub(crate) struct AuthContext<'a> {
+    pub(crate) auth: &'a Auth,
+    pub(crate) prompter: &'a Prompter,
+    /// `user@host:port`, escaped.
+    pub(crate) destination: &'a str,
+    /// The tunnel's name, for the log.
+    pub(crate) tunnel: &'a str,
+    pub(crate) unlocked_keys: &'a UnlockedKeys,
+}
+
+/// The result of one step of a method.
+pub(crate) enum MethodOutcome {
+    /// The server replied to a credential.
+    Replied { reply: Reply, to: Credential },
+    /// The method has nothing more to try.
+    Exhausted,
+    /// The command that should give the answer failed. Holds the key of the configuration and the reason.
+    CommandFailed(String),
+}
+
+/// What was sent to the server in one attempt. Displayed as `status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Credential {
+    /// A key, as [`fmt::Display`] of its identity shows it: type, fingerprint, origin.
+    PublicKey(String),
+    Password,
+    KeyboardInteractive,
+}
+
+impl fmt::Display for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PublicKey(key) => write!(f, "publickey {key}"),
+            Self::Password => f.write_str("password"),
+            Self::KeyboardInteractive => f.write_str("keyboard-interactive"),
+        }
+    }
+}
+
+/// Turns a connection that the server closed in reply to a password or code into a rejection.
+///
+/// Some servers count wrong passwords and close the connection instead of replying. As a lost connection this would be
+/// retried at once, and the account would soon be locked; a rejection is retried slowly.
+pub(crate) fn disconnect_is_rejection<T>(
+    answer: Result<T, Failure>,
+    context: &AuthContext<'_>,
+) -> Result<T, Failure> {
+    answer.map_err(|failure| match failure.kind {
+        FailureKind::Disconnected => Failure::new(
+            FailureKind::AuthRefused,
+            format!(
+                "{}: the password or code was not accepted: {}",
+                context.destination, failure.message
+            ),
+        )
+        .hint("check the user and the password or code, or the output of password_command and answers"),
+        _ => failure,
+    })
+}
+
+/// The failure for a prompt that the user cancelled. `what` is what the prompt asked for.
+pub(crate) fn prompt_cancelled(destination: &str, what: &str) -> Failure {
+    Failure::new(
+        FailureKind::NotAnswered,
+        format!("{destination}: the prompt for {what} was not answered"),
+    )
+    .hint("run `tunnelctl up` to be asked again")
+}
+
+/// Joins lines into one, escaped, with a space at its end. Empty if there is no text.
+pub(crate) fn one_line(lines: &str) -> String {
+    let joined = lines.split_whitespace().collect::<Vec<_>>().join(" ");
+    match joined.is_empty() {
+        true => joined,
+        false => format!("{} ", text::escape(&joined)),
+    }
+}
