@@ -1,6 +1,6 @@
 //! A private asyncssh server: an implementation in Python that shares no code with OpenSSH or Dropbear.
 //!
-//! Unlike Dropbear it can be told how often to rekey. Debian's asyncssh keeps sending channel data during the
+//! Unlike with Dropbear, the rekey limit can be set. Debian's asyncssh keeps sending channel data during the
 //! key exchanges that it starts itself, which RFC 4253 §7.1 forbids.
 
 use std::path::PathBuf;

@@ -105,6 +105,6 @@ impl ServerForwards {
 }
 
 async fn relay(channel: Channel<Msg>, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
-    // Either end may be closed at any time: that is no fault of the server.
+    // Either end may be closed at any time: that is not an error.
     let _ = copy_bidirectional(&mut channel.into_stream(), &mut stream).await;
 }

@@ -199,7 +199,7 @@ impl Sshd {
         text + &match_blocks.join("\n") + "\n"
     }
 
-    /// Its address on 127.0.0.1.
+    /// The address that it listens on, if that is the default address 127.0.0.1.
     pub fn addr(&self) -> SocketAddr {
         crate::ports::local(self.port)
     }
@@ -316,7 +316,7 @@ impl Sshd {
             .count()
     }
 
-    /// Kills every session; the listener goes on.
+    /// Kills every session; the listener keeps running.
     ///
     /// # Errors
     /// If there is no session.

@@ -131,7 +131,7 @@ impl TwoHosts {
         create: impl FnOnce() -> std::io::Result<T> + Send + 'static,
     ) -> Result<T> {
         let namespace = std::fs::File::open(format!("/proc/{}/ns/net", self.client.pid()))?;
-        // On a thread of its own, which ends afterwards: a namespace is entered per thread, and a thread of the
+        // On a separate thread, which ends afterwards: a namespace is entered per thread, and a thread of the
         // runtime would stay in it.
         let socket = std::thread::spawn(move || {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;

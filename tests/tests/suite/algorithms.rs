@@ -78,6 +78,7 @@ async fn every_cipher_carries_bytes() -> Result<()> {
 
 #[tokio::test]
 async fn every_mac_carries_bytes() -> Result<()> {
+    // The AEAD ciphers have no separate MAC, so the server must not choose one of them.
     let server = Sshd::start_with_lines(&["Ciphers aes128-ctr"]).await?;
     let mac = |tunnel: &TunnelStatus| tunnel.session.as_ref()?.mac.clone();
     let values = [
@@ -110,6 +111,7 @@ async fn every_host_key_type_carries_bytes() -> Result<()> {
 
 #[tokio::test]
 async fn no_common_algorithm_is_reported_with_both_offers() -> Result<()> {
+    // Not among the ciphers that tunneld accepts by default.
     let server = Sshd::start_with_lines(&["Ciphers aes128-cbc"]).await?;
     let fixture = crate::fixture::Fixture::start(server, "").await?;
     let tunnel = fixture.daemon.wait_for("t", LONG, has_error).await?;

@@ -37,6 +37,7 @@ async fn keys_of_every_type_and_file_format_log_in() -> Result<()> {
             let path = dir.join(&name);
             let file = path.to_str().context("UTF-8")?;
             let mut args = vec!["-q", "-t", kind, "-N", "", "-f", file];
+            // Without `-m` ssh-keygen writes OpenSSH's own format.
             if *format != "RFC4716" {
                 args.extend(["-m", format]);
             }
@@ -113,26 +114,26 @@ async fn an_encrypted_key_is_unlocked_by_a_command_or_a_prompt() -> Result<()> {
         with_key(&server, "open", &open)?,
         with_key(&server, "two", &ppk2)?,
         with_key(&server, "three", &ppk3)?,
-        with_key(&server, "asks", &closed)?,
+        with_key(&server, "prompts", &closed)?,
     ) + "autostart = false\n";
     let (home, daemon) = start_daemon(&text).await?;
     for name in ["open", "two", "three"] {
         daemon.wait_up(name).await?;
     }
     let mut watch = daemon.watch().await?;
-    home.ctl(&["up", "asks", "--no-wait"])
+    home.ctl(&["up", "prompts", "--no-wait"])
         .await?
         .expect_exit(0)?;
-    let first = wait_prompt(&mut watch, "asks").await?;
+    let first = wait_prompt(&mut watch, "prompts").await?;
     assert_eq!(first.kind, PromptKind::Passphrase);
     assert!(
         !first.fields[0].echo
             && (first.fields[0].label.contains("closed") || first.text.contains("closed"))
     );
     answer_prompt(&daemon, &first, &["wrong"]).await?;
-    let second = wait_next_prompt(&mut watch, "asks", &first).await?;
+    let second = wait_next_prompt(&mut watch, "prompts", &first).await?;
     answer_prompt(&daemon, &second, &["open sesame"]).await?;
-    watch.until("asks", LONG, is_up).await?;
+    watch.until("prompts", LONG, is_up).await?;
     Ok(())
 }
 
@@ -141,6 +142,7 @@ async fn each_connection_attempt_queries_the_agent_again() -> Result<()> {
     let server = Sshd::start().await?;
     let agent = Agent::start().await?;
     let hidden = server.dir().join("hidden");
+    // Out of the way, so that only the agent can offer the key.
     std::fs::rename(server.user_key(), &hidden)?;
     let socket = server.dir().join("agent.link");
     let text = server.tunnel_toml("t")?;
@@ -207,6 +209,7 @@ async fn a_certificate_logs_in_when_configured_or_beside_its_key() -> Result<()>
     keys::generate(&ca_key, "ed25519").await?;
     let trusted = format!("TrustedUserCAKeys {}.pub", ca_key.display());
     let server = Sshd::start_with_lines(&[&trusted]).await?;
+    // Only a certificate can log in: the server accepts no plain key.
     std::fs::write(server.dir().join("authorized_keys"), "")?;
     let (ca_file, key) = (ca_key.to_str().context("UTF-8")?, server.user_key());
     let public = key.with_extension("pub");
@@ -227,6 +230,7 @@ async fn a_certificate_logs_in_when_configured_or_beside_its_key() -> Result<()>
     std::fs::copy(&beside, &elsewhere)?;
     let other = server.dir().join("other");
     std::fs::copy(&key, &other)?;
+    // A copy of a private key must not be readable by others, or it is refused.
     std::fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let text = format!(
         "{}{}certificate_file = \"{}\"\n",

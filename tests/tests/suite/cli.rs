@@ -71,7 +71,7 @@ async fn up_returns_6_when_the_host_does_not_connect_in_time() -> Result<()> {
     let output = home.ctl(&["up", "t", "--wait=1s"]).await?.expect_exit(6)?;
     assert!(
         output.stderr.contains("refused"),
-        "the reason is told: {output:#?}"
+        "the reason is missing: {output:#?}"
     );
     home.ctl(&["up", "t", "--no-wait"]).await?.expect_exit(0)?;
     home.ctl(&["status", "t"]).await?.expect_exit(3)?;
@@ -90,6 +90,7 @@ async fn a_missing_or_hanging_daemon_returns_5() -> Result<()> {
     let folder = home.socket().parent().context("a folder")?.to_owned();
     std::fs::create_dir_all(&folder)?;
     std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    // A socket that nothing listens on, as a killed daemon leaves it.
     drop(std::os::unix::net::UnixListener::bind(home.socket())?);
     home.ctl(&["status"]).await?.expect_exit(5)?;
     std::fs::remove_file(home.socket())?;
@@ -235,6 +236,7 @@ async fn colour_is_used_only_when_requested() -> Result<()> {
 #[tokio::test]
 async fn closed_or_full_output_and_narrow_terminals_cause_no_panic() -> Result<()> {
     let (fixture, _) = Fixture::up("local_forward = \"0 127.0.0.1:9\"").await?;
+    // The shell runs each script with tunnelctl as `$0`. A closed or full stdout may be an error, never a panic.
     for (script, codes) in [
         ("\"$0\" status --output json | :", &[0][..]),
         ("\"$0\" status --output json >&-", &[0, 1]),
@@ -297,6 +299,7 @@ async fn up_starts_the_daemon_if_none_runs() -> Result<()> {
     let home = Home::new()?;
     home.write("t.toml", &server.tunnel_toml("t")?)?;
     let output = home.ctl(&["up", "t"]).await?;
+    // The daemon is shut down before any check can fail: it is not a child of the test and would keep running.
     let status = rpc::call_once(&home.socket(), "daemon.status", serde_json::json!({})).await;
     let shutdown = rpc::call_once(&home.socket(), "daemon.shutdown", serde_json::json!({})).await;
     output.expect_exit(0)?;
@@ -317,6 +320,7 @@ async fn up_accepts_ssh_flags_for_an_ad_hoc_tunnel_and_saves_it() -> Result<()> 
     let home = Home::new()?;
     let known = server.dir().join("known");
     std::fs::write(&known, server.known_hosts_lines(server.port())?)?;
+    // Ad hoc tunnels take the known_hosts file from the defaults.
     let defaults = format!(
         "{DEFAULTS}user_known_hosts_file = \"{}\"\n",
         known.display()

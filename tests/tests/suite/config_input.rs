@@ -70,6 +70,7 @@ async fn empty_files_comments_byte_order_marks_and_crlf_are_accepted() -> Result
 
 #[tokio::test]
 async fn invalid_toml_is_reported_as_one_short_error() -> Result<()> {
+    // Nested more deeply than a recursive parser survives.
     let deep = format!("a = {}{}", "[".repeat(500), "]".repeat(500));
     let tables = (0..100_000)
         .map(|n| format!("[x{n}]\n"))
@@ -77,7 +78,7 @@ async fn invalid_toml_is_reported_as_one_short_error() -> Result<()> {
     let files: &[(&str, &[u8])] = &[
         ("a NUL byte", b"[tunnel.t]\nhost = \"a\0b\"\n"),
         ("invalid UTF-8", b"[tunnel.t]\nhost = \"\xff\xfe\"\n"),
-        ("no TOML", b"this is no TOML\n"),
+        ("not TOML", b"this is no TOML\n"),
         ("open string", b"[tunnel.t]\nhost = \"open\n"),
         ("deep", deep.as_bytes()),
         ("tables", tables.as_bytes()),
@@ -215,6 +216,7 @@ async fn tunnel_names_are_checked() -> Result<()> {
         let output = output.expect_exit(2).with_context(|| name.to_owned())?;
         assert!(output.stderr.contains("t.toml:1:"), "{name}: {output:#?}");
     }
+    // The longest name that is accepted.
     let longest = "x".repeat(64);
     for name in ["a", "A.b-c_9", longest.as_str()] {
         let text = format!("[tunnel.\"{name}\"]\nhost = \"h\"\nssh_config = false\n");
@@ -266,6 +268,7 @@ async fn invalid_and_conflicting_listen_addresses_are_refused() -> Result<()> {
     check_refused("local_forward = \"*:1080:h:1\"", &["gateway_ports"]).await?;
     check_accepted("gateway_ports = true\nlocal_forward = \"*:1080:h:1\"").await?;
     check_accepted("local_forward = \"0.0.0.0:1080:h:1\"").await?;
+    // sun_path of unix(7) has 108 bytes, including the NUL at the end.
     let long = format!("/{}", "x".repeat(108));
     check_refused(&format!("local_forward = \"{long} h:1\""), &[]).await?;
     check_accepted(&format!("local_forward = \"{} h:1\"", &long[..107])).await?;
@@ -383,7 +386,11 @@ async fn a_folder_as_key_file_is_named_in_the_error() -> Result<()> {
 
 #[tokio::test]
 async fn a_fifo_as_key_file_does_not_block() -> Result<()> {
-    check_bad_key(|path| Ok(make_fifo(path))).await.map(drop)
+    let fifo = |path: &std::path::Path| {
+        make_fifo(path);
+        Ok(())
+    };
+    check_bad_key(fifo).await.map(drop)
 }
 
 #[tokio::test]

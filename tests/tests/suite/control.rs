@@ -147,6 +147,7 @@ async fn up_and_down_are_idempotent_and_the_last_call_wins() -> Result<()> {
     let (fixture, _) = Fixture::up("").await?;
     let mut rpc = fixture.daemon.rpc().await?;
     let names = json!({"names": ["t"]});
+    // Repeated calls must not open further sessions.
     for _ in 0..200 {
         rpc.call("tunnel.up", names.clone()).await??;
     }
@@ -213,11 +214,12 @@ async fn a_waiting_up_returns_a_timeout_when_its_limit_passes() -> Result<()> {
     let (_home, daemon) = start_with_stopped_tunnel().await?;
     let mut rpc = daemon.rpc().await?;
     let began = Instant::now();
+    // Nothing listens on port 1, so the tunnel cannot come up.
     let up = json!({"names": ["t"], "wait": true, "timeout_ms": 700});
     let error = rpc
         .call("tunnel.up", up)
         .await?
-        .expect_err("nobody is there");
+        .expect_err("nothing listens there");
     assert_eq!(error.data.kind.as_str(), "timeout", "{error:?}");
     assert!(began.elapsed() >= Duration::from_millis(600));
     Ok(())

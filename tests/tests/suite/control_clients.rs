@@ -31,6 +31,7 @@ async fn check_responsive(daemon: &Daemon) -> Result<()> {
 async fn an_invalid_request_line_gets_an_error_and_the_connection_stays_open() -> Result<()> {
     let (_home, daemon) = start_with_stopped_tunnel().await?;
     let mut rpc = daemon.rpc().await?;
+    // Nested more deeply than a recursive parser survives.
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
     let lines: &[&[u8]] = &[
         b"no json",
@@ -164,6 +165,7 @@ async fn a_request_is_answered_after_half_close() -> Result<()> {
 async fn the_sixty_fifth_client_gets_the_error_busy() -> Result<()> {
     let (home, daemon) = start_with_stopped_tunnel().await?;
     let mut clients = Vec::new();
+    // The daemon's limit of clients.
     for _ in 0..64 {
         clients.push(daemon.rpc().await?);
     }
@@ -195,6 +197,7 @@ async fn file_descriptors_sent_by_a_client_are_closed() -> Result<()> {
     let before = process::open_file_count(pid)?;
     let stream = std::os::unix::net::UnixStream::connect(home.socket())?;
     let file = std::fs::File::open("/dev/null")?;
+    // A message that is not complete, with a hundred descriptors that the kernel hands to the daemon.
     let fds = vec![file.as_fd(); 100];
     let mut space = vec![std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(100))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -253,6 +256,7 @@ async fn a_subscriber_that_does_not_read_blocks_only_itself_and_gets_the_number_
     let mut rpc = daemon.rpc().await?;
     rpc.call("events.subscribe", json!({})).await??;
     let mut commands = daemon.rpc().await?;
+    // Enough events to fill the socket and the daemon's queue for this subscriber.
     for _ in 0..600 {
         for method in ["tunnel.up", "tunnel.down"] {
             commands.call(method, json!({"names": ["t"]})).await??;

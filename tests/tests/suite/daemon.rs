@@ -80,6 +80,7 @@ async fn desired_states_and_ad_hoc_tunnels_survive_a_restart_and_a_kill() -> Res
     daemon.call("tunnel.add", add).await?;
     home.ctl(&["up", "spot"]).await?.expect_exit(0)?;
 
+    // An orderly restart first, then a kill, which leaves the daemon no time to save anything.
     for kill in [false, true] {
         if kill {
             daemon.kill().await?;
@@ -161,6 +162,7 @@ async fn sigterm_with_open_connections_ends_in_time() -> Result<()> {
     let (fixture, tunnel) = Fixture::up(&lines).await?;
     let addr = listen_addr(&tunnel, ForwardKind::Local)?;
     let mut open = Vec::new();
+    // Each connection is established end to end before the next.
     for _ in 0..100 {
         let mut stream = tcp(addr).await?;
         payload::ping(&mut stream, b"x").await?;
@@ -198,6 +200,7 @@ async fn sigterm_with_a_frozen_server_and_held_connections_ends_in_time() -> Res
 #[tokio::test]
 async fn sigterm_between_connection_attempts_ends_within_two_seconds() -> Result<()> {
     let home = Home::new()?;
+    // Nothing listens on the port, so the tunnel waits between its attempts.
     let port = tunneld_tests::ports::free()?;
     home.write(
         "t.toml",
@@ -323,6 +326,7 @@ async fn private_keys_do_not_appear_in_the_log() -> Result<()> {
     let daemon = Daemon::start(&home).await?;
     daemon.wait_up("t").await?;
     let key = std::fs::read_to_string(server.user_key())?;
+    // A line from the middle: the first lines are the same in every key.
     let key_line = key.lines().nth(3).context("a line of the key")?;
     assert!(!daemon.log().text().contains(key_line));
     assert!(!daemon.log().text().contains("BEGIN OPENSSH PRIVATE KEY"));

@@ -91,6 +91,7 @@ async fn curl_connects_through_the_proxy() -> Result<()> {
 
 #[tokio::test]
 async fn failed_requests_get_the_matching_reply_code_and_the_session_survives() -> Result<()> {
+    // sshd refuses every other target as administratively prohibited.
     let server =
         Sshd::start_with_lines(&["PermitOpen 127.0.0.1:1 no-such-host.invalid:80"]).await?;
     let (fixture, tunnel) = Fixture::up_on(server, "dynamic_forward = 0").await?;
@@ -134,6 +135,7 @@ async fn bind_udp_and_unknown_address_types_get_their_reply_codes() -> Result<()
 
 #[tokio::test]
 async fn max_sessions_does_not_count_forwarded_connections() -> Result<()> {
+    // sshd_config(5): MaxSessions limits shell sessions per connection, not forwarding.
     let server = Sshd::start_with_lines(&["MaxSessions 1"]).await?;
     let target = Target::echo().await?;
     let (_fixture, tunnel) = Fixture::up_on(server, "dynamic_forward = 0").await?;

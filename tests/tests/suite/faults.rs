@@ -44,6 +44,7 @@ async fn a_tunnel_over_another_reconnects_as_soon_as_the_other_is_up() -> Result
     let mut link = FaultyLink::to(server.addr()).await?;
     let carrier = server.tunnel_toml_at("carrier", link.port())?;
     let carried = server.tunnel_toml("carried")?;
+    // An hour of backoff: only the event that the carrier is up can bring the second tunnel back in time.
     let slow = "proxy_jump = \"tunnel:carrier\"\nbackoff = { initial = \"1h\", max = \"1h\" }\n";
     let home = Home::new()?;
     home.write("t.toml", &format!("{carrier}{carried}{slow}"))?;
@@ -174,6 +175,7 @@ async fn a_corrupt_byte_does_not_reach_the_application() -> Result<()> {
 
 #[tokio::test]
 async fn rekeying_under_load_keeps_the_bytes_intact() -> Result<()> {
+    // Each of the 8 streams moves 3 MiB each way, so the server rekeys many times.
     let server = Sshd::start_with_lines(&["RekeyLimit 1M"]).await?;
     let target = Target::echo().await?;
     let (fixture, before) = Fixture::up_on(server, &local_forward_to(&target)).await?;
@@ -227,6 +229,7 @@ async fn a_failing_tunnel_does_not_disturb_another() -> Result<()> {
 #[tokio::test]
 async fn fifty_tunnels_to_one_server_stay_within_its_max_startups() -> Result<()> {
     let server = Sshd::start_with(SshdOptions {
+        // sshd drops new connections at random while 10 or more are not logged in.
         config_lines: vec!["MaxStartups 10:30:100".into()],
         ..SshdOptions::default()
     })
@@ -263,6 +266,7 @@ async fn file_descriptors_do_not_leak_over_reconnects() -> Result<()> {
             .await?;
         let idle = |tunnel: &TunnelStatus| tunnel.forwards[0].connections == 0;
         fixture.daemon.wait_for("t", LONG, idle).await?;
+        // After three rounds of warm-up.
         if round == 2 {
             baseline = Some(stable_open_files(pid).await?);
         }

@@ -5,16 +5,14 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe::OpenOptions;
 use tunneld_platform::testing::make_fifo;
-use tunneld_proto::status::{State, TunnelStatus};
+use tunneld_proto::status::State;
 use tunneld_tests::daemon::Daemon;
 use tunneld_tests::home::Home;
 use tunneld_tests::process::write_script;
 use tunneld_tests::prompting_server::{AuthFactor, PromptRound, PromptingServer};
 use tunneld_tests::wait::{LONG, within};
 
-fn asks(tunnel: &TunnelStatus) -> bool {
-    tunnel.prompt.is_some()
-}
+use crate::fixture::has_prompt;
 
 /// A home whose daemon runs the shell script `text` as SSH_ASKPASS.
 fn home_with_askpass(text: &str) -> Result<Home> {
@@ -31,6 +29,7 @@ async fn the_hook_gets_the_prompt_and_its_failure_is_logged() -> Result<()> {
     let server = PromptingServer::start(vec![AuthFactor::Password("pw")]).await?;
     let home = Home::new()?;
     let (hook, environment) = (home.path("hook"), home.path("environment"));
+    // The script writes a control character, which the log must escape.
     let text = format!(
         "env >'{}'; printf 'no \\033 bell' >&2; exit 3",
         environment.display()
@@ -97,7 +96,7 @@ async fn a_cancelled_askpass_leaves_the_prompt_open() -> Result<()> {
         .wait("SSH_ASKPASS gave no answer", LONG)
         .await?;
     assert!(line.contains("ended with status 1: closed"), "{line}");
-    let tunnel = daemon.wait_for("t", LONG, asks).await?;
+    let tunnel = daemon.wait_for("t", LONG, has_prompt).await?;
     assert!(server.attempts().is_empty(), "{:?}", server.attempts());
     let id = tunnel.prompt.context("a prompt")?.id;
     let answer = json!({"id": id, "answers": ["pw"]});
@@ -122,7 +121,7 @@ async fn askpass_is_killed_when_the_prompt_is_answered_elsewhere() -> Result<()>
     within(LONG, "the askpass to start", reader.read_line(&mut line)).await??;
     assert_eq!(line, "open\n");
     drop(writer);
-    let tunnel = daemon.wait_for("t", LONG, asks).await?;
+    let tunnel = daemon.wait_for("t", LONG, has_prompt).await?;
     let id = tunnel.prompt.context("a prompt")?.id;
     let answer = json!({"id": id, "answers": ["pw"]});
     daemon.call("prompt.answer", answer).await?;
@@ -147,6 +146,7 @@ async fn askpass_does_not_start_while_a_client_attends() -> Result<()> {
     );
     home.write("t.toml", &text)?;
     let daemon = Daemon::start(&home).await?;
+    // A client at a terminal announces that its user answers the prompts of this tunnel.
     let mut terminal = daemon.rpc().await?;
     let names = json!({"names": ["watched"]});
     let attending = terminal.call("prompt.attend", names).await?;
@@ -154,13 +154,13 @@ async fn askpass_does_not_start_while_a_client_attends() -> Result<()> {
     home.ctl(&["up", "watched", "--no-wait"])
         .await?
         .expect_exit(0)?;
-    daemon.wait_for("watched", LONG, asks).await?;
+    daemon.wait_for("watched", LONG, has_prompt).await?;
     // SSH_ASKPASS answers the later prompt; by then it would have answered the earlier one too.
     home.ctl(&["up", "other", "--no-wait"])
         .await?
         .expect_exit(0)?;
     daemon.wait_up("other").await?;
-    assert!(asks(&daemon.status("watched").await?));
+    assert!(has_prompt(&daemon.status("watched").await?));
     assert!(watched.attempts().is_empty(), "{:?}", watched.attempts());
     drop(terminal);
     daemon.wait_up("watched").await?;

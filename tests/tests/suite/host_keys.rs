@@ -40,6 +40,7 @@ async fn a_server_that_disconnects_during_the_host_key_prompt_is_reconnected_wit
     let tunnel = watch.until("t", LONG, disconnected).await?;
     assert_eq!(tunnel.state, State::NeedsInput);
     assert_eq!(tunnel.prompt.as_ref(), Some(&first));
+    // The server's keys change only after the daemon has lost the connection.
     link.wait_connections(0, LONG).await?;
     server.change_host_keys().await?;
     answer_prompt(&daemon, &first, &["yes"]).await?;

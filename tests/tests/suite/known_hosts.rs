@@ -255,6 +255,7 @@ impl Corpus {
     /// The name hashed by `ssh-keygen -H`.
     async fn hashed(&self, host: &str) -> Result<String> {
         let path = self.home.path("hashed");
+        // ssh-keygen hashes the names of a whole file.
         std::fs::write(&path, format!("{host} {}\n", self.other))?;
         let file = path.to_str().context("UTF-8")?;
         run_tool("ssh-keygen", &["-q", "-H", "-f", file]).await?;

@@ -126,6 +126,7 @@ async fn the_link_freezes_thaws_and_delays() -> Result<()> {
     link.freeze();
     stream.write_all(b"two").await?;
     let mut got = [0; 3];
+    // Nothing can signal that no byte arrives, so the test waits a moment.
     let silence = Duration::from_millis(200);
     assert!(
         within(silence, "a byte", stream.read_exact(&mut got))
@@ -138,6 +139,7 @@ async fn the_link_freezes_thaws_and_delays() -> Result<()> {
     link.set_delay(Duration::from_millis(80));
     let before = tokio::time::Instant::now();
     payload::ping(&mut stream, b"slow").await?;
+    // Each direction is delayed by 80 ms.
     assert!(before.elapsed() >= Duration::from_millis(160));
     Ok(())
 }
@@ -218,6 +220,7 @@ async fn ssh_logs_in(tunnel_toml: &str, answer: &str) -> Result<bool> {
         .env("SSH_ASKPASS", &script)
         .env("SSH_ASKPASS_REQUIRE", "force");
     let process = Process::start("ssh", command)?;
+    // A failed login ends ssh, and with it the wait.
     let login = process.log().wait("Authenticated to", LONG).await;
     if let Err(error) = &login {
         eprintln!("{error}");

@@ -63,6 +63,7 @@ async fn a_tunnel_reconnects_when_its_stopped_server_is_back() -> Result<()> {
     };
     let first = watch.until("t", LONG, waiting).await?;
     assert!(first.retry_at.is_some());
+    // Several attempts in a row: the server's return is noticed by a retry and not by an event.
     let later = |tunnel: &TunnelStatus| waiting(tunnel) && tunnel.attempt >= first.attempt + 3;
     watch.until("t", LONG, later).await?;
     fixture.server.start_again().await?;
@@ -146,6 +147,7 @@ async fn a_refused_login_is_retried_slowly_and_ends_a_waiting_up() -> Result<()>
     let server = Sshd::start().await?;
     let other = server.dir().join("other_key");
     keys::generate(&other, "ed25519").await?;
+    // The client gets a key that the server does not accept.
     std::fs::copy(&other, server.user_key())?;
     let fixture = Fixture::start(server, "identities_only = true").await?;
     let refused = |tunnel: &TunnelStatus| {
@@ -156,6 +158,7 @@ async fn a_refused_login_is_retried_slowly_and_ends_a_waiting_up() -> Result<()>
         .retry_at
         .expect("a next attempt")
         .duration_since(tunnel.since);
+    // Far longer than the lab's longest backoff of 2 s.
     assert!(wait.as_secs() >= 14, "tries again after {wait:#}");
     let error = tunnel.last_error.expect("an error");
     assert!(error.hint.is_some(), "{error:?}");
@@ -169,6 +172,7 @@ async fn a_revoked_login_is_shown_and_a_restored_one_connects() -> Result<()> {
     let (fixture, before) = Fixture::up("").await?;
     let authorized = fixture.server.dir().join("authorized_keys");
     let text = std::fs::read_to_string(&authorized)?;
+    // The server accepts no key any more; the session that exists stays until it is killed.
     std::fs::write(&authorized, "")?;
     let mut watch = fixture.daemon.watch().await?;
     fixture.server.kill_sessions()?;

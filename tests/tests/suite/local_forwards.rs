@@ -95,6 +95,7 @@ async fn a_server_is_reached_over_ipv6() -> Result<()> {
     let home = tunneld_tests::home::Home::new()?;
     let known = server.dir().join("known");
     let lines = server.known_hosts_lines(server.port())?;
+    // The lab's tunnel table connects over IPv4, so this one is written here.
     std::fs::write(&known, lines.replace("127.0.0.1", "::1"))?;
     let text = format!(
         "[tunnel.six]\nhost = \"{}@[::1]:{}\"\nidentity_file = \"{}\"\nuser_known_hosts_file = \"{}\"\nlocal_forward = \"0 127.0.0.1:{}\"\n",
@@ -161,6 +162,7 @@ async fn a_refusing_target_fails_only_its_own_connection() -> Result<()> {
 async fn a_busy_port_degrades_the_tunnel_and_is_bound_when_free() -> Result<()> {
     let target = Target::echo().await?;
     let port = tunneld_tests::ports::free()?;
+    // Bound for the whole first part of the test, so that the forward cannot be.
     let occupant = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     let lines = format!(
         "local_forward = [\"{port} 127.0.0.1:{to}\", \"0 127.0.0.1:{to}\"]",

@@ -351,6 +351,7 @@ async fn a_keyboard_interactive_password_is_used_for_the_waiting_tunnels() -> Re
 
 #[tokio::test]
 async fn an_expired_password_is_changed_during_the_login() -> Result<()> {
+    // asyncssh sends SSH_MSG_USERAUTH_PASSWD_CHANGEREQ for this user (RFC 4252 §8).
     let server = Asyncssh::start(1 << 30).await?;
     let text = server.tunnel_toml("t")?.replacen("lab@", "expired@", 1)
         + "preferred_authentications = \"password\"\n";
@@ -358,6 +359,7 @@ async fn an_expired_password_is_changed_during_the_login() -> Result<()> {
     let mut watch = daemon.watch().await?;
     let mut prompt = wait_prompt(&mut watch, "t").await?;
     assert_eq!(prompt.kind, PromptKind::Password);
+    // The old password, two different new ones, and a new one that the server refuses.
     for (answers, expected_text) in [
         (&["lab pass"][..], "too old"),
         (&["one thing", "another"], "The two differ"),

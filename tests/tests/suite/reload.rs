@@ -269,6 +269,7 @@ async fn a_symlink_swap_and_an_in_place_edit_are_noticed() -> Result<()> {
     let daemon = Daemon::start(&home).await?;
     let mut watch = daemon.watch().await?;
     watch.until("t", LONG, described("one")).await?;
+    // Created beside and renamed over the link: the file never disappears.
     let swapped = home.config_dir().join(".swap");
     std::os::unix::fs::symlink(&two, &swapped)?;
     std::fs::rename(&swapped, &link)?;
@@ -306,6 +307,7 @@ async fn a_missing_directory_keeps_the_tunnels() -> Result<()> {
     wait_reload(&mut watch, |report| !report.errors.is_empty()).await?;
     let during = fixture.daemon.status("t").await?;
     assert_eq!(session_since(&during), session_since(&before));
+    // The same folder is back, with unchanged files.
     std::fs::rename(&old, &dir)?;
     wait_reload(&mut watch, |report| report.errors.is_empty()).await?;
     let after = fixture.daemon.status("t").await?;
@@ -318,7 +320,7 @@ async fn an_unreadable_file_keeps_its_tunnels() -> Result<()> {
     let (fixture, before) = Fixture::up("").await?;
     let mut watch = fixture.daemon.watch().await?;
     let path = fixture.home.config_dir().join("t.toml");
-    // The tests may run as root, who can read a file of mode 0; nobody can read a folder as a file.
+    // Root can read a file of mode 0, so the file is replaced by a folder, which no user can read as a file.
     std::fs::remove_file(&path)?;
     std::fs::create_dir(&path)?;
     let report = wait_reload(&mut watch, |report| !report.errors.is_empty()).await?;
@@ -332,6 +334,7 @@ async fn an_unreadable_file_keeps_its_tunnels() -> Result<()> {
 async fn the_last_of_a_thousand_edits_applies() -> Result<()> {
     let (fixture, before) = Fixture::up("").await?;
     for n in 0..1000 {
+        // Every tenth version is not TOML.
         let broken = n % 10 == 0;
         let text = if broken { "[[[" } else { "" };
         fixture.rewrite_tunnel(&format!("description = \"edit {n}\"\n{text}"))?;

@@ -148,6 +148,7 @@ async fn a_busy_port_is_reported_and_bound_when_free_in_the_same_session() -> Re
 #[tokio::test]
 async fn exit_on_forward_failure_ends_the_session_and_retries() -> Result<()> {
     let server = Sshd::start_with(SshdOptions {
+        // sshd allows this key only a remote port that no test asks for.
         key_options: "permitlisten=\"127.0.0.1:1\"".into(),
         ..SshdOptions::default()
     })
@@ -187,6 +188,7 @@ async fn without_exit_on_forward_failure_other_forwards_work_and_up_reports_the_
     let tunnel = fixture.daemon.wait_for("t", LONG, degraded).await?;
     let mut stream = tcp(listen_addr(&tunnel, ForwardKind::Local)?).await?;
     payload::ping(&mut stream, b"works").await?;
+    // The tunnel is usable, so this is a warning and not a failure.
     let output = fixture.home.ctl(&["up", "t"]).await?.expect_exit(0)?;
     assert!(
         output.stderr.contains("refused the remote forward"),

@@ -114,6 +114,7 @@ async fn a_chain_of_jump_hosts_recovers_from_the_loss_of_any_hop() -> Result<()>
 #[tokio::test]
 async fn a_jump_host_that_refuses_the_login_is_named() -> Result<()> {
     let (hop, end) = (Sshd::start().await?, Sshd::start().await?);
+    // The jump host refuses every key.
     std::fs::write(hop.dir().join("authorized_keys"), "")?;
     let config = format!(
         "{}{}  ProxyJump gate\n",
@@ -370,6 +371,7 @@ async fn changes_of_an_included_file_and_match_exec_apply_at_the_next_connection
 
 #[tokio::test]
 async fn an_error_names_a_hop_by_its_ssh_config_alias() -> Result<()> {
+    // The second hop is reached, and then refuses to forward to the end.
     let (first, second) = (
         Sshd::start().await?,
         Sshd::start_with_lines(&["AllowTcpForwarding no"]).await?,

@@ -208,6 +208,7 @@ async fn hundreds_of_silent_clients_do_not_block_others() -> Result<()> {
     let target = Target::echo().await?;
     let (_fixture, proxy) = start_proxy().await?;
     let mut silent: Vec<TcpStream> = Vec::new();
+    // More than the 256 connections that the daemon keeps in the handshake at once.
     for _ in 0..600 {
         silent.push(tcp(proxy).await?);
     }

@@ -41,6 +41,7 @@ async fn a_changed_clock_changes_only_timestamps() -> Result<()> {
     let daemon = Daemon::start(&home).await?;
     let before = daemon.wait_up("t").await?;
     let mut stream = tcp(listen_addr(&before, ForwardKind::Local)?).await?;
+    // Longer than the keepalive interval of 1 s after each change.
     for seconds in [HOUR, -HOUR, TEN_YEARS, -TEN_YEARS, TEN_YEARS] {
         clock.set_offset(seconds)?;
         let until = Instant::now() + Duration::from_millis(1500);
@@ -193,6 +194,7 @@ async fn a_file_descriptor_shortage_refuses_only_the_excess_clients() -> Result<
         server.tunnel_toml("n")?
     );
     home.write("t.toml", &text)?;
+    // Enough for both tunnels, not for a hundred clients.
     let prefix = ["prlimit", "--nofile=80:80"].map(str::to_owned);
     let command = home.command_with_prefix(&prefix, "tunneld")?;
     let daemon = Daemon::start_with(&home, command).await?;
@@ -303,7 +305,7 @@ async fn three_hundred_clients_that_do_not_read_use_bounded_memory() -> Result<(
         }
         anyhow::Ok(())
     };
-    within(LONG, "the memory to be given back", returned).await??;
+    within(LONG, "the memory to be released", returned).await??;
     let kept = daemon.status("t").await?;
     ensure!(session_since(&kept) == session_since(&tunnel), "{kept:#?}");
     Ok(())

@@ -144,7 +144,7 @@ impl Credentials {
     }
 }
 
-/// Checks each login with its own tunnel, given by the table that reaches the server: it logs in with the expected
+/// Checks each login with its own tunnel, with the table that reaches the server: it logs in with the expected
 /// method and carries bytes.
 async fn check(logins: Vec<(String, Login)>) -> Result<()> {
     let target = Target::echo().await?;

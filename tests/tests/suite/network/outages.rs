@@ -187,7 +187,7 @@ async fn a_wake_from_sleep_checks_the_sessions() -> Result<()> {
         return Ok(());
     };
     let process = fixture.daemon.process();
-    // SIGSTOP stands for sleep. It lasts longer than a busy machine delays a process, which must not count as sleep.
+    // SIGSTOP imitates sleep. It lasts longer than a busy machine delays a process, which must not count as sleep.
     process.signal(Signal::STOP)?;
     tokio::time::sleep(secs(6)).await;
     process.signal(Signal::CONT)?;
@@ -196,6 +196,7 @@ async fn a_wake_from_sleep_checks_the_sessions() -> Result<()> {
 
     let port = fixture.session_port().await?;
     process.signal(Signal::STOP)?;
+    // The connection is dead when the daemon wakes up, as after a long sleep behind a NAT router.
     fixture.hosts.drop_connection(port).await?;
     tokio::time::sleep(secs(6)).await;
     process.signal(Signal::CONT)?;

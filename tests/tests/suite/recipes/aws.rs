@@ -76,7 +76,7 @@ async fn emr_waits_for_the_cluster_and_forwards_curl() -> Result<()> {
 /// `aws ssm start-session`, which starts its plugin as a child and exits with 0 in every case, as the real one does. The
 /// plugin relays to the server on `port`.
 ///
-/// Files in the home control it: with `closed` it waits, with `expired` it fails, with `lingers` the plugin goes on after
+/// Files in the home control it: with `closed` it waits, with `expired` it fails, with `lingers` the plugin keeps running after
 /// the connection. It writes its process ids to `aws` and `plugin`.
 fn session_manager(port: u16) -> String {
     format!(
@@ -146,6 +146,7 @@ async fn session_manager_reconnects_and_holds_connections() -> Result<()> {
     let greeting = "Starting session with SessionId: x-0123";
     daemon.log().wait(greeting, LONG).await?;
 
+    // While the file `closed` exists, `aws` does not get further, so the tunnel stays down and holds connections.
     std::fs::write(home.path("closed"), "")?;
     server.kill_sessions()?;
     let away = |tunnel: &TunnelStatus| tunnel.state != State::Up;
@@ -176,7 +177,7 @@ async fn session_manager_leaves_no_plugin_process() -> Result<()> {
     process::signal(aws, rustix::process::Signal::KILL)?;
     process::wait_gone(&[aws]).await?;
     let addr = listen_addr(&tunnel, ForwardKind::Local)?;
-    payload::ping(&mut tcp(addr).await?, b"the plugin goes on").await?;
+    payload::ping(&mut tcp(addr).await?, b"the plugin still relays").await?;
     assert!(process::is_alive(plugin));
     home.ctl(&["down", "ssm"]).await?.expect_exit(0)?;
     process::wait_gone(&[plugin]).await?;

@@ -61,22 +61,20 @@ async fn an_empty_table_takes_mahuika_from_ssh_config() -> Result<()> {
 
 #[tokio::test]
 async fn one_two_factor_login_serves_all_tunnels_over_it() -> Result<()> {
+    // The two factors come in separate rounds, as the recipe describes.
     let round = |prompt| PromptRound {
         instructions: "",
         prompts: vec![(
             prompt,
             false,
-            if prompt == "First AuthFactor: " {
+            if prompt == "First Factor: " {
                 "pw"
             } else {
                 "123456"
             },
         )],
     };
-    let rounds = vec![
-        round("First AuthFactor: "),
-        round("Second AuthFactor (optional): "),
-    ];
+    let rounds = vec![round("First Factor: "), round("Second Factor (optional): ")];
     let lander = PromptingServer::start(vec![AuthFactor::KeyboardInteractive(rounds)]).await?;
     let mahuika = Sshd::start().await?;
     let target = Target::echo().await?;

@@ -1,5 +1,5 @@
 //! The recipes in docs/recipes, read from there: every TOML block is a valid configuration, and the tunnels that they
-//! describe carry bytes. Shell scripts stand in for `aws` and its Session Manager plugin, in front of a real server.
+//! describe carry bytes. Shell scripts replace `aws` and its Session Manager plugin, in front of a real server.
 
 mod aws;
 mod hpc;

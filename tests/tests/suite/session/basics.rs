@@ -207,6 +207,7 @@ async fn a_silent_server_is_given_up_after_interval_times_count_even_under_uploa
     }
     server.freeze_sessions()?;
     let frozen = tokio::time::Instant::now();
+    // The session with blocked uploads must be given up as early as the idle one.
     let (idle, loaded) = tokio::join!(session.closed(), busy.closed());
     let noticed_after = frozen.elapsed();
     assert_eq!(

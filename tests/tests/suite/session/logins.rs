@@ -100,6 +100,7 @@ async fn unusable_key_files_are_named_with_the_remedy() -> Result<()> {
     );
     std::fs::create_dir(&folder)?;
     make_fifo(&fifo);
+    // A sparse file: it takes no space on the disk.
     std::fs::File::create(&big)?.set_len(1 << 30)?;
     std::fs::write(&junk, "no key")?;
     std::fs::set_permissions(&junk, PermissionsExt::from_mode(0o600))?;

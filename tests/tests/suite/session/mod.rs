@@ -96,12 +96,12 @@ impl ScriptedUser {
         }
     }
 
-    /// The prompts so far.
+    /// The prompts shown so far, in order.
     pub(crate) fn prompts(&self) -> Vec<PromptRequest> {
         self.prompts.lock().unwrap().clone()
     }
 
-    /// Answers the prompts of one dial in a task of its own.
+    /// Spawns a task that answers the prompts of one dial.
     fn answer_all(&self, mut pending: mpsc::Receiver<PendingPrompt>) -> JoinSet<()> {
         let mut answers: VecDeque<_> = self.answers.iter().copied().collect();
         let prompts = Arc::clone(&self.prompts);
@@ -128,7 +128,7 @@ pub(crate) async fn connect(route: &Route) -> Result<Established, Failure> {
     connect_with(route, &ScriptedUser::default()).await
 }
 
-/// Dials with this user.
+/// Dials with a user who answers the prompts.
 pub(crate) async fn connect_with(
     route: &Route,
     user: &ScriptedUser,

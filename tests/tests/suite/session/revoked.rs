@@ -140,7 +140,7 @@ async fn every_revocation_list_is_judged_as_by_ssh() -> Result<()> {
         ("text: the authority's", ca.clone().into_bytes()),
         ("text: another's", format!("# old\n\n{other}").into_bytes()),
         (
-            "text: a line that is no key",
+            "text: a line that is not a key",
             format!("{other}nonsense\n").into_bytes(),
         ),
         (
