@@ -1,4 +1,4 @@
-//! A private ssh-agent.
+//! A private ssh-agent of OpenSSH.
 
 use std::path::{Path, PathBuf};
 
@@ -9,29 +9,30 @@ use tokio::process::Command;
 use crate::process::Process;
 use crate::wait::LONG;
 
-/// A running agent.
+/// A running ssh-agent, killed on drop.
 pub struct Agent {
     dir: TempDir,
     process: Process,
 }
 
 impl Agent {
-    /// An agent without keys.
+    /// Starts an agent without keys.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// If it does not start.
     pub async fn start() -> Result<Self> {
-        Self::with_askpass("false").await
+        Self::start_with_askpass("false").await
     }
 
-    /// An agent without keys, whose SSH_ASKPASS asks for consent to the use of a key.
+    /// Starts an agent without keys that runs `askpass` to confirm the use of a key added with `ssh-add -c`.
     ///
     /// # Errors
-    /// Where it does not start.
-    pub async fn with_askpass(askpass: impl AsRef<std::ffi::OsStr>) -> Result<Self> {
+    /// If it does not start.
+    pub async fn start_with_askpass(askpass: impl AsRef<std::ffi::OsStr>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("lab-agent").tempdir()?;
         let mut command = Command::new("ssh-agent");
         command.env("SSH_ASKPASS", askpass);
+        // Without `force` the agent uses SSH_ASKPASS only if DISPLAY is set.
         command.env("SSH_ASKPASS_REQUIRE", "force");
         command.arg("-D").arg("-a").arg(dir.path().join("agent"));
         let process = Process::start("ssh-agent", command)?;
@@ -39,30 +40,30 @@ impl Agent {
         Ok(Self { dir, process })
     }
 
-    /// Its socket.
+    /// The path of the agent's socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("agent")
     }
 
-    /// Its process.
+    /// The agent's process, for signals.
     pub fn process(&self) -> &Process {
         &self.process
     }
 
-    /// Takes a key in.
+    /// Adds a private key file.
     ///
     /// # Errors
-    /// Where the agent declines it.
+    /// If `ssh-add` fails.
     pub async fn add(&self, key: &Path) -> Result<()> {
-        self.add_with(&[], key).await
+        self.add_with_options(&[], key).await
     }
 
-    /// Takes a key in with these options of ssh-add.
+    /// Adds a private key file with these options of `ssh-add`.
     ///
     /// # Errors
-    /// Where the agent declines it.
-    pub async fn add_with(&self, options: &[&str], key: &Path) -> Result<()> {
-        let out = Command::new("ssh-add")
+    /// If `ssh-add` fails.
+    pub async fn add_with_options(&self, options: &[&str], key: &Path) -> Result<()> {
+        let output = Command::new("ssh-add")
             .arg("-q")
             .args(options)
             .arg(key)
@@ -70,8 +71,8 @@ impl Agent {
             .output()
             .await
             .context("cannot run ssh-add")?;
-        let said = String::from_utf8_lossy(&out.stderr);
-        ensure!(out.status.success(), "ssh-add: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "ssh-add: {stderr}");
         Ok(())
     }
 }

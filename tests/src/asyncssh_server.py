@@ -1,6 +1,6 @@
-# An SSH server that forwards everything for whoever holds a key, knows the password, or is the user none. Of the user
-# intruder it opens three channels that nobody asked for.
-# Arguments: host key, authorized keys, bytes after which the server asks for new keys.
+# An SSH server that allows every forward. It accepts the authorized keys and a fixed password; see asyncssh.rs for
+# the user names with a special meaning.
+# Arguments: host key, authorized keys, number of sent bytes after which the server rekeys.
 import asyncio
 import logging
 import sys
@@ -18,9 +18,9 @@ class Server(asyncssh.SSHServer):
     def auth_completed(self):
         if self.conn.get_extra_info("username") == "intruder":
             for _ in range(3):
-                asyncio.get_running_loop().create_task(self.intrude())
+                asyncio.get_running_loop().create_task(self.open_unrequested_channel())
 
-    async def intrude(self):
+    async def open_unrequested_channel(self):
         try:
             await self.conn.open_connection("localhost", 1, "localhost", 1)
         except asyncssh.ChannelOpenError as error:
@@ -46,13 +46,13 @@ class Server(asyncssh.SSHServer):
         return True
 
     def get_kbdint_challenge(self, username, lang, submethods):
-        self.asked = [PASSWORD, CODE]
+        self.expected_answers = [PASSWORD, CODE]
         return "", "Two factors", "", [("Password: ", False)]
 
     def validate_kbdint_response(self, username, responses):
-        if list(responses) != [self.asked.pop(0)]:
+        if list(responses) != [self.expected_answers.pop(0)]:
             return False
-        return ("", "", "", [("Verification code: ", True)]) if self.asked else True
+        return ("", "", "", [("Verification code: ", True)]) if self.expected_answers else True
 
     def unix_connection_requested(self, dest_path):
         return True
@@ -68,12 +68,14 @@ class Server(asyncssh.SSHServer):
 
 
 async def main(host_key, authorized, rekey_bytes):
+    # The lab counts key exchanges in the debug log.
     logging.basicConfig(level=logging.DEBUG)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     server = await asyncssh.listen(
         "127.0.0.1",
         0,
         server_factory=Server,
+        # Without this asyncssh reads the configuration of the machine.
         config=[],
         server_host_keys=[host_key],
         authorized_client_keys=authorized,

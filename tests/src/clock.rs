@@ -1,4 +1,4 @@
-//! The clock of the day as one program sees it, set forward and back while it runs.
+//! A wall clock (CLOCK_REALTIME) that a test can shift for one program while it runs.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -7,41 +7,45 @@ use anyhow::{Context, Result};
 
 use crate::home::Home;
 
-/// A clock that can be set.
-pub struct Clock {
-    file: PathBuf,
+/// The shifted clock of the programs of one [`Home`].
+pub struct ShiftedClock {
+    offset_file: PathBuf,
 }
 
-impl Clock {
-    /// The clock of whatever is started in `home` from now on; it is right.
+impl ShiftedClock {
+    /// Installs a shifted clock for every program that is started in the returned home; its offset is 0 at first.
+    /// It is a preloaded library that replaces `clock_gettime`.
     ///
     /// # Errors
-    /// Where there is no C compiler.
-    pub async fn of(home: Home) -> Result<(Self, Home)> {
+    /// If there is no C compiler.
+    pub async fn install(home: Home) -> Result<(Self, Home)> {
         let (source, library) = (home.path("clock_shift.c"), home.path("clock_shift.so"));
         std::fs::write(&source, include_str!("clock_shift.c"))?;
-        let (from, to) = (
-            source.to_str().context("UTF-8")?,
-            library.to_str().context("UTF-8")?,
+        let (source, target) = (
+            source.to_str().context("the path is not UTF-8")?,
+            library.to_str().context("the path is not UTF-8")?,
         );
-        crate::keys::run("cc", &["-shared", "-fPIC", "-o", to, from, "-ldl"]).await?;
+        let args = ["-shared", "-fPIC", "-o", target, source, "-ldl"];
+        crate::process::run_tool("cc", &args).await?;
         let clock = Self {
-            file: home.path("clock_shift"),
+            offset_file: home.path("clock_shift"),
         };
-        std::fs::write(&clock.file, 0_i64.to_ne_bytes())?;
+        std::fs::write(&clock.offset_file, 0_i64.to_ne_bytes())?;
         let home = home
-            .var("LD_PRELOAD", library)
-            .var("CLOCK_SHIFT", &clock.file);
+            .with_var("LD_PRELOAD", library)
+            .with_var("CLOCK_SHIFT", &clock.offset_file);
         Ok((clock, home))
     }
 
-    /// Sets it to so many seconds after the true time.
+    /// Sets the clock to the true time plus `seconds`.
     ///
     /// # Errors
-    /// Where the file cannot be written.
-    pub fn set(&self, seconds: i64) -> Result<()> {
-        // In place: the programs have it mapped.
-        let mut file = std::fs::OpenOptions::new().write(true).open(&self.file)?;
+    /// If the file cannot be written.
+    pub fn set_offset(&self, seconds: i64) -> Result<()> {
+        // Written in place and not replaced: the programs have this very file mapped.
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&self.offset_file)?;
         Ok(file.write_all(&seconds.to_ne_bytes())?)
     }
 }

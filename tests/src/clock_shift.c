@@ -1,4 +1,5 @@
-/* Preloaded into a program: shifts the clock of the day by the seconds that the file $CLOCK_SHIFT holds at that moment. */
+/* Preloaded into a program: adds the seconds (a native i64) in the file $CLOCK_SHIFT to CLOCK_REALTIME. The file is
+   mapped, so that a change takes effect at the next call. CLOCK_MONOTONIC stays as it is. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-//! Runs tunnelctl and keeps what it said.
+//! Runs the project's programs to their end and keeps their exit code and output.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,58 +10,61 @@ use crate::home::Home;
 use crate::process;
 use crate::wait::within;
 
-/// What one run said.
+/// Far above the longest limit of a command, so that only a command that hangs reaches it.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The result of one run.
 #[derive(Debug)]
-pub struct Said {
-    /// The exit code.
-    pub code: i32,
-    /// Data.
+pub struct ProgramOutput {
+    /// The exit code, or 128 + the number of the signal that ended the program.
+    pub exit_code: i32,
+    /// Everything on stdout; bytes that are not UTF-8 are replaced.
     pub stdout: String,
-    /// Talk.
+    /// Everything on stderr; bytes that are not UTF-8 are replaced.
     pub stderr: String,
 }
 
-impl Said {
-    /// Proves the exit code.
+impl ProgramOutput {
+    /// Checks the exit code.
     ///
     /// # Errors
-    /// Where it is another; the message bears all that was said.
-    pub fn expect(self, code: i32) -> Result<Self> {
-        anyhow::ensure!(self.code == code, "expected exit {code}: {self:#?}");
+    /// If the exit code is not `code`; the message contains the whole output.
+    pub fn expect_exit(self, code: i32) -> Result<Self> {
+        anyhow::ensure!(self.exit_code == code, "expected exit {code}: {self:#?}");
         Ok(self)
     }
 
-    /// Stdout as JSON.
+    /// Parses stdout as JSON.
     ///
     /// # Errors
-    /// Where it is none.
+    /// If stdout is not JSON.
     pub fn json(&self) -> Result<Value> {
-        serde_json::from_str(&self.stdout).with_context(|| format!("no JSON: {self:#?}"))
+        serde_json::from_str(&self.stdout).with_context(|| format!("not JSON: {self:#?}"))
     }
 }
 
 impl Home {
-    /// Runs `tunnelctl ARGS` to its end, stdin empty.
+    /// Runs `tunnelctl ARGS` to its end, with an empty stdin.
     ///
     /// # Errors
-    /// Where it is not built or does not end within a minute.
-    pub async fn ctl(&self, args: &[&str]) -> Result<Said> {
+    /// If it is not built or runs longer than a minute.
+    pub async fn ctl(&self, args: &[&str]) -> Result<ProgramOutput> {
         self.run("tunnelctl", args).await
     }
 
-    /// Runs one of the project's programs to its end, stdin empty.
+    /// Runs one of the project's programs to its end, with an empty stdin.
     ///
     /// # Errors
-    /// Where it is not built or does not end within a minute.
-    pub async fn run(&self, program: &str, args: &[&str]) -> Result<Said> {
+    /// If it is not built or runs longer than a minute.
+    pub async fn run(&self, program: &str, args: &[&str]) -> Result<ProgramOutput> {
         let mut command = self.command(program)?;
         command.args(args).stdin(Stdio::null()).kill_on_drop(true);
         let what = format!("{program} {args:?} to end");
-        let out = within(Duration::from_secs(60), &what, command.output()).await??;
-        Ok(Said {
-            code: process::code(out.status),
-            stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+        let output = within(LIMIT, &what, command.output()).await??;
+        Ok(ProgramOutput {
+            exit_code: process::exit_code(output.status),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The real tunneld in a temporary home: started, waited for by its events, killed by its id.
+//! The real tunneld in a temporary home, and the event subscription that tests wait with.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,27 +20,28 @@ use crate::process::{Log, Process};
 use crate::rpc::{self, Rpc};
 use crate::wait::{LONG, within};
 
-/// A running tunneld.
+/// A running tunneld, killed on drop.
 pub struct Daemon {
     process: Process,
     socket: PathBuf,
 }
 
 impl Daemon {
-    /// Starts tunneld in `home` and waits until it says that it is ready.
+    /// Starts tunneld in `home` and waits until it sends `READY=1` to the service manager's socket.
     ///
     /// # Errors
-    /// Where it does not get ready; the message bears its log.
+    /// If it does not become ready; the message contains its log.
     pub async fn start(home: &Home) -> Result<Self> {
-        Self::launch(home, home.command("tunneld")?).await
+        Self::start_with(home, home.command("tunneld")?).await
     }
 
-    /// Starts tunneld by `command`, prepared by [`Home::command`], and waits until it says that it is ready.
+    /// Same as [`Self::start`], with a command that [`Home::command`] has prepared and the test has changed.
     ///
     /// # Errors
-    /// Where it does not get ready; the message bears its log.
-    pub async fn launch(home: &Home, mut command: Command) -> Result<Self> {
+    /// If it does not become ready; the message contains its log.
+    pub async fn start_with(home: &Home, mut command: Command) -> Result<Self> {
         let path = home.path("notify.sock");
+        // Left by an earlier daemon in the same home.
         let _ = std::fs::remove_file(&path);
         let notify = UnixDatagram::bind(&path)?;
         command.env("NOTIFY_SOCKET", &path);
@@ -60,7 +61,7 @@ impl Daemon {
             ready = tokio::time::timeout(LONG, ready) => {
                 ready.with_context(|| format!("tunneld is not ready:\n{}", log.text()))??;
             }
-            ended = process.ended(LONG * 2) => {
+            ended = process.wait_exit(LONG * 2) => {
                 bail!("tunneld ended with {}:\n{}", ended?, log.text());
             }
         }
@@ -70,129 +71,130 @@ impl Daemon {
         })
     }
 
-    /// Its process.
+    /// The daemon's process, for signals and its id.
     pub fn process(&self) -> &Process {
         &self.process
     }
 
-    /// Its log.
+    /// The lines that the daemon has written to stderr.
     pub fn log(&self) -> &Log {
         self.process.log()
     }
 
-    /// A control connection, hello said.
+    /// Opens a control connection and completes the hello.
     ///
     /// # Errors
-    /// Where the daemon does not answer.
+    /// If the daemon does not answer.
     pub async fn rpc(&self) -> Result<Rpc> {
         within(LONG, "hello", Rpc::hello(&self.socket)).await?
     }
 
-    /// Calls one method on a fresh connection.
+    /// Calls one method on a new control connection and returns its result.
     ///
     /// # Errors
-    /// Where the daemon does not answer, or answers with an error.
+    /// If the daemon does not answer, or answers with an error.
     pub async fn call(&self, method: &str, params: Value) -> Result<Value> {
-        rpc::once(&self.socket, method, params).await
+        rpc::call_once(&self.socket, method, params).await
     }
 
-    /// Subscribes to its events.
+    /// Subscribes to the daemon's events.
     ///
     /// # Errors
-    /// Where the daemon does not answer.
-    pub async fn watch(&self) -> Result<Watch> {
+    /// If the daemon does not answer.
+    pub async fn watch(&self) -> Result<EventWatch> {
         let mut rpc = self.rpc().await?;
         let snapshot = rpc.call("events.subscribe", json!({})).await??;
         let snapshot: Snapshot = serde_json::from_value(snapshot)?;
-        let mut watch = Watch {
+        let mut watch = EventWatch {
             rpc,
             tunnels: BTreeMap::new(),
             log: self.log().clone(),
         };
-        watch.take(snapshot.tunnels);
+        watch.replace_all(snapshot.tunnels);
         Ok(watch)
     }
 
-    /// Waits until the tunnel `name` is so.
+    /// Waits until the status of the tunnel `name` satisfies `condition`, and returns it.
     ///
     /// # Errors
-    /// Where it is not in time; the message bears the last status and the log.
+    /// If it does not within `limit`; the message contains the last status and the log.
     pub async fn wait_for(
         &self,
         name: &str,
         limit: Duration,
-        so: impl Fn(&TunnelStatus) -> bool,
+        condition: impl Fn(&TunnelStatus) -> bool,
     ) -> Result<TunnelStatus> {
-        self.watch().await?.until(name, limit, so).await
+        self.watch().await?.until(name, limit, condition).await
     }
 
-    /// Waits until the tunnel `name` is up.
+    /// Waits until the tunnel `name` is up, and returns its status.
     ///
     /// # Errors
-    /// Where it is not in time.
+    /// If it is not up within [`LONG`].
     pub async fn wait_up(&self, name: &str) -> Result<TunnelStatus> {
         self.wait_for(name, LONG, |tunnel| tunnel.state == State::Up)
             .await
     }
 
-    /// How the tunnel `name` stands.
+    /// The current status of the tunnel `name`.
     ///
     /// # Errors
-    /// Where there is none.
+    /// If there is no such tunnel.
     pub async fn status(&self, name: &str) -> Result<TunnelStatus> {
         let tunnels = self.call("tunnel.status", json!({"names": [name]})).await?;
         let first = tunnels["tunnels"].get(0).cloned();
         Ok(serde_json::from_value(first.context("no such tunnel")?)?)
     }
 
-    /// Sends SIGTERM and waits for the end.
+    /// Sends SIGTERM and waits until the daemon ends.
     ///
     /// # Errors
-    /// Where it still runs after `limit`.
+    /// If it still runs after `limit`.
     pub async fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
         self.process.signal(Signal::TERM)?;
-        self.process.ended(limit).await
+        self.process.wait_exit(limit).await
     }
 
-    /// Kills it with SIGKILL and waits for the end.
+    /// Sends SIGKILL and waits until the daemon ends.
     ///
     /// # Errors
-    /// Where the kernel keeps it.
+    /// If it still runs after [`LONG`].
     pub async fn kill(&mut self) -> Result<()> {
         self.process.kill().await
     }
 }
 
-/// A subscription to a daemon's events.
-pub struct Watch {
+/// A subscription to a daemon's events, with the status of every tunnel after the last event.
+pub struct EventWatch {
     rpc: Rpc,
     tunnels: BTreeMap<String, TunnelStatus>,
     log: Log,
 }
 
-impl Watch {
-    fn take(&mut self, tunnels: Vec<TunnelStatus>) {
+impl EventWatch {
+    fn replace_all(&mut self, tunnels: Vec<TunnelStatus>) {
         self.tunnels = tunnels
             .into_iter()
             .map(|tunnel| (tunnel.name.clone(), tunnel))
             .collect();
     }
 
-    /// The tunnels as last told.
+    /// The status of every tunnel after the last received event, by name.
     pub fn tunnels(&self) -> &BTreeMap<String, TunnelStatus> {
         &self.tunnels
     }
 
-    /// Waits for the next event and takes it in.
+    /// Waits for the next event and updates [`Self::tunnels`]. `None` if the daemon has sent `lagged` with a new
+    /// snapshot, because this subscriber did not read fast enough.
     ///
     /// # Errors
-    /// Where none comes in time.
+    /// If no event arrives within `limit`.
     pub async fn next(&mut self, limit: Duration) -> Result<Option<EventBody>> {
-        let mut object = self.rpc.notification(limit).await?;
+        let mut object = self.rpc.next_notification(limit).await?;
         let params = object["params"].take();
         if object["method"] == "lagged" {
             let snapshot: Snapshot = serde_json::from_value(params)?;
-            self.take(snapshot.tunnels);
+            self.replace_all(snapshot.tunnels);
             return Ok(None);
         }
         let event: Event = serde_json::from_value(params)?;
@@ -209,27 +211,29 @@ impl Watch {
         Ok(Some(event.body))
     }
 
-    /// Waits until the tunnel `name` is so; every state on the way is looked at.
+    /// Waits until the status of the tunnel `name` satisfies `condition`, and returns it. Every published status
+    /// is tested, so a short-lived state is not missed.
     ///
     /// # Errors
-    /// Where it is not in time; the message bears the last status and the log.
+    /// If none does within `limit`; the message contains the last status and the log.
     pub async fn until(
         &mut self,
         name: &str,
         limit: Duration,
-        so: impl Fn(&TunnelStatus) -> bool,
+        condition: impl Fn(&TunnelStatus) -> bool,
     ) -> Result<TunnelStatus> {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(tunnel) = self.tunnels.get(name)
-                && so(tunnel)
+                && condition(tunnel)
             {
                 return Ok(tunnel.clone());
             }
+            // The deadline decides, not the limit of one event: hence twice the limit.
             match timeout_at(deadline, self.next(limit * 2)).await {
                 Ok(next) => drop(next?),
                 Err(_) => bail!(
-                    "the tunnel {name} did not get there in {limit:?}; it is {:#?}\nthe log:\n{}",
+                    "the tunnel {name} did not reach the expected status in {limit:?}; it is {:#?}\nthe log:\n{}",
                     self.tunnels.get(name),
                     self.log.text()
                 ),
@@ -237,20 +241,20 @@ impl Watch {
         }
     }
 
-    /// Waits until all of these tunnels are so.
+    /// Waits until each of these tunnels has satisfied `condition`, one after another.
     ///
     /// # Errors
-    /// Where one is not in time.
+    /// If one of them does not before `limit` has passed for all.
     pub async fn until_all(
         &mut self,
         names: &[&str],
         limit: Duration,
-        so: impl Fn(&TunnelStatus) -> bool,
+        condition: impl Fn(&TunnelStatus) -> bool,
     ) -> Result<()> {
         let deadline = Instant::now() + limit;
         for name in names {
             let left = deadline.saturating_duration_since(Instant::now());
-            self.until(name, left, &so).await?;
+            self.until(name, left, &condition).await?;
         }
         Ok(())
     }
@@ -259,27 +263,28 @@ impl Watch {
 /// The bound address of the tunnel's first forward of this kind.
 ///
 /// # Errors
-/// Where it has none, or none that is bound.
-pub fn listen(tunnel: &TunnelStatus, kind: ForwardKind) -> Result<SocketAddr> {
+/// If the tunnel has no such forward, or it is not bound.
+pub fn listen_addr(tunnel: &TunnelStatus, kind: ForwardKind) -> Result<SocketAddr> {
     let mut forwards = tunnel.forwards.iter();
     let forward = forwards.find(|forward| forward.kind == kind);
-    listen_of(forward.context("no such forward")?.listen.as_str())
+    parse_listen(forward.context("no such forward")?.listen.as_str())
 }
 
-/// The bound address of the tunnel's forward number `index`.
+/// The bound address of the tunnel's forward number `index`, counted from 0.
 ///
 /// # Errors
-/// Where it has none, or none that is bound.
-pub fn listen_at(tunnel: &TunnelStatus, index: usize) -> Result<SocketAddr> {
+/// If the tunnel has no such forward, or it is not bound.
+pub fn listen_addr_at(tunnel: &TunnelStatus, index: usize) -> Result<SocketAddr> {
     let forward = tunnel.forwards.get(index).context("no such forward")?;
-    listen_of(&forward.listen)
+    parse_listen(&forward.listen)
 }
 
-fn listen_of(text: &str) -> Result<SocketAddr> {
+fn parse_listen(text: &str) -> Result<SocketAddr> {
+    // A forward without a bind address is shown as `localhost`; the tests connect over IPv4.
     let addr = text.replace("localhost:", "127.0.0.1:");
     let addr: SocketAddr = addr
         .parse()
-        .with_context(|| format!("no address: {text}"))?;
+        .with_context(|| format!("not an address: {text}"))?;
     if addr.port() == 0 {
         bail!("the forward {text} is not bound yet");
     }

@@ -1,121 +1,110 @@
-//! A private Dropbear: the other SSH server that Debian ships. It needs root, for a home of its own.
+//! A private Dropbear, the second SSH server that Debian packages.
+//!
+//! Dropbear reads the user's home and password from the system's database, so it runs in a mount namespace with
+//! its own /etc/passwd and /etc/shadow. That needs root.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
-use tempfile::TempDir;
 
 use crate::process::Process;
+use crate::server_dir::ServerDir;
 use crate::wait::LONG;
 
-/// By which way its user gets in.
+/// How the user of a [`Dropbear`] can log in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
-    /// A key.
-    Key,
-    /// A key or this password.
-    Password(&'static str),
-    /// A key and this password.
-    Both(&'static str),
-    /// Nothing: the account has no password.
-    Open,
+pub enum DropbearAuth {
+    /// With a key.
+    PublicKey,
+    /// With a key or with this password.
+    PublicKeyOrPassword(&'static str),
+    /// With a key followed by this password.
+    PublicKeyAndPassword(&'static str),
+    /// With the method `none`: the account has an empty password.
+    NoPassword,
 }
 
-/// A running Dropbear.
+/// A running Dropbear, killed with its sessions on drop.
 pub struct Dropbear {
-    dir: TempDir,
+    dir: ServerDir,
     port: u16,
     process: Process,
 }
 
 impl Dropbear {
-    /// A server that accepts its user's key.
+    /// Starts a server that accepts its user's key.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// If it does not start.
     pub async fn start() -> Result<Self> {
-        Self::with(Door::Key).await
+        Self::start_with(DropbearAuth::PublicKey).await
     }
 
-    /// A server with this door.
+    /// Starts a server whose user can log in with `auth`.
     ///
     /// # Errors
-    /// Where it does not start.
-    pub async fn with(door: Door) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("lab-dropbear").tempdir()?;
-        let ssh = dir.path().join("home/.ssh");
+    /// If it does not start.
+    pub async fn start_with(auth: DropbearAuth) -> Result<Self> {
+        let dir = ServerDir::new("lab-dropbear").await?;
+        let ssh = dir.path("home/.ssh");
         std::fs::create_dir_all(&ssh)?;
-        crate::keys::generate(&dir.path().join("user_key"), "ed25519").await?;
-        std::fs::copy(dir.path().join("user_key.pub"), ssh.join("authorized_keys"))?;
-        let host = dir.path().join("host_key");
-        let host = host.to_string_lossy();
-        let made = crate::keys::run("dropbearkey", &["-t", "ed25519", "-f", &host]).await?;
-        let public = made.lines().find(|line| line.starts_with("ssh-ed25519"));
-        std::fs::write(dir.path().join("host_key.pub"), public.unwrap_or_default())?;
-        let home = dir.path().join("home").display().to_string();
-        let (passwd, shadow) = (dir.path().join("passwd"), dir.path().join("shadow"));
+        std::fs::copy(dir.path("user_key.pub"), ssh.join("authorized_keys"))?;
+        let host_key = dir.path("host_key").display().to_string();
+        let args = ["-t", "ed25519", "-f", &host_key];
+        let printed = crate::process::run_tool("dropbearkey", &args).await?;
+        let public = printed.lines().find(|line| line.starts_with("ssh-ed25519"));
+        std::fs::write(dir.path("host_key.pub"), public.unwrap_or_default())?;
+        let home = dir.path("home").display().to_string();
+        let (passwd, shadow) = (dir.path("passwd"), dir.path("shadow"));
         std::fs::write(&passwd, format!("root:x:0:0:root:{home}:/bin/sh\n"))?;
-        let hash = match door {
-            Door::Key => "!".to_owned(),
-            Door::Password(password) | Door::Both(password) => crate::keys::crypt(password).await?,
-            Door::Open => String::new(),
+        let hash = match auth {
+            // `!` matches no password.
+            DropbearAuth::PublicKey => "!".to_owned(),
+            DropbearAuth::PublicKeyOrPassword(password)
+            | DropbearAuth::PublicKeyAndPassword(password) => {
+                crate::keys::password_hash(password).await?
+            }
+            DropbearAuth::NoPassword => String::new(),
         };
-        std::fs::write(&shadow, format!("root:{hash}:19000:0:99999:7:::\n"))?;
+        std::fs::write(&shadow, crate::keys::shadow_line("root", &hash))?;
         let port = crate::ports::free()?;
         let mounts = [(passwd, "/etc/passwd"), (shadow, "/etc/shadow")];
-        let before = crate::process::mounting(&mounts);
-        let mut command = crate::process::wrapped(&before, "dropbear");
-        command.args(["-F", "-E", "-r", &host]);
-        match door {
-            Door::Key => command.arg("-s"),
-            Door::Password(_) => &mut command,
-            Door::Both(_) => command.arg("-t"),
-            Door::Open => command.arg("-B"),
+        let prefix = crate::process::bind_mount_prefix(&mounts);
+        let mut command = crate::process::command_with_prefix(&prefix, "dropbear");
+        command.args(["-F", "-E", "-r", &host_key]);
+        match auth {
+            DropbearAuth::PublicKey => command.arg("-s"),
+            DropbearAuth::PublicKeyOrPassword(_) => &mut command,
+            DropbearAuth::PublicKeyAndPassword(_) => command.arg("-t"),
+            DropbearAuth::NoPassword => command.arg("-B"),
         };
         command
             .arg("-p")
             .arg(format!("127.0.0.1:{port}"))
             .arg("-P")
-            .arg(dir.path().join("pid"));
+            .arg(dir.path("pid"));
         let process = Process::start("dropbear", command)?;
         process.log().wait("Not backgrounding", LONG).await?;
         Ok(Self { dir, port, process })
     }
 
-    /// Its process.
-    pub fn process(&self) -> &Process {
-        &self.process
-    }
-
-    /// The keys that it accepts, a file of lines.
+    /// The path of the authorized_keys file, which the server reads at each login.
     pub fn authorized_keys(&self) -> PathBuf {
-        self.dir.path().join("home/.ssh/authorized_keys")
+        self.dir.path("home/.ssh/authorized_keys")
     }
 
-    /// The user's private key.
-    pub fn user_key(&self) -> PathBuf {
-        self.dir.path().join("user_key")
-    }
-
-    /// The lines of `[tunnel.NAME]` that reach it, its host key known.
+    /// The table `[tunnel.NAME]` that connects to this server; its host key is in known_hosts.
     ///
     /// # Errors
-    /// Where the known_hosts file cannot be written.
-    pub fn tunnel(&self, name: &str) -> Result<String> {
-        let known = self.dir.path().join("known_hosts");
-        let key = std::fs::read_to_string(self.dir.path().join("host_key.pub"))?;
-        std::fs::write(&known, format!("[127.0.0.1]:{} {key}\n", self.port))?;
-        Ok(format!(
-            "[tunnel.{name}]\nhost = \"root@127.0.0.1:{}\"\nidentity_file = \"{}\"\nuser_known_hosts_file = \"{}\"\n",
-            self.port,
-            self.user_key().display(),
-            known.display()
-        ))
+    /// If the known_hosts file cannot be written.
+    pub fn tunnel_toml(&self, name: &str) -> Result<String> {
+        self.dir.tunnel_toml(name, "root", self.port)
     }
 }
 
 impl Drop for Dropbear {
     fn drop(&mut self) {
+        // Sessions are child processes that outlive the listener.
         for pid in crate::process::descendants(self.process.pid()) {
             let _ = crate::process::signal(pid, rustix::process::Signal::KILL);
         }

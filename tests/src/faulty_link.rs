@@ -1,4 +1,4 @@
-//! A line between client and server that can be slow, silent, cut, refused or corrupt: a TCP proxy with knobs.
+//! A TCP proxy between client and server that tests can make slow, silent, broken, refusing or corrupting.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,10 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 #[derive(Clone, Default)]
-struct Knobs {
+struct Faults {
     frozen: bool,
     delay: Duration,
-    rate: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,148 +27,150 @@ enum Cut {
     Close,
 }
 
-/// A faulty line to one server.
-pub struct Link {
+/// A link to one server. It ends with all its connections on drop.
+pub struct FaultyLink {
     addr: SocketAddr,
-    wires: Wires,
+    relay: Relay,
+    /// The number of the last cut: a change cuts every connection.
     cuts: watch::Sender<(u64, Cut)>,
-    open: watch::Sender<bool>,
+    /// Whether the listener is to accept connections.
+    accepting: watch::Sender<bool>,
+    /// Whether the listener is bound.
     bound: watch::Receiver<bool>,
-    live: watch::Receiver<u64>,
+    connections: watch::Receiver<u64>,
     _task: JoinSet<()>,
 }
 
+/// What the relay of every connection shares with the link.
 #[derive(Clone)]
-struct Wires {
-    to: SocketAddr,
-    knobs: Arc<watch::Sender<Knobs>>,
-    /// Bytes until one is flipped; negative for never.
-    flip: Arc<AtomicI64>,
-    live: Arc<watch::Sender<u64>>,
+struct Relay {
+    server: SocketAddr,
+    faults: Arc<watch::Sender<Faults>>,
+    /// Bytes from the server until one bit is flipped; negative for never.
+    flip_after: Arc<AtomicI64>,
+    connections: Arc<watch::Sender<u64>>,
 }
 
-impl Link {
-    /// A line to `to` on a free port of 127.0.0.1.
+impl FaultyLink {
+    /// Starts a link to `server` on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// Where no port can be bound.
-    pub async fn to(to: SocketAddr) -> Result<Self> {
+    /// If no port can be bound.
+    pub async fn to(server: SocketAddr) -> Result<Self> {
+        // A port outside the ephemeral range, so that it can be bound again after `refuse_new`.
         let port = crate::ports::free()?;
         let listener = TcpListener::bind(crate::ports::local(port)).await?;
         let addr = listener.local_addr()?;
-        let (live, live_seen) = watch::channel(0);
-        let wires = Wires {
-            to,
-            knobs: Arc::new(watch::channel(Knobs::default()).0),
-            flip: Arc::new(AtomicI64::new(-1)),
-            live: Arc::new(live),
+        let (connection_count, connections) = watch::channel(0);
+        let relay = Relay {
+            server,
+            faults: Arc::new(watch::channel(Faults::default()).0),
+            flip_after: Arc::new(AtomicI64::new(-1)),
+            connections: Arc::new(connection_count),
         };
         let (cuts, _) = watch::channel((0, Cut::Close));
-        let (open, open_seen) = watch::channel(true);
+        let (accepting, accepting_seen) = watch::channel(true);
         let (bound, bound_seen) = watch::channel(true);
         let mut task = JoinSet::new();
         task.spawn(accept(
             listener,
-            wires.clone(),
+            relay.clone(),
             cuts.subscribe(),
-            open_seen,
+            accepting_seen,
             bound,
         ));
         Ok(Self {
             addr,
-            wires,
+            relay,
             cuts,
-            open,
+            accepting,
             bound: bound_seen,
-            live: live_seen,
+            connections,
             _task: task,
         })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Where it listens, the port.
+    /// The port that it listens on.
     pub fn port(&self) -> u16 {
         self.addr.port()
     }
 
-    /// Nothing passes any more, in either direction, and nobody is told: a black hole.
+    /// Stops relaying in both directions without closing anything: to both sides the other one is silent.
     pub fn freeze(&self) {
-        self.wires.knobs.send_modify(|knobs| knobs.frozen = true);
+        self.relay.faults.send_modify(|faults| faults.frozen = true);
     }
 
-    /// What was frozen flows again.
+    /// Relays again, beginning with what was received while frozen.
     pub fn thaw(&self) {
-        self.wires.knobs.send_modify(|knobs| knobs.frozen = false);
+        self.relay
+            .faults
+            .send_modify(|faults| faults.frozen = false);
     }
 
-    /// Every byte takes so long, each way.
-    pub fn delay(&self, delay: Duration) {
-        self.wires.knobs.send_modify(|knobs| knobs.delay = delay);
+    /// Delays every byte by `delay`, in each direction.
+    pub fn set_delay(&self, delay: Duration) {
+        self.relay.faults.send_modify(|faults| faults.delay = delay);
     }
 
-    /// At most so many bytes a second, each way and connection.
-    pub fn rate(&self, bytes: Option<u64>) {
-        self.wires.knobs.send_modify(|knobs| knobs.rate = bytes);
-    }
-
-    /// Flips one bit, once, after so many more bytes from the server.
-    pub fn flip_after(&self, bytes: i64) {
-        self.wires.flip.store(bytes, Ordering::SeqCst);
+    /// Flips one bit, once, after `bytes` more bytes from the server.
+    pub fn flip_bit_after(&self, bytes: i64) {
+        self.relay.flip_after.store(bytes, Ordering::SeqCst);
     }
 
     /// Resets every connection, on both sides.
-    pub fn reset(&self) {
+    pub fn reset_all(&self) {
         self.cuts.send_modify(|cut| *cut = (cut.0 + 1, Cut::Reset));
     }
 
-    /// Closes every connection in order, on both sides.
-    pub fn close(&self) {
+    /// Closes every connection with a FIN, on both sides.
+    pub fn close_all(&self) {
         self.cuts.send_modify(|cut| *cut = (cut.0 + 1, Cut::Close));
     }
 
-    /// New connections are refused.
+    /// Closes the listener, so that new connections are refused, and returns when it is closed.
     ///
     /// # Errors
-    /// Where the line is gone.
-    pub async fn refuse(&mut self) -> Result<()> {
-        self.open.send_replace(false);
+    /// If the task of the link has ended.
+    pub async fn refuse_new(&mut self) -> Result<()> {
+        self.accepting.send_replace(false);
         self.bound.wait_for(|bound| !bound).await?;
         Ok(())
     }
 
-    /// New connections are taken again.
+    /// Binds the listener again after [`Self::refuse_new`], and returns when it is bound.
     ///
     /// # Errors
-    /// Where the line is gone.
-    pub async fn accept(&mut self) -> Result<()> {
-        self.open.send_replace(true);
-        let what = "the line to listen again";
+    /// If the port cannot be bound in time.
+    pub async fn accept_new(&mut self) -> Result<()> {
+        self.accepting.send_replace(true);
+        let what = "the link to listen again";
         crate::wait::within(crate::wait::LONG, what, self.bound.wait_for(|bound| *bound)).await??;
         Ok(())
     }
 
-    /// Waits until `count` connections are open.
+    /// Waits until exactly `count` connections are open.
     ///
     /// # Errors
-    /// Where they are not in time.
-    pub async fn wait_live(&mut self, count: u64, limit: Duration) -> Result<()> {
-        let what = format!("{count} connections over the line");
-        crate::wait::within(limit, &what, self.live.wait_for(|n| *n == count))
+    /// If they are not within `limit`.
+    pub async fn wait_connections(&mut self, count: u64, limit: Duration) -> Result<()> {
+        let what = format!("{count} connections over the link");
+        crate::wait::within(limit, &what, self.connections.wait_for(|n| *n == count))
             .await?
-            .context("the line is gone")?;
+            .context("the task of the link has ended")?;
         Ok(())
     }
 }
 
 async fn accept(
     listener: TcpListener,
-    wires: Wires,
+    relay: Relay,
     cuts: watch::Receiver<(u64, Cut)>,
-    mut open: watch::Receiver<bool>,
+    mut accepting: watch::Receiver<bool>,
     bound: watch::Sender<bool>,
 ) {
     let mut connections = JoinSet::new();
@@ -178,31 +179,32 @@ async fn accept(
     };
     let mut listener = Some(listener);
     loop {
-        let taken = match &listener {
+        let accepted = match &listener {
             Some(listener) => tokio::select! {
-                taken = listener.accept() => taken.ok(),
-                _ = open.wait_for(|open| !open) => None,
+                accepted = listener.accept() => accepted.ok(),
+                _ = accepting.wait_for(|accepting| !accepting) => None,
             },
             None => {
-                if open.wait_for(|open| *open).await.is_err() {
+                if accepting.wait_for(|accepting| *accepting).await.is_err() {
                     return;
                 }
                 None
             }
         };
-        match taken {
+        match accepted {
             Some((stream, _)) => {
-                connections.spawn(wires.clone().carry(stream, cuts.clone()));
+                connections.spawn(relay.clone().run(stream, cuts.clone()));
             }
-            None if !*open.borrow() => {
+            None if !*accepting.borrow() => {
                 listener = None;
                 bound.send_replace(false);
             }
             None if listener.is_none() => match TcpListener::bind(addr).await {
-                Ok(again) => {
-                    listener = Some(again);
+                Ok(new) => {
+                    listener = Some(new);
                     bound.send_replace(true);
                 }
+                // Another process may have the port for a moment.
                 Err(_) => sleep(Duration::from_millis(20)).await,
             },
             None => {}
@@ -210,47 +212,54 @@ async fn accept(
     }
 }
 
-impl Wires {
-    async fn carry(self, mut near: TcpStream, mut cuts: watch::Receiver<(u64, Cut)>) {
+impl Relay {
+    /// Relays one connection until both directions end or it is cut.
+    async fn run(self, mut client: TcpStream, mut cuts: watch::Receiver<(u64, Cut)>) {
+        // Only cuts from now on count.
         let _ = cuts.borrow_and_update();
-        let mut knobs = self.knobs.subscribe();
+        let mut faults = self.faults.subscribe();
+        // A frozen link accepts a connection, as the kernel of a hung server does, and goes no further.
         tokio::select! {
-            _ = knobs.wait_for(|knobs| !knobs.frozen) => {}
+            _ = faults.wait_for(|faults| !faults.frozen) => {}
             _ = cuts.changed() => {}
         }
-        let Ok(mut far) = TcpStream::connect(self.to).await else {
+        let Ok(mut server) = TcpStream::connect(self.server).await else {
             return;
         };
-        let _ = near.set_nodelay(true);
-        let _ = far.set_nodelay(true);
-        self.live.send_modify(|n| *n += 1);
+        let _ = client.set_nodelay(true);
+        let _ = server.set_nodelay(true);
+        self.connections.send_modify(|n| *n += 1);
         let cut = {
-            let (near_read, near_write) = near.split();
-            let (far_read, far_write) = far.split();
+            let (client_read, client_write) = client.split();
+            let (server_read, server_write) = server.split();
             let no_flip = Arc::new(AtomicI64::new(-1));
-            let up = self.pump(near_read, far_write, no_flip);
-            let down = self.pump(far_read, near_write, self.flip.clone());
+            let up = self.copy(client_read, server_write, no_flip);
+            let down = self.copy(server_read, client_write, self.flip_after.clone());
             tokio::select! {
                 _ = async { tokio::join!(up, down) } => Cut::Close,
                 _ = cuts.changed() => cuts.borrow().1,
             }
         };
         if cut == Cut::Reset {
-            let _ = SockRef::from(&near).set_linger(Some(Duration::ZERO));
-            let _ = SockRef::from(&far).set_linger(Some(Duration::ZERO));
+            // A linger of zero makes the close a reset.
+            let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(&server).set_linger(Some(Duration::ZERO));
         }
-        drop((near, far));
-        self.live.send_modify(|n| *n -= 1);
+        drop((client, server));
+        self.connections.send_modify(|n| *n -= 1);
     }
 
-    async fn pump(
+    /// Copies one direction to its end of file. Reading and writing are separate, so that a delay does not reduce
+    /// the throughput.
+    async fn copy(
         &self,
         mut from: ReadHalf<'_>,
         mut to: WriteHalf<'_>,
-        flip: Arc<AtomicI64>,
+        flip_after: Arc<AtomicI64>,
     ) -> io::Result<()> {
+        // Bounded: a frozen link stops reading after 256 parts, as a full socket buffer would.
         let (sender, mut queue) = mpsc::channel::<(Instant, Vec<u8>)>(256);
-        let read_knobs = self.knobs.subscribe();
+        let read_faults = self.faults.subscribe();
         let read = async move {
             let mut buffer = vec![0; 64 * 1024];
             loop {
@@ -259,26 +268,25 @@ impl Wires {
                 if part.is_empty() {
                     return Ok::<_, io::Error>(());
                 }
-                corrupt(&mut part, &flip);
-                let at = Instant::now() + read_knobs.borrow().delay;
-                if sender.send((at, part)).await.is_err() {
+                corrupt(&mut part, &flip_after);
+                let due = Instant::now() + read_faults.borrow().delay;
+                if sender.send((due, part)).await.is_err() {
                     return Ok(());
                 }
             }
         };
-        let mut write_knobs = self.knobs.subscribe();
+        let mut write_faults = self.faults.subscribe();
         let write = async move {
-            while let Some((at, part)) = queue.recv().await {
-                sleep_until(at).await;
-                let rate = match write_knobs.wait_for(|knobs| !knobs.frozen).await {
-                    Ok(knobs) => knobs.rate,
-                    Err(_) => return Ok(()),
-                };
-                to.write_all(&part).await?;
-                if let Some(rate) = rate {
-                    let seconds = part.len() as f64 / rate as f64;
-                    sleep(Duration::from_secs_f64(seconds)).await;
+            while let Some((due, part)) = queue.recv().await {
+                sleep_until(due).await;
+                if write_faults
+                    .wait_for(|faults| !faults.frozen)
+                    .await
+                    .is_err()
+                {
+                    return Ok(());
                 }
+                to.write_all(&part).await?;
             }
             to.shutdown().await
         };
@@ -287,13 +295,14 @@ impl Wires {
     }
 }
 
-fn corrupt(part: &mut [u8], flip: &AtomicI64) {
-    let left = flip.load(Ordering::SeqCst);
+/// Flips the lowest bit of the byte that `flip_after` counts down to, if it is in `part`.
+fn corrupt(part: &mut [u8], flip_after: &AtomicI64) {
+    let left = flip_after.load(Ordering::SeqCst);
     if left < 0 {
         return;
     }
     let rest = left - i64::try_from(part.len()).unwrap_or(i64::MAX);
-    flip.store(rest, Ordering::SeqCst);
+    flip_after.store(rest, Ordering::SeqCst);
     if rest < 0
         && let Ok(at) = usize::try_from(left)
         && let Some(byte) = part.get_mut(at)

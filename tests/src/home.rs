@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-/// What every tunnel of the lab begins with: no ssh_config of this machine's user, and short times.
+/// The defaults of every tunnel in the lab. They ignore the ssh_config and the agent of the user who runs the
+/// tests, and shorten keepalives and retries so that tests of failures take seconds.
 pub const DEFAULTS: &str = "[defaults]
 ssh_config = false
 identity_agent = \"none\"
@@ -18,32 +19,33 @@ server_alive_count_max = 3
 backoff = { initial = \"1s\", max = \"2s\" }
 ";
 
-/// A temporary home.
+/// A temporary home, removed on drop.
 pub struct Home {
     dir: TempDir,
     vars: Vec<(OsString, OsString)>,
 }
 
 impl Home {
-    /// An empty home whose `tunneld.toml` holds [`DEFAULTS`].
+    /// Creates an empty home whose `tunneld.toml` contains [`DEFAULTS`].
     ///
     /// # Errors
-    /// Where the folders cannot be made.
+    /// If the folders cannot be created.
     pub fn new() -> Result<Self> {
-        let home = Self::bare()?;
+        let home = Self::without_config()?;
         home.write("tunneld.toml", DEFAULTS)?;
         Ok(home)
     }
 
-    /// An empty home without any configuration.
+    /// Creates an empty home without any configuration file.
     ///
     /// # Errors
-    /// Where the folders cannot be made.
-    pub fn bare() -> Result<Self> {
+    /// If the folders cannot be created.
+    pub fn without_config() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("lab-home").tempdir()?;
         for name in ["home/.ssh", "config", "run"] {
             let path = dir.path().join(name);
             std::fs::create_dir_all(&path)?;
+            // tunneld refuses folders that other users can write to.
             std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700))?;
         }
         Ok(Self {
@@ -52,9 +54,9 @@ impl Home {
         })
     }
 
-    /// The same home with one more environment variable for all that runs in it.
+    /// Adds an environment variable to every program that is started in this home from now on.
     #[must_use]
-    pub fn var(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+    pub fn with_var(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.vars.push((name.into(), value.into()));
         self
     }
@@ -64,25 +66,26 @@ impl Home {
         self.dir.path().join(name)
     }
 
-    /// The user's home folder.
-    pub fn home(&self) -> PathBuf {
+    /// The folder that programs see as `HOME`.
+    pub fn user_dir(&self) -> PathBuf {
         self.path("home")
     }
 
-    /// The configuration's folder.
+    /// The folder of the configuration files.
     pub fn config_dir(&self) -> PathBuf {
         self.path("config")
     }
 
-    /// The control socket.
+    /// The path of the control socket.
     pub fn socket(&self) -> PathBuf {
         self.path("run/tunneld/control.sock")
     }
 
-    /// Writes a file of the configuration in one step: a temporary name, then a rename.
+    /// Writes a configuration file atomically, with a temporary name and a rename: the daemon watches the folder
+    /// and must not read half a file. Returns the path.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// If it cannot be written.
     pub fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.config_dir().join(name);
         let temporary = self.config_dir().join(format!(".{name}.tmp"));
@@ -91,32 +94,32 @@ impl Home {
         Ok(path)
     }
 
-    /// Takes a file of the configuration away.
+    /// Removes a configuration file.
     ///
     /// # Errors
-    /// Where there is none.
+    /// If there is no such file.
     pub fn remove(&self, name: &str) -> Result<()> {
         Ok(std::fs::remove_file(self.config_dir().join(name))?)
     }
 
-    /// One of the project's programs, its environment cleared down to this home.
+    /// A command that runs one of the project's programs with the environment of this home and nothing else.
     ///
     /// # Errors
-    /// Where it is not built.
+    /// If the program is not built.
     pub fn command(&self, program: &str) -> Result<Command> {
-        self.command_after(&[], program)
+        self.command_with_prefix(&[], program)
     }
 
-    /// The same, and these words go before it.
+    /// Same as [`Self::command`], run by the command `prefix`, such as `nsenter`.
     ///
     /// # Errors
-    /// Where it is not built.
-    pub fn command_after(&self, before: &[String], program: &str) -> Result<Command> {
-        let mut command = crate::process::wrapped(before, built(program)?);
+    /// If the program is not built.
+    pub fn command_with_prefix(&self, prefix: &[String], program: &str) -> Result<Command> {
+        let mut command = crate::process::command_with_prefix(prefix, program_path(program)?);
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", self.home())
+            .env("HOME", self.user_dir())
             .env("TUNNELD_CONFIG_DIR", self.config_dir())
             .env("XDG_RUNTIME_DIR", self.path("run"))
             .env("XDG_CONFIG_HOME", self.path("home/.config"))
@@ -127,11 +130,12 @@ impl Home {
     }
 }
 
-/// The path of one of the project's programs, beside the test's own.
+/// The path of one of the project's programs, in the folder that cargo builds them to.
 ///
 /// # Errors
-/// Where it is not built.
-pub fn built(program: &str) -> Result<PathBuf> {
+/// If the program is not built.
+pub fn program_path(program: &str) -> Result<PathBuf> {
+    // The test itself is target/PROFILE/deps/suite-HASH.
     let exe = std::env::current_exe()?;
     let deps = exe.parent().context("the test has no folder")?;
     let path = deps.parent().unwrap_or(deps).join(program);

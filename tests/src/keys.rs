@@ -1,26 +1,28 @@
-//! Keys, certificates and fingerprints, made by the tools that users make them with.
+//! Keys, certificates, fingerprints and password hashes, created by the tools that users create them with.
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use tokio::process::Command;
+use anyhow::{Context, Result};
 
-/// Makes a key pair without a passphrase: `path` and `path.pub`.
+use crate::process::run_tool;
+
+/// Creates a key pair without a passphrase: `path` and `path.pub`. `kind` is a type of `ssh-keygen -t`.
 ///
 /// # Errors
-/// Where `ssh-keygen` fails.
+/// If `ssh-keygen` fails.
 pub async fn generate(path: &Path, kind: &str) -> Result<()> {
-    generate_with(path, kind, "").await
+    generate_encrypted(path, kind, "").await
 }
 
-/// Makes a key pair with a passphrase: `path` and `path.pub`.
+/// Creates a key pair with a passphrase: `path` and `path.pub`. `kind` is a type of `ssh-keygen -t`.
 ///
 /// # Errors
-/// Where `ssh-keygen` fails.
-pub async fn generate_with(path: &Path, kind: &str, passphrase: &str) -> Result<()> {
+/// If `ssh-keygen` fails.
+pub async fn generate_encrypted(path: &Path, kind: &str, passphrase: &str) -> Result<()> {
+    // ssh-keygen asks before it overwrites a file, and there is no one to answer.
     let _ = std::fs::remove_file(path);
     let path = path.to_str().context("the path is not UTF-8")?;
-    run(
+    run_tool(
         "ssh-keygen",
         &["-q", "-t", kind, "-N", passphrase, "-C", "lab", "-f", path],
     )
@@ -28,57 +30,42 @@ pub async fn generate_with(path: &Path, kind: &str, passphrase: &str) -> Result<
     .map(drop)
 }
 
-/// The SHA256 fingerprint of a public key file, `SHA256:…`.
+/// The fingerprint of a public key file, `SHA256:…`.
 ///
 /// # Errors
-/// Where `ssh-keygen` fails.
+/// If `ssh-keygen` fails.
 pub async fn fingerprint(path: &Path) -> Result<String> {
     let path = path.to_str().context("the path is not UTF-8")?;
-    let out = run("ssh-keygen", &["-l", "-E", "sha256", "-f", path]).await?;
-    let word = out.split_whitespace().nth(1);
+    let output = run_tool("ssh-keygen", &["-l", "-E", "sha256", "-f", path]).await?;
+    let word = output.split_whitespace().nth(1);
     Ok(word.context("no fingerprint")?.to_owned())
 }
 
-/// Certifies the user key `public` for these login names; the certificate lies beside it, `…-cert.pub`.
+/// Signs the user key `public` for the login names `principals`, separated by commas. The certificate is written
+/// beside the key, as `…-cert.pub`.
 ///
 /// # Errors
-/// Where `ssh-keygen` fails.
-pub async fn certify(authority: &Path, public: &Path, names: &str) -> Result<()> {
+/// If `ssh-keygen` fails.
+pub async fn sign_user_key(authority: &Path, public: &Path, principals: &str) -> Result<()> {
     let authority = authority.to_str().context("the path is not UTF-8")?;
     let public = public.to_str().context("the path is not UTF-8")?;
-    let args = ["-q", "-s", authority, "-I", "lab", "-n", names, public];
-    run("ssh-keygen", &args).await.map(drop)
+    let args = ["-q", "-s", authority, "-I", "lab", "-n", principals, public];
+    run_tool("ssh-keygen", &args).await.map(drop)
 }
 
-/// A password as the password database holds it; empty for none.
+/// The SHA-512 crypt hash of a password for /etc/shadow; empty for an empty password.
 ///
 /// # Errors
-/// Where `perl` fails.
-pub async fn crypt(password: &str) -> Result<String> {
+/// If `perl` fails.
+pub async fn password_hash(password: &str) -> Result<String> {
     if password.is_empty() {
         return Ok(String::new());
     }
     let script = "print crypt($ARGV[0], q($6$laboratory$))";
-    run("perl", &["-e", script, password]).await
+    run_tool("perl", &["-e", script, password]).await
 }
 
-/// Runs a tool to its end and returns its stdout.
-///
-/// # Errors
-/// Where it cannot be run or fails; the message bears its stderr.
-pub async fn run(program: &str, args: &[&str]) -> Result<String> {
-    let output = Command::new(program)
-        .args(args)
-        .output()
-        .await
-        .with_context(|| {
-            format!("cannot run {program}; tests/run installs what the suite needs")
-        })?;
-    ensure!(
-        output.status.success(),
-        "{program} {args:?} failed: {}{}",
-        String::from_utf8_lossy(&output.stderr),
-        String::from_utf8_lossy(&output.stdout)
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+/// The line of /etc/shadow that gives `user` this password hash and never expires.
+pub(crate) fn shadow_line(user: &str, hash: &str) -> String {
+    format!("{user}:{hash}:19000:0:99999:7:::\n")
 }

@@ -1,11 +1,11 @@
-//! The lab: real SSH servers, faulty links, targets and the real daemon in a temporary home.
+//! The test lab: real SSH servers, a faulty TCP proxy, forward targets and the real daemon in a temporary home.
 //!
-//! Nothing here is shared between tests, nothing outlives the value that started it, and whoever waits
-//! waits for an event under a deadline.
+//! Every value owns what it starts (processes, tasks, folders) and ends it on drop; tests share nothing.
+//! Every wait is for an event and has a deadline, see [`wait`].
 #![cfg(unix)]
 #![expect(
     clippy::indexing_slicing,
-    reason = "indexing a JSON value never panics, and a lab that panics fails its own test alone"
+    reason = "indexing a JSON value does not panic, and a panic in the lab fails only its own test"
 )]
 
 pub mod agent;
@@ -16,15 +16,16 @@ pub mod ctl;
 pub mod daemon;
 pub mod dropbear;
 pub mod faulty_link;
-pub mod fifo;
 pub mod home;
 pub mod keys;
 pub mod payload;
 pub mod ports;
 pub mod process;
 pub mod prompting_server;
+pub mod root;
 pub mod rpc;
 pub mod security_key;
+mod server_dir;
 mod server_forwards;
 pub mod socks;
 pub mod sshd;

@@ -1,14 +1,15 @@
-//! Free ports for servers that cannot take port 0.
+//! Free TCP ports, for servers that cannot be started with port 0.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Result, bail};
 use rand::RngExt;
 
-/// A port of 127.0.0.1 that was free just now, outside the range that outgoing connections take theirs from.
+/// Returns a port of 127.0.0.1 that is free at this moment. It lies below the range that Linux takes the source
+/// ports of outgoing connections from (32768 and up), so that no connection of another test takes it meanwhile.
 ///
 /// # Errors
-/// Where a hundred tries found none.
+/// If a hundred random ports are all in use.
 pub fn free() -> Result<u16> {
     for _ in 0..100 {
         let port = rand::rng().random_range(10_000..32_000);
@@ -20,7 +21,7 @@ pub fn free() -> Result<u16> {
     bail!("found no free port between 10000 and 32000")
 }
 
-/// The address of 127.0.0.1 with `port`.
+/// The address of `port` on 127.0.0.1.
 pub fn local(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }

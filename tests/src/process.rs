@@ -1,13 +1,16 @@
-//! A child process: its lines kept and waited for, itself killed by its id when dropped.
+//! Child processes whose output lines tests wait for, and what /proc says about a process.
+//!
+//! A [`Process`] is killed on drop, by its own id.
 
 use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
@@ -15,7 +18,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-/// The lines that a process has written so far.
+use crate::wait::{LONG, within};
+
+/// The lines that a process has written to stdout and stderr so far. Clones share them.
 #[derive(Clone)]
 pub struct Log {
     lines: Arc<Mutex<Vec<String>>>,
@@ -23,7 +28,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Every line so far.
+    /// A copy of every line so far.
     pub fn lines(&self) -> Vec<String> {
         self.lines
             .lock()
@@ -31,39 +36,40 @@ impl Log {
             .clone()
     }
 
-    /// Every line so far, as one text.
+    /// Every line so far, joined by newlines.
     pub fn text(&self) -> String {
         self.lines().join("\n")
     }
 
-    /// How many lines there are; a mark for [`Log::wait_after`] and [`Log::count_after`].
+    /// The number of lines so far: a position for [`Log::wait_after`] and [`Log::count_after`].
     pub fn mark(&self) -> usize {
         *self.count.borrow()
     }
 
-    /// How many lines after `mark` hold `needle`.
+    /// The number of lines after `mark` that contain `needle`.
     pub fn count_after(&self, mark: usize, needle: &str) -> usize {
         let lines = self.lines();
         let after = lines.iter().skip(mark);
         after.filter(|line| line.contains(needle)).count()
     }
 
-    /// Waits for a line that holds `needle`.
+    /// Waits for a line that contains `needle`, from the first line on, and returns it.
     ///
     /// # Errors
-    /// Where none came in time, or the process ended without it.
+    /// If no such line is written within `limit`, or the process ends without it.
     pub async fn wait(&self, needle: &str, limit: Duration) -> Result<String> {
         self.wait_after(0, needle, limit).await
     }
 
-    /// Waits for a line after `mark` that holds `needle`.
+    /// Waits for a line after `mark` that contains `needle`, and returns it.
     ///
     /// # Errors
-    /// Where none came in time, or the process ended without it.
+    /// If no such line is written within `limit`, or the process ends without it.
     pub async fn wait_after(&self, mark: usize, needle: &str, limit: Duration) -> Result<String> {
         let deadline = Instant::now() + limit;
         let mut count = self.count.clone();
         loop {
+            // Marked as seen before the lines are read: a line that is written in between wakes the wait below.
             let _ = count.borrow_and_update();
             let lines = self.lines();
             if let Some(line) = lines.iter().skip(mark).find(|line| line.contains(needle)) {
@@ -78,6 +84,7 @@ impl Log {
     }
 }
 
+/// The last 60 lines, for an error message.
 fn tail(lines: &[String]) -> String {
     let skip = lines.len().saturating_sub(60);
     lines
@@ -88,7 +95,7 @@ fn tail(lines: &[String]) -> String {
         .join("\n")
 }
 
-/// A running child process.
+/// A child process, killed on drop.
 pub struct Process {
     name: String,
     child: Child,
@@ -98,10 +105,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`, whose stdout and stderr become the log.
+    /// Starts `command` with an empty stdin; its stdout and stderr become the log. `name` is for error messages.
     ///
     /// # Errors
-    /// Where it cannot be started.
+    /// If it cannot be started.
     pub fn start(name: &str, mut command: Command) -> Result<Self> {
         command
             .stdin(Stdio::null())
@@ -133,46 +140,46 @@ impl Process {
         })
     }
 
-    /// Its process id.
+    /// The process id; of the wrapper if the command has a prefix that does not `exec`.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// What it has written.
+    /// The lines that it has written.
     pub fn log(&self) -> &Log {
         &self.log
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     ///
     /// # Errors
-    /// Where it is gone.
+    /// If the process has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self::signal(self.pid, signal)
     }
 
-    /// Waits for its end.
+    /// Waits until the process ends.
     ///
     /// # Errors
-    /// Where it still runs when the time is over.
-    pub async fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
+    /// If it still runs after `limit`.
+    pub async fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
         let what = format!("{} to end; its log:\n{}", self.name, self.log.text());
-        Ok(crate::wait::within(limit, &what, self.child.wait()).await??)
+        Ok(within(limit, &what, self.child.wait()).await??)
     }
 
-    /// Kills it and waits for its end.
+    /// Sends SIGKILL and waits until the process ends.
     ///
     /// # Errors
-    /// Where the kernel keeps it.
+    /// If it still runs after [`LONG`].
     pub async fn kill(&mut self) -> Result<()> {
         let _ = self.child.start_kill();
-        self.ended(crate::wait::LONG).await?;
+        self.wait_exit(LONG).await?;
         Ok(())
     }
 }
 
-/// The exit code, or 128 + the signal's number as a shell tells it.
-pub fn code(status: ExitStatus) -> i32 {
+/// The exit code, or 128 + the number of the signal that ended the process, as a shell reports it.
+pub fn exit_code(status: ExitStatus) -> i32 {
     let signal = status.signal().map(|number| 128 + number);
     status.code().or(signal).unwrap_or(-1)
 }
@@ -196,21 +203,22 @@ async fn read_lines(
     }
 }
 
-/// What goes before a command that runs in a mount namespace of its own, each of the files bound over its place.
-pub fn mounting(files: &[(PathBuf, &str)]) -> Vec<String> {
+/// The command prefix that runs a command in its own mount namespace, where each file is mounted over its target
+/// path. Root is required.
+pub fn bind_mount_prefix(files: &[(PathBuf, &str)]) -> Vec<String> {
     let script = "while [ \"$1\" != -- ]; do mount --bind \"$1\" \"$2\" || exit 1; shift 2; done; shift; exec \"$@\"";
     let mut words = ["unshare", "--mount", "sh", "-c", script, "sh"]
         .map(str::to_owned)
         .to_vec();
-    for (file, place) in files {
-        words.extend([file.display().to_string(), (*place).to_owned()]);
+    for (file, target) in files {
+        words.extend([file.display().to_string(), (*target).to_owned()]);
     }
     words.push("--".to_owned());
     words
 }
 
-/// `program` as a command, after the words that go before it.
-pub fn wrapped(before: &[String], program: impl AsRef<OsStr>) -> Command {
+/// The command that runs `program` by `prefix`; `program` alone if the prefix is empty.
+pub fn command_with_prefix(before: &[String], program: impl AsRef<OsStr>) -> Command {
     let Some((first, rest)) = before.split_first() else {
         return Command::new(program);
     };
@@ -219,16 +227,69 @@ pub fn wrapped(before: &[String], program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Runs a tool to its end and returns its stdout.
+///
+/// # Errors
+/// If it cannot be run or fails; the message contains its output.
+pub async fn run_tool(program: &str, args: &[&str]) -> Result<String> {
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .await
+        .with_context(|| {
+            format!("cannot run {program}; tests/run installs what the suite needs")
+        })?;
+    ensure!(
+        output.status.success(),
+        "{program} {args:?} failed: {}{}",
+        String::from_utf8_lossy(&output.stderr),
+        String::from_utf8_lossy(&output.stdout)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Writes a shell script that only its owner can run.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_script(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, format!("#!/bin/sh\n{text}\n"))?;
+    Ok(std::fs::set_permissions(
+        path,
+        PermissionsExt::from_mode(0o700),
+    )?)
+}
+
+/// Whether the process `pid` exists and is not a zombie, which its parent has not waited for yet.
+pub fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Waits until none of these processes is alive.
+///
+/// # Errors
+/// If one still is after [`LONG`].
+pub async fn wait_gone(pids: &[u32]) -> Result<()> {
+    let what = format!("the end of the processes {pids:?}");
+    within(LONG, &what, async {
+        while pids.iter().any(|pid| is_alive(*pid)) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}
+
 /// Sends `signal` to the process `pid`.
 ///
 /// # Errors
-/// Where there is no such process, or it is not ours.
+/// If there is no such process, or it belongs to another user.
 pub fn signal(pid: u32, signal: Signal) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     Ok(kill_process(pid.context("no process id")?, signal)?)
 }
 
-/// The parent of every process, by id.
+/// The id of every process of the machine, each with the id of its parent.
 fn parents() -> Vec<(u32, u32)> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
@@ -238,39 +299,40 @@ fn parents() -> Vec<(u32, u32)> {
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter_map(|pid| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name in parentheses may hold anything, even a parenthesis.
+        // `PID (NAME) STATE PPID …`: the name may contain spaces and parentheses, so the last `)` counts.
         let (_, rest) = stat.rsplit_once(')')?;
         Some((pid, rest.split_whitespace().nth(1)?.parse().ok()?))
     })
     .collect()
 }
 
-/// The processes below `pid`, children before grandchildren.
+/// The ids of all descendants of the process `pid`, children before grandchildren.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let all = parents();
     let mut found = vec![pid];
-    let mut at = 0;
-    while let Some(&parent) = found.get(at) {
-        at += 1;
-        found.extend(all.iter().filter(|(_, p)| *p == parent).map(|(c, _)| *c));
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        next += 1;
+        let children = all.iter().filter(|(_, ppid)| *ppid == parent);
+        found.extend(children.map(|(child, _)| *child));
     }
     found.remove(0);
     found
 }
 
-/// What the process `pid` has open: the number of file descriptors.
+/// The number of open file descriptors of the process `pid`.
 ///
 /// # Errors
-/// Where it is gone.
-pub fn open_files(pid: u32) -> Result<usize> {
+/// If the process has ended.
+pub fn open_file_count(pid: u32) -> Result<usize> {
     Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
 /// The resident memory of the process `pid`, in bytes.
 ///
 /// # Errors
-/// Where it is gone.
-pub fn resident(pid: u32) -> Result<u64> {
+/// If the process has ended.
+pub fn resident_bytes(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());

@@ -1,116 +1,106 @@
-//! An SSH server in this process that asks: passwords, rounds of keyboard-interactive, one factor after another.
+//! An SSH server in this process that prompts its user: for passwords, for rounds of keyboard-interactive, and for
+//! several factors in a row. It allows every forward.
 //!
-//! OpenSSH's server asks by keyboard-interactive through PAM alone, which is the machine's and not a test's.
+//! OpenSSH's server prompts by keyboard-interactive only through PAM, which is configured per machine and not per test.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use russh::server::{
     Auth, ChannelOpenHandle, Config, Handler, Msg, Response, Session, VerifiedPublicKey,
 };
 use russh::{Channel, MethodKind, MethodSet};
-use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::server_forwards::FarSide;
+use crate::server_dir::ServerDir;
+use crate::server_forwards::ServerForwards;
 
 /// One factor of a login.
 #[derive(Debug, Clone)]
-pub enum Factor {
-    /// Nothing at all.
-    Nothing,
-    /// Any key or certificate whose signature is right.
-    Key,
+pub enum AuthFactor {
+    /// The method `none` succeeds.
+    None,
+    /// Any key or certificate with a valid signature.
+    PublicKey,
     /// This password.
     Password(&'static str),
-    /// No password: whoever tries one is hung up on.
-    HangsUp,
-    /// These rounds of prompts.
-    Keyboard(Vec<Round>),
+    /// No password is right: the server disconnects when it gets one.
+    DisconnectOnPassword,
+    /// Keyboard-interactive with these rounds, one after another.
+    KeyboardInteractive(Vec<PromptRound>),
 }
 
-/// One round of keyboard-interactive: prompt, whether it echoes, and the right answer.
+/// One round of keyboard-interactive (RFC 4256 §3.2).
 #[derive(Debug, Clone)]
-pub struct Round {
-    /// The text above the prompts.
+pub struct PromptRound {
+    /// The text that the client shows above the prompts.
     pub instructions: &'static str,
-    /// The prompts.
+    /// Each prompt: its text, whether the client may echo the answer, and the right answer.
     pub prompts: Vec<(&'static str, bool, &'static str)>,
 }
 
-/// A running server.
-pub struct Asking {
-    dir: TempDir,
+/// A running server. It ends with all its connections on drop.
+pub struct PromptingServer {
+    dir: ServerDir,
     addr: SocketAddr,
-    attempts: Arc<Mutex<Vec<String>>>,
-    connections: Arc<Mutex<Vec<std::net::TcpStream>>>,
+    attempts: Attempts,
+    connections: Connections,
     _tasks: JoinSet<()>,
 }
 
-impl Asking {
-    /// A server that wants all of these factors, one after another.
+/// The login attempts so far.
+type Attempts = Arc<Mutex<Vec<String>>>;
+/// A second handle of each accepted connection, to close it by.
+type Connections = Arc<Mutex<Vec<std::net::TcpStream>>>;
+
+/// Effectively never, within a test.
+const NO_REKEY_BYTES: usize = 1 << 30;
+
+impl PromptingServer {
+    /// Starts a server that requires all of these factors, one after another.
     ///
     /// # Errors
-    /// Where it does not start.
-    pub async fn start(factors: Vec<Factor>) -> Result<Self> {
-        Self::rekeying(factors, 1 << 30).await
+    /// If it does not start.
+    pub async fn start(factors: Vec<AuthFactor>) -> Result<Self> {
+        Self::start_with_rekey_limit(factors, NO_REKEY_BYTES).await
     }
 
-    /// The same, and the server asks for new keys after it has sent `bytes`.
+    /// Same as [`Self::start`], and the server rekeys after it has sent `rekey_bytes`.
     ///
     /// # Errors
-    /// Where it does not start.
-    pub async fn rekeying(factors: Vec<Factor>, bytes: usize) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("lab-asking").tempdir()?;
-        for key in ["host_key", "user_key"] {
-            crate::keys::generate(&dir.path().join(key), "ed25519").await?;
-        }
-        let key = russh::keys::load_secret_key(dir.path().join("host_key"), None)?;
+    /// If it does not start.
+    pub async fn start_with_rekey_limit(
+        factors: Vec<AuthFactor>,
+        rekey_bytes: usize,
+    ) -> Result<Self> {
+        let dir = ServerDir::new("lab-prompting").await?;
+        dir.generate_host_key().await?;
+        let host_key = russh::keys::load_secret_key(dir.path("host_key"), None)?;
+        let first = factors.first().context("no factor")?;
         let config = Arc::new(Config {
-            keys: vec![key],
-            methods: MethodSet::from([method(factors.first().context("a factor")?)].as_slice()),
-            auth_rejection_time: std::time::Duration::from_millis(50),
-            limits: russh::Limits::new(bytes, 1 << 30, std::time::Duration::from_secs(3600)),
+            keys: vec![host_key],
+            methods: MethodSet::from([method(first)].as_slice()),
+            // russh's default of a second per rejection would only slow the tests.
+            auth_rejection_time: Duration::from_millis(50),
+            limits: russh::Limits::new(rekey_bytes, NO_REKEY_BYTES, Duration::from_secs(3600)),
             max_auth_attempts: 6,
             ..Config::default()
         });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
-        let attempts = Arc::new(Mutex::new(Vec::new()));
-        let (factors, seen) = (Arc::new(factors), attempts.clone());
-        let connections: Arc<Mutex<Vec<std::net::TcpStream>>> = Arc::default();
-        let open = connections.clone();
+        let (attempts, connections) = (Attempts::default(), Connections::default());
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut sessions = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let Some((stream, twin)) = twins(stream) else {
-                    continue;
-                };
-                let Ok(end) = twin.try_clone() else { continue };
-                open.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(twin);
-                let handler = Login {
-                    factors: factors.clone(),
-                    attempts: seen.clone(),
-                    at: 0,
-                    round: 0,
-                    wrong: false,
-                    far: FarSide::default(),
-                };
-                let config = config.clone();
-                sessions.spawn(async move {
-                    if let Ok(session) = russh::server::run_stream(config, stream, handler).await {
-                        let _ = session.await;
-                    }
-                    let _gone_already = end.shutdown(std::net::Shutdown::Both);
-                });
-            }
-        });
+        tasks.spawn(serve(
+            listener,
+            config,
+            Arc::new(factors),
+            attempts.clone(),
+            connections.clone(),
+        ));
         Ok(Self {
             dir,
             addr,
@@ -120,82 +110,116 @@ impl Asking {
         })
     }
 
-    /// Closes every connection, as a server does whose patience is at an end.
-    pub fn hang_up(&self) {
-        let connections = self.connections.lock();
-        for twin in connections
-            .unwrap_or_else(PoisonError::into_inner)
-            .drain(..)
-        {
-            let _gone_already = twin.shutdown(std::net::Shutdown::Both);
+    /// Closes every connection, like a server whose login grace time is over.
+    pub fn disconnect_all(&self) {
+        for connection in lock(&self.connections).drain(..) {
+            let _closed_already = connection.shutdown(Shutdown::Both);
         }
     }
 
-    /// Its port.
+    /// The port of 127.0.0.1 that it listens on.
     pub fn port(&self) -> u16 {
         self.addr.port()
     }
 
-    /// Every login attempt so far: `password right`, `keyboard wrong`, …
+    /// Every login attempt so far, in order: `password right`, `keyboard wrong`, …
     pub fn attempts(&self) -> Vec<String> {
-        let attempts = self.attempts.lock();
-        attempts.unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.attempts).clone()
     }
 
-    /// The lines of `[tunnel.NAME]` that reach it, its host key known.
+    /// The table `[tunnel.NAME]` that connects to this server; its host key is in known_hosts.
     ///
     /// # Errors
-    /// Where the known_hosts file cannot be written.
-    pub fn tunnel(&self, name: &str) -> Result<String> {
-        let known = self.dir.path().join("known_hosts");
-        let key = std::fs::read_to_string(self.dir.path().join("host_key.pub"))?;
-        std::fs::write(&known, format!("[127.0.0.1]:{} {key}", self.port()))?;
-        Ok(format!(
-            "[tunnel.{name}]\nhost = \"someone@127.0.0.1:{}\"\nidentity_file = \"{}\"\nuser_known_hosts_file = \"{}\"\n",
-            self.port(),
-            self.dir.path().join("user_key").display(),
-            known.display()
-        ))
+    /// If the known_hosts file cannot be written.
+    pub fn tunnel_toml(&self, name: &str) -> Result<String> {
+        self.dir.tunnel_toml(name, "someone", self.port())
     }
 }
 
-/// The stream, and another handle to close it by.
-fn twins(stream: TcpStream) -> Option<(TcpStream, std::net::TcpStream)> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn serve(
+    listener: TcpListener,
+    config: Arc<Config>,
+    factors: Arc<Vec<AuthFactor>>,
+    attempts: Attempts,
+    connections: Connections,
+) {
+    let mut sessions = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let Some((stream, handle)) = with_close_handle(stream) else {
+            continue;
+        };
+        let Ok(at_end) = handle.try_clone() else {
+            continue;
+        };
+        lock(&connections).push(handle);
+        let handler = LoginHandler {
+            factors: factors.clone(),
+            attempts: attempts.clone(),
+            factor_index: 0,
+            round_index: 0,
+            answered_wrong: false,
+            forwards: ServerForwards::default(),
+        };
+        let config = config.clone();
+        sessions.spawn(async move {
+            if let Ok(session) = russh::server::run_stream(config, stream, handler).await {
+                let _ = session.await;
+            }
+            // The other handle keeps the connection open, so the end of the session does not close it.
+            let _closed_already = at_end.shutdown(Shutdown::Both);
+        });
+    }
+}
+
+/// Returns the stream and a second handle of its socket. `None` if the system has no descriptor left.
+fn with_close_handle(stream: TcpStream) -> Option<(TcpStream, std::net::TcpStream)> {
     let stream = stream.into_std().ok()?;
-    let twin = stream.try_clone().ok()?;
-    Some((TcpStream::from_std(stream).ok()?, twin))
+    let handle = stream.try_clone().ok()?;
+    Some((TcpStream::from_std(stream).ok()?, handle))
 }
 
-fn method(factor: &Factor) -> MethodKind {
+fn method(factor: &AuthFactor) -> MethodKind {
     match factor {
-        Factor::Nothing => MethodKind::None,
-        Factor::Key => MethodKind::PublicKey,
-        Factor::Password(_) | Factor::HangsUp => MethodKind::Password,
-        Factor::Keyboard(_) => MethodKind::KeyboardInteractive,
+        AuthFactor::None => MethodKind::None,
+        AuthFactor::PublicKey => MethodKind::PublicKey,
+        AuthFactor::Password(_) | AuthFactor::DisconnectOnPassword => MethodKind::Password,
+        AuthFactor::KeyboardInteractive(_) => MethodKind::KeyboardInteractive,
     }
 }
 
-struct Login {
-    factors: Arc<Vec<Factor>>,
-    attempts: Arc<Mutex<Vec<String>>>,
-    at: usize,
-    round: usize,
-    wrong: bool,
-    far: FarSide,
+/// The state of one connection.
+struct LoginHandler {
+    factors: Arc<Vec<AuthFactor>>,
+    attempts: Attempts,
+    /// The factor that is required next.
+    factor_index: usize,
+    /// The round of keyboard-interactive that the next answers are for.
+    round_index: usize,
+    /// Whether an answer of an earlier round was wrong; the client learns it only after the last round.
+    answered_wrong: bool,
+    forwards: ServerForwards,
 }
 
-impl Login {
-    fn seen(&self, what: &str, right: bool) {
+impl LoginHandler {
+    fn factor(&self) -> Option<&AuthFactor> {
+        self.factors.get(self.factor_index)
+    }
+
+    fn record(&self, method: &str, right: bool) {
         let verdict = if right { "right" } else { "wrong" };
-        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
-        attempts.push(format!("{what} {verdict}"));
+        lock(&self.attempts).push(format!("{method} {verdict}"));
     }
 
-    fn passed(&mut self, right: bool) -> Auth {
+    /// Goes on to the next factor if this one was `right`, and returns the reply.
+    fn reply(&mut self, right: bool) -> Auth {
         if right {
-            self.at += 1;
+            self.factor_index += 1;
         }
-        match self.factors.get(self.at) {
+        match self.factor() {
             None => Auth::Accept,
             Some(next) => Auth::Reject {
                 proceed_with_methods: Some(MethodSet::from([method(next)].as_slice())),
@@ -204,7 +228,7 @@ impl Login {
         }
     }
 
-    fn ask(&self, round: &Round) -> Auth {
+    fn prompt(round: &PromptRound) -> Auth {
         let prompts = round.prompts.iter();
         Auth::Partial {
             name: Cow::Borrowed(""),
@@ -216,12 +240,13 @@ impl Login {
     }
 }
 
-impl Handler for Login {
+impl Handler for LoginHandler {
     type Error = russh::Error;
 
     async fn auth_none(&mut self, _user: &str) -> Result<Auth, Self::Error> {
-        let right = matches!(self.factors.get(self.at), Some(Factor::Nothing));
-        Ok(self.passed(right))
+        // Not recorded: every client begins with `none`, to learn the methods.
+        let right = matches!(self.factor(), Some(AuthFactor::None));
+        Ok(self.reply(right))
     }
 
     async fn auth_openssh_certificate(
@@ -229,19 +254,18 @@ impl Handler for Login {
         _user: &str,
         _certificate: &russh::keys::Certificate,
     ) -> Result<Auth, Self::Error> {
-        let right = matches!(self.factors.get(self.at), Some(Factor::Key));
-        self.seen("certificate", right);
-        Ok(self.passed(right))
+        let right = matches!(self.factor(), Some(AuthFactor::PublicKey));
+        self.record("certificate", right);
+        Ok(self.reply(right))
     }
 
     async fn auth_password(&mut self, _user: &str, password: &str) -> Result<Auth, Self::Error> {
-        let right =
-            matches!(self.factors.get(self.at), Some(Factor::Password(p)) if *p == password);
-        self.seen("password", right);
-        if matches!(self.factors.get(self.at), Some(Factor::HangsUp)) {
+        let right = matches!(self.factor(), Some(AuthFactor::Password(p)) if *p == password);
+        self.record("password", right);
+        if matches!(self.factor(), Some(AuthFactor::DisconnectOnPassword)) {
             return Err(russh::Error::Disconnect);
         }
-        Ok(self.passed(right))
+        Ok(self.reply(right))
     }
 
     async fn auth_publickey(
@@ -249,9 +273,9 @@ impl Handler for Login {
         _user: &str,
         _key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
-        let right = matches!(self.factors.get(self.at), Some(Factor::Key));
-        self.seen("key", right);
-        Ok(self.passed(right))
+        let right = matches!(self.factor(), Some(AuthFactor::PublicKey));
+        self.record("key", right);
+        Ok(self.reply(right))
     }
 
     async fn auth_keyboard_interactive<'a>(
@@ -260,29 +284,30 @@ impl Handler for Login {
         _submethods: &str,
         response: Option<Response<'a>>,
     ) -> Result<Auth, Self::Error> {
-        let Some(Factor::Keyboard(rounds)) = self.factors.get(self.at).cloned() else {
-            self.seen("keyboard", false);
-            return Ok(self.passed(false));
+        let Some(AuthFactor::KeyboardInteractive(rounds)) = self.factor().cloned() else {
+            self.record("keyboard", false);
+            return Ok(self.reply(false));
         };
         match response {
-            None => (self.round, self.wrong) = (0, false),
+            // The start of an attempt.
+            None => (self.round_index, self.answered_wrong) = (0, false),
             Some(response) => {
                 let answers: Vec<Vec<u8>> = response.map(|answer| answer.to_vec()).collect();
-                let round = rounds.get(self.round);
+                let round = rounds.get(self.round_index);
                 let prompts = round
                     .map(|round| round.prompts.as_slice())
                     .unwrap_or_default();
-                let wanted: Vec<&[u8]> = prompts.iter().map(|p| p.2.as_bytes()).collect();
-                self.wrong |= answers != wanted;
-                self.round += 1;
+                let expected: Vec<&[u8]> = prompts.iter().map(|p| p.2.as_bytes()).collect();
+                self.answered_wrong |= answers != expected;
+                self.round_index += 1;
             }
         }
-        match rounds.get(self.round) {
-            Some(round) if !self.wrong => Ok(self.ask(round)),
+        match rounds.get(self.round_index) {
+            Some(round) if !self.answered_wrong => Ok(Self::prompt(round)),
             _ => {
-                let right = !self.wrong;
-                self.seen("keyboard", right);
-                Ok(self.passed(right))
+                let right = !self.answered_wrong;
+                self.record("keyboard", right);
+                Ok(self.reply(right))
             }
         }
     }
@@ -297,8 +322,8 @@ impl Handler for Login {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let to = (host_to_connect, port_to_connect);
-        self.far.dial(channel, to, reply).await;
+        let target = (host_to_connect, port_to_connect);
+        self.forwards.connect_tcp(channel, target, reply).await;
         Ok(())
     }
 
@@ -309,7 +334,9 @@ impl Handler for Login {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        self.far.dial_unix(channel, socket_path, reply).await;
+        self.forwards
+            .connect_unix(channel, socket_path, reply)
+            .await;
         Ok(())
     }
 
@@ -319,7 +346,8 @@ impl Handler for Login {
         port: &mut u32,
         session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        let bound = self.far.listen(address, *port, session.handle()).await;
+        let client = session.handle();
+        let bound = self.forwards.listen_tcp(address, *port, client).await;
         *port = bound.unwrap_or(*port);
         Ok(bound.is_some())
     }
@@ -330,7 +358,7 @@ impl Handler for Login {
         port: u32,
         _session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        Ok(self.far.forget(&format!("{address} {port}")))
+        Ok(self.forwards.cancel(&format!("{address} {port}")))
     }
 
     async fn streamlocal_forward(
@@ -338,7 +366,7 @@ impl Handler for Login {
         socket_path: &str,
         session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        Ok(self.far.listen_unix(socket_path, session.handle()))
+        Ok(self.forwards.listen_unix(socket_path, session.handle()))
     }
 
     async fn cancel_streamlocal_forward(
@@ -346,6 +374,6 @@ impl Handler for Login {
         socket_path: &str,
         _session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        Ok(self.far.forget(socket_path))
+        Ok(self.forwards.cancel(socket_path))
     }
 }

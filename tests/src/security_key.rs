@@ -1,15 +1,17 @@
-//! An ssh-agent in this process that holds security keys made of software: it signs as a touched FIDO token does.
+//! An ssh-agent in this process with a FIDO security key in software: it signs as a token does that was touched.
+//!
+//! Agent protocol: draft-miller-ssh-agent. Signatures: OpenSSH's PROTOCOL.u2f.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
-use base64ct::{Base64, Encoding as _};
-use ring::digest::{SHA256, digest};
-use ring::rand::SystemRandom;
-use ring::signature::{
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
 };
+use base64ct::{Base64, Encoding as _};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -21,70 +23,73 @@ const SIGN_REQUEST: u8 = 13;
 const SIGN_RESPONSE: u8 = 14;
 const FAILURE: u8 = 5;
 const APPLICATION: &[u8] = b"ssh:";
-/// Somebody touched the token.
+/// The flag of a signature that says the user has touched the token. sshd requires it by default.
 const USER_PRESENT: u8 = 1;
+/// The signature counter of the token. Any value is valid, sshd does not check it.
 const COUNTER: u32 = 7;
 
-enum Secret {
+enum SigningKey {
     Ed25519(Ed25519KeyPair),
     Ecdsa(EcdsaKeyPair),
 }
 
 struct Key {
     algorithm: &'static str,
+    /// The public key in SSH's wire format.
     blob: Vec<u8>,
-    secret: Secret,
+    signing_key: SigningKey,
 }
 
-/// An agent with one security key.
-pub struct SecurityKey {
+/// An agent with one security key. It serves its socket until it is dropped.
+pub struct SecurityKeyAgent {
     dir: TempDir,
     key: Arc<Key>,
     _serving: JoinSet<()>,
 }
 
-impl SecurityKey {
-    /// A key of the type `sk-ssh-ed25519@openssh.com`.
+impl SecurityKeyAgent {
+    /// Starts an agent with a new key of the type `sk-ssh-ed25519@openssh.com`.
     ///
     /// # Errors
-    /// Where no socket can be bound.
+    /// If the socket cannot be bound.
     pub fn ed25519() -> Result<Self> {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
-        let pkcs8 = pkcs8.map_err(|_| anyhow!("no Ed25519 key"))?;
-        let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).map_err(|why| anyhow!("{why}"))?;
+        let pkcs8 = pkcs8.map_err(|_| anyhow!("cannot generate an Ed25519 key"))?;
+        let pair =
+            Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).map_err(|error| anyhow!("{error}"))?;
         let algorithm = "sk-ssh-ed25519@openssh.com";
         let mut blob = Vec::new();
-        put(&mut blob, algorithm.as_bytes());
-        put(&mut blob, pair.public_key().as_ref());
-        put(&mut blob, APPLICATION);
-        Self::start(algorithm, blob, Secret::Ed25519(pair))
+        put_string(&mut blob, algorithm.as_bytes());
+        put_string(&mut blob, pair.public_key().as_ref());
+        put_string(&mut blob, APPLICATION);
+        Self::start(algorithm, blob, SigningKey::Ed25519(pair))
     }
 
-    /// A key of the type `sk-ecdsa-sha2-nistp256@openssh.com`.
+    /// Starts an agent with a new key of the type `sk-ecdsa-sha2-nistp256@openssh.com`.
     ///
     /// # Errors
-    /// Where no socket can be bound.
+    /// If the socket cannot be bound.
     pub fn ecdsa() -> Result<Self> {
-        let (how, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(how, &random);
-        let pkcs8 = pkcs8.map_err(|_| anyhow!("no ECDSA key"))?;
-        let pair = EcdsaKeyPair::from_pkcs8(how, pkcs8.as_ref(), &random);
-        let pair = pair.map_err(|why| anyhow!("{why}"))?;
+        let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &SystemRandom::new());
+        let pkcs8 = pkcs8.map_err(|_| anyhow!("cannot generate an ECDSA key"))?;
+        let pair = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref());
+        let pair = pair.map_err(|error| anyhow!("{error}"))?;
         let algorithm = "sk-ecdsa-sha2-nistp256@openssh.com";
         let mut blob = Vec::new();
-        put(&mut blob, algorithm.as_bytes());
-        put(&mut blob, b"nistp256");
-        put(&mut blob, pair.public_key().as_ref());
-        put(&mut blob, APPLICATION);
-        Self::start(algorithm, blob, Secret::Ecdsa(pair))
+        put_string(&mut blob, algorithm.as_bytes());
+        put_string(&mut blob, b"nistp256");
+        put_string(&mut blob, pair.public_key().as_ref());
+        put_string(&mut blob, APPLICATION);
+        Self::start(algorithm, blob, SigningKey::Ecdsa(pair))
     }
 
-    fn start(algorithm: &'static str, blob: Vec<u8>, secret: Secret) -> Result<Self> {
+    fn start(algorithm: &'static str, blob: Vec<u8>, signing_key: SigningKey) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("lab-sk").tempdir()?;
         let key = Arc::new(Key {
             algorithm,
             blob,
-            secret,
+            signing_key,
         });
         let listener = UnixListener::bind(dir.path().join("agent"))?;
         let mut serving = JoinSet::new();
@@ -103,23 +108,15 @@ impl SecurityKey {
         })
     }
 
-    /// The agent's socket.
+    /// The path of the agent's socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("agent")
     }
 
-    /// The public key, a line for authorized_keys.
-    pub fn public(&self) -> String {
+    /// The public key as a line of authorized_keys, with a newline.
+    pub fn public_key_line(&self) -> String {
         let blob = Base64::encode_string(&self.key.blob);
         format!("{} {blob} lab\n", self.key.algorithm)
-    }
-
-    /// Writes the public key to `path`.
-    ///
-    /// # Errors
-    /// Where it cannot be written.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        Ok(std::fs::write(path, self.public())?)
     }
 }
 
@@ -130,7 +127,7 @@ async fn serve(mut stream: UnixStream, key: &Key) -> Result<()> {
         stream.read_exact(&mut request).await?;
         let answer = key.answer(&request).unwrap_or_else(|_| vec![FAILURE]);
         let mut framed = Vec::new();
-        put(&mut framed, &answer);
+        put_string(&mut framed, &answer);
         stream.write_all(&framed).await?;
     }
 }
@@ -143,36 +140,37 @@ impl Key {
             REQUEST_IDENTITIES => {
                 answer.push(IDENTITIES_ANSWER);
                 answer.extend(1_u32.to_be_bytes());
-                put(&mut answer, &self.blob);
-                put(&mut answer, b"token");
+                put_string(&mut answer, &self.blob);
+                put_string(&mut answer, b"token");
             }
-            SIGN_REQUEST if take(&mut rest)? == self.blob => {
-                let signature = self.sign(take(&mut rest)?)?;
+            SIGN_REQUEST if take_string(&mut rest)? == self.blob => {
+                let signature = self.sign(take_string(&mut rest)?)?;
                 answer.push(SIGN_RESPONSE);
-                put(&mut answer, &signature);
+                put_string(&mut answer, &signature);
             }
             _ => answer.push(FAILURE),
         }
         Ok(answer)
     }
 
+    /// PROTOCOL.u2f: a token signs the hashes of the application and of the message, with its flags and counter.
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
         let mut signed = digest(&SHA256, APPLICATION).as_ref().to_vec();
         signed.push(USER_PRESENT);
         signed.extend(COUNTER.to_be_bytes());
         signed.extend(digest(&SHA256, message).as_ref());
         let mut signature = Vec::new();
-        put(&mut signature, self.algorithm.as_bytes());
-        match &self.secret {
-            Secret::Ed25519(pair) => put(&mut signature, pair.sign(&signed).as_ref()),
-            Secret::Ecdsa(pair) => {
-                let both = pair.sign(&SystemRandom::new(), &signed);
-                let both = both.map_err(|_| anyhow!("no signature"))?;
+        put_string(&mut signature, self.algorithm.as_bytes());
+        match &self.signing_key {
+            SigningKey::Ed25519(pair) => put_string(&mut signature, pair.sign(&signed).as_ref()),
+            SigningKey::Ecdsa(pair) => {
+                let r_and_s = pair.sign(&SystemRandom::new(), &signed);
+                let r_and_s = r_and_s.map_err(|_| anyhow!("cannot sign"))?;
                 let mut numbers = Vec::new();
-                for number in both.as_ref().chunks(32) {
-                    put(&mut numbers, &mpint(number));
+                for number in r_and_s.as_ref().chunks(32) {
+                    put_string(&mut numbers, &mpint(number));
                 }
-                put(&mut signature, &numbers);
+                put_string(&mut signature, &numbers);
             }
         }
         signature.push(USER_PRESENT);
@@ -181,6 +179,7 @@ impl Key {
     }
 }
 
+/// The content of an `mpint` (RFC 4251 §5): no leading zeros, except one byte that keeps the number positive.
 fn mpint(number: &[u8]) -> Vec<u8> {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     let number = number.get(zeros..).unwrap_or_default();
@@ -190,15 +189,17 @@ fn mpint(number: &[u8]) -> Vec<u8> {
     mpint
 }
 
-fn put(out: &mut Vec<u8>, text: &[u8]) {
-    out.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
-    out.extend(text);
+/// Appends a `string` (RFC 4251 §5).
+fn put_string(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend(bytes);
 }
 
-fn take<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8]> {
-    let (length, after) = rest.split_first_chunk().context("a length")?;
+/// Takes a `string` (RFC 4251 §5) from the front of `rest`.
+fn take_string<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8]> {
+    let (length, after) = rest.split_first_chunk().context("no length")?;
     let length = usize::try_from(u32::from_be_bytes(*length))?;
-    let text = after.get(..length).context("a string")?;
+    let bytes = after.get(..length).context("the string is cut off")?;
     *rest = after.get(length..).unwrap_or_default();
-    Ok(text)
+    Ok(bytes)
 }

@@ -1,4 +1,4 @@
-//! A SOCKS client, as small as the RFC allows: it shows what a proxy answers, byte for byte.
+//! A minimal SOCKS client (RFC 1928; SOCKS4 and 4a have no RFC) that checks the proxy's replies byte for byte.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,45 +6,49 @@ use anyhow::{Result, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Whom a SOCKS client asks for.
+/// The address of a SOCKS request.
 #[derive(Debug, Clone)]
-pub enum Dest {
+pub enum Destination {
     /// An address.
     Ip(IpAddr),
-    /// A name, resolved by the proxy.
+    /// A name, which the proxy resolves.
     Name(String),
 }
 
-/// Asks `proxy` by SOCKS5 for `dest`; the inner error is the reply code.
+/// Connects to `dest` through a SOCKS5 proxy. The inner error is the proxy's reply code.
 ///
 /// # Errors
-/// Where the proxy does not speak SOCKS5 without a login.
-pub async fn v5(proxy: SocketAddr, dest: &Dest, port: u16) -> Result<Result<TcpStream, u8>> {
+/// If the proxy does not speak SOCKS5, or requires a login.
+pub async fn connect_v5(
+    proxy: SocketAddr,
+    dest: &Destination,
+    port: u16,
+) -> Result<Result<TcpStream, u8>> {
     let mut stream = TcpStream::connect(proxy).await?;
     stream.write_all(&[5, 1, 0]).await?;
     let mut method = [0; 2];
     stream.read_exact(&mut method).await?;
     ensure!(method == [5, 0], "the method reply is {method:?}");
     stream.write_all(&request_v5(1, dest, port)).await?;
-    match reply_v5(&mut stream).await? {
+    match read_reply_v5(&mut stream).await? {
         0 => Ok(Ok(stream)),
         code => Ok(Err(code)),
     }
 }
 
-/// A SOCKS5 request with the command `command`.
-pub fn request_v5(command: u8, dest: &Dest, port: u16) -> Vec<u8> {
+/// The bytes of a SOCKS5 request, without the greeting. `command` is 1 for CONNECT, 2 for BIND, 3 for UDP.
+pub fn request_v5(command: u8, dest: &Destination, port: u16) -> Vec<u8> {
     let mut request = vec![5, command, 0];
     match dest {
-        Dest::Ip(IpAddr::V4(ip)) => {
+        Destination::Ip(IpAddr::V4(ip)) => {
             request.push(1);
             request.extend(ip.octets());
         }
-        Dest::Ip(IpAddr::V6(ip)) => {
+        Destination::Ip(IpAddr::V6(ip)) => {
             request.push(4);
             request.extend(ip.octets());
         }
-        Dest::Name(name) => {
+        Destination::Name(name) => {
             request.push(3);
             request.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
             request.extend(name.as_bytes());
@@ -54,11 +58,11 @@ pub fn request_v5(command: u8, dest: &Dest, port: u16) -> Vec<u8> {
     request
 }
 
-/// Reads a SOCKS5 reply and returns its code.
+/// Reads a SOCKS5 reply and returns its code, 0 for success.
 ///
 /// # Errors
-/// Where it is none.
-pub async fn reply_v5(stream: &mut TcpStream) -> Result<u8> {
+/// If the bytes are not a SOCKS5 reply.
+pub async fn read_reply_v5(stream: &mut TcpStream) -> Result<u8> {
     let mut head = [0; 4];
     stream.read_exact(&mut head).await?;
     let [version, code, reserved, kind] = head;
@@ -67,28 +71,33 @@ pub async fn reply_v5(stream: &mut TcpStream) -> Result<u8> {
         1 => 6,
         4 => 18,
         3 => usize::from(stream.read_u8().await?) + 2,
-        _ => bail!("the reply's address has the type {kind}"),
+        _ => bail!("the reply has the unknown address type {kind}"),
     };
     let mut bound = vec![0; rest];
     stream.read_exact(&mut bound).await?;
     Ok(code)
 }
 
-/// Asks `proxy` by SOCKS4, or 4a for a name; the inner error is the reply code.
+/// Connects to `dest` through a SOCKS4 proxy, by SOCKS4a for a name. The inner error is the proxy's reply code.
 ///
 /// # Errors
-/// Where the proxy does not speak SOCKS4, or `dest` is an IPv6 address.
-pub async fn v4(proxy: SocketAddr, dest: &Dest, port: u16) -> Result<Result<TcpStream, u8>> {
+/// If the proxy does not speak SOCKS4, or `dest` is an IPv6 address.
+pub async fn connect_v4(
+    proxy: SocketAddr,
+    dest: &Destination,
+    port: u16,
+) -> Result<Result<TcpStream, u8>> {
     let mut stream = TcpStream::connect(proxy).await?;
     let mut request = vec![4, 1];
     request.extend(port.to_be_bytes());
     match dest {
-        Dest::Ip(IpAddr::V4(ip)) => {
+        Destination::Ip(IpAddr::V4(ip)) => {
             request.extend(ip.octets());
             request.extend(b"someone\0");
         }
-        Dest::Ip(IpAddr::V6(_)) => bail!("SOCKS4 knows no IPv6"),
-        Dest::Name(name) => {
+        Destination::Ip(IpAddr::V6(_)) => bail!("SOCKS4 has no IPv6 addresses"),
+        Destination::Name(name) => {
+            // SOCKS4a: an address of the form 0.0.0.x says that a name follows the user.
             request.extend([0, 0, 0, 1]);
             request.extend(b"someone\0");
             request.extend(name.as_bytes());

@@ -1,9 +1,8 @@
-//! A private, real OpenSSH server: its own keys, port, configuration and log.
+//! A private OpenSSH server with its own keys, port, configuration and log. The user who runs the tests logs in.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
@@ -11,292 +10,316 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::process::{self, Log, Process};
+use crate::server_dir;
 use crate::wait::LONG;
 
-/// How the server is set up.
+/// The options of an [`Sshd`].
 #[derive(Debug, Clone)]
-pub struct Setup {
-    /// Lines of sshd_config that go before the lab's own: the first one of a keyword counts. `Match` blocks last.
-    pub lines: Vec<String>,
-    /// The types of its host keys.
+pub struct SshdOptions {
+    /// Lines of sshd_config that precede the lab's own, because the first value of a keyword counts. `Match` blocks
+    /// must be last: they are appended after the lab's own lines.
+    pub config_lines: Vec<String>,
+    /// The types of its host keys, as `ssh-keygen -t` takes them.
     pub host_keys: Vec<String>,
     /// The options before the user's key in authorized_keys.
     pub key_options: String,
-    /// The type of the user's key.
+    /// The type of the user's key, as `ssh-keygen -t` takes it.
     pub user_key: String,
-    /// Whether it listens on `::1` too.
+    /// Whether it also listens on `::1`.
     pub ipv6: bool,
-    /// The user's password, in a private copy of the password database; only root can make one.
+    /// The user's password, empty for none: the server runs with its own /etc/shadow, which needs root. `None` leaves
+    /// the machine's.
     pub password: Option<String>,
-    /// What goes before its command, such as a way into another network.
-    pub before: Vec<String>,
-    /// The address that it listens on.
-    pub ip: String,
-    /// What PAM does for it, a private copy of its service's file; only beside a password of its own.
-    pub pam: Option<String>,
+    /// The content of /etc/pam.d/sshd for this server; effective only with a `password`. `None` leaves the machine's.
+    pub pam_service: Option<String>,
+    /// The command prefix that runs the server, such as an entry into a network namespace.
+    pub command_prefix: Vec<String>,
+    /// The IPv4 address that it listens on.
+    pub listen_ip: String,
 }
 
-impl Default for Setup {
+impl Default for SshdOptions {
     fn default() -> Self {
         Self {
-            lines: Vec::new(),
+            config_lines: Vec::new(),
             host_keys: vec!["ed25519".to_owned()],
             key_options: String::new(),
             user_key: "ed25519".to_owned(),
             ipv6: false,
             password: None,
-            pam: None,
-            before: Vec::new(),
-            ip: "127.0.0.1".to_owned(),
+            pam_service: None,
+            command_prefix: Vec::new(),
+            listen_ip: "127.0.0.1".to_owned(),
         }
     }
 }
 
-/// A running server, and the user's key that it accepts.
+impl SshdOptions {
+    /// The options of a server that requires the user's key and then `password`. Root is required.
+    pub fn key_and_password(password: &str) -> Self {
+        Self {
+            config_lines: vec![
+                "AuthenticationMethods publickey,password".into(),
+                "PasswordAuthentication yes".into(),
+            ],
+            password: Some(password.into()),
+            ..Self::default()
+        }
+    }
+}
+
+/// A server and the key that its user logs in with. It is killed with its sessions on drop.
 pub struct Sshd {
     dir: TempDir,
     port: u16,
+    /// `None` while it is stopped.
     process: Option<Process>,
-    setup: Setup,
+    options: SshdOptions,
 }
 
 impl Sshd {
-    /// A server with the lab's own configuration.
+    /// Starts a server with the default options.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// If it does not start.
     pub async fn start() -> Result<Self> {
-        Self::with(Setup::default()).await
+        Self::start_with(SshdOptions::default()).await
     }
 
-    /// A server with these lines of sshd_config before the lab's own.
+    /// Starts a server with these additional lines of sshd_config.
     ///
     /// # Errors
-    /// Where it does not start.
-    pub async fn with_lines(lines: &[&str]) -> Result<Self> {
-        let lines = lines.iter().map(|line| (*line).to_owned()).collect();
-        Self::with(Setup {
-            lines,
-            ..Setup::default()
+    /// If it does not start.
+    pub async fn start_with_lines(lines: &[&str]) -> Result<Self> {
+        let config_lines = lines.iter().map(|line| (*line).to_owned()).collect();
+        Self::start_with(SshdOptions {
+            config_lines,
+            ..SshdOptions::default()
         })
         .await
     }
 
-    /// A server set up so.
+    /// Starts a server with these options.
     ///
     /// # Errors
-    /// Where it does not start.
-    pub async fn with(setup: Setup) -> Result<Self> {
+    /// If it does not start.
+    pub async fn start_with(options: SshdOptions) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("lab-sshd").tempdir()?;
         let user_key = dir.path().join("user_key");
-        crate::keys::generate(&user_key, &setup.user_key).await?;
+        crate::keys::generate(&user_key, &options.user_key).await?;
         let public = std::fs::read_to_string(user_key.with_extension("pub"))?;
-        let line = format!("{} {public}", setup.key_options);
+        let line = format!("{} {public}", options.key_options);
         std::fs::write(dir.path().join("authorized_keys"), line.trim_start())?;
-        for kind in &setup.host_keys {
+        for kind in &options.host_keys {
             crate::keys::generate(&dir.path().join(format!("host_{kind}")), kind).await?;
         }
         let mut sshd = Self {
             dir,
             port: 0,
             process: None,
-            setup,
+            options,
         };
-        // Between choosing a port and binding it another may have taken it.
+        // Another process may take the port between the choice and the bind.
         for _ in 0..5 {
             sshd.port = crate::ports::free()?;
-            if sshd.resume().await.is_ok() {
+            if sshd.start_again().await.is_ok() {
                 return Ok(sshd);
             }
         }
         sshd.port = crate::ports::free()?;
-        sshd.resume().await?;
+        sshd.start_again().await?;
         Ok(sshd)
     }
 
-    /// Starts it again after [`Sshd::stop`], on the same port, with what its files now hold.
+    /// Starts it after [`Sshd::stop`], on the same port, with the current options and files.
     ///
     /// # Errors
-    /// Where it does not start.
-    pub async fn resume(&mut self) -> Result<()> {
+    /// If it does not start.
+    pub async fn start_again(&mut self) -> Result<()> {
         let config = self.dir.path().join("sshd_config");
         std::fs::write(&config, self.config())?;
         if rustix::process::geteuid().is_root() {
+            // sshd as root refuses to start without its privilege separation folder.
             std::fs::create_dir_all("/run/sshd")?;
         }
-        let mut command = match &self.setup.password {
-            None => process::wrapped(&self.setup.before, program()?),
-            Some(password) => self.with_password(password).await?,
+        let mut command = match &self.options.password {
+            None => process::command_with_prefix(&self.options.command_prefix, program()?),
+            Some(password) => self.command_with_password(password).await?,
         };
         command.args(["-D", "-e", "-f"]).arg(&config);
         let process = Process::start("sshd", command)?;
         process.log().wait("Server listening on", LONG).await?;
-        if self.setup.ipv6 {
+        if self.options.ipv6 {
             process.log().wait("Server listening on ::1", LONG).await?;
         }
         self.process = Some(process);
         Ok(())
     }
 
-    /// The server in a mount namespace where the user has this password, none where it is empty.
-    async fn with_password(&self, password: &str) -> Result<Command> {
-        let (user, dir) = (user()?, self.dir.path());
+    /// The command that runs sshd in a mount namespace with its own /etc/shadow.
+    async fn command_with_password(&self, password: &str) -> Result<Command> {
+        let (user, dir) = (current_user()?, self.dir.path());
         let mut mounts = vec![(dir.join("shadow"), "/etc/shadow")];
-        let hash = crate::keys::crypt(password).await?;
-        std::fs::write(
-            dir.join("shadow"),
-            format!("{user}:{hash}:19000:0:99999:7:::\n"),
-        )?;
-        if let Some(pam) = &self.setup.pam {
+        let hash = crate::keys::password_hash(password).await?;
+        let line = crate::keys::shadow_line(&user, &hash);
+        std::fs::write(dir.join("shadow"), line)?;
+        if let Some(pam) = &self.options.pam_service {
             std::fs::write(dir.join("pam"), pam)?;
             mounts.push((dir.join("pam"), "/etc/pam.d/sshd"));
         }
-        let before = [self.setup.before.clone(), process::mounting(&mounts)];
-        Ok(process::wrapped(&before.concat(), program()?))
+        let prefix = [
+            self.options.command_prefix.clone(),
+            process::bind_mount_prefix(&mounts),
+        ];
+        Ok(process::command_with_prefix(&prefix.concat(), program()?))
     }
 
     fn config(&self) -> String {
         let dir = self.dir.path().display();
-        let at = self.setup.lines.iter();
-        let at = at.take_while(|line| !line.starts_with("Match")).count();
-        let (first, matches) = self.setup.lines.split_at(at);
+        let lines = &self.options.config_lines;
+        let before_match = lines.iter().take_while(|line| !line.starts_with("Match"));
+        let (first, match_blocks) = lines.split_at(before_match.count());
         let mut text = first.join("\n");
+        // DEBUG1: tests look for lines of that level. MaxStartups: tests open many connections at once.
         let _ = write!(
             text,
             "\nListenAddress {ip}:{port}\nPidFile none\nAuthorizedKeysFile {dir}/authorized_keys\n\
              StrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n\
              KbdInteractiveAuthentication no\nLogLevel DEBUG1\nGatewayPorts clientspecified\n\
              MaxStartups 200:30:300\nUseDNS no\nPrintMotd no\nPrintLastLog no\n",
-            ip = self.setup.ip,
+            ip = self.options.listen_ip,
             port = self.port
         );
-        if self.setup.ipv6 {
+        if self.options.ipv6 {
             let _ = writeln!(text, "ListenAddress [::1]:{}", self.port);
         }
-        for kind in &self.setup.host_keys {
+        for kind in &self.options.host_keys {
             let _ = writeln!(text, "HostKey {dir}/host_{kind}");
         }
-        text + &matches.join("\n") + "\n"
+        text + &match_blocks.join("\n") + "\n"
     }
 
-    /// Where it listens.
+    /// The address that it listens on, if that is the default address 127.0.0.1.
     pub fn addr(&self) -> SocketAddr {
         crate::ports::local(self.port)
     }
 
-    /// Its port.
+    /// The port that it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its folder: keys, authorized_keys, configuration.
+    /// Its folder: keys, `authorized_keys` and `sshd_config`.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The user's private key; `.pub` stands beside it.
+    /// The path of the user's private key; the public one is beside it, with `.pub`.
     pub fn user_key(&self) -> PathBuf {
         self.dir.path().join("user_key")
     }
 
-    /// The public half of the host key of type `kind`.
+    /// The path of the public host key of type `kind`.
     pub fn host_key(&self, kind: &str) -> PathBuf {
         self.dir.path().join(format!("host_{kind}.pub"))
     }
 
-    /// The setup, to be changed before [`Sshd::resume`].
-    pub fn setup_mut(&mut self) -> &mut Setup {
-        &mut self.setup
+    /// The options, for changes before [`Sshd::start_again`].
+    pub fn options_mut(&mut self) -> &mut SshdOptions {
+        &mut self.options
     }
 
-    /// Stands while it runs.
+    /// The process of the listener.
     ///
     /// # Errors
-    /// Where it is stopped.
+    /// If the server is stopped.
     pub fn process(&self) -> Result<&Process> {
         self.process.as_ref().context("this sshd is stopped")
     }
 
-    /// Its log.
+    /// The log of the listener and all its sessions.
     ///
     /// # Errors
-    /// Where it is stopped.
+    /// If the server is stopped.
     pub fn log(&self) -> Result<&Log> {
         Ok(self.process()?.log())
     }
 
-    /// The known_hosts lines for its host keys as they stand, reached at `port` of its address.
+    /// The known_hosts lines of its current host keys, for a client that connects to `port` of its address.
     ///
     /// # Errors
-    /// Where a key cannot be read.
-    pub fn known_hosts_at(&self, port: u16) -> Result<String> {
+    /// If a key cannot be read.
+    pub fn known_hosts_lines(&self, port: u16) -> Result<String> {
         let mut text = String::new();
-        for kind in &self.setup.host_keys {
+        for kind in &self.options.host_keys {
             let key = std::fs::read_to_string(self.host_key(kind))?;
             let key = key.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-            let _ = writeln!(text, "[{}]:{port} {key}", self.setup.ip);
+            let _ = writeln!(text, "[{}]:{port} {key}", self.options.listen_ip);
         }
         Ok(text)
     }
 
-    /// The lines of `[tunnel.NAME]` that reach it straight, its host key known.
+    /// The table `[tunnel.NAME]` that connects to this server; its host keys are in known_hosts.
     ///
     /// # Errors
-    /// Where the known_hosts file cannot be written.
-    pub fn tunnel(&self, name: &str) -> Result<String> {
-        self.tunnel_at(name, self.port)
+    /// If the known_hosts file cannot be written.
+    pub fn tunnel_toml(&self, name: &str) -> Result<String> {
+        self.tunnel_toml_at(name, self.port)
     }
 
-    /// The lines of `[tunnel.NAME]` that reach it through `port` of 127.0.0.1, its host key known.
+    /// Same as [`Self::tunnel_toml`], through another port of its address, such as a link's. The known_hosts file is
+    /// `known_hosts_PORT` in [`Self::dir`].
     ///
     /// # Errors
-    /// Where the known_hosts file cannot be written.
-    pub fn tunnel_at(&self, name: &str, port: u16) -> Result<String> {
-        let known = self.dir.path().join(format!("known_hosts_{port}"));
-        std::fs::write(&known, self.known_hosts_at(port)?)?;
-        Ok(format!(
-            "[tunnel.{name}]\nhost = \"{user}@{ip}:{port}\"\nidentity_file = \"{key}\"\n\
-             user_known_hosts_file = \"{known}\"\n",
-            user = user()?,
-            ip = self.setup.ip,
-            key = self.user_key().display(),
-            known = known.display(),
+    /// If the known_hosts file cannot be written.
+    pub fn tunnel_toml_at(&self, name: &str, port: u16) -> Result<String> {
+        let known_hosts = self.dir.path().join(format!("known_hosts_{port}"));
+        std::fs::write(&known_hosts, self.known_hosts_lines(port)?)?;
+        let host = format!("{}@{}:{port}", current_user()?, self.options.listen_ip);
+        Ok(server_dir::tunnel_toml(
+            name,
+            &host,
+            &self.user_key(),
+            &known_hosts,
         ))
     }
 
-    /// The lines of an ssh_config that make `alias` reach it, its host key known.
+    /// The `Host` block of an ssh_config by which `alias` is this server; its host keys are in known_hosts.
     ///
     /// # Errors
-    /// Where the known_hosts file cannot be written.
-    pub fn ssh_host(&self, alias: &str) -> Result<String> {
-        let known = self.dir.path().join("known_hosts_alias");
-        std::fs::write(&known, self.known_hosts_at(self.port)?)?;
+    /// If the known_hosts file cannot be written.
+    pub fn ssh_config_host(&self, alias: &str) -> Result<String> {
+        let known_hosts = self.dir.path().join("known_hosts_alias");
+        std::fs::write(&known_hosts, self.known_hosts_lines(self.port)?)?;
         Ok(format!(
             "Host {alias}\n  HostName 127.0.0.1\n  Port {port}\n  User {user}\n  IdentityFile {key}\n  \
-             UserKnownHostsFile {known}\n  IdentitiesOnly yes\n",
+             UserKnownHostsFile {known_hosts}\n  IdentitiesOnly yes\n",
             port = self.port,
-            user = user()?,
+            user = current_user()?,
             key = self.user_key().display(),
-            known = known.display(),
+            known_hosts = known_hosts.display(),
         ))
     }
 
-    /// The processes of its sessions.
-    pub fn sessions(&self) -> Vec<u32> {
+    /// The ids of the processes of its sessions; empty if it is stopped.
+    pub fn session_pids(&self) -> Vec<u32> {
         let pid = self.process.as_ref().map(Process::pid);
         pid.map(process::descendants).unwrap_or_default()
     }
 
-    /// Sends `signal` to every process of its sessions, the listener spared; returns how many there were.
+    /// Sends `signal` to every process of its sessions, but not to the listener. Returns the number of processes.
     pub fn signal_sessions(&self, signal: Signal) -> usize {
         let sent = |pid: &u32| process::signal(*pid, signal).is_ok();
-        self.sessions().into_iter().filter(|pid| sent(pid)).count()
+        self.session_pids()
+            .into_iter()
+            .filter(|pid| sent(pid))
+            .count()
     }
 
-    /// Kills every session, the listener spared.
+    /// Kills every session; the listener keeps running.
     ///
     /// # Errors
-    /// Where there was none.
+    /// If there is no session.
     pub fn kill_sessions(&self) -> Result<()> {
         match self.signal_sessions(Signal::KILL) {
             0 => bail!("there was no session to kill"),
@@ -304,10 +327,10 @@ impl Sshd {
         }
     }
 
-    /// Stops every session, so that the peer is silent and its TCP connection stands.
+    /// Sends SIGSTOP to every session: it is silent while its TCP connection stays open.
     ///
     /// # Errors
-    /// Where there was none.
+    /// If there is no session.
     pub fn freeze_sessions(&self) -> Result<()> {
         match self.signal_sessions(Signal::STOP) {
             0 => bail!("there was no session to freeze"),
@@ -315,12 +338,13 @@ impl Sshd {
         }
     }
 
-    /// Stops the server: the listener and every session.
+    /// Kills the listener and every session.
     ///
     /// # Errors
-    /// Where it does not end.
+    /// If the listener does not end.
     pub async fn stop(&mut self) -> Result<()> {
-        let sessions = self.sessions();
+        // Collected first: without their parent the sessions can no longer be found.
+        let sessions = self.session_pids();
         if let Some(mut process) = self.process.take() {
             process.kill().await?;
         }
@@ -330,26 +354,17 @@ impl Sshd {
         Ok(())
     }
 
-    /// Stops it, makes new host keys and starts it again; the known_hosts files stay as they were.
+    /// Stops the server, generates new host keys and starts it again. The known_hosts files keep the old keys.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// If it does not start.
     pub async fn change_host_keys(&mut self) -> Result<()> {
         self.stop().await?;
-        for kind in &self.setup.host_keys {
+        for kind in &self.options.host_keys {
             let key = self.dir.path().join(format!("host_{kind}"));
             crate::keys::generate(&key, kind).await?;
         }
-        self.resume().await
-    }
-
-    /// Waits until a session is logged in, counted from `mark` of its log.
-    ///
-    /// # Errors
-    /// Where none is in time.
-    pub async fn wait_login(&self, mark: usize, limit: Duration) -> Result<()> {
-        self.log()?.wait_after(mark, "Accepted ", limit).await?;
-        Ok(())
+        self.start_again().await
     }
 }
 
@@ -359,17 +374,18 @@ impl Drop for Sshd {
     }
 }
 
-/// The user that logs in: the one who runs the tests.
+/// The name of the user who runs the tests.
 ///
 /// # Errors
-/// Where it has no name.
-pub fn user() -> Result<String> {
-    let out = std::process::Command::new("id").arg("-un").output()?;
-    Ok(String::from_utf8(out.stdout)?.trim().to_owned())
+/// If the user has no name.
+pub fn current_user() -> Result<String> {
+    let output = std::process::Command::new("id").arg("-un").output()?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
 fn program() -> Result<PathBuf> {
-    let places = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/bin/sshd"];
-    let found = places.iter().map(PathBuf::from).find(|path| path.exists());
+    // sshd must be started by its absolute path: it starts itself again for each session.
+    let paths = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/bin/sshd"];
+    let found = paths.iter().map(PathBuf::from).find(|path| path.exists());
     found.context("there is no sshd; run tests/run, which installs openssh-server")
 }

@@ -1,4 +1,4 @@
-//! What stands behind a forward: small servers that tell how each of their connections went.
+//! Small servers behind a forward that report how each of their connections ended.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,173 +13,178 @@ use tokio::task::JoinSet;
 
 /// What a target does with a connection.
 #[derive(Clone)]
-pub enum Manner {
-    /// Sends back what comes, as it comes, and closes after the other side.
+pub enum TargetBehavior {
+    /// Sends back every byte as it arrives, and closes after the end of file.
     Echo,
-    /// Reads until the other side closes its direction, then sends all of it back and closes.
-    Collect,
-    /// Sends these bytes, closes that direction, then reads to the end.
-    Source(Arc<[u8]>),
-    /// Never reads and never writes.
-    Silent,
-    /// Answers one HTTP request with this body.
-    Http(String),
+    /// Reads to the end of file, then sends everything back and closes.
+    EchoAtEof,
+    /// Sends these bytes and half-closes, then reads to the end of file.
+    SendThenRead(Arc<[u8]>),
+    /// Accepts and then neither reads nor writes.
+    NeverRead,
+    /// Reads one HTTP request and replies with this body.
+    HttpResponse(String),
 }
 
 /// How one connection of a target ended.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// What the target received.
+pub struct ConnectionEnd {
+    /// The bytes that the target received.
     pub received: Vec<u8>,
-    /// Whether the other side closed in order; false for a reset.
+    /// True for an end of file, false for a reset.
     pub clean: bool,
 }
 
-/// A server behind a forward.
+/// A server behind a forward. It ends with all its connections on drop.
 pub struct Target {
+    /// `None` on a Unix socket.
     addr: Option<SocketAddr>,
     accepted: watch::Receiver<u64>,
-    ended: mpsc::UnboundedReceiver<Ended>,
+    ends: mpsc::UnboundedReceiver<ConnectionEnd>,
     _tasks: JoinSet<()>,
 }
 
 impl Target {
-    /// A target on a free port of 127.0.0.1.
+    /// Starts a target on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// Where no port can be bound.
-    pub async fn start(manner: Manner) -> Result<Self> {
-        Self::at("127.0.0.1:0", manner).await
+    /// If no port can be bound.
+    pub async fn start(behavior: TargetBehavior) -> Result<Self> {
+        Self::at("127.0.0.1:0", behavior).await
     }
 
-    /// A target at `addr`.
+    /// Starts a target on `addr`, written as `IP:PORT`.
     ///
     /// # Errors
-    /// Where it cannot be bound.
-    pub async fn at(addr: &str, manner: Manner) -> Result<Self> {
+    /// If it cannot be bound.
+    pub async fn at(addr: &str, behavior: TargetBehavior) -> Result<Self> {
         let listener = TcpListener::bind(addr)
             .await
             .with_context(|| format!("cannot listen on {addr}"))?;
         let addr = Some(listener.local_addr()?);
-        let serve = async move |hub: Hub| {
-            let mut served = JoinSet::new();
+        let accept = async move |service: Service| {
+            let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                hub.accepted.send_modify(|n| *n += 1);
-                served.spawn(hub.clone().serve(stream));
+                connections.spawn(service.accepted().serve(stream));
             }
         };
-        Ok(Self::with(addr, manner, serve))
+        Ok(Self::spawn(addr, behavior, accept))
     }
 
-    /// An echo on a free port of 127.0.0.1.
+    /// Starts a [`TargetBehavior::Echo`] on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// Where no port can be bound.
+    /// If no port can be bound.
     pub async fn echo() -> Result<Self> {
-        Self::start(Manner::Echo).await
+        Self::start(TargetBehavior::Echo).await
     }
 
-    /// A target on the Unix socket `path`.
+    /// Starts a target on the Unix socket `path`.
     ///
     /// # Errors
-    /// Where it cannot be bound.
-    pub fn unix(path: &Path, manner: Manner) -> Result<Self> {
+    /// If it cannot be bound.
+    pub fn unix(path: &Path, behavior: TargetBehavior) -> Result<Self> {
         let listener = UnixListener::bind(path)
             .with_context(|| format!("cannot listen on {}", path.display()))?;
-        let serve = async move |hub: Hub| {
-            let mut served = JoinSet::new();
+        let accept = async move |service: Service| {
+            let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                hub.accepted.send_modify(|n| *n += 1);
-                served.spawn(hub.clone().serve(stream));
+                connections.spawn(service.accepted().serve(stream));
             }
         };
-        Ok(Self::with(None, manner, serve))
+        Ok(Self::spawn(None, behavior, accept))
     }
 
-    fn with<F>(
+    fn spawn<F>(
         addr: Option<SocketAddr>,
-        manner: Manner,
-        serve: impl FnOnce(Hub) -> F + Send + 'static,
+        behavior: TargetBehavior,
+        accept: impl FnOnce(Service) -> F + Send + 'static,
     ) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (count, accepted) = watch::channel(0);
-        let (report, ended) = mpsc::unbounded_channel();
-        let hub = Hub {
-            manner,
-            accepted: Arc::new(count),
-            report,
+        let (accepted_count, accepted) = watch::channel(0);
+        let (end_sender, ends) = mpsc::unbounded_channel();
+        let service = Service {
+            behavior,
+            accepted_count: Arc::new(accepted_count),
+            end_sender,
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(hub));
+        tasks.spawn(accept(service));
         Self {
             addr,
             accepted,
-            ended,
+            ends,
             _tasks: tasks,
         }
     }
 
-    /// Its address. A Unix target has none: the unspecified one.
+    /// Its address; 0.0.0.0:0 for a target on a Unix socket.
     pub fn addr(&self) -> SocketAddr {
         self.addr.unwrap_or_else(|| ([0, 0, 0, 0], 0).into())
     }
 
-    /// Its port.
+    /// Its port; 0 for a target on a Unix socket.
     pub fn port(&self) -> u16 {
         self.addr().port()
     }
 
-    /// How many connections it has taken.
+    /// The number of connections accepted so far.
     pub fn accepted(&self) -> u64 {
         *self.accepted.borrow()
     }
 
-    /// Waits until it has taken `count` connections.
+    /// Waits until it has accepted at least `count` connections.
     ///
     /// # Errors
-    /// Where it has not in time.
+    /// If it has not within `limit`.
     pub async fn wait_accepted(&mut self, count: u64, limit: Duration) -> Result<()> {
         let what = format!("{count} connections at the target");
         crate::wait::within(limit, &what, self.accepted.wait_for(|n| *n >= count)).await??;
         Ok(())
     }
 
-    /// Waits for the end of the next connection.
+    /// Waits until the next connection ends. Connections are reported in the order in which they end.
     ///
     /// # Errors
-    /// Where none ends in time.
-    pub async fn next_end(&mut self, limit: Duration) -> Result<Ended> {
-        crate::wait::within(
-            limit,
-            "a connection of the target to end",
-            self.ended.recv(),
-        )
-        .await?
-        .context("the target is gone")
+    /// If none ends within `limit`.
+    pub async fn next_end(&mut self, limit: Duration) -> Result<ConnectionEnd> {
+        let what = "a connection of the target to end";
+        crate::wait::within(limit, what, self.ends.recv())
+            .await?
+            .context("the task of the target has ended")
     }
 }
 
+/// What serves the connections of a target.
 #[derive(Clone)]
-struct Hub {
-    manner: Manner,
-    accepted: Arc<watch::Sender<u64>>,
-    report: mpsc::UnboundedSender<Ended>,
+struct Service {
+    behavior: TargetBehavior,
+    accepted_count: Arc<watch::Sender<u64>>,
+    end_sender: mpsc::UnboundedSender<ConnectionEnd>,
 }
 
-impl Hub {
+impl Service {
+    /// Counts an accepted connection and returns the service for it.
+    fn accepted(&self) -> Self {
+        self.accepted_count.send_modify(|n| *n += 1);
+        self.clone()
+    }
+
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, mut stream: S) {
         let mut received = Vec::new();
-        let result = match &self.manner {
-            Manner::Echo => echo(&mut stream, &mut received).await,
-            Manner::Collect => collect(&mut stream, &mut received).await,
-            Manner::Source(bytes) => source(&mut stream, bytes, &mut received).await,
-            Manner::Silent => std::future::pending().await,
-            Manner::Http(body) => http(&mut stream, body, &mut received).await,
+        let result = match &self.behavior {
+            TargetBehavior::Echo => echo(&mut stream, &mut received).await,
+            TargetBehavior::EchoAtEof => echo_at_eof(&mut stream, &mut received).await,
+            TargetBehavior::SendThenRead(bytes) => {
+                send_then_read(&mut stream, bytes, &mut received).await
+            }
+            TargetBehavior::NeverRead => std::future::pending().await,
+            TargetBehavior::HttpResponse(body) => http(&mut stream, body, &mut received).await,
         };
         let clean = result.is_ok();
-        let _ = self.report.send(Ended { received, clean });
+        let _ = self.end_sender.send(ConnectionEnd { received, clean });
     }
 }
 
@@ -199,7 +204,7 @@ async fn echo<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-async fn collect<S: AsyncRead + AsyncWrite + Unpin>(
+async fn echo_at_eof<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     received: &mut Vec<u8>,
 ) -> std::io::Result<()> {
@@ -208,7 +213,7 @@ async fn collect<S: AsyncRead + AsyncWrite + Unpin>(
     stream.shutdown().await
 }
 
-async fn source<S: AsyncRead + AsyncWrite + Unpin>(
+async fn send_then_read<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     bytes: &[u8],
     received: &mut Vec<u8>,

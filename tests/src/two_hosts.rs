@@ -1,6 +1,7 @@
-//! Two hosts that are network namespaces and a cable between them: links go down, packets are lost, addresses change.
+//! A client host and a server host, as two network namespaces joined by a veth pair, so that tests can take the
+//! link down, drop packets and change addresses. The daemon runs on the client host. Root is required.
 //!
-//! The namespaces have no names: they go with the processes that hold them, and these with the test.
+//! The namespaces have no names: each exists as long as the process that holds it, which ends with the test.
 
 use std::os::fd::AsFd as _;
 use std::time::Duration;
@@ -9,168 +10,175 @@ use anyhow::{Context, Result, anyhow, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::process::Command;
 
-use crate::process::Process;
+use crate::process::{Process, run_tool};
 use crate::wait::{LONG, within};
 
-/// The two hosts. Only root can make them.
-pub struct Net {
-    near: Process,
-    far: Process,
+/// The address of the server host.
+pub const SERVER_IP: &str = "10.213.7.1";
+/// The address of the client host.
+pub const CLIENT_IP: &str = "10.213.7.2";
+/// The name of the client host's end of the veth pair.
+pub const CLIENT_INTERFACE: &str = "client0";
+/// The name of the server host's end of the veth pair.
+pub const SERVER_INTERFACE: &str = "server0";
+
+/// The two hosts, removed on drop.
+pub struct TwoHosts {
+    client: Process,
+    server: Process,
 }
 
-/// The address of the far host.
-pub const FAR: &str = "10.213.7.1";
-/// The address of the near host.
-pub const NEAR: &str = "10.213.7.2";
-/// The near host's end of the cable.
-pub const CABLE: &str = "near0";
-
-impl Net {
-    /// Two hosts with a cable; none, and told so, where the user is not root.
+impl TwoHosts {
+    /// Creates the two hosts and the link between them. `None` if the user is not root and has chosen to skip
+    /// such tests, see [`crate::root`].
     ///
     /// # Errors
-    /// Where the system declines.
+    /// If the user is not root, or `ip` fails.
     pub async fn new() -> Result<Option<Self>> {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED: only root can make network namespaces");
+        if !crate::root::available("create network namespaces")? {
             return Ok(None);
         }
-        let net = Self {
-            near: holder().await?,
-            far: holder().await?,
+        let hosts = Self {
+            client: namespace_holder().await?,
+            server: namespace_holder().await?,
         };
-        let (near, far) = (net.near.pid(), net.far.pid());
+        let (client, server) = (hosts.client.pid(), hosts.server.pid());
         run(&words(&format!(
-            "ip link add {CABLE} netns {near} type veth peer name far0 netns {far}"
+            "ip link add {CLIENT_INTERFACE} netns {client} type veth peer name {SERVER_INTERFACE} netns {server}"
         )))
         .await?;
-        for line in [
-            "ip link set lo up".to_owned(),
-            format!("ip addr add {NEAR}/24 dev {CABLE}"),
-            format!("ip link set {CABLE} up"),
-        ] {
-            net.near(&line).await?;
+        for line in set_up(CLIENT_IP, CLIENT_INTERFACE) {
+            hosts.run_on_client(&line).await?;
         }
-        for line in [
-            "ip link set lo up".to_owned(),
-            format!("ip addr add {FAR}/24 dev far0"),
-            "ip link set far0 up".to_owned(),
-        ] {
-            net.far(&line).await?;
+        for line in set_up(SERVER_IP, SERVER_INTERFACE) {
+            hosts.run_on_server(&line).await?;
         }
-        Ok(Some(net))
+        Ok(Some(hosts))
     }
 
-    /// What goes before a command that runs on the near host.
-    pub fn on_near(&self) -> Vec<String> {
-        inside(&self.near)
+    /// The command prefix that runs a command on the client host.
+    pub fn client_prefix(&self) -> Vec<String> {
+        enter_prefix(&self.client)
     }
 
-    /// What goes before a command that runs on the far host.
-    pub fn on_far(&self) -> Vec<String> {
-        inside(&self.far)
+    /// The command prefix that runs a command on the server host.
+    pub fn server_prefix(&self) -> Vec<String> {
+        enter_prefix(&self.server)
     }
 
-    /// Runs a command, its words parted by spaces, on the near host.
+    /// Runs a command on the client host and returns its stdout. Its words are separated by single spaces.
     ///
     /// # Errors
-    /// Where it fails.
-    pub async fn near(&self, line: &str) -> Result<String> {
-        run(&[self.on_near(), words(line)].concat()).await
+    /// If it fails.
+    pub async fn run_on_client(&self, line: &str) -> Result<String> {
+        run(&[self.client_prefix(), words(line)].concat()).await
     }
 
-    /// Runs a command, its words parted by spaces, on the far host.
+    /// Runs a command on the server host and returns its stdout. Its words are separated by single spaces.
     ///
     /// # Errors
-    /// Where it fails.
-    pub async fn far(&self, line: &str) -> Result<String> {
-        run(&[self.on_far(), words(line)].concat()).await
+    /// If it fails.
+    pub async fn run_on_server(&self, line: &str) -> Result<String> {
+        run(&[self.server_prefix(), words(line)].concat()).await
     }
 
-    /// Lets no packet pass the cable any more; nobody is told.
+    /// Drops every packet between the hosts silently: neither side gets a reset or an ICMP error.
     ///
     /// # Errors
-    /// Where nft fails.
-    pub async fn black_hole(&self) -> Result<()> {
-        self.drop_what("iifname != lo").await
+    /// If `nft` fails.
+    pub async fn drop_all_packets(&self) -> Result<()> {
+        self.drop_matching("iifname != lo").await
     }
 
-    /// Lets no packet of the TCP connection from the near host's `port` pass any more; nobody is told.
+    /// Drops every packet of the TCP connection from the client host's `port` silently.
     ///
     /// # Errors
-    /// Where nft fails.
-    pub async fn forget_flow(&self, port: u16) -> Result<()> {
-        self.far(&rule(&format!("tcp sport {port}"))).await?;
-        self.near(&rule(&format!("tcp dport {port}"))).await?;
+    /// If `nft` fails.
+    pub async fn drop_connection(&self, port: u16) -> Result<()> {
+        self.run_on_server(&drop_rule(&format!("tcp sport {port}")))
+            .await?;
+        self.run_on_client(&drop_rule(&format!("tcp dport {port}")))
+            .await?;
         Ok(())
     }
 
-    /// Drops what `matches`, a condition of nft, at either end of the cable.
+    /// Drops the incoming packets of both hosts that match `condition`, in nft's syntax.
     ///
     /// # Errors
-    /// Where nft fails.
-    pub async fn drop_what(&self, matches: &str) -> Result<()> {
-        self.far(&rule(matches)).await?;
-        self.near(&rule(matches)).await?;
+    /// If `nft` fails.
+    pub async fn drop_matching(&self, condition: &str) -> Result<()> {
+        self.run_on_server(&drop_rule(condition)).await?;
+        self.run_on_client(&drop_rule(condition)).await?;
         Ok(())
     }
 
-    /// Takes away all that was dropped.
+    /// Removes every rule that drops packets.
     ///
     /// # Errors
-    /// Where nft fails.
-    pub async fn heal(&self) -> Result<()> {
-        self.far("nft flush ruleset").await?;
-        self.near("nft flush ruleset").await?;
+    /// If `nft` fails.
+    pub async fn stop_dropping(&self) -> Result<()> {
+        self.run_on_server("nft flush ruleset").await?;
+        self.run_on_client("nft flush ruleset").await?;
         Ok(())
     }
 
-    /// Makes a socket on the near host; it may be used from anywhere.
+    /// Creates a socket on the client host. It stays there and can be used from this process.
     ///
     /// # Errors
-    /// Where the host cannot be entered, or the socket cannot be made.
-    pub fn near_socket<T: Send + 'static>(
+    /// If the namespace cannot be entered, or `create` fails.
+    pub fn client_socket<T: Send + 'static>(
         &self,
-        make: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+        create: impl FnOnce() -> std::io::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let host = std::fs::File::open(format!("/proc/{}/ns/net", self.near.pid()))?;
-        // A thread of its own: it is in the namespace for the rest of its life.
-        let made = std::thread::spawn(move || {
-            move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::Network))?;
-            make()
+        let namespace = std::fs::File::open(format!("/proc/{}/ns/net", self.client.pid()))?;
+        // On a separate thread, which ends afterwards: a namespace is entered per thread, and a thread of the
+        // runtime would stay in it.
+        let socket = std::thread::spawn(move || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            create()
         });
-        Ok(made.join().map_err(|_| anyhow!("the thread panicked"))??)
+        Ok(socket
+            .join()
+            .map_err(|_| anyhow!("the thread panicked"))??)
     }
 }
 
-fn rule(matches: &str) -> String {
+fn set_up(ip: &str, interface: &str) -> [String; 3] {
+    [
+        "ip link set lo up".to_owned(),
+        format!("ip addr add {ip}/24 dev {interface}"),
+        format!("ip link set {interface} up"),
+    ]
+}
+
+fn drop_rule(condition: &str) -> String {
     format!(
         "nft add table inet fault ; add chain inet fault in {{ type filter hook input priority 0 ; }} ; \
-         add rule inet fault in {matches} drop"
+         add rule inet fault in {condition} drop"
     )
 }
 
 fn words(line: &str) -> Vec<String> {
     match line.strip_prefix("nft ") {
-        // It parses its line itself.
+        // nft joins its arguments and parses the text itself; `;` and braces must arrive unchanged.
         Some(rest) => vec!["nft".to_owned(), rest.to_owned()],
         None => line.split(' ').map(str::to_owned).collect(),
     }
 }
 
-fn inside(holder: &Process) -> Vec<String> {
+fn enter_prefix(holder: &Process) -> Vec<String> {
     let net = format!("--net=/proc/{}/ns/net", holder.pid());
     ["nsenter".to_owned(), net, "--".to_owned()].into()
 }
 
 async fn run(words: &[String]) -> Result<String> {
-    let (program, arguments) = words.split_first().context("a command")?;
+    let (program, arguments) = words.split_first().context("an empty command")?;
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    crate::keys::run(program, &arguments).await
+    run_tool(program, &arguments).await
 }
 
-/// A process that holds a new network namespace, and ends with the test whatever becomes of that.
-async fn holder() -> Result<Process> {
+/// Starts a process that holds a new network namespace. It ends with the test, even if the test is killed.
+async fn namespace_holder() -> Result<Process> {
     let mut command = Command::new("unshare");
     command.args([
         "--net",
@@ -180,11 +188,12 @@ async fn holder() -> Result<Process> {
         "sleep",
         "infinity",
     ]);
-    let process = Process::start("host", command)?;
-    let place = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net"));
-    let (ours, pid) = (place("self")?, process.pid().to_string());
+    let process = Process::start("namespace holder", command)?;
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net"));
+    let (own, pid) = (namespace("self")?, process.pid().to_string());
+    // unshare prints nothing when it is done: the namespace of its process changes.
     let entered = async {
-        while place(&pid)? == ours {
+        while namespace(&pid)? == own {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         anyhow::Ok(())

@@ -1,28 +1,29 @@
-//! Every algorithm: each is agreed on when it is named, and carries bytes.
+//! Every algorithm: a tunnel that allows only that one negotiates it and carries bytes.
 
 use anyhow::{Context, Result};
-use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
-use tunneld_tests::daemon::{Daemon, listen};
+use tunneld_proto::status::{ForwardKind, TunnelStatus};
+use tunneld_tests::daemon::{Daemon, listen_addr};
 use tunneld_tests::home::Home;
 use tunneld_tests::payload::{MIB, exchange, random, same};
-use tunneld_tests::sshd::{Setup, Sshd};
-use tunneld_tests::target::{Manner, Target};
+use tunneld_tests::sshd::{Sshd, SshdOptions};
+use tunneld_tests::target::{Target, TargetBehavior};
 use tunneld_tests::wait::LONG;
 
-use crate::fixture::tcp;
+use crate::fixture::{has_error, is_up, local_forward_to, tcp};
 
-/// One tunnel for each of `values` of `key`; each is up with that very algorithm and carries 1 MiB.
-async fn each(
+/// Starts one tunnel for each of `values` of the configuration key `key`, and checks that `used` returns that value
+/// for it and that it carries 1 MiB.
+async fn check_each(
     server: &Sshd,
     key: &str,
     values: &[&str],
     used: impl Fn(&TunnelStatus) -> Option<String>,
 ) -> Result<()> {
-    let target = Target::start(Manner::Collect).await?;
+    let target = Target::start(TargetBehavior::EchoAtEof).await?;
     let home = Home::new()?;
     let mut text = String::new();
     for (n, value) in values.iter().enumerate() {
-        text += &server.tunnel(&format!("t{n}"))?;
+        text += &server.tunnel_toml(&format!("t{n}"))?;
         text += &format!(
             "{key} = \"{value}\"\nlocal_forward = \"0 127.0.0.1:{}\"\n",
             target.port()
@@ -33,11 +34,10 @@ async fn each(
     let mut watch = daemon.watch().await?;
     let data = random(91, MIB);
     for (n, value) in values.iter().enumerate() {
-        let up = |tunnel: &TunnelStatus| tunnel.state == State::Up;
-        let tunnel = watch.until(&format!("t{n}"), LONG, up).await;
+        let tunnel = watch.until(&format!("t{n}"), LONG, is_up).await;
         let tunnel = tunnel.with_context(|| format!("{key} {value}"))?;
         assert_eq!(used(&tunnel).as_deref(), Some(*value), "{tunnel:#?}");
-        let stream = tcp(listen(&tunnel, ForwardKind::Local)?).await?;
+        let stream = tcp(listen_addr(&tunnel, ForwardKind::Local)?).await?;
         same(&data, &exchange(stream, &data).await?).with_context(|| format!("{key} {value}"))?;
     }
     Ok(())
@@ -58,7 +58,7 @@ async fn every_key_exchange_method_carries_bytes() -> Result<()> {
         "diffie-hellman-group18-sha512",
         "diffie-hellman-group-exchange-sha256",
     ];
-    each(&server, "kex_algorithms", &values, kex).await
+    check_each(&server, "kex_algorithms", &values, kex).await
 }
 
 #[tokio::test]
@@ -73,12 +73,13 @@ async fn every_cipher_carries_bytes() -> Result<()> {
         "aes192-ctr",
         "aes256-ctr",
     ];
-    each(&server, "ciphers", &values, cipher).await
+    check_each(&server, "ciphers", &values, cipher).await
 }
 
 #[tokio::test]
 async fn every_mac_carries_bytes() -> Result<()> {
-    let server = Sshd::with_lines(&["Ciphers aes128-ctr"]).await?;
+    // The AEAD ciphers have no separate MAC, so the server must not choose one of them.
+    let server = Sshd::start_with_lines(&["Ciphers aes128-ctr"]).await?;
     let mac = |tunnel: &TunnelStatus| tunnel.session.as_ref()?.mac.clone();
     let values = [
         "hmac-sha2-256-etm@openssh.com",
@@ -86,22 +87,22 @@ async fn every_mac_carries_bytes() -> Result<()> {
         "hmac-sha2-256",
         "hmac-sha2-512",
     ];
-    each(&server, "macs", &values, mac).await
+    check_each(&server, "macs", &values, mac).await
 }
 
 #[tokio::test]
 async fn every_host_key_type_carries_bytes() -> Result<()> {
-    let target = Target::start(Manner::Collect).await?;
+    let target = Target::start(TargetBehavior::EchoAtEof).await?;
     for kind in ["ed25519", "ecdsa", "rsa"] {
-        let server = Sshd::with(Setup {
+        let server = Sshd::start_with(SshdOptions {
             host_keys: vec![kind.into()],
             user_key: kind.into(),
-            ..Setup::default()
+            ..SshdOptions::default()
         })
         .await?;
-        let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
-        let (_scene, tunnel) = crate::fixture::Scene::on(server, &lines).await?;
-        let stream = tcp(listen(&tunnel, ForwardKind::Local)?).await?;
+        let lines = local_forward_to(&target);
+        let (_fixture, tunnel) = crate::fixture::Fixture::up_on(server, &lines).await?;
+        let stream = tcp(listen_addr(&tunnel, ForwardKind::Local)?).await?;
         let data = random(92, MIB);
         same(&data, &exchange(stream, &data).await?)?;
     }
@@ -110,18 +111,18 @@ async fn every_host_key_type_carries_bytes() -> Result<()> {
 
 #[tokio::test]
 async fn no_common_algorithm_is_reported_with_both_offers() -> Result<()> {
-    let server = Sshd::with_lines(&["Ciphers aes128-cbc"]).await?;
-    let scene = crate::fixture::Scene::begun(server, "").await?;
-    let stuck = |tunnel: &TunnelStatus| tunnel.last_error.is_some();
-    let tunnel = scene.daemon.wait_for("t", LONG, stuck).await?;
+    // Not among the ciphers that tunneld accepts by default.
+    let server = Sshd::start_with_lines(&["Ciphers aes128-cbc"]).await?;
+    let fixture = crate::fixture::Fixture::start(server, "").await?;
+    let tunnel = fixture.daemon.wait_for("t", LONG, has_error).await?;
     let error = tunnel.last_error.context("an error")?;
     assert_eq!(error.kind.as_str(), "no_common_algorithm", "{error:?}");
     let hint = error.hint.as_deref().unwrap_or_default();
     assert!(hint.contains(" = \"+"), "{hint}");
-    let told = format!("{} {}", error.message, error.hint.unwrap_or_default());
+    let text = format!("{} {}", error.message, error.hint.unwrap_or_default());
     assert!(
-        told.contains("aes128-cbc") && told.contains("cipher"),
-        "{told}"
+        text.contains("aes128-cbc") && text.contains("cipher"),
+        "{text}"
     );
     Ok(())
 }

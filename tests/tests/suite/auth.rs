@@ -1,20 +1,24 @@
-//! Logins: keys of every format, agents, certificates, passwords, codes, and prompts that a person answers.
+//! Logins with keys of every format, agents and certificates. Passwords and prompts are in `prompts`.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use tunneld_proto::status::{PromptKind, State, TunnelStatus};
+use tunneld_proto::status::PromptKind;
 use tunneld_tests::agent::Agent;
 use tunneld_tests::keys;
+use tunneld_tests::process::run_tool;
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::wait::LONG;
 
-use crate::fixture::{answer, home, next_prompt, prompt, up};
+use crate::fixture::{
+    answer_prompt, has_error, is_up, is_waiting, start_daemon, wait_next_prompt, wait_prompt,
+};
 
+/// The tunnel NAME to `server` with another key file.
 fn with_key(server: &Sshd, name: &str, key: &Path) -> Result<String> {
-    let text = server.tunnel(name)?;
-    let right = server.user_key().display().to_string();
-    Ok(text.replace(&right, &key.display().to_string()))
+    let text = server.tunnel_toml(name)?;
+    let default_key = server.user_key().display().to_string();
+    Ok(text.replace(&default_key, &key.display().to_string()))
 }
 
 #[tokio::test]
@@ -22,7 +26,7 @@ async fn keys_of_every_type_and_file_format_log_in() -> Result<()> {
     let server = Sshd::start().await?;
     let dir = server.dir().to_owned();
     let mut authorized = std::fs::read_to_string(dir.join("authorized_keys"))?;
-    let mut text = server.tunnel("openssh-ed25519")?;
+    let mut text = server.tunnel_toml("openssh-ed25519")?;
     let mut names = vec!["openssh-ed25519".to_owned()];
     for (kind, formats) in [
         ("ecdsa", &["RFC4716", "PEM", "PKCS8"][..]),
@@ -33,10 +37,11 @@ async fn keys_of_every_type_and_file_format_log_in() -> Result<()> {
             let path = dir.join(&name);
             let file = path.to_str().context("UTF-8")?;
             let mut args = vec!["-q", "-t", kind, "-N", "", "-f", file];
+            // Without `-m` ssh-keygen writes OpenSSH's own format.
             if *format != "RFC4716" {
                 args.extend(["-m", format]);
             }
-            keys::run("ssh-keygen", &args).await?;
+            run_tool("ssh-keygen", &args).await?;
             authorized += &std::fs::read_to_string(path.with_extension("pub"))?;
             text += &with_key(&server, &name, &path)?;
             names.push(name);
@@ -57,13 +62,13 @@ async fn keys_of_every_type_and_file_format_log_in() -> Result<()> {
             );
             let param = format!("version={version}");
             let args = [from, "-O", "private", "--ppk-param", &param, "-o", to];
-            keys::run("puttygen", &args).await?;
+            run_tool("puttygen", &args).await?;
             text += &with_key(&server, &name, &ppk)?;
             names.push(name);
         }
     }
     std::fs::write(dir.join("authorized_keys"), authorized)?;
-    let (_home, daemon) = home(&format!("{text}\n")).await?;
+    let (_home, daemon) = start_daemon(&format!("{text}\n")).await?;
     for name in names {
         daemon.wait_up(&name).await?;
     }
@@ -76,13 +81,13 @@ async fn an_encrypted_key_is_unlocked_by_a_command_or_a_prompt() -> Result<()> {
     let dir = server.dir().to_owned();
     let mut authorized = String::new();
     let (open, ppk2, ppk3) = (dir.join("open"), dir.join("two.ppk"), dir.join("three.ppk"));
-    keys::generate_with(&open, "ed25519", "open sesame").await?;
+    keys::generate_encrypted(&open, "ed25519", "open sesame").await?;
     authorized += &std::fs::read_to_string(open.with_extension("pub"))?;
-    let words = dir.join("words");
-    std::fs::write(&words, "open sesame\n")?;
-    // A key of its own: one that was opened already needs no second answer.
+    let passphrase_file = dir.join("passphrase");
+    std::fs::write(&passphrase_file, "open sesame\n")?;
+    // Another key for the prompt: the daemon keeps a decrypted key in memory and would not prompt.
     let closed = dir.join("closed");
-    keys::generate_with(&closed, "ed25519", "open sesame").await?;
+    keys::generate_encrypted(&closed, "ed25519", "open sesame").await?;
     authorized += &std::fs::read_to_string(closed.with_extension("pub"))?;
     for (version, ppk) in [("2", &ppk2), ("3", &ppk3)] {
         let plain = dir.join(format!("plain{version}"));
@@ -96,11 +101,11 @@ async fn an_encrypted_key_is_unlocked_by_a_command_or_a_prompt() -> Result<()> {
             "--ppk-param",
             &param,
             "--new-passphrase",
-            words.to_str().context("UTF-8")?,
+            passphrase_file.to_str().context("UTF-8")?,
             "-o",
             ppk.to_str().context("UTF-8")?,
         ];
-        keys::run("puttygen", &args).await?;
+        run_tool("puttygen", &args).await?;
     }
     std::fs::write(dir.join("authorized_keys"), authorized)?;
     let command = "passphrase_command = [\"echo\", \"open sesame\"]\n";
@@ -109,24 +114,26 @@ async fn an_encrypted_key_is_unlocked_by_a_command_or_a_prompt() -> Result<()> {
         with_key(&server, "open", &open)?,
         with_key(&server, "two", &ppk2)?,
         with_key(&server, "three", &ppk3)?,
-        with_key(&server, "asks", &closed)?,
+        with_key(&server, "prompts", &closed)?,
     ) + "autostart = false\n";
-    let (home, daemon) = home(&text).await?;
+    let (home, daemon) = start_daemon(&text).await?;
     for name in ["open", "two", "three"] {
         daemon.wait_up(name).await?;
     }
     let mut watch = daemon.watch().await?;
-    home.ctl(&["up", "asks", "--no-wait"]).await?.expect(0)?;
-    let first = prompt(&mut watch, "asks").await?;
+    home.ctl(&["up", "prompts", "--no-wait"])
+        .await?
+        .expect_exit(0)?;
+    let first = wait_prompt(&mut watch, "prompts").await?;
     assert_eq!(first.kind, PromptKind::Passphrase);
     assert!(
         !first.fields[0].echo
             && (first.fields[0].label.contains("closed") || first.text.contains("closed"))
     );
-    answer(&daemon, &first, &["wrong"]).await?;
-    let second = next_prompt(&mut watch, "asks", &first).await?;
-    answer(&daemon, &second, &["open sesame"]).await?;
-    watch.until("asks", LONG, up).await?;
+    answer_prompt(&daemon, &first, &["wrong"]).await?;
+    let second = wait_next_prompt(&mut watch, "prompts", &first).await?;
+    answer_prompt(&daemon, &second, &["open sesame"]).await?;
+    watch.until("prompts", LONG, is_up).await?;
     Ok(())
 }
 
@@ -135,21 +142,21 @@ async fn each_connection_attempt_queries_the_agent_again() -> Result<()> {
     let server = Sshd::start().await?;
     let agent = Agent::start().await?;
     let hidden = server.dir().join("hidden");
+    // Out of the way, so that only the agent can offer the key.
     std::fs::rename(server.user_key(), &hidden)?;
     let socket = server.dir().join("agent.link");
-    let text = server.tunnel("t")?;
+    let text = server.tunnel_toml("t")?;
     let line = text
         .lines()
         .find(|line| line.starts_with("identity_file"))
         .context("a line")?;
     let agent_line = format!("identity_agent = \"{}\"", socket.display());
     let text = text.replace(line, &agent_line);
-    let (home, daemon) = home(&text).await?;
-    let stuck = |tunnel: &TunnelStatus| tunnel.last_error.is_some();
-    daemon.wait_for("t", LONG, stuck).await?;
+    let (home, daemon) = start_daemon(&text).await?;
+    daemon.wait_for("t", LONG, has_error).await?;
     agent.add(&hidden).await?;
     std::os::unix::fs::symlink(agent.socket(), &socket)?;
-    home.ctl(&["restart", "t"]).await?.expect(0)?;
+    home.ctl(&["restart", "t"]).await?.expect_exit(0)?;
     let tunnel = daemon.wait_up("t").await?;
     let auth = tunnel.session.context("a session")?.auth;
     assert!(auth.contains("agent") && auth.contains("SHA256:"), "{auth}");
@@ -161,14 +168,13 @@ async fn a_tunnel_that_waits_for_its_agent_connects_when_the_agent_appears() -> 
     let server = Sshd::start().await?;
     let socket = server.dir().join("agent");
     let text = with_key(&server, "t", Path::new("/nonexistent"))?;
-    let (_home, daemon) = home(&format!(
+    let (_home, daemon) = start_daemon(&format!(
         "{text}identity_agent = \"{}\"\n",
         socket.display()
     ))
     .await?;
     let mut watch = daemon.watch().await?;
-    let waits = |tunnel: &TunnelStatus| tunnel.state == State::Waiting;
-    let tunnel = watch.until("t", LONG, waits).await?;
+    let tunnel = watch.until("t", LONG, is_waiting).await?;
     assert_eq!(
         tunnel.last_error.context("an error")?.kind.as_str(),
         "agent"
@@ -176,7 +182,7 @@ async fn a_tunnel_that_waits_for_its_agent_connects_when_the_agent_appears() -> 
     let agent = Agent::start().await?;
     agent.add(&server.user_key()).await?;
     std::os::unix::fs::symlink(agent.socket(), &socket)?;
-    let tunnel = watch.until("t", LONG, up).await?;
+    let tunnel = watch.until("t", LONG, is_up).await?;
     assert!(tunnel.session.context("a session")?.auth.contains("agent"));
     Ok(())
 }
@@ -188,14 +194,14 @@ async fn a_frozen_agent_delays_only_the_tunnel_that_uses_it() -> Result<()> {
     agent.process().signal(rustix::process::Signal::STOP)?;
     let text = format!(
         "{}identity_agent = \"{}\"\n{}",
-        server.tunnel("t")?,
+        server.tunnel_toml("t")?,
         agent.socket().display(),
-        server.tunnel("neighbour")?
+        server.tunnel_toml("neighbour")?
     );
-    let (_home, daemon) = home(&text).await?;
+    let (_home, daemon) = start_daemon(&text).await?;
     daemon.wait_up("neighbour").await?;
-    // The agent is given up and the key file is tried.
-    daemon.wait_for("t", LONG * 2, up).await?;
+    // The agent does not answer; after its timeout the key file is tried.
+    daemon.wait_for("t", LONG * 2, is_up).await?;
     Ok(())
 }
 
@@ -205,11 +211,12 @@ async fn a_certificate_logs_in_when_configured_or_beside_its_key() -> Result<()>
     let ca_key = ca.path().join("ca");
     keys::generate(&ca_key, "ed25519").await?;
     let trusted = format!("TrustedUserCAKeys {}.pub", ca_key.display());
-    let server = Sshd::with_lines(&[&trusted]).await?;
+    let server = Sshd::start_with_lines(&[&trusted]).await?;
+    // Only a certificate can log in: the server accepts no plain key.
     std::fs::write(server.dir().join("authorized_keys"), "")?;
     let (ca_file, key) = (ca_key.to_str().context("UTF-8")?, server.user_key());
     let public = key.with_extension("pub");
-    let user = tunneld_tests::sshd::user()?;
+    let user = tunneld_tests::sshd::current_user()?;
     let args = [
         "-q",
         "-s",
@@ -220,20 +227,21 @@ async fn a_certificate_logs_in_when_configured_or_beside_its_key() -> Result<()>
         &user,
         public.to_str().context("UTF-8")?,
     ];
-    keys::run("ssh-keygen", &args).await?;
+    run_tool("ssh-keygen", &args).await?;
     let beside = server.dir().join("user_key-cert.pub");
     let elsewhere = server.dir().join("elsewhere.pub");
     std::fs::copy(&beside, &elsewhere)?;
     let other = server.dir().join("other");
     std::fs::copy(&key, &other)?;
+    // A copy of a private key must not be readable by others, or it is refused.
     std::fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let text = format!(
         "{}{}certificate_file = \"{}\"\n",
-        server.tunnel("beside")?,
+        server.tunnel_toml("beside")?,
         with_key(&server, "explicit", &other)?,
         elsewhere.display()
     );
-    let (_home, daemon) = home(&text).await?;
+    let (_home, daemon) = start_daemon(&text).await?;
     for name in ["beside", "explicit"] {
         let tunnel = daemon.wait_up(name).await?;
         let auth = tunnel.session.context("a session")?.auth;
@@ -244,7 +252,7 @@ async fn a_certificate_logs_in_when_configured_or_beside_its_key() -> Result<()>
 
 #[tokio::test]
 async fn the_configured_key_is_tried_before_the_keys_of_the_agent() -> Result<()> {
-    let server = Sshd::with_lines(&["MaxAuthTries 3"]).await?;
+    let server = Sshd::start_with_lines(&["MaxAuthTries 3"]).await?;
     let agent = Agent::start().await?;
     for n in 0..8 {
         let key = server.dir().join(format!("extra{n}"));
@@ -253,11 +261,11 @@ async fn the_configured_key_is_tried_before_the_keys_of_the_agent() -> Result<()
     }
     let text = format!(
         "{}identity_agent = \"{}\"\n",
-        server.tunnel("t")?,
+        server.tunnel_toml("t")?,
         agent.socket().display()
     );
-    // The key that was named goes first, before the eight of the agent use the tries up.
-    let (_home, daemon) = home(&text).await?;
+    // The eight keys of the agent alone would use up the three tries.
+    let (_home, daemon) = start_daemon(&text).await?;
     daemon.wait_up("t").await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! tunnelctl with a real daemon: exit codes, stdout and stderr, colours, pipes, starting the daemon.
+//! tunnelctl as users and scripts run it: exit codes, stdout and stderr, colour, pipes, and starting the daemon.
 
 use std::process::Stdio;
 
@@ -18,12 +18,12 @@ use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 use tunneld_tests::{ports, process};
 
-use crate::fixture::{Scene, secs, tcp};
+use crate::fixture::{Fixture, secs, tcp};
 
 #[tokio::test]
 async fn each_command_returns_its_documented_exit_code() -> Result<()> {
-    let (scene, _) = Scene::up("").await?;
-    let home = &scene.home;
+    let (fixture, _) = Fixture::up("").await?;
+    let home = &fixture.home;
     for (args, code) in [
         (&["status"][..], 0),
         (&["status", "t"], 0),
@@ -48,13 +48,15 @@ async fn each_command_returns_its_documented_exit_code() -> Result<()> {
         (&["--help"], 0),
     ] {
         let output = home.ctl(args).await?;
-        let output = output.expect(code).with_context(|| format!("{args:?}"))?;
-        let stderr = &output.stderr;
+        let output = output
+            .expect_exit(code)
+            .with_context(|| format!("{args:?}"))?;
+        let talk = &output.stderr;
         assert!(
-            code == 0 || code == 3 || !stderr.is_empty(),
+            code == 0 || code == 3 || !talk.is_empty(),
             "{args:?}: {output:#?}"
         );
-        assert!(!stderr.contains("panicked"), "{args:?}: {output:#?}");
+        assert!(!talk.contains("panicked"), "{args:?}: {output:#?}");
     }
     Ok(())
 }
@@ -66,20 +68,20 @@ async fn up_returns_6_when_the_host_does_not_connect_in_time() -> Result<()> {
     let text = format!("[tunnel.t]\nhost = \"u@127.0.0.1:{port}\"\n");
     home.write("t.toml", &text)?;
     let _daemon = Daemon::start(&home).await?;
-    let output = home.ctl(&["up", "t", "--wait=1s"]).await?.expect(6)?;
+    let output = home.ctl(&["up", "t", "--wait=1s"]).await?.expect_exit(6)?;
     assert!(
         output.stderr.contains("refused"),
         "the reason is missing: {output:#?}"
     );
-    home.ctl(&["up", "t", "--no-wait"]).await?.expect(0)?;
-    home.ctl(&["status", "t"]).await?.expect(3)?;
+    home.ctl(&["up", "t", "--no-wait"]).await?.expect_exit(0)?;
+    home.ctl(&["status", "t"]).await?.expect_exit(3)?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_missing_or_hanging_daemon_returns_5() -> Result<()> {
     let home = Home::new()?;
-    let output = home.ctl(&["status"]).await?.expect(5)?;
+    let output = home.ctl(&["status"]).await?.expect_exit(5)?;
     assert!(
         output.stderr.contains("tunneld") || output.stderr.contains("tunnelctl up"),
         "{output:#?}"
@@ -88,13 +90,15 @@ async fn a_missing_or_hanging_daemon_returns_5() -> Result<()> {
     let folder = home.socket().parent().context("a folder")?.to_owned();
     std::fs::create_dir_all(&folder)?;
     std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    // A socket that nothing listens on, as a killed daemon leaves it.
     drop(std::os::unix::net::UnixListener::bind(home.socket())?);
-    home.ctl(&["status"]).await?.expect(5)?;
+    home.ctl(&["status"]).await?.expect_exit(5)?;
     std::fs::remove_file(home.socket())?;
 
+    // Accepts in the kernel's backlog and never replies.
     let _hanging = UnixListener::bind(home.socket())?;
     let began = Instant::now();
-    home.ctl(&["status"]).await?.expect(5)?;
+    home.ctl(&["status"]).await?.expect_exit(5)?;
     assert!(began.elapsed() <= secs(8), "{:?}", began.elapsed());
     Ok(())
 }
@@ -112,15 +116,15 @@ async fn an_unsupported_protocol_version_returns_7() -> Result<()> {
     )?;
     let mut task = JoinSet::new();
     task.spawn(async move {
-        let mut kept = Vec::new();
+        let mut open = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {
             let reply = "{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{\"code\":-32000,\"message\":\"no common protocol\",\"data\":{\"kind\":\"unsupported_protocol\",\"causes\":[\"9\"]}}}\n";
             let _ = stream.read(&mut [0; 1024]).await;
             let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, reply.as_bytes()).await;
-            kept.push(stream);
+            open.push(stream);
         }
     });
-    let output = home.ctl(&["status"]).await?.expect(7)?;
+    let output = home.ctl(&["status"]).await?.expect_exit(7)?;
     assert!(!output.stderr.is_empty());
     Ok(())
 }
@@ -132,12 +136,12 @@ async fn data_goes_to_stdout_and_messages_to_stderr() -> Result<()> {
         "description = \"the lab's\"\ntags = [\"x\"]\nlocal_forward = \"0 127.0.0.1:{}\"",
         target.port()
     );
-    let (scene, _) = Scene::up(&lines).await?;
-    let output = scene
+    let (fixture, _) = Fixture::up(&lines).await?;
+    let output = fixture
         .home
         .ctl(&["status", "--output", "json"])
         .await?
-        .expect(0)?;
+        .expect_exit(0)?;
     assert_eq!(output.stderr, "");
     let json = output.json()?;
     let tunnel = &json[0];
@@ -201,12 +205,12 @@ async fn data_goes_to_stdout_and_messages_to_stderr() -> Result<()> {
     let since: jiff::Timestamp = tunnel["since"].as_str().context("a time")?.parse()?;
     assert!(since <= jiff::Timestamp::now());
 
-    let output = scene.home.ctl(&["status"]).await?.expect(0)?;
+    let output = fixture.home.ctl(&["status"]).await?.expect_exit(0)?;
     assert!(
         output.stdout.contains('t') && output.stdout.contains("up"),
         "{output:#?}"
     );
-    let output = scene.home.ctl(&["status", "t"]).await?.expect(0)?;
+    let output = fixture.home.ctl(&["status", "t"]).await?.expect_exit(0)?;
     let forward = format!("127.0.0.1:{}", target.port());
     assert!(output.stdout.contains(&forward), "{output:#?}");
     Ok(())
@@ -214,16 +218,16 @@ async fn data_goes_to_stdout_and_messages_to_stderr() -> Result<()> {
 
 #[tokio::test]
 async fn colour_is_used_only_when_requested() -> Result<()> {
-    let (scene, _) = Scene::up("").await?;
-    let plain = scene.home.ctl(&["status"]).await?.expect(0)?;
+    let (fixture, _) = Fixture::up("").await?;
+    let plain = fixture.home.ctl(&["status"]).await?.expect_exit(0)?;
     assert!(!plain.stdout.contains('\u{1b}'), "{plain:#?}");
-    let always = scene
+    let always = fixture
         .home
         .ctl(&["status", "--color", "always"])
         .await?
-        .expect(0)?;
+        .expect_exit(0)?;
     assert!(always.stdout.contains('\u{1b}'), "{always:#?}");
-    let mut command = scene.home.command("tunnelctl")?;
+    let mut command = fixture.home.command("tunnelctl")?;
     let out = command.arg("status").env("NO_COLOR", "1").output().await?;
     assert!(!out.stdout.contains(&0x1b));
     Ok(())
@@ -231,7 +235,8 @@ async fn colour_is_used_only_when_requested() -> Result<()> {
 
 #[tokio::test]
 async fn closed_or_full_output_and_narrow_terminals_cause_no_panic() -> Result<()> {
-    let (scene, _) = Scene::up("local_forward = \"0 127.0.0.1:9\"").await?;
+    let (fixture, _) = Fixture::up("local_forward = \"0 127.0.0.1:9\"").await?;
+    // The shell runs each script with tunnelctl as `$0`. A closed or full stdout may be an error, never a panic.
     for (script, codes) in [
         ("\"$0\" status --output json | :", &[0][..]),
         ("\"$0\" status --output json >&-", &[0, 1]),
@@ -240,29 +245,13 @@ async fn closed_or_full_output_and_narrow_terminals_cause_no_panic() -> Result<(
         ("env -u TERM \"$0\" status", &[0]),
         ("COLUMNS=0 \"$0\" status t", &[0]),
     ] {
-        let program = scene
-            .home
-            .command("tunnelctl")?
-            .as_std()
-            .get_program()
-            .to_owned();
-        let mut command = scene.home.command("tunnelctl")?;
-        let envs: Vec<_> = command
-            .as_std()
-            .get_envs()
-            .filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned())))
-            .collect();
-        command = tokio::process::Command::new("bash");
-        command
-            .args(["-o", "pipefail", "-c", script])
-            .arg(&program)
-            .env_clear()
-            .envs(envs)
-            .stdin(Stdio::null());
+        let shell = ["bash", "-o", "pipefail", "-c", script].map(str::to_owned);
+        let mut command = fixture.home.command_with_prefix(&shell, "tunnelctl")?;
+        command.stdin(Stdio::null());
         let out = within(LONG, script, command.output()).await??;
         let stderr = String::from_utf8_lossy(&out.stderr);
         assert!(!stderr.contains("panicked"), "{script}: {stderr}");
-        let code = process::code(out.status);
+        let code = process::exit_code(out.status);
         assert!(codes.contains(&code), "{script}: {code}: {stderr}");
     }
     Ok(())
@@ -270,9 +259,9 @@ async fn closed_or_full_output_and_narrow_terminals_cause_no_panic() -> Result<(
 
 #[tokio::test]
 async fn control_characters_in_names_are_escaped() -> Result<()> {
-    let (scene, _) = Scene::up("").await?;
-    let output = scene.home.ctl(&["status", "\u{1b}[31mred\u{9b}"]).await?;
-    assert_ne!(output.code, 0);
+    let (fixture, _) = Fixture::up("").await?;
+    let output = fixture.home.ctl(&["status", "\u{1b}[31mred\u{9b}"]).await?;
+    assert_ne!(output.exit_code, 0);
     assert!(!output.stderr.contains(['\u{1b}', '\u{9b}']), "{output:#?}");
     Ok(())
 }
@@ -283,24 +272,24 @@ async fn globs_and_tags_select_tunnels() -> Result<()> {
     let home = Home::new()?;
     let mut text = String::new();
     for (name, tag) in [("db-one", "work"), ("db-two", "home"), ("web", "work")] {
-        text += &server.tunnel(name)?;
+        text += &server.tunnel_toml(name)?;
         text += &format!("autostart = false\ntags = [\"{tag}\"]\n");
     }
     home.write("all.toml", &text)?;
     let daemon = Daemon::start(&home).await?;
     let state = async |name: &str| Ok::<_, anyhow::Error>(daemon.status(name).await?.state);
-    home.ctl(&["up", "db-*"]).await?.expect(0)?;
+    home.ctl(&["up", "db-*"]).await?.expect_exit(0)?;
     assert_eq!(state("db-one").await?, State::Up);
     assert_eq!(state("db-two").await?, State::Up);
     assert_eq!(state("web").await?, State::Stopped);
-    home.ctl(&["up", "--tag", "work"]).await?.expect(0)?;
+    home.ctl(&["up", "--tag", "work"]).await?.expect_exit(0)?;
     assert_eq!(state("web").await?, State::Up);
-    home.ctl(&["down", "--tag", "work"]).await?.expect(0)?;
+    home.ctl(&["down", "--tag", "work"]).await?.expect_exit(0)?;
     assert_eq!(state("db-one").await?, State::Stopped);
     assert_eq!(state("db-two").await?, State::Up);
-    home.ctl(&["down", "--all"]).await?.expect(0)?;
+    home.ctl(&["down", "--all"]).await?.expect_exit(0)?;
     assert_eq!(state("db-two").await?, State::Stopped);
-    home.ctl(&["up", "x*"]).await?.expect(4)?;
+    home.ctl(&["up", "x*"]).await?.expect_exit(4)?;
     Ok(())
 }
 
@@ -308,11 +297,12 @@ async fn globs_and_tags_select_tunnels() -> Result<()> {
 async fn up_starts_the_daemon_if_none_runs() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
-    home.write("t.toml", &server.tunnel("t")?)?;
+    home.write("t.toml", &server.tunnel_toml("t")?)?;
     let output = home.ctl(&["up", "t"]).await?;
-    let status = rpc::once(&home.socket(), "daemon.status", serde_json::json!({})).await;
-    let shutdown = rpc::once(&home.socket(), "daemon.shutdown", serde_json::json!({})).await;
-    output.expect(0)?;
+    // The daemon is shut down before any check can fail: it is not a child of the test and would keep running.
+    let status = rpc::call_once(&home.socket(), "daemon.status", serde_json::json!({})).await;
+    let shutdown = rpc::call_once(&home.socket(), "daemon.shutdown", serde_json::json!({})).await;
+    output.expect_exit(0)?;
     assert!(status?["pid"].as_u64() > Some(1));
     shutdown?;
     within(secs(8), "the daemon's socket to go", async {
@@ -329,7 +319,8 @@ async fn up_accepts_ssh_flags_for_an_ad_hoc_tunnel_and_saves_it() -> Result<()> 
     let target = Target::echo().await?;
     let home = Home::new()?;
     let known = server.dir().join("known");
-    std::fs::write(&known, server.known_hosts_at(server.port())?)?;
+    std::fs::write(&known, server.known_hosts_lines(server.port())?)?;
+    // Ad hoc tunnels take the known_hosts file from the defaults.
     let defaults = format!(
         "{DEFAULTS}user_known_hosts_file = \"{}\"\n",
         known.display()
@@ -338,7 +329,7 @@ async fn up_accepts_ssh_flags_for_an_ad_hoc_tunnel_and_saves_it() -> Result<()> 
     let daemon = Daemon::start(&home).await?;
     let (port, key) = (ports::free()?, server.user_key());
     let forward = format!("127.0.0.1:{port}:127.0.0.1:{}", target.port());
-    let (ssh_port, user) = (server.port().to_string(), sshd::user()?);
+    let (ssh_port, user) = (server.port().to_string(), sshd::current_user()?);
     let key = key.to_str().context("UTF-8")?;
     let args = [
         "up",
@@ -356,35 +347,35 @@ async fn up_accepts_ssh_flags_for_an_ad_hoc_tunnel_and_saves_it() -> Result<()> 
         "ad-hoc",
         "127.0.0.1",
     ];
-    home.ctl(&args).await?.expect(0)?;
+    home.ctl(&args).await?.expect_exit(0)?;
     let tunnel = daemon.status("ad-hoc").await?;
     assert_eq!((tunnel.state, tunnel.forwards.len()), (State::Up, 2));
     payload::ping(&mut tcp(ports::local(port)).await?, b"ad-hoc").await?;
     assert!(!home.config_dir().join("ad-hoc.toml").exists());
-    home.ctl(&["down", "ad-hoc"]).await?.expect(0)?;
+    home.ctl(&["down", "ad-hoc"]).await?.expect_exit(0)?;
 
     let forward = format!("127.0.0.1:{}:127.0.0.1:{}", ports::free()?, target.port());
     let dest = format!("{user}@127.0.0.1");
     let args = [
         "up", "-L", &forward, "-i", key, "-p", &ssh_port, "--name", "kept", "--save", &dest,
     ];
-    home.ctl(&args).await?.expect(0)?;
+    home.ctl(&args).await?.expect_exit(0)?;
     let file = std::fs::read_to_string(home.config_dir().join("kept.toml"))?;
     assert!(file.contains("[tunnel.kept]"), "{file}");
-    home.ctl(&["check"]).await?.expect(0)?;
-    home.ctl(&["reload"]).await?.expect(0)?;
+    home.ctl(&["check"]).await?.expect_exit(0)?;
+    home.ctl(&["reload"]).await?.expect_exit(0)?;
     assert_eq!(daemon.status("kept").await?.state, State::Up);
     Ok(())
 }
 
 #[tokio::test]
 async fn events_and_watched_status_print_json_lines() -> Result<()> {
-    let (scene, _) = Scene::up("").await?;
+    let (fixture, _) = Fixture::up("").await?;
     for args in [
         &["events", "--output", "json"][..],
         &["status", "--watch", "--output", "json"],
     ] {
-        let mut command = scene.home.command("tunnelctl")?;
+        let mut command = fixture.home.command("tunnelctl")?;
         command
             .args(args)
             .stdout(Stdio::piped())
@@ -397,10 +388,10 @@ async fn events_and_watched_status_print_json_lines() -> Result<()> {
             let line = within(LONG, "a first line", lines.next_line()).await??;
             serde_json::from_str::<Value>(&line.context("a line")?)?;
         } else {
-            // `events` shows only new events: wait until it has subscribed.
+            // `events` prints only later events: wait until it is connected, beside the lab's own client.
             within(LONG, "the subscription", async {
                 loop {
-                    let status = scene
+                    let status = fixture
                         .daemon
                         .call("daemon.status", serde_json::json!({}))
                         .await?;
@@ -412,7 +403,7 @@ async fn events_and_watched_status_print_json_lines() -> Result<()> {
             })
             .await??;
         }
-        scene.home.ctl(&["restart", "t"]).await?.expect(0)?;
+        fixture.home.ctl(&["restart", "t"]).await?.expect_exit(0)?;
         for _ in 0..2 {
             let line = within(LONG, "a line", lines.next_line()).await??;
             serde_json::from_str::<Value>(&line.context("a line")?)?;
@@ -423,10 +414,14 @@ async fn events_and_watched_status_print_json_lines() -> Result<()> {
 
 #[tokio::test]
 async fn logs_shows_the_lines_of_one_tunnel() -> Result<()> {
-    let (scene, _) = Scene::up("").await?;
-    let output = scene.home.ctl(&["logs", "t"]).await?.expect(0)?;
+    let (fixture, _) = Fixture::up("").await?;
+    let output = fixture.home.ctl(&["logs", "t"]).await?.expect_exit(0)?;
     assert!(!output.stdout.is_empty(), "{output:#?}");
-    scene.home.ctl(&["logs", "nobody"]).await?.expect(4)?;
+    fixture
+        .home
+        .ctl(&["logs", "nobody"])
+        .await?
+        .expect_exit(4)?;
     Ok(())
 }
 
@@ -434,8 +429,8 @@ async fn logs_shows_the_lines_of_one_tunnel() -> Result<()> {
 async fn a_refused_login_prints_a_hint() -> Result<()> {
     let server = Sshd::start().await?;
     std::fs::write(server.dir().join("authorized_keys"), "")?;
-    let scene = Scene::begun(server, "autostart = false\nidentities_only = true").await?;
-    let output = scene.home.ctl(&["up", "t"]).await?.expect(1)?;
+    let fixture = Fixture::start(server, "autostart = false\nidentities_only = true").await?;
+    let output = fixture.home.ctl(&["up", "t"]).await?.expect_exit(1)?;
     assert!(
         output.stderr.to_lowercase().contains("hint") || output.stderr.lines().count() > 1,
         "{output:#?}"

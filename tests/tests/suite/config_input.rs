@@ -1,51 +1,53 @@
-//! Bad input, the configuration: one clear error for each fault, and nothing else harmed.
+//! Invalid input in configuration files and key files: each mistake gets one clear error and affects nothing else.
 
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result};
 use tokio::time::Instant;
+use tunneld_platform::testing::make_fifo;
 use tunneld_proto::status::{ForwardState, State, TunnelStatus};
-use tunneld_tests::ctl::Said;
+use tunneld_tests::ctl::ProgramOutput;
 use tunneld_tests::daemon::Daemon;
 use tunneld_tests::home::Home;
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::wait::LONG;
 
-use crate::fixture::{Scene, secs};
+use crate::fixture::{Fixture, secs};
 
-/// What `tunneld check` says of these files.
-async fn check(files: &[(&str, &[u8])]) -> Result<Said> {
-    let home = Home::bare()?;
+/// Runs `tunneld check` on these files, given by name and content.
+async fn check(files: &[(&str, &[u8])]) -> Result<ProgramOutput> {
+    let home = Home::without_config()?;
     for (name, bytes) in files {
         std::fs::write(home.config_dir().join(name), bytes)?;
     }
     let began = Instant::now();
-    let said = home.run("tunneld", &["check"]).await?;
+    let output = home.run("tunneld", &["check"]).await?;
     assert!(began.elapsed() < secs(10), "took {:?}", began.elapsed());
-    let all = format!("{}{}", said.stdout, said.stderr);
-    assert!(!all.contains("panicked"), "{said:#?}");
-    assert!(!all.contains(['\u{1b}', '\u{9b}', '\0']), "{said:#?}");
-    Ok(said)
+    let all = format!("{}{}", output.stdout, output.stderr);
+    assert!(!all.contains("panicked"), "{output:#?}");
+    // An error quotes the file: control characters must not reach the terminal.
+    assert!(!all.contains(['\u{1b}', '\u{9b}', '\0']), "{output:#?}");
+    Ok(output)
 }
 
-/// Proves that `[tunnel.t]` with this line is right.
-async fn good(line: &str) -> Result<()> {
+/// Checks that `[tunnel.t]` with this line is accepted.
+async fn check_accepted(line: &str) -> Result<()> {
     let text = format!("[tunnel.t]\nhost = \"h\"\nssh_config = false\n{line}\n");
-    let said = check(&[("t.toml", text.as_bytes())]).await?;
-    said.expect(0).with_context(|| line.to_owned())?;
+    let output = check(&[("t.toml", text.as_bytes())]).await?;
+    output.expect_exit(0).with_context(|| line.to_owned())?;
     Ok(())
 }
 
-/// Proves that `[tunnel.t]` with this line is refused at its place, with these words.
-async fn bad(line: &str, words: &[&str]) -> Result<()> {
+/// Checks that `[tunnel.t]` with this line is refused, with an error that names the line and contains these words.
+async fn check_refused(line: &str, words: &[&str]) -> Result<()> {
     let text = format!("[tunnel.t]\nssh_config = false\n{line}\n");
-    let said = check(&[("t.toml", text.as_bytes())]).await?;
-    let said = said.expect(2).with_context(|| line.to_owned())?;
-    assert!(said.stderr.contains("t.toml:3:"), "{line}: {said:#?}");
+    let output = check(&[("t.toml", text.as_bytes())]).await?;
+    let output = output.expect_exit(2).with_context(|| line.to_owned())?;
+    assert!(output.stderr.contains("t.toml:3:"), "{line}: {output:#?}");
     for word in words {
         assert!(
-            said.stderr.contains(word),
-            "{line} without {word:?}: {said:#?}"
+            output.stderr.contains(word),
+            "{line} without {word:?}: {output:#?}"
         );
     }
     Ok(())
@@ -53,7 +55,7 @@ async fn bad(line: &str, words: &[&str]) -> Result<()> {
 
 #[tokio::test]
 async fn empty_files_comments_byte_order_marks_and_crlf_are_accepted() -> Result<()> {
-    check(&[]).await?.expect(0)?;
+    check(&[]).await?.expect_exit(0)?;
     let files: &[&[u8]] = &[
         b"",
         b"# a comment",
@@ -61,34 +63,36 @@ async fn empty_files_comments_byte_order_marks_and_crlf_are_accepted() -> Result
         b"[tunnel.t]\r\nhost = \"h\"\r\nssh_config = false\r\n",
     ];
     for file in files {
-        check(&[("t.toml", file)]).await?.expect(0)?;
+        check(&[("t.toml", file)]).await?.expect_exit(0)?;
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn invalid_toml_is_reported_as_one_short_error() -> Result<()> {
+    // Nested more deeply than a recursive parser survives.
     let deep = format!("a = {}{}", "[".repeat(500), "]".repeat(500));
     let tables = (0..100_000)
         .map(|n| format!("[x{n}]\n"))
         .collect::<String>();
     let files: &[(&str, &[u8])] = &[
-        ("NUL", b"[tunnel.t]\nhost = \"a\0b\"\n"),
-        ("UTF-8", b"[tunnel.t]\nhost = \"\xff\xfe\"\n"),
-        ("no TOML", b"this is no TOML\n"),
+        ("a NUL byte", b"[tunnel.t]\nhost = \"a\0b\"\n"),
+        ("invalid UTF-8", b"[tunnel.t]\nhost = \"\xff\xfe\"\n"),
+        ("not TOML", b"this is no TOML\n"),
         ("open string", b"[tunnel.t]\nhost = \"open\n"),
         ("deep", deep.as_bytes()),
         ("tables", tables.as_bytes()),
         ("10 MB", &vec![b'#'; 10 << 20]),
     ];
-    for (what, bytes) in files {
-        let said = check(&[("t.toml", bytes)]).await?;
-        let said = said.expect(2).with_context(|| (*what).to_owned())?;
-        assert!(said.stderr.contains("t.toml"), "{what}: {said:#?}");
+    for (case, bytes) in files {
+        let output = check(&[("t.toml", bytes)]).await?;
+        let output = output.expect_exit(2).with_context(|| (*case).to_owned())?;
+        assert!(output.stderr.contains("t.toml"), "{case}: {output:#?}");
+        // A hundred thousand mistakes must not fill the terminal.
         assert!(
-            said.stderr.len() < 100_000,
-            "{what}: {} bytes",
-            said.stderr.len()
+            output.stderr.len() < 100_000,
+            "{case}: {} bytes",
+            output.stderr.len()
         );
     }
     Ok(())
@@ -96,28 +100,28 @@ async fn invalid_toml_is_reported_as_one_short_error() -> Result<()> {
 
 #[tokio::test]
 async fn unknown_keys_and_wrong_types_are_reported_with_their_location() -> Result<()> {
-    bad("hots = \"h\"", &["did you mean", "host", "t.toml:3:1"]).await?;
-    bad(
+    check_refused("hots = \"h\"", &["did you mean", "host", "t.toml:3:1"]).await?;
+    check_refused(
         "local_forwards = \"1 h:2\"",
         &["did you mean", "local_forward"],
     )
     .await?;
-    bad("local_forward = true", &[]).await?;
-    bad("port = \"twenty-two\"", &[]).await?;
-    bad("tags = 7", &[]).await?;
-    bad("autostart = \"perhaps\"", &[]).await?;
-    bad("ssh_config = true", &[]).await
+    check_refused("local_forward = true", &[]).await?;
+    check_refused("port = \"twenty-two\"", &[]).await?;
+    check_refused("tags = 7", &[]).await?;
+    check_refused("autostart = \"perhaps\"", &[]).await?;
+    check_refused("ssh_config = true", &[]).await
 }
 
 #[tokio::test]
 async fn all_errors_of_all_files_are_reported_in_one_pass() -> Result<()> {
     let one = b"[tunnel.a]\nssh_config = false\nhots = \"h\"\nport = 70000\n";
     let two = b"[tunnel.b]\nssh_config = false\nlocal_forward = \"x y z\"\n";
-    let said = check(&[("one.toml", one), ("two.toml", two)])
+    let output = check(&[("one.toml", one), ("two.toml", two)])
         .await?
-        .expect(2)?;
+        .expect_exit(2)?;
     for place in ["one.toml:3:", "one.toml:4:", "two.toml:3:"] {
-        assert!(said.stderr.contains(place), "{place}: {said:#?}");
+        assert!(output.stderr.contains(place), "{place}: {output:#?}");
     }
     Ok(())
 }
@@ -125,23 +129,23 @@ async fn all_errors_of_all_files_are_reported_in_one_pass() -> Result<()> {
 #[tokio::test]
 async fn a_duplicate_tunnel_name_is_reported_with_both_files() -> Result<()> {
     let text = b"[tunnel.same]\nhost = \"h\"\nssh_config = false\n";
-    let said = check(&[("one.toml", text), ("two.toml", text)])
+    let output = check(&[("one.toml", text), ("two.toml", text)])
         .await?
-        .expect(2)?;
+        .expect_exit(2)?;
     assert!(
-        said.stderr.contains("one.toml") && said.stderr.contains("two.toml"),
-        "{said:#?}"
+        output.stderr.contains("one.toml") && output.stderr.contains("two.toml"),
+        "{output:#?}"
     );
-    assert!(said.stderr.contains("same"), "{said:#?}");
+    assert!(output.stderr.contains("same"), "{output:#?}");
     Ok(())
 }
 
 #[tokio::test]
 async fn port_numbers_are_checked() -> Result<()> {
-    good("local_forward = \"0 h:1\"").await?;
-    good("local_forward = \"65535 h:65535\"").await?;
-    good("dynamic_forward = 0").await?;
-    good("port = 65535").await?;
+    check_accepted("local_forward = \"0 h:1\"").await?;
+    check_accepted("local_forward = \"65535 h:65535\"").await?;
+    check_accepted("dynamic_forward = 0").await?;
+    check_accepted("port = 65535").await?;
     for line in [
         "local_forward = \"65536 h:1\"",
         "local_forward = \"1 h:65536\"",
@@ -156,7 +160,7 @@ async fn port_numbers_are_checked() -> Result<()> {
         "port = -1",
         "port = \"22 \"",
     ] {
-        bad(line, &[]).await?;
+        check_refused(line, &[]).await?;
     }
     Ok(())
 }
@@ -172,7 +176,7 @@ async fn durations_are_checked() -> Result<()> {
         "hold = 0",
         "backoff = { initial = \"1s\", max = \"5m\" }",
     ] {
-        good(line).await?;
+        check_accepted(line).await?;
     }
     for line in [
         "server_alive_interval = \"-1s\"",
@@ -188,7 +192,7 @@ async fn durations_are_checked() -> Result<()> {
         "backoff = { initial = \"1m\", max = \"1s\" }",
         "backoff = { first = \"1s\" }",
     ] {
-        bad(line, &[]).await?;
+        check_refused(line, &[]).await?;
     }
     Ok(())
 }
@@ -208,14 +212,17 @@ async fn tunnel_names_are_checked() -> Result<()> {
         long.as_str(),
     ] {
         let text = format!("[tunnel.\"{name}\"]\nhost = \"h\"\nssh_config = false\n");
-        let said = check(&[("t.toml", text.as_bytes())]).await?;
-        let said = said.expect(2).with_context(|| name.to_owned())?;
-        assert!(said.stderr.contains("t.toml:1:"), "{name}: {said:#?}");
+        let output = check(&[("t.toml", text.as_bytes())]).await?;
+        let output = output.expect_exit(2).with_context(|| name.to_owned())?;
+        assert!(output.stderr.contains("t.toml:1:"), "{name}: {output:#?}");
     }
+    // The longest name that is accepted.
     let longest = "x".repeat(64);
     for name in ["a", "A.b-c_9", longest.as_str()] {
         let text = format!("[tunnel.\"{name}\"]\nhost = \"h\"\nssh_config = false\n");
-        check(&[("t.toml", text.as_bytes())]).await?.expect(0)?;
+        check(&[("t.toml", text.as_bytes())])
+            .await?
+            .expect_exit(0)?;
     }
     Ok(())
 }
@@ -231,8 +238,8 @@ async fn hosts_and_users_are_checked() -> Result<()> {
         "host = \"user@domain@h\"",
     ] {
         let text = format!("[tunnel.t]\nssh_config = false\n{line}\n");
-        let said = check(&[("t.toml", text.as_bytes())]).await?;
-        said.expect(0).with_context(|| line.to_owned())?;
+        let output = check(&[("t.toml", text.as_bytes())]).await?;
+        output.expect_exit(0).with_context(|| line.to_owned())?;
     }
     for line in [
         "host = \"a b\"",
@@ -251,76 +258,77 @@ async fn hosts_and_users_are_checked() -> Result<()> {
         "user = \"a\\\\b\"",
         "user = \"a\\u001b\"",
     ] {
-        bad(line, &[]).await?;
+        check_refused(line, &[]).await?;
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn invalid_and_conflicting_listen_addresses_are_refused() -> Result<()> {
-    bad("local_forward = \"*:1080:h:1\"", &["gateway_ports"]).await?;
-    good("gateway_ports = true\nlocal_forward = \"*:1080:h:1\"").await?;
-    good("local_forward = \"0.0.0.0:1080:h:1\"").await?;
+    check_refused("local_forward = \"*:1080:h:1\"", &["gateway_ports"]).await?;
+    check_accepted("gateway_ports = true\nlocal_forward = \"*:1080:h:1\"").await?;
+    check_accepted("local_forward = \"0.0.0.0:1080:h:1\"").await?;
+    // sun_path of unix(7) has 108 bytes, including the NUL at the end.
     let long = format!("/{}", "x".repeat(108));
-    bad(&format!("local_forward = \"{long} h:1\""), &[]).await?;
-    good(&format!("local_forward = \"{} h:1\"", &long[..107])).await?;
+    check_refused(&format!("local_forward = \"{long} h:1\""), &[]).await?;
+    check_accepted(&format!("local_forward = \"{} h:1\"", &long[..107])).await?;
     let text = b"[tunnel.t]\nhost = \"h\"\nssh_config = false\nlocal_forward = \"1080 h:1\"\ndynamic_forward = 1080\n";
-    let said = check(&[("t.toml", text)]).await?.expect(2)?;
-    assert!(said.stderr.contains("1080"), "{said:#?}");
+    let output = check(&[("t.toml", text)]).await?.expect_exit(2)?;
+    assert!(output.stderr.contains("1080"), "{output:#?}");
     let one = b"[tunnel.one]\nhost = \"h\"\nssh_config = false\nlocal_forward = \"1080 h:1\"\n";
     let two = b"[tunnel.two]\nhost = \"h\"\nssh_config = false\nlocal_forward = \"1080 h:1\"\n";
-    let said = check(&[("one.toml", one), ("two.toml", two)])
+    let output = check(&[("one.toml", one), ("two.toml", two)])
         .await?
-        .expect(2)?;
+        .expect_exit(2)?;
     assert!(
-        said.stderr.contains("one") && said.stderr.contains("two"),
-        "{said:#?}"
+        output.stderr.contains("one") && output.stderr.contains("two"),
+        "{output:#?}"
     );
     Ok(())
 }
 
 #[tokio::test]
 async fn a_file_that_other_users_can_write_is_refused() -> Result<()> {
-    let home = Home::bare()?;
+    let home = Home::without_config()?;
     let path = home.write("t.toml", "[tunnel.t]\nhost = \"h\"\nssh_config = false\n")?;
-    home.run("tunneld", &["check"]).await?.expect(0)?;
+    home.run("tunneld", &["check"]).await?.expect_exit(0)?;
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666))?;
-    let said = home.run("tunneld", &["check"]).await?.expect(2)?;
-    assert!(said.stderr.contains("t.toml"), "{said:#?}");
+    let output = home.run("tunneld", &["check"]).await?.expect_exit(2)?;
+    assert!(output.stderr.contains("t.toml"), "{output:#?}");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_fifo_as_configuration_file_does_not_block() -> Result<()> {
-    let home = Home::bare()?;
+    let home = Home::without_config()?;
     let path = home.config_dir().join("t.toml");
-    tunneld_tests::fifo::make(&path)?;
-    let said = home.run("tunneld", &["check"]).await?.expect(2)?;
-    assert!(said.stderr.contains("t.toml"), "{said:#?}");
+    make_fifo(&path);
+    let output = home.run("tunneld", &["check"]).await?.expect_exit(2)?;
+    assert!(output.stderr.contains("t.toml"), "{output:#?}");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_missing_explicit_configuration_folder_is_reported() -> Result<()> {
-    let home = Home::bare()?;
+    let home = Home::without_config()?;
     let gone = home.path("no-such-folder");
     let gone = gone.to_str().context("UTF-8")?;
-    let said = home
+    let output = home
         .ctl(&["check", "--config-dir", gone])
         .await?
-        .expect(2)?;
-    assert!(said.stderr.contains("no-such-folder"), "{said:#?}");
+        .expect_exit(2)?;
+    assert!(output.stderr.contains("no-such-folder"), "{output:#?}");
     Ok(())
 }
 
 #[tokio::test]
 async fn tunnelctl_check_reports_the_same_errors() -> Result<()> {
-    let home = Home::bare()?;
+    let home = Home::without_config()?;
     home.write("t.toml", "[tunnel.t]\nssh_config = false\nhots = \"h\"\n")?;
-    let said = home.ctl(&["check"]).await?.expect(2)?;
-    assert!(said.stderr.contains("t.toml:3:1"), "{said:#?}");
+    let output = home.ctl(&["check"]).await?.expect_exit(2)?;
+    assert!(output.stderr.contains("t.toml:3:1"), "{output:#?}");
     home.write("t.toml", "[tunnel.t]\nssh_config = false\nhost = \"h\"\n")?;
-    home.ctl(&["check"]).await?.expect(0)?;
+    home.ctl(&["check"]).await?.expect_exit(0)?;
     Ok(())
 }
 
@@ -328,28 +336,29 @@ async fn tunnelctl_check_reports_the_same_errors() -> Result<()> {
 async fn a_broken_file_does_not_stop_the_tunnels_of_other_files() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
-    home.write("good.toml", &server.tunnel("good")?)?;
+    home.write("good.toml", &server.tunnel_toml("good")?)?;
     home.write("bad.toml", "[tunnel.bad]\nhots = \"h\"\n")?;
     let daemon = Daemon::start(&home).await?;
     daemon.wait_up("good").await?;
     daemon.log().wait("bad.toml", LONG).await?;
-    let said = home.ctl(&["status"]).await?.expect(0)?;
-    let all = format!("{}{}", said.stdout, said.stderr);
-    assert!(all.contains("bad.toml"), "{said:#?}");
+    let output = home.ctl(&["status"]).await?.expect_exit(0)?;
+    let all = format!("{}{}", output.stdout, output.stderr);
+    assert!(all.contains("bad.toml"), "{output:#?}");
     Ok(())
 }
 
-/// A tunnel whose key is `key` stands still with a reason that names it, and its neighbour is up.
-async fn bad_key(make: impl Fn(&std::path::Path) -> Result<()>) -> Result<TunnelStatus> {
+/// Checks that a tunnel whose key file is made by `create` shows an error that names the file, while another tunnel of
+/// the same daemon is up.
+async fn check_bad_key(create: impl Fn(&std::path::Path) -> Result<()>) -> Result<TunnelStatus> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     let key = home.path("bad_key");
-    make(&key)?;
-    home.write("good.toml", &server.tunnel("good")?)?;
+    create(&key)?;
+    home.write("good.toml", &server.tunnel_toml("good")?)?;
     let user_key = server.user_key();
-    let right = user_key.to_str().context("UTF-8")?;
-    let text = server.tunnel("bad")?;
-    let text = text.replace(right, key.to_str().context("UTF-8")?);
+    let good_key = user_key.to_str().context("UTF-8")?;
+    let text = server.tunnel_toml("bad")?;
+    let text = text.replace(good_key, key.to_str().context("UTF-8")?);
     home.write("bad.toml", &format!("{text}identities_only = true\n"))?;
     let daemon = Daemon::start(&home).await?;
     daemon.wait_up("good").await?;
@@ -358,26 +367,30 @@ async fn bad_key(make: impl Fn(&std::path::Path) -> Result<()>) -> Result<Tunnel
     };
     let tunnel = daemon.wait_for("bad", LONG, stuck).await?;
     let error = tunnel.last_error.clone().context("an error")?;
-    let told = format!("{} {}", error.message, error.hint.unwrap_or_default());
-    assert!(told.contains("bad_key"), "{told}");
+    let text = format!("{} {}", error.message, error.hint.unwrap_or_default());
+    assert!(text.contains("bad_key"), "{text}");
     Ok(tunnel)
 }
 
 #[tokio::test]
 async fn a_missing_key_file_is_named_in_the_error() -> Result<()> {
-    bad_key(|_| Ok(())).await.map(drop)
+    check_bad_key(|_| Ok(())).await.map(drop)
 }
 
 #[tokio::test]
 async fn a_folder_as_key_file_is_named_in_the_error() -> Result<()> {
-    bad_key(|path| Ok(std::fs::create_dir(path)?))
+    check_bad_key(|path| Ok(std::fs::create_dir(path)?))
         .await
         .map(drop)
 }
 
 #[tokio::test]
 async fn a_fifo_as_key_file_does_not_block() -> Result<()> {
-    bad_key(tunneld_tests::fifo::make).await.map(drop)
+    let fifo = |path: &std::path::Path| {
+        make_fifo(path);
+        Ok(())
+    };
+    check_bad_key(fifo).await.map(drop)
 }
 
 #[tokio::test]
@@ -389,12 +402,13 @@ async fn a_key_file_of_unknown_format_is_named_in_the_error() -> Result<()> {
             PermissionsExt::from_mode(0o600),
         )?)
     };
-    bad_key(garbage).await.map(drop)
+    check_bad_key(garbage).await.map(drop)
 }
 
 #[tokio::test]
 async fn a_huge_key_file_is_refused_by_its_size() -> Result<()> {
     let huge = |path: &std::path::Path| {
+        // Sparse: it takes no space on the disk.
         let file = std::fs::File::create(path)?;
         file.set_len(1 << 30)?;
         Ok(std::fs::set_permissions(
@@ -402,7 +416,7 @@ async fn a_huge_key_file_is_refused_by_its_size() -> Result<()> {
             PermissionsExt::from_mode(0o600),
         )?)
     };
-    bad_key(huge).await.map(drop)
+    check_bad_key(huge).await.map(drop)
 }
 
 #[tokio::test]
@@ -411,12 +425,12 @@ async fn a_regular_file_at_a_unix_listeners_path_is_not_overwritten() -> Result<
     let path = folder.path().join("precious");
     std::fs::write(&path, "precious")?;
     let lines = format!("local_forward = \"{} 127.0.0.1:9\"", path.display());
-    let scene = Scene::begun(Sshd::start().await?, &lines).await?;
+    let fixture = Fixture::start(Sshd::start().await?, &lines).await?;
     let failed = |tunnel: &TunnelStatus| {
         tunnel.state == State::Degraded && tunnel.forwards[0].state == ForwardState::Failed
     };
-    scene.daemon.wait_for("t", LONG, failed).await?;
-    drop(scene);
+    fixture.daemon.wait_for("t", LONG, failed).await?;
+    drop(fixture);
     assert_eq!(std::fs::read_to_string(&path)?, "precious");
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! The control socket, by hand: what stands on the wire, its limits, and clients that misbehave.
+//! The control protocol on the wire: hello, methods, errors, events and streams. Clients that break the protocol are in
+//! `control_clients`.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -14,24 +15,13 @@ use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 
-use crate::fixture::{Scene, secs};
-
-async fn quiet() -> Result<(Home, Daemon)> {
-    let home = Home::new()?;
-    // A tunnel that never dials by itself: nobody listens at port 1.
-    let text = "[tunnel.t]\nhost = \"u@127.0.0.1:1\"\nautostart = false\n";
-    home.write("t.toml", text)?;
-    let daemon = Daemon::start(&home).await?;
-    Ok((home, daemon))
-}
-
-fn kind(reply: &Value) -> &str {
-    reply["error"]["data"]["kind"].as_str().unwrap_or("none")
-}
+use crate::fixture::{
+    Fixture, error_kind_of_reply, local_forward_to, secs, start_with_stopped_tunnel,
+};
 
 #[tokio::test]
 async fn only_the_user_can_access_the_socket() -> Result<()> {
-    let (home, _daemon) = quiet().await?;
+    let (home, _daemon) = start_with_stopped_tunnel().await?;
     let mode = |path: &std::path::Path| -> Result<u32> {
         Ok(std::fs::symlink_metadata(path)?.permissions().mode() & 0o777)
     };
@@ -42,11 +32,14 @@ async fn only_the_user_can_access_the_socket() -> Result<()> {
 
 #[tokio::test]
 async fn hello_is_required_first_and_negotiates_the_version() -> Result<()> {
-    let (home, daemon) = quiet().await?;
+    let (home, daemon) = start_with_stopped_tunnel().await?;
     let mut rpc = Rpc::connect(&home.socket()).await?;
     rpc.send_line(r#"{"jsonrpc":"2.0","id":1,"method":"daemon.status","params":{}}"#)
         .await?;
-    assert_eq!(kind(&rpc.object(LONG).await?), "invalid_request");
+    assert_eq!(
+        error_kind_of_reply(&rpc.next_object(LONG).await?),
+        "invalid_request"
+    );
 
     let mut rpc = Rpc::connect(&home.socket()).await?;
     let future = json!({"client": "lab", "protocol": [98, 99]});
@@ -61,8 +54,9 @@ async fn hello_is_required_first_and_negotiates_the_version() -> Result<()> {
     );
 
     let mut rpc = Rpc::connect(&home.socket()).await?;
-    let both = json!({"client": "lab", "protocol": [99, 1], "a_new_field": true});
-    let welcome = rpc.call("hello", both).await??;
+    // A client of a later version: it also speaks version 1 and sends a field that this daemon does not know.
+    let newer = json!({"client": "lab", "protocol": [99, 1], "a_new_field": true});
+    let welcome = rpc.call("hello", newer).await??;
     assert_eq!(welcome["protocol"], 1);
     assert_eq!(welcome["pid"], daemon.process().pid());
     assert!(welcome["version"].is_string() && welcome["features"].is_array());
@@ -71,7 +65,7 @@ async fn hello_is_required_first_and_negotiates_the_version() -> Result<()> {
 
 #[tokio::test]
 async fn unknown_methods_and_wrong_parameters_get_distinct_errors() -> Result<()> {
-    let (_home, daemon) = quiet().await?;
+    let (_home, daemon) = start_with_stopped_tunnel().await?;
     let mut rpc = daemon.rpc().await?;
     let error = rpc
         .call("tunnel.fly", json!({}))
@@ -121,19 +115,19 @@ async fn unknown_methods_and_wrong_parameters_get_distinct_errors() -> Result<()
 #[tokio::test]
 async fn a_subscriber_gets_every_change_with_consecutive_numbers() -> Result<()> {
     let target = Target::echo().await?;
-    let lines = format!("local_forward = \"0 127.0.0.1:{}\"", target.port());
-    let (scene, _) = Scene::up(&lines).await?;
-    let mut rpc = scene.daemon.rpc().await?;
+    let lines = local_forward_to(&target);
+    let (fixture, _) = Fixture::up(&lines).await?;
+    let mut rpc = fixture.daemon.rpc().await?;
     let snapshot = rpc.call("events.subscribe", json!({})).await??;
     let first = snapshot["seq"].as_u64().context("a number")?;
     assert_eq!(snapshot["tunnels"][0]["state"], "up");
-    scene
+    fixture
         .daemon
         .call("tunnel.down", json!({"names": ["t"]}))
         .await?;
     let mut seq = first;
     loop {
-        let event = rpc.notification(LONG).await?;
+        let event = rpc.next_notification(LONG).await?;
         assert_eq!(event["method"], "event");
         seq += 1;
         assert_eq!(event["params"]["seq"], seq, "{event}");
@@ -141,8 +135,8 @@ async fn a_subscriber_gets_every_change_with_consecutive_numbers() -> Result<()>
             break;
         }
     }
-    // A second subscriber that knows `first` is told what came since.
-    let mut late = scene.daemon.rpc().await?;
+    // A second subscriber that has seen `first` can continue from there.
+    let mut late = fixture.daemon.rpc().await?;
     late.call("events.subscribe", json!({"since_seq": first}))
         .await??;
     Ok(())
@@ -150,16 +144,20 @@ async fn a_subscriber_gets_every_change_with_consecutive_numbers() -> Result<()>
 
 #[tokio::test]
 async fn up_and_down_are_idempotent_and_the_last_call_wins() -> Result<()> {
-    let (scene, _) = Scene::up("").await?;
-    let mut rpc = scene.daemon.rpc().await?;
+    let (fixture, _) = Fixture::up("").await?;
+    let mut rpc = fixture.daemon.rpc().await?;
     let names = json!({"names": ["t"]});
+    // Repeated calls must not open further sessions.
     for _ in 0..200 {
         rpc.call("tunnel.up", names.clone()).await??;
     }
-    assert_eq!(scene.server.log()?.count_after(0, "Accepted publickey"), 1);
+    assert_eq!(
+        fixture.server.log()?.count_after(0, "Accepted publickey"),
+        1
+    );
     let mut races = tokio::task::JoinSet::new();
     for n in 0..20 {
-        let mut rpc = scene.daemon.rpc().await?;
+        let mut rpc = fixture.daemon.rpc().await?;
         let names = names.clone();
         races.spawn(async move {
             let method = if n % 2 == 0 {
@@ -176,9 +174,9 @@ async fn up_and_down_are_idempotent_and_the_last_call_wins() -> Result<()> {
     }
     rpc.call("tunnel.down", names.clone()).await??;
     let stopped = |tunnel: &tunneld_proto::status::TunnelStatus| tunnel.state.as_str() == "stopped";
-    scene.daemon.wait_for("t", LONG, stopped).await?;
+    fixture.daemon.wait_for("t", LONG, stopped).await?;
     rpc.call("tunnel.up", names).await??;
-    scene.daemon.wait_up("t").await?;
+    fixture.daemon.wait_up("t").await?;
     Ok(())
 }
 
@@ -187,7 +185,7 @@ async fn an_ad_hoc_tunnel_can_be_added_and_removed() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     let daemon = Daemon::start(&home).await?;
-    let text: toml::Table = server.tunnel("x")?.parse()?;
+    let text: toml::Table = server.tunnel_toml("x")?.parse()?;
     let spec = serde_json::to_value(&text["tunnel"]["x"])?;
     let add = json!({"name": "x", "spec": spec});
     daemon.call("tunnel.add", add.clone()).await?;
@@ -213,14 +211,15 @@ async fn an_ad_hoc_tunnel_can_be_added_and_removed() -> Result<()> {
 
 #[tokio::test]
 async fn a_waiting_up_returns_a_timeout_when_its_limit_passes() -> Result<()> {
-    let (_home, daemon) = quiet().await?;
+    let (_home, daemon) = start_with_stopped_tunnel().await?;
     let mut rpc = daemon.rpc().await?;
     let began = Instant::now();
+    // Nothing listens on port 1, so the tunnel cannot come up.
     let up = json!({"names": ["t"], "wait": true, "timeout_ms": 700});
     let error = rpc
         .call("tunnel.up", up)
         .await?
-        .expect_err("nobody is there");
+        .expect_err("nothing listens there");
     assert_eq!(error.data.kind.as_str(), "timeout", "{error:?}");
     assert!(began.elapsed() >= Duration::from_millis(600));
     Ok(())
@@ -229,8 +228,8 @@ async fn a_waiting_up_returns_a_timeout_when_its_limit_passes() -> Result<()> {
 #[tokio::test]
 async fn connect_turns_the_control_connection_into_the_stream() -> Result<()> {
     let target = Target::echo().await?;
-    let (scene, _) = Scene::up("").await?;
-    let stream = tokio::net::UnixStream::connect(scene.home.socket()).await?;
+    let (fixture, _) = Fixture::up("").await?;
+    let stream = tokio::net::UnixStream::connect(fixture.home.socket()).await?;
     let (read, mut write) = stream.into_split();
     let mut read = tokio::io::BufReader::new(read);
     let lines = format!(
@@ -261,15 +260,15 @@ async fn connect_turns_the_control_connection_into_the_stream() -> Result<()> {
 
 #[tokio::test]
 async fn shutdown_sends_bye_to_subscribers() -> Result<()> {
-    let (home, mut daemon) = quiet().await?;
+    let (home, mut daemon) = start_with_stopped_tunnel().await?;
     let mut rpc = daemon.rpc().await?;
     rpc.call("events.subscribe", json!({})).await??;
     daemon.call("daemon.shutdown", json!({})).await?;
-    let mut said = false;
-    while let Some(line) = rpc.line(LONG).await? {
-        said |= line.contains("\"bye\"");
+    let mut bye = false;
+    while let Some(line) = rpc.next_line(LONG).await? {
+        bye |= line.contains("\"bye\"");
     }
-    assert!(said, "no bye");
+    assert!(bye, "the daemon sent no bye");
     daemon.terminate(secs(6)).await.ok();
     assert!(!home.socket().exists());
     Ok(())
@@ -277,8 +276,8 @@ async fn shutdown_sends_bye_to_subscribers() -> Result<()> {
 
 #[tokio::test]
 async fn log_lines_can_be_read_and_the_level_can_be_set() -> Result<()> {
-    let (scene, _) = Scene::up("").await?;
-    let mut rpc = scene.daemon.rpc().await?;
+    let (fixture, _) = Fixture::up("").await?;
+    let mut rpc = fixture.daemon.rpc().await?;
     let lines = rpc.call("log.tail", json!({"name": "t"})).await??;
     let lines = lines["lines"].as_array().context("lines")?.clone();
     assert!(!lines.is_empty());

@@ -1,4 +1,5 @@
-//! What the project is made of: licences, sources and bans of `deny.toml`, proved from `cargo metadata` alone.
+//! The rules of `deny.toml` (licences, sources, banned crates) for every dependency, read from `cargo metadata`. cargo-deny
+//! is not needed, and nothing is downloaded.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,23 +14,37 @@ fn root() -> &'static Path {
 }
 
 fn metadata() -> Result<Value> {
-    let out = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--locked"])
+    // Without the filter cargo also wants the crates of other systems, which no build here has downloaded; with
+    // `--offline` it never tries. cargo-deny, if installed, checks
+    // all systems in .ci/run.
+    let platform = format!("--filter-platform={}", target_platform()?);
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--locked", "--offline"])
+        .arg(platform)
         .current_dir(root())
         .output()?;
     ensure!(
-        out.status.success(),
+        output.status.success(),
         "{}",
-        String::from_utf8_lossy(&out.stderr)
+        String::from_utf8_lossy(&output.stderr)
     );
-    Ok(serde_json::from_slice(&out.stdout)?)
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// The target triple that the tests are built for: that of cargo, since the tests run where they are built.
+fn target_platform() -> Result<String> {
+    let output = Command::new(env!("CARGO")).arg("-vV").output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("cargo -vV prints no host")?.to_owned())
 }
 
 fn rules() -> Result<toml::Table> {
     Ok(std::fs::read_to_string(root().join("deny.toml"))?.parse()?)
 }
 
-fn words(value: &toml::Value) -> BTreeSet<String> {
+/// The strings of a list in deny.toml; of a table its entry `crate`.
+fn strings(value: &toml::Value) -> BTreeSet<String> {
     let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
     list.iter()
         .filter_map(|item| item.as_str().or_else(|| item.get("crate")?.as_str()))
@@ -37,7 +52,8 @@ fn words(value: &toml::Value) -> BTreeSet<String> {
         .collect()
 }
 
-/// Whether an SPDX expression is met by the allowed licences: `AND` binds closer than `OR`.
+/// Whether the allowed licences satisfy an SPDX expression, in which `AND` binds closer than `OR`. `/` is the old way to
+/// write `OR`.
 fn allowed(expression: &str, allow: &BTreeSet<String>) -> bool {
     let text = expression
         .replace('/', " OR ")
@@ -45,37 +61,40 @@ fn allowed(expression: &str, allow: &BTreeSet<String>) -> bool {
         .replace(')', " ) ");
     let tokens: Vec<&str> = text.split_whitespace().collect();
     let mut at = 0;
-    either(&tokens, &mut at, allow) && at == tokens.len()
+    alternatives(&tokens, &mut at, allow) && at == tokens.len()
 }
 
-fn either(tokens: &[&str], at: &mut usize, allow: &BTreeSet<String>) -> bool {
-    let mut met = both(tokens, at, allow);
+/// One or more alternatives with `OR` between them.
+fn alternatives(tokens: &[&str], at: &mut usize, allow: &BTreeSet<String>) -> bool {
+    let mut satisfied = conjunction(tokens, at, allow);
     while tokens.get(*at) == Some(&"OR") {
         *at += 1;
-        met |= both(tokens, at, allow);
+        satisfied |= conjunction(tokens, at, allow);
     }
-    met
+    satisfied
 }
 
-fn both(tokens: &[&str], at: &mut usize, allow: &BTreeSet<String>) -> bool {
-    let mut met = single(tokens, at, allow);
+/// One or more terms with `AND` between them.
+fn conjunction(tokens: &[&str], at: &mut usize, allow: &BTreeSet<String>) -> bool {
+    let mut satisfied = term(tokens, at, allow);
     while tokens.get(*at) == Some(&"AND") {
         *at += 1;
-        met &= single(tokens, at, allow);
+        satisfied &= term(tokens, at, allow);
     }
-    met
+    satisfied
 }
 
-fn single(tokens: &[&str], at: &mut usize, allow: &BTreeSet<String>) -> bool {
+/// One licence, perhaps `WITH` an exception, or an expression in parentheses.
+fn term(tokens: &[&str], at: &mut usize, allow: &BTreeSet<String>) -> bool {
     let Some(token) = tokens.get(*at) else {
         return false;
     };
     *at += 1;
     if *token == "(" {
-        let met = either(tokens, at, allow);
+        let satisfied = alternatives(tokens, at, allow);
         let closed = tokens.get(*at) == Some(&")");
         *at += 1;
-        return met && closed;
+        return satisfied && closed;
     }
     let mut name = (*token).to_owned();
     if tokens.get(*at) == Some(&"WITH") {
@@ -114,28 +133,29 @@ fn spdx_expressions_are_evaluated_by_the_spdx_rules() {
 #[test]
 fn every_dependency_has_an_allowed_licence_source_and_name() -> Result<()> {
     let (metadata, rules) = (metadata()?, rules()?);
-    let licences = words(&rules["licenses"]["allow"]);
-    let banned = words(&rules["bans"]["deny"]);
-    let sources = words(&rules["sources"]["allow-registry"]);
-    let mut faults = Vec::new();
+    let licences = strings(&rules["licenses"]["allow"]);
+    let banned = strings(&rules["bans"]["deny"]);
+    let sources = strings(&rules["sources"]["allow-registry"]);
+    let mut violations = Vec::new();
     let packages = metadata["packages"].as_array().context("no packages")?;
     for package in packages {
         let name = package["name"].as_str().context("no name")?;
         let licence = package["license"].as_str().unwrap_or("");
         if !allowed(licence, &licences) {
-            faults.push(format!("{name}: licence {licence:?}"));
+            violations.push(format!("{name}: licence {licence:?}"));
         }
         if banned.contains(name) {
-            faults.push(format!("{name}: banned"));
+            violations.push(format!("{name}: banned"));
         }
         if let Some(source) = package["source"].as_str() {
             let registry = source.strip_prefix("registry+").unwrap_or(source);
             if !sources.contains(registry) {
-                faults.push(format!("{name}: source {source}"));
+                violations.push(format!("{name}: source {source}"));
             }
         }
     }
+    // A check of the test itself: the metadata includes the dependencies.
     ensure!(packages.len() > 50, "only {} packages", packages.len());
-    ensure!(faults.is_empty(), "{faults:#?}");
+    ensure!(violations.is_empty(), "{violations:#?}");
     Ok(())
 }

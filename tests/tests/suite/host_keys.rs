@@ -1,65 +1,57 @@
-//! Host keys: asked about, learnt, certified.
+//! Host keys: prompts for unknown ones, host certificates, and additional keys that a server offers.
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use tunneld_proto::message::Prompts;
 use tunneld_proto::status::{Prompt, PromptKind, State, TunnelStatus};
 use tunneld_tests::daemon::Daemon;
-use tunneld_tests::faulty_link::Link;
+use tunneld_tests::faulty_link::FaultyLink;
 use tunneld_tests::home::Home;
 use tunneld_tests::keys;
-use tunneld_tests::sshd::{Setup, Sshd};
+use tunneld_tests::process::run_tool;
+use tunneld_tests::sshd::{Sshd, SshdOptions};
 use tunneld_tests::wait::{LONG, within};
 
-use crate::fixture::session_since;
+use crate::fixture::{
+    answer_prompt, has_error, has_prompt, in_new_session, is_failed, is_up, open_prompts,
+    wait_next_prompt, wait_prompt, with_known_hosts,
+};
 
 fn settled(tunnel: &TunnelStatus) -> bool {
     matches!(tunnel.state, State::Up | State::Failed)
 }
 
-/// The question outlives the server that hung up, and its answer counts for that very key alone.
+/// The prompt stays open after the server has disconnected, and its answer counts only for the key that it showed.
 #[tokio::test]
 async fn a_server_that_disconnects_during_the_host_key_prompt_is_reconnected_with_the_answer()
 -> Result<()> {
     let mut server = Sshd::start().await?;
-    let mut link = Link::to(server.addr()).await?;
+    let mut link = FaultyLink::to(server.addr()).await?;
     let home = Home::new()?;
-    let text = server.tunnel_at("t", link.port())?;
-    let line = |line: &&str| line.starts_with("user_known");
-    let line = text.lines().find(line).context("a line")?;
-    let new = format!(
-        "user_known_hosts_file = \"{}\"\nstrict_host_key_checking = \"ask\"",
-        home.path("known").display()
-    );
-    home.write("t.toml", &text.replace(line, &new))?;
+    let text = server.tunnel_toml_at("t", link.port())?;
+    let text = with_known_hosts(&text, &home.path("known"), "ask");
+    home.write("t.toml", &text)?;
     let daemon = Daemon::start(&home).await?;
     let mut watch = daemon.watch().await?;
-    let asks = |tunnel: &TunnelStatus| tunnel.prompt.is_some();
-    let hung_up = |tunnel: &TunnelStatus| tunnel.prompt.is_some() && tunnel.last_error.is_some();
-    let yes = |id| json!({"id": id, "answers": ["yes"]});
+    let disconnected = |tunnel: &TunnelStatus| has_prompt(tunnel) && has_error(tunnel);
 
-    let first = watch.until("t", LONG, asks).await?;
+    let first = watch.until("t", LONG, has_prompt).await?;
     let first = first.prompt.context("a prompt")?;
-    link.close();
-    let tunnel = watch.until("t", LONG, hung_up).await?;
+    link.close_all();
+    let tunnel = watch.until("t", LONG, disconnected).await?;
     assert_eq!(tunnel.state, State::NeedsInput);
     assert_eq!(tunnel.prompt.as_ref(), Some(&first));
-    link.wait_live(0, LONG).await?;
+    // The server's keys change only after the daemon has lost the connection.
+    link.wait_connections(0, LONG).await?;
     server.change_host_keys().await?;
-    daemon.call("prompt.answer", yes(first.id)).await?;
-    let other =
-        |tunnel: &TunnelStatus| tunnel.prompt.as_ref().is_some_and(|now| now.id != first.id);
-    let second = watch.until("t", LONG, other).await?.prompt;
-    let second = second.context("a prompt")?;
+    answer_prompt(&daemon, &first, &["yes"]).await?;
+    let second = wait_next_prompt(&mut watch, "t", &first).await?;
     assert_ne!(second.fingerprint, first.fingerprint);
 
-    link.reset();
-    let again = |now: &TunnelStatus| {
-        let at = |tunnel: &TunnelStatus| tunnel.last_error.as_ref().map(|error| error.at);
-        at(now) != at(&tunnel)
-    };
-    watch.until("t", LONG, again).await?;
-    daemon.call("prompt.answer", yes(second.id)).await?;
+    link.reset_all();
+    let error_time = |tunnel: &TunnelStatus| tunnel.last_error.as_ref().map(|error| error.at);
+    let failed_again = |now: &TunnelStatus| error_time(now) != error_time(&tunnel);
+    watch.until("t", LONG, failed_again).await?;
+    answer_prompt(&daemon, &second, &["yes"]).await?;
     let settled = watch.until("t", LONG, settled).await?;
     assert_eq!(settled.state, State::Up, "{settled:#?}");
     Ok(())
@@ -70,28 +62,15 @@ async fn an_unknown_host_key_is_prompted_with_its_fingerprint() -> Result<()> {
     let server = Sshd::start().await?;
     let home = Home::new()?;
     let known = home.path("known");
-    let asks = |name: &str, port: u16| -> Result<String> {
-        let text = server.tunnel_at(name, port)?;
-        let line = text
-            .lines()
-            .find(|line| line.starts_with("user_known"))
-            .context("a line")?;
-        let new = format!(
-            "user_known_hosts_file = \"{}\"\nstrict_host_key_checking = \"ask\"",
-            known.display()
-        );
-        Ok(text.replace(line, &new))
-    };
-    home.write("t.toml", &asks("t", server.port())?)?;
+    let text = with_known_hosts(&server.tunnel_toml("t")?, &known, "ask");
+    home.write("t.toml", &text)?;
     let daemon = Daemon::start(&home).await?;
     let mut watch = daemon.watch().await?;
-    let needs = |tunnel: &TunnelStatus| tunnel.state == State::NeedsInput;
-    let tunnel = watch.until("t", LONG, needs).await?;
-    let prompt = tunnel.prompt.context("a prompt")?;
+    let prompt = wait_prompt(&mut watch, "t").await?;
     assert_eq!(prompt.kind, PromptKind::HostKey);
-    let print = keys::fingerprint(&server.host_key("ed25519")).await?;
-    assert_eq!(prompt.fingerprint.as_deref(), Some(print.as_str()));
-    assert!(prompt.text.contains(&print), "{prompt:?}");
+    let fingerprint = keys::fingerprint(&server.host_key("ed25519")).await?;
+    assert_eq!(prompt.fingerprint.as_deref(), Some(fingerprint.as_str()));
+    assert!(prompt.text.contains(&fingerprint), "{prompt:?}");
     assert_eq!(server.log()?.count_after(0, "userauth-request"), 0);
 
     let wrong = json!({"id": prompt.id, "answers": ["perhaps"]});
@@ -100,28 +79,20 @@ async fn an_unknown_host_key_is_prompted_with_its_fingerprint() -> Result<()> {
         error.expect_err("no answer").data.kind.as_str(),
         "invalid_answer"
     );
-    let right = json!({"id": prompt.id, "answers": [print]});
-    daemon.call("prompt.answer", right).await?;
-    let up = watch
-        .until("t", LONG, |tunnel| tunnel.state == State::Up)
-        .await?;
-    let learnt = std::fs::read_to_string(&known)?;
-    assert_eq!(learnt.lines().count(), 1, "{learnt}");
-    // The next session finds it known.
+    // As with ssh, the fingerprint itself is an answer.
+    answer_prompt(&daemon, &prompt, &[&fingerprint]).await?;
+    let up = watch.until("t", LONG, is_up).await?;
+    let saved = std::fs::read_to_string(&known)?;
+    assert_eq!(saved.lines().count(), 1, "{saved}");
+    // The next session needs no prompt.
     server.kill_sessions()?;
-    watch
-        .until("t", LONG, |tunnel| {
-            tunnel.state == State::Up && session_since(tunnel) != session_since(&up)
-        })
-        .await?;
+    watch.until("t", LONG, in_new_session(&up)).await?;
 
     std::fs::remove_file(&known)?;
     home.ctl(&["restart", "t", "--no-wait"]).await.ok();
-    let tunnel = watch.until("t", LONG, needs).await?;
-    let no = json!({"id": tunnel.prompt.context("a prompt")?.id, "answers": ["no"]});
-    daemon.call("prompt.answer", no).await?;
-    let failed = |tunnel: &TunnelStatus| tunnel.state == State::Failed;
-    let tunnel = watch.until("t", LONG, failed).await?;
+    let prompt = wait_prompt(&mut watch, "t").await?;
+    answer_prompt(&daemon, &prompt, &["no"]).await?;
+    let tunnel = watch.until("t", LONG, is_failed).await?;
     assert_eq!(
         tunnel.last_error.context("an error")?.kind.as_str(),
         "host_key_unknown"
@@ -138,7 +109,7 @@ async fn a_host_certificate_is_trusted_through_its_authority() -> Result<()> {
         let key = server.host_key("ed25519");
         let (ca, key) = (ca.display().to_string(), key.display().to_string());
         let args = ["-q", "-s", &ca, "-I", "host", "-h", "-n", principal, &key];
-        keys::run("ssh-keygen", &args).await
+        run_tool("ssh-keygen", &args).await
     };
     sign("127.0.0.1").await?;
     let line = format!(
@@ -146,9 +117,9 @@ async fn a_host_certificate_is_trusted_through_its_authority() -> Result<()> {
         server.dir().display()
     );
     server.stop().await?;
-    server.setup_mut().lines.push(line);
-    server.resume().await?;
-    let text = server.tunnel("t")?;
+    server.options_mut().config_lines.push(line);
+    server.start_again().await?;
+    let text = server.tunnel_toml("t")?;
     let known = server.dir().join(format!("known_hosts_{}", server.port()));
     let public = std::fs::read_to_string(ca.with_extension("pub"))?;
     std::fs::write(&known, format!("@cert-authority [127.0.0.1]:* {public}"))?;
@@ -161,16 +132,16 @@ async fn a_host_certificate_is_trusted_through_its_authority() -> Result<()> {
 
 #[tokio::test]
 async fn additional_host_keys_are_prompted_while_the_tunnel_is_up() -> Result<()> {
-    let server = Sshd::with(Setup {
+    let server = Sshd::start_with(SshdOptions {
         host_keys: vec!["ed25519".into(), "ecdsa".into(), "rsa".into()],
-        ..Setup::default()
+        ..SshdOptions::default()
     })
     .await?;
     let home = Home::new()?;
-    let text = server.tunnel("t")?;
+    let text = server.tunnel_toml("t")?;
     let known = server.dir().join(format!("known_hosts_{}", server.port()));
-    let whole = std::fs::read_to_string(&known)?;
-    let first = whole.lines().next().context("a line")?.to_owned() + "\n";
+    let all_lines = std::fs::read_to_string(&known)?;
+    let first = all_lines.lines().next().context("a line")?.to_owned() + "\n";
     std::fs::write(&known, &first)?;
     let hook = home.path("hook-ran");
     home.write(
@@ -182,12 +153,11 @@ async fn additional_host_keys_are_prompted_while_the_tunnel_is_up() -> Result<()
     )?;
     let daemon = Daemon::start(&home).await?;
     daemon.wait_up("t").await?;
-    let update = async |daemon: &Daemon| -> Result<Prompt> {
+    // The tunnel is up, so this prompt is not in its status.
+    let update_prompt = async |daemon: &Daemon| -> Result<Prompt> {
         within(LONG, "a prompt", async {
             loop {
-                let list = daemon.call("prompt.list", json!({})).await?;
-                let list: Prompts = serde_json::from_value(list)?;
-                if let Some(prompt) = list.prompts.into_iter().next() {
+                if let Some(prompt) = open_prompts(daemon).await?.into_iter().next() {
                     return anyhow::Ok(prompt);
                 }
                 tokio::task::yield_now().await;
@@ -195,57 +165,53 @@ async fn additional_host_keys_are_prompted_while_the_tunnel_is_up() -> Result<()
         })
         .await?
     };
-    let asked = update(&daemon).await?;
-    assert_eq!(asked.kind, PromptKind::HostKeyUpdate);
+    let first_prompt = update_prompt(&daemon).await?;
+    assert_eq!(first_prompt.kind, PromptKind::HostKeyUpdate);
     for kind in ["ecdsa", "rsa"] {
-        let print = keys::fingerprint(&server.host_key(kind)).await?;
-        assert!(asked.text.contains(&print), "{asked:?}");
+        let fingerprint = keys::fingerprint(&server.host_key(kind)).await?;
+        assert!(first_prompt.text.contains(&fingerprint), "{first_prompt:?}");
     }
     assert_eq!(daemon.status("t").await?.state, State::Up);
     assert_eq!(std::fs::read_to_string(&known)?, first);
-    let told = "run: tunnelctl answer t";
+    let hint = "run: tunnelctl answer t";
     assert_eq!(
-        daemon.log().count_after(0, told),
+        daemon.log().count_after(0, hint),
         1,
         "{}",
         daemon.log().text()
     );
 
-    // It goes with its session, and the next one asks anew; no is no.
+    // The prompt is cancelled with its session, and the next session prompts again.
     server.kill_sessions()?;
-    let other = within(LONG, "another prompt", async {
+    let second_prompt = within(LONG, "another prompt", async {
         loop {
-            let prompt = update(&daemon).await?;
-            if prompt.id != asked.id {
+            let prompt = update_prompt(&daemon).await?;
+            if prompt.id != first_prompt.id {
                 return anyhow::Ok(prompt);
             }
         }
     })
     .await??;
-    let wrong = json!({"id": other.id, "answers": ["so"]});
+    let wrong = json!({"id": second_prompt.id, "answers": ["so"]});
     let error = daemon.rpc().await?.call("prompt.answer", wrong).await?;
     assert!(error.is_err());
-    daemon
-        .call("prompt.answer", json!({"id": other.id, "answers": ["no"]}))
-        .await?;
+    answer_prompt(&daemon, &second_prompt, &["no"]).await?;
     assert_eq!(std::fs::read_to_string(&known)?, first);
-    home.ctl(&["restart", "t"]).await?.expect(0)?;
-    let last = update(&daemon).await?;
-    daemon
-        .call("prompt.answer", json!({"id": last.id, "answers": ["yes"]}))
-        .await?;
+    home.ctl(&["restart", "t"]).await?.expect_exit(0)?;
+    let last_prompt = update_prompt(&daemon).await?;
+    answer_prompt(&daemon, &last_prompt, &["yes"]).await?;
     daemon
         .log()
         .wait("the host has proven a further key: RSA", LONG)
         .await?;
-    let mut learnt: Vec<String> = std::fs::read_to_string(&known)?
+    let mut saved: Vec<String> = std::fs::read_to_string(&known)?
         .lines()
         .map(str::to_owned)
         .collect();
-    let mut all: Vec<String> = whole.lines().map(str::to_owned).collect();
-    learnt.sort();
+    let mut all: Vec<String> = all_lines.lines().map(str::to_owned).collect();
+    saved.sort();
     all.sort();
-    assert_eq!(learnt, all);
-    assert!(!hook.exists(), "nothing waited for that answer");
+    assert_eq!(saved, all);
+    assert!(!hook.exists(), "the hook ran though the tunnel was up");
     Ok(())
 }

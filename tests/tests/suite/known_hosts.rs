@@ -1,4 +1,4 @@
-//! known_hosts: the verdict on a corpus of files is that of `ssh -o BatchMode=yes`.
+//! known_hosts: for every file of a corpus the daemon trusts the host if and only if `ssh -o BatchMode=yes` does.
 
 use std::path::{Path, PathBuf};
 
@@ -9,11 +9,14 @@ use tunneld_proto::status::{State, TunnelStatus};
 use tunneld_tests::daemon::Daemon;
 use tunneld_tests::home::Home;
 use tunneld_tests::keys;
+use tunneld_tests::process::run_tool;
 use tunneld_tests::sshd::{self, Sshd};
 use tunneld_tests::wait::LONG;
 
-/// Files, with `HOST` for the server as it is reached, `HASHED` for that hashed, `KEY` for its key, `OTHER` and `RSA`
-/// for keys that it does not have. `====` begins the next file.
+use crate::fixture::without_key;
+
+/// The content of known_hosts files. Placeholders: `HOST` is the server's address and port, `HASHED` the same hashed,
+/// `KEY` the server's key, `OTHER` and `RSA` are keys that it does not have. `====` begins a second file.
 const CORPUS: &[&str] = &[
     "HOST KEY",
     "",
@@ -89,7 +92,7 @@ const CORPUS: &[&str] = &[
     "\0HOST KEY",
     "HOST KEY\0",
     "\x0bHOST KEY",
-    // Lines that are none.
+    // Invalid lines.
     "HOST",
     "HOST ssh-ed25519",
     "HOST ssh-ed25519\nHOST KEY",
@@ -110,7 +113,7 @@ const CORPUS: &[&str] = &[
     "====",
 ];
 
-/// The same for HostKeyAlias, `ALIAS`.
+/// The same with HostKeyAlias; `ALIAS` is the alias.
 const ALIASED: &[&str] = &[
     "ALIAS KEY",
     "alias.example KEY",
@@ -122,7 +125,7 @@ const ALIASED: &[&str] = &[
     "@revoked ALIAS KEY\nALIAS KEY",
 ];
 
-/// The same for servers with a certificate by `CA`.
+/// The same for a server whose host certificate is signed by `CA`.
 const CERTIFIED: &[&str] = &[
     "@cert-authority HOST CA",
     "@cert-authority * CA",
@@ -140,9 +143,9 @@ const CERTIFIED: &[&str] = &[
     "HOST KEY",
     "HOST OTHER",
 ];
-/// What is asked of certificates that lack something.
+/// The files that every unusual certificate is tested with.
 const ODD: &[&str] = &["@cert-authority * CA", "@cert-authority * CA\nHOST KEY"];
-/// How a certificate is made beyond key and authority, and the files that it is held against.
+/// The additional options of `ssh-keygen` for a certificate, and the files that it is tested with.
 const CERTIFICATES: &[(&[&str], &[&str])] = &[
     (&["-n", "127.0.0.1"], CERTIFIED),
     (&["-n", "other.example,127.0.0.1"], ODD),
@@ -156,16 +159,17 @@ const CERTIFICATES: &[(&[&str], &[&str])] = &[
     (&["-n", "127.0.0.1", "-O", "extension:unheard-of=1"], ODD),
 ];
 
-/// One verdict that is asked for.
+/// One set of known_hosts files, and the tunnel that uses it.
 struct Case {
-    shown: String,
+    /// For error messages.
+    description: String,
     files: Vec<PathBuf>,
     alias: bool,
     port: u16,
     tunnel: String,
 }
 
-/// The files that cases are written to.
+/// All cases. Case number N is the tunnel `tN`.
 struct Corpus {
     home: Home,
     ca: String,
@@ -174,7 +178,7 @@ struct Corpus {
     cases: Vec<Case>,
 }
 
-/// Type and key of a public key file.
+/// The type and key of a public key file, without the comment.
 fn public(path: &Path) -> Result<String> {
     let key = std::fs::read_to_string(path.with_extension("pub"))?;
     Ok(key.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
@@ -200,6 +204,7 @@ impl Corpus {
         })
     }
 
+    /// Adds one case for each of `entries`, for this server.
     async fn add(
         &mut self,
         server: &Sshd,
@@ -230,17 +235,14 @@ impl Corpus {
                 .iter()
                 .map(|f| format!("\"{}\"", f.display()))
                 .collect();
-            let tunnel = server.tunnel(&format!("t{n}"))?;
-            let lines = tunnel
-                .lines()
-                .filter(|line| !line.starts_with("user_known"));
-            let mut tunnel: String = lines.map(|line| format!("{line}\n")).collect();
+            let tunnel = server.tunnel_toml(&format!("t{n}"))?;
+            let mut tunnel = without_key(&tunnel, "user_known_hosts_file");
             tunnel += &format!("user_known_hosts_file = [{}]\n", list.join(", "));
             if alias {
                 tunnel += "host_key_alias = \"alias.EXAMPLE\"\n";
             }
             self.cases.push(Case {
-                shown: format!("{entry:?}{note}"),
+                description: format!("{entry:?}{note}"),
                 files,
                 alias,
                 port: server.port(),
@@ -250,30 +252,31 @@ impl Corpus {
         Ok(())
     }
 
-    /// The name as `ssh-keygen -H` writes it.
+    /// The name hashed by `ssh-keygen -H`.
     async fn hashed(&self, host: &str) -> Result<String> {
         let path = self.home.path("hashed");
+        // ssh-keygen hashes the names of a whole file.
         std::fs::write(&path, format!("{host} {}\n", self.other))?;
         let file = path.to_str().context("UTF-8")?;
-        keys::run("ssh-keygen", &["-q", "-H", "-f", file]).await?;
+        run_tool("ssh-keygen", &["-q", "-H", "-f", file]).await?;
         let text = std::fs::read_to_string(&path)?;
         Ok(text.split(' ').next().context("a name")?.to_owned())
     }
 
-    /// A server whose host key is certified so.
-    async fn certified(&self, how: &[&str]) -> Result<Sshd> {
+    /// Starts a server whose host certificate is made with these options of `ssh-keygen`.
+    async fn start_certified(&self, options: &[&str]) -> Result<Sshd> {
         let mut server = Sshd::start().await?;
         let key = server.host_key("ed25519").display().to_string();
         let ca = self.home.path("ca").display().to_string();
         let mut args = vec!["-q", "-s", &ca, "-I", "host", "-h"];
-        args.extend(how);
+        args.extend(options);
         args.push(&key);
-        keys::run("ssh-keygen", &args).await?;
+        run_tool("ssh-keygen", &args).await?;
         let certificate = server.dir().join("host_ed25519-cert.pub");
         server.stop().await?;
         let line = format!("HostCertificate {}", certificate.display());
-        server.setup_mut().lines.push(line);
-        server.resume().await?;
+        server.options_mut().config_lines.push(line);
+        server.start_again().await?;
         Ok(server)
     }
 }
@@ -285,29 +288,29 @@ async fn verdicts_match_openssh() -> Result<()> {
     corpus.add(&server, CORPUS, false, "").await?;
     corpus.add(&server, ALIASED, true, " aliased").await?;
     let mut certified = Vec::new();
-    for (how, entries) in CERTIFICATES {
-        let server = corpus.certified(how).await?;
-        corpus
-            .add(&server, entries, false, &format!(" certified by {how:?}"))
-            .await?;
+    for (options, entries) in CERTIFICATES {
+        let server = corpus.start_certified(options).await?;
+        let note = format!(" certified with {options:?}");
+        corpus.add(&server, entries, false, &note).await?;
         certified.push(server);
     }
     let tunnels = corpus.cases.iter().map(|case| case.tunnel.as_str());
     corpus.home.write("t.toml", &tunnels.collect::<String>())?;
     let daemon = Daemon::start(&corpus.home).await?;
     let mut theirs = JoinSet::new();
-    let turns = std::sync::Arc::new(tokio::sync::Semaphore::new(4));
+    // Few at once: the daemon connects to the same servers at the same time.
+    let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(4));
     for (n, case) in corpus.cases.iter().enumerate() {
-        let (command, turns) = (openssh(case)?, turns.clone());
+        let (command, permits) = (openssh(case)?, permits.clone());
         theirs.spawn(async move {
-            let _turn = turns.acquire().await?;
-            verdict(command).await.map(|verdict| (n, verdict))
+            let _permit = permits.acquire().await?;
+            openssh_trusts(command).await.map(|trusts| (n, trusts))
         });
     }
     let mut trusted = vec![false; corpus.cases.len()];
     while let Some(done) = theirs.join_next().await {
-        let (n, verdict) = done??;
-        trusted[n] = verdict;
+        let (n, trusts) = done??;
+        trusted[n] = trusts;
     }
     let mut watch = daemon.watch().await?;
     let mut differ = Vec::new();
@@ -315,15 +318,16 @@ async fn verdicts_match_openssh() -> Result<()> {
         let settled = |tunnel: &TunnelStatus| matches!(tunnel.state, State::Up | State::Failed);
         let ours = watch.until(&format!("t{n}"), LONG, settled).await?;
         if (ours.state == State::Up) != theirs {
-            let why = ours.last_error.map(|error| error.message);
-            differ.push(format!("{}: OpenSSH {theirs}, we {why:?}", case.shown));
+            let error = ours.last_error.map(|error| error.message);
+            let case = &case.description;
+            differ.push(format!("{case}: ssh trusts: {theirs}, tunneld: {error:?}"));
         }
     }
     assert!(differ.is_empty(), "{differ:#?}");
     Ok(())
 }
 
-/// The real ssh, held against the same files.
+/// The command that runs the real ssh with the files of a case.
 fn openssh(case: &Case) -> Result<Command> {
     let files: Vec<String> = case.files.iter().map(|f| f.display().to_string()).collect();
     let mut command = Command::new("ssh");
@@ -336,7 +340,7 @@ fn openssh(case: &Case) -> Result<Command> {
         "StrictHostKeyChecking=yes",
         "GlobalKnownHostsFile=none",
         "UpdateHostKeys=no",
-        // It is let in no further than the question who it is.
+        // The host key decides, not the login: sshd refuses the method `none`.
         "PreferredAuthentications=none",
         &format!("UserKnownHostsFile={}", files.join(" ")),
     ] {
@@ -344,18 +348,18 @@ fn openssh(case: &Case) -> Result<Command> {
     }
     command.args(["-p", &case.port.to_string()]);
     command
-        .arg(format!("{}@127.0.0.1", sshd::user()?))
+        .arg(format!("{}@127.0.0.1", sshd::current_user()?))
         .arg("true");
     Ok(command)
 }
 
-/// Whether it trusted the host; anything but a clear word is an error of the test.
-async fn verdict(mut command: Command) -> Result<bool> {
-    let out = command.output().await?;
-    let said = String::from_utf8_lossy(&out.stderr);
-    let trusted = said.contains("Permission denied");
+/// Whether ssh trusted the host: then it got as far as the login, which fails. Any other output is an error.
+async fn openssh_trusts(mut command: Command) -> Result<bool> {
+    let output = command.output().await?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let trusted = stderr.contains("Permission denied");
     let refused =
-        said.contains("Host key verification failed") || said.contains("has been revoked");
-    anyhow::ensure!(trusted != refused, "ssh says neither yes nor no: {said}");
+        stderr.contains("Host key verification failed") || stderr.contains("has been revoked");
+    anyhow::ensure!(trusted != refused, "unexpected output of ssh: {stderr}");
     Ok(trusted)
 }

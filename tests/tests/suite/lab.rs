@@ -1,4 +1,5 @@
-//! The lab's own tests, with OpenSSH's client as the forwarder: a fault that the lab cannot make proves nothing.
+//! Tests of the lab itself, with OpenSSH's client in place of tunneld: a test of a fault proves nothing if the lab does
+//! not cause that fault.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,17 +8,18 @@ use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
-use tunneld_tests::faulty_link::Link;
+use tunneld_tests::faulty_link::FaultyLink;
 use tunneld_tests::payload::{self, MIB};
-use tunneld_tests::process::Process;
-use tunneld_tests::sshd::{self, Setup, Sshd};
-use tunneld_tests::target::{Manner, Target};
+use tunneld_tests::process::{Process, write_script};
+use tunneld_tests::sshd::{self, Sshd, SshdOptions};
+use tunneld_tests::target::{Target, TargetBehavior};
 use tunneld_tests::wait::{LONG, within};
-use tunneld_tests::{ports, socks};
+use tunneld_tests::{ports, root, socks};
 
+/// Starts `ssh` with these forwards, through `port` of 127.0.0.1, and returns when it is logged in.
 async fn ssh(server: &Sshd, port: u16, args: &[&str]) -> Result<Process> {
     let known = server.dir().join("known_hosts_lab");
-    std::fs::write(&known, server.known_hosts_at(port)?)?;
+    std::fs::write(&known, server.known_hosts_lines(port)?)?;
     let mut command = Command::new("ssh");
     command
         .args(["-F", "none", "-N", "-v", "-o", "BatchMode=yes", "-o"])
@@ -26,7 +28,7 @@ async fn ssh(server: &Sshd, port: u16, args: &[&str]) -> Result<Process> {
         .arg(server.user_key())
         .args(["-p", &port.to_string()])
         .args(args)
-        .arg(format!("{}@127.0.0.1", sshd::user()?));
+        .arg(format!("{}@127.0.0.1", sshd::current_user()?));
     let process = Process::start("ssh", command)?;
     let ready = "Entering interactive session";
     process.log().wait(ready, LONG).await?;
@@ -36,7 +38,7 @@ async fn ssh(server: &Sshd, port: u16, args: &[&str]) -> Result<Process> {
 #[tokio::test]
 async fn sshd_forwards_bytes_and_its_sessions_can_be_killed() -> Result<()> {
     let server = Sshd::start().await?;
-    let target = Target::start(Manner::Collect).await?;
+    let target = Target::start(TargetBehavior::EchoAtEof).await?;
     let port = ports::free()?;
     let forward = format!("127.0.0.1:{port}:127.0.0.1:{}", target.port());
     let mut client = ssh(&server, server.port(), &["-L", &forward]).await?;
@@ -44,22 +46,22 @@ async fn sshd_forwards_bytes_and_its_sessions_can_be_killed() -> Result<()> {
     let stream = TcpStream::connect(ports::local(port)).await?;
     payload::same(&data, &payload::exchange(stream, &data).await?)?;
     server.kill_sessions()?;
-    client.ended(LONG).await?;
-    assert!(server.sessions().is_empty());
+    client.wait_exit(LONG).await?;
+    assert!(server.session_pids().is_empty());
     Ok(())
 }
 
 #[tokio::test]
 async fn sshd_restarts_with_new_host_keys_on_the_same_port() -> Result<()> {
-    let mut server = Sshd::with(Setup {
+    let mut server = Sshd::start_with(SshdOptions {
         host_keys: vec!["ed25519".into(), "ecdsa".into()],
-        ..Setup::default()
+        ..SshdOptions::default()
     })
     .await?;
-    let (port, before) = (server.port(), server.known_hosts_at(22)?);
+    let (port, before) = (server.port(), server.known_hosts_lines(22)?);
     server.change_host_keys().await?;
     assert_eq!(server.port(), port);
-    assert_ne!(server.known_hosts_at(22)?, before);
+    assert_ne!(server.known_hosts_lines(22)?, before);
     TcpStream::connect(server.addr()).await?;
     Ok(())
 }
@@ -74,11 +76,11 @@ async fn a_frozen_session_is_silent_and_keeps_its_tcp_connection() -> Result<()>
     let mut stream = TcpStream::connect(ports::local(port)).await?;
     payload::ping(&mut stream, b"awake").await?;
     server.freeze_sessions()?;
-    let silent = Duration::from_millis(300);
+    let silence = Duration::from_millis(300);
     let ping = payload::ping(&mut stream, b"frozen");
-    assert!(within(silent, "the frozen echo", ping).await.is_err());
-    // ssh itself gives up after interval x count, 1 s x 3.
-    client.ended(LONG).await?;
+    assert!(within(silence, "the frozen echo", ping).await.is_err());
+    // ssh gives up after ServerAliveInterval times ServerAliveCountMax, 1 s times 3.
+    client.wait_exit(LONG).await?;
     Ok(())
 }
 
@@ -90,27 +92,28 @@ async fn the_socks_client_speaks_4_4a_and_5() -> Result<()> {
     let listen = format!("127.0.0.1:{port}");
     let _client = ssh(&server, server.port(), &["-D", &listen]).await?;
     let proxy = ports::local(port);
-    let name = socks::Dest::Name("localhost".into());
-    let ip = socks::Dest::Ip(target.addr().ip());
+    let name = socks::Destination::Name("localhost".into());
+    let ip = socks::Destination::Ip(target.addr().ip());
     for dest in [&name, &ip] {
-        let stream = socks::v5(proxy, dest, target.port()).await?;
+        let stream = socks::connect_v5(proxy, dest, target.port()).await?;
         payload::ping(&mut stream.expect("granted"), b"five").await?;
-        let stream = socks::v4(proxy, dest, target.port()).await?;
+        let stream = socks::connect_v4(proxy, dest, target.port()).await?;
         payload::ping(&mut stream.expect("granted"), b"four").await?;
     }
     Ok(())
 }
 
-async fn wire(target: &Target) -> Result<(Link, TcpStream)> {
-    let link = Link::to(target.addr()).await?;
+/// A link to `target` and a connection over it.
+async fn connect_over_link(target: &Target) -> Result<(FaultyLink, TcpStream)> {
+    let link = FaultyLink::to(target.addr()).await?;
     let stream = TcpStream::connect(link.addr()).await?;
     Ok((link, stream))
 }
 
 #[tokio::test]
 async fn the_link_relays_both_ways_and_half_closes() -> Result<()> {
-    let target = Target::start(Manner::Collect).await?;
-    let (_link, stream) = wire(&target).await?;
+    let target = Target::start(TargetBehavior::EchoAtEof).await?;
+    let (_link, stream) = connect_over_link(&target).await?;
     let data = payload::random(2, 3 * MIB);
     payload::same(&data, &payload::exchange(stream, &data).await?)
 }
@@ -118,23 +121,25 @@ async fn the_link_relays_both_ways_and_half_closes() -> Result<()> {
 #[tokio::test]
 async fn the_link_freezes_thaws_and_delays() -> Result<()> {
     let target = Target::echo().await?;
-    let (link, mut stream) = wire(&target).await?;
+    let (link, mut stream) = connect_over_link(&target).await?;
     payload::ping(&mut stream, b"one").await?;
     link.freeze();
     stream.write_all(b"two").await?;
     let mut got = [0; 3];
-    let silent = Duration::from_millis(200);
+    // Nothing can signal that no byte arrives, so the test waits a moment.
+    let silence = Duration::from_millis(200);
     assert!(
-        within(silent, "nothing", stream.read_exact(&mut got))
+        within(silence, "a byte", stream.read_exact(&mut got))
             .await
             .is_err()
     );
     link.thaw();
     within(LONG, "the thaw", stream.read_exact(&mut got)).await??;
     assert_eq!(&got, b"two");
-    link.delay(Duration::from_millis(80));
+    link.set_delay(Duration::from_millis(80));
     let before = tokio::time::Instant::now();
     payload::ping(&mut stream, b"slow").await?;
+    // Each direction is delayed by 80 ms.
     assert!(before.elapsed() >= Duration::from_millis(160));
     Ok(())
 }
@@ -142,9 +147,9 @@ async fn the_link_freezes_thaws_and_delays() -> Result<()> {
 #[tokio::test]
 async fn the_link_resets_both_sides() -> Result<()> {
     let mut target = Target::echo().await?;
-    let (link, mut stream) = wire(&target).await?;
+    let (link, mut stream) = connect_over_link(&target).await?;
     payload::ping(&mut stream, b"hello").await?;
-    link.reset();
+    link.reset_all();
     let error = within(LONG, "the reset", stream.read_u8()).await?;
     let kind = error.expect_err("a reset").kind();
     assert_eq!(kind, std::io::ErrorKind::ConnectionReset);
@@ -155,21 +160,21 @@ async fn the_link_resets_both_sides() -> Result<()> {
 #[tokio::test]
 async fn the_link_refuses_and_accepts_again() -> Result<()> {
     let target = Target::echo().await?;
-    let mut link = Link::to(target.addr()).await?;
-    link.refuse().await?;
+    let mut link = FaultyLink::to(target.addr()).await?;
+    link.refuse_new().await?;
     let refused = TcpStream::connect(link.addr()).await;
     let kind = refused.expect_err("refused").kind();
     assert_eq!(kind, std::io::ErrorKind::ConnectionRefused);
-    link.accept().await?;
+    link.accept_new().await?;
     let mut stream = TcpStream::connect(link.addr()).await?;
     payload::ping(&mut stream, b"back").await
 }
 
 #[tokio::test]
 async fn the_link_flips_one_bit() -> Result<()> {
-    let target = Target::start(Manner::Collect).await?;
-    let (link, stream) = wire(&target).await?;
-    link.flip_after(1000);
+    let target = Target::start(TargetBehavior::EchoAtEof).await?;
+    let (link, stream) = connect_over_link(&target).await?;
+    link.flip_bit_after(1000);
     let data = payload::random(3, 4000);
     let got = payload::exchange(stream, &data).await?;
     let differ = data.iter().zip(&got).filter(|(a, b)| a != b).count();
@@ -179,7 +184,7 @@ async fn the_link_flips_one_bit() -> Result<()> {
 
 #[tokio::test]
 async fn a_target_distinguishes_a_reset_from_a_close() -> Result<()> {
-    let mut target = Target::start(Manner::Collect).await?;
+    let mut target = Target::start(TargetBehavior::EchoAtEof).await?;
     let addr: SocketAddr = target.addr();
     let stream = TcpStream::connect(addr).await?;
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
@@ -190,9 +195,9 @@ async fn a_target_distinguishes_a_reset_from_a_close() -> Result<()> {
     Ok(())
 }
 
-/// Runs `true` over ssh at `host` of this configuration, with `answer` to every question.
-async fn ssh_asked(tunnel: &str, answer: &str) -> Result<bool> {
-    let table: toml::Table = tunnel.parse()?;
+/// Whether `ssh` can log in to the host of this tunnel if it gets `answer` for every prompt.
+async fn ssh_logs_in(tunnel_toml: &str, answer: &str) -> Result<bool> {
+    let table: toml::Table = tunnel_toml.parse()?;
     let (_, tunnel) = table["tunnel"]
         .as_table()
         .expect("tunnels")
@@ -202,8 +207,7 @@ async fn ssh_asked(tunnel: &str, answer: &str) -> Result<bool> {
     let text = |key: &str| tunnel[key].as_str().unwrap_or_default().to_owned();
     let folder = tempfile::tempdir()?;
     let script = folder.path().join("askpass");
-    std::fs::write(&script, format!("#!/bin/sh\necho '{answer}'\n"))?;
-    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    write_script(&script, &format!("echo '{answer}'"))?;
     let mut command = Command::new("ssh");
     command
         .args(["-F", "none", "-N", "-v", "-o"])
@@ -216,6 +220,7 @@ async fn ssh_asked(tunnel: &str, answer: &str) -> Result<bool> {
         .env("SSH_ASKPASS", &script)
         .env("SSH_ASKPASS_REQUIRE", "force");
     let process = Process::start("ssh", command)?;
+    // A failed login ends ssh, and with it the wait.
     let login = process.log().wait("Authenticated to", LONG).await;
     if let Err(error) = &login {
         eprintln!("{error}");
@@ -225,53 +230,43 @@ async fn ssh_asked(tunnel: &str, answer: &str) -> Result<bool> {
 
 #[tokio::test]
 async fn the_prompting_server_requires_every_factor() -> Result<()> {
-    use tunneld_tests::prompting_server::{Asking, Factor, Round};
-    let rounds = vec![Round {
+    use tunneld_tests::prompting_server::{AuthFactor, PromptRound, PromptingServer};
+    let rounds = vec![PromptRound {
         instructions: "hello",
         prompts: vec![("Code: ", false, "same")],
     }];
     let factors = vec![
-        Factor::Key,
-        Factor::Password("same"),
-        Factor::Keyboard(rounds),
+        AuthFactor::PublicKey,
+        AuthFactor::Password("same"),
+        AuthFactor::KeyboardInteractive(rounds),
     ];
-    let server = Asking::start(factors).await?;
-    assert!(ssh_asked(&server.tunnel("t")?, "same").await?);
+    let server = PromptingServer::start(factors).await?;
+    assert!(ssh_logs_in(&server.tunnel_toml("t")?, "same").await?);
     assert_eq!(
         server.attempts(),
         ["key right", "password right", "keyboard right"]
     );
-    assert!(!ssh_asked(&server.tunnel("t")?, "other").await?);
+    assert!(!ssh_logs_in(&server.tunnel_toml("t")?, "other").await?);
     Ok(())
 }
 
 #[tokio::test]
 async fn sshd_accepts_only_its_private_password() -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root can give the server a password of its own");
+    if !root::available("give sshd its own /etc/shadow")? {
         return Ok(());
     }
-    let server = Sshd::with(Setup {
-        lines: vec![
-            "AuthenticationMethods publickey,password".into(),
-            "PasswordAuthentication yes".into(),
-        ],
-        password: Some("lab pass".into()),
-        ..Setup::default()
-    })
-    .await?;
-    assert!(ssh_asked(&server.tunnel("t")?, "lab pass").await?);
-    assert!(!ssh_asked(&server.tunnel("t")?, "wrong").await?);
+    let server = Sshd::start_with(SshdOptions::key_and_password("lab pass")).await?;
+    assert!(ssh_logs_in(&server.tunnel_toml("t")?, "lab pass").await?);
+    assert!(!ssh_logs_in(&server.tunnel_toml("t")?, "wrong").await?);
     Ok(())
 }
 
 #[tokio::test]
 async fn dropbear_accepts_the_key_of_its_user() -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root can give dropbear a home of its own");
+    if !root::available("give Dropbear its own /etc/passwd")? {
         return Ok(());
     }
     let server = tunneld_tests::dropbear::Dropbear::start().await?;
-    assert!(ssh_asked(&server.tunnel("t")?, "").await?);
+    assert!(ssh_logs_in(&server.tunnel_toml("t")?, "").await?);
     Ok(())
 }

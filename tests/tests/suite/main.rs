@@ -1,11 +1,11 @@
-//! The suite: the whole product against real servers, one module a subject.
+//! The integration tests: the programs as users run them, against real servers. One module per subject.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a helper of tests may panic as a test may"
+    reason = "a panic in a helper fails the test, like a panic in the test itself"
 )]
 
 mod algorithms;
@@ -19,6 +19,7 @@ mod dependencies;
 mod dynamic_forwards;
 mod faults;
 mod fixture;
+mod forward_checks;
 mod hooks;
 mod host_keys;
 mod known_hosts;

@@ -1,46 +1,51 @@
-//! Logins that ask: passwords, codes, several factors; answered by commands or by a person.
+//! Logins with prompts: passwords, one-time codes and several factors, answered by commands or by the user.
 
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
-use tunneld_proto::message::{EventBody, Prompts};
-use tunneld_proto::status::{ForwardKind, Prompt, PromptKind, State, TunnelStatus};
+use tunneld_proto::message::EventBody;
+use tunneld_proto::status::{ForwardKind, Prompt, PromptKind, TunnelStatus};
 use tunneld_tests::asyncssh::Asyncssh;
-use tunneld_tests::daemon::{Daemon, listen};
+use tunneld_tests::daemon::{Daemon, EventWatch, listen_addr};
 use tunneld_tests::home::Home;
-use tunneld_tests::prompting_server::{Asking, Factor, Round};
-use tunneld_tests::sshd::{Setup, Sshd};
+use tunneld_tests::prompting_server::{AuthFactor, PromptRound, PromptingServer};
+use tunneld_tests::sshd::{Sshd, SshdOptions};
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
-use tunneld_tests::{keys, payload};
+use tunneld_tests::{keys, payload, root};
 
-use crate::fixture::{answer, home, next_prompt, prompt, tcp, up};
+use crate::fixture::{
+    answer_prompt, has_prompt, has_prompt_after, is_failed, is_up, is_waiting, local_forward_to,
+    open_prompts, start_daemon, tcp, wait_next_prompt, wait_prompt,
+};
 
 #[tokio::test]
 async fn a_password_from_a_command_or_a_prompt_logs_in() -> Result<()> {
-    let server = Asking::start(vec![Factor::Password("s3cret")]).await?;
+    let server = PromptingServer::start(vec![AuthFactor::Password("s3cret")]).await?;
     let target = Target::echo().await?;
-    let forward = format!("local_forward = \"0 127.0.0.1:{}\"\n", target.port());
+    let forward = local_forward_to(&target) + "\n";
     let text = format!(
         "{}{forward}password_command = [\"echo\", \"s3cret\"]\n{}{forward}autostart = false\n",
-        server.tunnel("command")?,
-        server.tunnel("person")?
+        server.tunnel_toml("command")?,
+        server.tunnel_toml("person")?
     );
-    let (home, daemon) = home(&text).await?;
+    let (home, daemon) = start_daemon(&text).await?;
     let tunnel = daemon.wait_up("command").await?;
     let data = payload::random(70, 1 << 20);
-    let stream = tcp(listen(&tunnel, ForwardKind::Local)?).await?;
+    let stream = tcp(listen_addr(&tunnel, ForwardKind::Local)?).await?;
     payload::same(&data, &payload::exchange(stream, &data).await?)?;
     let mut watch = daemon.watch().await?;
-    home.ctl(&["up", "person", "--no-wait"]).await?.expect(0)?;
-    let asked = prompt(&mut watch, "person").await?;
-    assert_eq!(asked.kind, PromptKind::Password);
-    assert!(!asked.fields[0].echo);
-    assert!(asked.host.contains("someone@127.0.0.1"), "{asked:?}");
-    answer(&daemon, &asked, &["s3cret"]).await?;
-    watch.until("person", LONG, up).await?;
+    home.ctl(&["up", "person", "--no-wait"])
+        .await?
+        .expect_exit(0)?;
+    let prompt = wait_prompt(&mut watch, "person").await?;
+    assert_eq!(prompt.kind, PromptKind::Password);
+    assert!(!prompt.fields[0].echo);
+    assert!(prompt.host.contains("someone@127.0.0.1"), "{prompt:?}");
+    answer_prompt(&daemon, &prompt, &["s3cret"]).await?;
+    watch.until("person", LONG, is_up).await?;
     assert!(!daemon.log().text().contains("s3cret"));
     Ok(())
 }
@@ -48,40 +53,39 @@ async fn a_password_from_a_command_or_a_prompt_logs_in() -> Result<()> {
 #[tokio::test]
 async fn an_open_prompt_uses_no_login_attempt_and_a_wrong_password_is_prompted_again() -> Result<()>
 {
-    let server = Asking::start(vec![Factor::Password("right")]).await?;
-    let (home, daemon) = home(&server.tunnel("t")?).await?;
+    let server = PromptingServer::start(vec![AuthFactor::Password("right")]).await?;
+    let (home, daemon) = start_daemon(&server.tunnel_toml("t")?).await?;
     let mut watch = daemon.watch().await?;
-    let first = prompt(&mut watch, "t").await?;
+    let first = wait_prompt(&mut watch, "t").await?;
     assert!(!server.attempts().iter().any(|a| a.starts_with("password")));
-    let list: Prompts = serde_json::from_value(daemon.call("prompt.list", json!({})).await?)?;
-    assert_eq!(list.prompts, std::slice::from_ref(&first));
-    answer(&daemon, &first, &["wrong"]).await?;
-    let second = next_prompt(&mut watch, "t", &first).await?;
+    assert_eq!(open_prompts(&daemon).await?, std::slice::from_ref(&first));
+    answer_prompt(&daemon, &first, &["wrong"]).await?;
+    let second = wait_next_prompt(&mut watch, "t", &first).await?;
     assert_eq!(server.attempts(), ["password wrong"]);
     daemon
         .call("prompt.cancel", json!({"id": second.id}))
         .await?;
-    let failed = |tunnel: &TunnelStatus| tunnel.state == State::Failed;
-    let tunnel = watch.until("t", LONG, failed).await?;
+    let tunnel = watch.until("t", LONG, is_failed).await?;
     assert_eq!(
         tunnel.last_error.context("an error")?.kind.as_str(),
         "not_answered"
     );
     assert_eq!(server.attempts(), ["password wrong"]);
-    home.ctl(&["up", "t", "--no-wait"]).await?.expect(0)?;
-    let third = prompt(&mut watch, "t").await?;
-    answer(&daemon, &third, &["right"]).await?;
-    watch.until("t", LONG, up).await?;
+    home.ctl(&["up", "t", "--no-wait"]).await?.expect_exit(0)?;
+    let third = wait_prompt(&mut watch, "t").await?;
+    answer_prompt(&daemon, &third, &["right"]).await?;
+    watch.until("t", LONG, is_up).await?;
     Ok(())
 }
 
-fn code_rounds() -> Vec<Round> {
+/// Two rounds: a password and a project, then a code.
+fn code_rounds() -> Vec<PromptRound> {
     vec![
-        Round {
+        PromptRound {
             instructions: "Welcome to the cluster",
             prompts: vec![("Password: ", false, "pw"), ("Project: ", true, "p42")],
         },
-        Round {
+        PromptRound {
             instructions: "",
             prompts: vec![("Verification code: ", false, "123456")],
         },
@@ -90,37 +94,42 @@ fn code_rounds() -> Vec<Round> {
 
 #[tokio::test]
 async fn keyboard_interactive_rounds_are_answered_by_commands_or_the_user() -> Result<()> {
-    let server = Asking::start(vec![Factor::Keyboard(code_rounds())]).await?;
+    let server =
+        PromptingServer::start(vec![AuthFactor::KeyboardInteractive(code_rounds())]).await?;
     let answers = "answers = [{ prompt = \"(?i)^password\", command = [\"echo\", \"pw\"] }, { prompt = \"Project\", command = [\"echo\", \"p42\"] }, { prompt = \"(?i)code\", command = [\"echo\", \"123456\"] }]\n";
     let text = format!(
         "{}{answers}{}autostart = false\n",
-        server.tunnel("commands")?,
-        server.tunnel("person")?
+        server.tunnel_toml("commands")?,
+        server.tunnel_toml("person")?
     );
-    let (home, daemon) = home(&text).await?;
+    let (home, daemon) = start_daemon(&text).await?;
     daemon.wait_up("commands").await?;
-    home.ctl(&["up", "person", "--no-wait"]).await?.expect(0)?;
+    home.ctl(&["up", "person", "--no-wait"])
+        .await?
+        .expect_exit(0)?;
     let mut watch = daemon.watch().await?;
-    let first = prompt(&mut watch, "person").await?;
+    let first = wait_prompt(&mut watch, "person").await?;
     assert_eq!(first.kind, PromptKind::KeyboardInteractive);
     assert!(first.text.contains("Welcome to the cluster"), "{first:?}");
     let echo: Vec<bool> = first.fields.iter().map(|field| field.echo).collect();
     assert_eq!(echo, [false, true]);
-    answer(&daemon, &first, &["pw", "p42"]).await?;
-    let second = next_prompt(&mut watch, "person", &first).await?;
-    answer(&daemon, &second, &["123456"]).await?;
-    watch.until("person", LONG, up).await?;
+    answer_prompt(&daemon, &first, &["pw", "p42"]).await?;
+    let second = wait_next_prompt(&mut watch, "person", &first).await?;
+    answer_prompt(&daemon, &second, &["123456"]).await?;
+    watch.until("person", LONG, is_up).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn stdin_lines_answer_every_round() -> Result<()> {
-    let server = Asking::start(vec![Factor::Keyboard(code_rounds())]).await?;
-    let (home, daemon) = home(&server.tunnel("t")?).await?;
+    let server =
+        PromptingServer::start(vec![AuthFactor::KeyboardInteractive(code_rounds())]).await?;
+    let (home, daemon) = start_daemon(&server.tunnel_toml("t")?).await?;
     let mut watch = daemon.watch().await?;
-    prompt(&mut watch, "t").await?;
-    home.ctl(&["answer", "t"]).await?.expect(1)?;
-    prompt(&mut watch, "t").await?;
+    wait_prompt(&mut watch, "t").await?;
+    // An empty stdin answers nothing.
+    home.ctl(&["answer", "t"]).await?.expect_exit(1)?;
+    wait_prompt(&mut watch, "t").await?;
     let mut command = home.command("tunnelctl")?;
     let mut child = command
         .args(["answer", "t"])
@@ -131,19 +140,23 @@ async fn stdin_lines_answer_every_round() -> Result<()> {
     let mut stdin = child.stdin.take().context("a stdin")?;
     stdin.write_all(b"pw\np42\n123456\n").await?;
     drop(stdin);
-    let out = within(LONG, "the answers", child.wait_with_output()).await??;
-    let talk = String::from_utf8_lossy(&out.stderr);
-    anyhow::ensure!(out.status.code() == Some(0), "{talk}");
-    assert_eq!(talk, "t answered\nt answered\nt up\n");
+    let output = within(LONG, "the answers", child.wait_with_output()).await??;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.code() == Some(0), "{stderr}");
+    assert_eq!(stderr, "t answered\nt answered\nt up\n");
     assert_eq!(server.attempts(), ["keyboard right"]);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_key_and_a_code_form_one_login() -> Result<()> {
-    let server = Asking::start(vec![Factor::Key, Factor::Keyboard(code_rounds())]).await?;
+    let server = PromptingServer::start(vec![
+        AuthFactor::PublicKey,
+        AuthFactor::KeyboardInteractive(code_rounds()),
+    ])
+    .await?;
     let answers = "answers = [{ prompt = \"Password\", command = [\"echo\", \"pw\"] }, { prompt = \"Project\", command = [\"echo\", \"p42\"] }, { prompt = \"code\", command = [\"echo\", \"123456\"] }]\n";
-    let (_home, daemon) = home(&format!("{}{answers}", server.tunnel("t")?)).await?;
+    let (_home, daemon) = start_daemon(&format!("{}{answers}", server.tunnel_toml("t")?)).await?;
     daemon.wait_up("t").await?;
     assert_eq!(server.attempts(), ["key right", "keyboard right"]);
     Ok(())
@@ -151,24 +164,15 @@ async fn a_key_and_a_code_form_one_login() -> Result<()> {
 
 #[tokio::test]
 async fn sshd_requires_a_key_and_a_password() -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root can give the server a password of its own");
+    if !root::available("give sshd its own /etc/shadow")? {
         return Ok(());
     }
-    let server = Sshd::with(Setup {
-        lines: vec![
-            "AuthenticationMethods publickey,password".into(),
-            "PasswordAuthentication yes".into(),
-        ],
-        password: Some("lab pass".into()),
-        ..Setup::default()
-    })
-    .await?;
+    let server = Sshd::start_with(SshdOptions::key_and_password("lab pass")).await?;
     let text = format!(
         "{}password_command = [\"echo\", \"lab pass\"]\n",
-        server.tunnel("t")?
+        server.tunnel_toml("t")?
     );
-    let (_home, daemon) = home(&text).await?;
+    let (_home, daemon) = start_daemon(&text).await?;
     daemon.wait_up("t").await?;
     let log = server.log()?;
     log.wait("Accepted password", LONG).await?;
@@ -179,33 +183,37 @@ async fn sshd_requires_a_key_and_a_password() -> Result<()> {
 
 #[tokio::test]
 async fn tunnels_to_one_host_share_one_prompt() -> Result<()> {
-    let server = Asking::start(vec![Factor::Password("pw")]).await?;
-    let text = format!("{}{}", server.tunnel("one")?, server.tunnel("two")?);
-    let (_home, daemon) = home(&text).await?;
+    let server = PromptingServer::start(vec![AuthFactor::Password("pw")]).await?;
+    let text = format!(
+        "{}{}",
+        server.tunnel_toml("one")?,
+        server.tunnel_toml("two")?
+    );
+    let (_home, daemon) = start_daemon(&text).await?;
     let mut watch = daemon.watch().await?;
-    let asked = within(LONG, "a prompt", async {
+    let first = within(LONG, "a prompt", async {
         loop {
-            let asks = watch
+            let prompt = watch
                 .tunnels()
                 .values()
                 .find_map(|tunnel| tunnel.prompt.clone());
-            if let Some(prompt) = asks {
+            if let Some(prompt) = prompt {
                 return anyhow::Ok(prompt);
             }
             watch.next(LONG).await?;
         }
     })
     .await??;
-    let list: Prompts = serde_json::from_value(daemon.call("prompt.list", json!({})).await?)?;
-    assert_eq!(list.prompts.len(), 1, "{list:?}");
-    answer(&daemon, &asked, &["pw"]).await?;
+    let prompts = open_prompts(&daemon).await?;
+    assert_eq!(prompts.len(), 1, "{prompts:?}");
+    answer_prompt(&daemon, &first, &["pw"]).await?;
     let mut answered = 1;
     within(LONG, "both to be up", async {
-        while !watch.tunnels().values().all(up) {
+        while !watch.tunnels().values().all(is_up) {
             if let Some(EventBody::Prompt { prompt }) = watch.next(LONG).await?
-                && prompt.id != asked.id
+                && prompt.id != first.id
             {
-                answer(&daemon, &prompt, &["pw"]).await?;
+                answer_prompt(&daemon, &prompt, &["pw"]).await?;
                 answered += 1;
             }
         }
@@ -216,69 +224,70 @@ async fn tunnels_to_one_host_share_one_prompt() -> Result<()> {
     Ok(())
 }
 
-fn asked_anew(old: &Prompt) -> impl Fn(&TunnelStatus) -> bool {
-    move |tunnel| {
-        let prompt = tunnel.prompt.as_ref();
-        prompt.is_some_and(|prompt| prompt.id != old.id)
-    }
+/// Disconnects every client during a prompt, and waits until the daemon has noticed. The prompt stays open.
+async fn disconnect_during_prompt(server: &PromptingServer, daemon: &Daemon) -> Result<()> {
+    let mark = daemon.log().mark();
+    server.disconnect_all();
+    let line = "the server hung up while an answer was awaited";
+    daemon.log().wait_after(mark, line, LONG).await?;
+    Ok(())
 }
 
-/// Hangs up, and waits until the daemon knows: the prompt stays.
-async fn hang_up(server: &Asking, daemon: &Daemon) -> Result<()> {
-    let mark = daemon.log().mark();
-    server.hang_up();
-    let told = "the server hung up while an answer was awaited";
-    daemon.log().wait_after(mark, told, LONG).await?;
+/// Waits until the tunnel is up; fails if it prompts again after `answered` instead.
+async fn until_up_without_prompt(
+    watch: &mut EventWatch,
+    name: &str,
+    answered: &Prompt,
+) -> Result<()> {
+    let settled = |tunnel: &TunnelStatus| is_up(tunnel) || has_prompt_after(answered)(tunnel);
+    let tunnel = watch.until(name, LONG, settled).await?;
+    assert!(is_up(&tunnel), "prompted twice: {tunnel:?}");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_password_given_after_a_disconnect_is_used_for_the_next_login() -> Result<()> {
-    let server = Asking::start(vec![Factor::Password("pw")]).await?;
-    let (_home, daemon) = home(&server.tunnel("t")?).await?;
+    let server = PromptingServer::start(vec![AuthFactor::Password("pw")]).await?;
+    let (_home, daemon) = start_daemon(&server.tunnel_toml("t")?).await?;
     let mut watch = daemon.watch().await?;
-    let asked = prompt(&mut watch, "t").await?;
-    answer(&daemon, &asked, &["wrong"]).await?;
-    let again = watch.until("t", LONG, asked_anew(&asked)).await?;
-    let again = again.prompt.context("a prompt")?;
-    hang_up(&server, &daemon).await?;
-    let list: Prompts = serde_json::from_value(daemon.call("prompt.list", json!({})).await?)?;
-    assert_eq!(list.prompts, std::slice::from_ref(&again));
-    answer(&daemon, &again, &["pw"]).await?;
-    let settled = |tunnel: &TunnelStatus| up(tunnel) || asked_anew(&again)(tunnel);
-    let tunnel = watch.until("t", LONG, settled).await?;
-    assert!(up(&tunnel), "asked twice: {tunnel:?}");
+    let first = wait_prompt(&mut watch, "t").await?;
+    answer_prompt(&daemon, &first, &["wrong"]).await?;
+    let second = wait_next_prompt(&mut watch, "t", &first).await?;
+    disconnect_during_prompt(&server, &daemon).await?;
+    assert_eq!(open_prompts(&daemon).await?, std::slice::from_ref(&second));
+    answer_prompt(&daemon, &second, &["pw"]).await?;
+    until_up_without_prompt(&mut watch, "t", &second).await?;
     assert_eq!(server.attempts(), ["password wrong", "password right"]);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_code_given_after_a_disconnect_is_prompted_again() -> Result<()> {
-    let rounds = vec![Round {
+    let rounds = vec![PromptRound {
         instructions: "",
         prompts: vec![("Verification code: ", false, "222222")],
     }];
-    let server = Asking::start(vec![Factor::Keyboard(rounds)]).await?;
-    let (_home, daemon) = home(&server.tunnel("t")?).await?;
+    let server = PromptingServer::start(vec![AuthFactor::KeyboardInteractive(rounds)]).await?;
+    let (_home, daemon) = start_daemon(&server.tunnel_toml("t")?).await?;
     let mut watch = daemon.watch().await?;
-    let asked = prompt(&mut watch, "t").await?;
-    hang_up(&server, &daemon).await?;
-    answer(&daemon, &asked, &["111111"]).await?;
-    let again = watch.until("t", LONG, asked_anew(&asked)).await?;
+    let first = wait_prompt(&mut watch, "t").await?;
+    disconnect_during_prompt(&server, &daemon).await?;
+    answer_prompt(&daemon, &first, &["111111"]).await?;
+    let second = wait_next_prompt(&mut watch, "t", &first).await?;
     assert!(server.attempts().is_empty(), "{:?}", server.attempts());
-    answer(&daemon, &again.prompt.context("a prompt")?, &["222222"]).await?;
-    watch.until("t", LONG, up).await?;
+    answer_prompt(&daemon, &second, &["222222"]).await?;
+    watch.until("t", LONG, is_up).await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn an_unlocked_key_and_a_trusted_host_survive_a_disconnect() -> Result<()> {
-    let server = Asking::start(vec![Factor::Key]).await?;
+    let server = PromptingServer::start(vec![AuthFactor::PublicKey]).await?;
     let home = Home::new()?;
     let key = home.path("locked");
-    keys::generate_with(&key, "ed25519", "open sesame").await?;
+    keys::generate_encrypted(&key, "ed25519", "open sesame").await?;
     let known = home.path("known");
-    let text = server.tunnel("t")?;
+    let text = server.tunnel_toml("t")?;
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     lines.retain(|line| !line.starts_with("identity_file") && !line.starts_with("user_known"));
     lines.push(format!("identity_file = \"{}\"", key.display()));
@@ -287,33 +296,29 @@ async fn an_unlocked_key_and_a_trusted_host_survive_a_disconnect() -> Result<()>
     home.write("t.toml", &lines.join("\n"))?;
     let daemon = Daemon::start(&home).await?;
     let mut watch = daemon.watch().await?;
-    let host = prompt(&mut watch, "t").await?;
-    assert_eq!(host.kind, PromptKind::HostKey);
-    hang_up(&server, &daemon).await?;
-    answer(&daemon, &host, &["yes"]).await?;
-    let passphrase = watch.until("t", LONG, asked_anew(&host)).await?;
-    let passphrase = passphrase.prompt.context("a prompt")?;
+    let host_key = wait_prompt(&mut watch, "t").await?;
+    assert_eq!(host_key.kind, PromptKind::HostKey);
+    disconnect_during_prompt(&server, &daemon).await?;
+    answer_prompt(&daemon, &host_key, &["yes"]).await?;
+    let passphrase = wait_next_prompt(&mut watch, "t", &host_key).await?;
     assert_eq!(passphrase.kind, PromptKind::Passphrase, "{passphrase:?}");
-    hang_up(&server, &daemon).await?;
-    answer(&daemon, &passphrase, &["open sesame"]).await?;
-    let settled = |tunnel: &TunnelStatus| up(tunnel) || asked_anew(&passphrase)(tunnel);
-    let tunnel = watch.until("t", LONG, settled).await?;
-    assert!(up(&tunnel), "asked twice: {tunnel:?}");
-    Ok(())
+    disconnect_during_prompt(&server, &daemon).await?;
+    answer_prompt(&daemon, &passphrase, &["open sesame"]).await?;
+    until_up_without_prompt(&mut watch, "t", &passphrase).await
 }
 
 #[tokio::test]
 async fn a_server_that_disconnects_after_a_password_is_retried_slowly() -> Result<()> {
-    let server = Asking::start(vec![Factor::HangsUp]).await?;
+    let server = PromptingServer::start(vec![AuthFactor::DisconnectOnPassword]).await?;
     let text = format!(
         "{}password_command = [\"echo\", \"pw\"]\nbackoff = {{ initial = \"100ms\", max = \"100ms\" }}\n",
-        server.tunnel("t")?
+        server.tunnel_toml("t")?
     );
-    let (_home, daemon) = home(&text).await?;
-    let waits = |tunnel: &TunnelStatus| tunnel.state == State::Waiting;
-    let tunnel = daemon.wait_for("t", LONG, waits).await?;
+    let (_home, daemon) = start_daemon(&text).await?;
+    let tunnel = daemon.wait_for("t", LONG, is_waiting).await?;
     let error = tunnel.last_error.context("an error")?;
     assert_eq!(error.kind.as_str(), "auth_refused", "{error:?}");
+    // The wait after a refused login, not the configured backoff of 100 ms.
     let wait = tunnel.retry_at.context("a time")?.duration_since(error.at);
     assert!(wait.as_secs() >= 29, "{wait}");
     assert_eq!(server.attempts(), ["password wrong"]);
@@ -322,56 +327,55 @@ async fn a_server_that_disconnects_after_a_password_is_retried_slowly() -> Resul
 
 #[tokio::test]
 async fn a_keyboard_interactive_password_is_used_for_the_waiting_tunnels() -> Result<()> {
-    let rounds = vec![Round {
+    let rounds = vec![PromptRound {
         instructions: "",
         prompts: vec![("Password: ", false, "pw")],
     }];
-    let server = Asking::start(vec![Factor::Keyboard(rounds)]).await?;
+    let server = PromptingServer::start(vec![AuthFactor::KeyboardInteractive(rounds)]).await?;
     let names = ["one", "two", "three"];
     let text: Vec<String> = names
         .iter()
-        .map(|name| server.tunnel(name))
+        .map(|name| server.tunnel_toml(name))
         .collect::<Result<_>>()?;
-    let (_home, daemon) = home(&text.concat()).await?;
+    let (_home, daemon) = start_daemon(&text.concat()).await?;
     let mut watch = daemon.watch().await?;
-    let asks = |tunnel: &TunnelStatus| tunnel.prompt.is_some();
-    let asked = watch
-        .until("three", LONG, asks)
+    // The tunnels share the prompt, whichever of them connected first.
+    let prompt = watch
+        .until("three", LONG, has_prompt)
         .await?
         .prompt
-        .context("a prompt")?;
-    answer(&daemon, &asked, &["pw"]).await?;
+        .context("no prompt")?;
+    answer_prompt(&daemon, &prompt, &["pw"]).await?;
     for name in names {
-        let settled = |tunnel: &TunnelStatus| up(tunnel) || asked_anew(&asked)(tunnel);
-        let tunnel = watch.until(name, LONG, settled).await?;
-        assert!(up(&tunnel), "asked twice: {tunnel:?}");
+        until_up_without_prompt(&mut watch, name, &prompt).await?;
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn an_expired_password_is_changed_during_the_login() -> Result<()> {
+    // asyncssh sends SSH_MSG_USERAUTH_PASSWD_CHANGEREQ for this user (RFC 4252 §8).
     let server = Asyncssh::start(1 << 30).await?;
-    let text = server.tunnel("t")?.replacen("lab@", "expired@", 1)
+    let text = server.tunnel_toml("t")?.replacen("lab@", "expired@", 1)
         + "preferred_authentications = \"password\"\n";
-    let (_home, daemon) = home(&text).await?;
+    let (_home, daemon) = start_daemon(&text).await?;
     let mut watch = daemon.watch().await?;
-    let mut asked = prompt(&mut watch, "t").await?;
-    assert_eq!(asked.kind, PromptKind::Password);
-    for (answers, says) in [
+    let mut prompt = wait_prompt(&mut watch, "t").await?;
+    assert_eq!(prompt.kind, PromptKind::Password);
+    // The old password, two different new ones, and a new one that the server refuses.
+    for (answers, expected_text) in [
         (&["lab pass"][..], "too old"),
-        (&["one thing", "another"], "The two differ"),
+        (&["one thing", "another"], "The two passwords differ"),
         (&["too short", "too short"], "too short"),
     ] {
-        answer(&daemon, &asked, answers).await?;
-        let next = watch.until("t", LONG, asked_anew(&asked)).await?;
-        asked = next.prompt.context("a prompt")?;
-        assert_eq!(asked.kind, PromptKind::NewPassword);
-        assert!(asked.text.contains(says), "{asked:?}");
-        assert!(asked.fields.iter().all(|field| !field.echo));
+        answer_prompt(&daemon, &prompt, answers).await?;
+        prompt = wait_next_prompt(&mut watch, "t", &prompt).await?;
+        assert_eq!(prompt.kind, PromptKind::NewPassword);
+        assert!(prompt.text.contains(expected_text), "{prompt:?}");
+        assert!(prompt.fields.iter().all(|field| !field.echo));
     }
-    answer(&daemon, &asked, &["new pass", "new pass"]).await?;
-    watch.until("t", LONG, up).await?;
+    answer_prompt(&daemon, &prompt, &["new pass", "new pass"]).await?;
+    watch.until("t", LONG, is_up).await?;
     let log = daemon.log().text();
     assert!(!log.contains("new pass") && !log.contains("lab pass"));
     Ok(())

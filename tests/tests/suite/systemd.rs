@@ -1,15 +1,17 @@
-//! The user unit, started for real by a systemd user manager in namespaces of its own.
+//! The systemd units: the user unit is started by a real user manager in its own namespaces, and every unit is verified.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
-use tunneld_tests::home::{DEFAULTS, Home, built};
+use tunneld_tests::home::{DEFAULTS, Home, program_path};
+use tunneld_tests::root;
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::wait::within;
 
 use crate::fixture::secs;
 
+/// The path of a unit in the repository's folder `systemd`.
 fn unit(name: &str) -> std::path::PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests.parent().unwrap_or(tests).join("systemd").join(name)
@@ -18,19 +20,19 @@ fn unit(name: &str) -> std::path::PathBuf {
 #[tokio::test]
 async fn the_user_unit_starts_restarts_and_stops_under_systemd() -> Result<()> {
     let cgroups = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/cgroup.procs"];
-    if !rustix::process::geteuid().is_root() || !cgroups.iter().any(|path| Path::new(path).exists())
-    {
-        eprintln!("SKIPPED: a private user manager needs root and a writable cgroup tree");
+    let has_cgroups = cgroups.iter().any(|path| Path::new(path).exists());
+    let purpose = "start a systemd user manager in its own cgroup, below /sys/fs/cgroup";
+    if !root::available_if(has_cgroups, purpose)? {
         return Ok(());
     }
     let server = Sshd::start().await?;
-    let home = Home::bare()?;
+    let home = Home::without_config()?;
     let config = home.path("t.toml");
-    std::fs::write(&config, format!("{DEFAULTS}\n{}", server.tunnel("t")?))?;
+    std::fs::write(&config, format!("{DEFAULTS}\n{}", server.tunnel_toml("t")?))?;
     let script = home.path("systemd_user_manager.sh");
     std::fs::write(&script, include_str!("systemd_user_manager.sh"))?;
     let known = server.dir().join(format!("known_hosts_{}", server.port()));
-    let bin = built("tunneld")?;
+    let bin = program_path("tunneld")?;
     let run = Command::new("bash")
         .arg(&script)
         .arg(bin.parent().context("a folder")?)
@@ -38,7 +40,7 @@ async fn the_user_unit_starts_restarts_and_stops_under_systemd() -> Result<()> {
         .args([&config, &server.user_key(), &known])
         .kill_on_drop(true)
         .output();
-    let out = within(secs(110), "the unit's trial", run).await??;
+    let out = within(secs(110), "the script to end", run).await??;
     let (stdout, stderr) = (
         String::from_utf8_lossy(&out.stdout),
         String::from_utf8_lossy(&out.stderr),
@@ -54,7 +56,7 @@ async fn the_user_unit_starts_restarts_and_stops_under_systemd() -> Result<()> {
     ] {
         ensure!(
             stdout.contains(step),
-            "{step} was not proved:\n{stdout}\n{stderr}"
+            "the step {step} is missing:\n{stdout}\n{stderr}"
         );
     }
     Ok(())
@@ -62,15 +64,15 @@ async fn the_user_unit_starts_restarts_and_stops_under_systemd() -> Result<()> {
 
 #[tokio::test]
 async fn every_unit_passes_systemd_analyze() -> Result<()> {
-    let home = Home::bare()?;
+    let home = Home::without_config()?;
     for entry in std::fs::read_dir(unit(""))? {
         let path = entry?.path();
         if path.extension().is_none_or(|kind| kind != "service") {
             continue;
         }
         let text = std::fs::read_to_string(&path)?;
-        // ExecStart has to exist for the verification: the program that was just built.
-        let program = built("tunneld")?;
+        // The verification needs an existing program in ExecStart: here the one that was built.
+        let program = program_path("tunneld")?;
         let program = program.display().to_string();
         let text: String = text
             .lines()

@@ -1,6 +1,7 @@
 #!/bin/bash
-# A systemd user manager of its own: private /run, /tmp, /dev/log and cgroup, in which the user 4242 runs the unit.
-# Called as root: systemd_user_manager.sh BINDIR UNIT CONFIG KEY KNOWN_HOSTS. Prints one line for each step that was proved.
+# Starts a systemd user manager with a private /run, /tmp, /dev/log and cgroup, in which the user 4242 runs the unit.
+# Called by systemd.rs, as root: systemd_user_manager.sh BINDIR UNIT CONFIG KEY KNOWN_HOSTS
+# Prints one line for each step that has passed; the first failed step ends the script with the logs on stderr.
 set -euo pipefail
 
 uid=4242
@@ -12,7 +13,7 @@ if [ "${1:-}" != --inner ]; then
         echo $BASHPID >"$base/$group/cgroup.procs"
         chown -R $uid:$uid "$base/$group"
     done
-    # The namespaces end with this script, the manager and its children with them.
+    # --kill-child: the manager and all its children end with the namespaces, and these with this script.
     code=0
     unshare --mount --pid --fork --kill-child --mount-proc --propagation private bash "$0" --inner "$@" || code=$?
     for base in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
@@ -25,7 +26,7 @@ fi
 shift
 bin=$1 unit=$2 config=$3 key=$4 known=$5
 
-say() { echo "proved: $*"; }
+passed() { echo "passed: $*"; }
 until_true() { # seconds, command...
     local end=$((SECONDS + $1))
     shift
@@ -47,6 +48,7 @@ sed -e "s|$key|$home/key|" -e "s|$known|$home/known_hosts|" "/run/lab/$(basename
 cp "/run/lab/$(basename "$key")" $home/key
 cp "/run/lab/$(basename "$known")" $home/known_hosts
 mkdir $home/.config/systemd/user/tunneld.service.d
+# Shorter than in the unit, so that the test takes seconds.
 printf '[Service]\nWatchdogSec=3\nRestartSec=100ms\n' >$home/.config/systemd/user/tunneld.service.d/test.conf
 chmod 0600 $home/key
 chmod 0700 $runtime
@@ -58,7 +60,7 @@ echo "lab:x:$uid:" >>/run/lab/group
 mount --bind /run/lab/passwd /etc/passwd
 mount --bind /run/lab/group /etc/group
 
-# The journal makes /dev/log where there is none: not on this machine's own /dev.
+# journald creates /dev/log if it does not exist: that must not happen in the /dev of the machine.
 mkdir /run/lab/dev
 cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty /run/lab/dev/
 ln -s /proc/self/fd /run/lab/dev/fd
@@ -82,46 +84,47 @@ until_true 15 test -S $runtime/systemd/private
 
 errors=$(user systemd-analyze --user verify --recursive-errors=yes $home/.config/systemd/user/tunneld.service 2>&1) || { echo "$errors" >&2; false; }
 [ -z "$errors" ] || { echo "$errors" >&2; false; }
-say verify
+passed verify
 
 ctl daemon-reload
 ctl start tunneld.service
 [ "$(show ActiveState)" = active ] && [ "$(show Type)" = notify ]
-say started
+passed started
 
 is_up() { user tunnelctl status t; }
 until_true 20 is_up
-say up
-status_told() { [ -n "$(show StatusText)" ]; }
-until_true 10 status_told
-say "status text: $(show StatusText)"
+passed up
+has_status_text() { [ -n "$(show StatusText)" ]; }
+until_true 10 has_status_text
+passed "status text: $(show StatusText)"
 
 folder=$runtime/tunneld
 [ "$(stat -c %a $folder)" = 700 ] && [ "$(stat -c %a $folder/control.sock)" = 600 ]
-say private
+passed private
 
 user tunnelctl reload
 ctl reload tunneld.service
 [ "$(show ActiveState)" = active ]
-say reloaded
+passed reloaded
 
-journalled() { journalctl -o json TUNNEL=t | grep -q '"TUNNEL":"t"'; }
-until_true 10 journalled
-say journal fields
+in_journal() { journalctl -o json TUNNEL=t | grep -q '"TUNNEL":"t"'; }
+until_true 10 in_journal
+passed journal fields
 
 restarted() { [ "$(show NRestarts)" -ge "$1" ] && [ "$(show ActiveState)" = active ]; }
 kill -KILL "$(show MainPID)"
 until_true 15 restarted 1
 until_true 20 is_up
-say restarted after a kill
+passed restarted after a kill
 
+# A stopped daemon sends no watchdog message.
 kill -STOP "$(show MainPID)"
 until_true 25 restarted 2
 until_true 20 is_up
-say restarted by the watchdog
+passed restarted by the watchdog
 
 began=$SECONDS
 ctl stop tunneld.service
 [ $((SECONDS - began)) -le 7 ]
 [ "$(show Result)" = success ] && [ ! -e $folder/control.sock ]
-say stopped
+passed stopped

@@ -1,25 +1,25 @@
-//! The row of logins: each server with every way in that it has.
+//! The row of logins: each server with every authentication method that it offers.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
-use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
+use tunneld_proto::status::ForwardKind;
 use tunneld_tests::agent::Agent;
 use tunneld_tests::asyncssh::Asyncssh;
-use tunneld_tests::daemon::{Daemon, listen};
-use tunneld_tests::dropbear::{Door, Dropbear};
+use tunneld_tests::daemon::{Daemon, listen_addr};
+use tunneld_tests::dropbear::{Dropbear, DropbearAuth};
 use tunneld_tests::home::Home;
 use tunneld_tests::payload;
-use tunneld_tests::prompting_server::{Asking, Factor, Round};
-use tunneld_tests::security_key::SecurityKey;
-use tunneld_tests::sshd::{Setup, Sshd};
+use tunneld_tests::prompting_server::{AuthFactor, PromptRound, PromptingServer};
+use tunneld_tests::security_key::SecurityKeyAgent;
+use tunneld_tests::sshd::{Sshd, SshdOptions};
 use tunneld_tests::target::Target;
 use tunneld_tests::wait::LONG;
-use tunneld_tests::{keys, sshd};
+use tunneld_tests::{keys, root, sshd};
 
 use super::{LEGACY, LEGACY_ONLY};
-use crate::fixture::tcp;
+use crate::fixture::{is_up, local_forward_to, tcp, without_key};
 
 const PASSWORD: &str = "lab pass";
 const BY_PASSWORD: &str =
@@ -27,32 +27,36 @@ const BY_PASSWORD: &str =
 const ANSWERS: &str = "answers = [{ prompt = \"(?i)password\", command = [\"echo\", \"lab pass\"] }, \
      { prompt = \"(?i)code\", command = [\"echo\", \"123456\"] }]\n";
 
-/// Keys of every type, a certificate, an agent: what every server is to let in.
-struct Ring {
+/// Credentials that every server accepts: key files of every type, certificates, an agent and two security keys.
+struct Credentials {
     dir: TempDir,
     agent: Agent,
-    tokens: [SecurityKey; 2],
+    security_keys: [SecurityKeyAgent; 2],
 }
 
-/// A tunnel: the cell that it proves, its lines, and what its status must tell of the login.
+/// A tunnel that logs in with one method.
 struct Login {
+    /// The name of the cell in the matrix, for error messages.
     cell: String,
+    /// The lines of the tunnel that select the method and its credentials.
     lines: String,
-    shows: String,
+    /// A part of the login's description in the status.
+    expected_auth: String,
 }
 
-/// A cell without a key; `lines` are whole.
-fn login(cell: &str, lines: &str, shows: &str) -> Login {
+fn login(cell: &str, lines: &str, expected_auth: &str) -> Login {
     Login {
         cell: cell.into(),
         lines: lines.into(),
-        shows: shows.into(),
+        expected_auth: expected_auth.into(),
     }
 }
 
-impl Ring {
+impl Credentials {
     async fn new() -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("lab-ring").tempdir()?;
+        let dir = tempfile::Builder::new()
+            .prefix("lab-credentials")
+            .tempdir()?;
         for kind in ["ed25519", "ecdsa", "rsa"] {
             keys::generate(&dir.path().join(kind), kind).await?;
         }
@@ -64,17 +68,17 @@ impl Ring {
             };
             keys::generate(&dir.path().join(name), kind).await?;
         }
-        let names = format!("{},lab,someone", sshd::user()?);
+        let names = format!("{},lab,someone", sshd::current_user()?);
         for name in ["certified", "rsa_certified"] {
             let public = dir.path().join(name).with_extension("pub");
-            keys::certify(&dir.path().join("authority"), &public, &names).await?;
+            keys::sign_user_key(&dir.path().join("authority"), &public, &names).await?;
         }
         let agent = Agent::start().await?;
         agent.add(&dir.path().join("held")).await?;
         Ok(Self {
             agent,
             dir,
-            tokens: [SecurityKey::ed25519()?, SecurityKey::ecdsa()?],
+            security_keys: [SecurityKeyAgent::ed25519()?, SecurityKeyAgent::ecdsa()?],
         })
     }
 
@@ -88,30 +92,34 @@ impl Ring {
         )?)
     }
 
-    /// Lines of authorized_keys for all of them; the authority by an option.
-    fn authorized(&self) -> Result<String> {
+    /// The lines of authorized_keys that accept all of them; the certificates by their authority.
+    fn authorized_keys(&self) -> Result<String> {
         let mut lines = format!("cert-authority {}", self.public("authority")?);
         for name in ["ed25519", "ecdsa", "rsa", "held"] {
             lines += &self.public(name)?;
         }
-        for token in &self.tokens {
-            lines += &token.public();
+        for key in &self.security_keys {
+            lines += &key.public_key_line();
         }
         Ok(lines)
     }
 
-    /// The line that logs in with this key file alone.
-    fn with(&self, name: &str) -> String {
+    /// The line that logs in with only this key file.
+    fn identity_file(&self, name: &str) -> String {
         format!("identity_file = \"{}\"\n", self.path(name).display())
     }
 
     fn key(&self, name: &str) -> Login {
         let shows = format!("publickey {} SHA256:", name.to_uppercase());
-        login(&format!("publickey {name}"), &self.with(name), &shows)
+        login(
+            &format!("publickey {name}"),
+            &self.identity_file(name),
+            &shows,
+        )
     }
 
     fn certificate(&self, name: &str) -> Login {
-        login("certificate", &self.with(name), "CERT")
+        login("certificate", &self.identity_file(name), "CERT")
     }
 
     fn agent(&self, socket: PathBuf, cell: &str, shows: &str) -> Login {
@@ -123,67 +131,60 @@ impl Ring {
         self.agent(self.agent.socket(), "agent", "(agent, ")
     }
 
-    /// The cells of keys that know no legacy: files, agent, security keys.
-    fn keys(&self) -> Vec<Login> {
+    /// The logins with key files, the agent and security keys. A server with only legacy algorithms refuses most.
+    fn key_logins(&self) -> Vec<Login> {
         let mut all: Vec<Login> = ["ed25519", "ecdsa", "rsa"]
             .map(|name| self.key(name))
             .into();
         all.push(self.held());
-        let [ed25519, ecdsa] = &self.tokens;
+        let [ed25519, ecdsa] = &self.security_keys;
         all.push(self.agent(ed25519.socket(), "sk-ed25519 in the agent", "ED25519-SK"));
         all.push(self.agent(ecdsa.socket(), "sk-ecdsa in the agent", "ECDSA-SK"));
         all
     }
 }
 
-/// The lines of a tunnel without its key.
-fn keyless(tunnel: &str) -> String {
-    let lines = tunnel
-        .lines()
-        .filter(|line| !line.starts_with("identity_file"));
-    lines.map(|line| format!("{line}\n")).collect()
-}
-
-/// Proves the cells, each by a tunnel of its own that carries bytes.
-async fn prove(logins: Vec<(String, Login)>) -> Result<()> {
+/// Checks each login with its own tunnel, with the table that reaches the server: it logs in with the expected
+/// method and carries bytes.
+async fn check(logins: Vec<(String, Login)>) -> Result<()> {
     let target = Target::echo().await?;
     let home = Home::new()?;
     let mut text = String::new();
     for (tunnel, login) in &logins {
-        text += &keyless(tunnel);
+        text += &without_key(tunnel, "identity_file");
         text += &login.lines;
-        text += &format!("local_forward = \"0 127.0.0.1:{}\"\n", target.port());
+        text += &(local_forward_to(&target) + "\n");
     }
     home.write("t.toml", &text)?;
     let daemon = Daemon::start(&home).await?;
     let mut watch = daemon.watch().await?;
     for (n, (_, login)) in logins.iter().enumerate() {
-        let proved = async {
-            let up = |tunnel: &TunnelStatus| tunnel.state == State::Up;
-            let tunnel = watch.until(&format!("t{n}"), LONG, up).await?;
+        let checked = async {
+            let tunnel = watch.until(&format!("t{n}"), LONG, is_up).await?;
             let auth = &tunnel.session.as_ref().context("a session")?.auth;
-            anyhow::ensure!(auth.contains(&login.shows), "the login is {auth}");
-            let mut stream = tcp(listen(&tunnel, ForwardKind::Local)?).await?;
+            anyhow::ensure!(auth.contains(&login.expected_auth), "the login is {auth}");
+            let mut stream = tcp(listen_addr(&tunnel, ForwardKind::Local)?).await?;
             payload::ping(&mut stream, b"in").await
         };
-        proved.await.with_context(|| login.cell.clone())?;
+        checked.await.with_context(|| login.cell.clone())?;
     }
     Ok(())
 }
 
-/// Each of `logins` with the lines of a tunnel `tN`, N counted on from `from`.
-fn at(
-    from: usize,
+/// Pairs each login with the table of the tunnel `tN` that reaches its server; N begins with `first`.
+fn numbered(
+    first: usize,
     logins: Vec<Login>,
     tunnel: impl Fn(&str) -> Result<String>,
 ) -> Result<Vec<(String, Login)>> {
-    let numbered = logins.into_iter().enumerate();
-    numbered
-        .map(|(n, login)| Ok((tunnel(&format!("t{}", from + n))?, login)))
+    let logins = logins.into_iter().enumerate();
+    logins
+        .map(|(n, login)| Ok((tunnel(&format!("t{}", first + n))?, login)))
         .collect()
 }
 
-/// An sshd whose user has a password and whose PAM asks for it; from 127.0.0.11 on it wants chains.
+/// Starts an sshd whose user has this password and whose PAM prompts for it; an empty password is one that the server
+/// accepts by the method `none`. A client from 127.0.0.11 must pass the first of [`CHAINS`], and so on.
 async fn with_pam(lines: &[&str], key: &str, password: &str) -> Result<Sshd> {
     let mut lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
     lines.extend([
@@ -200,18 +201,18 @@ async fn with_pam(lines: &[&str], key: &str, password: &str) -> Result<Sshd> {
         lines.push(format!("AuthenticationMethods {}", chain.0));
     }
     let pam = "auth required pam_unix.so\naccount required pam_permit.so\nsession required pam_permit.so\n";
-    Sshd::with(Setup {
-        lines,
+    Sshd::start_with(SshdOptions {
+        config_lines: lines,
         host_keys: vec![key.into()],
         user_key: key.into(),
         password: Some(password.into()),
-        pam: (!password.is_empty()).then(|| pam.to_owned()),
-        ..Setup::default()
+        pam_service: (!password.is_empty()).then(|| pam.to_owned()),
+        ..SshdOptions::default()
     })
     .await
 }
 
-/// What sshd asks for, one after the other, and how many keys it needs.
+/// Values of AuthenticationMethods, and the number of keys that each requires.
 const CHAINS: &[(&str, usize)] = &[
     ("publickey,password", 1),
     ("publickey,keyboard-interactive", 1),
@@ -220,11 +221,11 @@ const CHAINS: &[(&str, usize)] = &[
     ("publickey,publickey", 2),
 ];
 
-fn chains(ring: &Ring, names: [&str; 2]) -> Vec<Login> {
+fn chain_logins(credentials: &Credentials, key_names: [&str; 2]) -> Vec<Login> {
     let chain = |(n, (chain, count)): (usize, &(&str, usize))| {
-        let files = names.iter().take(*count);
+        let files = key_names.iter().take(*count);
         let files: Vec<String> = files
-            .map(|name| format!("\"{}\"", ring.path(name).display()))
+            .map(|name| format!("\"{}\"", credentials.path(name).display()))
             .collect();
         let lines = format!(
             "bind_address = \"127.0.0.{}\"\nidentity_file = [{}]\n{ANSWERS}\
@@ -237,138 +238,144 @@ fn chains(ring: &Ring, names: [&str; 2]) -> Vec<Login> {
     CHAINS.iter().enumerate().map(chain).collect()
 }
 
-fn by_keyboard() -> Login {
+fn keyboard_interactive() -> Login {
     let lines = format!("preferred_authentications = \"keyboard-interactive\"\n{ANSWERS}");
     login("keyboard-interactive", &lines, "keyboard-interactive")
 }
 
-fn root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("SKIPPED: only root can give a server accounts of its own");
-    }
-    root
+fn private_accounts() -> Result<bool> {
+    root::available("give a server its own user accounts")
 }
 
 #[tokio::test]
 async fn sshd() -> Result<()> {
-    if !root() {
+    if !private_accounts()? {
         return Ok(());
     }
-    let ring = Ring::new().await?;
+    let credentials = Credentials::new().await?;
     let server = with_pam(&[], "ed25519", PASSWORD).await?;
-    std::fs::write(server.dir().join("authorized_keys"), ring.authorized()?)?;
+    std::fs::write(
+        server.dir().join("authorized_keys"),
+        credentials.authorized_keys()?,
+    )?;
     let open = with_pam(&[], "ed25519", "").await?;
-    let mut logins = ring.keys();
-    logins.push(ring.certificate("certified"));
+    let mut logins = credentials.key_logins();
+    logins.push(credentials.certificate("certified"));
     logins.push(login("password", BY_PASSWORD, "password"));
-    logins.push(by_keyboard());
-    logins.extend(chains(&ring, ["ed25519", "ecdsa"]));
-    let mut all = at(0, logins, |name| server.tunnel(name))?;
+    logins.push(keyboard_interactive());
+    logins.extend(chain_logins(&credentials, ["ed25519", "ecdsa"]));
+    let mut all = numbered(0, logins, |name| server.tunnel_toml(name))?;
     let none = vec![login("none", "", "none")];
-    all.extend(at(all.len(), none, |name| open.tunnel(name))?);
-    prove(all).await
+    all.extend(numbered(all.len(), none, |name| open.tunnel_toml(name))?);
+    check(all).await
 }
 
 #[tokio::test]
 async fn sshd_with_legacy_algorithms_alone() -> Result<()> {
-    if !root() {
+    if !private_accounts()? {
         return Ok(());
     }
-    let ring = Ring::new().await?;
+    let credentials = Credentials::new().await?;
     let server = with_pam(LEGACY_ONLY, "rsa", PASSWORD).await?;
-    let authorized =
-        ring.authorized()? + &std::fs::read_to_string(server.user_key().with_extension("pub"))?;
+    let authorized = credentials.authorized_keys()?
+        + &std::fs::read_to_string(server.user_key().with_extension("pub"))?;
     std::fs::write(server.dir().join("authorized_keys"), authorized)?;
-    ring.agent.add(&server.user_key()).await?;
+    credentials.agent.add(&server.user_key()).await?;
     let open = with_pam(LEGACY_ONLY, "rsa", "").await?;
-    std::fs::copy(server.user_key(), ring.path("second"))?;
+    std::fs::copy(server.user_key(), credentials.path("second"))?;
     let mut logins = vec![
-        ring.key("rsa"),
-        ring.held(),
-        ring.certificate("rsa_certified"),
+        credentials.key("rsa"),
+        credentials.held(),
+        credentials.certificate("rsa_certified"),
         login("password", BY_PASSWORD, "password"),
-        by_keyboard(),
+        keyboard_interactive(),
     ];
-    logins.extend(chains(&ring, ["rsa", "second"]));
-    let mut all = at(0, logins, |name| Ok(server.tunnel(name)? + LEGACY))?;
+    logins.extend(chain_logins(&credentials, ["rsa", "second"]));
+    let mut all = numbered(0, logins, |name| Ok(server.tunnel_toml(name)? + LEGACY))?;
     let none = vec![login("none", "", "none")];
-    all.extend(at(all.len(), none, |name| Ok(open.tunnel(name)? + LEGACY))?);
-    prove(all).await
+    all.extend(numbered(all.len(), none, |name| {
+        Ok(open.tunnel_toml(name)? + LEGACY)
+    })?);
+    check(all).await
 }
 
 #[tokio::test]
 async fn dropbear() -> Result<()> {
-    if !root() {
+    if !private_accounts()? {
         return Ok(());
     }
-    let ring = Ring::new().await?;
-    let server = Dropbear::with(Door::Password(PASSWORD)).await?;
-    std::fs::write(server.authorized_keys(), ring.authorized()?)?;
-    let both = Dropbear::with(Door::Both(PASSWORD)).await?;
-    std::fs::write(both.authorized_keys(), ring.authorized()?)?;
-    let open = Dropbear::with(Door::Open).await?;
-    let mut logins = ring.keys();
+    let credentials = Credentials::new().await?;
+    let server = Dropbear::start_with(DropbearAuth::PublicKeyOrPassword(PASSWORD)).await?;
+    std::fs::write(server.authorized_keys(), credentials.authorized_keys()?)?;
+    let both = Dropbear::start_with(DropbearAuth::PublicKeyAndPassword(PASSWORD)).await?;
+    std::fs::write(both.authorized_keys(), credentials.authorized_keys()?)?;
+    let open = Dropbear::start_with(DropbearAuth::NoPassword).await?;
+    let mut logins = credentials.key_logins();
     logins.push(login("password", BY_PASSWORD, "password"));
-    let mut all = at(0, logins, |name| server.tunnel(name))?;
+    let mut all = numbered(0, logins, |name| server.tunnel_toml(name))?;
     let chain = format!(
         "{}password_command = [\"echo\", \"lab pass\"]\n",
-        ring.with("ed25519")
+        credentials.identity_file("ed25519")
     );
     let chain = vec![login("publickey,password", &chain, " + password")];
-    all.extend(at(all.len(), chain, |name| both.tunnel(name))?);
+    all.extend(numbered(all.len(), chain, |name| both.tunnel_toml(name))?);
     let none = vec![login("none", "", "none")];
-    all.extend(at(all.len(), none, |name| open.tunnel(name))?);
-    prove(all).await
+    all.extend(numbered(all.len(), none, |name| open.tunnel_toml(name))?);
+    check(all).await
 }
 
 #[tokio::test]
 async fn asyncssh() -> Result<()> {
-    let ring = Ring::new().await?;
-    let server = Asyncssh::with(super::NEVER, &ring.authorized()?).await?;
-    let mut logins = ring.keys();
-    logins.push(ring.certificate("certified"));
+    let credentials = Credentials::new().await?;
+    let server =
+        Asyncssh::start_with(super::NO_REKEY_BYTES, &credentials.authorized_keys()?).await?;
+    let mut logins = credentials.key_logins();
+    logins.push(credentials.certificate("certified"));
     logins.push(login("password", BY_PASSWORD, "password"));
-    logins.push(by_keyboard());
-    let mut all = at(0, logins, |name| server.tunnel(name))?;
+    logins.push(keyboard_interactive());
+    let mut all = numbered(0, logins, |name| server.tunnel_toml(name))?;
     let none = vec![login("none", "", "none")];
-    let nobody = |name: &str| Ok(server.tunnel(name)?.replace("lab@", "none@"));
-    all.extend(at(all.len(), none, nobody)?);
-    prove(all).await
+    let no_auth = |name: &str| Ok(server.tunnel_toml(name)?.replace("lab@", "none@"));
+    all.extend(numbered(all.len(), none, no_auth)?);
+    check(all).await
 }
 
 #[tokio::test]
 async fn russh() -> Result<()> {
-    let ring = Ring::new().await?;
+    let credentials = Credentials::new().await?;
     let rounds = vec![
-        Round {
+        PromptRound {
             instructions: "Two factors",
             prompts: vec![("Password: ", false, PASSWORD), ("Code: ", true, "123456")],
         },
-        Round {
+        PromptRound {
             instructions: "",
             prompts: vec![("Next code: ", false, "123456")],
         },
     ];
-    let keyboard = Factor::Keyboard(rounds);
-    let key = Asking::start(vec![Factor::Key]).await?;
-    let mut logins = ring.keys();
-    logins.push(ring.certificate("certified"));
-    let mut all = at(0, logins, |name| key.tunnel(name))?;
+    let keyboard = AuthFactor::KeyboardInteractive(rounds);
+    let key = PromptingServer::start(vec![AuthFactor::PublicKey]).await?;
+    let mut logins = credentials.key_logins();
+    logins.push(credentials.certificate("certified"));
+    let mut all = numbered(0, logins, |name| key.tunnel_toml(name))?;
     let chain = format!(
         "{}{ANSWERS}password_command = [\"echo\", \"lab pass\"]\n",
-        ring.with("ed25519")
+        credentials.identity_file("ed25519")
     );
     let mut others = Vec::new();
     for (factors, cell) in [
-        (vec![Factor::Nothing], login("none", "", "none")),
+        (vec![AuthFactor::None], login("none", "", "none")),
         (
-            vec![Factor::Password(PASSWORD)],
+            vec![AuthFactor::Password(PASSWORD)],
             login("password", BY_PASSWORD, "password"),
         ),
-        (vec![keyboard.clone()], by_keyboard()),
+        (vec![keyboard.clone()], keyboard_interactive()),
         (
-            vec![Factor::Key, Factor::Password(PASSWORD), keyboard],
+            vec![
+                AuthFactor::PublicKey,
+                AuthFactor::Password(PASSWORD),
+                keyboard,
+            ],
             login(
                 "publickey,password,keyboard-interactive",
                 &chain,
@@ -376,16 +383,18 @@ async fn russh() -> Result<()> {
             ),
         ),
     ] {
-        others.push((Asking::start(factors).await?, cell));
+        others.push((PromptingServer::start(factors).await?, cell));
     }
-    let servers: Vec<Asking> = others
+    let servers: Vec<PromptingServer> = others
         .into_iter()
         .map(|(server, cell)| {
-            all.extend(at(all.len(), vec![cell], |name| server.tunnel(name))?);
+            all.extend(numbered(all.len(), vec![cell], |name| {
+                server.tunnel_toml(name)
+            })?);
             Ok(server)
         })
         .collect::<Result<_>>()?;
-    prove(all).await?;
+    check(all).await?;
     drop(servers);
     Ok(())
 }

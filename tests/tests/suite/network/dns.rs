@@ -1,4 +1,4 @@
-//! Names: a name server that is silent, knows nothing, or has learnt something new.
+//! DNS: a name server that does not answer, does not know the name, or returns another address than before.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -7,74 +7,77 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Result;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
-use tunneld_proto::status::TunnelStatus;
-use tunneld_tests::process::mounting;
-use tunneld_tests::two_hosts::FAR;
+use tunneld_tests::process::bind_mount_prefix;
+use tunneld_tests::two_hosts::{SERVER_INTERFACE, SERVER_IP};
 
-use super::Field;
-use crate::fixture::secs;
+use super::NetworkFixture;
+use crate::fixture::{has_error, secs, without_key};
 
-/// What the name server says of a name.
+/// How the name server replies to a query for a name.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Says {
-    Nothing,
+enum DnsReply {
+    NoReply,
     NoSuchName,
     Address(Ipv4Addr),
 }
 
-/// A name server of the near host.
+/// A name server on port 53 of the client host.
 struct NameServer {
-    book: Arc<Mutex<Book>>,
+    zone: Arc<Mutex<Zone>>,
     _task: JoinSet<()>,
 }
 
 #[derive(Default)]
-struct Book {
-    names: BTreeMap<String, Says>,
-    asked: usize,
+struct Zone {
+    /// Names without an entry do not exist.
+    replies: BTreeMap<String, DnsReply>,
+    /// The number of queries so far.
+    queries: usize,
 }
 
 impl NameServer {
-    fn start(field: &Field) -> Result<Self> {
-        let socket = field
-            .net
-            .near_socket(|| std::net::UdpSocket::bind("127.0.0.1:53"))?;
+    fn start(fixture: &NetworkFixture) -> Result<Self> {
+        let socket = fixture
+            .hosts
+            .client_socket(|| std::net::UdpSocket::bind("127.0.0.1:53"))?;
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(socket)?;
-        let book = Arc::new(Mutex::new(Book::default()));
-        let read = book.clone();
+        let zone = Arc::new(Mutex::new(Zone::default()));
+        let served = zone.clone();
         let mut task = JoinSet::new();
         task.spawn(async move {
             let mut query = vec![0; 1500];
             while let Ok((n, from)) = socket.recv_from(&mut query).await {
                 let answer = {
-                    let mut book = read.lock().unwrap_or_else(PoisonError::into_inner);
-                    book.asked += 1;
-                    answer(&query[..n], &book.names)
+                    let mut zone = served.lock().unwrap_or_else(PoisonError::into_inner);
+                    zone.queries += 1;
+                    answer(&query[..n], &zone.replies)
                 };
                 if let Some(answer) = answer {
                     let _ = socket.send_to(&answer, from).await;
                 }
             }
         });
-        Ok(Self { book, _task: task })
+        Ok(Self { zone, _task: task })
     }
 
-    fn say(&self, name: &str, says: Says) {
-        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        book.names.insert(name.to_owned(), says);
+    fn set(&self, name: &str, reply: DnsReply) {
+        let mut zone = self.zone.lock().unwrap_or_else(PoisonError::into_inner);
+        zone.replies.insert(name.to_owned(), reply);
     }
 
-    fn asked(&self) -> usize {
-        self.book
+    fn queries(&self) -> usize {
+        self.zone
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .asked
+            .queries
     }
 }
 
-/// The answer to a query for A or AAAA records; the latter has none.
-fn answer(query: &[u8], names: &BTreeMap<String, Says>) -> Option<Vec<u8>> {
+/// The answer to a query with one question (RFC 1035 §4), `None` for no answer. Only A records exist: a query for AAAA
+/// gets an empty answer.
+fn answer(query: &[u8], replies: &BTreeMap<String, DnsReply>) -> Option<Vec<u8>> {
+    // The question follows the header of 12 bytes: labels with their lengths, then type and class.
     let mut at = 12;
     let mut labels = Vec::new();
     while query[at] != 0 {
@@ -83,14 +86,14 @@ fn answer(query: &[u8], names: &BTreeMap<String, Says>) -> Option<Vec<u8>> {
         at = end;
     }
     let (question, kind) = (&query[12..at + 5], query[at + 2]);
-    let says = names.get(&labels.join(".")).copied();
-    let code = match says {
-        Some(Says::Nothing) => return None,
-        Some(Says::Address(_)) => 0,
-        Some(Says::NoSuchName) | None => 3,
+    let reply = replies.get(&labels.join(".")).copied();
+    let code = match reply {
+        Some(DnsReply::NoReply) => return None,
+        Some(DnsReply::Address(_)) => 0,
+        Some(DnsReply::NoSuchName) | None => 3,
     };
-    let address = match says {
-        Some(Says::Address(address)) if kind == 1 => Some(address),
+    let address = match reply {
+        Some(DnsReply::Address(address)) if kind == 1 => Some(address),
         _ => None,
     };
     let mut answer = query[..2].to_vec();
@@ -108,6 +111,7 @@ fn answer(query: &[u8], names: &BTreeMap<String, Says>) -> Option<Vec<u8>> {
     ]);
     answer.extend(question);
     if let Some(address) = address {
+        // A pointer to the name in the question, type A, class IN, a lifetime of 0 s, 4 bytes.
         answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
         answer.extend(address.octets());
     }
@@ -116,35 +120,39 @@ fn answer(query: &[u8], names: &BTreeMap<String, Says>) -> Option<Vec<u8>> {
 
 #[tokio::test]
 async fn names_that_hang_fail_or_change_affect_only_their_tunnel() -> Result<()> {
-    let field = Field::with("", &[], |home| {
+    let fixture = NetworkFixture::up_with("", &[], |home| {
         std::fs::write(home.path("resolv.conf"), "nameserver 127.0.0.1\n")?;
-        Ok(mounting(&[(home.path("resolv.conf"), "/etc/resolv.conf")]))
+        Ok(bind_mount_prefix(&[(
+            home.path("resolv.conf"),
+            "/etc/resolv.conf",
+        )]))
     });
-    let Some((mut field, _)) = field.await? else {
+    let Some((mut fixture, _)) = fixture.await? else {
         return Ok(());
     };
-    let names = NameServer::start(&field)?;
-    let far: Ipv4Addr = FAR.parse()?;
-    names.say("hangs.example", Says::Nothing);
-    names.say("moves.example", Says::NoSuchName);
-    let known = field.home.path("known");
-    let key = std::fs::read_to_string(field.server.host_key("ed25519"))?;
+    let names = NameServer::start(&fixture)?;
+    let server_ip: Ipv4Addr = SERVER_IP.parse()?;
+    names.set("hangs.example", DnsReply::NoReply);
+    names.set("moves.example", DnsReply::NoSuchName);
+    let known = fixture.home.path("known");
+    let key = std::fs::read_to_string(fixture.server.host_key("ed25519"))?;
     std::fs::write(&known, format!("lab {key}"))?;
     let tunnel = |name: &str| -> Result<String> {
-        let text = field.server.tunnel(name)?;
-        let text = text.replace(FAR, &format!("{name}.example"));
-        let lines = text.lines().filter(|line| !line.starts_with("user_known"));
-        let lines: String = lines.map(|line| format!("{line}\n")).collect();
+        let text = fixture.server.tunnel_toml(name)?;
+        let text = text.replace(SERVER_IP, &format!("{name}.example"));
+        let lines = without_key(&text, "user_known_hosts_file");
         let known = known.display();
         Ok(format!(
             "{lines}host_key_alias = \"lab\"\nuser_known_hosts_file = \"{known}\"\n"
         ))
     };
     let text = format!("{}{}", tunnel("hangs")?, tunnel("moves")?);
-    field.home.write("names.toml", &text)?;
+    fixture.home.write("names.toml", &text)?;
 
-    let failed = |tunnel: &TunnelStatus| tunnel.last_error.is_some();
-    let tunnel = field.daemon.wait_for("moves", secs(20), failed).await?;
+    let tunnel = fixture
+        .daemon
+        .wait_for("moves", secs(20), has_error)
+        .await?;
     assert_eq!(
         tunnel
             .last_error
@@ -152,37 +160,41 @@ async fn names_that_hang_fail_or_change_affect_only_their_tunnel() -> Result<()>
             .as_deref(),
         Some("resolve")
     );
-    names.say("moves.example", Says::Address(far));
-    let before = field.daemon.wait_up("moves").await?;
+    names.set("moves.example", DnsReply::Address(server_ip));
+    let before = fixture.daemon.wait_up("moves").await?;
 
-    // The host moves: the name leads to another address, the old one is gone.
-    let elsewhere = Ipv4Addr::new(10, 213, 7, 4);
-    field.server.stop().await?;
-    field.server.setup_mut().ip = elsewhere.to_string();
-    field
-        .net
-        .far(&format!("ip addr add {elsewhere}/24 dev far0"))
+    // The host moves: it has another address, and the name resolves to that one.
+    let new_ip = Ipv4Addr::new(10, 213, 7, 4);
+    fixture.server.stop().await?;
+    fixture.server.options_mut().listen_ip = new_ip.to_string();
+    fixture
+        .hosts
+        .run_on_server(&format!("ip addr add {new_ip}/24 dev {SERVER_INTERFACE}"))
         .await?;
-    field.server.resume().await?;
-    names.say("moves.example", Says::Address(elsewhere));
-    field
+    fixture.server.start_again().await?;
+    names.set("moves.example", DnsReply::Address(new_ip));
+    fixture
         .daemon
-        .wait_for("moves", secs(20), crate::fixture::renewed(&before))
+        .wait_for(
+            "moves",
+            secs(20),
+            crate::fixture::reconnected_since(&before),
+        )
         .await?;
 
-    // One lookup at a time, each of two questions and their repetitions, whatever the tunnel does meanwhile.
-    let asked = names.asked();
+    // Restarts share one lookup at a time: two queries, A and AAAA, and their repetitions.
+    let queries_before = names.queries();
     for _ in 0..5 {
-        field.home.ctl(&["restart", "hangs", "--no-wait"]).await?;
+        fixture.home.ctl(&["restart", "hangs", "--no-wait"]).await?;
     }
     assert!(
-        names.asked() - asked < 12,
-        "{} questions",
-        names.asked() - asked
+        names.queries() - queries_before < 12,
+        "{} queries",
+        names.queries() - queries_before
     );
-    field.neighbour.unharmed()?;
-    // Nobody waits for the name server to end.
-    let ended = field.daemon.terminate(secs(8)).await?;
+    fixture.neighbour.check_undisturbed()?;
+    // Stopping does not wait for the name server.
+    let ended = fixture.daemon.terminate(secs(8)).await?;
     assert!(ended.success(), "{ended}");
     Ok(())
 }

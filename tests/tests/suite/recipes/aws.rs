@@ -1,50 +1,52 @@
-//! EMR and Session Manager, with a program of the name `aws`.
+//! The recipes for EMR and Session Manager, with shell scripts named `aws`.
 
 use anyhow::{Context, Result};
 use tunneld_proto::status::{ForwardKind, State, TunnelStatus};
-use tunneld_tests::daemon::{Daemon, listen};
+use tunneld_tests::daemon::{Daemon, listen_addr};
 use tunneld_tests::home::Home;
-use tunneld_tests::sshd::{Sshd, user};
-use tunneld_tests::target::{Manner, Target};
+use tunneld_tests::process::run_tool;
+use tunneld_tests::sshd::{Sshd, current_user};
+use tunneld_tests::target::{Target, TargetBehavior};
 use tunneld_tests::wait::{LONG, within};
-use tunneld_tests::{keys, payload, process};
+use tunneld_tests::{payload, process};
 
-use super::{alive, block, gone, means, program, start, with};
-use crate::fixture::{renewed, tcp};
+use super::{add_program, block, credentials, start, with};
+use crate::fixture::{is_waiting, reconnected_since, tcp};
 
-/// Whether the last error holds these words.
-fn says(words: &str) -> impl Fn(&TunnelStatus) -> bool + '_ {
+/// Whether the tunnel waits after an error that contains `text`.
+fn waits_after(text: &str) -> impl Fn(&TunnelStatus) -> bool + '_ {
     move |tunnel| {
         let error = tunnel.last_error.as_ref();
-        tunnel.state == State::Waiting && error.is_some_and(|error| error.message.contains(words))
+        is_waiting(tunnel) && error.is_some_and(|error| error.message.contains(text))
     }
 }
 
+/// `aws emr describe-cluster`: prints the content of the file `cluster`, or fails if that is `fails`.
 const DESCRIBE: &str = "[ \"$*\" = 'emr describe-cluster --cluster-id j-2AL4XXXXXX5T9 --query Cluster.MasterPublicDnsName --output text' ] || { echo \"fake aws: $*\" >&2; exit 252; }
-read -r said <cluster
-[ \"$said\" != fails ] || { echo 'An error occurred (ThrottlingException) when calling the DescribeCluster operation' >&2; exit 254; }
-echo \"$said\"
+read -r cluster <cluster
+[ \"$cluster\" != fails ] || { echo 'An error occurred (ThrottlingException) when calling the DescribeCluster operation' >&2; exit 254; }
+echo \"$cluster\"
 ";
 
 #[tokio::test]
 async fn emr_waits_for_the_cluster_and_forwards_curl() -> Result<()> {
     let server = Sshd::start().await?;
-    let page = Target::start(Manner::Http("all applications\n".into())).await?;
+    let page = Target::start(TargetBehavior::HttpResponse("all applications\n".into())).await?;
     let home = Home::new()?;
-    program(&home, "aws", DESCRIBE)?;
-    let cluster = |said: &str| std::fs::write(home.path("cluster"), format!("{said}\n"));
-    cluster("fails")?;
+    add_program(&home, "aws", DESCRIBE)?;
+    let set_cluster = |text: &str| std::fs::write(home.path("cluster"), format!("{text}\n"));
+    set_cluster("fails")?;
     let text = block("emr.md", "toml", "host_command")?;
     let text = with(
         &text,
         "user = \"hadoop\"",
-        &format!("user = \"{}\"", user()?),
+        &format!("user = \"{}\"", current_user()?),
     );
     let text = with(&text, "identity_file = \"~/mykeypair.pem\"\n", "");
     let text = with(&text, "dynamic_forward = 8157", "dynamic_forward = 0");
     let text = with(&text, "\"8088 ", "\"0 ");
     let text = with(&text, "\"18080 ", "\"0 ");
-    let login = means(&server.tunnel("emr")?);
+    let login = credentials(&server.tunnel_toml("emr")?);
     home.write(
         "emr.toml",
         &format!("{text}port = {}\n{login}", server.port()),
@@ -52,26 +54,30 @@ async fn emr_waits_for_the_cluster_and_forwards_curl() -> Result<()> {
 
     let daemon = start(&home).await?;
     let tunnel = daemon
-        .wait_for("emr", LONG, says("ThrottlingException"))
+        .wait_for("emr", LONG, waits_after("ThrottlingException"))
         .await?;
     let error = tunnel.last_error.context("an error")?;
     assert_eq!(error.kind.as_str(), "host_command", "{error:?}");
-    cluster("None")?;
-    let tunnel = daemon.wait_for("emr", LONG, says("None")).await?;
+    // What the real `aws` prints while the cluster has no master yet.
+    set_cluster("None")?;
+    let tunnel = daemon.wait_for("emr", LONG, waits_after("None")).await?;
     let error = tunnel.last_error.context("an error")?;
     assert_eq!(error.kind.as_str(), "host_command", "{error:?}");
-    cluster("127.0.0.1")?;
+    set_cluster("127.0.0.1")?;
     let tunnel = daemon.wait_up("emr").await?;
 
-    let proxy = format!("socks5h://{}", listen(&tunnel, ForwardKind::Dynamic)?);
+    let proxy = format!("socks5h://{}", listen_addr(&tunnel, ForwardKind::Dynamic)?);
     let url = format!("http://localhost:{}/cluster", page.port());
-    let got = keys::run("curl", &["-sS", "-m", "20", "--proxy", &proxy, &url]).await?;
-    assert_eq!(got, "all applications\n");
+    let body = run_tool("curl", &["-sS", "-m", "20", "--proxy", &proxy, &url]).await?;
+    assert_eq!(body, "all applications\n");
     Ok(())
 }
 
-/// `aws ssm start-session`: its plugin is a child that pipes to the server, and ends with 0 whatever happens. The
-/// folder holds what the test says (`expired`, `closed`, `lingers`) and what it wants to know (`aws`, `plugin`).
+/// `aws ssm start-session`, which starts its plugin as a child and exits with 0 in every case, as the real one does. The
+/// plugin relays to the server on `port`.
+///
+/// Files in the home control it: with `closed` it waits, with `expired` it fails, with `lingers` the plugin keeps running after
+/// the connection. It writes its process ids to `aws` and `plugin`.
 fn session_manager(port: u16) -> String {
     format!(
         "[ \"$*\" = 'ssm start-session --target i-0123456789abcdef0 --document-name AWS-StartSSHSession --parameters portNumber=22' ] || {{ echo \"fake aws: $*\" >&2; exit 0; }}
@@ -96,20 +102,17 @@ exit 0
     )
 }
 
-async fn ssm(server: &Sshd, forward: &str) -> Result<(Home, Daemon)> {
+/// Starts a daemon with the tunnel `ssm` of the recipe, to `server`; `to` is the target of its local forward.
+async fn start_ssm(server: &Sshd, to: &str) -> Result<(Home, Daemon)> {
     let home = Home::new()?;
-    program(&home, "aws", &session_manager(server.port()))?;
+    add_program(&home, "aws", &session_manager(server.port()))?;
     let text = block("session-manager.md", "toml", "proxy_command")?;
-    let host = format!("{}@i-0123456789abcdef0", user()?);
+    let host = format!("{}@i-0123456789abcdef0", current_user()?);
     let text = with(&text, "ec2-user@i-0123456789abcdef0", &host);
     let text = with(&text, "identity_file = \"~/mykeypair.pem\"\n", "");
-    let text = with(
-        &text,
-        "\"5432 db.internal:5432\"",
-        &format!("\"0 {forward}\""),
-    );
+    let text = with(&text, "\"5432 db.internal:5432\"", &format!("\"0 {to}\""));
     let known = home.path("known_hosts");
-    let line = server.known_hosts_at(server.port())?;
+    let line = server.known_hosts_lines(server.port())?;
     let line = line.replace(
         &format!("[127.0.0.1]:{}", server.port()),
         "i-0123456789abcdef0",
@@ -127,7 +130,8 @@ async fn ssm(server: &Sshd, forward: &str) -> Result<(Home, Daemon)> {
     Ok((home, daemon))
 }
 
-fn pid(home: &Home, name: &str) -> Result<u32> {
+/// The process id in a file of the home.
+fn read_pid(home: &Home, name: &str) -> Result<u32> {
     Ok(std::fs::read_to_string(home.path(name))?.trim().parse()?)
 }
 
@@ -135,13 +139,14 @@ fn pid(home: &Home, name: &str) -> Result<u32> {
 async fn session_manager_reconnects_and_holds_connections() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::echo().await?;
-    let (home, daemon) = ssm(&server, &format!("127.0.0.1:{}", target.port())).await?;
+    let (home, daemon) = start_ssm(&server, &format!("127.0.0.1:{}", target.port())).await?;
     let before = daemon.wait_up("ssm").await?;
-    let addr = listen(&before, ForwardKind::Local)?;
+    let addr = listen_addr(&before, ForwardKind::Local)?;
     payload::ping(&mut tcp(addr).await?, b"first").await?;
     let greeting = "Starting session with SessionId: x-0123";
     daemon.log().wait(greeting, LONG).await?;
 
+    // While the file `closed` exists, `aws` does not get further, so the tunnel stays down and holds connections.
     std::fs::write(home.path("closed"), "")?;
     server.kill_sessions()?;
     let away = |tunnel: &TunnelStatus| tunnel.state != State::Up;
@@ -153,7 +158,9 @@ async fn session_manager_reconnects_and_holds_connections() -> Result<()> {
     daemon.wait_for("ssm", LONG, held).await?;
     std::fs::remove_file(home.path("closed"))?;
     within(LONG, "the held echo", payload::ping(&mut stream, b"held")).await??;
-    daemon.wait_for("ssm", LONG, renewed(&before)).await?;
+    daemon
+        .wait_for("ssm", LONG, reconnected_since(&before))
+        .await?;
     Ok(())
 }
 
@@ -161,38 +168,45 @@ async fn session_manager_reconnects_and_holds_connections() -> Result<()> {
 async fn session_manager_leaves_no_plugin_process() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::echo().await?;
-    let (home, daemon) = ssm(&server, &format!("127.0.0.1:{}", target.port())).await?;
+    let (home, daemon) = start_ssm(&server, &format!("127.0.0.1:{}", target.port())).await?;
     let tunnel = daemon.wait_up("ssm").await?;
-    let (aws, plugin) = (pid(&home, "aws")?, pid(&home, "plugin")?);
+    let (aws, plugin) = (read_pid(&home, "aws")?, read_pid(&home, "plugin")?);
     std::fs::write(home.path("lingers"), "")?;
-    let pipes = process::descendants(plugin);
-    assert!(!pipes.is_empty(), "the plugin has no child");
+    let children = process::descendants(plugin);
+    assert!(!children.is_empty(), "the plugin has no child");
     process::signal(aws, rustix::process::Signal::KILL)?;
-    gone(&[aws]).await?;
-    let addr = listen(&tunnel, ForwardKind::Local)?;
-    payload::ping(&mut tcp(addr).await?, b"the plugin goes on").await?;
-    assert!(alive(plugin));
-    home.ctl(&["down", "ssm"]).await?.expect(0)?;
-    gone(&[plugin]).await?;
-    gone(&pipes).await
+    process::wait_gone(&[aws]).await?;
+    let addr = listen_addr(&tunnel, ForwardKind::Local)?;
+    payload::ping(&mut tcp(addr).await?, b"the plugin still relays").await?;
+    assert!(process::is_alive(plugin));
+    home.ctl(&["down", "ssm"]).await?.expect_exit(0)?;
+    process::wait_gone(&[plugin]).await?;
+    process::wait_gone(&children).await
 }
 
 #[tokio::test]
 async fn expired_credentials_are_reported_in_the_words_of_aws() -> Result<()> {
     let server = Sshd::start().await?;
-    let (home, daemon) = ssm(&server, "127.0.0.1:9").await?;
+    let (home, daemon) = start_ssm(&server, "127.0.0.1:9").await?;
     let before = daemon.wait_up("ssm").await?;
     std::fs::write(home.path("expired"), "")?;
     server.kill_sessions()?;
-    let tunnel = daemon.wait_for("ssm", LONG, says("ExpiredToken")).await?;
+    let tunnel = daemon
+        .wait_for("ssm", LONG, waits_after("ExpiredToken"))
+        .await?;
     let error = tunnel.last_error.context("an error")?;
     assert_eq!(error.kind.as_str(), "proxy", "{error:?}");
     let hint = error.hint.clone().context("a hint")?;
-    let said = home.ctl(&["status", "ssm"]).await?;
-    assert!(said.stdout.contains("security token included"), "{said:#?}");
-    assert!(said.stdout.contains(&hint), "{said:#?}");
+    let output = home.ctl(&["status", "ssm"]).await?;
+    assert!(
+        output.stdout.contains("security token included"),
+        "{output:#?}"
+    );
+    assert!(output.stdout.contains(&hint), "{output:#?}");
     assert!(hint.contains("proxy_command"), "{hint}");
     std::fs::remove_file(home.path("expired"))?;
-    daemon.wait_for("ssm", LONG, renewed(&before)).await?;
+    daemon
+        .wait_for("ssm", LONG, reconnected_since(&before))
+        .await?;
     Ok(())
 }

@@ -1,18 +1,17 @@
-//! The recipes of docs/recipes as they stand there: each block of TOML proves, and the ways they describe carry bytes,
-//! with a program that speaks as `aws` and its Session Manager plugin do before a real server.
+//! The recipes in docs/recipes, read from there: every TOML block is a valid configuration, and the tunnels that they
+//! describe carry bytes. Shell scripts replace `aws` and its Session Manager plugin, in front of a real server.
 
 mod aws;
 mod hpc;
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use tunneld_tests::daemon::Daemon;
-use tunneld_tests::home::{Home, built};
-use tunneld_tests::wait::{LONG, within};
+use tunneld_tests::home::{Home, program_path};
+use tunneld_tests::process::write_script;
 
-/// The fenced blocks of this language in a page.
+/// The fenced code blocks of this language in a page of docs/recipes.
 pub(super) fn blocks(page: &str, language: &str) -> Result<Vec<String>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/recipes");
     let text = std::fs::read_to_string(path.join(page)).with_context(|| page.to_owned())?;
@@ -21,13 +20,13 @@ pub(super) fn blocks(page: &str, language: &str) -> Result<Vec<String>> {
     Ok(blocks.map(str::to_owned).collect())
 }
 
-/// The block with one of its phrases changed, which must be there.
-pub(super) fn with(block: &str, phrase: &str, other: &str) -> String {
+/// The block with `phrase` replaced. Panics if the block does not contain it: then the page has changed.
+pub(super) fn with(block: &str, phrase: &str, replacement: &str) -> String {
     assert!(block.contains(phrase), "{phrase:?} is not in:\n{block}");
-    block.replace(phrase, other)
+    block.replace(phrase, replacement)
 }
 
-/// The block of the page that holds `phrase`.
+/// The first block of the page that contains `phrase`.
 pub(super) fn block(page: &str, language: &str, phrase: &str) -> Result<String> {
     let found = blocks(page, language)?
         .into_iter()
@@ -35,53 +34,36 @@ pub(super) fn block(page: &str, language: &str, phrase: &str) -> Result<String> 
     found.with_context(|| format!("{page} has no {language} with {phrase:?}"))
 }
 
-/// The lines of a tunnel of the lab that say neither its name nor its host.
-pub(super) fn means(tunnel: &str) -> String {
-    let lines = tunnel.lines().skip(2);
+/// The lines of the lab's tunnel table without its name and host: the key and known_hosts.
+pub(super) fn credentials(tunnel_toml: &str) -> String {
+    let lines = tunnel_toml.lines().skip(2);
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// Puts a shell script into the home's bin folder.
-pub(super) fn program(home: &Home, name: &str, script: &str) -> Result<()> {
+/// Writes a shell script to the home's bin folder.
+pub(super) fn add_program(home: &Home, name: &str, script: &str) -> Result<()> {
     std::fs::create_dir_all(home.path("bin"))?;
-    let path = home.path("bin").join(name);
-    std::fs::write(&path, format!("#!/bin/sh\n{script}"))?;
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700))?;
-    Ok(())
+    write_script(&home.path("bin").join(name), script)
 }
 
-/// The PATH that has the home's bin folder first, then the project's programs.
-pub(super) fn path(home: &Home) -> Result<String> {
-    let ours = built("tunnelctl")?;
-    let ours = ours.parent().context("a folder")?.display().to_string();
+/// A PATH with the home's bin folder, then the project's programs, then the PATH of the tests.
+pub(super) fn search_path(home: &Home) -> Result<String> {
+    let program = program_path("tunnelctl")?;
+    let programs = program.parent().context("no folder")?.display();
     let rest = std::env::var("PATH")?;
-    Ok(format!("{}:{ours}:{rest}", home.path("bin").display()))
+    Ok(format!("{}:{programs}:{rest}", home.path("bin").display()))
 }
 
+/// Starts a daemon with [`search_path`].
 pub(super) async fn start(home: &Home) -> Result<Daemon> {
     let mut command = home.command("tunneld")?;
-    command.env("PATH", path(home)?);
-    Daemon::launch(home, command).await
-}
-
-pub(super) fn alive(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-    stat.is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-pub(super) async fn gone(pids: &[u32]) -> Result<()> {
-    let what = format!("the end of {pids:?}");
-    within(LONG, &what, async {
-        while pids.iter().any(|pid| alive(*pid)) {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await
+    command.env("PATH", search_path(home)?);
+    Daemon::start_with(home, command).await
 }
 
 #[tokio::test]
 async fn every_toml_block_is_a_valid_configuration() -> Result<()> {
-    let mut proved = 0;
+    let mut checked = 0;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/recipes");
     for entry in std::fs::read_dir(folder)? {
         let page = entry?.file_name().into_string().expect("UTF-8");
@@ -90,18 +72,18 @@ async fn every_toml_block_is_a_valid_configuration() -> Result<()> {
             let name = first.strip_prefix("# ~/.config/tunneld/");
             let name =
                 name.with_context(|| format!("{page}: a block without its file: {first}"))?;
-            let home = Home::bare()?;
+            let home = Home::without_config()?;
             home.write(name, &block)?;
             for (program, args) in [("tunneld", &["check"][..]), ("tunnelctl", &["check"])] {
-                let said = home.run(program, args).await?;
-                let said = said
-                    .expect(0)
+                let output = home.run(program, args).await?;
+                let output = output
+                    .expect_exit(0)
                     .with_context(|| format!("{page}:\n{block}"))?;
-                assert!(!said.stderr.contains("warning"), "{page}: {said:#?}");
+                assert!(!output.stderr.contains("warning"), "{page}: {output:#?}");
             }
-            proved += 1;
+            checked += 1;
         }
     }
-    assert!(proved >= 9, "only {proved} blocks were found");
+    assert!(checked >= 9, "only {checked} blocks were found");
     Ok(())
 }

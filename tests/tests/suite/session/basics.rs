@@ -1,4 +1,4 @@
-//! Channels, forwards and ends of a session against sshd.
+//! A session against sshd: channels, remote forwards, and the ways a session ends.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tunneld::failure::FailureKind;
 use tunneld::session::OpenError;
 use tunneld_config::addr::{BindAddr, ListenAddr};
-use tunneld_tests::faulty_link::Link;
+use tunneld_tests::faulty_link::FaultyLink;
 use tunneld_tests::payload::{self, MIB};
 use tunneld_tests::sshd::Sshd;
-use tunneld_tests::target::{Manner, Target};
+use tunneld_tests::target::{Target, TargetBehavior};
 use tunneld_tests::wait::{LONG, within};
 
 use super::{connect, route, route_at};
@@ -18,7 +18,7 @@ use super::{connect, route, route_at};
 #[tokio::test]
 async fn a_key_file_logs_in_and_channels_carry_bytes() -> Result<()> {
     let server = Sshd::start().await?;
-    let target = Target::start(Manner::Collect).await?;
+    let target = Target::start(TargetBehavior::EchoAtEof).await?;
     let session = connect(&route(&server)).await?.session;
     let info = session.info();
     assert!(info.server.starts_with("SSH-2.0-OpenSSH"), "{info:?}");
@@ -54,7 +54,7 @@ async fn a_key_file_logs_in_and_channels_carry_bytes() -> Result<()> {
 async fn a_channel_to_a_unix_socket_carries_bytes() -> Result<()> {
     let server = Sshd::start().await?;
     let path = server.dir().join("echo.sock");
-    let _target = Target::unix(&path, Manner::Echo)?;
+    let _target = Target::unix(&path, TargetBehavior::Echo)?;
     let session = connect(&route(&server)).await?.session;
     let mut channel = session
         .open_direct_streamlocal(path.to_str().unwrap())
@@ -85,29 +85,30 @@ async fn a_refused_channel_reports_the_reason_of_the_server() -> Result<()> {
 #[tokio::test]
 async fn eof_and_session_loss_are_distinguished() -> Result<()> {
     let server = Sshd::start().await?;
-    let source = Target::start(Manner::Source(b"all of it"[..].into())).await?;
-    let silent = Target::start(Manner::Silent).await?;
+    let source = Target::start(TargetBehavior::SendThenRead(b"all of it"[..].into())).await?;
+    let silent = Target::start(TargetBehavior::NeverRead).await?;
     let session = connect(&route(&server)).await?.session;
 
     let (mut reader, mut writer) = session
         .open_direct_tcpip("127.0.0.1", source.port(), None)
         .await?
         .split();
-    let mut got = Vec::new();
-    while let Some(bytes) = reader.next().await? {
-        got.extend(bytes);
+    let mut received = Vec::new();
+    while let Some(bytes) = reader.read_chunk().await? {
+        received.extend(bytes);
     }
-    assert_eq!(got, b"all of it");
+    assert_eq!(received, b"all of it");
+    // The end of file is not the end of the channel: this direction is still open (RFC 4254 §5.3).
     writer.write_all(b"x").await?;
     writer.shutdown().await?;
     within(LONG, "the CLOSE", writer.closed()).await?;
 
-    // A writer that waits for window, and a reader, wake when the session dies.
+    // A writer that waits for window credit and a reader both wake when the session is lost.
     let (mut reader, mut writer) = session
         .open_direct_tcpip("127.0.0.1", silent.port(), None)
         .await?
         .split();
-    let stuck = async {
+    let blocked_write = async {
         let chunk = vec![0; MIB];
         loop {
             if let Err(error) = writer.write_all(&chunk).await {
@@ -115,11 +116,12 @@ async fn eof_and_session_loss_are_distinguished() -> Result<()> {
             }
         }
     };
-    let killing = async {
+    let kill = async {
+        // Long enough for the writer to use up the channel's window on loopback.
         tokio::time::sleep(Duration::from_millis(200)).await;
         server.kill_sessions()
     };
-    let (written, read, killed) = tokio::join!(stuck, reader.next(), killing);
+    let (written, read, killed) = tokio::join!(blocked_write, reader.read_chunk(), kill);
     killed?;
     assert_eq!(written, std::io::ErrorKind::ConnectionAborted);
     assert_eq!(
@@ -133,28 +135,28 @@ async fn eof_and_session_loss_are_distinguished() -> Result<()> {
 #[tokio::test]
 async fn remote_forwards_work_with_port_zero_and_unix_sockets() -> Result<()> {
     let server = Sshd::start().await?;
-    let mut up = connect(&route(&server)).await?;
-    let free = ListenAddr::Tcp {
+    let mut established = connect(&route(&server)).await?;
+    let any_port = ListenAddr::Tcp {
         bind: BindAddr::Loopback,
         port: 0,
     };
-    let port = up.session.request_forward(&free).await?;
+    let port = established.session.request_forward(&any_port).await?;
     assert_ne!(port, 0);
     let path = server.dir().join("remote.sock");
     let unix = ListenAddr::Unix(path.clone());
-    assert_eq!(up.session.request_forward(&unix).await?, 0);
+    assert_eq!(established.session.request_forward(&unix).await?, 0);
 
     let mut client = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
-    let incoming = within(LONG, "the connection", up.incoming.recv())
+    let incoming = within(LONG, "the connection", established.incoming.recv())
         .await?
         .unwrap();
-    assert_eq!((&incoming.listen, incoming.port), (&free, port));
+    assert_eq!((&incoming.listen, incoming.port), (&any_port, port));
     assert!(
         incoming.originator.starts_with("127.0.0.1:"),
         "{}",
         incoming.originator
     );
-    let mut channel = incoming.channel.accept().await?;
+    let mut channel = incoming.channel.accept()?;
     client.write_all(b"ping").await?;
     let mut got = [0; 4];
     channel.read_exact(&mut got).await?;
@@ -163,14 +165,14 @@ async fn remote_forwards_work_with_port_zero_and_unix_sockets() -> Result<()> {
     assert_eq!(&got, b"pong");
 
     let mut client = tokio::net::UnixStream::connect(&path).await?;
-    let incoming = within(LONG, "the connection", up.incoming.recv())
+    let incoming = within(LONG, "the connection", established.incoming.recv())
         .await?
         .unwrap();
     assert_eq!(incoming.listen, unix);
-    incoming.channel.refuse("no").await;
+    incoming.channel.refuse(2, "no");
     assert_eq!(client.read(&mut got).await?, 0);
 
-    let again = up
+    let again = established
         .session
         .request_forward(&ListenAddr::Tcp {
             bind: BindAddr::Loopback,
@@ -178,7 +180,7 @@ async fn remote_forwards_work_with_port_zero_and_unix_sockets() -> Result<()> {
         })
         .await;
     assert_eq!(again.unwrap_err().kind, FailureKind::RemoteForwardRefused);
-    up.session.cancel_forward(&free).await?;
+    established.session.cancel_forward(&any_port).await?;
     assert!(
         tokio::net::TcpStream::connect(("127.0.0.1", port))
             .await
@@ -190,7 +192,7 @@ async fn remote_forwards_work_with_port_zero_and_unix_sockets() -> Result<()> {
 #[tokio::test]
 async fn a_silent_server_is_given_up_after_interval_times_count_even_under_uploads() -> Result<()> {
     let server = Sshd::start().await?;
-    let silent = Target::start(Manner::Silent).await?;
+    let silent = Target::start(TargetBehavior::NeverRead).await?;
     let session = connect(&route(&server)).await?.session;
     let busy = connect(&route(&server)).await?.session;
     let mut uploads = tokio::task::JoinSet::new();
@@ -205,15 +207,17 @@ async fn a_silent_server_is_given_up_after_interval_times_count_even_under_uploa
     }
     server.freeze_sessions()?;
     let frozen = tokio::time::Instant::now();
+    // The session with blocked uploads must be given up as early as the idle one.
     let (idle, loaded) = tokio::join!(session.closed(), busy.closed());
-    let took = frozen.elapsed();
+    let noticed_after = frozen.elapsed();
     assert_eq!(
         (idle.kind, loaded.kind),
         (FailureKind::DeadPeer, FailureKind::DeadPeer)
     );
+    // The route's interval of 2 s times the count of 3, less the part of an interval that had passed at the freeze.
     assert!(
-        took > Duration::from_secs(4) && took < Duration::from_secs(8),
-        "{took:?}"
+        noticed_after > Duration::from_secs(4) && noticed_after < Duration::from_secs(8),
+        "{noticed_after:?}"
     );
     while uploads.join_next().await.is_some() {}
     Ok(())
@@ -222,19 +226,20 @@ async fn a_silent_server_is_given_up_after_interval_times_count_even_under_uploa
 #[tokio::test]
 async fn a_cancelled_dial_closes_its_connection() -> Result<()> {
     let server = Sshd::start().await?;
-    let mut link = Link::to(server.addr()).await?;
+    let mut link = FaultyLink::to(server.addr()).await?;
     link.freeze();
     let route = route_at(&server, link.port());
-    let dialling = tokio::time::timeout(Duration::from_millis(300), connect(&route));
-    assert!(dialling.await.is_err());
+    // Dropped while it waits for the server's identification.
+    let dial = tokio::time::timeout(Duration::from_millis(300), connect(&route));
+    assert!(dial.await.is_err());
     link.thaw();
-    link.wait_live(0, LONG).await
+    link.wait_connections(0, LONG).await
 }
 
 #[tokio::test]
 async fn a_silent_server_times_out() -> Result<()> {
     let server = Sshd::start().await?;
-    let silent = Target::start(Manner::Silent).await?;
+    let silent = Target::start(TargetBehavior::NeverRead).await?;
     let mut route = route_at(&server, silent.port());
     route.connect_timeout = Duration::from_secs(1);
     let failure = super::refused(&route).await;

@@ -1,12 +1,12 @@
-//! Host keys: questions, learning, commands.
+//! Host keys: prompts, new entries in known_hosts, and KnownHostsCommand.
 
 use anyhow::Result;
 use tunneld::failure::FailureKind;
 use tunneld_config::model::{HostKeyChecking, UpdateHostKeys};
-use tunneld_tests::sshd::{Setup, Sshd};
+use tunneld_tests::sshd::{Sshd, SshdOptions};
 use tunneld_tests::{keys, wait};
 
-use super::{Person, connect, connect_with, refused, route};
+use super::{ScriptedUser, connect, connect_with, refused, route};
 
 #[tokio::test]
 async fn an_unknown_host_is_prompted_and_saved() -> Result<()> {
@@ -19,20 +19,24 @@ async fn an_unknown_host_is_prompted_and_saved() -> Result<()> {
 
     route.host_keys.checking = HostKeyChecking::Ask;
     assert_eq!(refused(&route).await.kind, FailureKind::NotAnswered);
-    let no = Person::who_says(&[Some("no")]);
-    let failure = connect_with(&route, &no).await.err().unwrap();
+    let user = ScriptedUser::answering(&[Some("no")]);
+    let failure = connect_with(&route, &user).await.err().unwrap();
     assert_eq!(failure.kind, FailureKind::HostKeyUnknown);
     assert_eq!(server.log()?.count_after(0, "userauth-request"), 0);
 
-    let yes = Person::who_says(&[Some("maybe"), Some("yes")]);
-    connect_with(&route, &yes).await?;
-    let print = keys::fingerprint(&server.host_key("ed25519")).await?;
-    let asked = yes.asked();
-    assert_eq!(asked.len(), 2);
-    assert_eq!(asked[0].fingerprint.as_deref(), Some(print.as_str()));
-    assert!(asked[0].text.contains(&print) && asked[0].text.contains("ED25519"));
-    let learnt = std::fs::read_to_string(&known)?;
-    assert_eq!(learnt, server.known_hosts_at(server.port())?);
+    let user = ScriptedUser::answering(&[Some("maybe"), Some("yes")]);
+    connect_with(&route, &user).await?;
+    let fingerprint = keys::fingerprint(&server.host_key("ed25519")).await?;
+    let prompts = user.prompts();
+    assert_eq!(prompts.len(), 2);
+    assert_eq!(
+        prompts[0].fingerprint.as_deref(),
+        Some(fingerprint.as_str())
+    );
+    assert!(prompts[0].text.contains(&fingerprint) && prompts[0].text.contains("ED25519"));
+    let saved = std::fs::read_to_string(&known)?;
+    assert_eq!(saved, server.known_hosts_lines(server.port())?);
+    // Without a user: the host is known now.
     connect(&route).await?;
     Ok(())
 }
@@ -63,26 +67,26 @@ async fn a_changed_host_key_is_reported_with_both_fingerprints_before_any_login(
 
 #[tokio::test]
 async fn additional_host_keys_are_saved_once_they_are_proven() -> Result<()> {
-    let server = Sshd::with(Setup {
+    let server = Sshd::start_with(SshdOptions {
         host_keys: vec!["ed25519".into(), "ecdsa".into(), "rsa".into()],
-        ..Setup::default()
+        ..SshdOptions::default()
     })
     .await?;
     let mut route = route(&server);
-    let whole = server.known_hosts_at(server.port())?;
+    let all_lines = server.known_hosts_lines(server.port())?;
     let known = route.host_keys.user_files[0].clone();
-    std::fs::write(&known, whole.lines().next().unwrap())?;
+    std::fs::write(&known, all_lines.lines().next().unwrap())?;
     route.host_keys.update = UpdateHostKeys::Always;
     let _session = connect(&route).await?;
-    let learning = async {
+    let saved = async {
         while std::fs::read_to_string(&known).unwrap().lines().count() < 3 {
             tokio::task::yield_now().await;
         }
     };
-    wait::within(wait::LONG, "three keys", learning).await?;
-    let learnt = std::fs::read_to_string(&known)?;
-    for line in whole.lines() {
-        assert!(learnt.contains(line), "{learnt}");
+    wait::within(wait::LONG, "three keys", saved).await?;
+    let saved = std::fs::read_to_string(&known)?;
+    for line in all_lines.lines() {
+        assert!(saved.contains(line), "{saved}");
     }
     Ok(())
 }
@@ -93,14 +97,14 @@ async fn known_hosts_command_supplies_keys_and_its_failure_refuses_the_host() ->
     let mut route = route(&server);
     let known = route.host_keys.user_files[0].display().to_string();
     route.host_keys.user_files = vec![server.dir().join("none")];
-    let said = server.dir().join("said");
+    let calls = server.dir().join("calls");
     route.host_keys.command = Some(format!(
         "sh -c \"echo $0 $1 >> {}; cat {known}\" %I %t",
-        said.display()
+        calls.display()
     ));
     connect(&route).await?;
     assert_eq!(
-        std::fs::read_to_string(&said)?,
+        std::fs::read_to_string(&calls)?,
         "ORDER NONE\nHOSTNAME ssh-ed25519\n"
     );
     route.host_keys.command = Some("false".into());

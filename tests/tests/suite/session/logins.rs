@@ -1,4 +1,4 @@
-//! Logins: what is asked, what is tried, what is told.
+//! Logins: which keys are offered, which prompts are shown, and what a refusal reports.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -11,38 +11,41 @@ use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 use tunneld::failure::{FailureKind, Recovery};
 use tunneld_config::model::{AddKeysToAgent, Agent as Where};
+use tunneld_platform::testing::make_fifo;
 use tunneld_proto::status::PromptKind;
 use tunneld_tests::agent::Agent;
 use tunneld_tests::keys;
+use tunneld_tests::process::write_script;
 use tunneld_tests::sshd::Sshd;
 
-use super::{Person, connect, connect_with, refused, route};
+use super::{ScriptedUser, connect, connect_with, refused, route};
 
 #[tokio::test]
 async fn a_passphrase_is_prompted_until_it_is_right_and_remembered() -> Result<()> {
     let server = Sshd::start().await?;
     let key = server.dir().join("locked");
-    keys::generate_with(&key, "ed25519", "open sesame").await?;
+    keys::generate_encrypted(&key, "ed25519", "open sesame").await?;
     std::fs::copy(
         key.with_extension("pub"),
         server.dir().join("authorized_keys"),
     )?;
     let mut route = route(&server);
     route.auth.identity_files = vec![key];
-    let person = Person::who_says(&[Some("wrong"), Some("open sesame")]);
-    let session = connect_with(&route, &person).await?.session;
-    let asked = person.asked();
-    assert_eq!(asked.len(), 2);
-    assert_eq!(asked[0].kind, PromptKind::Passphrase);
-    assert!(asked[0].text.contains("/locked") && !asked[0].fields[0].echo);
-    assert!(asked[1].note.contains("wrong"), "{asked:?}");
+    let user = ScriptedUser::answering(&[Some("wrong"), Some("open sesame")]);
+    let session = connect_with(&route, &user).await?.session;
+    let prompts = user.prompts();
+    assert_eq!(prompts.len(), 2);
+    assert_eq!(prompts[0].kind, PromptKind::Passphrase);
+    assert!(prompts[0].text.contains("/locked") && !prompts[0].fields[0].echo);
+    assert!(prompts[1].note.contains("wrong"), "{prompts:?}");
     assert!(
         session.info().auth.contains("file"),
         "{}",
         session.info().auth
     );
-    // The next dial asks nobody.
-    connect(&route).await?;
+    // The next dial does not ask again: the decrypted key is kept in memory.
+    connect_with(&route, &user).await?;
+    assert_eq!(user.prompts().len(), 2);
     Ok(())
 }
 
@@ -50,30 +53,30 @@ async fn a_passphrase_is_prompted_until_it_is_right_and_remembered() -> Result<(
 async fn a_key_that_the_server_does_not_accept_is_not_unlocked() -> Result<()> {
     let server = Sshd::start().await?;
     let key = server.dir().join("locked");
-    keys::generate_with(&key, "ed25519", "open sesame").await?;
+    keys::generate_encrypted(&key, "ed25519", "open sesame").await?;
     let mut route = route(&server);
     route.auth.identity_files = vec![key, server.user_key()];
-    let person = Person::who_says(&[]);
-    connect_with(&route, &person).await?;
-    assert!(person.asked().is_empty(), "{:?}", person.asked());
+    let user = ScriptedUser::answering(&[]);
+    connect_with(&route, &user).await?;
+    assert!(user.prompts().is_empty(), "{:?}", user.prompts());
     Ok(())
 }
 
 #[tokio::test]
 async fn a_cancelled_prompt_uses_no_login_attempt() -> Result<()> {
     let server =
-        Sshd::with_lines(&["PasswordAuthentication yes", "PubkeyAuthentication no"]).await?;
+        Sshd::start_with_lines(&["PasswordAuthentication yes", "PubkeyAuthentication no"]).await?;
     let mut route = route(&server);
     let failure = refused(&route).await;
     assert_eq!(failure.kind, FailureKind::NotAnswered, "{failure:?}");
     assert!(!server.log()?.text().contains("Failed password"));
 
-    let person = Person::who_says(&[Some("a"), Some("b"), Some("c")]);
-    let failure = connect_with(&route, &person).await.err().unwrap();
+    let user = ScriptedUser::answering(&[Some("a"), Some("b"), Some("c")]);
+    let failure = connect_with(&route, &user).await.err().unwrap();
     assert_eq!(failure.kind, FailureKind::AuthRefused, "{failure:?}");
-    let asked = person.asked();
-    assert_eq!(asked.len(), 3);
-    assert!(asked[1].note.contains("wrong"), "{asked:?}");
+    let prompts = user.prompts();
+    assert_eq!(prompts.len(), 3);
+    assert!(prompts[1].note.contains("wrong"), "{prompts:?}");
 
     route.auth.password_command = ["sh", "-c", "echo hunter2"].map(str::to_owned).to_vec();
     let failure = refused(&route).await;
@@ -97,14 +100,15 @@ async fn unusable_key_files_are_named_with_the_remedy() -> Result<()> {
         dir.join("junk"),
     );
     std::fs::create_dir(&folder)?;
-    keys::run("mkfifo", &[fifo.to_str().unwrap()]).await?;
+    make_fifo(&fifo);
+    // A sparse file: it takes no space on the disk.
     std::fs::File::create(&big)?.set_len(1 << 30)?;
     std::fs::write(&junk, "no key")?;
     std::fs::set_permissions(&junk, PermissionsExt::from_mode(0o600))?;
-    for (path, told) in [
+    for (path, message) in [
         (open, "chmod 600"),
-        (folder, "no regular file"),
-        (fifo, "no regular file"),
+        (folder, "not a regular file"),
+        (fifo, "not a regular file"),
         (big, "larger than 1 MiB"),
         (junk, "no private key"),
         (dir.join("missing"), "does not exist"),
@@ -112,25 +116,25 @@ async fn unusable_key_files_are_named_with_the_remedy() -> Result<()> {
         route.auth.identity_files = vec![path.clone()];
         let failure = refused(&route).await;
         assert_eq!(failure.kind, FailureKind::NoCredentials, "{failure:?}");
-        assert!(failure.message.contains(told), "{failure:?}");
+        assert!(failure.message.contains(message), "{failure:?}");
         assert!(
             failure.message.contains(path.to_str().unwrap()),
             "{failure:?}"
         );
     }
-    // Without PAM sshd offers keyboard-interactive and asks nothing: that hides no cause.
-    let server = Sshd::with_lines(&["KbdInteractiveAuthentication yes"]).await?;
-    let mut other = super::route(&server);
-    other.auth.identity_files = route.auth.identity_files;
-    let failure = refused(&other).await;
+    // Without PAM sshd offers keyboard-interactive and then sends no prompt. The failure must still name the key files.
+    let server = Sshd::start_with_lines(&["KbdInteractiveAuthentication yes"]).await?;
+    let mut second_route = super::route(&server);
+    second_route.auth.identity_files = route.auth.identity_files;
+    let failure = refused(&second_route).await;
     assert_eq!(failure.kind, FailureKind::NoCredentials, "{failure:?}");
-    assert!(failure.hint.unwrap().starts_with("mend"));
+    assert!(failure.hint.unwrap().starts_with("fix the keys"));
     Ok(())
 }
 
 #[tokio::test]
 async fn the_configured_file_is_tried_first_and_too_many_agent_keys_are_refused() -> Result<()> {
-    let server = Sshd::with_lines(&["MaxAuthTries 3"]).await?;
+    let server = Sshd::start_with_lines(&["MaxAuthTries 3"]).await?;
     let agent = Agent::start().await?;
     for n in 0..8 {
         let key = server.dir().join(format!("agent{n}"));
@@ -149,15 +153,16 @@ async fn the_configured_file_is_tried_first_and_too_many_agent_keys_are_refused(
     Ok(())
 }
 
-/// An agent that holds the key of this file, and declines to sign with it.
+/// Serves an agent that lists the key of this file and refuses to sign with it.
 fn declining_agent(socket: &Path, key: &Path) -> Result<JoinSet<Result<()>>> {
     let string = |bytes: &[u8]| {
         let len = u32::try_from(bytes.len()).unwrap_or(0);
         [&len.to_be_bytes(), bytes].concat()
     };
     let key = load_public_key(key.with_extension("pub"))?.public_key_bytes();
-    let held = [&[12, 0, 0, 0, 1][..], &string(&key), &string(b"held")].concat();
-    let (held, declined) = (string(&held), string(&[5]));
+    // SSH_AGENT_IDENTITIES_ANSWER with one key, and SSH_AGENT_FAILURE.
+    let list = [&[12, 0, 0, 0, 1][..], &string(&key), &string(b"held")].concat();
+    let (list, failure) = (string(&list), string(&[5]));
     let listener = UnixListener::bind(socket)?;
     let mut task = JoinSet::new();
     task.spawn(async move {
@@ -166,9 +171,10 @@ fn declining_agent(socket: &Path, key: &Path) -> Result<JoinSet<Result<()>>> {
             while let Ok(len) = stream.read_u32().await {
                 let mut request = vec![0; usize::try_from(len)?];
                 stream.read_exact(&mut request).await?;
-                let lists = request.first() == Some(&11);
+                // SSH_AGENTC_REQUEST_IDENTITIES.
+                let asks_for_list = request.first() == Some(&11);
                 stream
-                    .write_all(if lists { &held } else { &declined })
+                    .write_all(if asks_for_list { &list } else { &failure })
                     .await?;
             }
         }
@@ -181,11 +187,11 @@ async fn an_agent_without_a_usable_key_is_retried_slowly() -> Result<()> {
     let server = Sshd::start().await?;
     let mut route = route(&server);
     route.auth.identity_files = Vec::new();
-    let away = server.dir().join("away");
+    let missing = server.dir().join("missing");
     let empty = Agent::start().await?;
-    let declines = server.dir().join("declines");
-    let _agent = declining_agent(&declines, &server.user_key())?;
-    for socket in [away, empty.socket(), declines] {
+    let declining = server.dir().join("declining");
+    let _agent = declining_agent(&declining, &server.user_key())?;
+    for socket in [missing, empty.socket(), declining] {
         route.auth.agent = Where::Socket(socket);
         let failure = refused(&route).await;
         assert_eq!(failure.kind, FailureKind::Agent, "{failure:?}");
@@ -219,17 +225,16 @@ async fn add_keys_to_agent_adds_the_key() -> Result<()> {
 async fn a_confirmation_at_the_agent_may_take_longer_than_the_connect_timeout() -> Result<()> {
     let server = Sshd::start().await?;
     let askpass = server.dir().join("askpass");
-    // Longer than the dial, and what the core waits for an answer, may take.
-    std::fs::write(&askpass, "#!/bin/sh\nsleep 5\n")?;
-    std::fs::set_permissions(&askpass, PermissionsExt::from_mode(0o700))?;
-    let agent = Agent::with_askpass(&askpass).await?;
-    agent.add_with(&["-c"], &server.user_key()).await?;
+    // Longer than the connect timeout below.
+    write_script(&askpass, "sleep 5")?;
+    let agent = Agent::start_with_askpass(&askpass).await?;
+    agent.add_with_options(&["-c"], &server.user_key()).await?;
     let mut route = route(&server);
     route.auth.identity_files = Vec::new();
     route.auth.agent = Where::Socket(agent.socket());
     route.connect_timeout = Duration::from_secs(2);
     let session = connect(&route).await?.session;
-    let how = &session.info().auth;
-    assert!(how.contains("agent"), "{how}");
+    let auth = &session.info().auth;
+    assert!(auth.contains("agent"), "{auth}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Sessions of the daemon's own, without the daemon: `dial` against real servers.
+//! The daemon's SSH sessions without the daemon: [`dial`] against real servers, with a scripted user for the prompts.
 
 mod basics;
 mod host_keys;
@@ -15,27 +15,27 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tunneld::failure::Failure;
 use tunneld::prompt::{PendingPrompt, PromptRequest, PromptSender};
-use tunneld::session::{DialContext, Established, dial};
+use tunneld::session::{DialContext, DialState, Established, dial};
 use tunneld_config::model::{
     AddKeysToAgent, AddressFamily, Agent, Auth, Crypto, HostKeyChecking, HostKeys, Liveness, Route,
     UpdateHostKeys, Via,
 };
 use tunneld_tests::sshd::{self, Sshd};
 
-/// A route to `server` with the user's key, its host key known.
+/// A route to `server` with the user's key; its host key is in known_hosts.
 pub(crate) fn route(server: &Sshd) -> Route {
     route_at(server, server.port())
 }
 
-/// The same through another port of 127.0.0.1.
+/// Same as [`route`], through another port of 127.0.0.1, such as a link's.
 pub(crate) fn route_at(server: &Sshd, port: u16) -> Route {
     let known = server.dir().join(format!("known_{port}"));
-    std::fs::write(&known, server.known_hosts_at(port).unwrap()).unwrap();
+    std::fs::write(&known, server.known_hosts_lines(port).unwrap()).unwrap();
     Route {
         alias: "127.0.0.1".into(),
         host: "127.0.0.1".into(),
         port,
-        user: sshd::user().unwrap(),
+        user: sshd::current_user().unwrap(),
         host_command: Vec::new(),
         address_family: AddressFamily::Any,
         bind_address: None,
@@ -80,39 +80,45 @@ pub(crate) fn route_at(server: &Sshd, port: u16) -> Route {
     }
 }
 
-/// Someone who answers, in this order; `None` is a cancel, and so is whatever comes after the last.
+/// A user who gives these answers in this order, one per field. `None` cancels the prompt, and so does every prompt
+/// after the last answer.
 #[derive(Default)]
-pub(crate) struct Person {
+pub(crate) struct ScriptedUser {
     answers: Vec<Option<&'static str>>,
-    asked: Arc<Mutex<Vec<PromptRequest>>>,
+    prompts: Arc<Mutex<Vec<PromptRequest>>>,
+    /// State that the dials with this user share, such as decrypted keys.
+    dials: DialState,
 }
 
-impl Person {
-    pub(crate) fn who_says(answers: &[Option<&'static str>]) -> Self {
+impl ScriptedUser {
+    pub(crate) fn answering(answers: &[Option<&'static str>]) -> Self {
         Self {
             answers: answers.to_vec(),
-            asked: Arc::default(),
+            prompts: Arc::default(),
+            dials: DialState::default(),
         }
     }
 
-    /// What was asked so far.
-    pub(crate) fn asked(&self) -> Vec<PromptRequest> {
-        self.asked.lock().unwrap().clone()
+    /// The prompts shown so far, in order.
+    pub(crate) fn prompts(&self) -> Vec<PromptRequest> {
+        self.prompts.lock().unwrap().clone()
     }
 
-    fn sit_down(&self, mut questions: mpsc::Receiver<PendingPrompt>) -> JoinSet<()> {
+    /// Spawns a task that answers the prompts of one dial.
+    fn answer_all(&self, mut pending: mpsc::Receiver<PendingPrompt>) -> JoinSet<()> {
         let mut answers: VecDeque<_> = self.answers.iter().copied().collect();
-        let asked = Arc::clone(&self.asked);
+        let prompts = Arc::clone(&self.prompts);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            while let Some(question) = questions.recv().await {
-                let fields = question.request.fields.len();
-                asked.lock().unwrap().push(question.request);
-                let given: Option<Vec<SecretString>> = (0..fields)
+            while let Some(prompt) = pending.recv().await {
+                let fields = prompt.request.fields.len();
+                prompts.lock().unwrap().push(prompt.request);
+                let fields: Option<Vec<SecretString>> = (0..fields)
                     .map(|_| answers.pop_front().flatten().map(SecretString::from))
                     .collect();
-                if let Some(given) = given {
-                    let _ = question.answer.send(given);
+                // Dropping the sender cancels the prompt.
+                if let Some(fields) = fields {
+                    let _ = prompt.answer.send(fields);
                 }
             }
         });
@@ -120,29 +126,33 @@ impl Person {
     }
 }
 
-/// Dials with nobody to be asked.
+/// Dials with a user who cancels every prompt.
 pub(crate) async fn connect(route: &Route) -> Result<Established, Failure> {
-    connect_with(route, &Person::default()).await
+    connect_with(route, &ScriptedUser::default()).await
 }
 
-/// Dials with someone there.
-pub(crate) async fn connect_with(route: &Route, person: &Person) -> Result<Established, Failure> {
-    let (asker, questions) = PromptSender::new();
-    let _person = person.sit_down(questions);
-    let (phases, _heard) = mpsc::unbounded_channel();
+/// Dials with a user who answers the prompts.
+pub(crate) async fn connect_with(
+    route: &Route,
+    user: &ScriptedUser,
+) -> Result<Established, Failure> {
+    let (asker, pending) = PromptSender::new();
+    let _user = user.answer_all(pending);
+    let (phases, _receiver) = mpsc::unbounded_channel();
     let context = DialContext {
         tunnel: "lab".into(),
         phases,
-        asker,
+        prompts: asker,
         carrier: None,
+        shared: user.dials.clone(),
     };
     dial(route, context).await
 }
 
-/// The failure of a dial that must not succeed.
+/// Dials and returns the failure. Panics if the dial succeeds.
 pub(crate) async fn refused(route: &Route) -> Failure {
     match connect(route).await {
-        Ok(_) => panic!("the session stands"),
+        Ok(_) => panic!("the session was established"),
         Err(failure) => failure,
     }
 }

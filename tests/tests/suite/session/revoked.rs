@@ -1,4 +1,4 @@
-//! RevokedHostKeys: lists of ssh-keygen's, judged as the real ssh judges them.
+//! RevokedHostKeys: for every kind of revocation list, the daemon's verdict is that of the real ssh.
 
 use std::path::Path;
 
@@ -7,11 +7,13 @@ use tokio::process::Command;
 use tunneld::failure::FailureKind;
 use tunneld_config::model::Route;
 use tunneld_tests::keys;
+use tunneld_tests::process::run_tool;
 use tunneld_tests::sshd::{self, Sshd};
 
 use super::{connect, route};
 
-/// A server with a certificate of the serial number 5 and the name `the-id`, and what trusts it.
+/// Starts a server whose host certificate has the serial number 5 and the id `the-id`. The file `by_ca` in its folder
+/// is a known_hosts file that trusts the authority.
 async fn certified() -> Result<Sshd> {
     let mut server = Sshd::start().await?;
     let dir = server.dir().to_owned();
@@ -31,18 +33,18 @@ async fn certified() -> Result<Sshd> {
         "5",
         &host,
     ];
-    keys::run("ssh-keygen", &args).await?;
+    run_tool("ssh-keygen", &args).await?;
     server.stop().await?;
     let line = format!("HostCertificate {}", path("host_ed25519-cert.pub"));
-    server.setup_mut().lines.push(line);
-    server.resume().await?;
+    server.options_mut().config_lines.push(line);
+    server.start_again().await?;
     let ca = std::fs::read_to_string(dir.join("ca.pub"))?;
     std::fs::write(dir.join("by_ca"), format!("@cert-authority * {ca}"))?;
     Ok(server)
 }
 
-/// Whether the real ssh takes the host's key.
-async fn ssh_takes(server: &Sshd, known: &Path, revoked: &Path) -> Result<bool> {
+/// Whether the real ssh accepts the host's key.
+async fn ssh_accepts(server: &Sshd, known: &Path, revoked: &Path) -> Result<bool> {
     let option = |name: &str, path: &Path| format!("{name}={}", path.display());
     let output = Command::new("ssh")
         .args([
@@ -70,13 +72,13 @@ async fn ssh_takes(server: &Sshd, known: &Path, revoked: &Path) -> Result<bool> 
             "-o",
             "ExitOnForwardFailure=yes",
         ])
-        // Ends ssh once it is in: the port is sshd's own.
+        // Ends ssh after its login: sshd itself has this port, so the forward fails.
         .args(["-R", &format!("127.0.0.1:{}:127.0.0.1:1", server.port())])
-        .arg(format!("{}@127.0.0.1", sshd::user()?))
+        .arg(format!("{}@127.0.0.1", sshd::current_user()?))
         .output()
         .await?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    Ok(said.contains("Authenticated to"))
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    Ok(stderr.contains("Authenticated to"))
 }
 
 #[tokio::test]
@@ -89,7 +91,8 @@ async fn every_revocation_list_is_judged_as_by_ssh() -> Result<()> {
         public("ca.pub"),
         public("other.pub"),
     );
-    let print = keys::fingerprint(&dir.join("host_ed25519.pub")).await?;
+    let fingerprint = keys::fingerprint(&dir.join("host_ed25519.pub")).await?;
+    // ssh-keygen encodes many separate serials differently from a few. Only the first series contains 5.
     let scattered: String = (1..400)
         .map(|n| format!("serial: {}\n", n * 2 + 3))
         .collect();
@@ -114,7 +117,7 @@ async fn every_revocation_list_is_judged_as_by_ssh() -> Result<()> {
         ("ca", format!("sha256: {host}")),
         ("ca", format!("sha256: {ca}")),
         ("ca", format!("sha256: {other}")),
-        ("ca", format!("hash: {print}")),
+        ("ca", format!("hash: {fingerprint}")),
     ];
     let mut files = Vec::new();
     for (n, (by, spec)) in specs.iter().enumerate() {
@@ -125,19 +128,19 @@ async fn every_revocation_list_is_judged_as_by_ssh() -> Result<()> {
             name => dir.join(format!("{name}.pub")).display().to_string(),
         };
         let (krl_name, from) = (krl.to_str().unwrap(), from.to_str().unwrap());
-        keys::run("ssh-keygen", &["-q", "-k", "-f", krl_name, "-s", &by, from]).await?;
+        run_tool("ssh-keygen", &["-q", "-k", "-f", krl_name, "-s", &by, from]).await?;
         files.push((
             krl,
             format!("{by} {}", spec.lines().next().unwrap_or_default()),
         ));
     }
-    let whole = std::fs::read(dir.join("krl18"))?;
+    let complete = std::fs::read(dir.join("krl18"))?;
     for (name, content) in [
         ("text: the host's", host.clone().into_bytes()),
         ("text: the authority's", ca.clone().into_bytes()),
         ("text: another's", format!("# old\n\n{other}").into_bytes()),
         (
-            "text: a line that is no key",
+            "text: a line that is not a key",
             format!("{other}nonsense\n").into_bytes(),
         ),
         (
@@ -145,13 +148,13 @@ async fn every_revocation_list_is_judged_as_by_ssh() -> Result<()> {
             format!("@revoked * {other}").into_bytes(),
         ),
         ("text: empty", Vec::new()),
-        ("cut", whole[..whole.len() - 3].to_vec()),
-        ("head alone", whole[..44].to_vec()),
+        ("cut", complete[..complete.len() - 3].to_vec()),
+        ("head alone", complete[..44].to_vec()),
         (
             "critical",
-            [&whole[..], b"\xff\0\0\0\x0a\0\0\0\x01x\x01\0\0\0\0"].concat(),
+            [&complete[..], b"\xff\0\0\0\x0a\0\0\0\x01x\x01\0\0\0\0"].concat(),
         ),
-        ("unknown", [&whole[..], b"\x09\0\0\0\0"].concat()),
+        ("unknown", [&complete[..], b"\x09\0\0\0\0"].concat()),
     ] {
         let path = dir.join(name.replace([':', ' ', '\''], "_"));
         std::fs::write(&path, content)?;
@@ -161,16 +164,16 @@ async fn every_revocation_list_is_judged_as_by_ssh() -> Result<()> {
     files.push((dir.to_owned(), "a folder".to_owned()));
 
     let mut route: Route = route(&server);
-    let (mut taken, mut refused) = (0, 0);
-    // By its authority, and, without the certificate, by its key.
+    let (mut accepted, mut refused) = (0, 0);
+    // The host is known once by its certificate's authority and once by its plain key.
     for known in [dir.join("by_ca"), route.host_keys.user_files[0].clone()] {
         route.host_keys.user_files = vec![known.clone()];
         for (file, name) in &files {
             route.host_keys.revoked_files = vec![file.clone()];
             let ours = connect(&route).await;
-            let theirs = ssh_takes(&server, &known, file).await?;
+            let theirs = ssh_accepts(&server, &known, file).await?;
             match &ours {
-                Ok(_) => taken += 1,
+                Ok(_) => accepted += 1,
                 Err(failure) => {
                     refused += 1;
                     let kinds = [FailureKind::HostKeyRevoked, FailureKind::KnownHosts];
@@ -186,9 +189,10 @@ async fn every_revocation_list_is_judged_as_by_ssh() -> Result<()> {
             );
         }
     }
+    // A check of the test itself: both verdicts occur.
     assert!(
-        taken > 15 && refused > 25,
-        "{taken} taken, {refused} refused"
+        accepted > 15 && refused > 25,
+        "{accepted} accepted, {refused} refused"
     );
     Ok(())
 }
