@@ -296,9 +296,9 @@ mod tests {
     #[test]
     fn every_keyword_of_the_manual_is_taken() {
         let (honoured, ignored) = (keywords("Honoured"), keywords("Ignored silently"));
-        let told = keywords("Not supported");
-        assert!(honoured.len() > 40 && ignored.len() > 25 && told.len() > 8);
-        // These are files' own.
+        let unsupported = keywords("Not supported");
+        assert!(honoured.len() > 40 && ignored.len() > 25 && unsupported.len() > 8);
+        // Sections of a file, not options of a host.
         let own = ["Host", "Match", "Include"];
         for keyword in honoured.into_iter().filter(|word| !own.contains(word)) {
             assert!(find(keyword).is_ok(), "{keyword}");
@@ -306,7 +306,7 @@ mod tests {
         for keyword in ignored {
             assert!(matches!(find(keyword), Ok(Found::Ignored)), "{keyword}");
         }
-        for keyword in noted {
+        for keyword in unsupported {
             assert!(
                 matches!(find(keyword), Ok(Found::Unsupported(..))),
                 "{keyword}"
