@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_a_certificate_certifies_and_until_when() {
+    fn a_certificate_yields_its_key_and_validity() {
         let read = Certificate::read(&certificate()).unwrap();
         let mut key = Vec::new();
         put_string(&mut key, b"ssh-ed25519");
@@ -230,7 +230,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_cut_or_random_is_no_certificate(
+        fn truncated_or_random_bytes_are_not_a_certificate(
             cut in 0..certificate().len(),
             random in proptest::collection::vec(any::<u8>(), 0..200),
         ) {

@@ -298,6 +298,6 @@ async fn unrequested_channels_are_counted_in_the_status() -> Result<()> {
     assert_eq!(tunnel.session.context("a session")?.offences, 3);
     let output = home.ctl(&["status", "t"]).await?.expect_exit(0)?;
     let text = &output.stdout;
-    assert!(text.contains("offences    3: the server"), "{text}");
+    assert!(text.contains("violations  3: the server"), "{text}");
     Ok(())
 }

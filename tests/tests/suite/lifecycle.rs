@@ -163,7 +163,7 @@ async fn a_refused_login_is_retried_slowly_and_ends_a_waiting_up() -> Result<()>
     let error = tunnel.last_error.expect("an error");
     assert!(error.hint.is_some(), "{error:?}");
     let output = fixture.home.ctl(&["up", "t"]).await?.expect_exit(1)?;
-    assert!(output.stderr.contains("refused"), "{output:?}");
+    assert!(output.stderr.contains("was rejected"), "{output:?}");
     Ok(())
 }
 

@@ -37,7 +37,7 @@ fn is_changed(verdict: &HostKeyStatus, at: usize) -> bool {
 }
 
 #[test]
-fn plain_lists_wildcards_and_negation() {
+fn plain_names_wildcards_and_negated_patterns_match_as_in_ssh() {
     let key = b64(1);
     for (hosts, host, port, known) in [
         ("h", "h", 22, true),
@@ -68,7 +68,7 @@ fn plain_lists_wildcards_and_negation() {
 }
 
 #[test]
-fn comments_tabs_crlf_and_bad_lines() {
+fn comments_tabs_and_crlf_are_accepted_and_bad_lines_skipped() {
     let key = b64(1);
     let text = format!(
         "# h {key}\n\n  \t h\t{}\tcomment é\r\nh {key}\r\nh ssh-ed25519 AAAA\nh ssh-rsa {}\n@foo h {key}\nh\n|1|x|y {key}",
@@ -87,7 +87,7 @@ fn comments_tabs_crlf_and_bad_lines() {
 }
 
 #[test]
-fn several_keys_and_types() {
+fn a_host_may_have_several_keys_and_types() {
     let (rsa, rsa_line) = rsa();
     let text = format!("h {}\nh {}\nh {rsa_line}\n", b64(1), b64(2));
     assert_eq!(judge(&text, "h", 22, 2), HostKeyStatus::Known);
@@ -100,7 +100,7 @@ fn several_keys_and_types() {
 }
 
 #[test]
-fn revoked_wins_wherever_it_stands() {
+fn a_revoked_line_wins_at_any_position() {
     let (good, bad) = (b64(1), b64(2));
     let text = format!("h {bad}\n@revoked * {bad}\nh {good}\n");
     assert!(matches!(judge(&text, "h", 22, 2), HostKeyStatus::Revoked(place) if place.line == 2));
@@ -114,7 +114,7 @@ fn revoked_wins_wherever_it_stands() {
 }
 
 #[test]
-fn authorities_vouch_for_certificates_alone() {
+fn an_authority_line_does_not_make_a_plain_key_known() {
     let text = format!("@cert-authority *.x {}\n", b64(9));
     let found = look_up(&text, &Name::new("h.x", 22));
     assert!(found.has_authority() && found.trusts_authority(&blob(9)));
@@ -133,7 +133,7 @@ fn an_alias_ignores_the_port() {
 }
 
 #[test]
-fn new_lines_are_found_again_by_us_and_by_ssh_keygen() {
+fn new_lines_are_found_by_tunneld_and_by_ssh_keygen() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("known_hosts");
     for (host, port) in [("h.example", 22), ("h.example", 2222), ("::1", 2200)] {
@@ -161,7 +161,7 @@ fn keygen_finds(file: &std::path::Path, name: &str) -> bool {
 }
 
 #[test]
-fn finds_the_lines_that_ssh_keygen_finds() {
+fn matching_lines_are_those_that_ssh_keygen_finds() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("known_hosts");
     let key = b64(1);
@@ -212,14 +212,14 @@ fn finds_the_lines_that_ssh_keygen_finds() {
 
 proptest! {
     #[test]
-    fn never_panics_and_never_accepts_another_key(text in proptest::collection::vec(any::<u8>(), 0..400)) {
+    fn arbitrary_text_never_panics_and_never_makes_a_key_known(text in proptest::collection::vec(any::<u8>(), 0..400)) {
         let source = Source { file: "kh", text: &text };
         let found = KnownHost::look_up(&[source], &Name::new("h", 2222));
         prop_assert_ne!(found.judge(&blob(1)), HostKeyStatus::Known);
     }
 
     #[test]
-    fn agrees_with_its_lines(
+    fn the_status_agrees_with_the_generated_lines(
         fields in proptest::collection::vec(("(@revoked |@cert-authority |)", "(h|g|\\*|!h,\\*|\\[h\\]:2222)", 0u8..3), 0..6),
         seed in 0u8..3,
     ) {

@@ -70,11 +70,11 @@ fn openssh(dir: &Path, pem: &str, cipher: &str, passphrase: &str) -> (String, St
 
 #[track_caller]
 fn assert_is(key: &PrivateKey, public: &str) {
-    let told = key.public_key().to_openssh().unwrap();
+    let derived = key.public_key().to_openssh().unwrap();
     let fields = |line: &str| -> Vec<String> {
         line.split_whitespace().take(2).map(str::to_owned).collect()
     };
-    assert_eq!(fields(&told), fields(public));
+    assert_eq!(fields(&derived), fields(public));
     let algorithm = key.algorithm().to_string();
     let signature =
         crate::sign(key, b"data", &algorithm.replace("ssh-rsa", "rsa-sha2-512")).unwrap();

@@ -147,7 +147,7 @@ impl Bench {
 const LEGACY: [&str; 4] = ["-provider", "default", "-provider", "legacy"];
 
 #[test]
-fn openssls_old_encryption_opens() {
+fn the_legacy_encryption_of_openssl_opens() {
     let bench = Bench::new();
     for source in ["rsa", "p256", "p384", "p521"] {
         let tool: &[&str] = match source {
@@ -203,7 +203,7 @@ fn pkcs8_opens() {
 }
 
 #[test]
-fn openssh_opens_with_every_cipher() {
+fn openssh_files_open_with_every_cipher() {
     let bench = Bench::new();
     let own = bench.path("own");
     let own = own.to_str().unwrap();
@@ -229,7 +229,7 @@ fn openssh_opens_with_every_cipher() {
 }
 
 #[test]
-fn what_editors_do_to_a_file_does_no_harm() {
+fn changes_that_editors_make_are_accepted() {
     let bench = Bench::new();
     let params = run("openssl", &["ecparam", "-name", "prime256v1"]);
     let params = String::from_utf8(params).unwrap();
@@ -260,7 +260,7 @@ fn what_editors_do_to_a_file_does_no_harm() {
 }
 
 #[test]
-fn large_and_small_rsa_keys_open() {
+fn rsa_keys_of_1024_to_8192_bits_open() {
     let bench = Bench::new();
     for bits in ["1024", "3072", "4096", "8192"] {
         let path = bench.path(&format!("rsa{bits}"));
@@ -286,7 +286,7 @@ fn large_and_small_rsa_keys_open() {
 }
 
 #[test]
-fn what_is_no_key_for_us_is_told_as_such() {
+fn unsupported_keys_are_refused_with_the_reason() {
     let bench = Bench::new();
     let file = |args: &[&str]| String::from_utf8(run("openssl", args)).unwrap();
     let params = file(&["dsaparam", "2048"]);
@@ -315,11 +315,11 @@ fn what_is_no_key_for_us_is_told_as_such() {
         Base64::encode_string(&content)
     );
     assert!(why(&costly).contains("more work"), "{}", why(&costly));
-    assert!(why("no key").contains("any known format"));
+    assert!(why("no key").contains("a supported format"));
 }
 
 #[test]
-fn what_is_cut_or_changed_is_no_key_and_no_panic() {
+fn truncated_or_modified_files_are_errors_without_a_panic() {
     let bench = Bench::new();
     for (source, text) in [
         ("p256", bench.text("p256")),

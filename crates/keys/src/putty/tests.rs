@@ -1,4 +1,4 @@
-//! Keys as the real puttygen writes them, and files that nobody should have written.
+//! Keys as the real puttygen writes them, and malformed files.
 
 use std::fs;
 use std::path::Path;
@@ -96,7 +96,7 @@ fn every_private_number_of_ed25519() {
 }
 
 #[test]
-fn a_number_without_its_last_zeros_is_filled_up_at_its_end() {
+fn an_ed25519_number_without_trailing_zeros_is_padded_at_its_end() {
     let seed = seed(0, &[0], &[0, 0]);
     let key = ed25519(&seed);
     let mut short = Vec::new();
@@ -116,7 +116,7 @@ fn a_number_without_its_last_zeros_is_filled_up_at_its_end() {
 }
 
 #[test]
-fn every_type_version_and_derivation() {
+fn puttygen_files_of_every_type_version_and_key_derivation_open() {
     let dir = tempfile::tempdir().unwrap();
     for (kind, bits) in [
         ("rsa", "2048"),
@@ -148,7 +148,7 @@ fn every_type_version_and_derivation() {
 
 /// One P-256 key in 256 has a private number of less than 32 bytes.
 #[test]
-fn a_short_private_number_of_ecdsa() {
+fn a_short_ecdsa_number_is_padded() {
     let read = Ppk::read(SHORT_ECDSA).unwrap();
     let key = read.open("").unwrap();
     let KeypairData::Ecdsa(pair) = key.key_data() else {
@@ -158,7 +158,7 @@ fn a_short_private_number_of_ecdsa() {
 }
 
 #[test]
-fn a_wrong_passphrase_is_told_from_a_damaged_file() {
+fn a_wrong_passphrase_is_distinguished_from_a_damaged_file() {
     let dir = tempfile::tempdir().unwrap();
     let key = text_of(&ed25519(&seed(0, &[], &[])));
     for params in ["version=2", "version=3,memory=64,passes=2"] {
@@ -178,7 +178,7 @@ fn a_wrong_passphrase_is_told_from_a_damaged_file() {
 }
 
 #[test]
-fn other_line_ends_and_a_missing_blank_do_no_harm() {
+fn other_line_endings_and_a_missing_space_are_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let mut key = ed25519(&seed(0, &[], &[]));
     key.set_comment("");
@@ -189,7 +189,7 @@ fn other_line_ends_and_a_missing_blank_do_no_harm() {
 }
 
 #[test]
-fn what_is_cut_or_changed_is_refused_and_never_opened() {
+fn truncated_or_modified_files_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let key = text_of(&ed25519(&seed(0, &[], &[])));
     let text = ppk(dir.path(), &key, "version=3,memory=64,passes=1", true);
@@ -218,8 +218,8 @@ fn what_is_cut_or_changed_is_refused_and_never_opened() {
         ("MAC: ", "MAC: x", "`Private-MAC` is not hexadecimal"),
     ] {
         assert!(text.contains(from), "{from}: {text}");
-        let told = Ppk::read(&text.replacen(from, to, 1)).err().unwrap();
-        assert!(told.contains(why), "{to}: {told}");
+        let error = Ppk::read(&text.replacen(from, to, 1)).err().unwrap();
+        assert!(error.contains(why), "{to}: {error}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Revocation lists as the real ssh-keygen writes them, and lists that nobody should have written.
+//! Revocation lists as the real ssh-keygen writes them, and malformed lists.
 
 use std::path::Path;
 use std::process::Command;
@@ -44,7 +44,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[test]
-fn serial_numbers_revoke_however_they_are_written() {
+fn serial_numbers_revoke_in_every_encoding() {
     let dir = folder();
     let (authority, plain, other) = (
         blob(dir.path(), "ca.pub"),
@@ -96,7 +96,7 @@ fn serial_numbers_revoke_however_they_are_written() {
 }
 
 #[test]
-fn what_is_cut_is_an_error_and_nothing_panics() {
+fn a_truncated_list_is_an_error_without_a_panic() {
     let dir = folder();
     let (authority, plain) = (blob(dir.path(), "ca.pub"), blob(dir.path(), "host.pub"));
     let other = std::fs::read_to_string(dir.path().join("other.pub")).unwrap();
@@ -153,7 +153,7 @@ fn sections(krl: &[u8]) -> Vec<usize> {
 }
 
 #[test]
-fn numbers_that_cannot_be_are_errors() {
+fn impossible_serial_numbers_are_errors() {
     let shown = Presented {
         plain: b"key",
         certified: Some(CertifiedBy {
@@ -209,7 +209,7 @@ fn numbers_that_cannot_be_are_errors() {
 
 proptest! {
     #[test]
-    fn any_bytes_behind_a_head_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_bytes_after_a_valid_header_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let mut krl = b"SSHKRL\n\0\0\0\0\x01".to_vec();
         krl.extend([0; 32]);
         krl.extend(&bytes);
