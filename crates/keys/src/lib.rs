@@ -6,6 +6,7 @@
 mod der;
 mod error;
 mod hex;
+mod key_info;
 pub mod known_hosts;
 mod openssh;
 mod pem;
@@ -15,5 +16,6 @@ mod sign;
 pub mod wire;
 
 pub use error::DecryptError;
-pub use private_key::{KeyInfo, PrivateKey};
+pub use key_info::KeyInfo;
+pub use private_key::PrivateKey;
 pub use sign::sign;

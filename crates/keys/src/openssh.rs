@@ -9,7 +9,7 @@ use tunneld_proto::text;
 use zeroize::Zeroizing;
 
 use crate::error::{DecryptError, NO_DSA, corrupt};
-use crate::private_key::{KeyInfo, public_bytes};
+use crate::key_info::{KeyInfo, public_bytes};
 use crate::wire::{self, KeyKind, Reader, put_ecdsa, put_string};
 
 const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";

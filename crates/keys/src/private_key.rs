@@ -6,18 +6,11 @@ use ssh_key::encoding::Encode as _;
 use zeroize::Zeroizing;
 
 use crate::error::DecryptError;
+pub use crate::key_info::{KeyInfo, public_bytes};
 use crate::openssh;
 use crate::pem::Pem;
 use crate::putty::{self, Ppk};
 use crate::wire;
-
-/// What a key file contains, as far as it is readable without the passphrase.
-pub struct KeyInfo {
-    /// The public key as it goes on the wire; `None` if only decryption reveals it.
-    pub public: Option<Vec<u8>>,
-    /// The private key; `None` if it is encrypted.
-    pub key: Option<PrivateKey>,
-}
 
 /// Reads a key file without decrypting it.
 ///
@@ -72,11 +65,6 @@ pub fn decrypt(text: &str, passphrase: &str) -> Result<PrivateKey, DecryptError>
 /// Returns whether `public` belongs to a FIDO security key. Its file cannot sign: the token is needed, through an agent.
 pub fn is_security_key(public: &[u8]) -> bool {
     wire::name(public).is_some_and(|name| name.starts_with("sk-"))
-}
-
-/// Returns the public half in wire format. `None` if it cannot be encoded.
-pub fn public_bytes(key: &PrivateKey) -> Option<Vec<u8>> {
-    key.public_key().to_bytes().ok()
 }
 
 /// The private key as an agent receives it (draft-ietf-sshm-ssh-agent §3.2): type and numbers. `None` if it is

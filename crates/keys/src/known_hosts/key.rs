@@ -1,6 +1,7 @@
 //! Public keys in wire format (RFC 4253 §6.6, RFC 5656 §3.1, RFC 8709 §4): type, completeness, fingerprint.
 
 use base64ct::{Base64Unpadded, Encoding as _};
+use tunneld_ssh::wire::Reader;
 
 /// Returns the SHA-256 fingerprint of a key as ssh prints it: `SHA256:` and unpadded base64.
 pub fn fingerprint(blob: &[u8]) -> String {
@@ -70,7 +71,7 @@ fn is_point<'a>(body: &'a [u8], curve: &[u8], len: usize) -> Option<&'a [u8]> {
 
 /// Splits off the string at the start of `bytes` (RFC 4251 §5). `None` if it is truncated.
 fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (len, rest) = bytes.split_first_chunk::<4>()?;
-    let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;
-    rest.split_at_checked(len)
+    let mut reader = Reader::new(bytes);
+    let string = reader.string().ok()?;
+    Some((string, reader.rest()))
 }

@@ -3,6 +3,8 @@
 
 use aws_lc_rs::digest;
 
+use tunneld_ssh::wire::{Malformed, Reader};
+
 use super::presented::Presented;
 
 const MAGIC: &[u8] = b"SSHKRL\n\0";
@@ -24,6 +26,12 @@ pub(crate) enum BadKrl {
     Unknown(u8),
 }
 
+impl From<Malformed> for BadKrl {
+    fn from(Malformed: Malformed) -> Self {
+        Self::Damaged
+    }
+}
+
 /// Returns whether `file` starts with the magic bytes of a binary revocation list.
 pub(crate) fn is_krl(file: &[u8]) -> bool {
     file.starts_with(MAGIC)
@@ -34,7 +42,7 @@ pub(crate) fn is_krl(file: &[u8]) -> bool {
 /// # Errors
 /// The list is damaged or not understood: the caller must treat every key as revoked.
 pub(crate) fn revokes(krl: &[u8], presented: &Presented<'_>) -> Result<bool, BadKrl> {
-    let mut reader = Reader(krl.strip_prefix(MAGIC).ok_or(BadKrl::Damaged)?);
+    let mut reader = Reader::new(krl.strip_prefix(MAGIC).ok_or(BadKrl::Damaged)?);
     match reader.u32()? {
         VERSION => {}
         other => return Err(BadKrl::Version(other)),
@@ -50,11 +58,11 @@ pub(crate) fn revokes(krl: &[u8], presented: &Presented<'_>) -> Result<bool, Bad
     .collect();
     let mut found = false;
     while !reader.is_empty() {
-        let kind = reader.byte()?;
-        let mut section = Reader(reader.string()?);
+        let kind = reader.u8()?;
+        let mut section = Reader::new(reader.string()?);
         found |= match kind {
             1 => certificates(&mut section, presented)?,
-            2 => section.any(|listed| keys.contains(&listed))?,
+            2 => any_string(&mut section, |listed| keys.contains(&listed))?,
             3 => hashes(&mut section, &digest::SHA1_FOR_LEGACY_USE_ONLY, &keys)?,
             5 => hashes(&mut section, &digest::SHA256, &keys)?,
             255 => extension(&mut section, kind)?,
@@ -74,7 +82,7 @@ fn hashes(
         .map(|key| digest::digest(algorithm, key))
         .collect();
     let mut whole = true;
-    let found = section.any(|listed| {
+    let found = any_string(section, |listed| {
         whole &= listed.len() == algorithm.output_len();
         hashed.iter().any(|key| key.as_ref() == listed)
     })?;
@@ -91,8 +99,8 @@ fn certificates(section: &mut Reader<'_>, presented: &Presented<'_>) -> Result<b
     let serial = ours.map(|by| by.serial).filter(|serial| *serial != 0);
     let mut found = false;
     while !section.is_empty() {
-        let kind = section.byte()?;
-        let mut part = Reader(section.string()?);
+        let kind = section.u8()?;
+        let mut part = Reader::new(section.string()?);
         found |= match kind {
             0x20 => serials(&mut part, serial)?,
             0x21 => {
@@ -103,7 +111,9 @@ fn certificates(section: &mut Reader<'_>, presented: &Presented<'_>) -> Result<b
                 serial.is_some_and(|serial| (low..=high).contains(&serial))
             }
             0x22 => bitmap(&mut part, serial)?,
-            0x23 => part.any(|listed| ours.is_some_and(|by| by.key_id == listed))?,
+            0x23 => any_string(&mut part, |listed| {
+                ours.is_some_and(|by| by.key_id == listed)
+            })?,
             0x39 => extension(&mut part, kind)?,
             other => return Err(BadKrl::Unknown(other)),
         };
@@ -145,7 +155,7 @@ fn bitmap(part: &mut Reader<'_>, serial: Option<u64>) -> Result<bool, BadKrl> {
 
 /// Skips an extension that is not critical. A critical one is unknown here and makes the list unusable.
 fn extension(part: &mut Reader<'_>, kind: u8) -> Result<bool, BadKrl> {
-    let (_name, critical, _contents) = (part.string()?, part.byte()?, part.string()?);
+    let (_name, critical, _contents) = (part.string()?, part.u8()?, part.string()?);
     match critical {
         0 if part.is_empty() => Ok(false),
         0 => Err(BadKrl::Damaged),
@@ -153,47 +163,16 @@ fn extension(part: &mut Reader<'_>, kind: u8) -> Result<bool, BadKrl> {
     }
 }
 
-/// Reads RFC 4251 §5 types; the end of the bytes is [`BadKrl::Damaged`].
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
+/// Returns whether `matches` holds for one of the remaining strings. Reads all of them, to find damage.
+fn any_string<'a>(
+    section: &mut Reader<'a>,
+    mut matches: impl FnMut(&'a [u8]) -> bool,
+) -> Result<bool, BadKrl> {
+    let mut found = false;
+    while !section.is_empty() {
+        found |= matches(section.string()?);
     }
-
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], BadKrl> {
-        let (first, rest) = self.0.split_first_chunk().ok_or(BadKrl::Damaged)?;
-        self.0 = rest;
-        Ok(*first)
-    }
-
-    fn byte(&mut self) -> Result<u8, BadKrl> {
-        self.take::<1>().map(|[byte]| byte)
-    }
-
-    fn u32(&mut self) -> Result<u32, BadKrl> {
-        self.take().map(u32::from_be_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64, BadKrl> {
-        self.take().map(u64::from_be_bytes)
-    }
-
-    fn string(&mut self) -> Result<&'a [u8], BadKrl> {
-        let len = usize::try_from(self.u32()?).map_err(|_| BadKrl::Damaged)?;
-        let (string, rest) = self.0.split_at_checked(len).ok_or(BadKrl::Damaged)?;
-        self.0 = rest;
-        Ok(string)
-    }
-
-    /// Returns whether `matches` holds for one of the remaining strings. Reads all of them, to find damage.
-    fn any(&mut self, mut matches: impl FnMut(&'a [u8]) -> bool) -> Result<bool, BadKrl> {
-        let mut found = false;
-        while !self.is_empty() {
-            found |= matches(self.string()?);
-        }
-        Ok(found)
-    }
+    Ok(found)
 }
 
 #[cfg(test)]
