@@ -234,7 +234,8 @@ impl Dial<'_> {
     ) -> Result<(Authenticator, String), Failure> {
         self.enter(Phase::Kex);
         let on_host_key = || self.enter(Phase::HostKey);
-        let connected = handshake::connect(stream, self.route, verifier, on_host_key).await?;
+        let (connected, host_key) =
+            handshake::connect(stream, self.route, verifier, on_host_key).await?;
         for line in connected.info().pre_banner.lines() {
             tracing::info!(
                 tunnel = self.tunnel,
@@ -248,6 +249,7 @@ impl Dial<'_> {
             auth: &self.route.auth,
             prompter: &self.prompter,
             destination: &destination,
+            host_key: &host_key,
             tunnel: self.tunnel,
             unlocked_keys: &self.shared.unlocked_keys,
         };

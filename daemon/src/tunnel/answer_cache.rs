@@ -1,5 +1,6 @@
-//! Answers that led to a successful login a short time ago. Tunnels that wait for a login at the same host reuse them,
-//! so that the user is asked once. One-time codes are never cached.
+//! Answers that led to a successful login a short time ago. Tunnels that wait for a login at the same server reuse
+//! them, so that the user is asked once. The accepted host key is what makes it the same server: two tunnels may reach
+//! different servers by one address. One-time codes are never cached.
 
 use std::time::Duration;
 
@@ -63,6 +64,7 @@ mod tests {
     use tunneld_proto::status::PromptField;
 
     use super::*;
+    use crate::prompt::{AskingServer, ServerText};
 
     fn request(kind: PromptKind) -> PromptRequest {
         PromptRequest {
@@ -80,7 +82,26 @@ mod tests {
                 echo: false,
             }],
             fingerprint: None,
+            server: Some(AskingServer {
+                host_key: "SHA256:a".to_owned(),
+                banner: ServerText::default(),
+                instructions: ServerText::default(),
+            }),
         }
+    }
+
+    #[test]
+    fn an_answer_serves_only_the_host_key_that_it_was_typed_for() {
+        let now = Instant::now();
+        let mut cache = AnswerCache::default();
+        let first = request(PromptKind::Password);
+        let mut other = first.clone();
+        other.server.as_mut().unwrap().host_key = "SHA256:b".to_owned();
+        cache.insert(now, first.clone(), vec!["s3cret".to_owned().into()]);
+        assert!(cache.get(now, &other).is_none());
+        assert!(cache.get(now, &first).is_some());
+        assert!(first.waits_behind(&request(PromptKind::KeyboardInteractive)));
+        assert!(!other.waits_behind(&first));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 )]
 
 mod algorithms;
+mod answer_scope;
 mod auth;
 mod cli;
 mod config_input;

@@ -155,6 +155,7 @@ impl KeyFile {
                     echo: false,
                 }],
                 fingerprint: None,
+                server: None,
             };
             let answer = context.prompter.ask_one(request).await;
             let passphrase = answer.map_err(|_| SignError::PromptCancelled)?;

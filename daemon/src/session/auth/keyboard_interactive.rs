@@ -1,5 +1,5 @@
-//! The method `keyboard-interactive` (RFC 4256). InfoRequest that a command of the configuration answers go to the command,
-//! the others to the user.
+//! The method `keyboard-interactive` (RFC 4256). Prompts that a command of the configuration answers go to the command, the others
+//! to the user.
 
 use secrecy::SecretString;
 use tunneld_proto::status::{PromptField, PromptKind};
@@ -7,10 +7,10 @@ use tunneld_proto::text;
 use tunneld_ssh::auth::InfoRequest;
 
 use crate::failure::{Failure, FailureKind};
-use crate::prompt::PromptRequest;
+use crate::prompt::{AskingServer, PromptRequest};
 use crate::session::auth::login::{Challenge, Login, Reply};
 use crate::session::auth::method::{
-    AuthContext, Credential, MethodOutcome, disconnect_is_rejection, one_line, prompt_cancelled,
+    AuthContext, Credential, MethodOutcome, disconnect_is_rejection, prompt_cancelled,
 };
 use tunneld_platform::subprocess;
 
@@ -88,10 +88,8 @@ impl<'a> KeyboardInteractive<'a> {
 
     /// Runs the commands first, then asks the user for what is left, in one prompt.
     async fn answers(&mut self, banner: &str, prompts: InfoRequest) -> Result<Answers, Failure> {
-        let intro = one_line(&format!(
-            "{banner} {} {}",
-            prompts.name, prompts.instruction
-        ));
+        let instructions = format!("{}\n{}", prompts.name, prompts.instruction);
+        let server = self.context.asking_server(banner, &instructions);
         let mut by_command: Vec<Option<SecretString>> = Vec::new();
         let mut fields = Vec::new();
         for prompt in prompts.prompts {
@@ -112,7 +110,7 @@ impl<'a> KeyboardInteractive<'a> {
         }
         let mut by_user = match fields.is_empty() {
             true => Vec::new(),
-            false => self.ask(&intro, fields).await?,
+            false => self.ask(server, fields).await?,
         }
         .into_iter();
         // RFC 4256 §3.4: one answer per prompt, in the order of the prompts.
@@ -140,7 +138,7 @@ impl<'a> KeyboardInteractive<'a> {
 
     async fn ask(
         &mut self,
-        intro: &str,
+        server: AskingServer,
         fields: Vec<PromptField>,
     ) -> Result<Vec<SecretString>, Failure> {
         self.worth_another_attempt = true;
@@ -154,9 +152,10 @@ impl<'a> KeyboardInteractive<'a> {
             kind: PromptKind::KeyboardInteractive,
             host: destination.to_owned(),
             note: note.to_owned(),
-            text: format!("{intro}{destination} asks:"),
+            text: format!("{destination} asks:"),
             fields,
             fingerprint: None,
+            server: Some(server),
         };
         let answers = self.context.prompter.ask(request).await;
         answers.map_err(|_| prompt_cancelled(destination, "the login"))

@@ -22,7 +22,7 @@ pub(crate) enum Reply {
         /// Whether this method succeeded and another is required besides.
         partial: bool,
     },
-    /// The password is right but has expired. Holds the server's text, escaped.
+    /// The password is right but has expired. Holds the server's text, which is not escaped.
     ChangePassword(String),
 }
 
@@ -175,7 +175,7 @@ fn reply(result: AuthResult) -> Result<Reply, Failure> {
             partial,
         }),
         AuthResult::PasswordChangeRequest(message) => {
-            Ok(Reply::ChangePassword(text::escape(&message)))
+            Ok(Reply::ChangePassword(message))
         }
         _ => Err(Failure::new(
             FailureKind::Protocol,

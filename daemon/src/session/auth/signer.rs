@@ -85,6 +85,7 @@ impl<'a> IdentitySigner<'a> {
                 echo: true,
             }],
             fingerprint: None,
+            server: None,
         };
         let answer = self.context.prompter.ask_one(request).await;
         answer.is_ok_and(|answer| answer.expose_secret().trim().eq_ignore_ascii_case("yes"))
