@@ -101,7 +101,7 @@ impl PromptRequest {
         if let Some(server) = &self.server {
             for quoted in [&server.banner, &server.instructions] {
                 for line in quoted.lines() {
-                    text.push_str("\n> ");
+                    text.push_str(if line.is_empty() { "\n>" } else { "\n> " });
                     text.push_str(line);
                 }
             }
@@ -117,20 +117,36 @@ impl PromptRequest {
             | PromptKind::NewPassword
             | PromptKind::HostKey => true,
             // PAM asks for ordinary passwords by keyboard-interactive, too (RFC 4256).
-            PromptKind::KeyboardInteractive => self.fields.iter().all(asks_for_password),
+            PromptKind::KeyboardInteractive => {
+                // Without the user's and the host's name, which may contain any word.
+                let prefix = server_label_prefix(&self.host);
+                self.fields.iter().all(|field| {
+                    let label = field.label.strip_prefix(&prefix).unwrap_or(&field.label);
+                    !field.echo && asks_for_current_password(label)
+                })
+            }
             _ => false,
         }
     }
 }
 
-/// Whether the field asks for a plain password. The server chooses the label freely, so this is a guess; a label that
-/// may mean a one-time code or a new password does not count.
-fn asks_for_password(field: &PromptField) -> bool {
-    let label = field.label.to_lowercase();
-    let one_time = [
-        "one-time", "one time", "otp", "code", "token", "new ", "again",
+/// What the labels of a server's prompts begin with, as in ssh, so that none looks like tunneld's own.
+pub fn server_label_prefix(host: &str) -> String {
+    format!("({host}) ")
+}
+
+/// Whether the label asks for the user's present password. The server chooses the label freely, so this is a guess; a
+/// label that may mean a one-time code or a new password does not count.
+pub fn asks_for_current_password(label: &str) -> bool {
+    let label = label.to_lowercase();
+    let other = [
+        "one-time", "one time", "otp", "code", "token", "again", "retype", "re-enter", "reenter",
+        "re-type", "repeat", "confirm", "verify",
     ];
-    !field.echo && label.contains("password") && !one_time.iter().any(|word| label.contains(word))
+    let is_new = label
+        .split(|c: char| !c.is_alphanumeric())
+        .any(|word| word == "new");
+    label.contains("password") && !is_new && !other.iter().any(|word| label.contains(word))
 }
 
 /// A prompt that the session sent and that is not answered yet. Dropping `answer` cancels it.
@@ -190,7 +206,7 @@ mod tests {
             };
             let request = PromptRequest {
                 kind: PromptKind::KeyboardInteractive,
-                host: "h".into(),
+                host: "new-code@h".into(),
                 note: String::new(),
                 text: String::new(),
                 fields: labels.iter().map(field).collect(),
@@ -199,7 +215,13 @@ mod tests {
             };
             request.is_reusable()
         };
-        for label in ["Password: ", "(ada@login) Password:", "ada's password: "] {
+        for label in [
+            "Password: ",
+            "(ada@login) Password:",
+            "ada's password: ",
+            "(current) UNIX password: ",
+            "(new-code@h) Password: ",
+        ] {
             assert!(is_reusable(&[label]), "{label}");
         }
         for label in [
@@ -207,6 +229,8 @@ mod tests {
             "One-time password (OATH) for `ada': ",
             "Password + OTP: ",
             "New password: ",
+            "New-password: ",
+            "Retype password: ",
             "PASSCODE: ",
             "",
         ] {

@@ -79,7 +79,7 @@ impl<'a> IdentitySigner<'a> {
             kind: PromptKind::KeyboardInteractive,
             host: self.context.destination.to_owned(),
             note: String::new(),
-            text: format!("Add the key {path} to the agent?"),
+            text: format!("Add the key {path} to the agent of this machine?"),
             fields: vec![PromptField {
                 label: "yes/no: ".into(),
                 echo: true,
