@@ -11,7 +11,7 @@ use tunneld_proto::status::PromptKind;
 use crate::prompt::PromptRequest;
 
 /// How long an answer stays in the cache: enough for the tunnels that waited for the one that asked.
-const MAX_AGE: Duration = Duration::from_secs(30);
+pub const MAX_AGE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 struct CachedAnswer {
@@ -49,6 +49,11 @@ impl AnswerCache {
             .iter()
             .find(|cached| cached.request.same_question(request))
             .map(|cached| cached.answers.clone())
+    }
+
+    /// Whether there is no answer, expired or not.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Drops expired answers, which wipes them from memory.

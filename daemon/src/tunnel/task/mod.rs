@@ -30,7 +30,7 @@ use self::open_prompt::Answered;
 pub use self::prompts::prompt_not_found;
 use super::answer_cache::AnswerCache;
 use super::connect_limiter::ConnectLimiter;
-use super::machine::{Action, Event, Machine};
+use super::machine::{Action, Event, Machine, State};
 use super::refresh::RefreshHandle;
 use super::registry::{Lease, StatusRegistry};
 use crate::backoff::Backoff;
@@ -216,6 +216,13 @@ impl Task {
         }
         self.activity
             .follow(self.machine.state(), &self.config.route);
+        if matches!(
+            self.machine.state(),
+            State::Stopped | State::Closing { .. } | State::Failed { .. }
+        ) {
+            // No dial follows by itself, so the secret has no use any more.
+            self.kept_answer = None;
+        }
         // Not for each new phase or prompt within a state.
         if std::mem::discriminant(self.machine.state()) != before {
             self.history.since = Timestamp::now();

@@ -3,11 +3,12 @@
 //! A dial waits for its prompt. A background prompt (a host key update) changes nothing about the tunnel's state: the
 //! session works whether it is answered or not.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 use secrecy::SecretString;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::info;
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::status::{Prompt, PromptKind};
@@ -17,6 +18,7 @@ use super::activity::{Activity, AwaitedPrompt};
 use super::open_prompt::{Answered, OpenPrompt, SessionPrompt, SharedPrompt};
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{PendingPrompt, PromptRequest};
+use crate::tunnel::answer_cache::MAX_AGE;
 use crate::tunnel::machine::Event;
 
 /// Whether the dial or session continues without the answer.
@@ -216,6 +218,14 @@ impl Task {
         cache.remove_expired(now);
         for (request, answers) in answers {
             cache.insert(now, request, answers);
+        }
+        if !cache.is_empty() {
+            let cache = Arc::clone(&self.context.answers);
+            // Not part of `work`, which ends with the tunnel: the secrets must not stay in memory until the next login.
+            tokio::spawn(async move {
+                sleep(MAX_AGE).await;
+                cache.lock().remove_expired(Instant::now());
+            });
         }
     }
 

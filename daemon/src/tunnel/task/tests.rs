@@ -5,8 +5,8 @@ use tokio::sync::oneshot;
 use tunneld_proto::status::{PromptField, PromptKind};
 
 use super::*;
+use crate::tunnel::answer_cache::MAX_AGE;
 use crate::prompt::{AskingServer, PendingPrompt, PromptRequest, ServerText};
-use crate::tunnel::machine::State;
 use tunneld_config::{Env, Loader, ad_hoc};
 
 struct Bench {
@@ -132,6 +132,32 @@ async fn a_kept_answer_serves_no_server_with_another_host_key() {
     bench.task.apply(Event::WantUp);
     assert!(bench.ask_for("SHA256:b").try_recv().is_err());
     assert_eq!(bench.open_prompts(), 1, "the user is asked");
+}
+
+#[tokio::test]
+async fn a_kept_answer_is_forgotten_when_the_tunnel_goes_down() {
+    let mut bench = Bench::dialling().await;
+    drop(bench.ask());
+    bench.answer(Some("s3cret"));
+    bench.lose_connection();
+    assert!(bench.task.kept_answer.is_some());
+    bench.task.apply(Event::WantDown);
+    assert!(bench.task.kept_answer.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn cached_answers_are_wiped_when_they_expire() {
+    let mut bench = Bench::dialling().await;
+    let _answered = bench.ask();
+    bench.answer(Some("s3cret"));
+    let Activity::Dialing(dial) = &mut bench.task.activity else {
+        panic!("no dial");
+    };
+    let answers = std::mem::take(&mut dial.answers);
+    bench.task.cache_answers(answers);
+    assert!(!bench.task.context.answers.lock().is_empty());
+    tokio::time::sleep(MAX_AGE * 2).await;
+    assert!(bench.task.context.answers.lock().is_empty());
 }
 
 #[tokio::test]
