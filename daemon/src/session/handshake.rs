@@ -31,9 +31,9 @@ pub(super) async fn connect(
             .liveness
             .interval
             .map(|interval| (interval, route.liveness.count_max)),
-        // The deadline of the whole dial must expire first: it pauses while a person is asked, these limits do not.
+        // The deadlines of the dial must expire first: they pause while a person is asked, these limits do not.
         handshake_timeout: route.connect_timeout.saturating_mul(2),
-        auth_timeout: route.connect_timeout.saturating_mul(2),
+        auth_timeout: route.login_timeout.saturating_mul(2),
         ..client::Options::default()
     };
     // The library only learns yes or no; the reason is kept here.

@@ -54,7 +54,10 @@ async fn a_pending_answer_serves_no_second_server_with_the_same_address() -> Res
         for name in ["one", "two"] {
             let tunnel = watch.until(name, LONG, asks_or_is_up).await?;
             let prompt = tunnel.prompt.expect("a prompt");
-            assert_eq!(prompt.tunnel, name, "it waits for the other server's answer");
+            assert_eq!(
+                prompt.tunnel, name,
+                "it waits for the other server's answer"
+            );
         }
         for (name, secret) in [("one", "pw one"), ("two", "pw two")] {
             let prompt = watch.until(name, LONG, asks_or_is_up).await?.prompt;

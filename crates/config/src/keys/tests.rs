@@ -27,6 +27,7 @@ const SAMPLES: &[(&str, &str, &str, &str)] = &[
     ("bind_address", r#""192.0.2.1""#, r#""192.0.2.2""#, ""),
     ("bind_interface", r#""lo""#, r#""eth0""#, ""),
     ("connect_timeout", "5", "6", ""),
+    ("login_timeout", "5", "6", ""),
     ("proxy_jump", r#""a""#, r#""b""#, ""),
     ("proxy_command", r#""nc %h %p""#, r#""none""#, ""),
     ("identity_file", r#""/a""#, r#""/b""#, ""),

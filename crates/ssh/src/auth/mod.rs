@@ -160,9 +160,7 @@ impl UserAuth {
 
     /// Makes a keyboard-interactive request; `submethods` may be empty.
     pub fn keyboard_interactive(&mut self, submethods: &str) -> SecretMessage {
-        self.pending = PendingRequest::KeyboardInteractive {
-            received: 0,
-        };
+        self.pending = PendingRequest::KeyboardInteractive { received: 0 };
         message::keyboard_interactive(&self.user, submethods)
     }
 

@@ -99,8 +99,7 @@ fn prompts_and_their_rounds_are_bounded_by_bytes() {
         let mut auth = service_accepted();
         auth.keyboard_interactive("");
         for _ in 0..1000 {
-            let Some(AuthResult::InfoRequest(request)) =
-                auth.handle(&info_request(count)).unwrap()
+            let Some(AuthResult::InfoRequest(request)) = auth.handle(&info_request(count)).unwrap()
             else {
                 panic!("no prompts");
             };

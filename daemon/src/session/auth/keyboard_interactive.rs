@@ -7,9 +7,7 @@ use tunneld_proto::text;
 use tunneld_ssh::auth::InfoRequest;
 
 use crate::failure::Failure;
-use crate::prompt::{
-    AskingServer, PromptRequest, asks_for_current_password, server_label_prefix,
-};
+use crate::prompt::{AskingServer, PromptRequest, asks_for_current_password, server_label_prefix};
 use crate::session::auth::login::{Challenge, Login, Reply};
 use crate::session::auth::method::{
     AuthContext, Credential, MethodOutcome, disconnect_is_rejection, prompt_cancelled,

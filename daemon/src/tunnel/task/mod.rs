@@ -115,6 +115,8 @@ enum WorkResult {
         epoch: u64,
     },
     ProbeSucceeded,
+    /// Answers that this tunnel has cached are too old now.
+    AnswersExpired,
     /// `None` if the configuration is not resolved differently or cannot be resolved now.
     Refreshed(Option<Box<Tunnel>>),
 }
@@ -264,6 +266,9 @@ impl Task {
             Ok(WorkResult::Closed { epoch }) => self.apply(Event::Closed { epoch }),
             // Publishes the round-trip time that the probe measured.
             Ok(WorkResult::ProbeSucceeded) => self.publish(),
+            Ok(WorkResult::AnswersExpired) => {
+                self.context.answers.lock().remove_expired(Instant::now());
+            }
             Ok(WorkResult::Refreshed(current)) => {
                 if let Some(current) = current {
                     self.take_refreshed(*current).await;

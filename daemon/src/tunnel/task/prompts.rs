@@ -3,7 +3,6 @@
 //! A dial waits for its prompt. A background prompt (a host key update) changes nothing about the tunnel's state: the
 //! session works whether it is answered or not.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
@@ -13,9 +12,9 @@ use tracing::info;
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::status::{Prompt, PromptKind};
 
-use super::Task;
 use super::activity::{Activity, AwaitedPrompt};
 use super::open_prompt::{Answered, OpenPrompt, SessionPrompt, SharedPrompt};
+use super::{Task, WorkResult};
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{PendingPrompt, PromptRequest};
 use crate::tunnel::answer_cache::MAX_AGE;
@@ -220,11 +219,10 @@ impl Task {
             cache.insert(now, request, answers);
         }
         if !cache.is_empty() {
-            let cache = Arc::clone(&self.context.answers);
-            // Not part of `work`, which ends with the tunnel: the secrets must not stay in memory until the next login.
-            tokio::spawn(async move {
+            // Otherwise the secrets would stay in memory until the next login.
+            self.work.spawn(async {
                 sleep(MAX_AGE).await;
-                cache.lock().remove_expired(Instant::now());
+                WorkResult::AnswersExpired
             });
         }
     }

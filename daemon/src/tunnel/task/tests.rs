@@ -5,7 +5,6 @@ use tokio::sync::oneshot;
 use tunneld_proto::status::{PromptField, PromptKind};
 
 use super::*;
-use crate::tunnel::answer_cache::MAX_AGE;
 use crate::prompt::{AskingServer, PendingPrompt, PromptRequest, ServerText};
 use tunneld_config::{Env, Loader, ad_hoc};
 
@@ -156,7 +155,14 @@ async fn cached_answers_are_wiped_when_they_expire() {
     let answers = std::mem::take(&mut dial.answers);
     bench.task.cache_answers(answers);
     assert!(!bench.task.context.answers.lock().is_empty());
-    tokio::time::sleep(MAX_AGE * 2).await;
+    while !matches!(
+        bench.task.work.join_next().await,
+        Some(Ok(WorkResult::AnswersExpired))
+    ) {}
+    bench
+        .task
+        .on_work_done(Ok(WorkResult::AnswersExpired))
+        .await;
     assert!(bench.task.context.answers.lock().is_empty());
 }
 
