@@ -208,6 +208,23 @@ async fn a_policy_of_a_jump_host_needs_no_new_session() {
 }
 
 #[tokio::test]
+async fn a_jump_host_gets_no_configured_password_or_answer() {
+    let text = "[defaults]\npassword_command = [\"pass\"]\nanswers = [{ prompt = \"x\", command = [\"y\"] }]\n\
+                passphrase_command = [\"phrase\"]\n[tunnel.t]\nproxy_jump = \"hop\"\n";
+    let loaded = load(text).await;
+    let route = &loaded.tunnels[0].route;
+    assert_eq!(route.auth.password_command, ["pass"]);
+    assert_eq!(route.auth.answers.len(), 1);
+    let crate::model::Via::Jump(hops) = &route.via else {
+        panic!("no jump host: {route:?}");
+    };
+    assert!(hops[0].auth.password_command.is_empty());
+    assert!(hops[0].auth.answers.is_empty());
+    // A passphrase opens a file of this machine, and no server receives it.
+    assert_eq!(hops[0].auth.passphrase_command, ["phrase"]);
+}
+
+#[tokio::test]
 async fn daemon_keys_change_the_daemon() {
     for (name, one, other, _) in SAMPLES {
         if daemon_keys().any(|key| key.name == *name) {
