@@ -28,6 +28,9 @@ pub enum AuthFactor {
     PublicKey,
     /// This password.
     Password(&'static str),
+    /// This password, and the server is silent for this long before it replies: a slow directory, or a second factor
+    /// that waits for a phone.
+    SlowPassword(&'static str, Duration),
     /// No password is right: the server disconnects when it gets one.
     DisconnectOnPassword,
     /// Keyboard-interactive with these rounds, one after another.
@@ -186,7 +189,9 @@ fn method(factor: &AuthFactor) -> MethodKind {
     match factor {
         AuthFactor::None => MethodKind::None,
         AuthFactor::PublicKey => MethodKind::PublicKey,
-        AuthFactor::Password(_) | AuthFactor::DisconnectOnPassword => MethodKind::Password,
+        AuthFactor::Password(_)
+        | AuthFactor::SlowPassword(..)
+        | AuthFactor::DisconnectOnPassword => MethodKind::Password,
         AuthFactor::KeyboardInteractive(_) => MethodKind::KeyboardInteractive,
     }
 }
@@ -260,8 +265,14 @@ impl Handler for LoginHandler {
     }
 
     async fn auth_password(&mut self, _user: &str, password: &str) -> Result<Auth, Self::Error> {
-        let right = matches!(self.factor(), Some(AuthFactor::Password(p)) if *p == password);
+        let right = matches!(
+            self.factor(),
+            Some(AuthFactor::Password(p) | AuthFactor::SlowPassword(p, _)) if *p == password
+        );
         self.record("password", right);
+        if let Some(AuthFactor::SlowPassword(_, silence)) = self.factor() {
+            tokio::time::sleep(*silence).await;
+        }
         if matches!(self.factor(), Some(AuthFactor::DisconnectOnPassword)) {
             return Err(russh::Error::Disconnect);
         }

@@ -50,6 +50,7 @@ fn same_session(old: &Route, new: &Route) -> bool {
         bind_address,
         bind_interface,
         connect_timeout: _,
+        login_timeout: _,
         via,
         auth,
         host_keys,

@@ -107,7 +107,9 @@ sections! {
         bind_interface BindInterface Session "name" | "none"
             "The network interface to dial from.";
         connect_timeout ConnectTimeout DialPolicy "1s to 1d" | "20s"
-            "Limit for DNS, TCP, key exchange and login together; time spent waiting for a person does not count.";
+            "Limit for DNS, TCP and key exchange together; time spent waiting for a person does not count.";
+        login_timeout _ DialPolicy "1s to 1d" | "120s"
+            "Limit for the login, such as until a phone is tapped; time spent waiting for a person here does not count.";
     }
     reach {
         proxy_jump ProxyJump Session "list of `[user@]host[:port]`, `\"tunnel:NAME\"`, or `\"none\"`" | "ssh_config's"

@@ -68,6 +68,7 @@ layer! {
     bind_address: String,
     bind_interface: String,
     connect_timeout: Duration,
+    login_timeout: Duration,
     proxy_jump: Jump,
     // The inner `None` is the word "none": no command, not even ssh_config's.
     proxy_command: Option<String>,

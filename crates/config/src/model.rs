@@ -62,8 +62,11 @@ pub struct Route {
     pub bind_address: Option<String>,
     /// The interface whose address to dial from (BindInterface); `None` for the kernel's choice.
     pub bind_interface: Option<String>,
-    /// Limit for DNS, TCP, key exchange and login together, without the time spent waiting for a person.
+    /// Limit for DNS, TCP and key exchange together, without the time spent waiting for a person.
     pub connect_timeout: Duration,
+    /// Limit for the login, without the time spent waiting for a person at this machine. The time in which the server
+    /// waits for a phone counts.
+    pub login_timeout: Duration,
     /// What carries the connection to the SSH port.
     pub via: Via,
     /// The identities and methods to log in with.

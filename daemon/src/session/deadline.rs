@@ -1,4 +1,4 @@
-//! The time limit of a dial, which pauses while a person is asked, and the prompter that pauses it.
+//! The time limits of a dial, which pause while a person is asked, and the prompter that pauses them.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,9 +14,11 @@ use crate::prompt::{PromptCancelled, PromptRequest, PromptSender};
 /// Longest limit that is counted; a deadline centuries ahead would overflow the clock.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
-/// The deadline that `connect_timeout` sets. Clones share it.
+/// The deadline that `connect_timeout` or `login_timeout` sets. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct PausableDeadline {
+    /// The configuration key that sets the limit.
+    key: &'static str,
     limit: Duration,
     clock: Arc<watch::Sender<Clock>>,
 }
@@ -29,10 +31,11 @@ struct Clock {
 }
 
 impl PausableDeadline {
-    /// Starts the clock; `limit` is at most one day.
-    pub(super) fn new(limit: Duration) -> Self {
+    /// Starts the clock; `limit`, which the configuration key `key` sets, is at most one day.
+    pub(super) fn new(key: &'static str, limit: Duration) -> Self {
         let deadline = Instant::now() + limit.min(LONGEST);
         Self {
+            key,
             limit,
             clock: Arc::new(watch::Sender::new(Clock {
                 deadline,
@@ -76,7 +79,10 @@ impl PausableDeadline {
             FailureKind::Timeout,
             format!("{doing} took longer than {:?}", self.limit),
         )
-        .hint("if the network or the host is slow, raise connect_timeout")
+        .hint(format!(
+            "if the network or the host is slow, raise {}",
+            self.key
+        ))
     }
 
     /// Stops the clock until the returned guard is dropped. Pauses may overlap.
@@ -163,7 +169,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pause_moves_the_deadline() {
-        let deadline = PausableDeadline::new(Duration::from_secs(10));
+        let deadline = PausableDeadline::new("connect_timeout", Duration::from_secs(10));
         let start = Instant::now();
         let pausing = deadline.clone();
         let work = async move {

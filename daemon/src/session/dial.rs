@@ -21,6 +21,7 @@ use crate::session::context::{DialContext, DialState};
 use crate::session::deadline::{PausableDeadline, Prompter};
 use crate::session::handshake;
 use crate::session::host_key::HostKeyVerifier;
+use crate::session::host_key::update::HostKeyUpdater;
 use crate::session::session::{Established, OpenError, Session, SessionOrigin};
 use crate::session::transport::proxy_command::{ProxyCommand, StderrTail};
 use crate::session::transport::tcp;
@@ -43,6 +44,20 @@ struct Transport {
     /// The session whose channel it is. `None` for TCP and a ProxyCommand.
     carrier: Option<Carrier>,
     /// The ProxyCommand's stderr. `None` for every other transport.
+    stderr: Option<StderrTail>,
+}
+
+/// A connection to a server whose host key is accepted, before the login.
+struct Connection {
+    connected: Authenticator,
+    /// The SHA256 fingerprint of the accepted host key.
+    host_key: String,
+    updater: HostKeyUpdater,
+    /// As in [`Transport`].
+    local_addr: Option<SocketAddr>,
+    /// As in [`Transport`].
+    carrier: Option<Carrier>,
+    /// As in [`Transport`].
     stderr: Option<StderrTail>,
 }
 
@@ -81,7 +96,7 @@ fn dial_over<'a>(
             Some(carrier) => Some(carrier),
             None => carrier_of(route, context).await?,
         };
-        let deadline = PausableDeadline::new(route.connect_timeout);
+        let deadline = PausableDeadline::new("connect_timeout", route.connect_timeout);
         let mut dial = Dial {
             route,
             host: route.host.clone(),
@@ -97,14 +112,19 @@ fn dial_over<'a>(
             dial.host = deadline.run("host_command", host).await?;
         }
         let doing = format!("connecting to {}", dial.destination());
-        let result = deadline.run(&doing, dial.connect(carrier)).await;
-        result.map_err(|failure| match failure.kind {
+        let connection = deadline.run(&doing, dial.connect(carrier)).await;
+        let connection = connection.map_err(|failure| match failure.kind {
             FailureKind::Timeout => Failure {
                 message: format!("{} (at {})", failure.message, dial.phase().as_str()),
                 ..failure
             },
             _ => failure,
-        })
+        })?;
+        // The login has its own limit, as ssh's ConnectTimeout ends with the key exchange: a second factor may wait for
+        // a phone, and a server that looks users up slowly is silent for long.
+        let deadline = PausableDeadline::new("login_timeout", route.login_timeout);
+        dial.prompter = Prompter::new(context.prompts.clone(), deadline.clone());
+        dial.establish(connection, &deadline).await
     })
 }
 
@@ -200,7 +220,8 @@ impl Dial<'_> {
         text::escape(&format!("{}@{host}:{port}", self.route.user))
     }
 
-    async fn connect(&self, carrier: Option<Carrier>) -> Result<Established, Failure> {
+    /// Reaches the host, exchanges keys and verifies the host key.
+    async fn connect(&self, carrier: Option<Carrier>) -> Result<Connection, Failure> {
         let transport = self.open_transport(carrier).await?;
         let verifier = HostKeyVerifier::new(
             self.route,
@@ -211,30 +232,52 @@ impl Dial<'_> {
         )
         .await?;
         let updater = verifier.updater();
-        let (connected, auth) = match self.log_in(transport.stream, verifier).await {
-            Ok(logged_in) => logged_in,
+        let (connected, host_key) = match self.exchange_keys(transport.stream, verifier).await {
+            Ok(connected) => connected,
             // A ProxyCommand that fails says why on stderr; the SSH library only sees the end of the stream.
             Err(failure) => return Err(with_stderr(failure, transport.stderr).await),
+        };
+        Ok(Connection {
+            connected,
+            host_key,
+            updater,
+            local_addr: transport.local_addr,
+            carrier: transport.carrier,
+            stderr: transport.stderr,
+        })
+    }
+
+    /// Logs in and starts the session.
+    async fn establish(
+        &self,
+        connection: Connection,
+        deadline: &PausableDeadline,
+    ) -> Result<Established, Failure> {
+        let login = self.log_in(connection.connected, &connection.host_key, deadline);
+        let (connected, auth) = match login.await {
+            Ok(logged_in) => logged_in,
+            Err(failure) => return Err(with_stderr(failure, connection.stderr).await),
         };
         let origin = SessionOrigin {
             host: self.host.clone(),
             auth,
-            local_addr: transport.local_addr,
-            carrier: transport.carrier,
-            over_proxy_command: transport.stderr.is_some(),
+            local_addr: connection.local_addr,
+            carrier: connection.carrier,
+            over_proxy_command: connection.stderr.is_some(),
         };
-        Session::start(connected, updater, origin)
+        Session::start(connected, connection.updater, origin)
     }
 
-    /// Exchanges keys and logs in. Returns the connection and how the login succeeded, for `status`.
-    async fn log_in(
+    /// Exchanges keys. Returns the connection and the fingerprint of the accepted host key.
+    async fn exchange_keys(
         &self,
         stream: Stream,
         verifier: HostKeyVerifier,
     ) -> Result<(Authenticator, String), Failure> {
         self.enter(Phase::Kex);
         let on_host_key = || self.enter(Phase::HostKey);
-        let connected = handshake::connect(stream, self.route, verifier, on_host_key).await?;
+        let (connected, host_key) =
+            handshake::connect(stream, self.route, verifier, on_host_key).await?;
         for line in connected.info().pre_banner.lines() {
             tracing::info!(
                 tunnel = self.tunnel,
@@ -242,18 +285,47 @@ impl Dial<'_> {
                 text::escape(line)
             );
         }
+        Ok((connected, host_key))
+    }
+
+    /// Logs in before the deadline. Returns the connection and how the login succeeded, for `status`.
+    async fn log_in(
+        &self,
+        connected: Authenticator,
+        host_key: &str,
+        deadline: &PausableDeadline,
+    ) -> Result<(Authenticator, String), Failure> {
         self.enter(Phase::Auth);
         let destination = self.destination();
         let context = AuthContext {
             auth: &self.route.auth,
             prompter: &self.prompter,
             destination: &destination,
+            host_key,
             tunnel: self.tunnel,
             unlocked_keys: &self.shared.unlocked_keys,
         };
         let mut login = Login::new(connected);
-        let how = auth::log_in(&mut login, &context).await?;
-        Ok((login.into_connected(), how))
+        let doing = format!("logging in to {destination}");
+        let result = deadline
+            .run(&doing, auth::log_in(&mut login, &context))
+            .await;
+        match result {
+            Ok(how) => Ok((login.into_connected(), how)),
+            // The server may count what it has received as a failed login, and each further one may send another request
+            // to a phone: retried slowly.
+            Err(failure) if failure.kind == FailureKind::Timeout && login.sent_credential() => {
+                Err(Failure {
+                    kind: FailureKind::AuthRefused,
+                    hint: Some(
+                        "confirm the login at the second factor in time, or raise login_timeout"
+                            .to_owned(),
+                    ),
+                    ..failure
+                })
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn open_transport(&self, carrier: Option<Carrier>) -> Result<Transport, Failure> {

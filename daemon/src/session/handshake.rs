@@ -9,11 +9,13 @@ use tunneld_ssh::client;
 use tunneld_ssh::transport::HostKeyOffer;
 
 use crate::failure::{Failure, FailureKind};
-use crate::session::host_key::HostKeyVerifier;
+use crate::session::host_key::{HostKeyVerifier, plain_key};
 use crate::session::ssh_error::failure_of;
 use tunneld_config::model::{Crypto, Route};
+use tunneld_keys::known_hosts;
 
 /// Exchanges keys over `stream` and verifies the host key. Calls `on_host_key` when the server has shown its key.
+/// Returns the connection and the SHA256 fingerprint of the accepted key; of a certificate, that of the key in it.
 ///
 /// # Errors
 /// The verifier's failure, or what the key exchange failed with.
@@ -22,22 +24,24 @@ pub(super) async fn connect(
     route: &Route,
     verifier: HostKeyVerifier,
     on_host_key: impl FnOnce(),
-) -> Result<client::Authenticator, Failure> {
+) -> Result<(client::Authenticator, String), Failure> {
     let config = config(&route.crypto, &verifier.algorithms())?;
     let options = client::Options {
         keepalive: route
             .liveness
             .interval
             .map(|interval| (interval, route.liveness.count_max)),
-        // The deadline of the whole dial must expire first: it pauses while a person is asked, these limits do not.
+        // The deadlines of the dial must expire first: they pause while a person is asked, these limits do not.
         handshake_timeout: route.connect_timeout.saturating_mul(2),
-        auth_timeout: route.connect_timeout.saturating_mul(2),
+        auth_timeout: route.login_timeout.saturating_mul(2),
         ..client::Options::default()
     };
     // The library only learns yes or no; the reason is kept here.
     let mut rejection = None;
+    let mut fingerprint = String::new();
     let verify = async |offer: HostKeyOffer| {
         on_host_key();
+        fingerprint = known_hosts::fingerprint(&plain_key(&offer));
         match verifier.verify(&offer).await {
             Ok(()) => true,
             Err(failure) => {
@@ -49,7 +53,7 @@ pub(super) async fn connect(
     let result = client::handshake(stream, Arc::new(config), options, &route.user, verify).await;
     match (result, rejection) {
         (_, Some(failure)) => Err(failure),
-        (Ok(connected), None) => Ok(connected),
+        (Ok(connected), None) => Ok((connected, fingerprint)),
         (Err(error), None) => Err(failure_of(&error)),
     }
 }

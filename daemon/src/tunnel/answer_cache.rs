@@ -1,5 +1,6 @@
-//! Answers that led to a successful login a short time ago. Tunnels that wait for a login at the same host reuse them,
-//! so that the user is asked once. One-time codes are never cached.
+//! Answers that led to a successful login a short time ago. Tunnels that wait for a login at the same server reuse
+//! them, so that the user is asked once. The accepted host key is what makes it the same server: two tunnels may reach
+//! different servers by one address. One-time codes are never cached.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tunneld_proto::status::PromptKind;
 use crate::prompt::PromptRequest;
 
 /// How long an answer stays in the cache: enough for the tunnels that waited for the one that asked.
-const MAX_AGE: Duration = Duration::from_secs(30);
+pub const MAX_AGE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 struct CachedAnswer {
@@ -50,6 +51,11 @@ impl AnswerCache {
             .map(|cached| cached.answers.clone())
     }
 
+    /// Whether there is no answer, expired or not.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Drops expired answers, which wipes them from memory.
     pub fn remove_expired(&mut self, now: Instant) {
         self.0
@@ -63,6 +69,7 @@ mod tests {
     use tunneld_proto::status::PromptField;
 
     use super::*;
+    use crate::prompt::{AskingServer, ServerText};
 
     fn request(kind: PromptKind) -> PromptRequest {
         PromptRequest {
@@ -80,7 +87,26 @@ mod tests {
                 echo: false,
             }],
             fingerprint: None,
+            server: Some(AskingServer {
+                host_key: "SHA256:a".to_owned(),
+                banner: ServerText::default(),
+                instructions: ServerText::default(),
+            }),
         }
+    }
+
+    #[test]
+    fn an_answer_serves_only_the_host_key_that_it_was_typed_for() {
+        let now = Instant::now();
+        let mut cache = AnswerCache::default();
+        let first = request(PromptKind::Password);
+        let mut other = first.clone();
+        other.server.as_mut().unwrap().host_key = "SHA256:b".to_owned();
+        cache.insert(now, first.clone(), vec!["s3cret".to_owned().into()]);
+        assert!(cache.get(now, &other).is_none());
+        assert!(cache.get(now, &first).is_some());
+        assert!(first.waits_behind(&request(PromptKind::KeyboardInteractive)));
+        assert!(!other.waits_behind(&first));
     }
 
     #[test]

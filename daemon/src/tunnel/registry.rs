@@ -13,9 +13,10 @@ use parking_lot::Mutex;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tunneld_proto::message::{Event, EventBody, ReloadReport, Snapshot};
-use tunneld_proto::status::{Prompt, PromptKind, TunnelStatus};
+use tunneld_proto::status::{Prompt, TunnelStatus};
 
 use crate::forward::ForwardMonitor;
+use crate::prompt::PromptRequest;
 use crate::session::Session;
 use crate::tunnel::interactive_clients::{ClientGuard, InteractiveClients};
 use crate::tunnel::status::{self, TunnelSnapshot};
@@ -74,7 +75,13 @@ struct Inner {
     /// Tunnel name to what its task published.
     registrations: BTreeMap<String, Registration>,
     /// By prompt id, so that the oldest is first.
-    prompts: BTreeMap<u64, Prompt>,
+    prompts: BTreeMap<u64, OpenedPrompt>,
+}
+
+/// A prompt as clients see it, and the request that it shows.
+struct OpenedPrompt {
+    prompt: Prompt,
+    request: PromptRequest,
 }
 
 struct Registration {
@@ -90,6 +97,11 @@ struct Published {
 }
 
 impl Inner {
+    fn prompts(&self) -> Vec<Prompt> {
+        let opened = self.prompts.values();
+        opened.map(|opened| opened.prompt.clone()).collect()
+    }
+
     fn entry(&self, name: &str) -> Option<&Entry> {
         let published = self.registrations.get(name)?.published.as_ref()?;
         Some(&published.entry)
@@ -182,24 +194,28 @@ impl StatusRegistry {
         }
     }
 
-    /// Shows a prompt to the clients until the guard is dropped.
+    /// Shows a prompt, which `request` asks for, to the clients until the guard is dropped.
     ///
     /// # Errors
-    /// The prompt of another tunnel for the same host, if one is open: the user should answer one at a time, and the
-    /// answer may serve both tunnels.
-    pub fn open_prompt(&self, prompt: Prompt) -> Result<PromptGuard, Box<Prompt>> {
-        let is_update = |prompt: &Prompt| prompt.kind == PromptKind::HostKeyUpdate;
+    /// The prompt of another tunnel that `request` waits behind, if one is open: the user should answer one at a time,
+    /// and the answer may serve both tunnels.
+    pub fn open_prompt(
+        &self,
+        prompt: Prompt,
+        request: &PromptRequest,
+    ) -> Result<PromptGuard, Box<Prompt>> {
         let mut inner = self.0.inner.lock();
         let first = inner.prompts.values().find(|first| {
-            first.host == prompt.host
-                && first.tunnel != prompt.tunnel
-                // A tunnel works without an answer about host key updates, so such a prompt delays no login.
-                && is_update(first) == is_update(&prompt)
+            first.prompt.tunnel != prompt.tunnel && request.waits_behind(&first.request)
         });
         if let Some(first) = first {
-            return Err(Box::new(first.clone()));
+            return Err(Box::new(first.prompt.clone()));
         }
-        inner.prompts.insert(prompt.id, prompt.clone());
+        let opened = OpenedPrompt {
+            prompt: prompt.clone(),
+            request: request.clone(),
+        };
+        inner.prompts.insert(prompt.id, opened);
         let event = EventBody::Prompt {
             prompt: prompt.clone(),
         };
@@ -263,7 +279,7 @@ impl StatusRegistry {
 
     /// The open prompts, oldest first.
     pub fn prompts(&self) -> Vec<Prompt> {
-        self.0.inner.lock().prompts.values().cloned().collect()
+        self.0.inner.lock().prompts()
     }
 
     /// The live session of a tunnel. `None` if it has none.
@@ -279,7 +295,7 @@ impl StatusRegistry {
         let snapshot = Snapshot {
             seq: inner.seq,
             tunnels: inner.statuses(),
-            prompts: inner.prompts.values().cloned().collect(),
+            prompts: inner.prompts(),
             missed: None,
         };
         (snapshot, events)

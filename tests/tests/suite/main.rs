@@ -9,6 +9,7 @@
 )]
 
 mod algorithms;
+mod answer_scope;
 mod auth;
 mod cli;
 mod config_input;
@@ -22,6 +23,7 @@ mod fixture;
 mod forward_checks;
 mod hooks;
 mod host_keys;
+mod keyboard_interactive;
 mod known_hosts;
 mod lab;
 mod lifecycle;

@@ -1,6 +1,7 @@
 //! Logins with prompts: passwords, one-time codes and several factors, answered by commands or by the user.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -322,6 +323,41 @@ async fn a_server_that_disconnects_after_a_password_is_retried_slowly() -> Resul
     let wait = tunnel.retry_at.context("a time")?.duration_since(error.at);
     assert!(wait.as_secs() >= 29, "{wait}");
     assert_eq!(server.attempts(), ["password wrong"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_in_the_login_for_longer_than_connect_timeout_is_waited_for()
+-> Result<()> {
+    let factor = AuthFactor::SlowPassword("pw", Duration::from_secs(2));
+    let server = PromptingServer::start(vec![factor]).await?;
+    let text = format!(
+        "{}password_command = [\"echo\", \"pw\"]\nconnect_timeout = \"1s\"\n",
+        server.tunnel_toml("t")?
+    );
+    let (_home, daemon) = start_daemon(&text).await?;
+    daemon.wait_up("t").await?;
+    assert_eq!(server.attempts(), ["password right"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_login_that_times_out_after_a_password_is_retried_slowly() -> Result<()> {
+    let factor = AuthFactor::SlowPassword("pw", LONG * 100);
+    let server = PromptingServer::start(vec![factor]).await?;
+    let text = format!(
+        "{}password_command = [\"echo\", \"pw\"]\nlogin_timeout = \"1s\"\n",
+        server.tunnel_toml("t")?
+    );
+    let (_home, daemon) = start_daemon(&text).await?;
+    let tunnel = daemon.wait_for("t", LONG, is_waiting).await?;
+    let error = tunnel.last_error.context("an error")?;
+    assert_eq!(error.kind.as_str(), "auth_refused", "{error:?}");
+    let hint = error.hint.context("a hint")?;
+    assert!(hint.contains("login_timeout"), "{hint}");
+    let wait = tunnel.retry_at.context("a time")?.duration_since(error.at);
+    assert!(wait.as_secs() >= 29, "{wait}");
+    assert_eq!(server.attempts(), ["password right"]);
     Ok(())
 }
 

@@ -27,6 +27,7 @@ const SAMPLES: &[(&str, &str, &str, &str)] = &[
     ("bind_address", r#""192.0.2.1""#, r#""192.0.2.2""#, ""),
     ("bind_interface", r#""lo""#, r#""eth0""#, ""),
     ("connect_timeout", "5", "6", ""),
+    ("login_timeout", "5", "6", ""),
     ("proxy_jump", r#""a""#, r#""b""#, ""),
     ("proxy_command", r#""nc %h %p""#, r#""none""#, ""),
     ("identity_file", r#""/a""#, r#""/b""#, ""),
@@ -204,6 +205,23 @@ async fn a_policy_of_a_jump_host_needs_no_new_session() {
         format!("[defaults]\nconnect_timeout = {seconds}\n[tunnel.t]\nproxy_jump = \"hop\"\n")
     };
     assert_eq!(change(&with(5), &with(6)).await, Change::DialPolicy);
+}
+
+#[tokio::test]
+async fn a_jump_host_gets_no_configured_password_or_answer() {
+    let text = "[defaults]\npassword_command = [\"pass\"]\nanswers = [{ prompt = \"x\", command = [\"y\"] }]\n\
+                passphrase_command = [\"phrase\"]\n[tunnel.t]\nproxy_jump = \"hop\"\n";
+    let loaded = load(text).await;
+    let route = &loaded.tunnels[0].route;
+    assert_eq!(route.auth.password_command, ["pass"]);
+    assert_eq!(route.auth.answers.len(), 1);
+    let crate::model::Via::Jump(hops) = &route.via else {
+        panic!("no jump host: {route:?}");
+    };
+    assert!(hops[0].auth.password_command.is_empty());
+    assert!(hops[0].auth.answers.is_empty());
+    // A passphrase opens a file of this machine, and no server receives it.
+    assert_eq!(hops[0].auth.passphrase_command, ["phrase"]);
 }
 
 #[tokio::test]

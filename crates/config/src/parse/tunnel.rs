@@ -89,6 +89,7 @@ fn destination(table: &mut Table<'_, '_>, layer: &mut Layer) {
         check_host(text).map(|()| text.to_owned())
     });
     layer.connect_timeout = table.duration("connect_timeout", SECOND..=DAY);
+    layer.login_timeout = table.duration("login_timeout", SECOND..=DAY);
     let host = layer.host.as_ref().map(|host| &host.value);
     let host_has_user = host.is_some_and(|host| host.user.is_some());
     let host_has_port = host.is_some_and(|host| host.port.is_some());

@@ -20,6 +20,8 @@ use crate::ssh_config::tokens::{Keyword, TokenValues};
 
 const DEFAULT_PORT: u16 = 22;
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longer than a second factor waits for its phone: 60 s with Duo.
+const DEFAULT_LOGIN_TIMEOUT: Duration = Duration::from_secs(120);
 const DEFAULT_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const DEFAULT_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 const DEFAULT_HOLD: Duration = Duration::from_secs(30);
@@ -171,6 +173,7 @@ fn route(expander: &mut Expander<'_>, layer: &Layer, target: &Target) -> (Route,
         bind_address: value(&layer.bind_address),
         bind_interface: value(&layer.bind_interface),
         connect_timeout: value(&layer.connect_timeout).unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+        login_timeout: value(&layer.login_timeout).unwrap_or(DEFAULT_LOGIN_TIMEOUT),
         via,
         auth: auth(expander, layer),
         host_keys: host_keys(expander, layer),

@@ -13,12 +13,15 @@ pub use message::SecretMessage;
 const MAX_BANNER: usize = 8 * 1024;
 /// Partial successes in one authentication.
 const MAX_PARTIAL_SUCCESSES: u32 = 6;
-/// INFO_REQUESTs with prompts in one attempt.
-const MAX_PROMPT_ROUNDS: u32 = 3;
-/// INFO_REQUESTs without prompts in one attempt.
-const MAX_EMPTY_ROUNDS: u32 = 3;
-/// Prompts in one INFO_REQUEST.
-const MAX_PROMPTS: u32 = 8;
+/// INFO_REQUESTs of one attempt, in bytes. Their number is not limited: an expired password alone takes four, and each
+/// mistyped code one more.
+const MAX_INFO_BYTES: usize = 1024 * 1024;
+/// What each INFO_REQUEST counts at least, in bytes, so that empty ones come to an end too.
+const MIN_INFO_COST: usize = 1024;
+/// One INFO_REQUEST, in bytes.
+const MAX_INFO_REQUEST: usize = 64 * 1024;
+/// What each prompt of an INFO_REQUEST counts besides its bytes: its cost for the user and in memory.
+const PROMPT_COST: usize = 64;
 /// Text of the server that is kept per field, in bytes.
 const MAX_TEXT: usize = 4 * 1024;
 
@@ -72,7 +75,7 @@ enum PendingRequest {
     Password,
     PublicKeyQuery { algorithm: String, key: Vec<u8> },
     PublicKey,
-    KeyboardInteractive { rounds: u32, empty_rounds: u32 },
+    KeyboardInteractive { received: usize },
     Custom,
 }
 
@@ -157,10 +160,7 @@ impl UserAuth {
 
     /// Makes a keyboard-interactive request; `submethods` may be empty.
     pub fn keyboard_interactive(&mut self, submethods: &str) -> SecretMessage {
-        self.pending = PendingRequest::KeyboardInteractive {
-            rounds: 0,
-            empty_rounds: 0,
-        };
+        self.pending = PendingRequest::KeyboardInteractive { received: 0 };
         message::keyboard_interactive(&self.user, submethods)
     }
 
@@ -267,21 +267,13 @@ impl UserAuth {
                 self.pending = PendingRequest::Idle;
                 Ok(Some(AuthResult::PasswordChangeRequest(text)))
             }
-            PendingRequest::KeyboardInteractive {
-                rounds,
-                empty_rounds,
-            } => {
-                let request = read_info_request(body)?;
-                let (count, max) = if request.prompts.is_empty() {
-                    (empty_rounds, MAX_EMPTY_ROUNDS)
-                } else {
-                    (rounds, MAX_PROMPT_ROUNDS)
-                };
-                *count += 1;
-                if *count > max {
-                    return Err(protocol_error("more than 3 rounds of questions"));
+            PendingRequest::KeyboardInteractive { received } => {
+                *received += payload.len().max(MIN_INFO_COST);
+                if *received > MAX_INFO_BYTES {
+                    return Err(protocol_error("more than 1 MiB of prompts in one login"));
                 }
-                Ok(Some(AuthResult::InfoRequest(request)))
+                read_info_request(body, payload.len())
+                    .map(|request| Some(AuthResult::InfoRequest(request)))
             }
             PendingRequest::Idle | PendingRequest::None | PendingRequest::PublicKey => {
                 Err(protocol_error("an answer that does not fit the request"))
@@ -301,13 +293,18 @@ pub(crate) fn plain_algorithm(name: &str) -> String {
     }
 }
 
-fn read_info_request(body: &mut Reader<'_>) -> Result<InfoRequest, Error> {
+/// `size` is the length of the whole message in bytes.
+fn read_info_request(body: &mut Reader<'_>, size: usize) -> Result<InfoRequest, Error> {
     let name = bounded(body.string()?, MAX_TEXT);
     let instruction = bounded(body.string()?, MAX_TEXT);
     let _language = body.string()?;
     let count = body.u32()?;
-    if count > MAX_PROMPTS {
-        return Err(protocol_error("more than 8 questions at once"));
+    let cost = usize::try_from(count)
+        .unwrap_or(usize::MAX)
+        .saturating_mul(PROMPT_COST)
+        .saturating_add(size);
+    if cost > MAX_INFO_REQUEST {
+        return Err(protocol_error("more than 64 KiB of prompts at once"));
     }
     let prompts = (0..count)
         .map(|_| {

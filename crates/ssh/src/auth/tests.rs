@@ -94,17 +94,20 @@ fn a_signature_covers_the_session_and_the_whole_request() {
 }
 
 #[test]
-fn prompts_and_their_rounds_are_bounded() {
-    let mut auth = service_accepted();
-    auth.keyboard_interactive("");
-    for _ in 0..3 {
-        let Some(AuthResult::InfoRequest(request)) = auth.handle(&info_request(2)).unwrap() else {
-            panic!("no prompts");
-        };
-        assert_eq!(request.prompts.len(), 2);
-        assert!(request.prompts[0].echo);
+fn prompts_and_their_rounds_are_bounded_by_bytes() {
+    for count in [0, 2, 12] {
+        let mut auth = service_accepted();
+        auth.keyboard_interactive("");
+        for _ in 0..1000 {
+            let Some(AuthResult::InfoRequest(request)) = auth.handle(&info_request(count)).unwrap()
+            else {
+                panic!("no prompts");
+            };
+            assert_eq!(request.prompts.len(), count as usize);
+            assert!(request.prompts.iter().all(|prompt| prompt.echo));
+        }
+        assert!((0..100).any(|_| auth.handle(&info_request(count)).is_err()));
     }
-    assert!(auth.handle(&info_request(1)).is_err());
     let mut auth = service_accepted();
     auth.keyboard_interactive("");
     assert!(auth.handle(&info_request(1_000_000)).is_err());

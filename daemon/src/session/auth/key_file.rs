@@ -149,12 +149,16 @@ impl KeyFile {
                 kind: PromptKind::Passphrase,
                 host: context.destination.to_owned(),
                 note: std::mem::take(&mut note),
-                text: format!("The key {} needs its passphrase.", self.shown()),
+                text: format!(
+                    "The key {} needs its passphrase, which stays on this machine.",
+                    self.shown()
+                ),
                 fields: vec![PromptField {
                     label: "Passphrase: ".into(),
                     echo: false,
                 }],
                 fingerprint: None,
+                server: None,
             };
             let answer = context.prompter.ask_one(request).await;
             let passphrase = answer.map_err(|_| SignError::PromptCancelled)?;

@@ -1,23 +1,18 @@
-//! The method `keyboard-interactive` (RFC 4256). InfoRequest that a command of the configuration answers go to the command,
-//! the others to the user.
+//! The method `keyboard-interactive` (RFC 4256). Prompts that a command of the configuration answers go to the command, the others
+//! to the user.
 
 use secrecy::SecretString;
 use tunneld_proto::status::{PromptField, PromptKind};
 use tunneld_proto::text;
 use tunneld_ssh::auth::InfoRequest;
 
-use crate::failure::{Failure, FailureKind};
-use crate::prompt::PromptRequest;
+use crate::failure::Failure;
+use crate::prompt::{AskingServer, PromptRequest, asks_for_current_password, server_label_prefix};
 use crate::session::auth::login::{Challenge, Login, Reply};
 use crate::session::auth::method::{
-    AuthContext, Credential, MethodOutcome, disconnect_is_rejection, one_line, prompt_cancelled,
+    AuthContext, Credential, MethodOutcome, disconnect_is_rejection, prompt_cancelled,
 };
 use tunneld_platform::subprocess;
-
-/// Rounds of prompts within one attempt. An expired password needs four: password, current, new, repeated.
-const ROUND_LIMIT: usize = 8;
-/// InfoRequest in one round.
-const PROMPT_LIMIT: usize = 16;
 
 /// The state of the method over its attempts.
 pub(crate) struct KeyboardInteractive<'a> {
@@ -27,6 +22,8 @@ pub(crate) struct KeyboardInteractive<'a> {
     /// Whether the user answered in the last attempt, or there was none. Commands give the same answers again, so that
     /// another attempt would be pointless.
     worth_another_attempt: bool,
+    /// The prompts of this attempt that a command has answered.
+    answered_by_command: Vec<String>,
 }
 
 /// The answers to one round, or why there are none.
@@ -42,6 +39,7 @@ impl<'a> KeyboardInteractive<'a> {
             attempts_left: context.auth.password_prompts,
             last_was_wrong: false,
             worth_another_attempt: true,
+            answered_by_command: Vec::new(),
         }
     }
 
@@ -52,9 +50,12 @@ impl<'a> KeyboardInteractive<'a> {
         }
         self.attempts_left -= 1;
         self.worth_another_attempt = false;
+        self.answered_by_command.clear();
         let mut challenge = login.keyboard_interactive().await?;
         let mut prompts_seen = 0;
-        for _ in 0..ROUND_LIMIT {
+        // The SSH library limits the bytes of the rounds, and login_timeout their time: an expired password alone takes
+        // four rounds, and each mistyped code one more.
+        loop {
             let prompts = match challenge {
                 // sshd without PAM offers the method and rejects it without any prompt: no credential was rejected.
                 Challenge::Ended(Reply::Failure { partial: false, .. }) if prompts_seen == 0 => {
@@ -67,9 +68,6 @@ impl<'a> KeyboardInteractive<'a> {
                 }
                 Challenge::InfoRequest(prompts) => prompts,
             };
-            if prompts.prompts.len() > PROMPT_LIMIT {
-                return Err(self.too_many(&format!("more than {PROMPT_LIMIT} prompts at once")));
-            }
             prompts_seen += prompts.prompts.len();
             let banner = login.banner();
             let answers = tokio::select! {
@@ -83,36 +81,43 @@ impl<'a> KeyboardInteractive<'a> {
             };
             challenge = disconnect_is_rejection(login.answer(answers).await, self.context)?;
         }
-        Err(self.too_many(&format!("more than {ROUND_LIMIT} rounds of prompts")))
     }
 
     /// Runs the commands first, then asks the user for what is left, in one prompt.
     async fn answers(&mut self, banner: &str, prompts: InfoRequest) -> Result<Answers, Failure> {
-        let intro = one_line(&format!(
-            "{banner} {} {}",
-            prompts.name, prompts.instruction
-        ));
+        let mut instructions = format!("{}\n{}", prompts.name, prompts.instruction);
+        let prefix = server_label_prefix(self.context.destination);
+        let mut answered = Vec::new();
         let mut by_command: Vec<Option<SecretString>> = Vec::new();
         let mut fields = Vec::new();
         for prompt in prompts.prompts {
-            let answer = match self.command_for(&prompt.text) {
+            let (above, label) = split_label(&prompt.text);
+            let answer = match self.command_for(&prompt.text, label) {
                 None => {
+                    instructions = format!("{instructions}\n{above}");
                     fields.push(PromptField {
-                        label: text::escape(&prompt.text),
+                        label: format!("{prefix}{}", text::escape(label)),
                         echo: prompt.echo,
                     });
                     None
                 }
                 Some((key, argv)) => match subprocess::first_line(argv).await {
-                    Ok(answer) => Some(answer),
+                    Ok(answer) => {
+                        answered.push(prompt.text);
+                        Some(answer)
+                    }
                     Err(why) => return Ok(Answers::CommandFailed(format!("{key}: {why}"))),
                 },
             };
             by_command.push(answer);
         }
+        self.answered_by_command.append(&mut answered);
         let mut by_user = match fields.is_empty() {
             true => Vec::new(),
-            false => self.ask(&intro, fields).await?,
+            false => {
+                let server = self.context.asking_server(banner, &instructions);
+                self.ask(server, fields).await?
+            }
         }
         .into_iter();
         // RFC 4256 §3.4: one answer per prompt, in the order of the prompts.
@@ -122,8 +127,15 @@ impl<'a> KeyboardInteractive<'a> {
         Ok(Answers::Given(answers.collect()))
     }
 
-    /// The command for a prompt, with its key in the configuration. `None` if the user has to answer.
-    fn command_for(&self, prompt: &str) -> Option<(&'static str, &'a [String])> {
+    /// The command for a prompt, with its key in the configuration. `None` if the user has to answer. `label` is the last
+    /// line of the prompt.
+    fn command_for(&mut self, prompt: &str, label: &str) -> Option<(&'static str, &'a [String])> {
+        // The server repeats the prompt because the answer was wrong. The command would give the same again, and each
+        // one may count as a failed login.
+        if self.answered_by_command.iter().any(|known| known == prompt) {
+            self.last_was_wrong = true;
+            return None;
+        }
         let auth = self.context.auth;
         let answer = auth
             .answers
@@ -132,15 +144,14 @@ impl<'a> KeyboardInteractive<'a> {
         if let Some(answer) = answer {
             return Some(("answers", &answer.command));
         }
-        // PAM asks for ordinary passwords by this method.
-        let is_password = prompt.to_lowercase().contains("password");
-        (is_password && !auth.password_command.is_empty())
+        // PAM asks for ordinary passwords by this method, and for new ones, which the command does not know.
+        (asks_for_current_password(label) && !auth.password_command.is_empty())
             .then_some(("password_command", auth.password_command.as_slice()))
     }
 
     async fn ask(
         &mut self,
-        intro: &str,
+        server: AskingServer,
         fields: Vec<PromptField>,
     ) -> Result<Vec<SecretString>, Failure> {
         self.worth_another_attempt = true;
@@ -154,18 +165,36 @@ impl<'a> KeyboardInteractive<'a> {
             kind: PromptKind::KeyboardInteractive,
             host: destination.to_owned(),
             note: note.to_owned(),
-            text: format!("{intro}{destination} asks:"),
+            text: format!("{destination} asks:"),
             fields,
             fingerprint: None,
+            server: Some(server),
         };
         let answers = self.context.prompter.ask(request).await;
         answers.map_err(|_| prompt_cancelled(destination, "the login"))
     }
+}
 
-    fn too_many(&self, what: &str) -> Failure {
-        Failure::new(
-            FailureKind::AuthRefused,
-            format!("{}: the server sent {what}", self.context.destination),
-        )
+/// Splits a prompt of several lines, such as a menu, into the lines above and the label, which is the last line that is
+/// not blank.
+fn split_label(prompt: &str) -> (&str, &str) {
+    let label_at = prompt.trim_end().rfind('\n').map_or(0, |at| at + 1);
+    let (above, rest) = prompt.split_at(label_at);
+    (above, rest.lines().next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_a_menu_is_its_label() {
+        assert_eq!(split_label("Password: "), ("", "Password: "));
+        assert_eq!(split_label(""), ("", ""));
+        assert_eq!(split_label("Code:\r\n\n"), ("", "Code:"));
+        let menu = "Duo login\n\n 1. Duo Push\n\nPasscode or option (1-1): ";
+        let (above, label) = split_label(menu);
+        assert_eq!(above, "Duo login\n\n 1. Duo Push\n\n");
+        assert_eq!(label, "Passcode or option (1-1): ");
     }
 }

@@ -22,7 +22,7 @@ pub(crate) enum Reply {
         /// Whether this method succeeded and another is required besides.
         partial: bool,
     },
-    /// The password is right but has expired. Holds the server's text, escaped.
+    /// The password is right but has expired. Holds the server's text, which is not escaped.
     ChangePassword(String),
 }
 
@@ -69,6 +69,8 @@ pub(crate) struct Login {
     connected: Authenticator,
     /// Bytes of the server's banner that [`Login::banner`] has returned.
     banner_read: usize,
+    /// Whether a request with a credential, or for a challenge, was sent.
+    sent_credential: bool,
 }
 
 impl Login {
@@ -76,7 +78,13 @@ impl Login {
         Self {
             connected,
             banner_read: 0,
+            sent_credential: false,
         }
+    }
+
+    /// Whether something was sent that the server may count as an attempt to log in.
+    pub(crate) fn sent_credential(&self) -> bool {
+        self.sent_credential
     }
 
     /// The connection, to be turned into a session after the login has succeeded.
@@ -100,6 +108,7 @@ impl Login {
         offer: &Offer,
         signer: &mut dyn Signer,
     ) -> Result<OfferOutcome, Failure> {
+        self.sent_credential = true;
         let offered = self
             .connected
             .public_key(&offer.algorithm, &offer.blob, signer);
@@ -122,6 +131,7 @@ impl Login {
         password: &SecretString,
         new: Option<&SecretString>,
     ) -> Result<Reply, Failure> {
+        self.sent_credential = true;
         let new = new.map(|new| new.expose_secret());
         let result = self.connected.password(password.expose_secret(), new).await;
         reply(result.map_err(|error| lost(&error))?)
@@ -129,6 +139,7 @@ impl Login {
 
     /// Starts keyboard-interactive.
     pub(crate) async fn keyboard_interactive(&mut self) -> Result<Challenge, Failure> {
+        self.sent_credential = true;
         challenge(self.connected.keyboard_interactive("").await)
     }
 
@@ -174,9 +185,7 @@ fn reply(result: AuthResult) -> Result<Reply, Failure> {
             methods: remaining,
             partial,
         }),
-        AuthResult::PasswordChangeRequest(message) => {
-            Ok(Reply::ChangePassword(text::escape(&message)))
-        }
+        AuthResult::PasswordChangeRequest(message) => Ok(Reply::ChangePassword(message)),
         _ => Err(Failure::new(
             FailureKind::Protocol,
             "while logging in: the server sent a reply to a request that was not made",

@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use tunneld_proto::text;
-
 use crate::failure::{Failure, FailureKind};
+use crate::prompt::{AskingServer, ServerText};
 use crate::session::auth::login::Reply;
 use crate::session::auth::unlocked_keys::UnlockedKeys;
 use crate::session::deadline::Prompter;
@@ -17,9 +16,22 @@ pub(crate) struct AuthContext<'a> {
     pub(crate) prompter: &'a Prompter,
     /// `user@host:port`, escaped.
     pub(crate) destination: &'a str,
+    /// The SHA256 fingerprint of the server's accepted host key.
+    pub(crate) host_key: &'a str,
     /// The tunnel's name, for the log.
     pub(crate) tunnel: &'a str,
     pub(crate) unlocked_keys: &'a UnlockedKeys,
+}
+
+impl AuthContext<'_> {
+    /// The server as the one that asks, with the texts that it sent.
+    pub(crate) fn asking_server(&self, banner: &str, instructions: &str) -> AskingServer {
+        AskingServer {
+            host_key: self.host_key.to_owned(),
+            banner: ServerText::new(banner),
+            instructions: ServerText::new(instructions),
+        }
+    }
 }
 
 /// The result of one step of a method.
@@ -79,13 +91,4 @@ pub(crate) fn prompt_cancelled(destination: &str, what: &str) -> Failure {
         format!("{destination}: the prompt for {what} was not answered"),
     )
     .hint("run `tunnelctl up` to be asked again")
-}
-
-/// Joins lines into one, escaped, with a space at its end. Empty if there is no text.
-pub(crate) fn one_line(lines: &str) -> String {
-    let joined = lines.split_whitespace().collect::<Vec<_>>().join(" ");
-    match joined.is_empty() {
-        true => joined,
-        false => format!("{} ", text::escape(&joined)),
-    }
 }

@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::prompt::PromptRequest;
 use crate::session::auth::login::{Login, Reply};
 use crate::session::auth::method::{
-    AuthContext, Credential, MethodOutcome, disconnect_is_rejection, one_line, prompt_cancelled,
+    AuthContext, Credential, MethodOutcome, disconnect_is_rejection, prompt_cancelled,
 };
 use tunneld_platform::subprocess;
 
@@ -81,14 +81,15 @@ impl<'a> Password<'a> {
             true => "The password was wrong. ",
             false => "",
         };
-        let banner = one_line(&login.banner());
+        let server = self.context.asking_server(&login.banner(), "");
         let request = PromptRequest {
             kind: PromptKind::Password,
             host: destination.to_owned(),
-            note: format!("{again}{banner}"),
+            note: again.to_owned(),
             text: format!("{destination} wants a password."),
             fields: vec![hidden_field("Password: ")],
             fingerprint: None,
+            server: Some(server),
         };
         tokio::select! {
             // An answer that has arrived is sent, even if the connection has just ended: sending it reports the end.
@@ -125,7 +126,7 @@ impl<'a> Password<'a> {
         Ok(Some(reply))
     }
 
-    /// Asks for a new password, twice in one prompt. `message` is the server's text, escaped.
+    /// Asks for a new password, twice in one prompt. `message` is the server's text.
     async fn ask_for_new_password(&self, message: &str) -> Result<SecretString, Failure> {
         let destination = self.context.destination;
         let mut note = "";
@@ -134,12 +135,13 @@ impl<'a> Password<'a> {
                 kind: PromptKind::NewPassword,
                 host: destination.to_owned(),
                 note: note.to_owned(),
-                text: format!("The password of {destination} has expired. {message}"),
+                text: format!("The password of {destination} has expired."),
                 fields: vec![
                     hidden_field("New password: "),
                     hidden_field("Repeat the new password: "),
                 ],
                 fingerprint: None,
+                server: Some(self.context.asking_server("", message)),
             };
             let Ok(answers) = self.context.prompter.ask(request).await else {
                 break;

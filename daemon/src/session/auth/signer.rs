@@ -79,12 +79,13 @@ impl<'a> IdentitySigner<'a> {
             kind: PromptKind::KeyboardInteractive,
             host: self.context.destination.to_owned(),
             note: String::new(),
-            text: format!("Add the key {path} to the agent?"),
+            text: format!("Add the key {path} to the agent of this machine?"),
             fields: vec![PromptField {
                 label: "yes/no: ".into(),
                 echo: true,
             }],
             fingerprint: None,
+            server: None,
         };
         let answer = self.context.prompter.ask_one(request).await;
         answer.is_ok_and(|answer| answer.expose_secret().trim().eq_ignore_ascii_case("yes"))

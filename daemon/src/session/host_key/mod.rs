@@ -279,6 +279,7 @@ impl HostKeyVerifier {
                     echo: true,
                 }],
                 fingerprint: Some(fingerprint.to_owned()),
+                server: None,
             };
             let answer = self.prompter.ask_one(request).await;
             let answer = answer.map_err(|_| self.not_confirmed(fingerprint))?;

@@ -95,6 +95,7 @@ impl HostKeyUpdater {
                 echo: true,
             }],
             fingerprint: None,
+            server: None,
         };
         tokio::select! {
             answer = self.prompts.ask(request) => answer

@@ -13,7 +13,7 @@ use tunneld_proto::status::Phase;
 pub use self::event::{Action, Event};
 pub use self::state::{AfterClose, Attempts, State};
 use crate::backoff::Backoff;
-use crate::failure::{Failure, FailureKind, Recovery};
+use crate::failure::{Failure, Recovery};
 
 /// A session that was up this long proves that the server and the login work: failures before it no longer count.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
@@ -340,9 +340,6 @@ impl Machine {
             {
                 return self.dial(attempts);
             }
-            // The dial has already waited for its own deadline. A longer delay would only miss the moment at which
-            // the network is back.
-            Recovery::Retry if why.kind == FailureKind::Timeout => self.backoff.delay(1, jitter),
             Recovery::Retry => self.backoff.delay(attempts.failures, jitter),
         };
         self.state = State::Waiting {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use tunneld_proto::status::Desired;
 
 use super::*;
+use crate::failure::FailureKind;
 
 const BACKOFF: Backoff = Backoff {
     initial: Duration::from_secs(1),
@@ -79,6 +80,20 @@ fn failed_dials_back_off_and_never_give_up() {
         );
     }
     assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+}
+
+#[test]
+fn dials_that_time_out_back_off_too() {
+    let mut now = Instant::now();
+    let mut machine = Machine::new(BACKOFF);
+    machine.handle(now, 0.0, Event::WantUp);
+    for (epoch, expected) in [(1, 1), (2, 2), (3, 4), (4, 8)] {
+        machine.handle(now, 0.0, lost(epoch, FailureKind::Timeout));
+        let until = machine.deadline().unwrap();
+        assert_eq!((until - now).as_secs(), expected);
+        now = until;
+        machine.handle(now, 0.0, Event::Deadline);
+    }
 }
 
 #[test]

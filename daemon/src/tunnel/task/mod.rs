@@ -30,7 +30,7 @@ use self::open_prompt::Answered;
 pub use self::prompts::prompt_not_found;
 use super::answer_cache::AnswerCache;
 use super::connect_limiter::ConnectLimiter;
-use super::machine::{Action, Event, Machine};
+use super::machine::{Action, Event, Machine, State};
 use super::refresh::RefreshHandle;
 use super::registry::{Lease, StatusRegistry};
 use crate::backoff::Backoff;
@@ -115,6 +115,8 @@ enum WorkResult {
         epoch: u64,
     },
     ProbeSucceeded,
+    /// Answers that this tunnel has cached are too old now.
+    AnswersExpired,
     /// `None` if the configuration is not resolved differently or cannot be resolved now.
     Refreshed(Option<Box<Tunnel>>),
 }
@@ -216,6 +218,13 @@ impl Task {
         }
         self.activity
             .follow(self.machine.state(), &self.config.route);
+        if matches!(
+            self.machine.state(),
+            State::Stopped | State::Closing { .. } | State::Failed { .. }
+        ) {
+            // No dial follows by itself, so the secret has no use any more.
+            self.kept_answer = None;
+        }
         // Not for each new phase or prompt within a state.
         if std::mem::discriminant(self.machine.state()) != before {
             self.history.since = Timestamp::now();
@@ -257,6 +266,9 @@ impl Task {
             Ok(WorkResult::Closed { epoch }) => self.apply(Event::Closed { epoch }),
             // Publishes the round-trip time that the probe measured.
             Ok(WorkResult::ProbeSucceeded) => self.publish(),
+            Ok(WorkResult::AnswersExpired) => {
+                self.context.answers.lock().remove_expired(Instant::now());
+            }
             Ok(WorkResult::Refreshed(current)) => {
                 if let Some(current) = current {
                     self.take_refreshed(*current).await;

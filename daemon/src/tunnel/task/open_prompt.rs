@@ -70,7 +70,7 @@ fn is_host_key_answer(answer: &str, fingerprint: Option<&str>) -> bool {
         || Some(answer) == fingerprint
 }
 
-/// The prompt of another tunnel that asks the user about the same host. This tunnel waits for its outcome instead of
+/// The prompt of another tunnel that asks the user about the same server. This tunnel waits for its outcome instead of
 /// asking at the same time.
 pub(super) struct SharedPrompt {
     pub(super) prompt: Prompt,

@@ -7,16 +7,17 @@ use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 use secrecy::SecretString;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::info;
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::status::{Prompt, PromptKind};
 
-use super::Task;
 use super::activity::{Activity, AwaitedPrompt};
 use super::open_prompt::{Answered, OpenPrompt, SessionPrompt, SharedPrompt};
+use super::{Task, WorkResult};
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{PendingPrompt, PromptRequest};
+use crate::tunnel::answer_cache::MAX_AGE;
 use crate::tunnel::machine::Event;
 
 /// Whether the dial or session continues without the answer.
@@ -51,7 +52,7 @@ impl Task {
         let (epoch, id) = (dial.epoch, prompt.id);
         // Before `open_prompt`, so that the end of another tunnel's prompt cannot be missed.
         let events = self.context.registry.subscribe().1;
-        match self.context.registry.open_prompt(prompt) {
+        match self.context.registry.open_prompt(prompt, &request) {
             Ok(guard) => {
                 let open = OpenPrompt { guard, request };
                 dial.prompt = Some(SessionPrompt { open, answer });
@@ -90,15 +91,15 @@ impl Task {
             tunnel: self.config.name.clone(),
             kind: request.kind,
             host: request.host.clone(),
-            text: format!("{}{}", request.note, request.text),
+            text: request.display_text(),
             fields: request.fields.clone(),
             fingerprint: request.fingerprint.clone(),
             since: Timestamp::now(),
         }
     }
 
-    /// Aborts the dial, because another tunnel asks the user about the same host. The next dial starts when that prompt
-    /// is done.
+    /// Aborts the dial, because another tunnel asks the user about the same server. The next dial starts when that
+    /// prompt is done.
     fn wait_for_other_prompt(&mut self, epoch: u64, shared: SharedPrompt) {
         let prompt = shared.prompt.id;
         self.activity = Activity::AwaitingAnswer(AwaitedPrompt::OtherTunnel(shared));
@@ -111,7 +112,7 @@ impl Task {
         let Some(prompts) = self.activity.background_prompts() else {
             return;
         };
-        let Ok(guard) = self.context.registry.open_prompt(prompt) else {
+        let Ok(guard) = self.context.registry.open_prompt(prompt, &request) else {
             return;
         };
         let tunnel = self.config.name.as_str();
@@ -216,6 +217,13 @@ impl Task {
         cache.remove_expired(now);
         for (request, answers) in answers {
             cache.insert(now, request, answers);
+        }
+        if !cache.is_empty() {
+            // Otherwise the secrets would stay in memory until the next login.
+            self.work.spawn(async {
+                sleep(MAX_AGE).await;
+                WorkResult::AnswersExpired
+            });
         }
     }
 

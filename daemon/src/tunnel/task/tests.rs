@@ -5,8 +5,7 @@ use tokio::sync::oneshot;
 use tunneld_proto::status::{PromptField, PromptKind};
 
 use super::*;
-use crate::prompt::{PendingPrompt, PromptRequest};
-use crate::tunnel::machine::State;
+use crate::prompt::{AskingServer, PendingPrompt, PromptRequest, ServerText};
 use tunneld_config::{Env, Loader, ad_hoc};
 
 struct Bench {
@@ -50,6 +49,11 @@ impl Bench {
 
     /// The dial asks for a password.
     fn ask(&mut self) -> oneshot::Receiver<Vec<SecretString>> {
+        self.ask_for("SHA256:a")
+    }
+
+    /// The dial asks for a password of the server with this host key.
+    fn ask_for(&mut self, host_key: &str) -> oneshot::Receiver<Vec<SecretString>> {
         let request = PromptRequest {
             kind: PromptKind::Password,
             host: "ada@login:22".into(),
@@ -60,6 +64,11 @@ impl Bench {
                 echo: false,
             }],
             fingerprint: None,
+            server: Some(AskingServer {
+                host_key: host_key.into(),
+                banner: ServerText::default(),
+                instructions: ServerText::default(),
+            }),
         };
         let (answer, answered) = oneshot::channel();
         self.task.ask(PendingPrompt { request, answer });
@@ -111,6 +120,50 @@ async fn an_answer_that_arrives_after_its_dial_ended_serves_the_next_dial() {
     let answers = bench.ask().try_recv().unwrap();
     assert_eq!(answers[0].expose_secret(), "s3cret");
     assert!(bench.is_connecting(), "the user is not asked again");
+}
+
+#[tokio::test]
+async fn a_kept_answer_serves_no_server_with_another_host_key() {
+    let mut bench = Bench::dialling().await;
+    drop(bench.ask_for("SHA256:a"));
+    bench.answer(Some("s3cret"));
+    bench.lose_connection();
+    bench.task.apply(Event::WantUp);
+    assert!(bench.ask_for("SHA256:b").try_recv().is_err());
+    assert_eq!(bench.open_prompts(), 1, "the user is asked");
+}
+
+#[tokio::test]
+async fn a_kept_answer_is_forgotten_when_the_tunnel_goes_down() {
+    let mut bench = Bench::dialling().await;
+    drop(bench.ask());
+    bench.answer(Some("s3cret"));
+    bench.lose_connection();
+    assert!(bench.task.kept_answer.is_some());
+    bench.task.apply(Event::WantDown);
+    assert!(bench.task.kept_answer.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn cached_answers_are_wiped_when_they_expire() {
+    let mut bench = Bench::dialling().await;
+    let _answered = bench.ask();
+    bench.answer(Some("s3cret"));
+    let Activity::Dialing(dial) = &mut bench.task.activity else {
+        panic!("no dial");
+    };
+    let answers = std::mem::take(&mut dial.answers);
+    bench.task.cache_answers(answers);
+    assert!(!bench.task.context.answers.lock().is_empty());
+    while !matches!(
+        bench.task.work.join_next().await,
+        Some(Ok(WorkResult::AnswersExpired))
+    ) {}
+    bench
+        .task
+        .on_work_done(Ok(WorkResult::AnswersExpired))
+        .await;
+    assert!(bench.task.context.answers.lock().is_empty());
 }
 
 #[tokio::test]

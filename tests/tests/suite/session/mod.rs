@@ -41,6 +41,7 @@ pub(crate) fn route_at(server: &Sshd, port: u16) -> Route {
         bind_address: None,
         bind_interface: None,
         connect_timeout: Duration::from_secs(20),
+        login_timeout: Duration::from_secs(20),
         via: Via::Direct,
         auth: Auth {
             identity_files: vec![server.user_key()],
