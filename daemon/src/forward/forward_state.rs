@@ -26,7 +26,8 @@ pub(crate) struct ForwardCell {
 enum ListenState {
     /// Not tried yet: the tunnel is down, or a remote forward waits for a session.
     Pending,
-    Listening(BoundAddr),
+    /// Listens; with a failure, and the time of its first occurrence, if one of several addresses could not be bound.
+    Listening(BoundAddr, Option<(Failure, Timestamp)>),
     /// The last attempt failed; the time is that of the first attempt that failed in this way.
     Failed(Failure, Timestamp),
 }
@@ -70,7 +71,7 @@ impl ForwardCell {
     /// Returns the address that it listens on; `None` while it does not listen.
     pub(super) fn bound_addr(&self) -> Option<BoundAddr> {
         match &*self.state() {
-            ListenState::Listening(addr) => Some(addr.clone()),
+            ListenState::Listening(addr, _) => Some(addr.clone()),
             ListenState::Pending | ListenState::Failed(..) => None,
         }
     }
@@ -79,7 +80,7 @@ impl ForwardCell {
     pub(super) fn failure(&self) -> Option<Failure> {
         match &*self.state() {
             ListenState::Failed(failure, _) => Some(failure.clone()),
-            ListenState::Pending | ListenState::Listening(_) => None,
+            ListenState::Pending | ListenState::Listening(..) => None,
         }
     }
 
@@ -102,7 +103,22 @@ impl ForwardCell {
     }
 
     pub(super) fn set_listening(&self, addr: BoundAddr) {
-        self.set(ListenState::Listening(addr));
+        self.set(ListenState::Listening(addr, None));
+    }
+
+    /// Records that it listens on `addr` but not on all its addresses. Returns whether `failure` is new.
+    pub(super) fn set_partly_listening(&self, addr: BoundAddr, failure: Failure) -> bool {
+        let known = matches!(
+            &*self.state(),
+            ListenState::Listening(before, Some((known, _))) if *before == addr && *known == failure
+        );
+        if !known {
+            self.set(ListenState::Listening(
+                addr,
+                Some((failure, Timestamp::now())),
+            ));
+        }
+        !known
     }
 
     /// Records that the address could not be bound; `failure` is shown in the status, and the caller retries.
@@ -144,18 +160,14 @@ impl ForwardCell {
         let mut error = None;
         let state = match &*self.state() {
             ListenState::Pending => ForwardState::Pending,
-            ListenState::Listening(addr) => {
+            ListenState::Listening(addr, failed) => {
                 listen.clone_from(&addr.listen);
                 exposed = addr.exposed;
+                error = failed.as_ref().map(wire_error);
                 ForwardState::Listening
             }
             ListenState::Failed(failure, at) => {
-                error = Some(LastError::new(
-                    failure.kind.clone(),
-                    &failure.message,
-                    failure.hint.clone(),
-                    *at,
-                ));
+                error = Some(wire_error(&(failure.clone(), *at)));
                 ForwardState::Failed
             }
         };
@@ -173,6 +185,15 @@ impl ForwardCell {
             bytes_out: self.counters.bytes_out.load(Relaxed),
         }
     }
+}
+
+fn wire_error((failure, at): &(Failure, Timestamp)) -> LastError {
+    LastError::new(
+        failure.kind.clone(),
+        &failure.message,
+        failure.hint.clone(),
+        *at,
+    )
 }
 
 /// Returns whether other machines could connect to a listener on this address, judged by the configuration alone: a name

@@ -35,7 +35,7 @@ pub(super) async fn bind<S: SshSession>(
 ) -> Option<ForwardListener> {
     let mut forwarding = context.options.borrow().forwarding.clone();
     forwarding.unlink_socket &= may_unlink;
-    match ForwardListener::bind(&context.tunnel, cell.listen(), &forwarding).await {
+    match ForwardListener::bind(cell.listen(), &forwarding).await {
         Ok(listener) => {
             let addr = listener.bound_addr().clone();
             info!(tunnel = context.tunnel, listen = addr.listen, "listening");
@@ -46,7 +46,7 @@ pub(super) async fn bind<S: SshSession>(
                     "EXPOSED: other machines can reach this forward"
                 );
             }
-            cell.set_listening(addr);
+            record_listening(context, cell, &listener);
             Some(listener)
         }
         Err(failure) => {
@@ -63,6 +63,26 @@ pub(super) async fn bind<S: SshSession>(
     }
 }
 
+/// Records in `cell` that `listener` accepts connections, and which of its addresses it could not bind.
+fn record_listening<S: SshSession>(
+    context: &ForwardContext<S>,
+    cell: &ForwardCell,
+    listener: &ForwardListener,
+) {
+    let addr = listener.bound_addr().clone();
+    match listener.unbound_failure() {
+        None => cell.set_listening(addr),
+        Some(failure) => {
+            if cell.set_partly_listening(addr, failure.clone()) {
+                warn!(
+                    tunnel = context.tunnel,
+                    "{failure}; the forward listens on its other address, retrying in the background"
+                );
+            }
+        }
+    }
+}
+
 /// Serves one forward until `cancel` is cancelled: binds its address if `first` is `None`, retrying until that succeeds,
 /// and accepts connections. The address is free again when this returns.
 pub(super) async fn serve<S: SshSession>(
@@ -75,14 +95,11 @@ pub(super) async fn serve<S: SshSession>(
         let mut listener = first;
         let mut may_unlink = true;
         loop {
-            let bound = match listener {
+            let mut bound = match listener {
                 Some(bound) => bound,
                 None => bind_with_retries(&context, &cell, may_unlink).await,
             };
-            tokio::select! {
-                () = accept_loop(&context, &cell, &cancel, &bound) => {}
-                () = bound.path_lost() => {}
-            }
+            accept_until_path_lost(&context, &cell, &cancel, &mut bound).await;
             warn!(
                 tunnel = context.tunnel,
                 listen = %cell.listen(),
@@ -97,6 +114,33 @@ pub(super) async fn serve<S: SshSession>(
     };
     // `work` loops forever, so the result is always `None`.
     let _: Option<()> = cancel.run_until_cancelled(work).await;
+}
+
+/// Accepts connections until the file of a Unix socket is lost. Tries meanwhile to bind the addresses that are missing.
+async fn accept_until_path_lost<S: SshSession>(
+    context: &Arc<ForwardContext<S>>,
+    cell: &Arc<ForwardCell>,
+    cancel: &CancellationToken,
+    bound: &mut ForwardListener,
+) {
+    let mut delays = retry_delays();
+    loop {
+        let delay = async {
+            if bound.is_partial() {
+                tokio::time::sleep(delays.next().unwrap_or_default()).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = accept_loop(context, cell, cancel, bound) => {}
+            () = bound.path_lost() => return,
+            () = delay => {
+                bound.bind_unbound().await;
+                record_listening(context, cell, bound);
+            }
+        }
+    }
 }
 
 async fn bind_with_retries<S: SshSession>(

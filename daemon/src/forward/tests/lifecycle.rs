@@ -324,3 +324,35 @@ impl Fixture {
         self.until(0, |status| status.connections == 0).await;
     }
 }
+
+/// Returns a listener on `::1` alone, and its port, which is free on `127.0.0.1`.
+async fn holder_of_ipv6() -> (tokio::net::TcpListener, u16) {
+    loop {
+        let v6 = tokio::net::TcpListener::bind("[::1]:0").await.unwrap();
+        let port = v6.local_addr().unwrap().port();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return (v6, port);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_another_program_holds_is_shown_and_bound_when_it_is_free() {
+    let (holder, port) = holder_of_ipv6().await;
+    let mut fixture = Fixture::new(&[local(port)]).await;
+    let mut server = fixture.attach().await;
+    let status = fixture.status(0);
+    assert_eq!(status.state, ForwardState::Listening, "127.0.0.1 works");
+    let message = status.error.expect("the missing address is shown").message;
+    assert!(message.contains(&format!("[::1]:{port}")), "{message}");
+    assert!(message.contains("in use"), "{message}");
+    pair(&fixture, &mut server).await;
+
+    drop(holder);
+    fixture.until(0, |status| status.error.is_none()).await;
+    let mut client = TcpStream::connect(("::1", port)).await.unwrap();
+    let peer = server.next_open_request().await.accept();
+    peer.send_data(b"!").await;
+    client.read_exact(&mut [0; 1]).await.unwrap();
+    pair(&fixture, &mut server).await;
+}
