@@ -44,7 +44,7 @@ pub(super) struct ForwardContext<S> {
     pub(super) options: watch::Sender<ForwardOptions>,
     /// The current session; `None` while the tunnel is not connected.
     pub(super) session: watch::Sender<Option<S>>,
-    /// The remote forwards, to find the one that a channel from the server belongs to.
+    /// The remote forwards, to find the one that a channel from the server belongs to. Changes too when one is granted.
     pub(super) remotes: watch::Sender<Vec<Arc<ForwardCell>>>,
     /// Connections that wait for a session.
     pub(super) held: AdmissionQueue,
