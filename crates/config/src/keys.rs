@@ -207,6 +207,8 @@ sections! {
             "Whether an existing socket file is removed before listening.";
         stream_local_bind_mask StreamLocalBindMask Forwards "octal string, or integer" | "`\"0177\"`"
             "The umask of socket files.";
+        max_connections _ Forwards "1 to 65536" | "1024"
+            "How many connections each forward may have open at a time; further ones are refused. The limit on open files counts too.";
         permit_remote_open PermitRemoteOpen Forwards "list of `host:port`, any, none" | "any"
             "The targets that reverse SOCKS may connect to.";
     }

@@ -87,7 +87,7 @@ pub(super) async fn serve<S: SshSession>(
     if no_hold && context.live_session().is_none() {
         return NotOpened::HoldTimedOut.log(context, cell);
     }
-    let finished = cancel.run_until_cancelled(handshake(&context.handshaking, &mut client));
+    let finished = cancel.run_until_cancelled(handshake(&cell.handshaking, &mut client));
     let Some(finished) = finished.await else {
         return;
     };

@@ -8,16 +8,28 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tunneld_proto::status::{ForwardKind, ForwardState, ForwardStatus, LastError};
 
+use super::admission::AdmissionQueue;
 use super::counters::{CountGuard, Counters};
 use crate::failure::Failure;
 use tunneld_config::addr::{BindAddr, Endpoint, ListenAddr};
 use tunneld_config::model::Forward;
+
+/// Connections of one forward that may be held at a time. A further one evicts the oldest.
+pub(super) const MAX_HELD: usize = 256;
+/// Clients of one dynamic forward that may be in their handshake at a time. A further one evicts the oldest, so that
+/// clients which connect and send nothing cannot shut out the others.
+const MAX_HANDSHAKES: usize = 256;
 
 /// One forward and its current state; shared by its listener, its connections and the status.
 pub(crate) struct ForwardCell {
     /// The forward as it is configured.
     pub(super) forward: Forward,
     pub(super) counters: Arc<Counters>,
+    /// Connections that wait for a session. Like every limit on connections it is the forward's own, so that the clients
+    /// of one forward, who may be at the far side, cannot shut out those of another.
+    pub(super) held: AdmissionQueue,
+    /// Clients that have not sent their whole request yet.
+    pub(super) handshaking: AdmissionQueue,
     // A std mutex: no await happens while it is locked.
     state: Mutex<ListenState>,
     changed: Arc<Notify>,
@@ -49,6 +61,8 @@ impl ForwardCell {
         Self {
             forward,
             counters: Arc::default(),
+            held: AdmissionQueue::new(MAX_HELD),
+            handshaking: AdmissionQueue::new(MAX_HANDSHAKES),
             state: Mutex::new(ListenState::Pending),
             changed,
         }
@@ -84,14 +98,17 @@ impl ForwardCell {
         }
     }
 
-    /// Counts a connection as open until the guard is dropped.
-    pub(super) fn count_connection(&self) -> CountGuard {
+    /// Counts a connection as open until the guard is dropped; `None` if `maximum` are open.
+    pub(super) fn try_count_connection(&self, maximum: u64) -> Option<CountGuard> {
+        let open = &self.counters.connections;
+        let below = |open| (open < maximum).then_some(open + 1);
+        open.fetch_update(Relaxed, Relaxed, below).ok()?;
         self.counters.total.fetch_add(1, Relaxed);
-        CountGuard::new(
+        Some(CountGuard::counted(
             &self.counters,
             |counters| &counters.connections,
             &self.changed,
-        )
+        ))
     }
 
     /// Counts a connection as held until the guard is dropped. Notifies `changed` at once, so that the status

@@ -92,7 +92,7 @@ async fn wait_for_session<S: SshSession>(
     if remaining.is_zero() {
         return Err(NotOpened::HoldTimedOut);
     }
-    let ticket = context.held.enter();
+    let ticket = cell.held.enter();
     let _held = cell.count_held();
     let since = Instant::now();
     let mut sessions = context.session.subscribe();

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::connect::connect;
-use super::context::{ForwardContext, MAX_CONNECTIONS};
+use super::context::ForwardContext;
 use super::dynamic::{self, ClientRequest};
 use super::forward_state::ForwardCell;
 use super::local_socket::LocalSocket;
@@ -76,16 +76,12 @@ fn admit<S: SshSession>(
     cell: Arc<ForwardCell>,
     channel: S::Incoming,
 ) {
-    let Some(permit) = context.try_acquire_connection() else {
-        context.warn_throttled(&format!(
-            "the tunnel has {MAX_CONNECTIONS} connections, the maximum: new ones are refused"
-        ));
+    let Some(counted) = context.try_count_connection(&cell) else {
         return;
     };
-    let guards = (permit, cell.count_connection());
     let (connection_context, session) = (Arc::clone(context), session.clone());
     context.spawn(async move {
-        let _guards = guards;
+        let _counted = counted;
         let Forward::Remote { to, .. } = &cell.forward else {
             return;
         };
@@ -204,7 +200,7 @@ async fn serve_reverse_socks<S: SshSession>(
         return;
     };
     let finished = tokio::select! {
-        finished = dynamic::handshake(&context.handshaking, &mut channel) => finished,
+        finished = dynamic::handshake(&cell.handshaking, &mut channel) => finished,
         () = session.closed() => return,
     };
     let Some(ClientRequest { request, payload }) = finished else {

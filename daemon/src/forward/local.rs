@@ -5,11 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::context::{ForwardContext, MAX_CONNECTIONS};
+use super::context::ForwardContext;
 use super::counters::CountGuard;
 use super::dynamic;
 use super::forward_state::ForwardCell;
@@ -200,30 +199,26 @@ fn admit<S: SshSession>(
         context.warn_throttled("few file descriptors are left: new connections are reset; raise the limit (ulimit -n, LimitNOFILE=)");
         return;
     }
-    let Some(permit) = context.try_acquire_connection() else {
-        context.warn_throttled(&format!(
-            "the tunnel has {MAX_CONNECTIONS} connections, the maximum: new ones are reset"
-        ));
+    let Some(counted) = context.try_count_connection(cell) else {
         return;
     };
-    let counted = cell.count_connection();
     let (cell, cancel) = (Arc::clone(cell), cancel.clone());
     context.spawn(serve_connection(
         Arc::clone(context),
         cell,
         cancel,
         socket,
-        (permit, counted),
+        counted,
     ));
 }
 
-/// Serves one connection to its end. `_guards` keep it counted, and its permit taken, until then.
+/// Serves one connection to its end. `_counted` keeps it counted until then.
 async fn serve_connection<S: SshSession>(
     context: Arc<ForwardContext<S>>,
     cell: Arc<ForwardCell>,
     cancel: CancellationToken,
     client: LocalSocket,
-    _guards: (OwnedSemaphorePermit, CountGuard),
+    _counted: CountGuard,
 ) {
     match &cell.forward {
         Forward::Dynamic { .. } => dynamic::serve(&context, &cell, &cancel, client).await,
@@ -283,6 +278,7 @@ mod tests {
                 exit_on_failure: false,
                 unlink_socket: false,
                 socket_mask: 0o177,
+                max_connections: tunneld_config::model::DEFAULT_MAX_CONNECTIONS,
                 permit_remote_open: vec![],
             },
         };
@@ -298,12 +294,9 @@ mod tests {
         let cell = Arc::new(ForwardCell::new(Forward::Dynamic { listen }, changed));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await;
-        let guards = (
-            context.try_acquire_connection().unwrap(),
-            cell.count_connection(),
-        );
+        let counted = context.try_count_connection(&cell).unwrap();
         let (cancel, client) = (CancellationToken::new(), client.unwrap().into());
-        let served = serve_connection(Arc::clone(&context), cell, cancel, client, guards);
+        let served = serve_connection(Arc::clone(&context), cell, cancel, client, counted);
         let size = size_of_val(&served);
         assert!(size < 4096, "{size} bytes");
         let guarded = size_of_val(&context.guard(served));

@@ -112,6 +112,7 @@ impl<S: SshSession> Forwards<S> {
                 exit_on_failure: false,
                 unlink_socket: false,
                 socket_mask: 0o177,
+                max_connections: tunneld_config::model::DEFAULT_MAX_CONNECTIONS,
                 permit_remote_open: Vec::new(),
             },
         };

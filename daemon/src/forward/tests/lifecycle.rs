@@ -95,7 +95,7 @@ async fn a_client_that_sent_data_and_eof_is_held() {
 async fn the_oldest_held_connection_is_reset_when_too_many_are_held() {
     let fixture = Fixture::new(&[local(0)]).await;
     let mut clients = Vec::new();
-    for _ in 0..super::super::context::MAX_HELD {
+    for _ in 0..super::super::forward_state::MAX_HELD {
         clients.push(fixture.connect().await);
     }
     fixture.until(0, |status| status.held == 256).await;
@@ -106,19 +106,34 @@ async fn the_oldest_held_connection_is_reset_when_too_many_are_held() {
 
 #[tokio::test]
 async fn a_connection_beyond_the_maximum_is_reset_at_once() {
-    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut fixture = Fixture::new(&[local(0), local(0)]).await;
     let mut server = fixture.attach().await;
     raise_descriptor_limit();
     let mut kept = Vec::new();
-    for _ in 0..super::super::context::MAX_CONNECTIONS {
+    for _ in 0..tunneld_config::model::DEFAULT_MAX_CONNECTIONS {
         kept.push(pair(&fixture, &mut server).await);
     }
     assert_reset(&mut fixture.connect().await).await;
+    // The other forward is not affected.
+    let other = TcpStream::connect(fixture.address(1)).await.unwrap();
+    kept.push((other, server.next_open_request().await.accept()));
+    kept.swap(0, 1024);
     kept.pop();
     while fixture.status(0).connections == 1024 {
         tokio::task::yield_now().await;
     }
     pair(&fixture, &mut server).await;
+}
+
+#[tokio::test]
+async fn the_maximum_of_connections_is_configurable() {
+    let mut fixture = Fixture::new(&[]).await;
+    let mut options = options(Duration::from_secs(30));
+    options.forwarding.max_connections = 1;
+    fixture.forwards.reconcile(&[local(0)], options).await;
+    let mut server = fixture.attach().await;
+    let _first = pair(&fixture, &mut server).await;
+    assert_reset(&mut fixture.connect().await).await;
 }
 
 /// Raises the limit on open files: both ends of each connection are in this process.

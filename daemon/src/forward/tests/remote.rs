@@ -102,6 +102,27 @@ async fn an_unreachable_target_refuses_the_channel() {
 }
 
 #[tokio::test]
+async fn channels_that_the_server_opens_do_not_shut_out_local_forwards() {
+    let (target, port) = target().await;
+    let mut fixture = Fixture::new(&[local(0), remote(1, Some(port)), remote(2, None)]).await;
+    let (mut server, _) = attach(&mut fixture, &[Some(1), Some(2)]).await;
+    let mut strict = options(Duration::from_secs(30));
+    strict.forwarding.max_connections = 2;
+    let forwards = [local(0), remote(1, Some(port)), remote(2, None)];
+    fixture.forwards.reconcile(&forwards, strict).await;
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        kept.push(server.connect(tcp(1), 1).await);
+        target.accept().await.unwrap();
+        kept.push(server.connect(tcp(2), 2).await);
+    }
+    fixture.until(2, |status| status.connections == 2).await;
+    let (_peer, refused) = server.connect(tcp(1), 1).await;
+    assert!(refused.await.is_err(), "dropped without an answer");
+    pair(&fixture, &mut server).await;
+}
+
+#[tokio::test]
 async fn a_channel_for_a_forward_that_was_not_requested_is_refused() {
     let (_target, port) = target().await;
     let mut fixture = Fixture::new(&[remote(1, Some(port))]).await;
