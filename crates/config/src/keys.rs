@@ -216,7 +216,7 @@ sections! {
         autostart _ Metadata "boolean" | "true"
             "Whether the tunnel starts with the daemon.";
         hold _ Metadata "0s to 1d" | "30s"
-            "How long a new connection waits for a lost session to come back; 0 = it is closed at once.";
+            "How long a new connection waits for a lost session to come back; 0 = it is reset at once, as every new connection of a `failed` tunnel is.";
         on_needs_input _ Metadata "command" | "none"
             "Runs when a prompt waits for an answer; see [Prompts](#prompts).";
         description _ [tunnel] Metadata "text" | "none"

@@ -36,6 +36,8 @@ pub(super) struct ForwardContext<S> {
     pub(super) options: watch::Sender<ForwardOptions>,
     /// The current session; `None` while the tunnel is not connected.
     pub(super) session: watch::Sender<Option<S>>,
+    /// Whether a session may come back without the user. While it is false, connections are reset and not held.
+    pub(super) session_expected: watch::Sender<bool>,
     /// The remote forwards, to find the one that a channel from the server belongs to. Changes too when one is granted.
     pub(super) remotes: watch::Sender<Vec<Arc<ForwardCell>>>,
     /// The tasks of all listeners and connections.
@@ -54,6 +56,7 @@ impl<S: SshSession> ForwardContext<S> {
             tunnel: tunnel.to_owned(),
             options: watch::Sender::new(options),
             session: watch::Sender::new(None),
+            session_expected: watch::Sender::new(true),
             remotes: watch::Sender::new(Vec::new()),
             tasks: TaskTracker::new(),
             kill: CancellationToken::new(),
@@ -84,6 +87,12 @@ impl<S: SshSession> ForwardContext<S> {
             .as_ref()
             .filter(|session| !session.is_closed())
             .cloned()
+    }
+
+    /// Returns whether a new connection can be served: there is a session, or the connection may wait for one.
+    pub(super) fn may_serve(&self) -> bool {
+        let may_hold = !self.options.borrow().hold.is_zero() && *self.session_expected.borrow();
+        may_hold || self.live_session().is_some()
     }
 
     /// Spawns the task of one connection. The task is cancelled with the tunnel, and a panic in it ends only this

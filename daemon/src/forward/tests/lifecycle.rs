@@ -92,6 +92,25 @@ async fn a_client_that_sent_data_and_eof_is_held() {
 }
 
 #[tokio::test]
+async fn connections_of_a_failed_tunnel_are_reset_at_once() {
+    let fixture = Fixture::new(&[local(0), dynamic()]).await;
+    let mut held = fixture.connect().await;
+    fixture.until(0, |status| status.held == 1).await;
+    let start = tokio::time::Instant::now();
+    fixture.forwards.expect_session(false);
+    assert_reset(&mut held).await;
+    for index in [0, 1] {
+        let client = TcpStream::connect(fixture.address(index)).await;
+        assert_reset(&mut client.unwrap()).await;
+    }
+    assert!(start.elapsed() < Duration::from_secs(30), "not held");
+
+    fixture.forwards.expect_session(true);
+    let _held = fixture.connect().await;
+    fixture.until(0, |status| status.held == 1).await;
+}
+
+#[tokio::test]
 async fn the_oldest_held_connection_is_reset_when_too_many_are_held() {
     let fixture = Fixture::new(&[local(0)]).await;
     let mut clients = Vec::new();
