@@ -214,7 +214,8 @@ pub struct ForwardStatus {
     pub to: Option<String>,
     /// Whether the listener accepts connections.
     pub state: ForwardState,
-    /// Why it does not listen; `None` unless `state` is `failed`.
+    /// Why it does not listen, if `state` is `failed`; of a `listening` forward, why it does not listen on one of its two
+    /// addresses (the tunnel is `degraded` then). Else `None`.
     pub error: Option<LastError>,
     /// Whether other machines can reach the listener: it is not bound to loopback.
     pub exposed: bool,

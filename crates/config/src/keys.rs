@@ -209,6 +209,8 @@ sections! {
             "Whether an existing socket file is removed before listening.";
         stream_local_bind_mask StreamLocalBindMask Forwards "octal string, or integer" | "`\"0177\"`"
             "The umask of socket files.";
+        max_connections _ Forwards "1 to 65536" | "1024"
+            "How many connections each forward may have open at a time; further ones are refused. The limit on open files counts too.";
         permit_remote_open PermitRemoteOpen Forwards "list of `host:port`, any, none" | "any"
             "The targets that reverse SOCKS may connect to.";
     }
@@ -216,7 +218,7 @@ sections! {
         autostart _ Metadata "boolean" | "true"
             "Whether the tunnel starts with the daemon.";
         hold _ Metadata "0s to 1d" | "30s"
-            "How long a new connection waits for a lost session to come back; 0 = it is closed at once.";
+            "How long a new connection waits for a lost session to come back; 0 = it is reset at once, as every new connection of a `failed` tunnel is.";
         on_needs_input _ Metadata "command" | "none"
             "Runs when a prompt waits for an answer; see [Prompts](#prompts).";
         description _ [tunnel] Metadata "text" | "none"

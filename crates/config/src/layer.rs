@@ -114,6 +114,7 @@ layer! {
     exit_on_forward_failure: bool,
     stream_local_bind_unlink: bool,
     stream_local_bind_mask: u32,
+    max_connections: u32,
     permit_remote_open: Vec<String>,
     autostart: bool,
     hold: Duration,

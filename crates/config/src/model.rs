@@ -322,6 +322,9 @@ impl fmt::Display for Forward {
     }
 }
 
+/// The default of [`Forwarding::max_connections`].
+pub const DEFAULT_MAX_CONNECTIONS: u32 = 1024;
+
 /// How the forwards of one tunnel behave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forwarding {
@@ -331,6 +334,8 @@ pub struct Forwarding {
     pub unlink_socket: bool,
     /// StreamLocalBindMask: the umask of socket files.
     pub socket_mask: u32,
+    /// How many connections of one forward may be open at a time, held ones included; at least 1.
+    pub max_connections: u32,
     /// PermitRemoteOpen: the `host:port` targets that reverse SOCKS may connect to; empty for any target.
     pub permit_remote_open: Vec<String>,
 }
@@ -340,7 +345,7 @@ pub struct Forwarding {
 pub struct Lifecycle {
     /// Whether it starts with the daemon.
     pub autostart: bool,
-    /// How long a new connection waits for a lost session to come back; zero closes it at once.
+    /// How long a new connection waits for a lost session to come back; zero resets it at once.
     pub hold: Duration,
     /// argv that runs when a prompt waits; empty for none.
     pub on_needs_input: Vec<String>,

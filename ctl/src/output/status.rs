@@ -113,7 +113,7 @@ pub(crate) fn needed(kind: PromptKind) -> &'static str {
     }
 }
 
-/// Formats a forward for the table: `L8088`, and `L8088!` if it has failed. A loopback address is left out to save
+/// Formats a forward for the table: `L8088`, and `L8088!` if it or one of its addresses has failed. A loopback address is left out to save
 /// space; any other is shown because it is the exception.
 fn short(forward: &ForwardStatus) -> Line {
     let listen = ["127.0.0.1:", "localhost:", "[::1]:"]
@@ -134,6 +134,9 @@ fn short(forward: &ForwardStatus) -> Line {
     match forward.state {
         ForwardState::Failed => Line::of(Style::Bad, format!("{letter}{listen}!")),
         ForwardState::Pending => Line::of(Style::Dim, format!("{letter}{listen}")),
+        ForwardState::Listening if forward.error.is_some() => {
+            Line::of(Style::Bad, format!("{letter}{listen}!"))
+        }
         ForwardState::Listening => Line::from(format!("{letter}{listen}")),
     }
 }
@@ -169,7 +172,8 @@ pub(crate) fn problems(tunnel: &TunnelStatus) -> Vec<Line> {
         push("", error);
     }
     for forward in &tunnel.forwards {
-        if let (ForwardState::Failed, Some(error)) = (forward.state, &forward.error) {
+        // A listening forward has an error too if one of its addresses is not bound.
+        if let Some(error) = &forward.error {
             push(
                 &format!(" {} {}", flag_letter(forward.kind), forward.listen),
                 error,

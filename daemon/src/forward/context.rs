@@ -5,25 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 use tunneld_config::model::Forwarding;
 
-use super::admission::AdmissionQueue;
+use super::counters::CountGuard;
 use super::forward_state::ForwardCell;
 use super::ssh_session::SshSession;
 
-/// Connections, of all forwards of one tunnel together, that may be open at a time, held ones included. Further ones are
-/// reset (local forwards) or refused (remote forwards).
-pub(super) const MAX_CONNECTIONS: usize = 1024;
-/// Connections of one tunnel that may be held at a time. A further one evicts the oldest.
-pub(super) const MAX_HELD: usize = 256;
-/// Clients of one tunnel's dynamic forwards that may be in their handshake at a time. A further one evicts the oldest,
-/// so that clients which connect and send nothing cannot shut out the others.
-const MAX_HANDSHAKES: usize = 256;
 /// The shortest time between two throttled warnings of one tunnel.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -44,19 +36,16 @@ pub(super) struct ForwardContext<S> {
     pub(super) options: watch::Sender<ForwardOptions>,
     /// The current session; `None` while the tunnel is not connected.
     pub(super) session: watch::Sender<Option<S>>,
-    /// The remote forwards, to find the one that a channel from the server belongs to.
+    /// Whether a session may come back without the user. While it is false, connections are reset and not held.
+    pub(super) session_expected: watch::Sender<bool>,
+    /// The remote forwards, to find the one that a channel from the server belongs to. Changes too when one is granted.
     pub(super) remotes: watch::Sender<Vec<Arc<ForwardCell>>>,
-    /// Connections that wait for a session.
-    pub(super) held: AdmissionQueue,
-    /// Clients that have not sent their whole request yet.
-    pub(super) handshaking: AdmissionQueue,
     /// The tasks of all listeners and connections.
     pub(super) tasks: TaskTracker,
     /// Cancels all connection tasks; their connections are reset.
     pub(super) kill: CancellationToken,
     /// Notified when the status of a forward has changed.
     pub(super) changed: Arc<Notify>,
-    connection_permits: Arc<Semaphore>,
     // A std mutex: no await happens while it is locked.
     last_warning: Mutex<Option<Instant>>,
 }
@@ -67,22 +56,28 @@ impl<S: SshSession> ForwardContext<S> {
             tunnel: tunnel.to_owned(),
             options: watch::Sender::new(options),
             session: watch::Sender::new(None),
+            session_expected: watch::Sender::new(true),
             remotes: watch::Sender::new(Vec::new()),
-            held: AdmissionQueue::new(MAX_HELD),
-            handshaking: AdmissionQueue::new(MAX_HANDSHAKES),
             tasks: TaskTracker::new(),
             kill: CancellationToken::new(),
             changed,
-            connection_permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             last_warning: Mutex::new(None),
         }
     }
 
-    /// Returns the permit for one more connection; `None` if [`MAX_CONNECTIONS`] are open. Never waits: a connection
-    /// that cannot be served is ended immediately and does not queue.
-    pub(super) fn try_acquire_connection(&self) -> Option<OwnedSemaphorePermit> {
-        let permits = Arc::clone(&self.connection_permits);
-        permits.try_acquire_owned().ok()
+    /// Counts one more connection of `cell` until the guard is dropped; `None`, with a warning in the log, if the forward
+    /// has as many as `max_connections` allows. Never waits: a connection that cannot be served is ended immediately and
+    /// does not queue.
+    pub(super) fn try_count_connection(&self, cell: &ForwardCell) -> Option<CountGuard> {
+        let maximum = self.options.borrow().forwarding.max_connections;
+        let counted = cell.try_count_connection(maximum.into());
+        if counted.is_none() {
+            self.warn_throttled(&format!(
+                "the forward {} has {maximum} connections, the maximum: new ones are refused; raise max_connections",
+                cell.listen()
+            ));
+        }
+        counted
     }
 
     /// Returns the current session; `None` if there is none or it has ended.
@@ -92,6 +87,12 @@ impl<S: SshSession> ForwardContext<S> {
             .as_ref()
             .filter(|session| !session.is_closed())
             .cloned()
+    }
+
+    /// Returns whether a new connection can be served: there is a session, or the connection may wait for one.
+    pub(super) fn may_serve(&self) -> bool {
+        let may_hold = !self.options.borrow().hold.is_zero() && *self.session_expected.borrow();
+        may_hold || self.live_session().is_some()
     }
 
     /// Spawns the task of one connection. The task is cancelled with the tunnel, and a panic in it ends only this

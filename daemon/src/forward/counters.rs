@@ -45,6 +45,15 @@ impl CountGuard {
         changed: &Arc<Notify>,
     ) -> Self {
         gauge(counters).fetch_add(1, Relaxed);
+        Self::counted(counters, gauge, changed)
+    }
+
+    /// Returns the guard of a gauge that the caller has incremented already.
+    pub(super) fn counted(
+        counters: &Arc<Counters>,
+        gauge: fn(&Counters) -> &AtomicU64,
+        changed: &Arc<Notify>,
+    ) -> Self {
         Self {
             counters: Arc::clone(counters),
             gauge,

@@ -81,13 +81,11 @@ pub(super) async fn serve<S: SshSession>(
     cancel: &CancellationToken,
     mut client: LocalSocket,
 ) {
-    // With `hold = 0` and no session no request can succeed, so the client is reset before its handshake, as a client
-    // of a local forward is.
-    let no_hold = context.options.borrow().hold.is_zero();
-    if no_hold && context.live_session().is_none() {
+    // No request can succeed then, so the client is reset before its handshake, as a client of a local forward is.
+    if !context.may_serve() {
         return NotOpened::HoldTimedOut.log(context, cell);
     }
-    let finished = cancel.run_until_cancelled(handshake(&context.handshaking, &mut client));
+    let finished = cancel.run_until_cancelled(handshake(&cell.handshaking, &mut client));
     let Some(finished) = finished.await else {
         return;
     };
@@ -131,7 +129,7 @@ pub(super) async fn serve<S: SshSession>(
 async fn refuse(client: LocalSocket, request: &ConnectRequest, reason: &NotOpened) {
     let reply = match reason {
         NotOpened::Refused(error) => reply_to_open_error(error),
-        NotOpened::HoldTimedOut => ConnectReply::HostUnreachable,
+        NotOpened::HoldTimedOut | NotOpened::TunnelFailed => ConnectReply::HostUnreachable,
         NotOpened::ClientGone | NotOpened::Evicted => return,
     };
     let reply = request.encode_reply(reply);

@@ -8,16 +8,28 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tunneld_proto::status::{ForwardKind, ForwardState, ForwardStatus, LastError};
 
+use super::admission::AdmissionQueue;
 use super::counters::{CountGuard, Counters};
 use crate::failure::Failure;
 use tunneld_config::addr::{BindAddr, Endpoint, ListenAddr};
 use tunneld_config::model::Forward;
+
+/// Connections of one forward that may be held at a time. A further one evicts the oldest.
+pub(super) const MAX_HELD: usize = 256;
+/// Clients of one dynamic forward that may be in their handshake at a time. A further one evicts the oldest, so that
+/// clients which connect and send nothing cannot shut out the others.
+const MAX_HANDSHAKES: usize = 256;
 
 /// One forward and its current state; shared by its listener, its connections and the status.
 pub(crate) struct ForwardCell {
     /// The forward as it is configured.
     pub(super) forward: Forward,
     pub(super) counters: Arc<Counters>,
+    /// Connections that wait for a session. Like every limit on connections it is the forward's own, so that the clients
+    /// of one forward, who may be at the far side, cannot shut out those of another.
+    pub(super) held: AdmissionQueue,
+    /// Clients that have not sent their whole request yet.
+    pub(super) handshaking: AdmissionQueue,
     // A std mutex: no await happens while it is locked.
     state: Mutex<ListenState>,
     changed: Arc<Notify>,
@@ -26,7 +38,8 @@ pub(crate) struct ForwardCell {
 enum ListenState {
     /// Not tried yet: the tunnel is down, or a remote forward waits for a session.
     Pending,
-    Listening(BoundAddr),
+    /// Listens; with a failure, and the time of its first occurrence, if one of several addresses could not be bound.
+    Listening(BoundAddr, Option<(Failure, Timestamp)>),
     /// The last attempt failed; the time is that of the first attempt that failed in this way.
     Failed(Failure, Timestamp),
 }
@@ -48,6 +61,8 @@ impl ForwardCell {
         Self {
             forward,
             counters: Arc::default(),
+            held: AdmissionQueue::new(MAX_HELD),
+            handshaking: AdmissionQueue::new(MAX_HANDSHAKES),
             state: Mutex::new(ListenState::Pending),
             changed,
         }
@@ -70,7 +85,7 @@ impl ForwardCell {
     /// Returns the address that it listens on; `None` while it does not listen.
     pub(super) fn bound_addr(&self) -> Option<BoundAddr> {
         match &*self.state() {
-            ListenState::Listening(addr) => Some(addr.clone()),
+            ListenState::Listening(addr, _) => Some(addr.clone()),
             ListenState::Pending | ListenState::Failed(..) => None,
         }
     }
@@ -79,18 +94,21 @@ impl ForwardCell {
     pub(super) fn failure(&self) -> Option<Failure> {
         match &*self.state() {
             ListenState::Failed(failure, _) => Some(failure.clone()),
-            ListenState::Pending | ListenState::Listening(_) => None,
+            ListenState::Pending | ListenState::Listening(..) => None,
         }
     }
 
-    /// Counts a connection as open until the guard is dropped.
-    pub(super) fn count_connection(&self) -> CountGuard {
+    /// Counts a connection as open until the guard is dropped; `None` if `maximum` are open.
+    pub(super) fn try_count_connection(&self, maximum: u64) -> Option<CountGuard> {
+        let open = &self.counters.connections;
+        let below = |open| (open < maximum).then_some(open + 1);
+        open.fetch_update(Relaxed, Relaxed, below).ok()?;
         self.counters.total.fetch_add(1, Relaxed);
-        CountGuard::new(
+        Some(CountGuard::counted(
             &self.counters,
             |counters| &counters.connections,
             &self.changed,
-        )
+        ))
     }
 
     /// Counts a connection as held until the guard is dropped. Notifies `changed` at once, so that the status
@@ -102,7 +120,22 @@ impl ForwardCell {
     }
 
     pub(super) fn set_listening(&self, addr: BoundAddr) {
-        self.set(ListenState::Listening(addr));
+        self.set(ListenState::Listening(addr, None));
+    }
+
+    /// Records that it listens on `addr` but not on all its addresses. Returns whether `failure` is new.
+    pub(super) fn set_partly_listening(&self, addr: BoundAddr, failure: Failure) -> bool {
+        let known = matches!(
+            &*self.state(),
+            ListenState::Listening(before, Some((known, _))) if *before == addr && *known == failure
+        );
+        if !known {
+            self.set(ListenState::Listening(
+                addr,
+                Some((failure, Timestamp::now())),
+            ));
+        }
+        !known
     }
 
     /// Records that the address could not be bound; `failure` is shown in the status, and the caller retries.
@@ -144,18 +177,14 @@ impl ForwardCell {
         let mut error = None;
         let state = match &*self.state() {
             ListenState::Pending => ForwardState::Pending,
-            ListenState::Listening(addr) => {
+            ListenState::Listening(addr, failed) => {
                 listen.clone_from(&addr.listen);
                 exposed = addr.exposed;
+                error = failed.as_ref().map(wire_error);
                 ForwardState::Listening
             }
             ListenState::Failed(failure, at) => {
-                error = Some(LastError::new(
-                    failure.kind.clone(),
-                    &failure.message,
-                    failure.hint.clone(),
-                    *at,
-                ));
+                error = Some(wire_error(&(failure.clone(), *at)));
                 ForwardState::Failed
             }
         };
@@ -173,6 +202,15 @@ impl ForwardCell {
             bytes_out: self.counters.bytes_out.load(Relaxed),
         }
     }
+}
+
+fn wire_error((failure, at): &(Failure, Timestamp)) -> LastError {
+    LastError::new(
+        failure.kind.clone(),
+        &failure.message,
+        failure.hint.clone(),
+        *at,
+    )
 }
 
 /// Returns whether other machines could connect to a listener on this address, judged by the configuration alone: a name

@@ -25,6 +25,8 @@ pub(super) enum NotOpened {
     Refused(OpenError),
     /// No session was established within the hold time.
     HoldTimedOut,
+    /// No session will come without the user: the tunnel has failed.
+    TunnelFailed,
     /// The client closed or reset its connection while it waited.
     ClientGone,
     /// Too many connections are held and this was the oldest.
@@ -39,6 +41,9 @@ impl NotOpened {
             Self::Refused(error) => info!(tunnel, %listen, "connection reset: {error}"),
             Self::HoldTimedOut => {
                 debug!(tunnel, %listen, "connection reset: no session within the hold time");
+            }
+            Self::TunnelFailed => {
+                debug!(tunnel, %listen, "connection reset: the tunnel has failed");
             }
             Self::ClientGone => {
                 debug!(tunnel, %listen, "the client closed its connection while it waited");
@@ -92,7 +97,11 @@ async fn wait_for_session<S: SshSession>(
     if remaining.is_zero() {
         return Err(NotOpened::HoldTimedOut);
     }
-    let ticket = context.held.enter();
+    let mut expected = context.session_expected.subscribe();
+    if !*expected.borrow_and_update() {
+        return Err(NotOpened::TunnelFailed);
+    }
+    let ticket = cell.held.enter();
     let _held = cell.count_held();
     let since = Instant::now();
     let mut sessions = context.session.subscribe();
@@ -108,6 +117,8 @@ async fn wait_for_session<S: SshSession>(
             // `None` would mean that the sender was dropped, but `context` owns it.
             Ok(None) | Err(_) => Err(NotOpened::HoldTimedOut),
         },
+        // An error would mean that the sender was dropped, but `context` owns it.
+        _ = expected.wait_for(|expected| !expected) => Err(NotOpened::TunnelFailed),
         () = client.wait_until_abandoned() => Err(NotOpened::ClientGone),
     };
     *remaining = remaining.saturating_sub(since.elapsed());

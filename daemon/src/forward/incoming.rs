@@ -4,14 +4,16 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::connect::connect;
-use super::context::{ForwardContext, MAX_CONNECTIONS};
+use super::context::ForwardContext;
 use super::dynamic::{self, ClientRequest};
 use super::forward_state::ForwardCell;
 use super::local_socket::LocalSocket;
@@ -21,6 +23,11 @@ use crate::dynamic::{ConnectReply, ConnectRequest, Host};
 use tunneld_config::addr::{Endpoint, HostPort, ListenAddr};
 use tunneld_config::model::Forward;
 
+/// Channels of one session that may wait until the server has granted their forward. Further ones are refused.
+const MAX_WAITING_FOR_GRANT: usize = 64;
+/// How long a channel waits for the grant of its forward. The server sends both within a moment, in either order.
+const GRANT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Serves the channels that the server opens until `session_ended` is cancelled. Each gets its own task: a wait here
 /// would fill the queue, and the session refuses channels that the queue has no room for.
 pub(super) async fn serve_incoming<S: SshSession>(
@@ -29,49 +36,113 @@ pub(super) async fn serve_incoming<S: SshSession>(
     session_ended: CancellationToken,
     mut incoming: mpsc::Receiver<S::Incoming>,
 ) {
+    let waiting = Arc::new(Semaphore::new(MAX_WAITING_FOR_GRANT));
     while let Some(Some(channel)) = session_ended.run_until_cancelled(incoming.recv()).await {
-        let cell = find_forward(&context.remotes.borrow(), channel.listen(), channel.port());
-        let Some(cell) = cell else {
-            context.warn_throttled(
-                "the server opened a connection for a forward that was not requested; it is refused",
-            );
-            continue;
-        };
-        let Some(permit) = context.try_acquire_connection() else {
-            context.warn_throttled(&format!(
-                "the tunnel has {MAX_CONNECTIONS} connections, the maximum: new ones are refused"
-            ));
-            continue;
-        };
-        let guards = (permit, cell.count_connection());
-        let (connection_context, session) = (Arc::clone(&context), session.clone());
-        context.spawn(async move {
-            let _guards = guards;
-            let Forward::Remote { to, .. } = &cell.forward else {
-                return;
-            };
-            let context = &connection_context;
-            match to {
-                Some(to) => serve_fixed(context, &cell, &session, to, channel).await,
-                None => serve_reverse_socks(context, &cell, &session, channel).await,
+        let found = find_forward(&context.remotes.borrow(), channel.listen(), channel.port());
+        match found {
+            Found::Forward(cell) => admit(&context, &session, cell, channel),
+            Found::NotGrantedYet => {
+                let Ok(permit) = Arc::clone(&waiting).try_acquire_owned() else {
+                    context.warn_throttled(
+                        "the server opens many connections before it has granted their forward; they are refused",
+                    );
+                    continue;
+                };
+                let (waiting_context, session) = (Arc::clone(&context), session.clone());
+                context.spawn(async move {
+                    let _permit = permit;
+                    let (listen, port) = (channel.listen().clone(), channel.port());
+                    let granted = wait_for_grant(&waiting_context, &session, &listen, port);
+                    if let Some(cell) = granted.await {
+                        admit(&waiting_context, &session, cell, channel);
+                    }
+                });
             }
-        });
+            Found::NotRequested => warn_not_requested(&context),
+        }
     }
 }
 
-/// Returns the forward that a channel belongs to; `None` if none with this address was requested. Several forwards may
-/// have requested port 0 on the same address; the port that the server chose tells them apart.
-fn find_forward(
-    remotes: &[Arc<ForwardCell>],
+fn warn_not_requested<S: SshSession>(context: &ForwardContext<S>) {
+    context.warn_throttled(
+        "the server opened a connection for a forward that was not requested; it is refused",
+    );
+}
+
+/// Spawns the task that serves a channel. If a limit is reached the channel is refused, by dropping it.
+fn admit<S: SshSession>(
+    context: &Arc<ForwardContext<S>>,
+    session: &S,
+    cell: Arc<ForwardCell>,
+    channel: S::Incoming,
+) {
+    let Some(counted) = context.try_count_connection(&cell) else {
+        return;
+    };
+    let (connection_context, session) = (Arc::clone(context), session.clone());
+    context.spawn(async move {
+        let _counted = counted;
+        let Forward::Remote { to, .. } = &cell.forward else {
+            return;
+        };
+        let context = &connection_context;
+        match to {
+            Some(to) => serve_fixed(context, &cell, &session, to, channel).await,
+            None => serve_reverse_socks(context, &cell, &session, channel).await,
+        }
+    });
+}
+
+/// The forward that a channel belongs to.
+enum Found {
+    Forward(Arc<ForwardCell>),
+    /// A forward with this address waits for the server's answer: the channel's port may turn out to be its port.
+    NotGrantedYet,
+    /// No forward has this address and port.
+    NotRequested,
+}
+
+/// Finds the forward of a channel by the port that the server chose for it. Several forwards may have requested port 0
+/// on the same address, and a channel may arrive before the reply that grants its forward is recorded. Such a channel is
+/// never given to another of them: its client would reach the wrong target.
+fn find_forward(remotes: &[Arc<ForwardCell>], listen: &ListenAddr, port: u16) -> Found {
+    let mut found = Found::NotRequested;
+    for cell in remotes.iter().filter(|cell| cell.listen() == listen) {
+        match cell.bound_addr() {
+            Some(addr) if addr.port == port => return Found::Forward(Arc::clone(cell)),
+            Some(_) => {}
+            None => found = Found::NotGrantedYet,
+        }
+    }
+    found
+}
+
+/// Waits until the server has answered the request of the channel's forward. `None`, which refuses the channel, if the
+/// port is none of the granted ones, or if there is no answer within [`GRANT_TIMEOUT`].
+async fn wait_for_grant<S: SshSession>(
+    context: &ForwardContext<S>,
+    session: &S,
     listen: &ListenAddr,
     port: u16,
 ) -> Option<Arc<ForwardCell>> {
-    let mut same_listen = remotes.iter().filter(|cell| cell.listen() == listen);
-    let by_port = same_listen
-        .clone()
-        .find(|cell| cell.bound_addr().is_some_and(|addr| addr.port == port));
-    // A channel may arrive before the reply that grants the forward is recorded; then no bound port is known yet.
-    by_port.or_else(|| same_listen.next()).cloned()
+    let mut remotes = context.remotes.subscribe();
+    let decided = async {
+        loop {
+            let found = find_forward(&remotes.borrow_and_update(), listen, port);
+            match found {
+                Found::Forward(cell) => return Some(cell),
+                Found::NotRequested => {
+                    warn_not_requested(context);
+                    return None;
+                }
+                Found::NotGrantedYet => remotes.changed().await.ok()?,
+            }
+        }
+    };
+    tokio::select! {
+        decided = timeout(GRANT_TIMEOUT, decided) => decided.ok().flatten(),
+        () = session.closed() => None,
+    }
 }
 
 /// Connects to the configured target, then accepts the channel: the server's client sees a refused connection, not one
@@ -129,7 +200,7 @@ async fn serve_reverse_socks<S: SshSession>(
         return;
     };
     let finished = tokio::select! {
-        finished = dynamic::handshake(&context.handshaking, &mut channel) => finished,
+        finished = dynamic::handshake(&cell.handshaking, &mut channel) => finished,
         () = session.closed() => return,
     };
     let Some(ClientRequest { request, payload }) = finished else {

@@ -3,14 +3,13 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
-use tracing::warn;
 use tunneld_proto::text::escape;
 
 use super::forward_state::BoundAddr;
@@ -32,6 +31,11 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct ForwardListener {
     sockets: Vec<ListenSocket>,
     bound_addr: BoundAddr,
+    /// Addresses that could not be bound while another could.
+    unbound: Vec<SocketAddr>,
+    /// Why the first of `unbound` that this machine has could not be bound. `None` if all are bound, or if the machine
+    /// lacks the address family of the others: no client can connect to them then.
+    unbound_failure: Option<Failure>,
 }
 
 #[derive(Debug)]
@@ -46,13 +50,9 @@ impl ForwardListener {
     ///
     /// # Errors
     /// `BindFailed`, with the program that has the address where that is known.
-    pub(super) async fn bind(
-        tunnel: &str,
-        listen: &ListenAddr,
-        options: &Forwarding,
-    ) -> Result<Self, Failure> {
+    pub(super) async fn bind(listen: &ListenAddr, options: &Forwarding) -> Result<Self, Failure> {
         match listen {
-            ListenAddr::Tcp { bind, port } => bind_tcp(tunnel, listen, bind, *port).await,
+            ListenAddr::Tcp { bind, port } => bind_tcp(listen, bind, *port).await,
             #[cfg(unix)]
             ListenAddr::Unix(path) => {
                 let socket = UnixSocket::bind(path, options).await?;
@@ -63,6 +63,8 @@ impl ForwardListener {
                         port: 0,
                         exposed: false,
                     },
+                    unbound: Vec::new(),
+                    unbound_failure: None,
                 })
             }
             #[cfg(not(unix))]
@@ -83,6 +85,39 @@ impl ForwardListener {
     /// Returns the address that is shown in the status. With two loopback addresses it is the first, 127.0.0.1.
     pub(super) fn bound_addr(&self) -> &BoundAddr {
         &self.bound_addr
+    }
+
+    /// Returns why the forward listens on some of its addresses only; `None` if it listens on all that this machine has.
+    pub(super) fn unbound_failure(&self) -> Option<&Failure> {
+        self.unbound_failure.as_ref()
+    }
+
+    /// Returns whether [`ForwardListener::bind_unbound`] has anything to try.
+    pub(super) fn is_partial(&self) -> bool {
+        !self.unbound.is_empty()
+    }
+
+    /// Tries to bind the addresses that are not bound yet.
+    pub(super) async fn bind_unbound(&mut self) {
+        let mut errors = Vec::new();
+        for address in std::mem::take(&mut self.unbound) {
+            match bind_one(address, true) {
+                Ok(listener) => self.sockets.push(ListenSocket::Tcp(listener)),
+                Err(error) => errors.push((address, error)),
+            }
+        }
+        self.set_unbound(errors).await;
+    }
+
+    async fn set_unbound(&mut self, errors: Vec<BindError>) {
+        self.unbound = errors.iter().map(|(address, _)| *address).collect();
+        let shown = errors
+            .iter()
+            .find(|(address, error)| !is_address_missing(*address, error));
+        self.unbound_failure = match shown {
+            Some((address, error)) => Some(bind_failure(*address, error).await),
+            None => None,
+        };
     }
 
     /// Waits for the next connection on any of the addresses. Cancel-safe.
@@ -133,22 +168,20 @@ impl ForwardListener {
 }
 
 async fn bind_tcp(
-    tunnel: &str,
     listen: &ListenAddr,
     bind: &BindAddr,
     port: u16,
 ) -> Result<ForwardListener, Failure> {
-    let listeners = match bind {
+    let bound = match bind {
         BindAddr::Loopback => bind_each(
-            tunnel,
             &[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
             port,
         ),
         BindAddr::Any => bind_any(port),
-        BindAddr::Host(host) => bind_each(tunnel, &resolve(host, port).await?, port),
+        BindAddr::Host(host) => bind_each(&resolve(host, port).await?, port),
     };
-    let listeners = match listeners {
-        Ok(listeners) => listeners,
+    let BoundSockets { listeners, errors } = match bound {
+        Ok(bound) => bound,
         Err((address, error)) => return Err(bind_failure(address, &error).await),
     };
     let first = listeners
@@ -169,14 +202,18 @@ async fn bind_tcp(
             .local_addr()
             .is_ok_and(|address| !address.ip().to_canonical().is_loopback())
     });
-    Ok(ForwardListener {
+    let mut listener = ForwardListener {
         sockets: listeners.into_iter().map(ListenSocket::Tcp).collect(),
         bound_addr: BoundAddr {
             listen,
             port: first.port(),
             exposed,
         },
-    })
+        unbound: Vec::new(),
+        unbound_failure: None,
+    };
+    listener.set_unbound(errors).await;
+    Ok(listener)
 }
 
 /// Resolves a listen address, IPv4 addresses first. A name must resolve to loopback addresses only: its meaning can
@@ -218,74 +255,120 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<IpAddr>, Failure> {
 /// The address that could not be bound, and why.
 type BindError = (SocketAddr, io::Error);
 
+/// The sockets of one listen address, and the addresses that could not be bound. At least one socket, unless a name has no
+/// address.
+struct BoundSockets {
+    listeners: Vec<TcpListener>,
+    errors: Vec<BindError>,
+}
+
 /// Binds `port` on each of `ips`, as many as possible. With port 0 all get the same port, which the system picks for the
 /// first.
 ///
-/// An IPv4 address that is in use fails them all: a client that connects to it would reach another program. An address
-/// that fails for another reason (IPv6 may be disabled) is skipped.
-fn bind_each(tunnel: &str, ips: &[IpAddr], port: u16) -> Result<Vec<TcpListener>, BindError> {
+/// An IPv4 address that is in use fails them all: a client that connects to it would reach another program. Another
+/// address that fails is among the errors, and the caller tries it again.
+fn bind_each(ips: &[IpAddr], port: u16) -> Result<BoundSockets, BindError> {
     let tries = if port == 0 && ips.len() > 1 {
         MAX_PORT_TRIES
     } else {
         1
     };
-    // The attempt that bound the most addresses, and what it could not bind.
-    let mut best: Vec<TcpListener> = Vec::new();
-    let mut best_error = None;
+    // The attempt that bound the most addresses.
+    let mut best: Option<BoundSockets> = None;
     for _ in 0..tries {
-        let mut bound: Vec<TcpListener> = Vec::new();
-        let mut unbound = None;
-        for &ip in ips {
-            let port = bound
-                .first()
-                .and_then(|first| first.local_addr().ok())
-                .map_or(port, |first| first.port());
-            let address = SocketAddr::new(ip, port);
-            match bind_one(address, true) {
-                Ok(listener) => bound.push(listener),
-                Err(error) if ip.is_ipv4() && is_in_use(&error) => return Err((address, error)),
-                Err(error) => unbound = Some((address, error)),
-            }
-        }
+        let attempt = bind_each_once(ips, port)?;
         // Another program has the port that the system picked on the other family: a new pick may be free on both.
-        let pick_again = unbound.as_ref().is_some_and(|(_, error)| is_in_use(error));
-        if bound.len() > best.len() || best.is_empty() {
-            best = bound;
-            best_error = unbound;
+        let pick_again = attempt.errors.iter().any(|(_, error)| is_in_use(error));
+        if best
+            .as_ref()
+            .is_none_or(|best| attempt.listeners.len() > best.listeners.len())
+        {
+            best = Some(attempt);
         }
         if !pick_again {
             break;
         }
     }
-    match best_error {
-        Some(error) if best.is_empty() => Err(error),
-        Some((address, error)) => {
-            warn!(
-                tunnel,
-                "cannot listen on {address}: {error}; the forward listens on its other addresses only"
-            );
-            Ok(best)
+    let BoundSockets {
+        listeners,
+        mut errors,
+    } = best.unwrap_or(BoundSockets {
+        listeners: Vec::new(),
+        errors: Vec::new(),
+    });
+    match errors.pop() {
+        Some(error) if listeners.is_empty() => Err(error),
+        last => {
+            errors.extend(last);
+            Ok(BoundSockets { listeners, errors })
         }
-        None => Ok(best),
     }
 }
 
-/// Binds all addresses of both families with one dual-stack socket, or of IPv4 alone if the system has no IPv6.
-fn bind_any(port: u16) -> Result<Vec<TcpListener>, BindError> {
-    let dual_stack = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-    match bind_one(dual_stack, false) {
-        Ok(listener) => Ok(vec![listener]),
-        // These would fail for IPv4 too, or leave half of the port to another program.
-        Err(error) if is_in_use(&error) || error.kind() == io::ErrorKind::PermissionDenied => {
-            Err((dual_stack, error))
-        }
-        Err(_) => {
-            let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
-            bind_one(v4, false)
-                .map(|listener| vec![listener])
-                .map_err(|error| (v4, error))
+fn bind_each_once(ips: &[IpAddr], mut port: u16) -> Result<BoundSockets, BindError> {
+    let (mut listeners, mut failed) = (Vec::new(), Vec::new());
+    for &ip in ips {
+        match bind_one(SocketAddr::new(ip, port), true) {
+            Ok(listener) => {
+                port = listener.local_addr().map_or(port, |bound| bound.port());
+                listeners.push(listener);
+            }
+            Err(error) if ip.is_ipv4() && is_in_use(&error) => {
+                return Err((SocketAddr::new(ip, port), error));
+            }
+            Err(error) => failed.push((ip, error)),
         }
     }
+    // An address that failed before the system picked the port is retried with the picked one too.
+    let errors = failed
+        .into_iter()
+        .map(|(ip, error)| (SocketAddr::new(ip, port), error));
+    let errors = errors.collect();
+    Ok(BoundSockets { listeners, errors })
+}
+
+/// Binds all addresses of both families with one dual-stack socket, or of IPv4 alone while the system has no IPv6.
+fn bind_any(port: u16) -> Result<BoundSockets, BindError> {
+    let dual_stack = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    match bind_one(dual_stack, false) {
+        Ok(listener) => Ok(BoundSockets {
+            listeners: vec![listener],
+            errors: Vec::new(),
+        }),
+        Err(error) if is_address_missing(dual_stack, &error) => {
+            let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+            let listener = bind_one(v4, false).map_err(|error| (v4, error))?;
+            let port = listener.local_addr().map_or(port, |bound| bound.port());
+            Ok(BoundSockets {
+                listeners: vec![listener],
+                errors: vec![(SocketAddr::new(dual_stack.ip(), port), error)],
+            })
+        }
+        // IPv4 alone would leave half of the port to another program, or hide an error that passes (EMFILE).
+        Err(error) => Err((dual_stack, error)),
+    }
+}
+
+/// Returns whether `address` could not be bound because this machine does not have it: IPv6 is disabled. A UDP socket
+/// tells that apart from a failure that concerns this listener.
+fn is_address_missing(address: SocketAddr, error: &io::Error) -> bool {
+    let may_be_missing =
+        error.kind() == io::ErrorKind::AddrNotAvailable || is_family_missing(error);
+    may_be_missing
+        && UdpSocket::bind(SocketAddr::new(address.ip(), 0)).is_err_and(|error| {
+            error.kind() == io::ErrorKind::AddrNotAvailable || is_family_missing(&error)
+        })
+}
+
+#[cfg(unix)]
+fn is_family_missing(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+/// WSAEAFNOSUPPORT.
+#[cfg(not(unix))]
+fn is_family_missing(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(10047)
 }
 
 fn bind_one(address: SocketAddr, v6_only: bool) -> io::Result<TcpListener> {
@@ -321,7 +404,7 @@ async fn bind_failure(address: SocketAddr, error: &io::Error) -> Failure {
     };
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            let owner = port_owner::of_port(address.port()).await;
+            let owner = port_owner::of_address(address).await;
             port_owner::in_use(failure, owner)
         }
         io::ErrorKind::PermissionDenied => failure("permission denied")

@@ -5,11 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::context::{ForwardContext, MAX_CONNECTIONS};
+use super::context::ForwardContext;
 use super::counters::CountGuard;
 use super::dynamic;
 use super::forward_state::ForwardCell;
@@ -35,7 +34,7 @@ pub(super) async fn bind<S: SshSession>(
 ) -> Option<ForwardListener> {
     let mut forwarding = context.options.borrow().forwarding.clone();
     forwarding.unlink_socket &= may_unlink;
-    match ForwardListener::bind(&context.tunnel, cell.listen(), &forwarding).await {
+    match ForwardListener::bind(cell.listen(), &forwarding).await {
         Ok(listener) => {
             let addr = listener.bound_addr().clone();
             info!(tunnel = context.tunnel, listen = addr.listen, "listening");
@@ -46,7 +45,7 @@ pub(super) async fn bind<S: SshSession>(
                     "EXPOSED: other machines can reach this forward"
                 );
             }
-            cell.set_listening(addr);
+            record_listening(context, cell, &listener);
             Some(listener)
         }
         Err(failure) => {
@@ -63,6 +62,26 @@ pub(super) async fn bind<S: SshSession>(
     }
 }
 
+/// Records in `cell` that `listener` accepts connections, and which of its addresses it could not bind.
+fn record_listening<S: SshSession>(
+    context: &ForwardContext<S>,
+    cell: &ForwardCell,
+    listener: &ForwardListener,
+) {
+    let addr = listener.bound_addr().clone();
+    match listener.unbound_failure() {
+        None => cell.set_listening(addr),
+        Some(failure) => {
+            if cell.set_partly_listening(addr, failure.clone()) {
+                warn!(
+                    tunnel = context.tunnel,
+                    "{failure}; the forward listens on its other address, retrying in the background"
+                );
+            }
+        }
+    }
+}
+
 /// Serves one forward until `cancel` is cancelled: binds its address if `first` is `None`, retrying until that succeeds,
 /// and accepts connections. The address is free again when this returns.
 pub(super) async fn serve<S: SshSession>(
@@ -75,14 +94,11 @@ pub(super) async fn serve<S: SshSession>(
         let mut listener = first;
         let mut may_unlink = true;
         loop {
-            let bound = match listener {
+            let mut bound = match listener {
                 Some(bound) => bound,
                 None => bind_with_retries(&context, &cell, may_unlink).await,
             };
-            tokio::select! {
-                () = accept_loop(&context, &cell, &cancel, &bound) => {}
-                () = bound.path_lost() => {}
-            }
+            accept_until_path_lost(&context, &cell, &cancel, &mut bound).await;
             warn!(
                 tunnel = context.tunnel,
                 listen = %cell.listen(),
@@ -97,6 +113,33 @@ pub(super) async fn serve<S: SshSession>(
     };
     // `work` loops forever, so the result is always `None`.
     let _: Option<()> = cancel.run_until_cancelled(work).await;
+}
+
+/// Accepts connections until the file of a Unix socket is lost. Tries meanwhile to bind the addresses that are missing.
+async fn accept_until_path_lost<S: SshSession>(
+    context: &Arc<ForwardContext<S>>,
+    cell: &Arc<ForwardCell>,
+    cancel: &CancellationToken,
+    bound: &mut ForwardListener,
+) {
+    let mut delays = retry_delays();
+    loop {
+        let delay = async {
+            if bound.is_partial() {
+                tokio::time::sleep(delays.next().unwrap_or_default()).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = accept_loop(context, cell, cancel, bound) => {}
+            () = bound.path_lost() => return,
+            () = delay => {
+                bound.bind_unbound().await;
+                record_listening(context, cell, bound);
+            }
+        }
+    }
 }
 
 async fn bind_with_retries<S: SshSession>(
@@ -156,30 +199,26 @@ fn admit<S: SshSession>(
         context.warn_throttled("few file descriptors are left: new connections are reset; raise the limit (ulimit -n, LimitNOFILE=)");
         return;
     }
-    let Some(permit) = context.try_acquire_connection() else {
-        context.warn_throttled(&format!(
-            "the tunnel has {MAX_CONNECTIONS} connections, the maximum: new ones are reset"
-        ));
+    let Some(counted) = context.try_count_connection(cell) else {
         return;
     };
-    let counted = cell.count_connection();
     let (cell, cancel) = (Arc::clone(cell), cancel.clone());
     context.spawn(serve_connection(
         Arc::clone(context),
         cell,
         cancel,
         socket,
-        (permit, counted),
+        counted,
     ));
 }
 
-/// Serves one connection to its end. `_guards` keep it counted, and its permit taken, until then.
+/// Serves one connection to its end. `_counted` keeps it counted until then.
 async fn serve_connection<S: SshSession>(
     context: Arc<ForwardContext<S>>,
     cell: Arc<ForwardCell>,
     cancel: CancellationToken,
     client: LocalSocket,
-    _guards: (OwnedSemaphorePermit, CountGuard),
+    _counted: CountGuard,
 ) {
     match &cell.forward {
         Forward::Dynamic { .. } => dynamic::serve(&context, &cell, &cancel, client).await,
@@ -239,6 +278,7 @@ mod tests {
                 exit_on_failure: false,
                 unlink_socket: false,
                 socket_mask: 0o177,
+                max_connections: tunneld_config::model::DEFAULT_MAX_CONNECTIONS,
                 permit_remote_open: vec![],
             },
         };
@@ -254,12 +294,9 @@ mod tests {
         let cell = Arc::new(ForwardCell::new(Forward::Dynamic { listen }, changed));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await;
-        let guards = (
-            context.try_acquire_connection().unwrap(),
-            cell.count_connection(),
-        );
+        let counted = context.try_count_connection(&cell).unwrap();
         let (cancel, client) = (CancellationToken::new(), client.unwrap().into());
-        let served = serve_connection(Arc::clone(&context), cell, cancel, client, guards);
+        let served = serve_connection(Arc::clone(&context), cell, cancel, client, counted);
         let size = size_of_val(&served);
         assert!(size < 4096, "{size} bytes");
         let guarded = size_of_val(&context.guard(served));

@@ -112,6 +112,7 @@ impl<S: SshSession> Forwards<S> {
                 exit_on_failure: false,
                 unlink_socket: false,
                 socket_mask: 0o177,
+                max_connections: tunneld_config::model::DEFAULT_MAX_CONNECTIONS,
                 permit_remote_open: Vec::new(),
             },
         };
@@ -261,6 +262,13 @@ impl<S: SshSession> Forwards<S> {
         }
     }
 
+    /// Says whether a session may come back without the user. If not, held connections and new ones are reset at once:
+    /// waiting would not help them.
+    pub fn expect_session(&self, expected: bool) {
+        let current = &self.context.session_expected;
+        current.send_if_modified(|before| std::mem::replace(before, expected) != expected);
+    }
+
     /// Returns the status of each forward, in the order of the configuration.
     pub fn statuses(&self) -> Vec<ForwardStatus> {
         self.monitor().statuses()
@@ -288,6 +296,8 @@ impl<S: SshSession> Forwards<S> {
         let options = old.options.borrow().clone();
         let new = ForwardContext::new(&old.tunnel, options, Arc::clone(&old.changed));
         new.remotes.send_replace(old.remotes.borrow().clone());
+        new.session_expected
+            .send_replace(*old.session_expected.borrow());
         // `serve_incoming` is the only task that neither ends on its own nor was stopped above.
         if let Some(attached) = &self.attached {
             attached.cancel.cancel();

@@ -119,6 +119,8 @@ async fn request_once<S: SshSession>(
                 "the server listens"
             );
             cell.set_listening(addr);
+            // A channel of this forward may have arrived before the grant.
+            context.remotes.send_modify(|_| {});
             return true;
         }
         Ok(Err(failure)) => failure,

@@ -165,6 +165,7 @@ mod tests {
             exit_on_failure: false,
             unlink_socket,
             socket_mask,
+            max_connections: tunneld_config::model::DEFAULT_MAX_CONNECTIONS,
             permit_remote_open: vec![],
         }
     }

@@ -31,14 +31,17 @@ pub(super) struct RequestedForwards(Mutex<Vec<(RemoteListen, ListenAddr)>>);
 
 impl RequestedForwards {
     pub(super) fn insert(&self, requested: RemoteListen, listen: ListenAddr) {
-        self.with(|forwards| {
-            forwards.retain(|(other, _)| *other != requested);
-            forwards.push((requested, listen));
-        });
+        self.with(|forwards| forwards.push((requested, listen)));
     }
 
+    /// Removes one request. Several forwards may have requested port 0 on the same address: the failure of one does not
+    /// concern the others.
     pub(super) fn remove(&self, requested: &RemoteListen) {
-        self.with(|forwards| forwards.retain(|(other, _)| other != requested));
+        self.with(|forwards| {
+            if let Some(index) = forwards.iter().position(|(other, _)| other == requested) {
+                forwards.remove(index);
+            }
+        });
     }
 
     fn get(&self, requested: &RemoteListen) -> Option<ListenAddr> {
@@ -93,5 +96,26 @@ pub(super) fn to_wire(listen: &ListenAddr) -> RemoteListen {
         ListenAddr::Unix(path) => RemoteListen::Unix {
             path: path.as_os_str().as_encoded_bytes().to_vec(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_request_for_port_0_leaves_the_others() {
+        let forwards = RequestedForwards::default();
+        let listen = ListenAddr::Tcp {
+            bind: BindAddr::Loopback,
+            port: 0,
+        };
+        let requested = to_wire(&listen);
+        forwards.insert(requested.clone(), listen.clone());
+        forwards.insert(requested.clone(), listen.clone());
+        forwards.remove(&requested);
+        assert_eq!(forwards.get(&requested), Some(listen));
+        forwards.remove(&requested);
+        assert_eq!(forwards.get(&requested), None);
     }
 }

@@ -108,7 +108,10 @@ fn progress(state: &machine::State, forwards: &[ForwardStatus], now: Now) -> Pro
             at(State::NeedsInput, Some(Phase::Auth), current(attempts))
         }
         machine::State::Up { attempts, .. } => {
-            let failed = |forward: &ForwardStatus| forward.state == ForwardState::Failed;
+            // A forward that listens on some of its addresses only has an error too.
+            let failed = |forward: &ForwardStatus| {
+                forward.state == ForwardState::Failed || forward.error.is_some()
+            };
             let degraded = forwards.iter().any(failed);
             let state = if degraded { State::Degraded } else { State::Up };
             at(state, None, current(attempts))

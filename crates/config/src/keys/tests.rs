@@ -91,6 +91,7 @@ const SAMPLES: &[(&str, &str, &str, &str)] = &[
     ("exit_on_forward_failure", "true", "false", ""),
     ("stream_local_bind_unlink", "true", "false", ""),
     ("stream_local_bind_mask", r#""0177""#, r#""0117""#, ""),
+    ("max_connections", "5", "6", ""),
     ("permit_remote_open", r#""a:1""#, r#""b:1""#, ""),
     ("autostart", "true", "false", ""),
     ("hold", "5", "6", ""),

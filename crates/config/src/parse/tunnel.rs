@@ -219,6 +219,7 @@ fn forwards(table: &mut Table<'_, '_>, layer: &mut Layer) {
             _ => Ok(u32::try_from(integer(node, &(0..=0o777))?).unwrap_or_default()),
         }
     });
+    layer.max_connections = narrow(table.integer("max_connections", 1..=65_536));
     layer.permit_remote_open = table
         .list("permit_remote_open", |node| {
             values::permit_remote_open(string(node)?).map_err(ValueError::from)

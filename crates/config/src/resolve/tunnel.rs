@@ -8,8 +8,8 @@ use crate::diagnostic::{Diagnostic, Spanned};
 use crate::env::Env;
 use crate::layer::{Jump, Layer};
 use crate::model::{
-    Agent, Auth, Crypto, Forward, Forwarding, HostKeyChecking, HostKeys, Lifecycle, Liveness,
-    Route, UpdateHostKeys, Via,
+    Agent, Auth, Crypto, DEFAULT_MAX_CONNECTIONS, Forward, Forwarding, HostKeyChecking, HostKeys,
+    Lifecycle, Liveness, Route, UpdateHostKeys, Via,
 };
 use crate::parse::destination::{check_host, check_user};
 use crate::parse::values;
@@ -370,6 +370,7 @@ fn forwarding(layer: &Layer) -> Forwarding {
         exit_on_failure: value(&layer.exit_on_forward_failure).unwrap_or(false),
         unlink_socket: value(&layer.stream_local_bind_unlink).unwrap_or(false),
         socket_mask: value(&layer.stream_local_bind_mask).unwrap_or(0o177),
+        max_connections: value(&layer.max_connections).unwrap_or(DEFAULT_MAX_CONNECTIONS),
         permit_remote_open: value(&layer.permit_remote_open).unwrap_or_default(),
     }
 }

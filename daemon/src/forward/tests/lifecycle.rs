@@ -92,10 +92,29 @@ async fn a_client_that_sent_data_and_eof_is_held() {
 }
 
 #[tokio::test]
+async fn connections_of_a_failed_tunnel_are_reset_at_once() {
+    let fixture = Fixture::new(&[local(0), dynamic()]).await;
+    let mut held = fixture.connect().await;
+    fixture.until(0, |status| status.held == 1).await;
+    let start = tokio::time::Instant::now();
+    fixture.forwards.expect_session(false);
+    assert_reset(&mut held).await;
+    for index in [0, 1] {
+        let client = TcpStream::connect(fixture.address(index)).await;
+        assert_reset(&mut client.unwrap()).await;
+    }
+    assert!(start.elapsed() < Duration::from_secs(30), "not held");
+
+    fixture.forwards.expect_session(true);
+    let _held = fixture.connect().await;
+    fixture.until(0, |status| status.held == 1).await;
+}
+
+#[tokio::test]
 async fn the_oldest_held_connection_is_reset_when_too_many_are_held() {
     let fixture = Fixture::new(&[local(0)]).await;
     let mut clients = Vec::new();
-    for _ in 0..super::super::context::MAX_HELD {
+    for _ in 0..super::super::forward_state::MAX_HELD {
         clients.push(fixture.connect().await);
     }
     fixture.until(0, |status| status.held == 256).await;
@@ -106,19 +125,34 @@ async fn the_oldest_held_connection_is_reset_when_too_many_are_held() {
 
 #[tokio::test]
 async fn a_connection_beyond_the_maximum_is_reset_at_once() {
-    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut fixture = Fixture::new(&[local(0), local(0)]).await;
     let mut server = fixture.attach().await;
     raise_descriptor_limit();
     let mut kept = Vec::new();
-    for _ in 0..super::super::context::MAX_CONNECTIONS {
+    for _ in 0..tunneld_config::model::DEFAULT_MAX_CONNECTIONS {
         kept.push(pair(&fixture, &mut server).await);
     }
     assert_reset(&mut fixture.connect().await).await;
+    // The other forward is not affected.
+    let other = TcpStream::connect(fixture.address(1)).await.unwrap();
+    kept.push((other, server.next_open_request().await.accept()));
+    kept.swap(0, 1024);
     kept.pop();
     while fixture.status(0).connections == 1024 {
         tokio::task::yield_now().await;
     }
     pair(&fixture, &mut server).await;
+}
+
+#[tokio::test]
+async fn the_maximum_of_connections_is_configurable() {
+    let mut fixture = Fixture::new(&[]).await;
+    let mut options = options(Duration::from_secs(30));
+    options.forwarding.max_connections = 1;
+    fixture.forwards.reconcile(&[local(0)], options).await;
+    let mut server = fixture.attach().await;
+    let _first = pair(&fixture, &mut server).await;
+    assert_reset(&mut fixture.connect().await).await;
 }
 
 /// Raises the limit on open files: both ends of each connection are in this process.
@@ -323,4 +357,36 @@ impl Fixture {
     pub(super) async fn until_no_connection(&self) {
         self.until(0, |status| status.connections == 0).await;
     }
+}
+
+/// Returns a listener on `::1` alone, and its port, which is free on `127.0.0.1`.
+async fn holder_of_ipv6() -> (tokio::net::TcpListener, u16) {
+    loop {
+        let v6 = tokio::net::TcpListener::bind("[::1]:0").await.unwrap();
+        let port = v6.local_addr().unwrap().port();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return (v6, port);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_another_program_holds_is_shown_and_bound_when_it_is_free() {
+    let (holder, port) = holder_of_ipv6().await;
+    let mut fixture = Fixture::new(&[local(port)]).await;
+    let mut server = fixture.attach().await;
+    let status = fixture.status(0);
+    assert_eq!(status.state, ForwardState::Listening, "127.0.0.1 works");
+    let message = status.error.expect("the missing address is shown").message;
+    assert!(message.contains(&format!("[::1]:{port}")), "{message}");
+    assert!(message.contains("in use"), "{message}");
+    pair(&fixture, &mut server).await;
+
+    drop(holder);
+    fixture.until(0, |status| status.error.is_none()).await;
+    let mut client = TcpStream::connect(("::1", port)).await.unwrap();
+    let peer = server.next_open_request().await.accept();
+    peer.send_data(b"!").await;
+    client.read_exact(&mut [0; 1]).await.unwrap();
+    pair(&fixture, &mut server).await;
 }

@@ -35,6 +35,7 @@ fn options(hold: Duration) -> ForwardOptions {
             exit_on_failure: false,
             unlink_socket: false,
             socket_mask: 0o177,
+            max_connections: tunneld_config::model::DEFAULT_MAX_CONNECTIONS,
             permit_remote_open: vec![],
         },
     }

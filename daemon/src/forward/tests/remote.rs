@@ -70,6 +70,28 @@ async fn two_forwards_that_requested_port_0_are_told_apart_by_their_port() {
 }
 
 #[tokio::test]
+async fn a_channel_whose_port_is_not_granted_yet_waits_for_its_own_forward() {
+    let (first, first_port) = target().await;
+    let (second, second_port) = target().await;
+    let forwards = [remote(0, Some(first_port)), remote(0, Some(second_port))];
+    let mut fixture = Fixture::new(&forwards).await;
+    let (session, incoming, mut server) = new_session();
+    let opened = async {
+        server.answer(Some(4040)).await;
+        // The second forward's listener has a client before the server has answered its request.
+        let early = server.connect(tcp(0), 4041).await;
+        let unknown = server.connect(tcp(0), 4042).await;
+        server.answer(Some(4041)).await;
+        (early, unknown, server)
+    };
+    let attached = fixture.forwards.attach(session, incoming);
+    let (_, (_early, (_, unknown), _server)) = tokio::join!(attached, opened);
+    second.accept().await.unwrap();
+    assert!(unknown.await.is_err(), "no forward has port 4042");
+    assert!(futures_util::FutureExt::now_or_never(first.accept()).is_none());
+}
+
+#[tokio::test]
 async fn an_unreachable_target_refuses_the_channel() {
     let (listener, port) = target().await;
     drop(listener);
@@ -77,6 +99,27 @@ async fn an_unreachable_target_refuses_the_channel() {
     let (server, _) = attach(&mut fixture, &[Some(1)]).await;
     let (_peer, refused) = server.connect(tcp(1), 1).await;
     assert_eq!(refused.await.unwrap(), "Connection refused");
+}
+
+#[tokio::test]
+async fn channels_that_the_server_opens_do_not_shut_out_local_forwards() {
+    let (target, port) = target().await;
+    let mut fixture = Fixture::new(&[local(0), remote(1, Some(port)), remote(2, None)]).await;
+    let (mut server, _) = attach(&mut fixture, &[Some(1), Some(2)]).await;
+    let mut strict = options(Duration::from_secs(30));
+    strict.forwarding.max_connections = 2;
+    let forwards = [local(0), remote(1, Some(port)), remote(2, None)];
+    fixture.forwards.reconcile(&forwards, strict).await;
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        kept.push(server.connect(tcp(1), 1).await);
+        target.accept().await.unwrap();
+        kept.push(server.connect(tcp(2), 2).await);
+    }
+    fixture.until(2, |status| status.connections == 2).await;
+    let (_peer, refused) = server.connect(tcp(1), 1).await;
+    assert!(refused.await.is_err(), "dropped without an answer");
+    pair(&fixture, &mut server).await;
 }
 
 #[tokio::test]

@@ -72,6 +72,8 @@ impl Task {
 
     /// Publishes the current state. Cheap if nothing has changed: the registry sends an event only for a new status.
     pub(super) fn publish(&self) {
+        let failed = matches!(self.machine.state(), State::Failed { .. });
+        self.forwards.expect_session(!failed);
         let live = self.activity.live();
         let snapshot = TunnelSnapshot {
             config: Arc::clone(&self.config),
