@@ -229,7 +229,7 @@ async fn tunnels_to_one_host_share_one_prompt() -> Result<()> {
 async fn disconnect_during_prompt(server: &PromptingServer, daemon: &Daemon) -> Result<()> {
     let mark = daemon.log().mark();
     server.disconnect_all();
-    let line = "the server hung up while an answer was awaited";
+    let line = "the server closed the connection while the prompt was open";
     daemon.log().wait_after(mark, line, LONG).await?;
     Ok(())
 }
