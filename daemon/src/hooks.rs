@@ -149,7 +149,7 @@ impl Hooks {
 
 /// Runs the tunnel's `on_needs_input` and logs a failure.
 async fn run_hook(argv: &[String], prompt: &Prompt) {
-    let reason = format!("{}: {}", prompt.kind.as_str(), prompt.text);
+    let reason = reason(prompt);
     let vars = [
         ("TUNNELD_NAME", prompt.tunnel.as_str()),
         ("TUNNELD_STATE", State::NeedsInput.as_str()),
@@ -159,6 +159,18 @@ async fn run_hook(argv: &[String], prompt: &Prompt) {
     if let Err(error) = subprocess::run(argv, &vars, HOOK_TIMEOUT).await {
         tracing::warn!(tunnel = prompt.tunnel, "on_needs_input: {error}");
     }
+}
+
+/// The kind and the text of the prompt; by keyboard-interactive the labels too, which are the server's question there.
+fn reason(prompt: &Prompt) -> String {
+    let mut reason = format!("{}: {}", prompt.kind.as_str(), prompt.text);
+    if prompt.kind == PromptKind::KeyboardInteractive {
+        for field in &prompt.fields {
+            reason.push('\n');
+            reason.push_str(field.label.trim_end());
+        }
+    }
+    reason
 }
 
 /// Asks the user in a window and passes on the answers. The caller cancels it when the prompt is answered elsewhere.
@@ -193,11 +205,35 @@ async fn ask(
 
 #[cfg(test)]
 mod tests {
+    use tunneld_proto::status::PromptField;
+
     use super::*;
 
     fn askpass(vars: &[(&str, &str)]) -> Option<Askpass> {
         let find = |name: &str| vars.iter().find(|(known, _)| *known == name);
         Askpass::from_env(&|name| find(name).map(|(_, value)| OsString::from(value)))
+    }
+
+    #[test]
+    fn the_reason_contains_the_question_of_the_server() {
+        let field = |label: &str| PromptField {
+            label: label.to_owned(),
+            echo: false,
+        };
+        let prompt = Prompt {
+            id: 1,
+            tunnel: "t".into(),
+            kind: PromptKind::KeyboardInteractive,
+            host: "ada@h:22".into(),
+            text: "ada@h:22 asks:\n> Welcome".into(),
+            fields: vec![field("(ada@h:22) Code: "), field("(ada@h:22) PIN: ")],
+            fingerprint: None,
+            since: jiff::Timestamp::now(),
+        };
+        assert_eq!(
+            reason(&prompt),
+            "keyboard_interactive: ada@h:22 asks:\n> Welcome\n(ada@h:22) Code:\n(ada@h:22) PIN:"
+        );
     }
 
     #[test]
