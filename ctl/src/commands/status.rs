@@ -10,11 +10,11 @@ use tunneld_proto::message::{DaemonStatus, method};
 use tunneld_proto::status::{State, TunnelStatus};
 
 use super::mirror::{Change, Mirror, connection_lost};
-use super::resolve::resolve_names;
+use super::resolve::{print_config_errors, resolve_names};
 use super::{events, tunnels};
 use crate::cli::{Selection, Status};
 use crate::daemon::Context;
-use crate::exit::{Exit, INTERRUPTED, NOT_UP};
+use crate::exit::{Exit, INTERRUPTED, NOT_UP, USAGE};
 use crate::output::line::{Line, Style};
 use crate::output::{Ui, detail, status};
 use crate::select::{is_pattern, is_selected};
@@ -37,13 +37,17 @@ pub(crate) async fn run(context: &Context, args: &Status) -> Result<(), Exit> {
     } else {
         context.ui.data(&lines(&shown, args))?;
     }
-    print_daemon_notes(context, &mut client, shown.is_empty()).await?;
+    let broken = print_daemon_notes(context, &mut client, shown.is_empty()).await;
     let is_ready = |tunnel: &TunnelStatus| matches!(tunnel.state, State::Up | State::Idle);
     // Without names the command only shows: a stopped tunnel is not a failure then.
     if !selection(args).all && !shown.iter().all(is_ready) {
         return Err(Exit::silent(NOT_UP));
     }
-    Ok(())
+    // Tunnels of a broken file may be missing in the list. That is no matter of tunnels that were named and found.
+    match broken {
+        Err(exit) if exit.code == USAGE && !selection(args).all => Ok(()),
+        result => result,
+    }
 }
 
 fn selection(args: &Status) -> Selection {
@@ -63,7 +67,8 @@ fn lines(shown: &[TunnelStatus], args: &Status) -> Vec<Line> {
     }
 }
 
-/// Prints the errors of the configuration and the daemon's notes; `empty` says that no tunnel was shown.
+/// Prints the errors of the configuration and the daemon's notes; `empty` says that no tunnel was shown. Exit 2 if the
+/// configuration has errors.
 async fn print_daemon_notes(
     context: &Context,
     client: &mut Client,
@@ -72,14 +77,7 @@ async fn print_daemon_notes(
     let daemon: DaemonStatus = client
         .call(method::DAEMON_STATUS, &serde_json::Value::Null)
         .await?;
-    for line in daemon.config_errors.iter().flat_map(status::config_error) {
-        context.ui.warn(&line);
-    }
-    if !daemon.config_errors.is_empty() {
-        context.ui.warn(&Line::of(Style::Warn, "warning").and(
-            ": the configuration has errors; tunnels in these files keep their last good configuration. Correct the errors, then: tunnelctl reload",
-        ));
-    }
+    let broken = print_config_errors(context, &daemon.config_errors);
     for note in &daemon.notes {
         context
             .ui
@@ -91,7 +89,7 @@ async fn print_daemon_notes(
             daemon.config_dir
         ));
     }
-    Ok(())
+    broken
 }
 
 async fn watch(context: &Context, client: &mut Client, args: &Status) -> Result<(), Exit> {

@@ -7,7 +7,7 @@ use tunneld_proto::client::Client;
 use tunneld_proto::message::{Add, Added, method};
 
 use super::mirror::Mirror;
-use super::resolve::resolve_names;
+use super::resolve::{check_selection, resolve_names};
 use super::wait::{self, Command};
 use crate::cli::Up;
 use crate::daemon::Context;
@@ -34,7 +34,7 @@ pub(crate) async fn run(context: &Context, up: &Up) -> Result<(), Exit> {
         context.ui.info(
             "no tunnel is configured; add one with: tunnelctl up -L 8088:localhost:80 user@host",
         );
-        return Ok(());
+        return check_selection(context, &mut client, &up.selection, Ok(())).await;
     }
     let command = Command {
         method: method::UP,
@@ -43,7 +43,8 @@ pub(crate) async fn run(context: &Context, up: &Up) -> Result<(), Exit> {
         limit: up.wait.limit(),
         begun,
     };
-    wait::run(context, &mut client, mirror, command).await
+    let outcome = wait::run(context, &mut client, mirror, command).await;
+    check_selection(context, &mut client, &up.selection, outcome).await
 }
 
 /// Returns the tunnel that ssh's flags describe; `None` if the command line names existing tunnels.

@@ -2,6 +2,7 @@
 //! reload task or the log, and builds the result.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use secrecy::SecretString;
 use serde_json::Value;
@@ -18,6 +19,12 @@ use super::request::params;
 use super::wait::{self, Goal};
 use crate::session::{Channel, OpenError};
 use tunneld_config::model::Via;
+
+/// How long calls wait for a changed configuration to be read. Short, because `ssh -G` may hang, and the daemon must
+/// answer meanwhile.
+pub(super) const READ_LIMIT: Duration = Duration::from_secs(2);
+/// The same for a call with a name that is not known yet: without the reading it can only fail.
+const UNKNOWN_NAME_READ_LIMIT: Duration = Duration::from_secs(20);
 
 /// Returns whether a method may be called while the daemon stops: methods that only read, and `hello` and
 /// `daemon.shutdown`, so that a client can watch the stop.
@@ -57,6 +64,7 @@ pub(super) async fn call(
         method::REMOVE => remove(context, params(name, call_params)?).await,
         method::STATUS => {
             let filter: StatusParams = params(name, call_params)?;
+            read_changes(context, &filter.names, READ_LIMIT).await?;
             json(&statuses(context, &filter.names)?)
         }
         method::PROMPT_LIST => json(&Prompts {
@@ -106,6 +114,30 @@ fn unknown_method(name: &str) -> RpcError {
         .hint(format!("tunneld {VERSION} has: {}", known.join(", ")))
 }
 
+/// Sees to it that the configuration as it is on disk now has been read, so that a command right after the save of a file
+/// acts on the new contents.
+pub(super) async fn read_changes(
+    context: &ControlContext,
+    names: &[String],
+    limit: Duration,
+) -> Result<(), RpcError> {
+    // While the daemon stops, the reload task has ended. The status stays readable.
+    if context.stopping.is_cancelled() {
+        return Ok(());
+    }
+    let tunnels = context.supervisor.statuses();
+    let all_known = names.iter().all(|name| contains(&tunnels, name));
+    let limit = if all_known {
+        limit
+    } else {
+        UNKNOWN_NAME_READ_LIMIT
+    };
+    match context.reloader.read_changes(limit).await {
+        Err(_) if context.stopping.is_cancelled() => Ok(()),
+        read => read,
+    }
+}
+
 /// Starts or, with [`Goal::Fresh`], restarts tunnels.
 async fn up(context: &ControlContext, call: Names, goal: Goal) -> Result<Value, RpcError> {
     let Names {
@@ -113,6 +145,7 @@ async fn up(context: &ControlContext, call: Names, goal: Goal) -> Result<Value, 
         wait,
         timeout_ms,
     } = call;
+    read_changes(context, &names, READ_LIMIT).await?;
     let supervisor = &context.supervisor;
     let command = async {
         match goal {
@@ -134,6 +167,7 @@ async fn down(context: &ControlContext, call: Names) -> Result<Value, RpcError> 
         wait,
         timeout_ms,
     } = call;
+    read_changes(context, &names, READ_LIMIT).await?;
     let supervisor = &context.supervisor;
     let command = supervisor.down(&names);
     if wait {
