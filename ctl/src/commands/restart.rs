@@ -22,6 +22,7 @@ pub(crate) async fn run(context: &Context, restart: &Restart) -> Result<(), Exit
         return check_selection(context, &mut client, &restart.selection, Ok(())).await;
     }
     let command = Command {
+        prints_result: true,
         method: method::RESTART,
         fresh: true,
         names,
