@@ -35,7 +35,7 @@ pub(crate) async fn run(context: &Context, args: &Status) -> Result<(), Exit> {
     if context.ui.json {
         context.ui.json(&shown)?;
     } else {
-        context.ui.data(&lines(&shown, args))?;
+        context.ui.data(&lines(&shown, args, None))?;
     }
     let broken = print_daemon_notes(context, &mut client, shown.is_empty()).await;
     let is_ready = |tunnel: &TunnelStatus| matches!(tunnel.state, State::Up | State::Idle);
@@ -58,12 +58,20 @@ fn selection(args: &Status) -> Selection {
     }
 }
 
-fn lines(shown: &[TunnelStatus], args: &Status) -> Vec<Line> {
+/// `height` is that of the screen in lines; `None` if nothing has to be left out.
+fn lines(shown: &[TunnelStatus], args: &Status, height: Option<usize>) -> Vec<Line> {
     let now = Timestamp::now();
     match (args.names.as_slice(), shown) {
         ([name], [tunnel]) if !is_pattern(name) => detail::lines(tunnel, now),
         (_, []) => Vec::new(),
-        _ => status::table(shown, now, Ui::width()),
+        (_, shown) => {
+            let mut sorted = shown.to_vec();
+            sorted.sort_by(|a, b| status::natural_order(&a.name, &b.name));
+            match height {
+                Some(height) => status::screen(&sorted, now, Ui::width(), height),
+                None => status::table(&sorted, now, Ui::width()),
+            }
+        }
     }
 }
 
@@ -147,7 +155,7 @@ fn show(
 ) -> Result<(), Exit> {
     let shown = selected(mirror, args);
     if screen {
-        return context.ui.redraw(&lines(&shown, args));
+        return context.ui.redraw(&lines(&shown, args, Ui::screen_height()));
     }
     let changed: Vec<&TunnelStatus> = match change {
         Change::Tunnel(name) => shown.iter().filter(|tunnel| tunnel.name == *name).collect(),

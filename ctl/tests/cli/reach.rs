@@ -61,7 +61,6 @@ fn wrong_usage_exits_with_2_escapes_and_starts_nothing() {
     for args in [
         &["bogus\u{9b}2J"][..],
         &["up"],
-        &["up", "-D", "1", "a", "b"],
         &["down"],
         &["restart"],
         &["up", "-o", "Prot=1", "h"],
