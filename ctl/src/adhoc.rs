@@ -9,6 +9,7 @@ use tunneld_proto::message::Add;
 use crate::exit::Exit;
 use crate::ignored_flags::IgnoredFlags;
 use crate::options;
+use crate::services;
 
 /// The flags of ssh that `tunnelctl up` accepts, and the name of the new tunnel.
 #[derive(Debug, Clone, Default, Args)]
@@ -119,20 +120,15 @@ impl AdHocArgs {
 
     /// Builds the parameters of `tunnel.add`, and one note per option that tunneld does not support.
     ///
-    /// `names` must hold exactly the destination. Relative file names are resolved against `cwd`.
+    /// `names` holds the destination, and perhaps a command, which is ignored. Relative file names are resolved against `cwd`.
     pub(crate) fn to_add(
         &self,
         names: &[String],
         cwd: Option<&Path>,
     ) -> Result<(Add, Vec<String>), Exit> {
-        let [destination] = names else {
-            let given = if names.is_empty() {
-                "none was given"
-            } else {
-                "several were given"
-            };
+        let [destination, remote_command @ ..] = names else {
             return Err(
-                Exit::usage(format!("ssh's flags need one destination, but {given}"))
+                Exit::usage("ssh's flags need one destination, but none was given")
                     .hint("tunnelctl up -L 8088:localhost:80 user@host"),
             );
         };
@@ -140,7 +136,7 @@ impl AdHocArgs {
         let mut spec = options::Spec::new(cwd);
         self.set_destination(&mut spec, &destination);
         self.set_flags(&mut spec);
-        self.push_lists(&mut spec);
+        self.push_lists(&mut spec)?;
         // Last, because the first value of a key counts: a flag wins over the same setting by -o.
         self.set_options(&mut spec)?;
         spec.expand_host_name(destination.host);
@@ -149,7 +145,14 @@ impl AdHocArgs {
             .clone()
             .unwrap_or_else(|| destination.tunnel_name());
         check_name(&name)?;
-        let (keys, notes) = spec.into_parts();
+        let (keys, mut notes) = spec.into_parts();
+        if !remote_command.is_empty() {
+            // As in a command line pasted from a script: `ssh -L … host sleep 60`.
+            notes.push(format!(
+                "ignored: {}; a tunnel has one destination and runs no command",
+                remote_command.join(" ")
+            ));
+        }
         let add = Add {
             name,
             spec: Value::Object(keys),
@@ -195,19 +198,28 @@ impl AdHocArgs {
     }
 
     /// Adds the values of the flags that may be given more than once.
-    fn push_lists(&self, spec: &mut options::Spec<'_>) {
+    fn push_lists(&self, spec: &mut options::Spec<'_>) -> Result<(), Exit> {
         for file in &self.identity {
             spec.push_path("identity_file", file);
         }
-        for (key, forwards) in [
-            ("local_forward", &self.local),
-            ("remote_forward", &self.remote),
-            ("dynamic_forward", &self.dynamic),
+        for (flag, key, forwards) in [
+            ("-L", "local_forward", &self.local),
+            ("-R", "remote_forward", &self.remote),
+            ("-D", "dynamic_forward", &self.dynamic),
         ] {
             for forward in forwards {
-                spec.push(key, forward);
+                if forward.starts_with("*:") && flag != "-R" && !self.gateway {
+                    let exit = Exit::usage(format!(
+                        "{flag} {forward} listens on all addresses of this machine"
+                    ));
+                    return Err(
+                        exit.hint("add -g if other machines shall use it; else leave out *:")
+                    );
+                }
+                spec.push(key, &services::with_numbers(forward));
             }
         }
+        Ok(())
     }
 
     /// Applies `-o`, and the flags that are short for an option.

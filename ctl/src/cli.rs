@@ -74,12 +74,15 @@ pub(crate) enum Color {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start tunnels and wait until they are up; starts the daemon if none is running
+    #[command(alias = "start")]
     Up(Box<Up>),
     /// Stop tunnels
+    #[command(alias = "stop")]
     Down(Down),
     /// Stop tunnels and start them again
     Restart(Restart),
     /// Show the state of tunnels
+    #[command(aliases = ["list", "ls"])]
     Status(Status),
     /// Show the log
     Logs(Logs),
@@ -285,6 +288,24 @@ mod tests {
     fn names_and_all_exclude_each_other() {
         assert_eq!(parse(&["down", "--all", "db"]).unwrap_err().exit_code(), 2);
         assert_eq!(parse(&["up", "--bogus"]).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn names_of_commands_in_other_programs_are_aliases() {
+        assert!(matches!(
+            parse(&["stop", "db"]).unwrap().command,
+            Command::Down(_)
+        ));
+        assert!(matches!(
+            parse(&["start", "db"]).unwrap().command,
+            Command::Up(_)
+        ));
+        for name in ["list", "ls"] {
+            assert!(matches!(
+                parse(&[name]).unwrap().command,
+                Command::Status(_)
+            ));
+        }
     }
 
     #[test]

@@ -2,18 +2,20 @@
 
 mod launch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tunneld_proto::client::{Client, ClientError};
 use tunneld_proto::endpoint::{ConnectError, Endpoint};
+use tunneld_proto::message::{DaemonStatus, method};
 use tunneld_proto::paths::Env;
 use tunneld_proto::version::VERSION;
 
 use crate::cli::Global;
 use crate::exit::{Exit, NO_DAEMON};
 use crate::output::Ui;
+use crate::output::line::{Line, Style};
 use launch::{LaunchedDaemon, UnitStart, start_unit, unit_paths};
 pub(crate) use launch::{find_program, not_started, run_detached};
 
@@ -23,8 +25,9 @@ const CLIENT_NAME: &str = "tunnelctl";
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause between two attempts to connect to a started daemon.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How long attempts go on after the started daemon has exited, see [`Context::wait_for`].
-const EXIT_GRACE: Duration = Duration::from_secs(1);
+/// How long attempts go on after the started daemon has exited, see [`Context::wait_for`]. A daemon whose socket file was
+/// removed makes it again within this time.
+const EXIT_GRACE: Duration = Duration::from_secs(3);
 
 /// What every command needs: global options, environment, output.
 #[derive(Debug)]
@@ -47,7 +50,7 @@ impl Context {
     pub(crate) async fn connect(&self) -> Result<Client, Exit> {
         let endpoint = self.endpoint()?;
         match Client::connect(&endpoint, CLIENT_NAME).await {
-            Ok(client) => Ok(self.check_version(client)),
+            Ok(client) => self.check_config_dir(self.check_version(client)).await,
             Err(err) => {
                 let no_daemon = is_no_daemon(&err);
                 let exit = Exit::from(err);
@@ -64,7 +67,7 @@ impl Context {
     pub(crate) async fn connect_or_start(&self) -> Result<Client, Exit> {
         let endpoint = self.endpoint()?;
         match Client::connect(&endpoint, CLIENT_NAME).await {
-            Ok(client) => Ok(self.check_version(client)),
+            Ok(client) => self.check_config_dir(self.check_version(client)).await,
             Err(err) if is_no_daemon(&err) => self.start(&endpoint).await,
             Err(err) => Err(err.into()),
         }
@@ -79,6 +82,24 @@ impl Context {
             ));
         }
         client
+    }
+
+    /// Says that `--config-dir` has no effect on a daemon that runs with another folder.
+    async fn check_config_dir(&self, mut client: Client) -> Result<Client, Exit> {
+        let Some(dir) = self.global.config_dir.as_deref() else {
+            return Ok(client);
+        };
+        let status: DaemonStatus = client
+            .call(method::DAEMON_STATUS, &serde_json::Value::Null)
+            .await?;
+        let resolved = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        if resolved(&self.env.absolute(dir)?) != resolved(Path::new(&status.config_dir)) {
+            self.ui.info(Line::of(Style::Warn, "note").and(format!(
+                ": --config-dir is ignored; the running daemon reads {}",
+                status.config_dir
+            )));
+        }
+        Ok(client)
     }
 
     async fn start(&self, endpoint: &Endpoint) -> Result<Client, Exit> {

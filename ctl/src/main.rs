@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod adhoc;
+mod argv;
 mod cli;
 mod commands;
 mod daemon;
@@ -15,6 +16,7 @@ mod output;
 mod progress;
 mod prompt;
 mod select;
+mod services;
 mod signals;
 mod time;
 
@@ -31,9 +33,9 @@ use exit::{Exit, FAILED};
 use output::Ui;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(argv::normalize(std::env::args_os())) {
         Ok(cli) => cli,
-        Err(err) => return print_usage(&err),
+        Err(err) => return print_usage(&without_wrong_suggestion(err)),
     };
     let ui = Ui::new(&cli.global);
     match execute(cli, &ui) {
@@ -43,6 +45,30 @@ fn main() -> ExitCode {
             exit.code.into()
         }
     }
+}
+
+/// Replaces clap's suggestion for an unknown command, which goes by the letters: for `stop` it would be `shutdown`, which
+/// stops every tunnel.
+fn without_wrong_suggestion(err: clap::Error) -> clap::Error {
+    use clap::CommandFactory as _;
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let Some(ContextValue::String(command)) = err.get(ContextKind::InvalidSubcommand) else {
+        return err;
+    };
+    let message = |hint: &str| format!("unrecognized command '{command}'\n\n  tip: {hint}\n");
+    let hint = match argv::suggestion(command) {
+        Some(better) => format!("use: {better}"),
+        None => match err.get(ContextKind::SuggestedSubcommand) {
+            Some(ContextValue::Strings(suggested))
+                if suggested.iter().any(|name| name == "shutdown")
+                    && !command.starts_with("shut") =>
+            {
+                "list the commands: tunnelctl --help".to_owned()
+            }
+            _ => return err,
+        },
+    };
+    Cli::command().error(ErrorKind::InvalidSubcommand, message(&hint))
 }
 
 /// Prints help and version on stdout, and usage errors on stderr with unsafe characters escaped.

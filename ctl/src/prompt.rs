@@ -151,7 +151,7 @@ async fn ask(
                 Some(notification) => {
                     if closes(&notification, prompt.id) && !gone.swap(true, Relaxed) {
                         context.ui.info("");
-                        context.ui.info("the prompt is closed: it was answered elsewhere or is no longer needed; press Enter");
+                        context.ui.info("the prompt is closed: it was answered elsewhere or is no longer needed");
                     }
                     notifications.push(notification);
                 }
@@ -192,7 +192,7 @@ fn read(prompt: &Prompt, source: Source, gone: &AtomicBool) -> io::Result<Option
     for field in &prompt.fields {
         let answer = match source {
             Source::Stdin => read_line(&mut io::stdin().lock()),
-            Source::Terminal => on_terminal(field),
+            Source::Terminal => on_terminal(field, gone),
         };
         match answer {
             Ok(Some(answer)) => answers.push(answer),
@@ -240,13 +240,51 @@ fn show(text: &str) -> io::Result<()> {
     terminal.flush()
 }
 
-fn on_terminal(field: &PromptField) -> io::Result<Option<String>> {
+fn on_terminal(field: &PromptField, gone: &AtomicBool) -> io::Result<Option<String>> {
     show(&label(field))?;
+    let _guard = TerminalGuard::save();
+    #[cfg(unix)]
+    if !wait_for_line(field, gone)? {
+        // The caller checks `gone` before it uses the answer.
+        return Ok(Some(String::new()));
+    }
     if !field.echo {
         // rpassword turns the echo off and reads from the terminal even if stdin is redirected.
         return rpassword::read_password().map(Some);
     }
     read_line(&mut BufReader::new(std::fs::File::open(TERMINAL)?))
+}
+
+/// Waits until the user has entered a line, which a read then returns at once; `false` if the prompt is gone. A read of the
+/// terminal itself could not be ended.
+#[cfg(unix)]
+fn wait_for_line(field: &PromptField, gone: &AtomicBool) -> io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    /// How often `gone` is checked: 100 ms.
+    const INTERVAL: Timespec = Timespec {
+        tv_sec: 0,
+        tv_nsec: 100_000_000,
+    };
+    let terminal = std::fs::File::open(TERMINAL)?;
+    if !field.echo {
+        let mut modes = tcgetattr(&terminal)?;
+        modes.local_modes.remove(LocalModes::ECHO);
+        // The line end is shown, so that the next message begins on a line of its own.
+        modes.local_modes.insert(LocalModes::ECHONL);
+        tcsetattr(&terminal, OptionalActions::Now, &modes)?;
+    }
+    loop {
+        if gone.load(Relaxed) {
+            return Ok(false);
+        }
+        let mut fds = [PollFd::new(&terminal, PollFlags::IN)];
+        match poll(&mut fds, Some(&INTERVAL)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            // Also if the system cannot poll a terminal (macOS): the read waits then.
+            Ok(_) | Err(_) => return Ok(true),
+        }
+    }
 }
 
 /// Reads one line without its line end; `None` at the end of the input.

@@ -63,8 +63,9 @@ fn missing(name: &str, tunnels: &[TunnelStatus]) -> Exit {
         _ if name.contains('@') => exit.hint(format!(
             "to add a tunnel, say what it forwards: tunnelctl up -L 8088:localhost:80 {name}"
         )),
-        _ => exit
-            .hint("list all tunnels: tunnelctl status; check the configuration: tunnelctl check"),
+        _ => exit.hint(format!(
+            "list all tunnels: tunnelctl status; to add one for this host: tunnelctl up -L 8088:localhost:80 {name}"
+        )),
     }
 }
 

@@ -72,6 +72,9 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
     // clients that connect early wait in the backlog instead of failing while `ssh -G` runs.
     let listener = listen(options.socket.as_deref())?;
     let dir = config_dir(options.config_dir.as_deref())?;
+    if options.log_file.is_some() {
+        tunneld_platform::process::release_stderr();
+    }
 
     let state_file = Arc::new(StateFile::open(listener.endpoint().beside("state.json")));
     let reading = FirstReading::read(&dir, options.config_dir.is_some(), &state_file);

@@ -155,6 +155,14 @@ impl Daemon {
         self.process.wait_exit(limit).await
     }
 
+    /// Waits until the daemon ends by itself.
+    ///
+    /// # Errors
+    /// If it still runs after `limit`.
+    pub async fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.process.wait_exit(limit).await
+    }
+
     /// Sends SIGKILL and waits until the daemon ends.
     ///
     /// # Errors

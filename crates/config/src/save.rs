@@ -33,10 +33,21 @@ impl Saved {
     }
 }
 
-/// Saves the keys of `[tunnel.NAME]`, given as a JSON object. Keys that only the file has stay as they are. Blocks.
+/// Keys of which a tunnel has several values: saving adds to them and removes none.
+pub const ADDED_KEYS: [&str; 5] = [
+    "local_forward",
+    "remote_forward",
+    "dynamic_forward",
+    "identity_file",
+    "certificate_file",
+];
+
+/// Saves the keys of `[tunnel.NAME]`, given as a JSON object. Keys that only the file has stay as they are, and values are
+/// added to those of [`ADDED_KEYS`]. Blocks.
 ///
 /// # Errors
-/// The folder or the file cannot be read or written, or is not TOML; then nothing is changed.
+/// The folder or the file cannot be read or written, or is not TOML, or a new file of the name would not be read; then
+/// nothing is changed.
 pub fn save(dir: &Path, name: &str, keys: &Json) -> Result<Saved, ConfigFault> {
     let fault = |path: &Path, message: String, help: &str| {
         file_fault(&path.display().to_string(), &message, help)
@@ -58,7 +69,12 @@ pub fn save(dir: &Path, name: &str, keys: &Json) -> Result<Saved, ConfigFault> {
         )
     })?;
     // The text, not the loader's last good state: comments and order must stay.
-    let path = defining_file(dir, name).unwrap_or_else(|| dir.join(format!("{name}.toml")));
+    let path = match defining_file(dir, name) {
+        Some(path) => path,
+        None => {
+            new_file(dir, name).map_err(|error| fault(dir, error, "choose another name: --name"))?
+        }
+    };
     let before = match std::fs::read_to_string(&path) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -87,6 +103,48 @@ pub fn save(dir: &Path, name: &str, keys: &Json) -> Result<Saved, ConfigFault> {
         )
     })?;
     Ok(Saved { path, before })
+}
+
+/// Returns the path of the file for a new tunnel.
+///
+/// # Errors
+/// The file would never be read, or could be another file or a device on a system that ignores case (macOS, Windows):
+/// configurations are shared between machines.
+fn new_file(dir: &Path, name: &str) -> Result<PathBuf, String> {
+    let path = dir.join(format!("{name}.toml"));
+    if !crate::scan::is_config(&path) {
+        return Err(format!(
+            "a tunnel cannot be saved as \"{name}\": files named {name}.toml are not read"
+        ));
+    }
+    if is_device(name) {
+        return Err(format!(
+            "a tunnel cannot be saved as \"{name}\": Windows reserves the file name"
+        ));
+    }
+    let file = format!("{name}.toml");
+    let entries = std::fs::read_dir(dir).ok().into_iter().flatten();
+    let mut names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    match names.find(|other| other.eq_ignore_ascii_case(&file) && *other != file) {
+        Some(other) => Err(format!(
+            "a tunnel cannot be saved as \"{name}\": the folder has {other}, which differs only in case"
+        )),
+        None => Ok(path),
+    }
+}
+
+/// Whether Windows takes the file name for a device, with any extension (Naming Files, Paths, and Namespaces).
+fn is_device(name: &str) -> bool {
+    let stem = name
+        .split('.')
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let numbered = |prefix: &str| {
+        stem.strip_prefix(prefix)
+            .is_some_and(|rest| matches!(rest.as_bytes(), [b'1'..=b'9']))
+    };
+    matches!(stem.as_str(), "con" | "prn" | "aux" | "nul") || numbered("com") || numbered("lpt")
 }
 
 /// The first file that defines the tunnel; `None` if none does. Files that are too large or not TOML are skipped.
@@ -145,6 +203,11 @@ fn edit(
     }
     for (key, json) in keys {
         let mut value = value(json)?;
+        if ADDED_KEYS.contains(&key.as_str())
+            && let Some(old) = table.get(key).and_then(Item::as_value)
+        {
+            value = joined(old, value);
+        }
         match table.get_mut(key).and_then(Item::as_value_mut) {
             // Keeps the comment behind the value.
             Some(old) => {
@@ -157,6 +220,30 @@ fn edit(
         }
     }
     Ok(())
+}
+
+/// Returns a list of the values in `old`, with its layout and comments, and those of `new` that it does not have. Both
+/// may be single values.
+fn joined(old: &Value, new: Value) -> Value {
+    let mut list = match old {
+        Value::Array(list) => list.clone(),
+        single => Array::from_iter([single.clone().decorated("", "")]),
+    };
+    let added = match new {
+        Value::Array(list) => list.into_iter().collect(),
+        single => vec![single],
+    };
+    // Compared as text: numbers and strings mean the same here (`8157`, `"8157"`).
+    let text = |value: &Value| {
+        let text = value.as_str().map(str::to_owned);
+        text.unwrap_or_else(|| value.to_string().trim().to_owned())
+    };
+    for value in added {
+        if !list.iter().any(|known| text(known) == text(&value)) {
+            list.push(value);
+        }
+    }
+    Value::Array(list)
 }
 
 /// Converts JSON to a TOML value.

@@ -91,3 +91,20 @@ pub fn boot_id() -> Option<String> {
     };
     Some(id.trim().to_owned()).filter(|id| !id.is_empty())
 }
+
+/// Replaces standard error by `/dev/null` if it is a pipe. `tunnelctl up` reads the pipe for the error of a daemon that
+/// cannot start; a daemon that runs must not keep its caller's pipe open.
+#[cfg(unix)]
+pub fn release_stderr() {
+    let stderr = rustix::stdio::stderr();
+    let is_pipe = rustix::fs::fstat(stderr)
+        .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo());
+    if is_pipe && let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
+        // Fails only if a signal interrupts it; then the pipe stays, as before.
+        let _ = rustix::stdio::dup2_stderr(null);
+    }
+}
+
+/// Does nothing: only Unix daemons are started with a pipe.
+#[cfg(not(unix))]
+pub fn release_stderr() {}

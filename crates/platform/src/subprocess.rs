@@ -25,6 +25,10 @@ pub const STDERR_LIMIT: usize = 8 * 1024;
 /// Time after the end of a command in which the rest of its standard error is read.
 pub const STDERR_GRACE: Duration = Duration::from_millis(500);
 
+/// The first descriptor that a child must not get: it gets standard input, output and error.
+#[cfg(unix)]
+const FIRST_PRIVATE_FD: i32 = 3;
+
 /// A child and its process group. Dropping it kills the whole group.
 pub struct ProcessGroup(Child);
 
@@ -36,7 +40,12 @@ impl ProcessGroup {
     pub fn spawn(mut command: Command) -> io::Result<Self> {
         command.kill_on_drop(true);
         #[cfg(unix)]
-        command.process_group(0);
+        {
+            command.process_group(0);
+            // Rust's own descriptors have the flag already. Those of other libraries (the netlink socket of the network
+            // watcher) and those that the daemon inherited do not.
+            close_fds::set_fds_cloexec_threadsafe(FIRST_PRIVATE_FD, &[]);
+        }
         command.spawn().map(Self)
     }
 

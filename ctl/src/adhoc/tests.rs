@@ -96,7 +96,6 @@ fn a_destination_keeps_the_parts_that_no_flag_replaces() {
 fn an_invalid_destination_is_refused() {
     for args in [
         &["-D1"][..],
-        &["-D1", "a", "b"],
         &["-D1", "@h"],
         &["-D1", ""],
         &["-D1", "--name", "a b", "h"],
@@ -104,4 +103,26 @@ fn an_invalid_destination_is_refused() {
     ] {
         assert_eq!(add(args).unwrap_err().code, 2, "{args:?}");
     }
+}
+
+#[test]
+fn a_command_behind_the_destination_is_ignored_with_a_note() {
+    let cli = Cli::try_parse_from(["tunnelctl", "up", "-D", "1080", "h", "sleep", "60"]).unwrap();
+    let Command::Up(up) = cli.command else {
+        unreachable!()
+    };
+    let (add, notes) = up.ad_hoc.to_add(&up.selection.names, None).unwrap();
+    assert_eq!(add.name, "h");
+    assert!(
+        notes.iter().any(|note| note.contains("sleep 60")),
+        "{notes:?}"
+    );
+}
+
+#[test]
+fn a_forward_on_all_addresses_needs_the_flag_of_ssh() {
+    let exit = add(&["-L", "*:8080:localhost:80", "h"]).unwrap_err();
+    assert_eq!(exit.code, 2);
+    assert!(exit.hint.unwrap().contains("-g"));
+    assert!(add(&["-g", "-L", "*:8080:localhost:80", "h"]).is_ok());
 }

@@ -4,8 +4,15 @@ use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, copy, split};
-use tunneld_proto::message;
+use tunneld_proto::client::ClientError;
+use tunneld_proto::error::{ErrorKind as RpcErrorKind, RpcError};
+use tunneld_proto::message::{self, method};
+use tunneld_proto::status::State;
+
+use super::mirror::Mirror;
+use super::wait::{self, Command};
 
 use crate::cli::Connect;
 use crate::daemon::Context;
@@ -13,13 +20,15 @@ use crate::exit::{Exit, FAILED};
 
 /// How long the SSH server may take to open the connection.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a tunnel that was down may take to come up; time for answering prompts does not count.
+const UP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes per read from the daemon.
 const BUFFER_SIZE: usize = 64 * 1024;
 
 /// Copies both directions until the target closes its side; the end of stdin is passed on as a half-close. Exit 1 if
 /// the session is lost.
 pub(crate) async fn run(context: &Context, args: &Connect) -> Result<(), Exit> {
-    let client = context.connect().await?;
+    let client = context.connect_or_start().await?;
     let params = message::Connect {
         name: args.name.clone(),
         host: args.target.host.clone(),
@@ -29,7 +38,14 @@ pub(crate) async fn run(context: &Context, args: &Connect) -> Result<(), Exit> {
         Exit::new(FAILED, "the connection was lost")
             .hint(format!("see: tunnelctl status {}", args.name))
     };
-    let stream = client.into_stream(&params, OPEN_TIMEOUT).await?;
+    let stream = match client.into_stream(&params, OPEN_TIMEOUT).await {
+        Err(ClientError::Rpc(err)) if err.data.kind == RpcErrorKind::NotUp => {
+            bring_up(context, &args.name, err).await?;
+            let client = context.connect().await?;
+            client.into_stream(&params, OPEN_TIMEOUT).await?
+        }
+        stream => stream?,
+    };
     let hangup = stream.get_ref().hangup();
     let hangup = hangup.map_err(|err| lost().caused_by(&err))?;
     let (from, mut to) = split(stream);
@@ -58,6 +74,31 @@ pub(crate) async fn run(context: &Context, args: &Connect) -> Result<(), Exit> {
         DownloadEnd::Eof => Ok(()),
         DownloadEnd::Lost(err) => Err(lost().caused_by(&err)),
     }
+}
+
+/// Brings the tunnel up as `tunnelctl up` does; prompts are asked on the terminal.
+///
+/// # Errors
+/// What kept the tunnel down; `not_up`, if the daemon has already waited for a tunnel that is to be up.
+async fn bring_up(context: &Context, name: &str, not_up: RpcError) -> Result<(), Exit> {
+    let mut client = context.connect().await?;
+    let mirror = Mirror::subscribe(&mut client).await?;
+    let is_retrying = mirror
+        .get(name)
+        .is_some_and(|tunnel| matches!(tunnel.state, State::Connecting | State::Waiting));
+    if is_retrying {
+        return Err(not_up.into());
+    }
+    let command = Command {
+        method: method::UP,
+        fresh: false,
+        names: vec![name.to_owned()],
+        limit: Some(UP_TIMEOUT),
+        // stdout carries the bytes of the connection.
+        prints_result: false,
+        begun: Timestamp::now(),
+    };
+    wait::run(context, &mut client, mirror, command).await
 }
 
 enum DownloadEnd {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use tunneld_proto::client::{Client, ClientError};
 use tunneld_proto::error::ErrorKind;
 use tunneld_proto::message::{Names, Remove, Tunnels, method};
+use tunneld_proto::status::Desired;
 
+use super::mirror::carrier_of;
 use super::resolve::resolve_names;
 use super::tunnels;
 use crate::cli::Down;
@@ -42,6 +44,18 @@ pub(crate) async fn run(context: &Context, down: &Down) -> Result<(), Exit> {
                 .and(" ")
                 .with(Style::Dim, tunnel.state.as_str()),
         );
+    }
+    for tunnel in &tunnels {
+        if let Some(carrier) = carrier_of(tunnel)
+            && tunnel.desired == Desired::Up
+            && names.iter().any(|name| name == carrier)
+            && !names.contains(&tunnel.name)
+        {
+            context.ui.info(format!(
+                "{} goes over {carrier} and waits until that tunnel is up again",
+                tunnel.name
+            ));
+        }
     }
     if context.ui.json {
         context.ui.json(&stopped.tunnels)?;

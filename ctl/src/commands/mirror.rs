@@ -95,6 +95,25 @@ impl Mirror {
         self.tunnels.values()
     }
 
+    /// Returns the tunnels whose sessions carry the tunnels `names` and that are not among them, over any number of steps,
+    /// the first one to come up first.
+    pub(super) fn carriers(&self, names: &[String]) -> Vec<String> {
+        let mut carriers: Vec<String> = Vec::new();
+        for name in names {
+            let mut chain: Vec<String> = Vec::new();
+            let mut current = self.get(name);
+            while let Some(carrier) = current.and_then(carrier_of)
+                && !names.iter().any(|name| name == carrier)
+                && !chain.iter().chain(&carriers).any(|known| known == carrier)
+            {
+                chain.push(carrier.to_owned());
+                current = self.get(carrier);
+            }
+            carriers.extend(chain.into_iter().rev());
+        }
+        carriers
+    }
+
     /// Returns a copy of all tunnels, sorted by name.
     pub(super) fn all(&self) -> Vec<TunnelStatus> {
         self.tunnels.values().cloned().collect()
@@ -104,6 +123,14 @@ impl Mirror {
     pub(super) fn get(&self, name: &str) -> Option<&TunnelStatus> {
         self.tunnels.get(name)
     }
+}
+
+/// Returns the name of the tunnel whose session carries this one (`proxy_jump = "tunnel:NAME"`).
+pub(super) fn carrier_of(tunnel: &TunnelStatus) -> Option<&str> {
+    tunnel
+        .via
+        .iter()
+        .find_map(|hop| hop.strip_prefix("tunnel:"))
 }
 
 /// The error for a daemon that closed the connection without announcing that it stops.

@@ -9,7 +9,10 @@ use tunneld_proto::message::{ConfigFault, DaemonStatus, method};
 use tunneld_proto::status::TunnelStatus;
 
 use crate::cli::Selection;
-use crate::exit::{Exit, NO_TUNNEL};
+use crate::daemon::Context;
+use crate::exit::{Exit, NO_DAEMON, NO_TUNNEL, USAGE};
+use crate::output::line::{Line, Style};
+use crate::output::status;
 use crate::select::{is_pattern, select};
 
 /// Bytes of a configuration file that are searched for a tunnel, at most.
@@ -37,6 +40,41 @@ pub(super) async fn resolve_names(
         }
         selected => selected,
     }
+}
+
+/// Prints the errors of the configuration; exit 2 if there are any.
+pub(super) fn print_config_errors(context: &Context, errors: &[ConfigFault]) -> Result<(), Exit> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    for line in errors.iter().flat_map(status::config_error) {
+        context.ui.warn(&line);
+    }
+    context.ui.warn(&Line::of(Style::Warn, "warning").and(
+        ": the configuration has errors; tunnels in these files keep their last good configuration. Correct the errors, then: tunnelctl reload",
+    ));
+    Err(Exit::silent(USAGE))
+}
+
+/// After a command for all tunnels, for a tag or for a pattern: prints the errors of the configuration, because tunnels
+/// of a broken file may be missing in the selection. Exit 2 if there are any and the command itself has succeeded.
+pub(super) async fn check_selection(
+    context: &Context,
+    client: &mut Client,
+    selection: &Selection,
+    outcome: Result<(), Exit>,
+) -> Result<(), Exit> {
+    let is_exact = !selection.all
+        && selection.tag.is_empty()
+        && !selection.names.iter().any(|name| is_pattern(name));
+    if is_exact || matches!(&outcome, Err(exit) if exit.code == NO_DAEMON) {
+        return outcome;
+    }
+    let daemon: DaemonStatus = client
+        .call(method::DAEMON_STATUS, &serde_json::Value::Null)
+        .await?;
+    let complete = print_config_errors(context, &daemon.config_errors);
+    outcome.and(complete)
 }
 
 fn explain(

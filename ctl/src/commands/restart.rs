@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use tunneld_proto::message::method;
 
 use super::mirror::Mirror;
-use super::resolve::resolve_names;
+use super::resolve::{check_selection, resolve_names};
 use super::wait::{self, Command};
 use crate::cli::Restart;
 use crate::daemon::Context;
@@ -19,14 +19,16 @@ pub(crate) async fn run(context: &Context, restart: &Restart) -> Result<(), Exit
     let mirror = Mirror::subscribe(&mut client).await?;
     let names = resolve_names(&mut client, &mirror.all(), &restart.selection).await?;
     if names.is_empty() {
-        return Ok(());
+        return check_selection(context, &mut client, &restart.selection, Ok(())).await;
     }
     let command = Command {
+        prints_result: true,
         method: method::RESTART,
         fresh: true,
         names,
         limit: restart.wait.limit(),
         begun: Timestamp::now(),
     };
-    wait::run(context, &mut client, mirror, command).await
+    let outcome = wait::run(context, &mut client, mirror, command).await;
+    check_selection(context, &mut client, &restart.selection, outcome).await
 }

@@ -10,11 +10,11 @@ use tunneld_proto::message::{DaemonStatus, method};
 use tunneld_proto::status::{State, TunnelStatus};
 
 use super::mirror::{Change, Mirror, connection_lost};
-use super::resolve::resolve_names;
+use super::resolve::{print_config_errors, resolve_names};
 use super::{events, tunnels};
 use crate::cli::{Selection, Status};
 use crate::daemon::Context;
-use crate::exit::{Exit, INTERRUPTED, NOT_UP};
+use crate::exit::{Exit, INTERRUPTED, NOT_UP, USAGE};
 use crate::output::line::{Line, Style};
 use crate::output::{Ui, detail, status};
 use crate::select::{is_pattern, is_selected};
@@ -35,15 +35,19 @@ pub(crate) async fn run(context: &Context, args: &Status) -> Result<(), Exit> {
     if context.ui.json {
         context.ui.json(&shown)?;
     } else {
-        context.ui.data(&lines(&shown, args))?;
+        context.ui.data(&lines(&shown, args, None))?;
     }
-    print_daemon_notes(context, &mut client, shown.is_empty()).await?;
+    let broken = print_daemon_notes(context, &mut client, shown.is_empty()).await;
     let is_ready = |tunnel: &TunnelStatus| matches!(tunnel.state, State::Up | State::Idle);
     // Without names the command only shows: a stopped tunnel is not a failure then.
     if !selection(args).all && !shown.iter().all(is_ready) {
         return Err(Exit::silent(NOT_UP));
     }
-    Ok(())
+    // Tunnels of a broken file may be missing in the list. That is no matter of tunnels that were named and found.
+    match broken {
+        Err(exit) if exit.code == USAGE && !selection(args).all => Ok(()),
+        result => result,
+    }
 }
 
 fn selection(args: &Status) -> Selection {
@@ -54,16 +58,25 @@ fn selection(args: &Status) -> Selection {
     }
 }
 
-fn lines(shown: &[TunnelStatus], args: &Status) -> Vec<Line> {
+/// `height` is that of the screen in lines; `None` if nothing has to be left out.
+fn lines(shown: &[TunnelStatus], args: &Status, height: Option<usize>) -> Vec<Line> {
     let now = Timestamp::now();
     match (args.names.as_slice(), shown) {
         ([name], [tunnel]) if !is_pattern(name) => detail::lines(tunnel, now),
         (_, []) => Vec::new(),
-        _ => status::table(shown, now, Ui::width()),
+        (_, shown) => {
+            let mut sorted = shown.to_vec();
+            sorted.sort_by(|a, b| status::natural_order(&a.name, &b.name));
+            match height {
+                Some(height) => status::screen(&sorted, now, Ui::width(), height),
+                None => status::table(&sorted, now, Ui::width()),
+            }
+        }
     }
 }
 
-/// Prints the errors of the configuration and the daemon's notes; `empty` says that no tunnel was shown.
+/// Prints the errors of the configuration and the daemon's notes; `empty` says that no tunnel was shown. Exit 2 if the
+/// configuration has errors.
 async fn print_daemon_notes(
     context: &Context,
     client: &mut Client,
@@ -72,14 +85,7 @@ async fn print_daemon_notes(
     let daemon: DaemonStatus = client
         .call(method::DAEMON_STATUS, &serde_json::Value::Null)
         .await?;
-    for line in daemon.config_errors.iter().flat_map(status::config_error) {
-        context.ui.warn(&line);
-    }
-    if !daemon.config_errors.is_empty() {
-        context.ui.warn(&Line::of(Style::Warn, "warning").and(
-            ": the configuration has errors; tunnels in these files keep their last good configuration. Correct the errors, then: tunnelctl reload",
-        ));
-    }
+    let broken = print_config_errors(context, &daemon.config_errors);
     for note in &daemon.notes {
         context
             .ui
@@ -91,7 +97,7 @@ async fn print_daemon_notes(
             daemon.config_dir
         ));
     }
-    Ok(())
+    broken
 }
 
 async fn watch(context: &Context, client: &mut Client, args: &Status) -> Result<(), Exit> {
@@ -149,7 +155,7 @@ fn show(
 ) -> Result<(), Exit> {
     let shown = selected(mirror, args);
     if screen {
-        return context.ui.redraw(&lines(&shown, args));
+        return context.ui.redraw(&lines(&shown, args, Ui::screen_height()));
     }
     let changed: Vec<&TunnelStatus> = match change {
         Change::Tunnel(name) => shown.iter().filter(|tunnel| tunnel.name == *name).collect(),

@@ -7,13 +7,13 @@ use tunneld_proto::client::Client;
 use tunneld_proto::message::{Add, Added, method};
 
 use super::mirror::Mirror;
-use super::resolve::resolve_names;
+use super::resolve::{check_selection, resolve_names};
 use super::wait::{self, Command};
 use crate::cli::Up;
 use crate::daemon::Context;
-use crate::exit::Exit;
+use crate::exit::{Exit, NO_TUNNEL};
 use crate::output::line::{Line, Style};
-use crate::select::require_selection;
+use crate::select::{is_pattern, require_selection};
 
 /// How long the daemon may take to check a new tunnel: it runs `ssh -G` for every host on the way.
 const ADD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -28,22 +28,29 @@ pub(crate) async fn run(context: &Context, up: &Up) -> Result<(), Exit> {
     let begun = Timestamp::now();
     let names = match add {
         Some(add) => vec![add_tunnel(context, &mut client, &add).await?],
-        None => resolve_names(&mut client, &mirror.all(), &up.selection).await?,
+        None => match resolve_names(&mut client, &mirror.all(), &up.selection).await {
+            Err(exit) if exit.code == NO_TUNNEL => {
+                vec![add_alias(context, &mut client, &up.selection.names, exit).await?]
+            }
+            names => names?,
+        },
     };
     if names.is_empty() {
         context.ui.info(
             "no tunnel is configured; add one with: tunnelctl up -L 8088:localhost:80 user@host",
         );
-        return Ok(());
+        return check_selection(context, &mut client, &up.selection, Ok(())).await;
     }
     let command = Command {
+        prints_result: true,
         method: method::UP,
         fresh: false,
         names,
         limit: up.wait.limit(),
         begun,
     };
-    wait::run(context, &mut client, mirror, command).await
+    let outcome = wait::run(context, &mut client, mirror, command).await;
+    check_selection(context, &mut client, &up.selection, outcome).await
 }
 
 /// Returns the tunnel that ssh's flags describe; `None` if the command line names existing tunnels.
@@ -74,4 +81,37 @@ async fn add_tunnel(context: &Context, client: &mut Client, add: &Add) -> Result
         context.ui.info(format!("saved {} to {file}", added.name));
     }
     Ok(added.name)
+}
+
+/// Adds the only name on the command line as an ad-hoc tunnel if ssh_config has an alias of that name with forwards.
+///
+/// # Errors
+/// `missing`, the error for the unknown name, in every other case.
+async fn add_alias(
+    context: &Context,
+    client: &mut Client,
+    names: &[String],
+    missing: Exit,
+) -> Result<String, Exit> {
+    let [name] = names else { return Err(missing) };
+    if is_pattern(name) || name.contains(['@', ':', '/']) {
+        return Err(missing);
+    }
+    let add = Add {
+        name: name.clone(),
+        spec: serde_json::json!({"host": name}),
+        save: false,
+    };
+    match client
+        .call_within::<Added>(method::ADD, &add, ADD_TIMEOUT)
+        .await
+    {
+        Ok(added) => {
+            context.ui.info(format!(
+                "{name} is a host of ssh_config; started with its forwards, as an ad-hoc tunnel"
+            ));
+            Ok(added.name)
+        }
+        Err(_) => Err(missing),
+    }
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tunneld_proto::client::Client;
 use tunneld_proto::message::{Names, Tunnels};
-use tunneld_proto::status::{ForwardState, LastError, Prompt, State, TunnelStatus};
+use tunneld_proto::status::{ForwardKind, ForwardState, LastError, Prompt, State, TunnelStatus};
 
 use super::mirror::{Change, Mirror, connection_lost};
 use crate::daemon::Context;
@@ -35,6 +35,8 @@ pub(super) struct Command<'a> {
     pub(super) names: Vec<String>,
     /// How long to wait; `None` to return as soon as the daemon has accepted the command.
     pub(super) limit: Option<Duration>,
+    /// Whether `--output json` prints the tunnels. Not where stdout carries other data.
+    pub(super) prints_result: bool,
     /// Time of the command; earlier failures are ignored.
     pub(super) begun: Timestamp,
 }
@@ -52,8 +54,10 @@ pub(super) async fn run(
         wait: false,
         timeout_ms: None,
     };
+    let carriers = mirror.carriers(&command.names);
     if command.limit.is_some() {
-        prompt::attend(client, &command.names).await?;
+        let asked = [command.names.as_slice(), &carriers].concat();
+        prompt::attend(client, &asked).await?;
     }
     let tunnels: Tunnels = client
         .call_within(command.method, &params, COMMAND_TIMEOUT)
@@ -63,9 +67,10 @@ pub(super) async fn run(
         return Ok(());
     };
     let mut waiting = Waiting::new(context, mirror, &command, limit);
+    waiting.announce_carriers(&carriers);
     let outcome = waiting.until_settled(client).await;
     waiting.spinner.clear();
-    if context.ui.json {
+    if context.ui.json && command.prints_result {
         let tunnels: Vec<&TunnelStatus> = command
             .names
             .iter()
@@ -164,7 +169,7 @@ impl<'a> Waiting<'a> {
             };
             self.print_step(&tunnel);
             match progress(&tunnel, self.begun, self.fresh) {
-                Progress::Pending => {}
+                Progress::Pending => self.settle_carriers(client, &name).await?,
                 Progress::FailedBefore | Progress::Stopped if self.in_grace() => {}
                 Progress::Stopped => self.fail(&name, &stopped(&name)),
                 Progress::FailedBefore => {
@@ -173,6 +178,56 @@ impl<'a> Waiting<'a> {
                 Progress::Failed(error) => self.fail(&name, &failure(&tunnel, error)),
                 Progress::Up => self.up(&tunnel),
                 Progress::NeedsInput(prompt) => self.needs_input(client, &name, prompt).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Says which tunnels are brought up because the selected ones go over their sessions.
+    fn announce_carriers(&mut self, carriers: &[String]) {
+        for carrier in carriers {
+            let is_up = |tunnel: &TunnelStatus| matches!(tunnel.state, State::Up | State::Degraded);
+            if !self.mirror.get(carrier).is_some_and(is_up) {
+                self.context
+                    .ui
+                    .info(format!("{carrier} comes up first: it carries the others"));
+            }
+        }
+    }
+
+    /// Asks the prompts of the tunnels that carry `name`, and reports `name` as failed if one of them has failed.
+    async fn settle_carriers(&mut self, client: &mut Client, name: &str) -> Result<(), Exit> {
+        for carrier in self.mirror.carriers(&[name.to_owned()]) {
+            // A carrier that was selected itself is settled as such.
+            if self.pending.contains(&carrier) {
+                continue;
+            }
+            let Some(tunnel) = self.mirror.get(&carrier).cloned() else {
+                continue;
+            };
+            match progress(&tunnel, self.begun, false) {
+                Progress::NeedsInput(prompt) => {
+                    if Source::terminal().is_none() {
+                        let needed = status::needed(prompt.kind);
+                        let message = format!(
+                            "{name} goes over {carrier}: {needed}, but there is no terminal"
+                        );
+                        let exit = Exit::new(FAILED, message).hint(format!(
+                            "answer it in a terminal: tunnelctl answer {carrier}"
+                        ));
+                        self.fail(name, &exit);
+                        return Ok(());
+                    }
+                    self.needs_input(client, &carrier, prompt).await?;
+                }
+                Progress::Failed(error) => {
+                    let mut exit = failure(&tunnel, error);
+                    let message = exit.message.unwrap_or_default();
+                    exit.message = Some(format!("{name} goes over {message}"));
+                    self.fail(name, &exit);
+                    return Ok(());
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -317,6 +372,18 @@ pub(super) fn report_up(context: &Context, tunnel: &TunnelStatus) {
             .with(status::style_of(tunnel.state), tunnel.state.as_str())
             .with(Style::Dim, listens),
     );
+    let exposed = tunnel.forwards.iter().filter(|forward| {
+        // For a remote forward the server decides (GatewayPorts).
+        forward.exposed
+            && forward.state == ForwardState::Listening
+            && forward.kind != ForwardKind::Remote
+    });
+    for forward in exposed {
+        context.ui.info(Line::of(Style::Warn, "note").and(format!(
+            ": other machines can connect to {}",
+            forward.listen
+        )));
+    }
     // The exit code is 0, so this is the only sign of the failed forwards; it is printed even with --quiet.
     if tunnel.state == State::Degraded {
         for line in status::problems(tunnel) {

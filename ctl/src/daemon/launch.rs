@@ -39,7 +39,9 @@ impl LaunchedDaemon {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            // For the error of a daemon that cannot start: the log may be what fails. tunneld itself replaces it by
+            // /dev/null once it runs.
+            .stderr(Stdio::piped());
         let log_start = std::fs::metadata(&log).map_or(0, |meta| meta.len());
         let child = command.spawn().map_err(|err| not_started(&program, &err))?;
         Ok(Self {
@@ -50,19 +52,30 @@ impl LaunchedDaemon {
     }
 
     /// The error for a daemon that has exited; its causes are the last lines of its log.
-    pub(super) fn exited(&self, status: &str) -> Exit {
+    pub(super) fn exited(&mut self, status: &str) -> Exit {
         let exit = Exit::new(
             NO_DAEMON,
             format!("tunneld was started but has exited ({status})"),
         );
-        let exit = Exit {
-            causes: self.last_log_lines().unwrap_or_default(),
-            ..exit
-        };
+        let mut causes = self.last_log_lines().unwrap_or_default();
+        causes.extend(self.last_words());
+        let exit = Exit { causes, ..exit };
         exit.hint(format!(
             "check the configuration: tunnelctl check; the log file is {}",
             self.log.display()
         ))
+    }
+
+    /// Returns what the daemon, which has exited, has written to its standard error.
+    fn last_words(&mut self) -> Vec<String> {
+        let mut bytes = Vec::new();
+        if let Some(stderr) = self.child.stderr.take() {
+            // What could be read counts. Nothing else has the pipe open: the daemon had no time to start children.
+            let _ = stderr.take(LOG_TAIL_BYTES).read_to_end(&mut bytes);
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        lines.take(LOG_TAIL_LINES).map(str::to_owned).collect()
     }
 
     fn last_log_lines(&self) -> io::Result<Vec<String>> {
@@ -228,6 +241,9 @@ pub(crate) fn run_detached(argv: &[OsString]) -> Exit {
     };
     // Fails only for the leader of a process group; that process is detached already.
     let _ = rustix::process::setsid();
+    // Descriptors of the caller must not live on in the daemon: `flock -n FILE tunnelctl up` would stay locked, and the
+    // reader of a pipe would wait for ever.
+    close_fds::set_fds_cloexec(3, &[]);
     let err = Command::new(program).args(args).exec();
     not_started(Path::new(program), &err)
 }
@@ -269,7 +285,7 @@ mod tests {
         let dir = tempfile::TempDir::new().unwrap();
         let log = dir.path().join("log");
         std::fs::write(&log, "old\nnew 1\nnew 2\n").unwrap();
-        let daemon = LaunchedDaemon {
+        let mut daemon = LaunchedDaemon {
             child: Command::new(std::env::current_exe().unwrap())
                 .arg("--list")
                 .stdout(Stdio::null())

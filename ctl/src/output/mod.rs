@@ -78,7 +78,7 @@ impl Ui {
     /// Overwrites the screen with the lines, as far as it has room for them.
     pub(crate) fn redraw(&self, lines: &[Line]) -> Result<(), Exit> {
         let mut text = String::from("\x1b[H");
-        let room = Self::height().map_or(usize::MAX, |height| height.saturating_sub(1));
+        let room = Self::screen_height().unwrap_or(usize::MAX);
         for line in lines.iter().take(room) {
             text.push_str(&line.paint(self.out_color));
             text.push_str("\x1b[K\n");
@@ -88,6 +88,12 @@ impl Ui {
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
         Ok(out.flush()?)
+    }
+
+    /// Returns how many lines [`Self::redraw`] can show; `None` if stdout is not a terminal.
+    pub(crate) fn screen_height() -> Option<usize> {
+        // The cursor stays on the last line.
+        Self::height().map(|height| height.saturating_sub(1))
     }
 
     /// Prints `value` on stdout as one line of JSON.

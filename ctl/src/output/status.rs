@@ -1,5 +1,7 @@
 //! The table of all tunnels, the words and colours of their states, and the list of problems below the table.
 
+use std::cmp::Ordering;
+
 use jiff::Timestamp;
 use tunneld_proto::message::ConfigFault;
 use tunneld_proto::status::{
@@ -52,12 +54,94 @@ pub(crate) fn table(tunnels: &[TunnelStatus], now: Timestamp, width: Option<usiz
     lines
 }
 
+/// Formats as [`table`] does what fits on a screen of `height` lines: the tunnels that need attention first, and the number
+/// of those that are left out.
+pub(crate) fn screen(
+    tunnels: &[TunnelStatus],
+    now: Timestamp,
+    width: Option<usize>,
+    height: usize,
+) -> Vec<Line> {
+    let all = table(tunnels, now, width);
+    if all.len() <= height {
+        return all;
+    }
+    let mut sorted = tunnels.to_vec();
+    // A stable sort: the order by name stays among equals.
+    sorted.sort_by_key(|tunnel| matches!(tunnel.state, State::Up | State::Idle | State::Stopped));
+    let problems: Vec<Line> = sorted.iter().flat_map(problems).collect();
+    let room_for_problems = problems.len().min(height / 2);
+    // The heading, and the line with the number of the others.
+    let mut room = height.saturating_sub(2 + room_for_problems);
+    if room_for_problems > 0 {
+        room = room.saturating_sub(1);
+    }
+    let rows: Vec<Vec<Line>> = sorted
+        .iter()
+        .take(room)
+        .map(|tunnel| row(tunnel, now))
+        .collect();
+    let hidden = sorted.len().saturating_sub(rows.len());
+    let mut lines = table::layout(COLUMNS, &rows, width);
+    lines.push(Line::of(Style::Dim, format!("and {hidden} more")));
+    if room_for_problems > 0 {
+        lines.push(Line::new());
+        lines.extend(problems.into_iter().take(room_for_problems));
+    }
+    lines.truncate(height);
+    lines
+}
+
+/// Compares names so that numbers in them count as numbers: pg2 before pg10.
+pub(crate) fn natural_order(a: &str, b: &str) -> Ordering {
+    let (mut left, mut right) = (a, b);
+    loop {
+        let (one, two) = (number_prefix(left), number_prefix(right));
+        match (one, two) {
+            (Some((x, rest_left)), Some((y, rest_right))) => {
+                if x != y {
+                    return x.cmp(&y);
+                }
+                (left, right) = (rest_left, rest_right);
+            }
+            _ => {
+                let (mut c, mut d) = (left.chars(), right.chars());
+                match (c.next(), d.next()) {
+                    (Some(x), Some(y)) if x == y => (left, right) = (c.as_str(), d.as_str()),
+                    // Names that differ only in leading zeros.
+                    (None, None) => return a.cmp(b),
+                    (x, y) => return x.cmp(&y),
+                }
+            }
+        }
+    }
+}
+
+/// Returns the number at the start of the text, and the rest; `None` without one, or if it exceeds 64 bits.
+fn number_prefix(text: &str) -> Option<(u64, &str)> {
+    let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let digits = text.strip_suffix(rest)?;
+    Some((digits.parse().ok()?, rest))
+}
+
+/// Forwards that a row of the table shows; of more it shows how many.
+const MAX_FORWARDS: usize = 6;
+
 fn row(tunnel: &TunnelStatus, now: Timestamp) -> Vec<Line> {
-    let forwards = tunnel.forwards.iter().enumerate();
-    let forwards = forwards.fold(Line::new(), |line, (number, forward)| {
+    let mut shown: Vec<&ForwardStatus> = tunnel.forwards.iter().collect();
+    if shown.len() > MAX_FORWARDS {
+        // Those that do not work must not be among the hidden ones.
+        shown.sort_by_key(|forward| forward.state != ForwardState::Failed);
+    }
+    let hidden = shown.len().saturating_sub(MAX_FORWARDS);
+    let forwards = shown.iter().take(MAX_FORWARDS).enumerate();
+    let mut forwards = forwards.fold(Line::new(), |line, (number, forward)| {
         line.and(if number == 0 { "" } else { " " })
             .join(short(forward))
     });
+    if hidden > 0 {
+        forwards = forwards.with(Style::Dim, format!(" +{hidden}"));
+    }
     vec![
         Line::of(Style::Bold, &tunnel.name),
         Line::of(style_of(tunnel.state), tunnel.state.as_str()),
@@ -224,6 +308,77 @@ mod tests {
                 ..sample::tunnel("mahuika", State::Waiting)
             },
         ]
+    }
+
+    #[test]
+    fn a_full_screen_keeps_the_trouble_and_counts_the_rest() {
+        let mut many: Vec<TunnelStatus> = (1..=30)
+            .map(|number| sample::tunnel(&format!("pg{number}"), State::Up))
+            .collect();
+        many.extend(tunnels());
+        many.sort_by(|a, b| natural_order(&a.name, &b.name));
+        let lines = text(&screen(&many, now(), Some(80), 12));
+        assert_eq!(lines.len(), 12, "{lines:#?}");
+        let names: Vec<_> = lines
+            .iter()
+            .map(|line| line.split(' ').next().unwrap_or_default())
+            .collect();
+        assert_eq!(
+            names[1..6],
+            ["db", "mahuika", "web", "pg1", "and"],
+            "{lines:#?}"
+        );
+        assert!(lines.contains(&"and 28 more".to_owned()), "{lines:#?}");
+        assert!(lines.iter().any(|line| line.contains("the server refused")));
+        for height in 0..40 {
+            assert!(screen(&many, now(), Some(80), height).len() <= height.max(1) || height == 0);
+        }
+    }
+
+    #[test]
+    fn numbers_in_names_are_compared_as_numbers() {
+        let mut names = [
+            "pg10",
+            "pg2",
+            "pg1",
+            "a",
+            "pg1b",
+            "pg01",
+            "z9999999999999999999999",
+        ];
+        names.sort_by(|a, b| natural_order(a, b));
+        assert_eq!(
+            names,
+            [
+                "a",
+                "pg01",
+                "pg1",
+                "pg1b",
+                "pg2",
+                "pg10",
+                "z9999999999999999999999"
+            ]
+        );
+    }
+
+    #[test]
+    fn many_forwards_are_counted_and_failed_ones_shown() {
+        let mut tunnel = sample::busy("db");
+        let failed = tunnel
+            .forwards
+            .iter()
+            .find(|forward| forward.state == ForwardState::Failed)
+            .cloned()
+            .unwrap();
+        let fine = ForwardStatus {
+            state: ForwardState::Listening,
+            error: None,
+            ..failed.clone()
+        };
+        tunnel.forwards = vec![fine; 25];
+        tunnel.forwards.push(failed);
+        let line = text(&table(&[tunnel], now(), None))[1].clone();
+        assert!(line.contains("9000! ") && line.contains(" +20"), "{line}");
     }
 
     #[test]

@@ -75,15 +75,17 @@ fn layout_row(row: &[Line], widths: &[(usize, usize)]) -> Line {
     line
 }
 
-/// Narrows the widest columns first, none below its minimum; returns whether the table now fits.
+/// Narrows columns, the widest first, and those that are dropped before any other first; none below its minimum; returns whether the table now fits.
 fn narrow(columns: &[Column], widths: &mut [(usize, usize)], width: usize) -> bool {
     let min_width = |at: usize| columns.get(at).map_or(0, |column| column.min_width);
     let gaps = GAP * widths.len().saturating_sub(1);
     while widths.iter().map(|(_, wide)| wide).sum::<usize>() + gaps > width {
+        // Columns that would be dropped early first: names often differ only in their last letters.
+        let is_minor = |at: usize| columns.get(at).is_some_and(|column| column.drop_order > 1);
         let widest = widths
             .iter_mut()
             .filter(|(at, wide)| *wide > min_width(*at))
-            .max_by_key(|(_, wide)| *wide);
+            .max_by_key(|(at, wide)| (is_minor(*at), *wide));
         match widest {
             Some((_, wide)) => *wide -= 1,
             None => return false,
@@ -164,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn at_fifty_columns_the_widest_are_narrowed() {
+    fn at_fifty_columns_the_names_are_narrowed_last() {
         assert_eq!(
             table(Some(50)),
             [
-                "NAME           STATE    HOST          NEXT",
-                "db             up       someone@a.l…  2h 13m",
-                "a-rather-lon…  waiting  h             retry in 12s",
+                "NAME               STATE    HOST      NEXT",
+                "db                 up       someone…  2h 13m",
+                "a-rather-long-na…  waiting  h         retry in 12s",
             ]
         );
     }

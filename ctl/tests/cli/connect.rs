@@ -2,11 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
+use std::os::unix::net::UnixListener;
 use std::process::{ChildStdin, Stdio};
 
 use serde_json::json;
 
-use crate::daemon::{CommandOutput, Setup};
+use crate::daemon::{CommandOutput, Daemon, Setup, snapshot, tunnel};
 
 #[test]
 fn connect_copies_each_direction_to_its_end() {
@@ -117,7 +118,14 @@ fn connect_with_a_closed_stdout_is_not_an_error() {
 #[test]
 fn connect_through_a_tunnel_that_is_not_up_exits_with_1() {
     let setup = Setup::new();
-    let daemon = setup.daemon(|daemon| daemon.refuse("connect", "not_up", &[]));
+    let listener = UnixListener::bind(setup.socket()).unwrap();
+    let daemon = std::thread::spawn(move || {
+        let mut first = Daemon::accept(&listener);
+        first.refuse("connect", "not_up", &[]);
+        // The daemon has waited already for a tunnel that is connecting, so tunnelctl does not bring it up.
+        let mut second = Daemon::accept(&listener);
+        second.answer("events.subscribe", &snapshot(&[tunnel("db", "waiting")]));
+    });
     let run = setup.run(&["connect", "db", "h:22"]);
     daemon.join().unwrap();
     assert_eq!(run.code, 1);

@@ -33,12 +33,7 @@ impl Setup {
     ) -> JoinHandle<()> {
         let listener = UnixListener::bind(self.socket()).unwrap();
         std::thread::spawn(move || {
-            let stream = listener.accept().unwrap().0;
-            let mut daemon = Daemon {
-                lines: BufReader::new(stream),
-            };
-            daemon.welcome();
-            script(&mut daemon);
+            script(&mut Daemon::accept(&listener));
         })
     }
 
@@ -79,6 +74,15 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// Accepts the next client and answers its `hello`.
+    pub(crate) fn accept(listener: &UnixListener) -> Self {
+        let mut daemon = Self {
+            lines: BufReader::new(listener.accept().unwrap().0),
+        };
+        daemon.welcome();
+        daemon
+    }
+
     pub(crate) fn welcome(&mut self) {
         let welcome = json!({"version": "0.1.0", "protocol": 1, "pid": 1, "features": []});
         self.answer("hello", &welcome);

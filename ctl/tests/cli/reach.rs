@@ -15,7 +15,6 @@ fn without_a_daemon_a_hint_says_how_to_start_one() {
         &["down", "--all"],
         &["logs"],
         &["reload"],
-        &["connect", "db", "h:1"],
         &["shutdown"],
     ] {
         let run = setup.run(args);
@@ -62,7 +61,6 @@ fn wrong_usage_exits_with_2_escapes_and_starts_nothing() {
     for args in [
         &["bogus\u{9b}2J"][..],
         &["up"],
-        &["up", "-D", "1", "a", "b"],
         &["down"],
         &["restart"],
         &["up", "-o", "Prot=1", "h"],
@@ -177,4 +175,19 @@ fn a_started_daemon_may_be_slow() {
     std::fs::write(&fifo, "").unwrap();
     assert_eq!(run.code, 0, "{}", run.err);
     assert!(run.err.ends_with("db up\n"), "{}", run.err);
+}
+
+#[test]
+fn an_unknown_command_never_suggests_to_stop_everything() {
+    let setup = Setup::new();
+    for (command, hint) in [
+        ("rm", "down --remove"),
+        ("sotp", "--help"),
+        ("kill", "tunnelctl down NAME"),
+    ] {
+        let run = setup.run(&[command, "db"]);
+        assert_eq!(run.code, 2, "{}", run.err);
+        assert!(!run.err.contains("shutdown"), "{}", run.err);
+        assert!(run.err.contains(hint) || command == "sotp", "{}", run.err);
+    }
 }

@@ -125,3 +125,24 @@ fn a_hidden_answer_is_not_shown() {
     assert!(terminal.echoes());
     daemon.join().unwrap();
 }
+
+#[test]
+fn a_prompt_that_was_answered_elsewhere_ends_without_a_key() {
+    let setup = Setup::new();
+    let (begin, begun) = std::sync::mpsc::channel();
+    let daemon = setup.daemon(move |daemon| {
+        ask(daemon);
+        begun.recv().unwrap();
+        daemon.send_event(2, &json!({"kind": "prompt_gone", "id": 3}));
+        daemon.send_tunnel_event(3, &tunnel("db", "up"));
+        // Until tunnelctl has ended.
+        daemon.lines.read_to_end(&mut Vec::new()).unwrap();
+    });
+    let mut terminal = Terminal::open();
+    let mut child = terminal.start_answer(&setup);
+    begin.send(()).unwrap();
+    terminal.read_until("the prompt is closed");
+    child.wait().unwrap();
+    assert!(terminal.echoes());
+    daemon.join().unwrap();
+}

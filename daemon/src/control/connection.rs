@@ -251,6 +251,8 @@ where
                 // `since_seq` is not needed: the snapshot contains the result of all older events.
                 let _: Subscribe = params(name, call_params)?;
                 self.check_subscription_limit()?;
+                // tunnelctl selects tunnels by this snapshot: one whose file was saved just before must be in it.
+                dispatch::read_changes(&context, &[], dispatch::READ_LIMIT).await?;
                 let (snapshot, events) = context.supervisor.subscribe();
                 Ok((json(&snapshot)?, AfterReply::SendEvents(events)))
             }

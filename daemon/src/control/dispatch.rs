@@ -2,6 +2,7 @@
 //! reload task or the log, and builds the result.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use secrecy::SecretString;
 use serde_json::Value;
@@ -18,6 +19,13 @@ use super::request::params;
 use super::wait::{self, Goal};
 use crate::session::{Channel, OpenError};
 use tunneld_config::model::Via;
+use tunneld_config::save::ADDED_KEYS;
+
+/// How long calls wait for a changed configuration to be read. Short, because `ssh -G` may hang, and the daemon must
+/// answer meanwhile.
+pub(super) const READ_LIMIT: Duration = Duration::from_secs(2);
+/// The same for a call with a name that is not known yet: without the reading it can only fail.
+const UNKNOWN_NAME_READ_LIMIT: Duration = Duration::from_secs(20);
 
 /// Returns whether a method may be called while the daemon stops: methods that only read, and `hello` and
 /// `daemon.shutdown`, so that a client can watch the stop.
@@ -57,6 +65,7 @@ pub(super) async fn call(
         method::REMOVE => remove(context, params(name, call_params)?).await,
         method::STATUS => {
             let filter: StatusParams = params(name, call_params)?;
+            read_changes(context, &filter.names, READ_LIMIT).await?;
             json(&statuses(context, &filter.names)?)
         }
         method::PROMPT_LIST => json(&Prompts {
@@ -106,6 +115,30 @@ fn unknown_method(name: &str) -> RpcError {
         .hint(format!("tunneld {VERSION} has: {}", known.join(", ")))
 }
 
+/// Sees to it that the configuration as it is on disk now has been read, so that a command right after the save of a file
+/// acts on the new contents.
+pub(super) async fn read_changes(
+    context: &ControlContext,
+    names: &[String],
+    limit: Duration,
+) -> Result<(), RpcError> {
+    // While the daemon stops, the reload task has ended. The status stays readable.
+    if context.stopping.is_cancelled() {
+        return Ok(());
+    }
+    let tunnels = context.supervisor.statuses();
+    let all_known = names.iter().all(|name| contains(&tunnels, name));
+    let limit = if all_known {
+        limit
+    } else {
+        UNKNOWN_NAME_READ_LIMIT
+    };
+    match context.reloader.read_changes(limit).await {
+        Err(_) if context.stopping.is_cancelled() => Ok(()),
+        read => read,
+    }
+}
+
 /// Starts or, with [`Goal::Fresh`], restarts tunnels.
 async fn up(context: &ControlContext, call: Names, goal: Goal) -> Result<Value, RpcError> {
     let Names {
@@ -113,6 +146,7 @@ async fn up(context: &ControlContext, call: Names, goal: Goal) -> Result<Value, 
         wait,
         timeout_ms,
     } = call;
+    read_changes(context, &names, READ_LIMIT).await?;
     let supervisor = &context.supervisor;
     let command = async {
         match goal {
@@ -134,6 +168,7 @@ async fn down(context: &ControlContext, call: Names) -> Result<Value, RpcError> 
         wait,
         timeout_ms,
     } = call;
+    read_changes(context, &names, READ_LIMIT).await?;
     let supervisor = &context.supervisor;
     let command = supervisor.down(&names);
     if wait {
@@ -175,7 +210,13 @@ fn contains(tunnels: &[TunnelStatus], name: &str) -> bool {
 
 async fn add(context: &ControlContext, call: Add) -> Result<Value, RpcError> {
     let Add { name, spec, save } = call;
+    read_changes(context, &[], READ_LIMIT).await?;
     let tunnels = context.supervisor.statuses();
+    let spec = if save && contains(&tunnels, &name) {
+        saved_keys(context, &name, spec)
+    } else {
+        spec
+    };
     if contains(&tunnels, &name) && !save {
         let message = format!(
             "a tunnel named {} exists already",
@@ -186,6 +227,19 @@ async fn add(context: &ControlContext, call: Add) -> Result<Value, RpcError> {
     }
     let reloader = &context.reloader;
     let tunnel = reloader.check_tunnel(&name, &spec).await?;
+    // A name alone is an alias of ssh_config, whose forwards make it a tunnel. Without forwards it is rather a typing error.
+    let is_name_alone = spec.as_object().is_some_and(|keys| {
+        keys.len() == 1 && keys.get("host").and_then(Value::as_str) == Some(&name)
+    });
+    if is_name_alone && tunnel.forwards.is_empty() && !contains(&tunnels, &name) {
+        let name = tunneld_proto::text::escape(&name);
+        let message = format!("there is no tunnel {name}");
+        return Err(
+            RpcError::new(ErrorKind::TunnelNotFound, message).hint(format!(
+                "to add one, say what it forwards: tunnelctl up -L 8088:localhost:80 {name}"
+            )),
+        );
+    }
     // The configuration as a whole is checked only when it is read, so a jump tunnel that does not exist would pass.
     if let Via::Tunnel(carrier) = &tunnel.route.via
         && (*carrier == name || !contains(&tunnels, carrier))
@@ -204,6 +258,42 @@ async fn add(context: &ControlContext, call: Add) -> Result<Value, RpcError> {
         None
     };
     json(&Added { name, file })
+}
+
+/// Returns the keys to write for a tunnel that exists: those in `spec`, for an ad-hoc tunnel those that it runs with and
+/// those in `spec`.
+fn saved_keys(context: &ControlContext, name: &str, mut spec: Value) -> Value {
+    // The destination on the command line was the tunnel's name, which is not its host.
+    if let Value::Object(keys) = &mut spec
+        && keys.get("host").and_then(Value::as_str) == Some(name)
+    {
+        keys.remove("host");
+    }
+    let (Some(Value::Object(mut running)), Value::Object(keys)) =
+        (context.state_file.ad_hoc().remove(name), &spec)
+    else {
+        return spec;
+    };
+    let items = |value: Value| match value {
+        Value::Array(items) => items,
+        single => vec![single],
+    };
+    for (key, value) in keys {
+        let value = match running.remove(key) {
+            Some(before) if ADDED_KEYS.contains(&key.as_str()) => {
+                let mut list = items(before);
+                for item in items(value.clone()) {
+                    if !list.contains(&item) {
+                        list.push(item);
+                    }
+                }
+                Value::Array(list)
+            }
+            _ => value.clone(),
+        };
+        running.insert(key.clone(), value);
+    }
+    Value::Object(running)
 }
 
 async fn remove(context: &ControlContext, call: Remove) -> Result<Value, RpcError> {
@@ -242,15 +332,22 @@ fn daemon_status(context: &ControlContext) -> DaemonStatus {
 /// Opens the direct-tcpip channel (RFC 4254 §7.2) for the method `connect`.
 ///
 /// # Errors
-/// `not_up` if the tunnel has no session, `open_failed` if the server refuses the channel or does not answer in time.
+/// `not_up` if the tunnel has no session and gets none within its `hold` time, `open_failed` if the server refuses the channel or does not answer in time.
 pub(super) async fn connect(context: &ControlContext, call: Connect) -> Result<Channel, RpcError> {
     if context.stopping.is_cancelled() {
         return Err(stopping_error());
     }
     let Connect { name, host, port } = call;
-    // Does not wait for a session: the error names the state of the tunnel.
-    let session = context.supervisor.session(&name)?;
-    let opened = session.open_direct_tcpip(&host, port, None).await;
+    read_changes(context, std::slice::from_ref(&name), READ_LIMIT).await?;
+    let opened = loop {
+        let session = context.supervisor.held_session(&name).await?;
+        match session.open_direct_tcpip(&host, port, None).await {
+            // The session ended meanwhile: the next one serves the client, as it would at a listener. Without this wait
+            // the loop would spin on the ended one.
+            Err(OpenError::SessionLost(_)) => drop(session.closed().await),
+            opened => break opened,
+        }
+    };
     opened.map_err(|error| {
         let kind = match error {
             OpenError::SessionLost(_) => ErrorKind::NotUp,

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tunneld_proto::endpoint::{AcceptError, Listener, Stream};
+use tunneld_proto::endpoint::{AcceptError, ListenError, Listener, Stream};
 use tunneld_proto::error::{ErrorKind, RpcError};
 
 use super::connection;
@@ -20,8 +20,8 @@ use super::outbox::reply_line;
 
 /// Clients that may be connected at the same time.
 const MAX_CLIENTS: usize = 64;
-/// Interval at which the socket's file is checked.
-const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval at which the socket's file is checked. Shorter than the time for which `tunnelctl up` keeps trying.
+const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a failed accept. Without free file descriptors the next accept would fail at once too, and the loop
 /// would use a whole core.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(200);
@@ -42,7 +42,9 @@ pub async fn serve(mut listener: Listener, context: Arc<ControlContext>) {
             () = context.stopped.cancelled() => break,
             accepted = listener.accept() => admit(accepted, &mut clients, &context).await,
             Some(ended) = clients.join_next() => log_panic(ended),
-            _ = socket_check.tick() => rebind_failed = rebind_if_missing(&mut listener, rebind_failed),
+            _ = socket_check.tick() => {
+                rebind_failed = rebind_if_missing(&mut listener, rebind_failed, &context);
+            }
         }
     }
     // Dropping the listener unlinks the socket: new clients find no daemon while the last ones are served.
@@ -121,7 +123,14 @@ fn log_panic(ended: Result<(), JoinError>) {
 
 /// Makes the socket again if its file was deleted or replaced, for example because the runtime folder was removed at a
 /// logout. Returns whether that failed; a failure is logged only if the last attempt did not fail already.
-fn rebind_if_missing(listener: &mut Listener, failed_before: bool) -> bool {
+///
+/// Stops the daemon if another one has the lock, because a new login made a new runtime folder: clients reach only the
+/// other one, which needs the ports of this one.
+fn rebind_if_missing(
+    listener: &mut Listener,
+    failed_before: bool,
+    context: &ControlContext,
+) -> bool {
     if listener.is_in_place() {
         return false;
     }
@@ -132,6 +141,11 @@ fn rebind_if_missing(listener: &mut Listener, failed_before: bool) -> bool {
                 listener.endpoint()
             );
             false
+        }
+        Err(error @ ListenError::Running { .. }) => {
+            tracing::error!("the control socket belongs to another daemon; stopping: {error}");
+            context.stopping.cancel();
+            true
         }
         Err(error) => {
             if !failed_before {

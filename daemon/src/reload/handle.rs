@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{ConfigFault, ReloadReport};
 
@@ -20,6 +22,8 @@ pub struct ReloadHandle {
 
 pub(super) enum ReloadRequest {
     Reload(oneshot::Sender<ReloadReport>),
+    /// Reload only if the directory has changed since the last reading.
+    ReadChanges(oneshot::Sender<()>),
     CheckTunnel {
         name: String,
         /// Keys of `[tunnel.NAME]` as JSON.
@@ -76,6 +80,17 @@ impl ReloadHandle {
     /// `stopping` if the daemon is stopping.
     pub async fn reload(&self) -> Result<ReloadReport, RpcError> {
         self.request(ReloadRequest::Reload).await
+    }
+
+    /// Reads the configuration if it has changed since the last reading, and waits for a reading under way. Returns after
+    /// `limit` at the latest; the reading continues then.
+    ///
+    /// # Errors
+    /// `stopping` if the daemon is stopping.
+    pub async fn read_changes(&self, limit: Duration) -> Result<(), RpcError> {
+        timeout(limit, self.request(ReloadRequest::ReadChanges))
+            .await
+            .unwrap_or(Ok(()))
     }
 
     /// Checks a tunnel given on the command line and resolves it, without adding it.

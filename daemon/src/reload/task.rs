@@ -160,6 +160,12 @@ impl ReloadTask {
             // A reply fails if the client that asked has disconnected meanwhile. The reload counts all the same.
             match request {
                 Some(ReloadRequest::Reload(reply)) => drop(reply.send(self.reload().await)),
+                Some(ReloadRequest::ReadChanges(reply)) => {
+                    if watcher.take_change() {
+                        drop(self.reload().await);
+                    }
+                    let _ = reply.send(());
+                }
                 Some(ReloadRequest::CheckTunnel { name, spec, reply }) => {
                     drop(reply.send(ad_hoc(&name, &spec, &self.loader).await));
                 }

@@ -138,6 +138,20 @@ impl Watcher {
         }
     }
 
+    /// Returns whether the configuration differs from the last reported state, without waiting for more changes. The
+    /// difference counts as reported then.
+    ///
+    /// A file that has just become empty is not a change yet: the program that writes it is not done, and
+    /// [`Self::changed`] waits for it.
+    pub fn take_change(&mut self) -> bool {
+        let snapshot = self.snapshot();
+        if snapshot == self.reported || snapshot.is_emptied_since(&self.reported) {
+            return false;
+        }
+        self.reported = snapshot;
+        true
+    }
+
     /// Waits until no event has arrived for [`QUIET`], at most for [`AT_MOST`].
     async fn settle(&mut self) {
         let deadline = Instant::now() + AT_MOST;

@@ -20,7 +20,7 @@ use super::handover::listeners_to_release;
 use super::{Applied, COMMAND_QUEUE, HANDOVER_TIMEOUT, STOP_GRACE, SupervisorRequest, not_found};
 use crate::state_file::StateFile;
 use crate::tunnel::task::{Command, Task, TaskContext, UserCommand, prompt_not_found};
-use tunneld_config::model::Tunnel;
+use tunneld_config::model::{Tunnel, Via};
 
 /// A tunnel and the handles to its task. Dropping the entry removes the tunnel: its task ends by itself.
 struct TunnelEntry {
@@ -291,6 +291,17 @@ impl Actor {
         if !missing.is_empty() {
             return Err(not_found(&missing));
         }
+        // A tunnel that is to come up needs the tunnels that carry it.
+        let carriers = match command {
+            UserCommand::Up | UserCommand::Restart => self.carriers(names),
+            UserCommand::Down => Vec::new(),
+        };
+        for carrier in &carriers {
+            if let Some(entry) = self.tunnels.get(carrier) {
+                // Never a restart: other tunnels may go over the carrier's session.
+                entry.send(Command::User(UserCommand::Up)).await;
+            }
+        }
         for name in names {
             if let Some(entry) = self.tunnels.get(name) {
                 entry.send(Command::User(command)).await;
@@ -298,8 +309,31 @@ impl Actor {
         }
         // After the commands: the tunnels do not wait for the disk. Before the reply: what the user was promised
         // outlives a crash.
-        self.state_file.set_desired(names, command.desired());
+        let concerned = [carriers.as_slice(), names].concat();
+        self.state_file.set_desired(&concerned, command.desired());
         Ok(())
+    }
+
+    /// Returns the tunnels that carry the tunnels `names` (`proxy_jump = "tunnel:NAME"`) and are not among them, over
+    /// any number of steps, the first one to come up first.
+    fn carriers(&self, names: &[String]) -> Vec<String> {
+        let mut carriers: Vec<String> = Vec::new();
+        for name in names {
+            let mut current = name;
+            let mut chain = Vec::new();
+            while let Some(entry) = self.tunnels.get(current)
+                && let Via::Tunnel(carrier) = &entry.config.route.via
+                && !names.contains(carrier)
+                && !carriers.contains(carrier)
+                // The configuration refuses a circle, but a reload may be between two of its states.
+                && !chain.contains(carrier)
+            {
+                chain.push(carrier.clone());
+                current = carrier;
+            }
+            carriers.extend(chain.into_iter().rev());
+        }
+        carriers
     }
 
     /// Passes the answer to the tunnel that shows the prompt. The tunnel's task replies.

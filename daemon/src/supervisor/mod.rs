@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use serde_json::Value;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{Event, ReloadReport, Snapshot};
-use tunneld_proto::status::{Prompt, TunnelStatus};
+use tunneld_proto::status::{Prompt, State, TunnelStatus};
 
 use crate::session::{DialState, Session};
 use crate::state_file::StateFile;
@@ -330,6 +331,37 @@ impl Supervisor {
                 )
                 .hint(format!("run: tunnelctl up {name}"))
             })
+    }
+
+    /// The live session of a tunnel. While the tunnel connects, waits for it as long as its listeners hold a new connection
+    /// (`hold`).
+    ///
+    /// # Errors
+    /// `tunnel_not_found`; `not_up`, at once if the tunnel is stopped, has failed or waits for an answer.
+    pub async fn held_session(&self, name: &str) -> Result<Session, RpcError> {
+        // Before the first look, so that no change falls between the two.
+        let mut events = self.registry.subscribe().1;
+        let hold = self.registry.hold(name).unwrap_or_default();
+        let found = timeout(hold, async {
+            loop {
+                let error = match self.session(name) {
+                    Ok(session) => return Ok(session),
+                    Err(error) => error,
+                };
+                let is_connecting = self.registry.status(name).is_some_and(|status| {
+                    matches!(
+                        status.state,
+                        // `Up`: the session has just ended, and the task does not know yet.
+                        State::Connecting | State::Waiting | State::Up | State::Degraded
+                    )
+                });
+                if !is_connecting || matches!(events.recv().await, Err(RecvError::Closed)) {
+                    return Err(error);
+                }
+            }
+        });
+        // The last error after the time: it names the state.
+        found.await.unwrap_or_else(|_| self.session(name))
     }
 
     /// Returns the current state of everything, and every event after it.

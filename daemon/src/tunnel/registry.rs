@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -43,7 +44,10 @@ impl Entry {
             (Timestamp::now(), Instant::now()),
         );
         if let (Some(session), Some(live)) = (&mut status.session, &self.session) {
-            session.rtt_ms = live.rtt().map(|rtt| rtt.as_secs_f64() * 1000.0);
+            // To the microsecond: more digits are noise of the conversion.
+            session.rtt_ms = live
+                .rtt()
+                .map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3);
             session.offences = live.offences();
         }
         status
@@ -280,6 +284,12 @@ impl StatusRegistry {
     /// The open prompts, oldest first.
     pub fn prompts(&self) -> Vec<Prompt> {
         self.0.inner.lock().prompts()
+    }
+
+    /// How long the tunnel's listeners hold a new connection while it has no session. `None` if there is no such tunnel.
+    pub fn hold(&self, name: &str) -> Option<Duration> {
+        let inner = self.0.inner.lock();
+        Some(inner.entry(name)?.snapshot.config.life.hold)
     }
 
     /// The live session of a tunnel. `None` if it has none.

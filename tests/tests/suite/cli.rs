@@ -437,3 +437,213 @@ async fn a_refused_login_prints_a_hint() -> Result<()> {
     );
     Ok(())
 }
+
+/// Stops the daemon of a home that `tunnelctl` has started: it is not a child of the test and would keep running.
+async fn shut_down(home: &Home) -> Result<()> {
+    rpc::call_once(&home.socket(), "daemon.shutdown", serde_json::json!({})).await?;
+    within(secs(8), "the daemon's socket to go", async {
+        while home.socket().exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_started_daemon_inherits_no_descriptor_of_the_caller() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    home.write("t.toml", &server.tunnel_toml("t")?)?;
+    let tunnelctl = tunneld_tests::home::program_path("tunnelctl")?;
+    let mut shell = home.command("tunnelctl")?;
+    let vars: Vec<_> = shell
+        .as_std()
+        .get_envs()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+        .collect();
+    shell = tokio::process::Command::new("sh");
+    let script = format!("exec 7>&1 2>&7; exec {} up t", tunnelctl.display());
+    shell
+        .args(["-c", &script])
+        .env_clear()
+        .envs(vars)
+        .stdin(Stdio::null());
+    // The end of the output is the test: it comes when nothing has the pipe open.
+    let output = within(secs(20), "the end of the pipe", shell.output()).await;
+    let status = rpc::call_once(&home.socket(), "daemon.status", serde_json::json!({})).await?;
+    let proc = std::path::PathBuf::from(format!("/proc/{}", status["pid"]));
+    let cwd = std::fs::read_link(proc.join("cwd"));
+    let streams: Vec<_> = (0..3)
+        .map(|fd| std::fs::read_link(proc.join(format!("fd/{fd}"))))
+        .collect();
+    shut_down(&home).await?;
+    output??;
+    assert_eq!(cwd?, std::path::Path::new("/"));
+    for stream in streams {
+        assert_eq!(stream?, std::path::Path::new("/dev/null"));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_daemon_that_cannot_start_gives_its_cause() -> Result<()> {
+    let home = Home::new()?;
+    let run = home.path("run/tunneld");
+    std::fs::create_dir(&run)?;
+    std::fs::set_permissions(&run, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    // In the way of the lock file.
+    std::fs::create_dir(run.join("control.sock.lock"))?;
+    let output = home.ctl(&["up", "t"]).await?.expect_exit(5)?;
+    assert!(output.stderr.contains("control.sock.lock"), "{output:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn connect_starts_the_daemon_and_the_tunnel() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    let toml = format!("{}autostart = false\n", server.tunnel_toml("t")?);
+    home.write("t.toml", &toml)?;
+    let port = format!("127.0.0.1:{}", server.port());
+    let output = home
+        .ctl(&["connect", "--output", "json", "t", &port])
+        .await?;
+    shut_down(&home).await?;
+    let output = output.expect_exit(0)?;
+    assert!(output.stdout.starts_with("SSH-2.0-"), "{output:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn connect_is_held_while_the_session_comes_back() -> Result<()> {
+    let (fixture, _) = Fixture::up("").await?;
+    let mut watch = fixture.daemon.watch().await?;
+    fixture.server.kill_sessions()?;
+    watch
+        .until("t", LONG, |tunnel| tunnel.state != State::Up)
+        .await?;
+    let port = format!("127.0.0.1:{}", fixture.server.port());
+    let output = fixture.home.ctl(&["connect", "t", &port]).await?;
+    let output = output.expect_exit(0)?;
+    assert!(output.stdout.starts_with("SSH-2.0-"), "{output:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn up_brings_up_the_tunnel_that_carries_the_named_one() -> Result<()> {
+    let (gate, end) = (Sshd::start().await?, Sshd::start().await?);
+    let home = Home::new()?;
+    let text = format!(
+        "{}autostart = false\n{}autostart = false\nproxy_jump = \"tunnel:parent\"\n",
+        gate.tunnel_toml("parent")?,
+        end.tunnel_toml("child")?,
+    );
+    home.write("t.toml", &text)?;
+    let daemon = Daemon::start(&home).await?;
+    let output = home.ctl(&["up", "child"]).await?.expect_exit(0)?;
+    assert!(output.stderr.contains("parent"), "{output:?}");
+    assert_eq!(daemon.status("parent").await?.state, State::Up);
+    let output = home.ctl(&["down", "parent"]).await?.expect_exit(0)?;
+    assert!(output.stderr.contains("child"), "{output:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn up_names_the_carrying_tunnel_that_fails() -> Result<()> {
+    let (gate, end) = (Sshd::start().await?, Sshd::start().await?);
+    let home = Home::new()?;
+    let text = format!(
+        "{}identities_only = true\nidentity_file = \"/none\"\nautostart = false\n{}autostart = false\nproxy_jump = \"tunnel:parent\"\n",
+        without_keys(&gate.tunnel_toml("parent")?),
+        end.tunnel_toml("child")?,
+    );
+    home.write("t.toml", &text)?;
+    let _daemon = Daemon::start(&home).await?;
+    let output = home.ctl(&["up", "child"]).await?.expect_exit(1)?;
+    assert!(
+        output.stderr.contains("child goes over parent"),
+        "{output:?}"
+    );
+    Ok(())
+}
+
+fn without_keys(toml: &str) -> String {
+    toml.lines()
+        .filter(|line| !line.starts_with("identit"))
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+#[tokio::test]
+async fn saving_adds_to_a_tunnel_and_keeps_the_rest() -> Result<()> {
+    let target = Target::echo().await?;
+    let (one, two) = (ports::free()?, ports::free()?);
+    let lines = format!(
+        "local_forward = \"{one} 127.0.0.1:{}\" # mine\n",
+        target.port()
+    );
+    let (fixture, _) = Fixture::up(&lines).await?;
+    let forward = format!("127.0.0.1:{two}:127.0.0.1:{}", target.port());
+    let args = ["up", "-L", &forward, "--save", "t"];
+    fixture.home.ctl(&args).await?.expect_exit(0)?;
+    let tunnel = fixture.daemon.status("t").await?;
+    assert_eq!((tunnel.state, tunnel.forwards.len()), (State::Up, 2));
+    payload::ping(&mut tcp(ports::local(one)).await?, b"one").await?;
+    payload::ping(&mut tcp(ports::local(two)).await?, b"two").await
+}
+
+#[tokio::test]
+async fn saving_an_ad_hoc_tunnel_keeps_it_as_it_runs() -> Result<()> {
+    let (fixture, _) = Fixture::up("").await?;
+    let port = ports::free()?;
+    let spec: toml::Table = fixture.server.tunnel_toml("db2")?.parse()?;
+    let mut spec = serde_json::to_value(&spec["tunnel"]["db2"])?;
+    spec["local_forward"] = format!("{port} localhost:1").into();
+    let add = serde_json::json!({"name": "db2", "spec": spec});
+    fixture.daemon.call("tunnel.add", add).await?;
+    let before = fixture.daemon.wait_up("db2").await?;
+    let home = &fixture.home;
+    home.ctl(&["up", "--save", "db2"]).await?.expect_exit(0)?;
+    let after = fixture.daemon.status("db2").await?;
+    assert_eq!(
+        after.session.map(|session| session.since),
+        before.session.map(|session| session.since)
+    );
+    assert_eq!((after.host, after.forwards.len()), (before.host, 1));
+    let file = std::fs::read_to_string(home.config_dir().join("db2.toml"))?;
+    assert!(file.contains(&port.to_string()), "{file}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn saving_refuses_what_would_not_be_read_and_leaves_no_file() -> Result<()> {
+    let (fixture, _) = Fixture::up("").await?;
+    let home = &fixture.home;
+    let files = || -> Result<usize> { Ok(std::fs::read_dir(home.config_dir())?.count()) };
+    let before = files()?;
+    home.ctl(&["up", "--save", "typo"]).await?.expect_exit(4)?;
+    for (name, code) in [
+        (".x", 2),
+        ("a.swp", 2),
+        ("a.swp.b", 2),
+        ("CON", 2),
+        ("nul.x", 2),
+        ("T", 2),
+        ("x.lpt1", 0),
+    ] {
+        let args = [
+            "up",
+            "--no-wait",
+            "-D",
+            "0",
+            "--save",
+            "--name",
+            name,
+            "user@localhost",
+        ];
+        home.ctl(&args).await?.expect_exit(code)?;
+    }
+    home.remove("x.lpt1.toml")?;
+    assert_eq!(files()?, before);
+    Ok(())
+}

@@ -353,3 +353,32 @@ async fn demo_once_runs_and_removes_its_files() -> Result<()> {
     assert!(leftovers.is_empty(), "{leftovers:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_removed_socket_is_made_again_within_seconds() -> Result<()> {
+    let (fixture, _) = Fixture::up("").await?;
+    std::fs::remove_file(fixture.home.socket())?;
+    // `up` starts a second daemon, which ends because the first has the lock; then the first one answers again.
+    fixture.home.ctl(&["up", "t"]).await?.expect_exit(0)?;
+    fixture.daemon.status("t").await.map(drop)
+}
+
+#[tokio::test]
+async fn a_daemon_whose_runtime_folder_was_replaced_leaves_the_tunnels_to_the_next_one()
+-> Result<()> {
+    let port = tunneld_tests::ports::free()?;
+    let lines = format!("local_forward = \"{port} localhost:1\"");
+    let (mut fixture, _) = Fixture::up(&lines).await?;
+    std::fs::remove_dir_all(fixture.home.path("run/tunneld"))?;
+    let second = Daemon::start(&fixture.home).await?;
+    let first = std::mem::replace(&mut fixture.daemon, second);
+    let mut first = first;
+    let exit = first.wait_exit(secs(10)).await?;
+    assert_eq!(process::exit_code(exit), 0);
+    let listens = |tunnel: &TunnelStatus| {
+        tunnel.state == State::Up && listen_addr(tunnel, ForwardKind::Local).is_ok()
+    };
+    fixture.daemon.wait_for("t", LONG, listens).await?;
+    assert!(fixture.home.socket().exists());
+    Ok(())
+}

@@ -140,7 +140,7 @@ async fn a_broken_file_keeps_its_tunnels_and_other_files_apply() -> Result<()> {
 
     let output = fixture.home.ctl(&["reload"]).await?.expect_exit(2)?;
     assert!(output.stderr.contains("t.toml"), "{output:?}");
-    let output = fixture.home.ctl(&["status"]).await?.expect_exit(0)?;
+    let output = fixture.home.ctl(&["status"]).await?.expect_exit(2)?;
     let all = format!("{}{}", output.stdout, output.stderr);
     assert!(all.contains("t.toml"), "{output:?}");
     let daemon: DaemonStatus =
@@ -360,5 +360,72 @@ async fn hidden_files_and_editor_backups_are_ignored() -> Result<()> {
         std::fs::write(fixture.home.config_dir().join(name), "this is no TOML [[[")?;
     }
     fixture.home.ctl(&["reload"]).await?.expect_exit(0)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_saved_right_before_a_command_counts() -> Result<()> {
+    let (fixture, _) = Fixture::up("").await?;
+    let home = &fixture.home;
+    for round in 0..3 {
+        let name = format!("new{round}");
+        home.write(&format!("{name}.toml"), &fixture.server.tunnel_toml(&name)?)?;
+        match round {
+            0 => home.ctl(&["up", &name]).await?.expect_exit(0)?,
+            1 => home.ctl(&["restart", &name]).await?.expect_exit(0)?,
+            // It may still be connecting.
+            _ => {
+                let output = home.ctl(&["status", "--output", "json", &name]).await?;
+                assert!(matches!(output.exit_code, 0 | 3), "{output:?}");
+                output
+            }
+        };
+    }
+    fixture.rewrite_tunnel("description = \"now\"")?;
+    assert_eq!(
+        fixture.daemon.status("t").await?.description.as_deref(),
+        Some("now")
+    );
+    home.remove("new0.toml")?;
+    home.ctl(&["down", "new0"]).await?.expect_exit(4)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_tunnel_is_listed_as_soon_as_its_file_is_read() -> Result<()> {
+    let (fixture, _) = Fixture::up("").await?;
+    let held: Vec<_> = (0..8)
+        .map(|_| std::net::TcpListener::bind("127.0.0.1:0"))
+        .collect::<Result<_, _>>()?;
+    let ports = held
+        .iter()
+        .map(|held| held.local_addr().map(|at| at.port()));
+    let forwards = ports
+        .map(|port| Ok(format!("\"127.0.0.1:{} localhost:1\"", port?)))
+        .collect::<Result<Vec<_>>>()?;
+    let toml = format!(
+        "{}local_forward = [{}]\n",
+        fixture.server.tunnel_toml("held")?,
+        forwards.join(", ")
+    );
+    fixture.home.write("held.toml", &toml)?;
+    fixture.home.ctl(&["up", "held"]).await?.expect_exit(0)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn commands_for_all_tunnels_return_2_after_a_start_with_a_broken_file() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    home.write("good.toml", &server.tunnel_toml("good")?)?;
+    home.write("bad.toml", "[tunnel.bad\nhost = \"x\"\n")?;
+    let daemon = Daemon::start(&home).await?;
+    for command in [&["up", "--all"][..], &["up", "g*"], &["status"]] {
+        let output = home.ctl(command).await?.expect_exit(2)?;
+        assert!(output.stderr.contains("bad.toml"), "{output:?}");
+    }
+    home.ctl(&["up", "good"]).await?.expect_exit(0)?;
+    home.ctl(&["status", "good"]).await?.expect_exit(0)?;
+    daemon.wait_up("good").await?;
     Ok(())
 }

@@ -132,14 +132,17 @@ enum Wake {
 }
 
 impl Task {
-    /// Registers the tunnel's name and creates its task, stopped.
+    /// Registers the tunnel's name, publishes it as stopped, and creates its task.
+    ///
+    /// Published here and not by [`Self::run`], which first binds the listeners and may search for the holder of a port:
+    /// clients must find a tunnel from the moment its configuration was read.
     pub fn new(
         config: Arc<Tunnel>,
         context: TaskContext,
         commands: mpsc::Receiver<Command>,
     ) -> Self {
         let forwards_changed = Arc::new(Notify::new());
-        Self {
+        let task = Self {
             machine: Machine::new(backoff(&config.route.liveness)),
             activity: Activity::Idle,
             forwards: Forwards::new(&config.name, Arc::clone(&forwards_changed)),
@@ -158,7 +161,9 @@ impl Task {
                 session_was_lost: false,
             },
             config,
-        }
+        };
+        task.publish();
+        task
     }
 
     /// Runs the tunnel, up or down as `desired` says, until [`Command::Stop`] or until all senders of commands are
