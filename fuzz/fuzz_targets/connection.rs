@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run connection`, in the directory `ssh`.
+//! `cargo +nightly fuzz run connection`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run ident`, in the directory `ssh`.
+//! `cargo +nightly fuzz run ident`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run stream`, in the directory `ssh`.
+//! `cargo +nightly fuzz run stream`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
