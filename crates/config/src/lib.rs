@@ -12,6 +12,8 @@ pub mod conflict;
 pub mod diagnostic;
 pub mod diff;
 pub mod env;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod keys;
 pub mod layer;
 pub mod load;

@@ -5,6 +5,8 @@
 
 mod der;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod hex;
 mod key_info;
 pub mod known_hosts;

@@ -5,6 +5,8 @@
 //! The parsers of untrusted bytes ([`socks4::parse_request`], [`socks5::parse_greeting`], [`socks5::parse_request`] and
 //! [`Handshake`], which drives all three) are public so that fuzz targets can call them.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod handshake;
 mod reply;
 mod request;

@@ -1,7 +1,10 @@
 //! The rules of `deny.toml` (licences, sources, banned crates) for every dependency, read from `cargo metadata`. cargo-deny
-//! is not needed, and nothing is downloaded.
+//! is not needed, and nothing is downloaded. Known vulnerabilities are in `advisories`, what no crate may link in `walls`.
 
-use std::collections::BTreeSet;
+mod advisories;
+mod walls;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
@@ -43,13 +46,46 @@ fn rules() -> Result<toml::Table> {
     Ok(std::fs::read_to_string(root().join("deny.toml"))?.parse()?)
 }
 
-/// The strings of a list in deny.toml; of a table its entry `crate`.
+/// The strings of a list in deny.toml.
 fn strings(value: &toml::Value) -> BTreeSet<String> {
     let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
     list.iter()
-        .filter_map(|item| item.as_str().or_else(|| item.get("crate")?.as_str()))
+        .filter_map(toml::Value::as_str)
         .map(str::to_owned)
         .collect()
+}
+
+/// The crates that deny.toml bans, with their `wrappers`: the crates that may depend on them nevertheless.
+fn bans(rules: &toml::Table) -> BTreeMap<String, BTreeSet<String>> {
+    let list = rules["bans"]["deny"].as_array();
+    let list = list.map(Vec::as_slice).unwrap_or_default().iter();
+    list.filter_map(|ban| {
+        let name = ban.get("crate")?.as_str()?.to_owned();
+        Some((name, ban.get("wrappers").map(strings).unwrap_or_default()))
+    })
+    .collect()
+}
+
+/// The packages of the graph that depend on each package, by name.
+fn dependents(metadata: &Value) -> Result<BTreeMap<&str, BTreeSet<&str>>> {
+    let packages = metadata["packages"].as_array().context("no packages")?;
+    let names: BTreeMap<_, _> = packages
+        .iter()
+        .filter_map(|package| Some((package["id"].as_str()?, package["name"].as_str()?)))
+        .collect();
+    let name_of = |id: &Value| names.get(id.as_str().unwrap_or("")).copied();
+    let mut dependents: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for node in metadata["resolve"]["nodes"]
+        .as_array()
+        .context("no graph")?
+    {
+        let dependent = name_of(&node["id"]).context("an unknown package")?;
+        for id in node["dependencies"].as_array().into_iter().flatten() {
+            let name = name_of(id).context("an unknown dependency")?;
+            dependents.entry(name).or_default().insert(dependent);
+        }
+    }
+    Ok(dependents)
 }
 
 /// Whether the allowed licences satisfy an SPDX expression, in which `AND` binds closer than `OR`. `/` is the old way to
@@ -134,7 +170,7 @@ fn spdx_expressions_are_evaluated_by_the_spdx_rules() {
 fn every_dependency_has_an_allowed_licence_source_and_name() -> Result<()> {
     let (metadata, rules) = (metadata()?, rules()?);
     let licences = strings(&rules["licenses"]["allow"]);
-    let banned = strings(&rules["bans"]["deny"]);
+    let (bans, dependents) = (bans(&rules), dependents(&metadata)?);
     let sources = strings(&rules["sources"]["allow-registry"]);
     let mut violations = Vec::new();
     let packages = metadata["packages"].as_array().context("no packages")?;
@@ -144,8 +180,12 @@ fn every_dependency_has_an_allowed_licence_source_and_name() -> Result<()> {
         if !allowed(licence, &licences) {
             violations.push(format!("{name}: licence {licence:?}"));
         }
-        if banned.contains(name) {
-            violations.push(format!("{name}: banned"));
+        if let Some(wrappers) = bans.get(name) {
+            for dependent in dependents.get(name).into_iter().flatten() {
+                if !wrappers.contains(*dependent) {
+                    violations.push(format!("{name}: banned from {dependent}"));
+                }
+            }
         }
         if let Some(source) = package["source"].as_str() {
             let registry = source.strip_prefix("registry+").unwrap_or(source);
@@ -154,8 +194,9 @@ fn every_dependency_has_an_allowed_licence_source_and_name() -> Result<()> {
             }
         }
     }
-    // A check of the test itself: the metadata includes the dependencies.
+    // Checks of the test itself: the metadata includes the dependencies and the graph.
     ensure!(packages.len() > 50, "only {} packages", packages.len());
+    ensure!(dependents["russh"].contains("tunneld-demo"));
     ensure!(violations.is_empty(), "{violations:#?}");
     Ok(())
 }

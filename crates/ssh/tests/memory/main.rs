@@ -15,7 +15,7 @@ mod peer;
 mod play;
 mod random;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use peak_alloc::PeakAlloc;
@@ -32,14 +32,26 @@ use play::*;
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// One test at a time: all of them share the allocator.
+/// Held by the running test: all tests share the allocator.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The right to allocate and to measure. Under plain `cargo test` the tests are threads of one process, and memory that
+/// one of them allocates or frees counts in the figures of another. Each test takes its turn in its first line, before
+/// it builds its packets, and gives it back after all its values are dropped.
+struct Turn(#[expect(dead_code, reason = "held until the test ends")] MutexGuard<'static, ()>);
+
+impl Turn {
+    /// Waits until no other test runs.
+    fn take() -> Self {
+        // A test that failed has given its memory back: the next one can measure.
+        Self(ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 const KIB: usize = 1024;
 
 /// Runs `test` and asserts that it never holds more than `bound` bytes beyond what was allocated before.
-fn within(bound: usize, test: impl Future<Output = ()>) {
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+fn within(_turn: &Turn, bound: usize, test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
@@ -70,21 +82,23 @@ async fn leave(server: &mut Server) {
 }
 
 /// Runs an attack that must not make the client hold more than `bound` bytes.
-fn attack_within(bound: usize, when: When, script: impl AsyncFnOnce(&mut Server)) {
-    within(bound, async {
+fn attack_within(turn: &Turn, bound: usize, when: When, script: impl AsyncFnOnce(&mut Server)) {
+    within(turn, bound, async {
         attack(when, script).await;
     });
 }
 
 #[test]
 fn a_plain_session() {
-    attack_within(512 * KIB, When::Session, leave);
+    let turn = Turn::take();
+    attack_within(&turn, 512 * KIB, When::Session, leave);
 }
 
 #[test]
 fn a_packet_that_announces_2_gib() {
+    let turn = Turn::take();
     for when in TIMES {
-        attack_within(512 * KIB, when, async |server| {
+        attack_within(&turn, 512 * KIB, when, async |server| {
             server.raw(&(1u32 << 31).to_be_bytes()).await;
             server.raw(&[0; 1000]).await;
         });
@@ -93,9 +107,10 @@ fn a_packet_that_announces_2_gib() {
 
 #[test]
 fn the_largest_packet_without_its_end() {
+    let turn = Turn::take();
     let part = vec![0; 128 * KIB];
     for when in TIMES {
-        attack_within(1024 * KIB, when, async |server| {
+        attack_within(&turn, 1024 * KIB, when, async |server| {
             let length: u32 = if when == When::Kex {
                 256 * 1024 - 4
             } else {
@@ -109,30 +124,29 @@ fn the_largest_packet_without_its_end() {
 
 #[test]
 fn lines_before_the_identification() {
+    let turn = Turn::take();
     let line = [&[b'a'; 8000][..], b"\n"].concat();
-    attack_within(
-        768 * KIB,
-        When::Start,
-        async |server| {
-            while server.raw(&line).await {}
-        },
-    );
+    attack_within(&turn, 768 * KIB, When::Start, async |server| {
+        while server.raw(&line).await {}
+    });
 }
 
 #[test]
 fn a_kexinit_of_256_kib() {
+    let turn = Turn::take();
     let offer = Offer {
         kex: "x,".repeat(125_000),
         ..Offer::default()
     };
-    attack_within(2048 * KIB, When::Kex, async |server| {
+    attack_within(&turn, 2048 * KIB, When::Kex, async |server| {
         server.send_kexinit(&offer).await
     });
 }
 
 #[test]
 fn a_stream_while_the_host_key_is_checked() {
-    within(768 * KIB, async {
+    let turn = Turn::take();
+    within(&turn, 768 * KIB, async {
         let (ours, theirs) = tokio::io::duplex(64 * KIB);
         let mut server = Server::new(theirs);
         let scene = async {
@@ -173,8 +187,9 @@ fn banner() -> Vec<u8> {
 
 #[test]
 fn ten_megabytes_of_banners() {
+    let turn = Turn::take();
     let packet = banner();
-    within(2048 * KIB, async {
+    within(&turn, 2048 * KIB, async {
         let script = async |server: &mut Server| {
             server.accept_service().await;
             server.flood(&packet, 100).await;
@@ -188,8 +203,9 @@ fn ten_megabytes_of_banners() {
 
 #[test]
 fn banners_while_a_user_types() {
+    let turn = Turn::take();
     let packet = banner();
-    within(2048 * KIB, async {
+    within(&turn, 2048 * KIB, async {
         let script = async |server: &mut Server| {
             server.accept_service().await;
             let question = message(INFO_REQUEST, |out| {
@@ -214,6 +230,7 @@ fn banners_while_a_user_types() {
 
 #[test]
 fn a_zlib_bomb() {
+    let turn = Turn::take();
     // Sealed without compression: it is the first packet that the client takes for compressed.
     let bomb = message(IGNORE, |out| out.string(vec![0; 64 << 20]));
     let mut packed = Vec::with_capacity(1 << 20);
@@ -221,7 +238,7 @@ fn a_zlib_bomb() {
     packing.unwrap();
     drop(bomb);
     assert!(packed.len() < 100_000);
-    within(1536 * KIB, async {
+    within(&turn, 1536 * KIB, async {
         let config = Config {
             compression: vec!["none", "zlib@openssh.com"],
             ..Config::default()
@@ -240,6 +257,7 @@ fn a_zlib_bomb() {
 
 #[test]
 fn floods() {
+    let turn = Turn::take();
     for payload in [
         global("x", true, b""),
         global("hostkeys-00@openssh.com", false, &[0; 240_000]),
@@ -258,7 +276,7 @@ fn floods() {
             out.string("");
         }),
     ] {
-        attack_within(2048 * KIB, When::Session, async |server| {
+        attack_within(&turn, 2048 * KIB, When::Session, async |server| {
             server.flood(&payload, 100_000).await;
         });
     }
@@ -266,7 +284,8 @@ fn floods() {
 
 #[test]
 fn unread_answers() {
-    within(14 * 1024 * KIB, async {
+    let turn = Turn::take();
+    within(&turn, 14 * 1024 * KIB, async {
         let (ours, theirs) = tokio::io::duplex(16 * KIB);
         let scene = async {
             let mut server = Server::new(theirs);
@@ -290,7 +309,8 @@ fn unread_answers() {
 
 #[test]
 fn unaccepted_channels_of_a_forward() {
-    within(1024 * KIB, async {
+    let turn = Turn::take();
+    within(&turn, 1024 * KIB, async {
         let script = async |server: &mut Server| {
             server.expect(GLOBAL_REQUEST).await;
             server.send(&[REQUEST_SUCCESS]).await;
@@ -340,7 +360,8 @@ fn small_windows() -> Options {
 
 #[test]
 fn unread_packets_of_one_byte() {
-    within(1024 * KIB, async {
+    let turn = Turn::take();
+    within(&turn, 1024 * KIB, async {
         let script = async |server: &mut Server| {
             let id = server.confirm_open(0, 32768).await;
             let before = ALLOCATOR.current_usage();
@@ -373,7 +394,7 @@ fn unread_packets_of_one_byte() {
 const WINDOW: usize = 2 << 20;
 
 /// Twenty stalled readers with full windows. After each of their chunks, `live` chunks arrive for a reader that reads.
-fn stopped_readers(chunk: usize, live: usize) {
+fn stopped_readers(turn: &Turn, chunk: usize, live: usize) {
     let script = async |server: &mut Server| {
         let mut ids = Vec::new();
         for _ in 0..20 {
@@ -396,7 +417,7 @@ fn stopped_readers(chunk: usize, live: usize) {
             }
         }
     };
-    within(20 * WINDOW * 11 / 10, async {
+    within(turn, 20 * WINDOW * 11 / 10, async {
         play(script, async |session, _incoming| {
             let mut stopped = Vec::new();
             for _ in 0..20 {
@@ -413,20 +434,23 @@ fn stopped_readers(chunk: usize, live: usize) {
 
 #[test]
 fn twenty_stopped_readers_cost_their_windows() {
-    stopped_readers(32768, 0);
+    let turn = Turn::take();
+    stopped_readers(&turn, 32768, 0);
 }
 
 /// A kept payload must not keep the read buffer that it was received in, which holds other channels' bytes.
 #[test]
 fn stopped_readers_beside_a_live_one_cost_their_windows() {
+    let turn = Turn::take();
     for chunk in [1024, 4096, 16384, 32768] {
-        stopped_readers(chunk, if chunk < 16384 { 1 } else { 3 });
+        stopped_readers(&turn, chunk, if chunk < 16384 { 1 } else { 3 });
     }
 }
 
 #[test]
 fn memory_after_sessions_have_ended() {
-    within(1024 * KIB, async {
+    let turn = Turn::take();
+    within(&turn, 1024 * KIB, async {
         let mut first = 0;
         for n in 0..60 {
             let end = attack(When::Session, async |server| {
