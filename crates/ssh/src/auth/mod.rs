@@ -9,15 +9,16 @@ use crate::error::{Error, bounded};
 use crate::wire::Reader;
 pub use message::SecretMessage;
 
-/// Banner text that is kept, in bytes.
+/// Banner text that is kept, in bytes; a server may send any number of banners before the login (RFC 4252 §5.4).
 const MAX_BANNER: usize = 8 * 1024;
-/// Partial successes in one authentication.
+/// Partial successes in one authentication. A server that asks for more would keep the login going for ever.
 const MAX_PARTIAL_SUCCESSES: u32 = 6;
-/// INFO_REQUESTs with prompts in one attempt.
+/// INFO_REQUESTs with prompts in one attempt; each one may interrupt the user.
 const MAX_PROMPT_ROUNDS: u32 = 3;
-/// INFO_REQUESTs without prompts in one attempt.
+/// INFO_REQUESTs without prompts in one attempt. They are answered without the user, so that a server could send them
+/// without end.
 const MAX_EMPTY_ROUNDS: u32 = 3;
-/// Prompts in one INFO_REQUEST.
+/// Prompts in one INFO_REQUEST. RFC 4256 sets no limit.
 const MAX_PROMPTS: u32 = 8;
 /// Text of the server that is kept per field, in bytes.
 const MAX_TEXT: usize = 4 * 1024;
@@ -91,11 +92,15 @@ enum PendingRequest {
 /// ```
 #[derive(Debug)]
 pub struct UserAuth {
+    /// The login name, which every request repeats (RFC 4252 §5).
     user: String,
+    /// What the next answer belongs to. Messages 60 and 61 mean something else for each method.
     pending: PendingRequest,
     /// Whether the server has accepted the service `ssh-userauth`.
     service_accepted: bool,
+    /// Methods that succeeded while the server demanded another one.
     partial_successes: u32,
+    /// Banner texts of the server, joined, at most 8 KiB; not escaped.
     banner: String,
 }
 
@@ -195,17 +200,20 @@ impl UserAuth {
                 self.service_accepted = true;
                 Ok(None)
             }
+            // The first request is sent together with SERVICE_REQUEST, but the answers still come in order.
             _ if !self.service_accepted => {
                 Err(protocol_error("a login message before SERVICE_ACCEPT"))
             }
             message::BANNER => {
                 let text = body.string()?;
+                // A long banner is cut and does not end the session.
                 let room = MAX_BANNER - self.banner.len().min(MAX_BANNER);
                 self.banner.push_str(&bounded(text, room));
                 Ok(None)
             }
             message::SUCCESS => match self.pending {
                 PendingRequest::Idle => Err(protocol_error("an unrequested login success")),
+                // A query has no signature, so that success would let the server skip the proof of our key.
                 PendingRequest::PublicKeyQuery { .. } => {
                     Err(protocol_error("a key was accepted before it signed"))
                 }
@@ -218,6 +226,7 @@ impl UserAuth {
             number @ (message::METHOD_60 | message::METHOD_61) => {
                 self.on_method_message(number, &mut body, payload)
             }
+            // RFC 4252 §6 reserves 60 to 79 for the messages of the methods.
             number if self.pending == PendingRequest::Custom && (60..80).contains(&number) => {
                 Ok(Some(AuthResult::Custom(payload.to_vec())))
             }
@@ -228,6 +237,7 @@ impl UserAuth {
     }
 
     fn failure(&mut self, body: &mut Reader<'_>) -> Result<AuthResult, Error> {
+        // An answer to nothing would be taken for the answer to the next request.
         if self.pending == PendingRequest::Idle {
             return Err(protocol_error("an unrequested login failure"));
         }
@@ -251,10 +261,13 @@ impl UserAuth {
     ) -> Result<Option<AuthResult>, Error> {
         match &mut self.pending {
             PendingRequest::Custom => Ok(Some(AuthResult::Custom(payload.to_vec()))),
+            // 61 is USERAUTH_INFO_RESPONSE, which goes to the server.
             _ if number != message::METHOD_60 => {
                 Err(protocol_error("a message that only a client sends"))
             }
             PendingRequest::PublicKeyQuery { algorithm, key } => {
+                // RFC 4252 §7: the server repeats what was offered. Signing for another key would be a signature that
+                // we did not mean.
                 let same = body.string()? == algorithm.as_bytes() && body.string()? == key;
                 if !same {
                     return Err(protocol_error("it accepted a key that was not offered"));
@@ -272,6 +285,8 @@ impl UserAuth {
                 empty_rounds,
             } => {
                 let request = read_info_request(body)?;
+                // Counted apart: RFC 4256 §3.2 allows requests without prompts, and they must not use up the user's
+                // tries.
                 let (count, max) = if request.prompts.is_empty() {
                     (empty_rounds, MAX_EMPTY_ROUNDS)
                 } else {
@@ -295,6 +310,7 @@ impl UserAuth {
 #[cfg(feature = "client")]
 pub(crate) fn plain_algorithm(name: &str) -> String {
     match name.strip_suffix("-cert-v01@openssh.com") {
+        // Security key algorithms have the vendor's suffix also without a certificate.
         Some(plain) if plain.starts_with("sk-") => format!("{plain}@openssh.com"),
         Some(plain) => plain.to_owned(),
         None => name.to_owned(),
@@ -306,6 +322,7 @@ fn read_info_request(body: &mut Reader<'_>) -> Result<InfoRequest, Error> {
     let instruction = bounded(body.string()?, MAX_TEXT);
     let _language = body.string()?;
     let count = body.u32()?;
+    // Before anything is allocated for them.
     if count > MAX_PROMPTS {
         return Err(protocol_error("more than 8 questions at once"));
     }

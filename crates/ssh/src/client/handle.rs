@@ -38,6 +38,7 @@ impl Handle {
         session_task: SessionTask,
         options: Options,
     ) -> Arc<Self> {
+        // A set of one: dropping it aborts the task, which a plain join handle does not.
         let mut tasks = JoinSet::new();
         tasks.spawn(session_task);
         Arc::new(Self {
@@ -94,6 +95,7 @@ impl Handle {
             .is_err()
         {
             self.shared.submit(|state| {
+                // The server reads nothing: flushing would wait for ever.
                 state.abort = true;
                 state.wake_task();
             });

@@ -42,6 +42,7 @@ where
     let connection = Connection::new(options.connection);
     let shared = Shared::new(transport, connection);
     let session_task = SessionTask::new(Arc::clone(&shared), stream.into(), options.clone());
+    // Before the first wait: dropping this future drops the handle, which ends the task and closes the stream.
     let handle = Handle::start(shared, session_task, options);
     let timeout = handle.options.handshake_timeout;
 
@@ -59,12 +60,14 @@ where
         handle
             .shared
             .submit(|state| state.transport.reject_host_key());
+        // The server gets the reason (RFC 4253 §11.1, code 9), and the caller an error that is about the key.
         handle.flush_and_end().await;
         return Err(Error::HostKeyRejected);
     }
     handle.shared.submit(|state| {
         let now = Instant::now().into_std();
         state.transport.accept_host_key(now);
+        // The server may have sent its NEWKEYS long ago: no further byte would wake the task.
         state.reprocess_input = true;
     });
     let negotiated = handle

@@ -34,7 +34,7 @@ pub enum OpenError {
     /// The server sent CHANNEL_OPEN_FAILURE, often because the target refused the connection.
     #[error("the server refused: {text} (code {code})")]
     Refused {
-        /// Reason code of RFC 4254 §5.1.
+        /// Reason code of RFC 4254 §5.1, such as 1 for a forbidden target or 2 for one that refused the connection.
         code: u32,
         /// The server's text, cut to 1 KiB and not escaped.
         text: String,
@@ -195,6 +195,7 @@ impl Session {
                 return Err(RequestError::SessionEnded(error.clone()));
             }
             let id = send(state).ok_or(RequestError::NotListening)?;
+            // Under the same lock as the sending: the answer cannot arrive in between.
             state.pending_requests.insert(id, requester);
             Ok(id)
         })?;
@@ -305,6 +306,7 @@ impl Session {
         let session_id = self
             .handle
             .shared
+            // The signatures cover it, so that a proof cannot be replayed from another session.
             .with_state(|state| state.transport.session_id().to_vec());
         match host_key_proof::is_valid(&session_id, keys, &proof) {
             true => Ok(()),
@@ -343,6 +345,7 @@ struct PendingReply<'a> {
 impl Drop for PendingReply<'_> {
     fn drop(&mut self) {
         self.handle.shared.submit(|state| {
+            // No answer yet: it will still come, and a forward granted then would stay open without an owner.
             if state.pending_requests.remove(&self.id).is_some() {
                 state.connection.abandon_forward(self.id);
             } else if let Ok(GlobalReply::Listening(_)) = self.reply.try_recv()

@@ -39,7 +39,9 @@ pub(super) type OpenFailure = (u32, String);
 /// Tasks that wait for one channel, by direction.
 #[derive(Debug, Default)]
 pub(super) struct ChannelWaiters {
+    /// The task that waits for something to read; one at most, because the reading handle is not cloned.
     pub(super) reader: Option<Waker>,
+    /// The task that waits to write: for the server's window, for room in the output, or for its turn.
     pub(super) writer: Option<Waker>,
     /// Tasks that wait for the server's CLOSE; several may share one writer.
     pub(super) close_watchers: Vec<Waker>,
@@ -54,10 +56,11 @@ pub(super) struct ChannelWaiters {
 /// What the task has found for the caller that runs the handshake and the authentication.
 #[derive(Debug, Default)]
 pub(super) struct HandshakeState {
+    /// The server's identification line; empty until it is received.
     pub(super) ident: String,
     pub(super) host_key: Option<Box<HostKeyOffer>>,
     pub(super) ready: Option<Box<Negotiated>>,
-    /// Payloads from the server, oldest first.
+    /// Payloads from the server, oldest first; bounded by [`AUTH_QUEUE_MESSAGES`] and [`AUTH_QUEUE_BYTES`].
     pub(super) replies: VecDeque<Bytes>,
     pub(super) waker: Option<Waker>,
 }
@@ -83,24 +86,29 @@ pub(super) struct State {
     pub(super) transport: Transport,
     pub(super) connection: Connection,
     pub(super) phase: SessionPhase,
-    /// Waiting tasks by [`ChannelId`].
+    /// Waiting tasks, indexed by the number of their [`ChannelId`]; longer than the number of channels after a burst.
     pub(super) waiters: Vec<ChannelWaiters>,
     /// Channels whose writers wait for a turn, in order.
     pub(super) write_queue: VecDeque<ChannelId>,
     /// Turns of the current round that were granted and not used yet.
     pub(super) unused_turns: usize,
+    /// Callers that wait for the reply to a global request. A caller that gave up is not in it.
     pub(super) pending_requests: HashMap<RequestId, oneshot::Sender<GlobalReply>>,
+    /// The host keys that the server announced last; empty before the first announcement.
     pub(super) host_keys: watch::Sender<Vec<Bytes>>,
     /// Ends the session once all output is written.
     pub(super) close_when_flushed: bool,
     /// Ends the session at once.
     pub(super) abort: bool,
+    /// Why the session has ended. `None` while it runs.
     pub(super) ended: Option<Error>,
     /// Set when input that was read earlier can be processed now, because the host key was accepted.
     pub(super) reprocess_input: bool,
     /// Whether the task waits for the socket to become writable. Waking it for new output is useless then.
     pub(super) socket_blocked: bool,
+    /// Wakes the session's task. `None` once it is used: the task stores a new one each time that it runs.
     task_waker: Option<Waker>,
+    /// Wakers to call when the lock is released.
     wake_list: WakeList,
 }
 
@@ -141,6 +149,7 @@ impl Shared {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = work(&mut state);
         let wake_list = std::mem::take(&mut state.wake_list);
+        // A woken task may run at once on another thread and would wait for this lock.
         drop(state);
         wake_list.wake_all();
         result
@@ -151,6 +160,8 @@ impl Shared {
         self.with_state(|state| {
             let result = work(state);
             let has_output = state.close_when_flushed || !state.transport.output().is_empty();
+            // A task that waits for the socket is woken by the socket: waking it for each packet would cost a switch
+            // for nothing.
             if state.reprocess_input || !state.socket_blocked && has_output {
                 state.wake_task();
             }
@@ -176,6 +187,7 @@ impl State {
     /// Makes an empty entry for a new channel.
     pub(super) fn reset_waiters(&mut self, id: ChannelId) -> Option<&mut ChannelWaiters> {
         let at = id.0 as usize;
+        // Grows only: channel numbers are reused, and `shrink` frees the list when the last channel is gone.
         if self.waiters.len() <= at {
             self.waiters.resize_with(at + 1, ChannelWaiters::default);
         }
@@ -205,6 +217,7 @@ impl State {
         while let Some(event) = self.transport.poll_event(now)? {
             self.handle_event(now, event)?;
         }
+        // Checked after a batch of input and not per packet: one read is 128 KiB at most, and its replies are small.
         if self.transport.unsent_bytes() > OUTPUT_LIMIT {
             return Err(Error::Protocol(
                 "it requests replies and does not read them".to_owned(),
@@ -224,6 +237,8 @@ impl State {
                     TransportEvent::Ident(ident) => handshake.ident = ident,
                     TransportEvent::HostKey(offer) => handshake.host_key = Some(offer),
                     TransportEvent::Ready(negotiated) => handshake.ready = Some(negotiated),
+                    // The caller may be asking the user and reads nothing meanwhile: without a bound the server could
+                    // fill our memory.
                     TransportEvent::Packet(_) if handshake.is_full() => {
                         let what = "too many messages before the login";
                         return Err(Error::Protocol(what.to_owned()));
@@ -262,6 +277,7 @@ impl State {
     pub(super) fn handle_timeouts(&mut self, now: Instant) -> Result<(), Error> {
         self.connection.handle_timeout(now);
         self.dispatch_events();
+        // The connection's timers come first: they end no session, and a transport that times out does.
         match self.transport.poll_timeout() {
             Some(deadline) if deadline <= now => self.transport.handle_timeout(now),
             _ => Ok(()),
@@ -282,6 +298,7 @@ impl State {
                 self.wake_list.push(waker);
             }
             ConnectionEvent::Writable(id) => {
+                // A close wakes writers as well, because their next write fails.
                 let closed = self.connection.is_closed(id);
                 let Some(waiters) = self.waiters.get_mut(id.0 as usize) else {
                     return;
@@ -341,10 +358,13 @@ impl State {
         // A writer that has not used its last turn keeps it, but is no longer counted: a writer that was dropped
         // with a turn would hold up the others forever.
         self.unused_turns = 0;
+        // As many turns as there is room for: with fewer the socket would run dry, with more the output would grow
+        // without bound.
         let mut room = OUTPUT_HIGH_WATER.saturating_sub(self.transport.output().len());
         while room > 0
             && let Some(id) = self.write_queue.pop_front()
         {
+            // A turn is charged in full, although the writer may use less: what it will write is not known here.
             room = room.saturating_sub(TURN_BYTES);
             if let Some(waiters) = self.waiters.get_mut(id.0 as usize) {
                 waiters.queued = false;
@@ -364,6 +384,7 @@ impl State {
         self.pending_requests.clear();
         self.write_queue = VecDeque::new();
         for waiters in &mut self.waiters {
+            // Dropping the sender ends the wait of `Session::open`.
             waiters.opener = None;
             self.wake_list.push(waiters.reader.take());
             self.wake_list.push(waiters.writer.take());
@@ -379,8 +400,10 @@ impl State {
     /// Frees memory that a burst of traffic or channels has left behind.
     pub(super) fn shrink(&mut self) {
         if self.transport.output().is_empty() {
+            // `clear` would keep the capacity of the largest burst.
             *self.transport.output() = bytes::BytesMut::new();
         }
+        // With channels open, the list is in use, and its entries hold their wakers.
         if self.connection.channel_count() == 0 {
             self.waiters = Vec::new();
             self.write_queue = VecDeque::new();

@@ -37,7 +37,7 @@ pub(super) enum GlobalRequest {
         abandoned: bool,
     },
     CancelForward(RemoteListen),
-    /// When it was sent.
+    /// A keepalive request, and when it was sent: the answer's delay is the round trip.
     Ping(Instant),
     ProveHostKeys,
 }
@@ -58,7 +58,8 @@ struct PendingRequest {
 }
 
 impl PendingRequests {
-    /// Requests that may wait at the same time.
+    /// Requests that may wait at the same time. A server that answers none of them would let the queue grow with each
+    /// keepalive.
     pub(super) const MAX: usize = 1024;
 
     pub(super) fn push(&mut self, request: GlobalRequest, sequence: Option<u32>) -> RequestId {
@@ -83,6 +84,7 @@ impl PendingRequests {
         let at = self
             .queue
             .iter()
+            // From the front: the oldest request with this number. The queue is short, and UNIMPLEMENTED is rare.
             .position(|pending| pending.sequence == Some(sequence))?;
         let pending = self.queue.remove(at)?;
         Some((pending.id, pending.request))
@@ -98,6 +100,7 @@ impl PendingRequests {
             if let GlobalRequest::Forward { abandoned, .. } = &mut pending.request
                 && pending.id == id
             {
+                // It stays in the queue: answers have no number, so that removing it would shift all later ones.
                 *abandoned = true;
             }
         }

@@ -20,6 +20,7 @@ pub(crate) fn verify(
 ) -> Result<(), SignatureError> {
     let mut reader = Reader::new(key);
     let name = reader.utf8()?;
+    // The server chooses the blob: without this check it could present a key of a type that was not negotiated.
     if name != key_type(algorithm) {
         return Err(SignatureError::KeyType(name.chars().take(64).collect()));
     }

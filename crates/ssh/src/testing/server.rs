@@ -138,7 +138,7 @@ impl Server {
         self.writer.output.split()
     }
 
-    /// Starts a key exchange.
+    /// Starts a key exchange from the server's side.
     pub(crate) fn send_kexinit(&mut self) {
         let script = &self.script;
         let mut payload = vec![20];

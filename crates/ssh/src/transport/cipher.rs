@@ -37,6 +37,7 @@ impl CipherSpec {
         let (kind, key_len, iv_len) = match name {
             "aes128-gcm@openssh.com" => (CipherKind::Gcm(&aead::AES_128_GCM), 16, 12),
             "aes256-gcm@openssh.com" => (CipherKind::Gcm(&aead::AES_256_GCM), 32, 12),
+            // No IV: the nonce is the packet's sequence number. The key is two keys, for the length and for the rest.
             "chacha20-poly1305@openssh.com" => (CipherKind::ChaCha, chacha::KEY_LEN, 0),
             "aes128-ctr" => (CipherKind::Ctr(&cipher::AES_128), 16, 16),
             "aes192-ctr" => (CipherKind::Ctr(&cipher::AES_192), 24, 16),
@@ -71,6 +72,9 @@ impl CipherSpec {
 
     /// Bytes that one key may protect: RFC 4344 §3.2 for 128-bit blocks, 1 GiB for the 64-bit blocks of 3DES.
     pub(crate) fn byte_limit(&self) -> u64 {
+        // RFC 4344 §3.2 allows 2^(L/4) blocks of L bits: with L = 128 these are 2^36 bytes, and the limit is half of
+        // that. For 3DES it is the 1 GiB of RFC 4253 §9: blocks of 64 bits collide after about 2^32 of them (Sweet32,
+        // CVE-2016-2183).
         if self.iv_len == 8 { 1 << 30 } else { 1 << 35 }
     }
 
@@ -98,6 +102,7 @@ impl CipherSpec {
         let key = material.key(direction.key_letter(), self.key_len);
         let iv = material.key(direction.iv_letter(), self.iv_len);
         let key = UnboundKey::new(algorithm, &key).map_err(cipher_error)?;
+        // RFC 5647 §7.1: 4 fixed bytes and a counter of 8, which starts at a derived value.
         let (fixed, counter) = iv.split_first_chunk().ok_or(Error::Mac)?;
         Ok(Gcm {
             key: LessSafeKey::new(key),
@@ -220,6 +225,7 @@ impl Gcm {
         let (fixed, counter) = nonce.split_at_mut(4);
         fixed.copy_from_slice(&self.fixed);
         counter.copy_from_slice(&self.counter.to_be_bytes());
+        // Also for a packet that fails its check: the session ends then, and a nonce must never repeat.
         self.counter = self.counter.wrapping_add(1);
         Nonce::assume_unique_for_key(nonce)
     }
@@ -240,6 +246,8 @@ impl Sealer {
         match self {
             Self::Clear => (8, true),
             Self::Gcm(_) => (16, false),
+            // AES-GCM, ChaCha20 and encrypt-then-MAC leave the length out of the padded part: they send it in clear, or
+            // seal it apart.
             Self::ChaCha(_) => (8, false),
             Self::Block(block) => (block.0.block_len(), !block.1.etm),
         }
@@ -279,11 +287,14 @@ impl Sealer {
             }
             Self::Block(block) => {
                 let (cipher, mac) = &mut **block;
+                // Encrypt-then-MAC: the length is not encrypted, but the tag covers it (OpenSSH PROTOCOL §1.5).
                 if mac.etm {
                     let body = data.get_mut(LENGTH_LEN..).ok_or_else(short)?;
                     cipher.apply(body)?;
                     tag_room.copy_from_slice(mac.tag(sequence, data).as_ref());
                 } else {
+                    // RFC 4253 §6.4: the tag is that of the plaintext, so that it is computed before the cipher works
+                    // in place.
                     tag_room.copy_from_slice(mac.tag(sequence, data).as_ref());
                     cipher.apply(data)?;
                 }
@@ -329,6 +340,7 @@ impl Opener {
             Self::ChaCha(_) => (8, false),
             Self::Block(block) => (block.0.block_len(), !block.1.etm),
         };
+        // Set for CBC, whose length is decrypted before anything is authenticated.
         let mut hide_error = false;
         if let Self::Block(block) = self
             && !block.1.etm
@@ -385,6 +397,7 @@ impl Opener {
                 let (cipher, mac) = &mut **block;
                 let (data, tag) = packet.split_at_mut_checked(end).ok_or(Error::Mac)?;
                 if mac.etm {
+                    // Before decrypting: forged bytes never reach the cipher.
                     mac.verify(sequence, data, tag)?;
                     cipher.apply(data.get_mut(LENGTH_LEN..).ok_or(Error::Mac)?)?;
                 } else {
