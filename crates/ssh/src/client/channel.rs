@@ -216,18 +216,26 @@ fn poll_write(
     };
     // Writers wait for the new keys, so that what is held back stays small.
     if rekeying || must_wait {
-        store_waker(&mut waiters.writer, cx.waker());
-        if !waiters.queued {
-            waiters.queued = true;
-            state.write_queue.push_back(id);
-        }
-        // There is room, so that only a new round is missing; otherwise the task runs when the socket takes more.
-        if output_len < OUTPUT_HIGH_WATER {
-            state.wake_task();
-        }
+        wait_for_turn(state, id, cx);
         return Poll::Pending;
     }
     Poll::Ready(Ok(seal_packets(state, id, data)))
+}
+
+/// Queues the writer of a channel for its turn and registers the waker of `cx`.
+fn wait_for_turn(state: &mut State, id: ChannelId, cx: &mut Context<'_>) {
+    let Some(waiters) = state.waiters.get_mut(id.0 as usize) else {
+        return;
+    };
+    store_waker(&mut waiters.writer, cx.waker());
+    if !waiters.queued {
+        waiters.queued = true;
+        state.write_queue.push_back(id);
+    }
+    // There is room, so that only a new round is missing; otherwise the task runs when the socket takes more.
+    if state.transport.output().len() < OUTPUT_HIGH_WATER {
+        state.wake_task();
+    }
 }
 
 /// Seals packets until `data`, the window or the room in the output is used up; one packet if others wait.

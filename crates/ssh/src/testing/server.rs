@@ -230,6 +230,11 @@ impl Server {
         reply.string(&q_s);
         reply.string(&signature);
         self.send(&reply);
+        self.send_newkeys(secret, exchange_hash);
+    }
+
+    /// Sends NEWKEYS and puts the new keys in use for the server's direction.
+    fn send_newkeys(&mut self, secret: Zeroizing<Vec<u8>>, exchange_hash: Zeroizing<Vec<u8>>) {
         for payload in self.script.before_newkeys.clone() {
             self.send(&payload);
         }

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::cipher::MAX_PACKET_LENGTH;
+use super::sealing::MAX_PACKET_LENGTH;
 use crate::error::Error;
 
 /// Bytes that are inflated per call of the library.

@@ -5,10 +5,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use super::cipher::{CipherSpec, Direction, Opener, Sealer};
+use super::cipher::{CipherSpec, Direction};
 use super::kex_deadline::KexDeadline;
 use super::mac::MacSpec;
 use super::negotiate::Agreement;
+use super::sealing::{Opener, Sealer};
 use super::types::{HostKey, HostKeyOffer, Negotiated};
 use crate::error::Error;
 use crate::kex::{self, FillRandom, KexMethod, KexOutcome, KexStep, KeyMaterial};

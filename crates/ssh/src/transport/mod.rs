@@ -15,6 +15,7 @@ mod message;
 pub(crate) mod negotiate;
 pub(crate) mod packet;
 mod rekey;
+pub(crate) mod sealing;
 mod types;
 
 use std::fmt;

@@ -2,9 +2,9 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::cipher::{LENGTH_LEN, MAX_PACKET_LENGTH, Opener, Sealer};
 use super::compress::{Deflate, Inflate};
 use super::mac::MAX_TAG;
+use super::sealing::{LENGTH_LEN, MAX_PACKET_LENGTH, Opener, Sealer};
 use crate::error::Error;
 
 /// Smallest padding of a packet, in bytes (RFC 4253 §6); the largest is 255.
