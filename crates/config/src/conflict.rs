@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
-use crate::diagnostic::{Diagnostic, Source, did_you_mean};
+use crate::diagnostic::{Diagnostic, SourceText, did_you_mean};
 use crate::layer::Jump;
 use crate::model::Forward;
 use crate::parse::file::{NamedLayer, ParsedFile};
@@ -37,7 +37,7 @@ impl Claims {
     /// Every claim that is taken, and every loop between the file's own forwards.
     pub(crate) fn add(
         &mut self,
-        source: &Source,
+        source: &SourceText,
         parsed: &ParsedFile,
     ) -> Result<(), Vec<Diagnostic>> {
         let mut diagnostics = Vec::new();
@@ -87,7 +87,7 @@ impl Claims {
 
     fn add_listeners(
         &mut self,
-        source: &Source,
+        source: &SourceText,
         tunnel: &NamedLayer,
         diagnostics: &mut Vec<Diagnostic>,
     ) {

@@ -1,26 +1,27 @@
 //! Loads the configuration directory: scans the files, replaces each that has errors by its last good state, decides
 //! between files that claim the same name or port, and resolves all tunnels.
 
+mod refresh;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tunneld_platform::program::RunProgram;
 use tunneld_proto::message::ConfigFault;
 
-use crate::conflict::{self, Claims};
-use crate::diagnostic::{Diagnostic, Source, file_fault};
+use crate::conflict;
+use crate::diagnostic::{Diagnostic, file_fault};
 use crate::env::Env;
 use crate::layer::Layer;
 use crate::model::{DaemonConfig, Tunnel};
-use crate::parse::file::{self, NamedLayer, ParsedFile};
+use crate::parse::file::NamedLayer;
 use crate::resolve::route::{ResolveRequest, TunnelResolver};
 use crate::scan::{Candidate, Draft, KnownFile, Scan, Scanned, stale_candidates};
 use crate::settle::settle_claims;
+pub use refresh::{RefreshJob, ad_hoc};
 
-/// A tunnel whose directory was read less than this long ago is not resolved again.
-const FRESH_FOR: Duration = Duration::from_secs(2);
 /// The file whose `[defaults]` apply to all files.
 const MAIN_FILE: &str = "tunneld.toml";
 
@@ -51,27 +52,6 @@ pub struct Loader {
     next_id: usize,
     dir_required: bool,
     read_at: Option<Instant>,
-}
-
-/// One tunnel that is to be resolved again, without reading its file again.
-#[derive(Debug)]
-pub struct RefreshJob {
-    env: Env,
-    programs: Arc<dyn RunProgram>,
-    request: ResolveRequest,
-}
-
-impl RefreshJob {
-    /// Asks `ssh -G` again and resolves the tunnel with its present answer.
-    ///
-    /// # Errors
-    /// Every error, as one text.
-    pub async fn resolve(self) -> Result<Tunnel, String> {
-        TunnelResolver::new(&self.env, &self.programs)
-            .tunnel(&self.request)
-            .await
-            .map_err(|diagnostics| Diagnostic::join(&diagnostics))
-    }
 }
 
 impl Loader {
@@ -202,7 +182,7 @@ impl Loader {
     }
 
     async fn resolve(&mut self, accepted: &[Candidate], loaded: &mut Loaded) {
-        let sources = Sources(accepted);
+        let sources = AcceptedFiles(accepted);
         let tunnels = sources.tunnels();
         let mut bad_carriers = bad_carriers(&tunnels);
         let requests: Vec<ResolveRequest> = tunnels
@@ -240,49 +220,6 @@ impl Loader {
         }
     }
 
-    /// Prepares to resolve one tunnel again, as its file defines it or, for a tunnel of the command line, as `ad_hoc`
-    /// does; `None` if it was resolved just now or does not exist.
-    pub fn refresh_job(
-        &self,
-        name: &str,
-        ad_hoc: Option<&serde_json::Value>,
-        now: Instant,
-    ) -> Option<RefreshJob> {
-        let age = |at: Instant| now.saturating_duration_since(at);
-        if self.read_at.is_some_and(|at| age(at) < FRESH_FOR) {
-            return None;
-        }
-        let request = match ad_hoc {
-            None => self.request_of_file(name)?,
-            Some(keys) => {
-                let (layer, diagnostics) = file::from_json(name, keys);
-                diagnostics.is_empty().then_some(())?;
-                ResolveRequest {
-                    name: name.to_owned(),
-                    layer,
-                    defaults: self.main_defaults(),
-                }
-            }
-        };
-        Some(RefreshJob {
-            env: self.env.clone(),
-            programs: Arc::clone(&self.programs),
-            request,
-        })
-    }
-
-    /// A tunnel of the last load, as its file defines it.
-    fn request_of_file(&self, name: &str) -> Option<ResolveRequest> {
-        self.last.get(name)?;
-        let mut files = self.files.values().filter_map(|known| known.good.as_ref());
-        files.find_map(|good| {
-            let mut tunnels = good.parsed.tunnels.iter();
-            let tunnel = tunnels.find(|tunnel| tunnel.name == name)?;
-            let defaults = good.parsed.defaults.clone().or(&self.main_defaults());
-            Some(ResolveRequest::of(tunnel, &defaults))
-        })
-    }
-
     /// tunneld.toml's `[defaults]` in their last good state; empty if there are none.
     fn main_defaults(&self) -> Layer {
         self.files
@@ -312,9 +249,9 @@ fn bad_carriers(tunnels: &[TunnelOfFile<'_>]) -> BTreeMap<String, Diagnostic> {
 
 /// The files that a load uses.
 #[derive(Clone, Copy)]
-struct Sources<'a>(&'a [Candidate]);
+struct AcceptedFiles<'a>(&'a [Candidate]);
 
-impl<'a> Sources<'a> {
+impl<'a> AcceptedFiles<'a> {
     fn tunnels(self) -> Vec<TunnelOfFile<'a>> {
         let main = self
             .0
@@ -354,53 +291,6 @@ impl<'a> Sources<'a> {
         let source = &file.unwrap_or(candidate).file.source;
         source.to_fault(&diagnostic)
     }
-}
-
-/// Resolves a tunnel of the command line: `keys` are those of `[tunnel.NAME]` as JSON, over tunneld.toml's
-/// `[defaults]`. The loader does not remember it.
-///
-/// # Errors
-/// Every error in it.
-pub async fn ad_hoc(
-    name: &str,
-    keys: &serde_json::Value,
-    loader: &Loader,
-) -> Result<Tunnel, Vec<ConfigFault>> {
-    let source = Source::new(format!("tunnel {name}"), "");
-    // Without spans: an error may be in a file's defaults, whose text is not at hand.
-    let to_faults = |diagnostics: Vec<Diagnostic>| -> Vec<ConfigFault> {
-        diagnostics
-            .into_iter()
-            .map(|diagnostic| {
-                source.to_fault(&Diagnostic {
-                    span: None,
-                    ..diagnostic
-                })
-            })
-            .collect()
-    };
-    let (layer, diagnostics) = file::from_json(name, keys);
-    if !diagnostics.is_empty() {
-        return Err(to_faults(diagnostics));
-    }
-    let request = ResolveRequest {
-        name: name.to_owned(),
-        layer: layer.clone(),
-        defaults: loader.main_defaults(),
-    };
-    let alone = ParsedFile {
-        tunnels: vec![NamedLayer {
-            name: name.to_owned(),
-            span: None,
-            layer,
-        }],
-        ..ParsedFile::default()
-    };
-    Claims::default().add(&source, &alone).map_err(to_faults)?;
-    TunnelResolver::new(&loader.env, &loader.programs)
-        .tunnel(&request)
-        .await
-        .map_err(to_faults)
 }
 
 #[cfg(unix)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tunneld_proto::message::ConfigFault;
 
-use crate::diagnostic::{Diagnostic, Source, file_fault};
+use crate::diagnostic::{Diagnostic, SourceText, file_fault};
 use crate::env::Env;
 use crate::parse::file::{self, ParsedFile};
 
@@ -31,7 +31,7 @@ pub(crate) struct KnownFile {
 pub(crate) struct GoodFile {
     /// The hash of the text, to recognize an unchanged file.
     pub(crate) hash: u64,
-    pub(crate) source: Source,
+    pub(crate) source: SourceText,
     pub(crate) parsed: ParsedFile,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct Candidate {
 #[derive(Debug, Clone)]
 pub(crate) struct Draft {
     pub(crate) id: usize,
-    pub(crate) source: Source,
+    pub(crate) source: SourceText,
     pub(crate) parsed: ParsedFile,
 }
 
@@ -196,7 +196,7 @@ impl Scan {
             return;
         }
         let (parsed, diagnostics) = file::parse(known.id, &text);
-        let source = Source::new(name, text);
+        let source = SourceText::new(name, text);
         if diagnostics.is_empty() {
             self.candidates.push(Candidate {
                 id: known.id,
@@ -222,7 +222,11 @@ impl Scan {
 }
 
 /// Renders the errors of one file, at most [`MAX_FAULTS_PER_FILE`] of them.
-pub(crate) fn report(source: &Source, diagnostics: &[Diagnostic], faults: &mut Vec<ConfigFault>) {
+pub(crate) fn report(
+    source: &SourceText,
+    diagnostics: &[Diagnostic],
+    faults: &mut Vec<ConfigFault>,
+) {
     faults.extend(
         diagnostics
             .iter()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tunneld_proto::duration;
 
 use crate::diagnostic::{Diagnostic, Span, Spanned, did_you_mean};
-use crate::parse::tree::{Entry, Node, Value};
+use crate::parse::tree::{Node, TableEntry, Value};
 
 /// The most unknown keys of one table that are reported one by one.
 const MAX_UNKNOWN_KEYS: usize = 20;
@@ -14,7 +14,7 @@ const MAX_UNKNOWN_KEYS: usize = 20;
 /// A table that is being read. Each method that reads a key takes its entry out; [`Table::finish`] reports the rest.
 pub(crate) struct Table<'e, 'd> {
     title: String,
-    entries: Vec<Option<&'e Entry>>,
+    entries: Vec<Option<&'e TableEntry>>,
     known_keys: Vec<&'static str>,
     diagnostics: &'d mut Vec<Diagnostic>,
 }
@@ -24,7 +24,7 @@ impl<'e, 'd> Table<'e, 'd> {
     pub(crate) fn new(
         title: impl Into<String>,
         known_keys: impl IntoIterator<Item = &'static str>,
-        entries: &'e [Entry],
+        entries: &'e [TableEntry],
         diagnostics: &'d mut Vec<Diagnostic>,
     ) -> Self {
         Self {
@@ -40,7 +40,7 @@ impl<'e, 'd> Table<'e, 'd> {
         &mut self,
         title: &str,
         known_keys: &[&'static str],
-        entries: &'i [Entry],
+        entries: &'i [TableEntry],
     ) -> Table<'i, '_> {
         Table::new(title, known_keys.iter().copied(), entries, self.diagnostics)
     }
@@ -58,7 +58,7 @@ impl<'e, 'd> Table<'e, 'd> {
     }
 
     /// Takes an entry out; `None` if the table does not have it or it was taken before.
-    pub(crate) fn entry(&mut self, key: &'static str) -> Option<&'e Entry> {
+    pub(crate) fn entry(&mut self, key: &'static str) -> Option<&'e TableEntry> {
         // A key that is read and not in the list would never be suggested.
         debug_assert!(
             self.known_keys.contains(&key),

@@ -27,12 +27,12 @@ pub enum Value {
     /// An array, whose items may differ in type.
     Array(Vec<Node>),
     /// A table, in the order it is written.
-    Table(Vec<Entry>),
+    Table(Vec<TableEntry>),
 }
 
 /// A key and its value.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub struct TableEntry {
     /// The key, without quotes.
     pub key: String,
     /// Where the key is written; `None` in JSON.
@@ -85,10 +85,10 @@ fn span(file: usize, range: std::ops::Range<usize>) -> Option<Span> {
     })
 }
 
-fn entries(file: usize, table: DeTable<'_>) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = table
+fn entries(file: usize, table: DeTable<'_>) -> Vec<TableEntry> {
+    let mut entries: Vec<TableEntry> = table
         .into_iter()
-        .map(|(key, value)| Entry {
+        .map(|(key, value)| TableEntry {
             span: span(file, key.span()),
             key: key.into_inner().into_owned(),
             node: Node {
@@ -141,7 +141,7 @@ pub fn from_json(value: &serde_json::Value) -> Node {
         Json::Array(values) => Value::Array(values.iter().map(from_json).collect()),
         Json::Object(map) => Value::Table(
             map.iter()
-                .map(|(key, value)| Entry {
+                .map(|(key, value)| TableEntry {
                     key: key.clone(),
                     span: None,
                     node: from_json(value),

@@ -65,7 +65,7 @@ pub fn query_destination(name: &str, layer: &Layer) -> Destination {
 }
 
 /// Where a tunnel or jump host leads to.
-struct Target {
+struct SshTarget {
     /// The host as it is written.
     alias: String,
     /// The host name or address to dial.
@@ -74,7 +74,7 @@ struct Target {
     user: String,
 }
 
-impl Target {
+impl SshTarget {
     fn of(name: &str, toml: &Layer, ssh: Option<&SshOptions>, env: &Env) -> Self {
         let written = query_destination(name, toml);
         let ssh_layer = ssh.map(|ssh| &ssh.layer);
@@ -119,7 +119,7 @@ pub fn resolve(
     let no_layer = Layer::default();
     let ssh_layer = ssh.map_or(&no_layer, |ssh| &ssh.layer);
     let layer = merge(toml, ssh_layer);
-    let target = Target::of(name, toml, ssh, env);
+    let target = SshTarget::of(name, toml, ssh, env);
     let jump_host = last_hop(&layer);
     let mut expander = Expander {
         values: TokenValues {
@@ -159,7 +159,11 @@ pub fn resolve(
 }
 
 /// Makes the route, and the jump hosts that are still to be resolved.
-fn route(expander: &mut Expander<'_>, layer: &Layer, target: &Target) -> (Route, Vec<Destination>) {
+fn route(
+    expander: &mut Expander<'_>,
+    layer: &Layer,
+    target: &SshTarget,
+) -> (Route, Vec<Destination>) {
     let (via, hops) = via(expander, layer);
     let route = Route {
         alias: target.alias.clone(),

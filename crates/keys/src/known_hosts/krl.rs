@@ -34,7 +34,7 @@ pub(crate) fn is_krl(file: &[u8]) -> bool {
 /// # Errors
 /// The list is damaged or not understood: the caller must treat every key as revoked.
 pub(crate) fn revokes(krl: &[u8], presented: &Presented<'_>) -> Result<bool, BadKrl> {
-    let mut reader = Reader(krl.strip_prefix(MAGIC).ok_or(BadKrl::Damaged)?);
+    let mut reader = KrlReader(krl.strip_prefix(MAGIC).ok_or(BadKrl::Damaged)?);
     match reader.u32()? {
         VERSION => {}
         other => return Err(BadKrl::Version(other)),
@@ -51,7 +51,7 @@ pub(crate) fn revokes(krl: &[u8], presented: &Presented<'_>) -> Result<bool, Bad
     let mut found = false;
     while !reader.is_empty() {
         let kind = reader.byte()?;
-        let mut section = Reader(reader.string()?);
+        let mut section = KrlReader(reader.string()?);
         found |= match kind {
             1 => certificates(&mut section, presented)?,
             2 => section.any(|listed| keys.contains(&listed))?,
@@ -65,7 +65,7 @@ pub(crate) fn revokes(krl: &[u8], presented: &Presented<'_>) -> Result<bool, Bad
 }
 
 fn hashes(
-    section: &mut Reader<'_>,
+    section: &mut KrlReader<'_>,
     algorithm: &'static digest::Algorithm,
     keys: &[&[u8]],
 ) -> Result<bool, BadKrl> {
@@ -82,7 +82,7 @@ fn hashes(
 }
 
 /// Evaluates a section of certificates of one authority, or of every authority if none is named.
-fn certificates(section: &mut Reader<'_>, presented: &Presented<'_>) -> Result<bool, BadKrl> {
+fn certificates(section: &mut KrlReader<'_>, presented: &Presented<'_>) -> Result<bool, BadKrl> {
     let (authority, _reserved) = (section.string()?, section.string()?);
     let ours = presented
         .certified
@@ -92,7 +92,7 @@ fn certificates(section: &mut Reader<'_>, presented: &Presented<'_>) -> Result<b
     let mut found = false;
     while !section.is_empty() {
         let kind = section.byte()?;
-        let mut part = Reader(section.string()?);
+        let mut part = KrlReader(section.string()?);
         found |= match kind {
             0x20 => serials(&mut part, serial)?,
             0x21 => {
@@ -111,7 +111,7 @@ fn certificates(section: &mut Reader<'_>, presented: &Presented<'_>) -> Result<b
     Ok(found)
 }
 
-fn serials(part: &mut Reader<'_>, serial: Option<u64>) -> Result<bool, BadKrl> {
+fn serials(part: &mut KrlReader<'_>, serial: Option<u64>) -> Result<bool, BadKrl> {
     let mut found = false;
     while !part.is_empty() {
         match part.u64()? {
@@ -123,7 +123,7 @@ fn serials(part: &mut Reader<'_>, serial: Option<u64>) -> Result<bool, BadKrl> {
 }
 
 /// Evaluates a bitmap of serial numbers: bit N of a big-endian number stands for serial number `offset` + N.
-fn bitmap(part: &mut Reader<'_>, serial: Option<u64>) -> Result<bool, BadKrl> {
+fn bitmap(part: &mut KrlReader<'_>, serial: Option<u64>) -> Result<bool, BadKrl> {
     let (offset, bits) = (part.u64()?, part.string()?);
     let bits = bits.strip_prefix(&[0]).unwrap_or(bits);
     let len = u64::try_from(bits.len()).map_err(|_| BadKrl::Damaged)?;
@@ -144,7 +144,7 @@ fn bitmap(part: &mut Reader<'_>, serial: Option<u64>) -> Result<bool, BadKrl> {
 }
 
 /// Skips an extension that is not critical. A critical one is unknown here and makes the list unusable.
-fn extension(part: &mut Reader<'_>, kind: u8) -> Result<bool, BadKrl> {
+fn extension(part: &mut KrlReader<'_>, kind: u8) -> Result<bool, BadKrl> {
     let (_name, critical, _contents) = (part.string()?, part.byte()?, part.string()?);
     match critical {
         0 if part.is_empty() => Ok(false),
@@ -154,9 +154,9 @@ fn extension(part: &mut Reader<'_>, kind: u8) -> Result<bool, BadKrl> {
 }
 
 /// Reads RFC 4251 §5 types; the end of the bytes is [`BadKrl::Damaged`].
-struct Reader<'a>(&'a [u8]);
+struct KrlReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> KrlReader<'a> {
     fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -67,7 +67,7 @@ pub struct Prompt {
 
 /// The request that waits for its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum PendingRequest {
+enum PendingAuth {
     Idle,
     None,
     Password,
@@ -95,7 +95,7 @@ pub struct UserAuth {
     /// The login name, which every request repeats (RFC 4252 §5).
     user: String,
     /// What the next answer belongs to. Messages 60 and 61 mean something else for each method.
-    pending: PendingRequest,
+    pending: PendingAuth,
     /// Whether the server has accepted the service `ssh-userauth`.
     service_accepted: bool,
     /// Methods that succeeded while the server demanded another one.
@@ -109,7 +109,7 @@ impl UserAuth {
     pub fn new(user: &str) -> (Self, SecretMessage) {
         let auth = Self {
             user: user.to_owned(),
-            pending: PendingRequest::Idle,
+            pending: PendingAuth::Idle,
             service_accepted: false,
             partial_successes: 0,
             banner: String::new(),
@@ -124,19 +124,19 @@ impl UserAuth {
 
     /// Makes a `none` request: its refusal lists the methods that the server allows.
     pub fn none(&mut self) -> SecretMessage {
-        self.pending = PendingRequest::None;
+        self.pending = PendingAuth::None;
         message::request(&self.user, "none", 0)
     }
 
     /// Makes a password request, with a new password after [`AuthResult::PasswordChangeRequest`].
     pub fn password(&mut self, password: &str, new_password: Option<&str>) -> SecretMessage {
-        self.pending = PendingRequest::Password;
+        self.pending = PendingAuth::Password;
         message::password(&self.user, password, new_password)
     }
 
     /// Asks whether the server accepts a key, without a signature.
     pub fn public_key_query(&mut self, algorithm: &str, key: &[u8]) -> SecretMessage {
-        self.pending = PendingRequest::PublicKeyQuery {
+        self.pending = PendingAuth::PublicKeyQuery {
             algorithm: algorithm.to_owned(),
             key: key.to_vec(),
         };
@@ -154,7 +154,7 @@ impl UserAuth {
     /// Makes a public-key request. `signature` is a signature blob over [`UserAuth::signed_data`].
     pub fn public_key(&mut self, algorithm: &str, key: &[u8], signature: &[u8]) -> SecretMessage {
         use crate::wire::Writer;
-        self.pending = PendingRequest::PublicKey;
+        self.pending = PendingAuth::PublicKey;
         let mut out = message::public_key(&self.user, algorithm, key, true);
         out.string(signature);
         out
@@ -162,7 +162,7 @@ impl UserAuth {
 
     /// Makes a keyboard-interactive request; `submethods` may be empty.
     pub fn keyboard_interactive(&mut self, submethods: &str) -> SecretMessage {
-        self.pending = PendingRequest::KeyboardInteractive {
+        self.pending = PendingAuth::KeyboardInteractive {
             rounds: 0,
             empty_rounds: 0,
         };
@@ -178,7 +178,7 @@ impl UserAuth {
     /// follow the method name. Answers are returned as [`AuthResult::Custom`].
     pub fn custom(&mut self, method: &str, fields: &[u8]) -> SecretMessage {
         use crate::wire::Writer;
-        self.pending = PendingRequest::Custom;
+        self.pending = PendingAuth::Custom;
         let mut out = message::request(&self.user, method, fields.len());
         out.raw(fields);
         out
@@ -212,13 +212,13 @@ impl UserAuth {
                 Ok(None)
             }
             message::SUCCESS => match self.pending {
-                PendingRequest::Idle => Err(protocol_error("an unrequested login success")),
+                PendingAuth::Idle => Err(protocol_error("an unrequested login success")),
                 // A query has no signature, so that success would let the server skip the proof of our key.
-                PendingRequest::PublicKeyQuery { .. } => {
+                PendingAuth::PublicKeyQuery { .. } => {
                     Err(protocol_error("a key was accepted before it signed"))
                 }
                 _ => {
-                    self.pending = PendingRequest::Idle;
+                    self.pending = PendingAuth::Idle;
                     Ok(Some(AuthResult::Success))
                 }
             },
@@ -227,7 +227,7 @@ impl UserAuth {
                 self.on_method_message(number, &mut body, payload)
             }
             // RFC 4252 §6 reserves 60 to 79 for the messages of the methods.
-            number if self.pending == PendingRequest::Custom && (60..80).contains(&number) => {
+            number if self.pending == PendingAuth::Custom && (60..80).contains(&number) => {
                 Ok(Some(AuthResult::Custom(payload.to_vec())))
             }
             number => Err(Error::Protocol(format!(
@@ -238,10 +238,10 @@ impl UserAuth {
 
     fn failure(&mut self, body: &mut Reader<'_>) -> Result<AuthResult, Error> {
         // An answer to nothing would be taken for the answer to the next request.
-        if self.pending == PendingRequest::Idle {
+        if self.pending == PendingAuth::Idle {
             return Err(protocol_error("an unrequested login failure"));
         }
-        self.pending = PendingRequest::Idle;
+        self.pending = PendingAuth::Idle;
         let (remaining, partial) = message::failure(body)?;
         if partial {
             self.partial_successes += 1;
@@ -260,27 +260,27 @@ impl UserAuth {
         payload: &[u8],
     ) -> Result<Option<AuthResult>, Error> {
         match &mut self.pending {
-            PendingRequest::Custom => Ok(Some(AuthResult::Custom(payload.to_vec()))),
+            PendingAuth::Custom => Ok(Some(AuthResult::Custom(payload.to_vec()))),
             // 61 is USERAUTH_INFO_RESPONSE, which goes to the server.
             _ if number != message::METHOD_60 => {
                 Err(protocol_error("a message that only a client sends"))
             }
-            PendingRequest::PublicKeyQuery { algorithm, key } => {
+            PendingAuth::PublicKeyQuery { algorithm, key } => {
                 // RFC 4252 §7: the server repeats what was offered. Signing for another key would be a signature that
                 // we did not mean.
                 let same = body.string()? == algorithm.as_bytes() && body.string()? == key;
                 if !same {
                     return Err(protocol_error("it accepted a key that was not offered"));
                 }
-                self.pending = PendingRequest::Idle;
+                self.pending = PendingAuth::Idle;
                 Ok(Some(AuthResult::PkOk))
             }
-            PendingRequest::Password => {
+            PendingAuth::Password => {
                 let text = bounded(body.string()?, MAX_TEXT);
-                self.pending = PendingRequest::Idle;
+                self.pending = PendingAuth::Idle;
                 Ok(Some(AuthResult::PasswordChangeRequest(text)))
             }
-            PendingRequest::KeyboardInteractive {
+            PendingAuth::KeyboardInteractive {
                 rounds,
                 empty_rounds,
             } => {
@@ -298,7 +298,7 @@ impl UserAuth {
                 }
                 Ok(Some(AuthResult::InfoRequest(request)))
             }
-            PendingRequest::Idle | PendingRequest::None | PendingRequest::PublicKey => {
+            PendingAuth::Idle | PendingAuth::None | PendingAuth::PublicKey => {
                 Err(protocol_error("an answer that does not fit the request"))
             }
         }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::handle::Handle;
-use super::state::{OUTPUT_HIGH_WATER, OUTPUT_SMALL_WRITE_SLACK, State};
+use super::state::{OUTPUT_HIGH_WATER, OUTPUT_SMALL_WRITE_SLACK, SessionState};
 use super::wake::store_waker;
 use crate::connection::{ChannelId, ReadResult, SMALL_WRITE, WriteError};
 use crate::error::Error;
@@ -126,7 +126,7 @@ impl ChannelReader {
 }
 
 fn poll_read(
-    state: &mut State,
+    state: &mut SessionState,
     id: ChannelId,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Option<Bytes>>> {
@@ -174,7 +174,7 @@ impl ChannelWriter {
 
 /// Seals as much of `data` as the window, the output and the channel's turn allow.
 fn poll_write(
-    state: &mut State,
+    state: &mut SessionState,
     id: ChannelId,
     cx: &mut Context<'_>,
     data: &[u8],
@@ -223,7 +223,7 @@ fn poll_write(
 }
 
 /// Queues the writer of a channel for its turn and registers the waker of `cx`.
-fn wait_for_turn(state: &mut State, id: ChannelId, cx: &mut Context<'_>) {
+fn wait_for_turn(state: &mut SessionState, id: ChannelId, cx: &mut Context<'_>) {
     let Some(waiters) = state.waiters.get_mut(id.0 as usize) else {
         return;
     };
@@ -239,7 +239,7 @@ fn wait_for_turn(state: &mut State, id: ChannelId, cx: &mut Context<'_>) {
 }
 
 /// Seals packets until `data`, the window or the room in the output is used up; one packet if others wait.
-fn seal_packets(state: &mut State, id: ChannelId, data: &[u8]) -> usize {
+fn seal_packets(state: &mut SessionState, id: ChannelId, data: &[u8]) -> usize {
     let mut sealed = 0;
     while let Some(remaining) = data.get(sealed..).filter(|bytes| !bytes.is_empty()) {
         match state.connection.write(id, remaining, &mut state.transport) {
@@ -255,7 +255,7 @@ fn seal_packets(state: &mut State, id: ChannelId, data: &[u8]) -> usize {
 }
 
 /// Whether other channels wait for a turn or have not used theirs yet.
-fn is_contended(state: &State) -> bool {
+fn is_contended(state: &SessionState) -> bool {
     !state.write_queue.is_empty() || state.unused_turns > 0
 }
 

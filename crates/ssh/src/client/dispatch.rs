@@ -1,11 +1,11 @@
 //! What a received packet does to the session: each event of the transport and of the connection goes to the task that
-//! waits for it. Runs under the lock of [`State`], so that nothing here waits.
+//! waits for it. Runs under the lock of [`SessionState`], so that nothing here waits.
 
 use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::state::{OpenFailure, SessionPhase, State};
+use super::state::{OpenFailure, SessionPhase, SessionState};
 use crate::connection::{ChannelId, ConnectionEvent, OpenRequest};
 use crate::error::{Error, Party};
 use crate::transport::TransportEvent;
@@ -15,7 +15,7 @@ const OUTPUT_LIMIT: usize = 4 * 1024 * 1024;
 /// SSH_OPEN_RESOURCE_SHORTAGE (RFC 4254 §5.1).
 const RESOURCE_SHORTAGE: u32 = 4;
 
-impl State {
+impl SessionState {
     /// Processes all packets in the transport's read buffer.
     pub(super) fn process_input(&mut self, now: Instant) -> Result<(), Error> {
         while let Some(event) = self.transport.poll_event(now)? {

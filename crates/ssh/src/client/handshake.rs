@@ -11,7 +11,7 @@ use super::authenticator::Authenticator;
 use super::handle::Handle;
 use super::options::Options;
 use super::session::SessionInfo;
-use super::state::{SessionPhase, Shared};
+use super::state::{SessionPhase, SharedSession};
 use super::stream::Stream;
 use super::task::SessionTask;
 use crate::config::Config;
@@ -40,7 +40,7 @@ where
     let now = Instant::now().into_std();
     let transport = Transport::new(config, now, system_entropy());
     let connection = Connection::new(options.connection);
-    let shared = Shared::new(transport, connection);
+    let shared = SharedSession::new(transport, connection);
     let session_task = SessionTask::new(Arc::clone(&shared), stream.into(), options.clone());
     // Before the first wait: dropping this future drops the handle, which ends the task and closes the stream.
     let handle = Handle::start(shared, session_task, options);

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::channel::Channel;
 use super::handle::Handle;
 use super::host_key_proof;
-use super::state::State;
+use super::state::SessionState;
 use crate::connection::{ChannelTarget, GlobalReply, RemoteListen, RequestId};
 use crate::error::Error;
 use crate::transport::{HostKeyOffer, Negotiated};
@@ -157,7 +157,7 @@ impl Session {
             if let Some(error) = &state.ended {
                 return Err(OpenError::SessionEnded(error.clone()));
             }
-            let State {
+            let SessionState {
                 connection,
                 transport,
                 ..
@@ -187,7 +187,7 @@ impl Session {
         &self,
         timeout: Duration,
         undo: Option<&RemoteListen>,
-        send: impl FnOnce(&mut State) -> Option<RequestId>,
+        send: impl FnOnce(&mut SessionState) -> Option<RequestId>,
     ) -> Result<GlobalReply, RequestError> {
         let (requester, reply) = oneshot::channel();
         let id = self.handle.shared.submit(|state| {
@@ -225,7 +225,7 @@ impl Session {
     pub async fn request_forward(&self, listen: &RemoteListen) -> Result<u16, RequestError> {
         let reply = self
             .request(self.handle.options.request_timeout, Some(listen), |state| {
-                let State {
+                let SessionState {
                     connection,
                     transport,
                     ..
@@ -245,7 +245,7 @@ impl Session {
     /// [`RequestError::NotListening`] if no such forward was granted; otherwise as [`Session::request_forward`].
     pub async fn cancel_forward(&self, listen: &RemoteListen) -> Result<(), RequestError> {
         self.request(self.handle.options.request_timeout, None, |state| {
-            let State {
+            let SessionState {
                 connection,
                 transport,
                 ..
@@ -263,7 +263,7 @@ impl Session {
     pub async fn ping(&self, timeout: Duration) -> Result<Duration, RequestError> {
         let reply = self
             .request(timeout, None, |state| {
-                let State {
+                let SessionState {
                     connection,
                     transport,
                     ..
@@ -292,7 +292,7 @@ impl Session {
     pub async fn prove_host_keys(&self, keys: &[Bytes]) -> Result<(), RequestError> {
         let reply = self
             .request(self.handle.options.request_timeout, None, |state| {
-                let State {
+                let SessionState {
                     connection,
                     transport,
                     ..

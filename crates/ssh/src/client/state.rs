@@ -40,7 +40,7 @@ pub(super) struct ChannelWaiters {
     pub(super) close_watchers: Vec<Waker>,
     /// Receives the answer to our CHANNEL_OPEN.
     pub(super) opener: Option<oneshot::Sender<Result<(), OpenFailure>>>,
-    /// Whether the writer is in [`State::write_queue`].
+    /// Whether the writer is in [`SessionState::write_queue`].
     pub(super) queued: bool,
     /// Whether the writer may seal one batch of [`TURN_BYTES`] now.
     pub(super) has_turn: bool,
@@ -75,7 +75,7 @@ pub(super) enum SessionPhase {
 }
 
 /// Everything of one session except its socket and timers.
-pub(super) struct State {
+pub(super) struct SessionState {
     pub(super) transport: Transport,
     pub(super) connection: Connection,
     pub(super) phase: SessionPhase,
@@ -105,16 +105,16 @@ pub(super) struct State {
     pub(super) wake_list: WakeList,
 }
 
-/// [`State`] behind its lock, and the end of the session to wait for without the lock.
-pub(super) struct Shared {
-    state: Mutex<State>,
+/// [`SessionState`] behind its lock, and the end of the session to wait for without the lock.
+pub(super) struct SharedSession {
+    state: Mutex<SessionState>,
     pub(super) ended: watch::Sender<Option<Error>>,
 }
 
-impl Shared {
+impl SharedSession {
     pub(super) fn new(transport: Transport, connection: Connection) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(State {
+            state: Mutex::new(SessionState {
                 transport,
                 connection,
                 phase: SessionPhase::Handshake(HandshakeState::default()),
@@ -137,7 +137,7 @@ impl Shared {
 
     /// Runs `work` under the lock and then calls the wakers that it collected. Does not wake the session's task for
     /// new output: for the task itself, and for handles that only look.
-    pub(super) fn with_state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    pub(super) fn with_state<T>(&self, work: impl FnOnce(&mut SessionState) -> T) -> T {
         // A panic under the lock ends the session's task, which ends the session: the state is only read after it.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = work(&mut state);
@@ -148,8 +148,8 @@ impl Shared {
         result
     }
 
-    /// As [`Shared::with_state`], for handles: wakes the session's task if `work` left something to write.
-    pub(super) fn submit<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    /// As [`SharedSession::with_state`], for handles: wakes the session's task if `work` left something to write.
+    pub(super) fn submit<T>(&self, work: impl FnOnce(&mut SessionState) -> T) -> T {
         self.with_state(|state| {
             let result = work(state);
             let has_output = state.close_when_flushed || !state.transport.output().is_empty();
@@ -163,7 +163,7 @@ impl Shared {
     }
 }
 
-impl State {
+impl SessionState {
     /// Wakes the session's task once the lock is released.
     pub(super) fn wake_task(&mut self) {
         self.wake_list.push(self.task_waker.take());

@@ -10,7 +10,7 @@ use bytes::{Buf, BytesMut};
 use tokio::time::{Instant, Sleep};
 
 use super::options::Options;
-use super::state::{SessionPhase, Shared, State};
+use super::state::{SessionPhase, SessionState, SharedSession};
 use super::stream::Stream;
 use crate::error::{Error, Party};
 
@@ -29,7 +29,7 @@ const PROTOCOL_ERROR: u32 = 2;
 
 /// The task of one session. Resolves when the session has ended.
 pub(super) struct SessionTask {
-    shared: Arc<Shared>,
+    shared: Arc<SharedSession>,
     stream: Stream,
     options: Options,
     /// Swapped with the transport's read buffer under the lock, so that reading needs no lock.
@@ -54,7 +54,7 @@ pub(super) struct SessionTask {
 }
 
 impl SessionTask {
-    pub(super) fn new(shared: Arc<Shared>, stream: Stream, options: Options) -> Self {
+    pub(super) fn new(shared: Arc<SharedSession>, stream: Stream, options: Options) -> Self {
         stream.set_socket_options(options.dead_after());
         let now = Instant::now();
         Self {
@@ -303,7 +303,7 @@ impl SessionTask {
         if self.write_buffer.is_empty() {
             self.write_buffer = BytesMut::new();
         }
-        self.shared.with_state(State::shrink);
+        self.shared.with_state(SessionState::shrink);
     }
 
     /// Ends the session. Output such as DISCONNECT is written only as far as the socket takes it at once.
@@ -330,7 +330,7 @@ impl SessionTask {
 }
 
 /// Tells a server that broke the protocol why the session ends. The transport sends its own errors itself.
-fn send_disconnect(state: &mut State, error: &Error) {
+fn send_disconnect(state: &mut SessionState, error: &Error) {
     if let Error::Protocol(text) = error {
         state.transport.disconnect(PROTOCOL_ERROR, text);
     }
@@ -344,7 +344,7 @@ fn closed_by_client() -> Error {
     }
 }
 
-fn publish_end(shared: &Shared, error: &Error) {
+fn publish_end(shared: &SharedSession, error: &Error) {
     shared.with_state(|state| state.end(error));
     shared.ended.send_if_modified(|ended| {
         let first = ended.is_none();

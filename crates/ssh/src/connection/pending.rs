@@ -45,12 +45,12 @@ pub(super) enum GlobalRequest {
 /// Requests without an answer, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct PendingRequests {
-    queue: VecDeque<PendingRequest>,
+    queue: VecDeque<PendingGlobalRequest>,
     next_id: u64,
 }
 
 #[derive(Debug)]
-struct PendingRequest {
+struct PendingGlobalRequest {
     id: RequestId,
     request: GlobalRequest,
     /// Sequence number of its packet, to which UNIMPLEMENTED refers. `None` if it is held back for new keys.
@@ -65,7 +65,7 @@ impl PendingRequests {
     pub(super) fn push(&mut self, request: GlobalRequest, sequence: Option<u32>) -> RequestId {
         let id = RequestId(self.next_id);
         self.next_id += 1;
-        self.queue.push_back(PendingRequest {
+        self.queue.push_back(PendingGlobalRequest {
             id,
             request,
             sequence,

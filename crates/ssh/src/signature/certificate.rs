@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::key::{CERT_SUFFIX, PublicKey, SignatureError, key_type, plain_type};
+use super::key::{CERT_SUFFIX, KeyFields, SignatureError, key_type, plain_type};
 use crate::error::bounded;
 use crate::wire::{Malformed, Reader, Writer};
 
@@ -74,7 +74,7 @@ impl Certificate {
         let _nonce = reader.string()?;
         // The plain key's blob is built from these fields: known_hosts and agents compare plain blobs.
         let at_key = reader.rest();
-        PublicKey::read(&plain, &mut reader)?;
+        KeyFields::read(&plain, &mut reader)?;
         let key_fields = consumed(at_key, reader.rest())?;
         let serial = reader.u64()?;
         let cert_type = reader.u32()?;
@@ -160,7 +160,7 @@ fn verify_authority(
     if algorithm == "ssh-rsa" && !allow_sha1 {
         return Err(SignatureError::Algorithm(algorithm.to_owned()));
     }
-    let key = PublicKey::read(name, &mut reader)?;
+    let key = KeyFields::read(name, &mut reader)?;
     reader.end()?;
     key.verify(algorithm, signature, signed)
 }

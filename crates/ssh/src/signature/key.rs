@@ -55,7 +55,7 @@ pub(crate) fn key_type(algorithm: &str) -> &str {
 
 /// The fields of a public key, borrowed from its blob.
 #[derive(Clone, Copy)]
-pub(crate) enum PublicKey<'a> {
+pub(crate) enum KeyFields<'a> {
     Ed25519(&'a [u8]),
     Ecdsa(Curve, &'a [u8]),
     Rsa {
@@ -97,7 +97,7 @@ impl Curve {
     }
 }
 
-impl<'a> PublicKey<'a> {
+impl<'a> KeyFields<'a> {
     /// Reads the fields that follow the name of a plain key type.
     pub(crate) fn read(name: &str, reader: &mut Reader<'a>) -> Result<Self, SignatureError> {
         let ecdsa = |curve, label: &str, reader: &mut Reader<'a>| {
