@@ -124,6 +124,7 @@ impl Client {
                     daemon: err.data.causes,
                 });
             }
+            // A daemon that picks a version which was not offered cannot be trusted to speak ours.
             Ok(Welcome { protocol, .. }) if !PROTOCOLS.contains(&protocol) => {
                 return Err(ClientError::Version {
                     daemon: vec![protocol.to_string()],
@@ -198,6 +199,7 @@ impl Client {
         method: &str,
         params: &(impl Serialize + Sync),
     ) -> Result<Value, ClientError> {
+        // Replies carry the id: the daemon may answer calls in another order than they were sent.
         let sent = self.send(method, params).await?;
         loop {
             match self.read().await? {
@@ -206,6 +208,8 @@ impl Client {
                 Some(Incoming::Reply { .. }) => {}
                 Some(Incoming::Notification(notification)) => {
                     if self.buffered.len() == MAX_BUFFERED {
+                        // Bounded, so that a long wait on a busy daemon cannot fill the memory; an event is a full
+                        // status, and a later one replaces it.
                         self.buffered.pop_front();
                     }
                     self.buffered.push_back(notification);
@@ -310,6 +314,7 @@ impl Client {
             Some(err) => Err(err),
             None => Ok(line.result.unwrap_or(Value::Null)),
         };
+        // Our ids start at 1, so that an id of another form matches no call.
         let id = line.id.as_u64().unwrap_or(0);
         Ok(Some(Incoming::Reply { id, result }))
     }

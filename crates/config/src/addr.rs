@@ -72,7 +72,7 @@ impl fmt::Display for Endpoint {
 /// Where a forward listens, on this machine or on the server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ListenAddr {
-    /// A TCP port.
+    /// A TCP port, on the addresses that `bind` stands for.
     Tcp {
         /// The addresses to bind, on the side that listens.
         bind: BindAddr,

@@ -22,7 +22,7 @@ use crate::scan::{Candidate, Draft, KnownFile, Scan, Scanned, stale_candidates};
 use crate::settle::settle_claims;
 pub use refresh::{RefreshJob, ad_hoc};
 
-/// The file whose `[defaults]` apply to all files.
+/// Name of the file whose `[defaults]` apply to the tunnels of all files.
 const MAIN_FILE: &str = "tunneld.toml";
 
 /// The content of the directory.
@@ -112,6 +112,7 @@ impl Loader {
             mut drafts,
             ..
         } = scanned.0;
+        // Only now: a scan that was lost in a panic has changed nothing.
         self.files = files;
         self.next_id = next_id;
         let mut loaded = Loaded {
@@ -127,7 +128,9 @@ impl Loader {
             .unwrap_or_default();
         self.read_at = Some(now);
         self.resolve(&accepted, &mut loaded).await;
+        // After the accepted tunnels: their errors come first, and `ssh -G` is asked for them first.
         self.check_drafts(drafts, &mut loaded).await;
+        // The order of files must not show: a renamed file would look like a change.
         loaded.tunnels.sort_by(|a, b| a.name.cmp(&b.name));
         // Tunnels in their last good state are kept too, for as long as their file has errors.
         self.last = loaded
@@ -187,6 +190,7 @@ impl Loader {
         let mut bad_carriers = bad_carriers(&tunnels);
         let requests: Vec<ResolveRequest> = tunnels
             .iter()
+            // They fail in any case: `ssh -G` need not be asked about them.
             .filter(|(_, tunnel, _)| !bad_carriers.contains_key(&tunnel.name))
             .map(|(_, tunnel, defaults)| ResolveRequest::of(tunnel, defaults))
             .collect();
@@ -211,6 +215,8 @@ impl Loader {
                         .into_iter()
                         .map(|diagnostic| sources.to_fault(candidate, tunnel, diagnostic));
                     loaded.faults.extend(faults);
+                    // A tunnel that cannot be resolved keeps running as it was; the fault says why its change is not
+                    // applied.
                     if let Some(mut last) = self.last.get(&tunnel.name).cloned() {
                         last.stale_file = Some(candidate.path.clone());
                         loaded.tunnels.push(last);
@@ -239,6 +245,7 @@ fn bad_carriers(tunnels: &[TunnelOfFile<'_>]) -> BTreeMap<String, Diagnostic> {
         .iter()
         .map(|(_, tunnel, defaults)| {
             let own = tunnel.layer.proxy_jump.as_ref();
+            // The same rule as in `resolve::tunnel::merge`: a `proxy_command` of the tunnel replaces an inherited jump.
             let inherited = defaults.proxy_jump.as_ref();
             let jump = own.or(inherited.filter(|_| tunnel.layer.proxy_command.is_none()));
             (*tunnel, conflict::carrier(jump.map(|jump| &jump.value)))

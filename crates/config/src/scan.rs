@@ -94,7 +94,7 @@ pub struct Scan {
 
 /// Why the directory cannot be listed.
 enum ListError {
-    /// It does not exist.
+    /// The directory does not exist, which is an error only if the user named it or it has held files before.
     Missing,
     /// It is not trusted or cannot be read.
     Unusable(ConfigFault),
@@ -147,6 +147,7 @@ impl Scan {
             )),
         })?;
         let mut paths: Vec<PathBuf> = entries
+            // An entry that vanishes while the directory is read is not an error.
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| is_config(path))
             .collect();
@@ -170,6 +171,7 @@ impl Scan {
         let name = path.display().to_string();
         let known = self.files.entry(path.clone()).or_insert_with(|| {
             self.next_id += 1;
+            // Numbers are not reused: an old span must never point into another file.
             KnownFile {
                 id: self.next_id,
                 good: None,

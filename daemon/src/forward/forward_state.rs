@@ -109,7 +109,7 @@ impl ForwardCell {
     pub(super) fn set_failed(&self, failure: Failure) {
         {
             let state = self.state();
-            // A retry that fails in the same way keeps the time of the first failure and is no change to report.
+            // A retry that fails in the same way keeps the time of the first failure and is not reported as a change.
             if matches!(&*state, ListenState::Failed(before, _) if *before == failure) {
                 return;
             }

@@ -60,7 +60,7 @@ pub(super) async fn serve_incoming<S: SshSession>(
 }
 
 /// Returns the forward that a channel belongs to; `None` if none with this address was requested. Several forwards may
-/// have requested port 0 on the same address; the port that the server chose tells them apart.
+/// have requested port 0 on the same address; the port that the server chose distinguishes them.
 fn find_forward(
     remotes: &[Arc<ForwardCell>],
     listen: &ListenAddr,

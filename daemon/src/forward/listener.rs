@@ -218,7 +218,7 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<IpAddr>, Failure> {
 /// The address that could not be bound, and why.
 type BindError = (SocketAddr, io::Error);
 
-/// Binds `port` on each of `ips`, as many as possible. With port 0 all get the same port, which the system picks for the
+/// Binds `port` on each of `ips` that can be bound. With port 0 all get the same port, which the system picks for the
 /// first.
 ///
 /// An IPv4 address that is in use fails them all: a client that connects to it would reach another program. An address

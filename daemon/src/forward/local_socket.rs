@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
-/// The `listen(2)` backlog: connections that the kernel queues before `accept`, as many as a tunnel serves at a time. The
-/// kernel may lower it (Linux: `net.core.somaxconn`).
+/// The `listen(2)` backlog: connections that the kernel queues before `accept`; equal to the number that a tunnel
+/// serves at a time. The kernel may lower it (Linux: `net.core.somaxconn`).
 pub(super) const LISTEN_BACKLOG: i32 = 1024;
 
 /// Pieces that are written with one system call.

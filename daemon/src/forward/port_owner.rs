@@ -6,7 +6,7 @@ use crate::failure::Failure;
 /// A process that listens on an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PortOwner {
-    /// The process id.
+    /// The process id of the program that holds the port.
     pub(super) pid: u32,
     /// The process name of at most 15 bytes (`/proc/PID/comm`), control characters escaped.
     pub(super) name: String,

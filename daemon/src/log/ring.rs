@@ -55,7 +55,7 @@ impl Ring {
         }
         queue.push_back((number, line.clone()));
         // Sent under the lock, so that a new follower neither misses this line nor gets it twice. The send fails if
-        // there is no follower, which is the normal case.
+        // without a follower, which is the normal case.
         let _ = self.feed.send(line);
     }
 

@@ -11,6 +11,7 @@
 mod algorithms;
 mod auth;
 mod cli;
+mod cli_output;
 mod config_input;
 mod control;
 mod control_clients;

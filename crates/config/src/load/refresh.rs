@@ -48,6 +48,7 @@ impl Loader {
         now: Instant,
     ) -> Option<RefreshJob> {
         let age = |at: Instant| now.saturating_duration_since(at);
+        // A reconnect right after a reload would ask `ssh -G` twice for the same answer.
         if self.read_at.is_some_and(|at| age(at) < FRESH_FOR) {
             return None;
         }
@@ -72,6 +73,7 @@ impl Loader {
 
     /// A tunnel of the last load, as its file defines it.
     fn request_of_file(&self, name: &str) -> Option<ResolveRequest> {
+        // A tunnel that was never resolved has no session to refresh.
         self.last.get(name)?;
         let mut files = self.files.values().filter_map(|known| known.good.as_ref());
         files.find_map(|good| {
@@ -123,6 +125,7 @@ pub async fn ad_hoc(
         }],
         ..ParsedFile::default()
     };
+    // Against itself only: conflicts with the files' tunnels show when the port is bound.
     Claims::default().add(&source, &alone).map_err(to_faults)?;
     TunnelResolver::new(&loader.env, &loader.programs)
         .tunnel(&request)

@@ -187,7 +187,7 @@ pub fn check_folder(dir: &Path, env: &Env) -> Result<(), Unreadable> {
 /// One `[tunnel.NAME]`, parsed but not resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedLayer {
-    /// The tunnel's name, checked.
+    /// The tunnel's name, checked: 1 to 64 letters, digits, dots, hyphens and underscores.
     pub name: String,
     /// Where the name is written; `None` if the tunnel came as JSON.
     pub span: Option<Span>,

@@ -77,7 +77,7 @@ impl<'e, 'd> Table<'e, 'd> {
         self.entry(key).map(|entry| &entry.node)
     }
 
-    /// Reads a value with `parse`, whose errors are reported under the key's name; `None` if there is no usable value.
+    /// Reads a value with `parse`, whose errors are reported under the key's name; `None` without a usable value.
     pub(crate) fn value<T>(
         &mut self,
         key: &'static str,

@@ -18,11 +18,11 @@ pub struct Node {
 pub enum Value {
     /// The literal `true` or `false`.
     Bool(bool),
-    /// An integer of 64 bits.
+    /// An integer of 64 bits, in any of TOML's four notations.
     Integer(i64),
     /// A type that no key accepts (a larger integer, a float, a date, null), as its name with an article.
     Other(&'static str),
-    /// A string, escapes resolved.
+    /// A string with its escapes resolved, in any of TOML's four notations.
     String(String),
     /// An array, whose items may differ in type.
     Array(Vec<Node>),
@@ -33,7 +33,7 @@ pub enum Value {
 /// A key and its value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TableEntry {
-    /// The key, without quotes.
+    /// The key without quotes and without the names of the tables around it.
     pub key: String,
     /// Where the key is written; `None` in JSON.
     pub span: Option<Span>,

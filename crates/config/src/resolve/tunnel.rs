@@ -138,12 +138,14 @@ pub fn resolve(
         notes: ssh.map(|ssh| ssh.notes.clone()).unwrap_or_default(),
     };
     let span = toml.host.as_ref().and_then(|host| host.span);
+    // On the final values: HostName in ssh_config may be anything, and the host reaches a shell in ProxyCommand.
     for error in target.unsafe_parts() {
         expander.diagnostics.push(Diagnostic::new(span, error));
     }
     let (route, hops) = route(&mut expander, &layer, &target);
     // Not from the merged layer, as the forwards of both are added up.
     let forwards = forwards::resolve(&mut expander, toml, ssh_layer);
+    // All errors are collected first, so that the user sees them at once.
     if expander.diagnostics.is_empty() {
         Ok(Resolved {
             route,
@@ -188,6 +190,7 @@ fn route(
 /// lower: each of the two says alone how the host is reached.
 pub(crate) fn merge(upper: &Layer, lower: &Layer) -> Layer {
     let mut layer = upper.clone().or(lower);
+    // The two are one setting: an upper layer's ProxyJump must not be combined with a lower layer's ProxyCommand.
     if upper.proxy_jump.is_some() || upper.proxy_command.is_some() {
         layer.proxy_jump = upper.proxy_jump.clone();
         layer.proxy_command = upper.proxy_command.clone();
@@ -280,6 +283,7 @@ fn auth_methods(expander: &mut Expander<'_>, layer: &Layer) -> Vec<String> {
             .map(|name| (*name).to_owned())
             .collect()
     });
+    // Both settings count, as in ssh: a method has to be enabled and preferred.
     methods.retain(|method| {
         !is_off(match method.as_str() {
             "publickey" => &layer.pubkey_authentication,
@@ -352,6 +356,7 @@ fn liveness(expander: &mut Expander<'_>, layer: &Layer) -> Liveness {
         count_max: value(&layer.server_alive_count_max).unwrap_or(3),
         tcp_keep_alive: value(&layer.tcp_keep_alive).unwrap_or(true),
         backoff_initial: initial,
+        // A long `initial` alone raises the default maximum; only an explicit one that is smaller is an error.
         backoff_max: max.unwrap_or(default_max).max(initial),
     }
 }

@@ -122,7 +122,7 @@ fn serials(part: &mut KrlReader<'_>, serial: Option<u64>) -> Result<bool, BadKrl
     Ok(found)
 }
 
-/// Evaluates a bitmap of serial numbers: bit N of a big-endian number stands for serial number `offset` + N.
+/// Evaluates a bitmap of serial numbers: bit N of a big-endian number is serial number `offset` + N.
 fn bitmap(part: &mut KrlReader<'_>, serial: Option<u64>) -> Result<bool, BadKrl> {
     let (offset, bits) = (part.u64()?, part.string()?);
     let bits = bits.strip_prefix(&[0]).unwrap_or(bits);

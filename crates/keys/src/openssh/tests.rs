@@ -49,7 +49,7 @@ fn keygen(args: &[&str], file: &Path) -> String {
     String::from_utf8(done.stdout).unwrap()
 }
 
-/// The key `pem` in OpenSSH's format, and its public key as ssh-keygen tells it.
+/// The key `pem` in OpenSSH's format, and its public key as ssh-keygen prints it.
 fn openssh(dir: &Path, pem: &str, cipher: &str, passphrase: &str) -> (String, String) {
     let file = dir.join("key");
     fs::write(&file, pem).unwrap();
@@ -70,11 +70,11 @@ fn openssh(dir: &Path, pem: &str, cipher: &str, passphrase: &str) -> (String, St
 
 #[track_caller]
 fn assert_is(key: &PrivateKey, public: &str) {
-    let told = key.public_key().to_openssh().unwrap();
+    let written = key.public_key().to_openssh().unwrap();
     let fields = |line: &str| -> Vec<String> {
         line.split_whitespace().take(2).map(str::to_owned).collect()
     };
-    assert_eq!(fields(&told), fields(public));
+    assert_eq!(fields(&written), fields(public));
     let algorithm = key.algorithm().to_string();
     let signature =
         crate::sign(key, b"data", &algorithm.replace("ssh-rsa", "rsa-sha2-512")).unwrap();

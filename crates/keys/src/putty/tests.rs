@@ -1,4 +1,4 @@
-//! Keys as the real puttygen writes them, and files that nobody should have written.
+//! Keys as the real puttygen writes them, and damaged files.
 
 use std::fs;
 use std::path::Path;
@@ -218,8 +218,8 @@ fn what_is_cut_or_changed_is_refused_and_never_opened() {
         ("MAC: ", "MAC: x", "`Private-MAC` is not hexadecimal"),
     ] {
         assert!(text.contains(from), "{from}: {text}");
-        let told = Ppk::read(&text.replacen(from, to, 1)).err().unwrap();
-        assert!(told.contains(why), "{to}: {told}");
+        let error = Ppk::read(&text.replacen(from, to, 1)).err().unwrap();
+        assert!(error.contains(why), "{to}: {error}");
     }
 }
 

@@ -48,7 +48,7 @@ pub enum ReadResult {
 pub(super) enum Received {
     /// It waits for the reader.
     Buffered,
-    /// There is no reader: it was thrown away.
+    /// The reader was dropped, so the data was thrown away.
     Discarded,
     /// It does not fit into the window, which ends the session (RFC 4254 §5.2).
     WindowExceeded,

@@ -30,7 +30,7 @@ pub(crate) struct ServerScript {
     pub(crate) answers: bool,
     /// Signs something else than the exchange hash.
     pub(crate) bad_signature: bool,
-    /// Sends this public value instead of its own.
+    /// Sends this public value instead of the real one.
     pub(crate) public: Option<Vec<u8>>,
     /// Sends these payloads before its KEXINIT.
     pub(crate) before_kexinit: Vec<Vec<u8>>,

@@ -1,4 +1,4 @@
-//! Revocation lists as the real ssh-keygen writes them, and lists that nobody should have written.
+//! Revocation lists as the real ssh-keygen writes them, and damaged lists.
 
 use std::path::Path;
 use std::process::Command;
