@@ -19,6 +19,7 @@ impl fmt::Display for Destination {
         if let Some(user) = &self.user {
             write!(f, "{user}@")?;
         }
+        // An IPv6 address needs brackets, so that its last group is not read as a port.
         if self.host.contains(':') {
             write!(f, "[{}]", self.host)?;
         } else {

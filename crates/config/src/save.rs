@@ -38,9 +38,6 @@ impl Saved {
 /// # Errors
 /// The folder or the file cannot be read or written, or is not TOML; then nothing is changed.
 pub fn save(dir: &Path, name: &str, keys: &Json) -> Result<Saved, ConfigFault> {
-    let fault = |path: &Path, message: String, help: &str| {
-        file_fault(&path.display().to_string(), &message, help)
-    };
     const FIX_FIRST: &str = "fix the file first; `tunnelctl check` shows where";
     // The name becomes a file name: a slash in it would leave the directory.
     check_name(name).map_err(|error| fault(dir, error, "choose another name"))?;
@@ -60,17 +57,7 @@ pub fn save(dir: &Path, name: &str, keys: &Json) -> Result<Saved, ConfigFault> {
     })?;
     // The text, not the loader's last good state: comments and order must stay.
     let path = defining_file(dir, name).unwrap_or_else(|| dir.join(format!("{name}.toml")));
-    let before = match std::fs::read_to_string(&path) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => {
-            return Err(fault(
-                &path,
-                format!("cannot be read: {error}"),
-                &format!("run: chmod u+r {}", path.display()),
-            ));
-        }
-    };
+    let before = read_existing(&path)?;
     let text = before.as_deref().unwrap_or_default();
     let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
         fault(
@@ -89,6 +76,23 @@ pub fn save(dir: &Path, name: &str, keys: &Json) -> Result<Saved, ConfigFault> {
         )
     })?;
     Ok(Saved { path, before })
+}
+
+fn fault(path: &Path, message: String, help: &str) -> ConfigFault {
+    file_fault(&path.display().to_string(), &message, help)
+}
+
+/// The text of a file. `None` if it does not exist.
+fn read_existing(path: &Path) -> Result<Option<String>, ConfigFault> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(fault(
+            path,
+            format!("cannot be read: {error}"),
+            &format!("run: chmod u+r {}", path.display()),
+        )),
+    }
 }
 
 /// The first file that defines the tunnel; `None` if none does. Files that are too large or not TOML are skipped.

@@ -140,6 +140,7 @@ impl ForwardCell {
             Forward::Dynamic { .. } => (ForwardKind::Dynamic, None),
         };
         let mut listen = self.listen().to_string();
+        // Before it listens only the configuration can be judged; afterwards the bound addresses decide.
         let mut exposed = is_exposed(self.listen());
         let mut error = None;
         let state = match &*self.state() {

@@ -15,6 +15,7 @@ pub(super) struct PortOwner {
 /// Returns the failure for an address in use. `failure` makes it from the reason; `owner` is `None` if unknown.
 pub(super) fn in_use(failure: impl FnOnce(&str) -> Failure, owner: Option<PortOwner>) -> Failure {
     match owner {
+        // The name of the daemon would not help: the user has to look at the other forward.
         Some(owner) if owner.pid == std::process::id() => {
             failure("the address is in use by another forward of this daemon")
                 .hint("change the port of one of the two; tunnelctl status lists them")
@@ -57,6 +58,7 @@ mod linux {
             ["/proc/net/tcp", "/proc/net/tcp6"]
                 .into_iter()
                 .filter_map(|table| fs::read_to_string(table).ok())
+                // An IPv4 port may be held by a socket that is bound to `::`, which only the second table has.
                 .find_map(|table| socket_owner(&tcp_inode(&table, port)?))
         };
         tokio::task::spawn_blocking(find).await.ok().flatten()

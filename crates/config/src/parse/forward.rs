@@ -51,6 +51,7 @@ fn bad<T>(why: impl Into<String>) -> Result<T, ForwardError> {
 /// # Errors
 /// Which part is wrong and why.
 pub fn parse(kind: ForwardGrammar, text: &str) -> Result<Forward, ForwardError> {
+    // A tab separates words in ssh_config.
     if let Some(c) = text.chars().find(|c| c.is_control() && *c != '\t') {
         return bad(format!(
             "the forward contains the control character U+{:04X}",
@@ -81,6 +82,7 @@ fn build(
 ) -> Result<Forward, ForwardError> {
     match (kind, to) {
         (ForwardGrammar::Local, Some(to)) => Ok(Forward::Local { listen, to }),
+        // Without a target it is reverse SOCKS (`ssh -R port`).
         (ForwardGrammar::Remote, to) => Ok(Forward::Remote { listen, to }),
         (ForwardGrammar::Local, None) => bad("the target is missing"),
         (ForwardGrammar::Dynamic, _) => Ok(Forward::Dynamic { listen }),
@@ -92,6 +94,7 @@ fn build(
 fn command_line(kind: ForwardGrammar, word: &str) -> Result<Forward, ForwardError> {
     let fields = fields(word)?;
     let (from, to) = match fields.as_slice() {
+        // A remote forward may lack the target, so that one or two fields can only be the listening side.
         [Field::Path(_)] | [Field::Text(_)] if kind == ForwardGrammar::Remote => {
             (fields.as_slice(), None)
         }
@@ -99,6 +102,7 @@ fn command_line(kind: ForwardGrammar, word: &str) -> Result<Forward, ForwardErro
             (fields.as_slice(), None)
         }
         [from @ Field::Path(_), to @ ..] => (std::slice::from_ref(from), Some(to)),
+        // The target is read from the end: its host may not be left out, the bind address may.
         [from @ .., Field::Path(_)] => (from, fields.get(fields.len() - 1..)),
         [from @ .., _, _] => (from, fields.get(fields.len() - 2..)),
         _ => return bad("the target is missing"),
@@ -122,6 +126,7 @@ fn fields(word: &str) -> Result<Vec<Field>, ForwardError> {
     let mut fields = Vec::new();
     let mut rest = word;
     loop {
+        // In brackets a colon does not separate: IPv6 addresses.
         let (field, after) = if let Some(inside) = rest.strip_prefix('[') {
             let Some((address, after)) = inside.split_once(']') else {
                 return bad(format!("`[` is not closed in `{word}`"));
@@ -190,6 +195,7 @@ fn target(fields: &[Field]) -> Result<Endpoint, ForwardError> {
         [Field::Path(path)] => Ok(Endpoint::Unix(socket(path)?)),
         [Field::Text(host), Field::Text(port)] => {
             let port = self::port("target's", port)?;
+            // 0 means "any free port", which only a listener can have.
             if port == 0 {
                 return bad("the target's port is 0; it must be 1 to 65535");
             }
@@ -220,6 +226,7 @@ fn name(what: &str, text: &str) -> Result<String, ForwardError> {
     }
     match text
         .chars()
+        // Host names with characters of a shell are refused early: names reach logs, commands and the server.
         .find(|c| c.is_whitespace() || "/\\\"'`$;&<>|(){}[]*?!,@".contains(*c))
     {
         Some(c) => bad(format!("the {what} `{text}` contains `{c}`")),

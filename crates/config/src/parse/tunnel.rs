@@ -47,6 +47,7 @@ pub(crate) fn layer(
     let mut layer = Layer::default();
     if kind == TableKind::Defaults {
         for key in keys::tunnel_keys().filter(|key| key.tunnel_only) {
+            // A key such as `host` in `[defaults]` would apply to every tunnel at once.
             table.reject_misplaced(key.name, "[tunnel.NAME]");
         }
     }

@@ -210,30 +210,11 @@ impl<'a> TunnelResolver<'a> {
             jump: jump.cloned(),
         };
         match ssh.ask(&query).await {
-            Ok(text) => {
-                let host = SshGOutput::parse(&text);
-                // Cached by `SshG`: asked once per load, not once per tunnel.
-                let built_in = self
-                    .baseline(&ConfigFiles::Nothing)
-                    .await
-                    .map_err(|why| error(why.to_string()))?;
-                let system = match &query.files {
-                    // A system without this file says nothing about any host.
-                    ConfigFiles::Usual => self
-                        .baseline(&ConfigFiles::Only(PathBuf::from("/etc/ssh/ssh_config")))
-                        .await
-                        .unwrap_or_else(|_| built_in.clone()),
-                    ConfigFiles::Only(_) | ConfigFiles::Nothing => built_in.clone(),
-                };
-                let config = EffectiveConfig {
-                    host: &host,
-                    built_in: &built_in,
-                    system: &system,
-                };
-                ssh_options::read(config, destination, self.env)
-                    .map(Some)
-                    .map_err(error)
-            }
+            Ok(text) => self
+                .effective(&query, &SshGOutput::parse(&text))
+                .await
+                .map(Some)
+                .map_err(error),
             Err(QueryError::NotFound) => without_ssh(&query.files).map_err(error),
             Err(why) => {
                 // These may pass by themselves; a wrong ssh_config needs an edit, which is noticed.
@@ -243,6 +224,29 @@ impl<'a> TunnelResolver<'a> {
                 Err(error(why.to_string()))
             }
         }
+    }
+
+    /// What ssh_config says about the host of `query`, without what it says about every host.
+    async fn effective(&self, query: &SshGQuery, host: &SshGOutput) -> Result<SshOptions, String> {
+        // Cached by `SshG`: asked once per load, not once per tunnel.
+        let built_in = self
+            .baseline(&ConfigFiles::Nothing)
+            .await
+            .map_err(|why| why.to_string())?;
+        let system = match &query.files {
+            // A system without this file says nothing about any host.
+            ConfigFiles::Usual => self
+                .baseline(&ConfigFiles::Only(PathBuf::from("/etc/ssh/ssh_config")))
+                .await
+                .unwrap_or_else(|_| built_in.clone()),
+            ConfigFiles::Only(_) | ConfigFiles::Nothing => built_in.clone(),
+        };
+        let config = EffectiveConfig {
+            host,
+            built_in: &built_in,
+            system: &system,
+        };
+        ssh_options::read(config, &query.destination, self.env)
     }
 
     /// What ssh prints about a host that these files do not mention.
