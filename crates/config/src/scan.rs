@@ -146,8 +146,8 @@ impl Scan {
                 &format!("run: chmod u+rx {dir}"),
             )),
         })?;
+        // An entry that vanishes while the directory is read is not an error.
         let mut paths: Vec<PathBuf> = entries
-            // An entry that vanishes while the directory is read is not an error.
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| is_config(path))
             .collect();

@@ -36,8 +36,8 @@ impl LaunchedDaemon {
         }
         args.extend(["--log-file".into(), log.clone().into()]);
         let mut command = detached(&program, &args)?;
+        // A pipe that stays open in the daemon would keep the caller of tunnelctl waiting for its end.
         command
-            // A pipe that stays open in the daemon would keep the caller of tunnelctl waiting for its end.
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());

@@ -84,8 +84,8 @@ impl Connection {
             return Err(protocol_error("a channel with a tiny maximum packet size"));
         };
         if let Some(sent_at) = channel.open_sent_at {
+            // The server connects to the target first, so that the time is a bound and no measurement.
             self.rtt
-                // The server connects to the target first, so that the time is a bound and no measurement.
                 .add_upper_bound(now.saturating_duration_since(sent_at));
         }
         channel.remote_id = remote_id;

@@ -65,8 +65,8 @@ impl Connection {
         check_writable(channel)?;
         // Set at each write and not by events: whether another channel is interactive changes with time alone.
         channel.send_window.set_low_latency(low_latency);
+        // Before the window is asked: a small write that has to wait is interactive, too.
         self.interactive
-            // Before the window is asked: a small write that has to wait is interactive, too.
             .record_write(id.0, len, &channel.send_window, now);
         match channel.send_window.allows(len) {
             0 if len > 0 => {

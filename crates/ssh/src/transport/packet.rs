@@ -196,12 +196,12 @@ impl PacketWriter {
             .extend_from_slice(&[u8::try_from(padding).unwrap_or(u8::MAX)]);
         self.output.extend_from_slice(header);
         self.output.extend_from_slice(data);
+        // Random, as RFC 4253 §6 asks for.
         self.output
-            // Random, as RFC 4253 §6 asks for.
             .extend_from_slice(self.padding.take(padding, fill));
         let tag_len = self.sealer.tag_len();
+        // Room for the tag, which is written in place: the packet is never copied.
         self.output
-            // Room for the tag, which is written in place: the packet is never copied.
             .extend_from_slice([0; MAX_TAG].get(..tag_len).unwrap_or_default());
         let packet = self.output.get_mut(start..).unwrap_or_default();
         self.usage.count(packet.len());
