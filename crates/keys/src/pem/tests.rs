@@ -229,7 +229,7 @@ fn openssh_opens_with_every_cipher() {
 }
 
 #[test]
-fn what_editors_do_to_a_file_does_no_harm() {
+fn changes_by_text_editors_do_no_harm() {
     let bench = Bench::new();
     let params = run("openssl", &["ecparam", "-name", "prime256v1"]);
     let params = String::from_utf8(params).unwrap();
@@ -286,7 +286,7 @@ fn large_and_small_rsa_keys_open() {
 }
 
 #[test]
-fn what_is_no_key_for_us_is_told_as_such() {
+fn unsupported_keys_are_refused_with_the_reason() {
     let bench = Bench::new();
     let file = |args: &[&str]| String::from_utf8(run("openssl", args)).unwrap();
     let params = file(&["dsaparam", "2048"]);
@@ -315,11 +315,11 @@ fn what_is_no_key_for_us_is_told_as_such() {
         Base64::encode_string(&content)
     );
     assert!(why(&costly).contains("more work"), "{}", why(&costly));
-    assert!(why("no key").contains("any known format"));
+    assert!(why("no key").contains("a supported format"));
 }
 
 #[test]
-fn what_is_cut_or_changed_is_no_key_and_no_panic() {
+fn truncated_or_changed_keys_are_refused_without_a_panic() {
     let bench = Bench::new();
     for (source, text) in [
         ("p256", bench.text("p256")),

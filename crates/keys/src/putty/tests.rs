@@ -158,7 +158,7 @@ fn a_short_private_number_of_ecdsa() {
 }
 
 #[test]
-fn a_wrong_passphrase_is_told_from_a_damaged_file() {
+fn a_wrong_passphrase_and_a_damaged_file_are_distinguished() {
     let dir = tempfile::tempdir().unwrap();
     let key = text_of(&ed25519(&seed(0, &[], &[])));
     for params in ["version=2", "version=3,memory=64,passes=2"] {
@@ -189,7 +189,7 @@ fn other_line_ends_and_a_missing_blank_do_no_harm() {
 }
 
 #[test]
-fn what_is_cut_or_changed_is_refused_and_never_opened() {
+fn truncated_or_changed_files_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let key = text_of(&ed25519(&seed(0, &[], &[])));
     let text = ppk(dir.path(), &key, "version=3,memory=64,passes=1", true);
@@ -198,7 +198,7 @@ fn what_is_cut_or_changed_is_refused_and_never_opened() {
     }
     for (from, to, why) in [
         ("File-3", "File-1", "version 1 of PuTTY's format"),
-        ("File-3: ssh-ed25519", "File-3: ssh-dss", "the type ssh-dss"),
+        ("File-3: ssh-ed25519", "File-3: ssh-dss", "type ssh-dss"),
         ("File-3: ssh-ed25519", "File-3: ssh-rsa", "not of the type"),
         ("aes256-cbc", "rot13", "the encryption rot13"),
         ("Comment: ", "Comments: ", "the line `Comment`"),

@@ -96,7 +96,7 @@ fn serial_numbers_revoke_however_they_are_written() {
 }
 
 #[test]
-fn what_is_cut_is_an_error_and_nothing_panics() {
+fn truncated_lists_are_errors_without_a_panic() {
     let dir = folder();
     let (authority, plain) = (blob(dir.path(), "ca.pub"), blob(dir.path(), "host.pub"));
     let other = std::fs::read_to_string(dir.path().join("other.pub")).unwrap();
