@@ -52,7 +52,6 @@ pub(super) async fn run(
         wait: false,
         timeout_ms: None,
     };
-    // Before the call: the daemon must know that a user is there before the first prompt opens.
     if command.limit.is_some() {
         prompt::attend(client, &command.names).await?;
     }

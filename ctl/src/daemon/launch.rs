@@ -36,12 +36,10 @@ impl LaunchedDaemon {
         }
         args.extend(["--log-file".into(), log.clone().into()]);
         let mut command = detached(&program, &args)?;
-        // A pipe that stays open in the daemon would keep the caller of tunnelctl waiting for its end.
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        // Lines of earlier daemons must not be shown as the reason of this failure.
         let log_start = std::fs::metadata(&log).map_or(0, |meta| meta.len());
         let child = command.spawn().map_err(|err| not_started(&program, &err))?;
         Ok(Self {
@@ -85,7 +83,7 @@ impl LaunchedDaemon {
     }
 }
 
-/// What [`start_unit`] has achieved, short of an error.
+/// Outcome of [`start_unit`].
 pub(super) enum UnitStart {
     Started,
     /// systemd could not be reached, for this reason; the daemon has to be started without it.
@@ -107,7 +105,6 @@ pub(super) fn start_unit() -> Result<UnitStart, Exit> {
     }
     let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     if is_no_manager(&stderr) {
-        // Without a user manager (in a container, under sudo) the daemon is started directly.
         return Ok(UnitStart::NoManager(stderr));
     }
     let exit = Exit {
@@ -153,7 +150,6 @@ pub(super) fn unit_paths(env: &Env) -> Vec<PathBuf> {
 pub(crate) fn find_program(name: &str) -> Result<PathBuf, Exit> {
     let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
     let own = std::env::current_exe().ok();
-    // Beside tunnelctl first: the two programs of one build belong together.
     let beside = own.and_then(|own| Some(own.parent()?.to_owned()));
     let path = std::env::var_os("PATH").unwrap_or_default();
     beside
@@ -205,7 +201,6 @@ fn detached(program: &Path, args: &[OsString]) -> Result<Command, Exit> {
         .arg("run-detached")
         .arg(program)
         .args(args)
-        // A daemon must not keep the directory busy in which it happened to be started.
         .current_dir("/");
     Ok(command)
 }
