@@ -19,7 +19,7 @@ use crate::output::line::{Line, Style};
 use launch::{LaunchedDaemon, UnitStart, start_unit, unit_paths};
 pub(crate) use launch::{find_program, not_started, run_detached};
 
-/// Client name in `hello`.
+/// Name of this program in `hello`, in front of its version.
 const CLIENT_NAME: &str = "tunnelctl";
 /// How long a started daemon may take until it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -127,6 +127,7 @@ impl Context {
     /// Returns the installed systemd unit; `None` if an own socket or configuration directory is given, because the
     /// unit would start a daemon with the default ones.
     fn installed_unit(&self) -> Option<PathBuf> {
+        // The unit starts the daemon with the default paths, which would not be the one that the user means.
         let is_customized = self.global.socket.is_some()
             || self.global.config_dir.is_some()
             || self.env.tunneld_socket.is_some()
@@ -175,6 +176,7 @@ impl Context {
                 let message = format!("tunneld was started but does not answer at {endpoint}");
                 return Err(Exit::new(NO_DAEMON, message).hint(hint));
             }
+            // Polled: there is no event for a socket that another process will create.
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }

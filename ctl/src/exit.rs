@@ -9,7 +9,7 @@ use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::paths::PathError;
 use tunneld_proto::version::VERSION;
 
-/// The tunnel failed, or any error without a code of its own.
+/// The tunnel failed, or any error without a specific code.
 pub(crate) const FAILED: u8 = 1;
 /// Wrong usage, or an error in the configuration.
 pub(crate) const USAGE: u8 = 2;

@@ -22,7 +22,7 @@ const TERMINAL: &str = "CONIN$";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// The controlling terminal.
+    /// The controlling terminal, whatever stdin and stdout are redirected to.
     Terminal,
     /// stdin, one line per answer.
     Stdin,
@@ -31,6 +31,7 @@ pub(crate) enum Source {
 impl Source {
     /// Returns the terminal; `None` in a script or service, where no user can answer.
     pub(crate) fn terminal() -> Option<Self> {
+        // One of them is enough: the question is read from and written to the terminal itself, whatever is redirected.
         let is_interactive = io::stdin().is_terminal() || io::stderr().is_terminal();
         (is_interactive && std::fs::File::open(TERMINAL).is_ok()).then_some(Self::Terminal)
     }
@@ -79,6 +80,7 @@ pub(crate) async fn relay(
         let Some(answers) = ask(context, client, prompt, source, notifications).await? else {
             return Ok(Outcome::Gone);
         };
+        // The user cancelled: the daemon is informed, so that the tunnel stops waiting.
         let Some(answers) = answers else {
             let cancelled: Result<serde_json::Value, _> = client
                 .call(method::PROMPT_CANCEL, &Cancel { id: prompt.id })
@@ -122,6 +124,7 @@ async fn ask(
     source: Source,
     notifications: &mut Vec<Notification>,
 ) -> Result<Option<Option<Vec<String>>>, Exit> {
+    // Restores the echo if this function returns while the thread still reads a password.
     let _guard = TerminalGuard::save();
     // Installed before the echo is turned off, so that a signal cannot leave the terminal without echo.
     let mut signals = ExitSignals::listen()?;
@@ -177,6 +180,7 @@ fn closes(notification: &Notification, prompt: u64) -> bool {
         Notification::Event(event) => {
             matches!(event.body, EventBody::PromptGone { id } if id == prompt)
         }
+        // The event that the prompt is gone may be among the lost ones.
         Notification::Lagged(Snapshot { prompts, .. }) => {
             !prompts.iter().any(|waiting| waiting.id == prompt)
         }
@@ -209,6 +213,7 @@ fn read(prompt: &Prompt, source: Source, gone: &AtomicBool) -> io::Result<Option
 }
 
 fn heading(prompt: &Prompt) -> String {
+    // Written by the server: control characters could imitate a question of tunnelctl itself.
     let text = escape_lines(prompt.text.trim_end());
     let text = if text.is_empty() {
         text

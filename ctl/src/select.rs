@@ -12,6 +12,7 @@ pub(crate) fn select(tunnels: &[TunnelStatus], selection: &Selection) -> Result<
     }
     require_selection(selection)?;
     for name in &selection.names {
+        // Each name has to match: a misspelt one must not pass unnoticed beside others that match.
         if !tunnels.iter().any(|tunnel| matches(name, &tunnel.name)) {
             return Err(missing(name, tunnels));
         }
@@ -59,7 +60,9 @@ fn missing(name: &str, tunnels: &[TunnelStatus]) -> Exit {
         .map(|tunnel| (strsim::jaro_winkler(name, &tunnel.name), &tunnel.name))
         .max_by(|(a, _), (b, _)| a.total_cmp(b));
     match nearest {
+        // The threshold finds swapped and missing letters, and leaves unrelated names alone.
         Some((near, other)) if near > 0.8 => exit.hint(format!("did you mean {other}?")),
+        // A name with `@` is meant as a destination, as for ssh.
         _ if name.contains('@') => exit.hint(format!(
             "to add a tunnel, say what it forwards: tunnelctl up -L 8088:localhost:80 {name}"
         )),

@@ -13,9 +13,9 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 /// Start of a log excerpt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Since {
-    /// This long before now.
+    /// A time this long before now, such as `10m`.
     Ago(Duration),
-    /// At this time.
+    /// A fixed time, given with its date.
     At(Timestamp),
 }
 

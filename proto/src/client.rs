@@ -22,6 +22,9 @@
 //! # }
 //! ```
 
+mod error;
+mod notification;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -36,8 +39,10 @@ use tokio_util::codec::Framed;
 use crate::codec::{CodecError, LineCodec, Prefixed, to_line};
 use crate::endpoint::{self, ConnectError, Endpoint, Stream};
 use crate::error::{ErrorKind, RpcError};
-use crate::message::{Connect, Event, Hello, LogLine, Request, Snapshot, Welcome, method};
+use crate::message::{Connect, Hello, Request, Welcome, method};
 use crate::version::{PROTOCOLS, VERSION};
+pub use error::ClientError;
+pub use notification::{Incoming, Notification};
 
 /// How long a daemon may take to answer `hello`, or a call that does not wait for tunnels.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(4);
@@ -45,86 +50,9 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 /// How many notifications a call buffers while it waits for its reply; beyond it the oldest are dropped.
 const MAX_BUFFERED: usize = 4096;
 
-/// Why connecting or a call failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The connection could not be made.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The daemon did not answer within the time limit.
-    #[error("the daemon at {endpoint} does not answer")]
-    Hung {
-        /// Path of the socket or name of the pipe.
-        endpoint: String,
-    },
-    /// The daemon closed the connection.
-    #[error("the daemon has closed the connection")]
-    Closed,
-    /// Reading from or writing to the connection failed.
-    #[error("the connection to the daemon failed")]
-    Io(#[from] CodecError),
-    /// Client and daemon have no common protocol version.
-    #[error("the daemon supports {}, this program {}", protocol(.daemon), list(PROTOCOLS))]
-    Version {
-        /// Protocol versions of the daemon; empty if it did not send them.
-        daemon: Vec<String>,
-    },
-    /// A message that does not have the expected form, or parameters that cannot be serialized.
-    #[error("the answer of the daemon to {method} is not valid")]
-    Garbled {
-        /// The method that was called.
-        method: String,
-        /// Where and why parsing failed.
-        source: serde_json::Error,
-    },
-    /// The daemon returned an error.
-    #[error(transparent)]
-    Rpc(#[from] RpcError),
-}
-
-/// Formats the versions of the daemon, which may be missing in its error.
-fn protocol(versions: &[String]) -> String {
-    match versions {
-        [] => "another protocol".into(),
-        versions => format!("protocol {}", versions.join(", ")),
-    }
-}
-
-fn list(numbers: &[u32]) -> String {
-    let words: Vec<_> = numbers.iter().map(u32::to_string).collect();
-    words.join(", ")
-}
-
-/// A message of the daemon that is not a reply.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Notification {
-    /// Something changed, see [`EventBody`](crate::message::EventBody).
-    Event(Box<Event>),
-    /// Events were missed because this client was too slow; the snapshot replaces all earlier state.
-    Lagged(Snapshot),
-    /// A new log line, after `log.tail` with `follow`.
-    Log(LogLine),
-    /// A notification of a newer daemon, by its method.
-    Unknown(String),
-}
-
-/// A message of the daemon.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Incoming {
-    /// The reply to a call that was sent with [`Client::send`].
-    Reply {
-        /// Id of the call, as `send` returned it.
-        id: u64,
-        /// Result or error of the call.
-        result: Result<Value, RpcError>,
-    },
-    /// A message that belongs to no call.
-    Notification(Notification),
-}
-
 /// A reply or a notification; a notification has a method.
 #[derive(Deserialize)]
-struct Line {
+struct WireMessage {
     #[serde(default)]
     id: Value,
     #[serde(default)]
@@ -196,6 +124,7 @@ impl Client {
                     daemon: err.data.causes,
                 });
             }
+            // A daemon that picks a version which was not offered cannot be trusted to speak ours.
             Ok(Welcome { protocol, .. }) if !PROTOCOLS.contains(&protocol) => {
                 return Err(ClientError::Version {
                     daemon: vec![protocol.to_string()],
@@ -270,6 +199,7 @@ impl Client {
         method: &str,
         params: &(impl Serialize + Sync),
     ) -> Result<Value, ClientError> {
+        // Replies carry the id: the daemon may answer calls in another order than they were sent.
         let sent = self.send(method, params).await?;
         loop {
             match self.read().await? {
@@ -278,6 +208,8 @@ impl Client {
                 Some(Incoming::Reply { .. }) => {}
                 Some(Incoming::Notification(notification)) => {
                     if self.buffered.len() == MAX_BUFFERED {
+                        // Bounded, so that a long wait on a busy daemon cannot fill the memory; an event is a full
+                        // status, and a later one replaces it.
                         self.buffered.pop_front();
                     }
                     self.buffered.push_back(notification);
@@ -365,12 +297,13 @@ impl Client {
             }
             Some(line) => line?,
         };
-        let line: Line = serde_json::from_slice(&line).map_err(|source| ClientError::Garbled {
-            method: "a call".into(),
-            source,
-        })?;
+        let line: WireMessage =
+            serde_json::from_slice(&line).map_err(|source| ClientError::Garbled {
+                method: "a call".into(),
+                source,
+            })?;
         if let Some(method) = line.method {
-            return Ok(Some(Incoming::Notification(notification(
+            return Ok(Some(Incoming::Notification(notification::parse(
                 method,
                 line.params,
             )?)));
@@ -381,6 +314,7 @@ impl Client {
             Some(err) => Err(err),
             None => Ok(line.result.unwrap_or(Value::Null)),
         };
+        // Our ids start at 1, so that an id of another form matches no call.
         let id = line.id.as_u64().unwrap_or(0);
         Ok(Some(Incoming::Reply { id, result }))
     }
@@ -398,41 +332,5 @@ impl Client {
         // The first bytes of the stream may be in the read buffer already.
         let parts = self.framed.into_parts();
         Ok(Prefixed::new(parts.read_buf, parts.io))
-    }
-}
-
-fn notification(method: String, params: Value) -> Result<Notification, ClientError> {
-    fn parse<T: DeserializeOwned>(method: &str, params: Value) -> Result<T, ClientError> {
-        serde_json::from_value(params).map_err(|source| ClientError::Garbled {
-            method: method.to_owned(),
-            source,
-        })
-    }
-    Ok(match method.as_str() {
-        method::EVENT => Notification::Event(parse(&method, params)?),
-        method::LAGGED => Notification::Lagged(parse(&method, params)?),
-        method::LOG => Notification::Log(parse(&method, params)?),
-        _ => Notification::Unknown(method),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_version_error_without_versions_has_a_text_of_its_own() {
-        let text = |daemon: &[&str]| {
-            let daemon = daemon.iter().map(|version| (*version).to_owned()).collect();
-            ClientError::Version { daemon }.to_string()
-        };
-        assert_eq!(
-            text(&["2", "3"]),
-            "the daemon supports protocol 2, 3, this program 1"
-        );
-        assert_eq!(
-            text(&[]),
-            "the daemon supports another protocol, this program 1"
-        );
     }
 }

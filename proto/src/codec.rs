@@ -70,7 +70,9 @@ impl Decoder for LineCodec {
         loop {
             let unscanned = buffer.get(self.scanned..).unwrap_or_default();
             let Some(found) = unscanned.iter().position(|byte| *byte == b'\n') else {
+                // A line that arrives byte by byte must not be scanned from its start each time.
                 self.scanned = buffer.len();
+                // Refused before its end is seen: a line without an end would fill the memory.
                 if self.scanned > self.max {
                     return Err(CodecError::TooLong(self.max));
                 }
@@ -81,6 +83,7 @@ impl Decoder for LineCodec {
             if end > self.max {
                 return Err(CodecError::TooLong(self.max));
             }
+            // Split off, not copied.
             let mut line = buffer.split_to(end);
             buffer.advance(1);
             if line.last() == Some(&b'\r') {
@@ -97,6 +100,7 @@ impl Decoder for LineCodec {
             return Ok(Some(line));
         }
         self.scanned = 0;
+        // The last line may lack its line feed: `printf '{...}' | nc -U` has to work.
         let rest = buffer.split().freeze();
         Ok((!rest.iter().all(u8::is_ascii_whitespace)).then_some(rest))
     }
@@ -155,9 +159,11 @@ impl Formatter for SafeFormatter {
         fragment: &str,
     ) -> io::Result<()> {
         let mut rest = fragment;
+        // JSON may escape any character, so that programs read the same text.
         while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_unsafe(*c)) {
             let (before, after) = rest.split_at(at);
             out.write_all(before.as_bytes())?;
+            // RFC 8259 §7: a character above U+FFFF is written as two surrogates.
             for unit in c.encode_utf16(&mut [0; 2]) {
                 write!(out, "\\u{unit:04x}")?;
             }

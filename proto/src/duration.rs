@@ -9,7 +9,7 @@ pub const LONGEST: Duration = Duration::from_secs(i32::MAX as u64);
 /// Why a text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadDuration {
-    /// The text is empty.
+    /// The text is empty; a duration of zero is written `0`.
     #[error("the time is missing")]
     Empty,
     /// A unit other than s, m, h, d and w.
@@ -45,6 +45,7 @@ pub fn parse(text: &str) -> Result<Duration, BadDuration> {
     let mut number: Option<u64> = None;
     for c in text.chars() {
         if let Some(digit) = c.to_digit(10) {
+            // Checked arithmetic: the text comes from a configuration file or a command line.
             let grown = number
                 .unwrap_or(0)
                 .checked_mul(10)
@@ -92,6 +93,7 @@ pub struct Display(pub Duration);
 impl fmt::Display for Display {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut left = self.0.as_secs();
+        // The loop would write nothing.
         if left == 0 {
             return f.write_str("0s");
         }

@@ -24,6 +24,7 @@ pub use windows::{Hangup, Listener, Stream, connect, listen};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     path: PathBuf,
+    /// Path of the directory that cannot be used.
     state_dir: PathBuf,
     /// Whether the directory is the default one, whose mode may be corrected; another is only checked.
     is_default: bool,
@@ -35,7 +36,7 @@ impl Endpoint {
     /// the user.
     ///
     /// # Errors
-    /// If there is no private directory, or the path is too long for a socket.
+    /// If no private directory is found, or the path is too long for a socket.
     pub fn resolve(explicit: Option<&Path>, env: &Env) -> Result<Self, PathError> {
         let explicit = explicit.or(env.tunneld_socket.as_deref().map(Path::new));
         #[cfg(unix)]

@@ -32,6 +32,7 @@ pub struct Env {
 impl Env {
     /// Reads the environment of this process; an empty variable counts as unset.
     pub fn from_process() -> Self {
+        // Empty counts as unset, as in the XDG Base Directory Specification.
         let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         Self {
             home: std::env::home_dir().filter(|home| !home.as_os_str().is_empty()),
@@ -53,6 +54,7 @@ impl Env {
     pub fn home(&self) -> Result<&Path, PathError> {
         match &self.home {
             None => Err(PathError::NoHome),
+            // A relative home would put the socket under whatever directory the program was started in.
             Some(home) if home.is_relative() => Err(PathError::RelativeHome(home.clone())),
             Some(home) => Ok(home),
         }

@@ -169,6 +169,8 @@ impl LastError {
         at: Timestamp,
     ) -> Self {
         Self {
+            // Computed by the daemon, so that an older client needs no list of kinds to know whether waiting is
+            // useless.
             ends_wait: kind.ends_wait(),
             kind,
             message: message.into(),
@@ -258,7 +260,7 @@ impl ForwardKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ForwardState {
-    /// Bound, and accepts connections.
+    /// The address is bound, and connections are accepted.
     Listening,
     /// Not bound or not requested yet.
     Pending,

@@ -108,6 +108,7 @@ fn escape_chunks<'a>(chunks: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> S
 /// Cuts `out` back to `cut` and appends the ellipsis if it is over the limit; returns whether it did.
 fn truncate_at_limit(out: &mut String, cut: &mut usize) -> bool {
     if out.len() > LIMIT {
+        // Never inside an escape: half of `\u{1b}` would be misread.
         out.truncate(*cut);
         out.push_str(ELLIPSIS);
         return true;

@@ -17,7 +17,7 @@ impl ShiftedClock {
     /// It is a preloaded library that replaces `clock_gettime`.
     ///
     /// # Errors
-    /// If there is no C compiler.
+    /// If no C compiler is installed.
     pub async fn install(home: Home) -> Result<(Self, Home)> {
         let (source, library) = (home.path("clock_shift.c"), home.path("clock_shift.so"));
         std::fs::write(&source, include_str!("clock_shift.c"))?;

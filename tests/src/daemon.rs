@@ -139,7 +139,7 @@ impl Daemon {
     /// The current status of the tunnel `name`.
     ///
     /// # Errors
-    /// If there is no such tunnel.
+    /// If the tunnel does not exist.
     pub async fn status(&self, name: &str) -> Result<TunnelStatus> {
         let tunnels = self.call("tunnel.status", json!({"names": [name]})).await?;
         let first = tunnels["tunnels"].get(0).cloned();

@@ -97,7 +97,7 @@ impl Home {
     /// Removes a configuration file.
     ///
     /// # Errors
-    /// If there is no such file.
+    /// If the file does not exist.
     pub fn remove(&self, name: &str) -> Result<()> {
         Ok(std::fs::remove_file(self.config_dir().join(name))?)
     }

@@ -19,7 +19,7 @@ pub async fn generate(path: &Path, kind: &str) -> Result<()> {
 /// # Errors
 /// If `ssh-keygen` fails.
 pub async fn generate_encrypted(path: &Path, kind: &str, passphrase: &str) -> Result<()> {
-    // ssh-keygen asks before it overwrites a file, and there is no one to answer.
+    // ssh-keygen asks before it overwrites a file, and no user is there to answer.
     let _ = std::fs::remove_file(path);
     let path = path.to_str().context("the path is not UTF-8")?;
     run_tool(

@@ -283,7 +283,7 @@ pub async fn wait_gone(pids: &[u32]) -> Result<()> {
 /// Sends `signal` to the process `pid`.
 ///
 /// # Errors
-/// If there is no such process, or it belongs to another user.
+/// If the process does not exist, or belongs to another user.
 pub fn signal(pid: u32, signal: Signal) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     Ok(kill_process(pid.context("no process id")?, signal)?)

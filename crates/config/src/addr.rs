@@ -19,6 +19,7 @@ impl fmt::Display for Destination {
         if let Some(user) = &self.user {
             write!(f, "{user}@")?;
         }
+        // An IPv6 address needs brackets, so that its last group is not read as a port.
         if self.host.contains(':') {
             write!(f, "[{}]", self.host)?;
         } else {
@@ -72,7 +73,7 @@ impl fmt::Display for Endpoint {
 /// Where a forward listens, on this machine or on the server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ListenAddr {
-    /// A TCP port.
+    /// A TCP port, on the addresses that `bind` stands for.
     Tcp {
         /// The addresses to bind, on the side that listens.
         bind: BindAddr,

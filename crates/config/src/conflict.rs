@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
-use crate::diagnostic::{Diagnostic, Source, did_you_mean};
+use crate::diagnostic::{Diagnostic, SourceText, did_you_mean};
 use crate::layer::Jump;
 use crate::model::Forward;
 use crate::parse::file::{NamedLayer, ParsedFile};
@@ -37,7 +37,7 @@ impl Claims {
     /// Every claim that is taken, and every loop between the file's own forwards.
     pub(crate) fn add(
         &mut self,
-        source: &Source,
+        source: &SourceText,
         parsed: &ParsedFile,
     ) -> Result<(), Vec<Diagnostic>> {
         let mut diagnostics = Vec::new();
@@ -87,7 +87,7 @@ impl Claims {
 
     fn add_listeners(
         &mut self,
-        source: &Source,
+        source: &SourceText,
         tunnel: &NamedLayer,
         diagnostics: &mut Vec<Diagnostic>,
     ) {
@@ -101,6 +101,7 @@ impl Claims {
             else {
                 continue;
             };
+            // `gateway_ports` changes what is bound, and so what it conflicts with.
             let mut listen = listen.clone();
             if let ListenAddr::Tcp {
                 bind: bind @ BindAddr::Loopback,
@@ -126,6 +127,7 @@ impl Claims {
                     Diagnostic::new(forward.span, message).help("change the port of one of them"),
                 );
             }
+            // Also after a conflict: a third forward on the port is reported, too.
             self.listeners.push(claimed);
         }
     }
@@ -151,6 +153,7 @@ pub fn overlap(a: &ListenAddr, b: &ListenAddr) -> bool {
 
 fn same_address(a: &BindAddr, b: &BindAddr) -> bool {
     match (a, b) {
+        // The wildcard address takes the port on every address.
         (BindAddr::Any, _) | (_, BindAddr::Any) => true,
         (BindAddr::Loopback, BindAddr::Loopback) => true,
         (BindAddr::Loopback, BindAddr::Host(host)) | (BindAddr::Host(host), BindAddr::Loopback) => {
@@ -160,12 +163,13 @@ fn same_address(a: &BindAddr, b: &BindAddr) -> bool {
             a.eq_ignore_ascii_case(b)
                 || is_any(a)
                 || is_any(b)
+                // `localhost` is both 127.0.0.1 and ::1; those two do not conflict with each other.
                 || (is_loopback(a) && is_loopback(b) && (a == "localhost" || b == "localhost"))
         }
     }
 }
 
-/// The addresses that [`BindAddr::Loopback`] binds. 127.0.0.2 and others are addresses of their own.
+/// The addresses that [`BindAddr::Loopback`] binds. 127.0.0.2 and others are other addresses.
 fn is_loopback(host: &str) -> bool {
     matches!(host, "127.0.0.1" | "::1") || host.eq_ignore_ascii_case("localhost")
 }
@@ -206,6 +210,7 @@ fn check_loops(tunnel: &NamedLayer, diagnostics: &mut Vec<Diagnostic>) {
 /// Reports a tunnel whose SSH port is one of its own listeners.
 fn check_own_destination(tunnel: &NamedLayer, diagnostics: &mut Vec<Diagnostic>) {
     let layer = &tunnel.layer;
+    // Behind a jump host the same name and port are another machine's.
     let direct = layer.proxy_jump.is_none() && layer.proxy_command.is_none();
     let Some(host) = layer.host.as_ref().filter(|_| direct) else {
         return;

@@ -62,7 +62,7 @@ impl Diagnostic {
 
 /// The text of a file, with the offsets of its lines.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct SourceText {
     name: String,
     text: String,
     line_starts: Vec<usize>,
@@ -71,7 +71,7 @@ pub struct Source {
 /// The longest excerpt of a line, in characters.
 const MAX_EXCERPT: usize = 120;
 
-impl Source {
+impl SourceText {
     /// The text of the file `name`.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         let text = text.into();
@@ -191,7 +191,7 @@ fn printable(c: char) -> char {
 
 /// An error about a file or folder as a whole.
 pub fn file_fault(file: &str, message: &str, help: &str) -> ConfigFault {
-    Source::new(file, "").to_fault(&Diagnostic::new(None, message).help(help))
+    SourceText::new(file, "").to_fault(&Diagnostic::new(None, message).help(help))
 }
 
 /// The known word that was probably meant; `None` if none is similar. Case, `-` and `_` do not count.
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_fault_shows_its_location_an_excerpt_and_the_help() {
-        let source = Source::new("a.toml", "x = 1\r\nä = \"b\"  # c\n");
+        let source = SourceText::new("a.toml", "x = 1\r\nä = \"b\"  # c\n");
         let at = source.text().find("\"b\"").map(|start| Span {
             file: 0,
             start,
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_long_line_with_control_characters_is_shortened_and_escaped() {
         let text = format!("{}\u{1b}[31mHERE{}", "x".repeat(5_000), "y".repeat(5_000));
-        let source = Source::new("a.toml", text);
+        let source = SourceText::new("a.toml", text);
         let start = source.text().find("HERE").unwrap();
         let fault = source.to_fault(&Diagnostic::new(
             Some(Span {

@@ -42,6 +42,7 @@ impl fmt::Debug for Env {
 impl Env {
     /// The environment of this process. Blocks: the user database may be a directory service.
     pub fn from_process() -> Self {
+        // Values that are not UTF-8 cannot be written into a configuration, so that they are left out.
         let variables: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();

@@ -148,6 +148,7 @@ impl Layer {
             local_forward: None,
             remote_forward: None,
             dynamic_forward: None,
+            // An alias names one host key: with it, a jump host would be checked against the target's key.
             host_key_alias: None,
             ..self.clone()
         }

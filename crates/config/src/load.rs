@@ -1,27 +1,28 @@
 //! Loads the configuration directory: scans the files, replaces each that has errors by its last good state, decides
 //! between files that claim the same name or port, and resolves all tunnels.
 
+mod refresh;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tunneld_platform::program::RunProgram;
 use tunneld_proto::message::ConfigFault;
 
-use crate::conflict::{self, Claims};
-use crate::diagnostic::{Diagnostic, Source, file_fault};
+use crate::conflict;
+use crate::diagnostic::{Diagnostic, file_fault};
 use crate::env::Env;
 use crate::layer::Layer;
 use crate::model::{DaemonConfig, Tunnel};
-use crate::parse::file::{self, NamedLayer, ParsedFile};
+use crate::parse::file::NamedLayer;
 use crate::resolve::route::{ResolveRequest, TunnelResolver};
 use crate::scan::{Candidate, Draft, KnownFile, Scan, Scanned, stale_candidates};
 use crate::settle::settle_claims;
+pub use refresh::{RefreshJob, ad_hoc};
 
-/// A tunnel whose directory was read less than this long ago is not resolved again.
-const FRESH_FOR: Duration = Duration::from_secs(2);
-/// The file whose `[defaults]` apply to all files.
+/// Name of the file whose `[defaults]` apply to the tunnels of all files.
 const MAIN_FILE: &str = "tunneld.toml";
 
 /// The content of the directory.
@@ -51,27 +52,6 @@ pub struct Loader {
     next_id: usize,
     dir_required: bool,
     read_at: Option<Instant>,
-}
-
-/// One tunnel that is to be resolved again, without reading its file again.
-#[derive(Debug)]
-pub struct RefreshJob {
-    env: Env,
-    programs: Arc<dyn RunProgram>,
-    request: ResolveRequest,
-}
-
-impl RefreshJob {
-    /// Asks `ssh -G` again and resolves the tunnel with its present answer.
-    ///
-    /// # Errors
-    /// Every error, as one text.
-    pub async fn resolve(self) -> Result<Tunnel, String> {
-        TunnelResolver::new(&self.env, &self.programs)
-            .tunnel(&self.request)
-            .await
-            .map_err(|diagnostics| Diagnostic::join(&diagnostics))
-    }
 }
 
 impl Loader {
@@ -132,6 +112,7 @@ impl Loader {
             mut drafts,
             ..
         } = scanned.0;
+        // Only now: a scan that was lost in a panic has changed nothing.
         self.files = files;
         self.next_id = next_id;
         let mut loaded = Loaded {
@@ -147,7 +128,9 @@ impl Loader {
             .unwrap_or_default();
         self.read_at = Some(now);
         self.resolve(&accepted, &mut loaded).await;
+        // After the accepted tunnels: their errors come first, and `ssh -G` is asked for them first.
         self.check_drafts(drafts, &mut loaded).await;
+        // The order of files must not show: a renamed file would look like a change.
         loaded.tunnels.sort_by(|a, b| a.name.cmp(&b.name));
         // Tunnels in their last good state are kept too, for as long as their file has errors.
         self.last = loaded
@@ -202,11 +185,12 @@ impl Loader {
     }
 
     async fn resolve(&mut self, accepted: &[Candidate], loaded: &mut Loaded) {
-        let sources = Sources(accepted);
+        let sources = AcceptedFiles(accepted);
         let tunnels = sources.tunnels();
         let mut bad_carriers = bad_carriers(&tunnels);
         let requests: Vec<ResolveRequest> = tunnels
             .iter()
+            // They fail in any case: `ssh -G` need not be asked about them.
             .filter(|(_, tunnel, _)| !bad_carriers.contains_key(&tunnel.name))
             .map(|(_, tunnel, defaults)| ResolveRequest::of(tunnel, defaults))
             .collect();
@@ -231,6 +215,8 @@ impl Loader {
                         .into_iter()
                         .map(|diagnostic| sources.to_fault(candidate, tunnel, diagnostic));
                     loaded.faults.extend(faults);
+                    // A tunnel that cannot be resolved keeps running as it was; the fault says why its change is not
+                    // applied.
                     if let Some(mut last) = self.last.get(&tunnel.name).cloned() {
                         last.stale_file = Some(candidate.path.clone());
                         loaded.tunnels.push(last);
@@ -238,49 +224,6 @@ impl Loader {
                 }
             }
         }
-    }
-
-    /// Prepares to resolve one tunnel again, as its file defines it or, for a tunnel of the command line, as `ad_hoc`
-    /// does; `None` if it was resolved just now or does not exist.
-    pub fn refresh_job(
-        &self,
-        name: &str,
-        ad_hoc: Option<&serde_json::Value>,
-        now: Instant,
-    ) -> Option<RefreshJob> {
-        let age = |at: Instant| now.saturating_duration_since(at);
-        if self.read_at.is_some_and(|at| age(at) < FRESH_FOR) {
-            return None;
-        }
-        let request = match ad_hoc {
-            None => self.request_of_file(name)?,
-            Some(keys) => {
-                let (layer, diagnostics) = file::from_json(name, keys);
-                diagnostics.is_empty().then_some(())?;
-                ResolveRequest {
-                    name: name.to_owned(),
-                    layer,
-                    defaults: self.main_defaults(),
-                }
-            }
-        };
-        Some(RefreshJob {
-            env: self.env.clone(),
-            programs: Arc::clone(&self.programs),
-            request,
-        })
-    }
-
-    /// A tunnel of the last load, as its file defines it.
-    fn request_of_file(&self, name: &str) -> Option<ResolveRequest> {
-        self.last.get(name)?;
-        let mut files = self.files.values().filter_map(|known| known.good.as_ref());
-        files.find_map(|good| {
-            let mut tunnels = good.parsed.tunnels.iter();
-            let tunnel = tunnels.find(|tunnel| tunnel.name == name)?;
-            let defaults = good.parsed.defaults.clone().or(&self.main_defaults());
-            Some(ResolveRequest::of(tunnel, &defaults))
-        })
     }
 
     /// tunneld.toml's `[defaults]` in their last good state; empty if there are none.
@@ -302,6 +245,7 @@ fn bad_carriers(tunnels: &[TunnelOfFile<'_>]) -> BTreeMap<String, Diagnostic> {
         .iter()
         .map(|(_, tunnel, defaults)| {
             let own = tunnel.layer.proxy_jump.as_ref();
+            // The same rule as in `resolve::tunnel::merge`: a `proxy_command` of the tunnel replaces an inherited jump.
             let inherited = defaults.proxy_jump.as_ref();
             let jump = own.or(inherited.filter(|_| tunnel.layer.proxy_command.is_none()));
             (*tunnel, conflict::carrier(jump.map(|jump| &jump.value)))
@@ -312,9 +256,9 @@ fn bad_carriers(tunnels: &[TunnelOfFile<'_>]) -> BTreeMap<String, Diagnostic> {
 
 /// The files that a load uses.
 #[derive(Clone, Copy)]
-struct Sources<'a>(&'a [Candidate]);
+struct AcceptedFiles<'a>(&'a [Candidate]);
 
-impl<'a> Sources<'a> {
+impl<'a> AcceptedFiles<'a> {
     fn tunnels(self) -> Vec<TunnelOfFile<'a>> {
         let main = self
             .0
@@ -354,53 +298,6 @@ impl<'a> Sources<'a> {
         let source = &file.unwrap_or(candidate).file.source;
         source.to_fault(&diagnostic)
     }
-}
-
-/// Resolves a tunnel of the command line: `keys` are those of `[tunnel.NAME]` as JSON, over tunneld.toml's
-/// `[defaults]`. The loader does not remember it.
-///
-/// # Errors
-/// Every error in it.
-pub async fn ad_hoc(
-    name: &str,
-    keys: &serde_json::Value,
-    loader: &Loader,
-) -> Result<Tunnel, Vec<ConfigFault>> {
-    let source = Source::new(format!("tunnel {name}"), "");
-    // Without spans: an error may be in a file's defaults, whose text is not at hand.
-    let to_faults = |diagnostics: Vec<Diagnostic>| -> Vec<ConfigFault> {
-        diagnostics
-            .into_iter()
-            .map(|diagnostic| {
-                source.to_fault(&Diagnostic {
-                    span: None,
-                    ..diagnostic
-                })
-            })
-            .collect()
-    };
-    let (layer, diagnostics) = file::from_json(name, keys);
-    if !diagnostics.is_empty() {
-        return Err(to_faults(diagnostics));
-    }
-    let request = ResolveRequest {
-        name: name.to_owned(),
-        layer: layer.clone(),
-        defaults: loader.main_defaults(),
-    };
-    let alone = ParsedFile {
-        tunnels: vec![NamedLayer {
-            name: name.to_owned(),
-            span: None,
-            layer,
-        }],
-        ..ParsedFile::default()
-    };
-    Claims::default().add(&source, &alone).map_err(to_faults)?;
-    TunnelResolver::new(&loader.env, &loader.programs)
-        .tunnel(&request)
-        .await
-        .map_err(to_faults)
 }
 
 #[cfg(unix)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tunneld_proto::message::ConfigFault;
 
-use crate::diagnostic::{Diagnostic, Source, file_fault};
+use crate::diagnostic::{Diagnostic, SourceText, file_fault};
 use crate::env::Env;
 use crate::parse::file::{self, ParsedFile};
 
@@ -31,7 +31,7 @@ pub(crate) struct KnownFile {
 pub(crate) struct GoodFile {
     /// The hash of the text, to recognize an unchanged file.
     pub(crate) hash: u64,
-    pub(crate) source: Source,
+    pub(crate) source: SourceText,
     pub(crate) parsed: ParsedFile,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct Candidate {
 #[derive(Debug, Clone)]
 pub(crate) struct Draft {
     pub(crate) id: usize,
-    pub(crate) source: Source,
+    pub(crate) source: SourceText,
     pub(crate) parsed: ParsedFile,
 }
 
@@ -94,7 +94,7 @@ pub struct Scan {
 
 /// Why the directory cannot be listed.
 enum ListError {
-    /// It does not exist.
+    /// The directory does not exist, which is an error only if the user named it or it has held files before.
     Missing,
     /// It is not trusted or cannot be read.
     Unusable(ConfigFault),
@@ -146,6 +146,7 @@ impl Scan {
                 &format!("run: chmod u+rx {dir}"),
             )),
         })?;
+        // An entry that vanishes while the directory is read is not an error.
         let mut paths: Vec<PathBuf> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| is_config(path))
@@ -170,6 +171,7 @@ impl Scan {
         let name = path.display().to_string();
         let known = self.files.entry(path.clone()).or_insert_with(|| {
             self.next_id += 1;
+            // Numbers are not reused: an old span must never point into another file.
             KnownFile {
                 id: self.next_id,
                 good: None,
@@ -196,7 +198,7 @@ impl Scan {
             return;
         }
         let (parsed, diagnostics) = file::parse(known.id, &text);
-        let source = Source::new(name, text);
+        let source = SourceText::new(name, text);
         if diagnostics.is_empty() {
             self.candidates.push(Candidate {
                 id: known.id,
@@ -222,7 +224,11 @@ impl Scan {
 }
 
 /// Renders the errors of one file, at most [`MAX_FAULTS_PER_FILE`] of them.
-pub(crate) fn report(source: &Source, diagnostics: &[Diagnostic], faults: &mut Vec<ConfigFault>) {
+pub(crate) fn report(
+    source: &SourceText,
+    diagnostics: &[Diagnostic],
+    faults: &mut Vec<ConfigFault>,
+) {
     faults.extend(
         diagnostics
             .iter()

@@ -23,6 +23,7 @@ pub(crate) fn settle_claims(
             report(&draft.source, &diagnostics, faults);
         }
     }
+    // A stable sort: within both groups the order of the paths stays.
     candidates.sort_by_key(|candidate| !candidate.unchanged);
     let mut claims = Claims::default();
     let mut accepted = Vec::new();
@@ -54,6 +55,7 @@ pub(crate) fn settle_claims(
 /// The last good state of a file, without the tunnels whose name or address another file has claimed since.
 fn without_claimed(claims: &mut Claims, candidate: Candidate, mut file: GoodFile) -> Candidate {
     let tunnels = std::mem::take(&mut file.parsed.tunnels);
+    // Another file may have `[daemon]` now; an old copy of it must not come back.
     file.parsed.daemon = None;
     for tunnel in tunnels {
         let alone = ParsedFile {

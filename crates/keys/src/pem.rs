@@ -22,21 +22,21 @@ const WORK_LIMIT: u64 = 16 * MEMORY_LIMIT;
 
 /// A parsed PEM file, not yet decrypted.
 pub(crate) struct Pem {
-    kind: Kind,
-    lock: Option<Lock>,
+    kind: PemKind,
+    lock: Option<PemEncryption>,
     /// DER, encrypted if `lock` is set.
     content: Zeroizing<Vec<u8>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum PemKind {
     /// PKCS#1 (`RSA PRIVATE KEY`).
     Rsa,
     /// SEC 1 (`EC PRIVATE KEY`) or PKCS#8.
     Other,
 }
 
-enum Lock {
+enum PemEncryption {
     /// `DEK-Info` header: cipher and initialisation vector. Its first 8 bytes are the salt of the key derivation.
     Dek(Dek, Vec<u8>),
     /// EncryptedPrivateKeyInfo of PKCS#8.
@@ -61,16 +61,16 @@ impl Pem {
             })
             .ok_or("it is not a private key in a supported format")?;
         let (kind, locked) = match label.trim_end() {
-            "RSA" => (Kind::Rsa, false),
-            "EC" | "" => (Kind::Other, false),
-            "ENCRYPTED" => (Kind::Other, true),
+            "RSA" => (PemKind::Rsa, false),
+            "EC" | "" => (PemKind::Other, false),
+            "ENCRYPTED" => (PemKind::Other, true),
             "DSA" => return Err(NO_DSA.into()),
             other => {
                 let other = text::escape(other);
                 return Err(format!("it is in a format that is not supported: {other}"));
             }
         };
-        let mut lock = locked.then_some(Lock::Pkcs8);
+        let mut lock = locked.then_some(PemEncryption::Pkcs8);
         let mut base64 = Zeroizing::new(String::with_capacity(text.len()));
         let mut ended = false;
         for line in lines {
@@ -89,7 +89,7 @@ impl Pem {
         }
         let content = Base64::decode_vec(&base64).map(Zeroizing::new);
         let content = content.map_err(|_| corrupt("it is not base64"))?;
-        if matches!(lock, Some(Lock::Pkcs8)) {
+        if matches!(lock, Some(PemEncryption::Pkcs8)) {
             check_scheme(&sealed(&content)?.encryption_algorithm)?;
         }
         Ok(Self {
@@ -110,19 +110,19 @@ impl Pem {
         let opened;
         let der: &[u8] = match &self.lock {
             None => &self.content,
-            Some(Lock::Dek(cipher, iv)) => {
+            Some(PemEncryption::Dek(cipher, iv)) => {
                 opened = self.open_dek(*cipher, iv, passphrase)?;
                 &opened
             }
-            Some(Lock::Pkcs8) => {
+            Some(PemEncryption::Pkcs8) => {
                 opened = open_pkcs8(&self.content, passphrase)?;
                 &opened
             }
         };
         // One wrong passphrase in 256 yields valid padding, so garbage after decryption means a wrong passphrase too.
         let key = match self.kind {
-            Kind::Rsa => der::pkcs1(der),
-            Kind::Other => der::sec1_or_pkcs8(der),
+            PemKind::Rsa => der::pkcs1(der),
+            PemKind::Other => der::sec1_or_pkcs8(der),
         };
         key.map_err(|error| match (&self.lock, error) {
             (Some(_), DerError::Malformed) => DecryptError::WrongPassphrase,
@@ -154,7 +154,7 @@ impl Pem {
     }
 }
 
-fn dek(value: &str) -> Result<Lock, String> {
+fn dek(value: &str) -> Result<PemEncryption, String> {
     let (name, iv) = value.split_once(',').unwrap_or((value, ""));
     let cipher = match name.trim() {
         "AES-128-CBC" => Dek::Ssh(Cipher::Aes128Cbc),
@@ -170,7 +170,7 @@ fn dek(value: &str) -> Result<Lock, String> {
     };
     let iv = hex::decode(iv.trim()).filter(|iv| iv.len() == size);
     let iv = iv.ok_or_else(|| corrupt("the line `DEK-Info` is not whole"))?;
-    Ok(Lock::Dek(cipher, iv))
+    Ok(PemEncryption::Dek(cipher, iv))
 }
 
 fn unsupported(what: &str) -> String {

@@ -31,7 +31,7 @@ pub(crate) struct Ppk {
     kind: KeyKind,
     comment: String,
     public: Vec<u8>,
-    lock: Option<Lock>,
+    lock: Option<PuttyEncryption>,
     /// Private section, encrypted if `lock` is set.
     private: Zeroizing<Vec<u8>>,
     mac: Vec<u8>,
@@ -43,7 +43,7 @@ enum Version {
     Three,
 }
 
-enum Lock {
+enum PuttyEncryption {
     Sha1,
     Argon2(Argon2<'static>, Vec<u8>),
 }
@@ -77,7 +77,7 @@ impl Ppk {
         }
         let lock = match (encryption.trim_end(), version) {
             ("none", _) => None,
-            (AES, Version::Two) => Some(Lock::Sha1),
+            (AES, Version::Two) => Some(PuttyEncryption::Sha1),
             (AES, Version::Three) => Some(lines.argon2()?),
             (other, _) => {
                 let other = text::escape(other);
@@ -145,7 +145,7 @@ impl Ppk {
         match &self.lock {
             None if self.version == Version::Three => {}
             None => keys.mac = sha1(b"putty-private-key-file-mac-key", b""),
-            Some(Lock::Sha1) => {
+            Some(PuttyEncryption::Sha1) => {
                 keys.mac = sha1(b"putty-private-key-file-mac-key", passphrase);
                 let (first, second) = (sha1(&[0; 4], passphrase), sha1(&[0, 0, 0, 1], passphrase));
                 let bytes = first.iter().chain(second.iter()).take(32).copied();
@@ -154,7 +154,7 @@ impl Ppk {
                 keys.cipher.extend(bytes);
                 keys.iv = Zeroizing::new(vec![0; BLOCK]);
             }
-            Some(Lock::Argon2(argon2, salt)) => {
+            Some(PuttyEncryption::Argon2(argon2, salt)) => {
                 let mut derived = Zeroizing::new([0; 32 + BLOCK + 32]);
                 argon2
                     .hash_password_into(passphrase, salt, &mut *derived)
@@ -281,7 +281,7 @@ impl<'a> Lines<'a> {
             .map_err(|_| corrupt(&format!("what follows `{name}` is not base64")))
     }
 
-    fn argon2(&mut self) -> Result<Lock, String> {
+    fn argon2(&mut self) -> Result<PuttyEncryption, String> {
         let kind = match self.value("Key-Derivation")?.trim_end() {
             "Argon2id" => argon2::Algorithm::Argon2id,
             "Argon2i" => argon2::Algorithm::Argon2i,
@@ -309,7 +309,7 @@ impl<'a> Lines<'a> {
         let params = argon2::Params::new(memory, passes, lanes, None)
             .map_err(|error| corrupt(&format!("Argon2 refuses its parameters: {error}")))?;
         let argon2 = Argon2::new(kind, argon2::Version::V0x13, params);
-        Ok(Lock::Argon2(argon2, salt))
+        Ok(PuttyEncryption::Argon2(argon2, salt))
     }
 }
 

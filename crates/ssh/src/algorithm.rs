@@ -11,7 +11,7 @@
 /// What an algorithm is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Key exchange methods (RFC 4253 §7.1).
+    /// Key exchange methods (RFC 4253 §7.1), without the markers for extensions and strict key exchange.
     Kex,
     /// Host keys and the signatures made with them.
     HostKey,
@@ -19,10 +19,11 @@ pub enum Kind {
     Cipher,
     /// Message authentication codes, for ciphers without authentication.
     Mac,
-    /// Compression methods, `none` included.
+    /// Compression methods (RFC 4253 §6.2), `none` included.
     Compression,
 }
 
+// The hybrid comes first: what is recorded today must not be readable with a quantum computer later.
 const KEX: &[&str] = &[
     "mlkem768x25519-sha256",
     "curve25519-sha256",
@@ -35,6 +36,7 @@ const KEX: &[&str] = &[
     "diffie-hellman-group18-sha512",
     "diffie-hellman-group14-sha256",
 ];
+// SHA-1 and groups below 2048 bits: for servers that have nothing else.
 const KEX_LEGACY: &[&str] = &[
     "diffie-hellman-group-exchange-sha1",
     "diffie-hellman-group14-sha1",
@@ -61,6 +63,8 @@ const HOST_KEY: &[&str] = &[
     "rsa-sha2-256-cert-v01@openssh.com",
 ];
 const HOST_KEY_LEGACY: &[&str] = &["ssh-rsa", "ssh-rsa-cert-v01@openssh.com"];
+// AES-128-GCM first: with AES instructions it was measured to be 1.3 to 2.4 times as fast as ChaCha20, which OpenSSH
+// prefers.
 const CIPHER: &[&str] = &[
     "aes128-gcm@openssh.com",
     "aes256-gcm@openssh.com",
@@ -69,6 +73,7 @@ const CIPHER: &[&str] = &[
     "aes192-ctr",
     "aes256-ctr",
 ];
+// Without AES instructions ChaCha20 is faster.
 const CIPHER_NO_AES: &[&str] = &[
     "chacha20-poly1305@openssh.com",
     "aes128-gcm@openssh.com",
@@ -85,6 +90,7 @@ const MAC: &[&str] = &[
     "hmac-sha2-512",
 ];
 const MAC_LEGACY: &[&str] = &["hmac-sha1-etm@openssh.com", "hmac-sha1"];
+// Off by default, as in OpenSSH: on a fast line it only costs CPU time.
 const COMPRESSION: &[&str] = &["none"];
 const COMPRESSION_OPTIONAL: &[&str] = &["zlib@openssh.com"];
 

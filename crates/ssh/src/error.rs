@@ -10,7 +10,7 @@ use crate::wire::Malformed;
 pub enum Party {
     /// This side ended it, on request of the caller.
     Client,
-    /// The server ended it.
+    /// The server ended it, by DISCONNECT or by closing the stream.
     Server,
 }
 
@@ -40,7 +40,7 @@ pub enum Error {
         /// Name of the cipher that was negotiated.
         cipher: &'static str,
     },
-    /// The server broke the protocol.
+    /// The server broke the protocol; the text names the rule.
     #[error("the server broke the protocol: {0}")]
     Protocol(String),
     /// A packet was forged, damaged, or decrypted with the wrong key.
@@ -58,9 +58,9 @@ pub enum Error {
         match by { Party::Client => "us", Party::Server => "the server" }
     )]
     Disconnected {
-        /// Reason code of RFC 4253 §11.1.
+        /// Reason code of RFC 4253 §11.1, such as 2 for a protocol error or 11 for an end on request.
         code: u32,
-        /// Text of the message, cut to 1 KiB.
+        /// Text of the DISCONNECT message, cut to 1 KiB and not escaped.
         text: String,
         /// The side that sent it.
         by: Party,

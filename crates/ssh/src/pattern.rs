@@ -18,7 +18,7 @@ pub enum PatternMatch {
     Unmatched,
 }
 
-/// Whether the whole of `text` matches `pattern`: `*` stands for any bytes, `?` for one byte. Case matters.
+/// Whether the whole of `text` matches `pattern`: `*` matches any bytes, `?` one byte. Case matters.
 ///
 /// Takes at most `text.len() * pattern.len()` steps: only the last `*` is ever returned to.
 pub fn match_pattern(text: &str, pattern: &str) -> bool {

@@ -13,7 +13,7 @@ pub(crate) struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// A full bucket.
+    /// A full bucket of `capacity` tokens, which gains `per_second` tokens each second up to that capacity.
     pub(crate) fn new(capacity: u32, per_second: u32) -> Self {
         Self {
             tokens: f64::from(capacity),
@@ -32,6 +32,8 @@ impl TokenBucket {
     #[must_use]
     pub(crate) fn take(&mut self, now: Instant) -> bool {
         let last = self.last.unwrap_or(now);
+        // A caller may pass an earlier time than before: the bucket then gains nothing, and does not gain the same
+        // second twice.
         self.last = Some(last.max(now));
         let elapsed = now.saturating_duration_since(last);
         self.refund(elapsed.as_secs_f64() * self.per_second);

@@ -69,17 +69,17 @@ impl<'a> Reader<'a> {
         Ok(*head)
     }
 
-    /// Reads a `byte`.
+    /// Reads a `byte` (RFC 4251 §5).
     pub fn u8(&mut self) -> Result<u8, Malformed> {
         self.array().map(u8::from_be_bytes)
     }
 
-    /// Reads a `uint32`.
+    /// Reads a `uint32`, most significant byte first.
     pub fn u32(&mut self) -> Result<u32, Malformed> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// Reads a `uint64`.
+    /// Reads a `uint64`, most significant byte first.
     pub fn u64(&mut self) -> Result<u64, Malformed> {
         self.array().map(u64::from_be_bytes)
     }
@@ -91,6 +91,7 @@ impl<'a> Reader<'a> {
 
     /// Reads a `string` of any bytes.
     pub fn string(&mut self) -> Result<&'a [u8], Malformed> {
+        // The length is checked against the message before anything uses it: a false one allocates nothing.
         let length = usize::try_from(self.u32()?).map_err(|_| Malformed)?;
         self.bytes(length)
     }
@@ -133,6 +134,7 @@ pub struct NameList<'a>(&'a str);
 impl<'a> NameList<'a> {
     /// Returns the names, preferred first.
     pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        // RFC 4251 §5 forbids empty names; they are skipped and do not end the session.
         self.0.split(',').filter(|name| !name.is_empty())
     }
 
@@ -152,22 +154,22 @@ pub trait Writer {
     /// Appends bytes without a length prefix.
     fn raw(&mut self, bytes: &[u8]);
 
-    /// Appends a `byte`.
+    /// Appends a `byte` (RFC 4251 §5).
     fn u8(&mut self, value: u8) {
         self.raw(&[value]);
     }
 
-    /// Appends a `uint32`.
+    /// Appends a `uint32`, most significant byte first.
     fn u32(&mut self, value: u32) {
         self.raw(&value.to_be_bytes());
     }
 
-    /// Appends a `uint64`.
+    /// Appends a `uint64`, most significant byte first.
     fn u64(&mut self, value: u64) {
         self.raw(&value.to_be_bytes());
     }
 
-    /// Appends a `boolean`.
+    /// Appends a `boolean`: 1 for true, the only value that RFC 4251 §5 lets a sender use.
     fn bool(&mut self, value: bool) {
         self.u8(u8::from(value));
     }
@@ -180,7 +182,7 @@ pub trait Writer {
         self.raw(value.get(..length as usize).unwrap_or(value));
     }
 
-    /// Appends a `name-list`.
+    /// Appends a `name-list`: the names with commas between them. A name must not contain a comma.
     fn name_list<S: AsRef<str>>(&mut self, names: &[S]) {
         let joined = names
             .iter()

@@ -96,7 +96,7 @@ const KEYS: &[(&str, &str, Form)] = &[
     ("", "proxy_for", Texts),
 ];
 
-/// Deprecated and alternative names that ssh accepts, and the keyword each stands for.
+/// Deprecated and alternative names that ssh accepts, and the keyword that each one means.
 const ALIASES: &[(&str, &str)] = &[
     ("PubkeyAcceptedKeyTypes", "PubkeyAcceptedAlgorithms"),
     ("DSAAuthentication", "PubkeyAuthentication"),
@@ -212,9 +212,9 @@ const UNSUPPORTED: &[(&str, &[&str], &str)] = &[
 
 /// How a keyword is handled.
 pub(super) enum Found {
-    /// Translated to this key.
+    /// Translated to this key of `[tunnel.NAME]`, with its value in this form.
     Key(&'static str, Form),
-    /// Ignored without a note.
+    /// Accepted, and ignored without a note.
     Ignored,
     /// Not supported: harmless values, and the note for any other.
     Unsupported(&'static [&'static str], &'static str),

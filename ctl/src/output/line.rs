@@ -13,7 +13,7 @@ pub(crate) enum Style {
     Plain,
     /// A name, or a heading.
     Bold,
-    /// Text of less importance.
+    /// Text of less importance, such as a hint.
     Dim,
     /// Something that works as it should.
     Good,

@@ -24,7 +24,7 @@ pub(crate) struct Ui {
     pub(crate) json: bool,
     /// `--quiet`: only errors and warnings.
     pub(crate) quiet: bool,
-    /// `--verbose`: also progress messages.
+    /// Whether progress messages are printed too (`--verbose`).
     pub(crate) verbose: bool,
     out_color: bool,
     err_color: bool,
@@ -120,7 +120,7 @@ impl Ui {
 
     /// Prints a message on stderr even with `--quiet`.
     pub(crate) fn warn(&self, line: &Line) {
-        // A closed stderr is ignored: there is no other place to report it.
+        // A closed stderr is ignored: no other place is left to report it.
         let _ = writeln!(
             stream(io::stderr(), self.err_color),
             "{}",

@@ -95,6 +95,7 @@ impl Handshake {
                 self.stage = match Protocol::from_first_byte(first) {
                     Some(Protocol::Socks4) => HandshakeStage::Socks4Request,
                     Some(Protocol::Socks5) => HandshakeStage::Socks5Greeting,
+                    // No reply: it would have to be in a protocol that the client does not speak.
                     None => return HandshakeStep::Close,
                 };
                 self.step()
@@ -109,6 +110,7 @@ impl Handshake {
                     HandshakeStep::Send(socks5::METHOD_SELECTED.to_vec())
                 }
                 ParseOutcome::Complete { value: false, .. } => {
+                    // RFC 1928 §3: method 255 refuses the client, which then closes.
                     HandshakeStep::Refuse(socks5::NO_ACCEPTABLE_METHOD.to_vec())
                 }
                 ParseOutcome::Incomplete => HandshakeStep::ReadMore,

@@ -7,7 +7,7 @@ use std::io;
 pub enum ConnectReply {
     /// The connection is open; payload may follow.
     Granted,
-    /// A failure that has no code of its own.
+    /// A failure that no other code describes.
     GeneralFailure,
     /// The SSH server, or `permit_remote_open`, forbids the destination.
     NotAllowed,
@@ -45,6 +45,7 @@ impl ConnectReply {
             io::ErrorKind::NetworkUnreachable => Self::NetworkUnreachable,
             io::ErrorKind::HostUnreachable
             | io::ErrorKind::TimedOut
+            // A name that does not resolve.
             | io::ErrorKind::NotFound
             | io::ErrorKind::AddrNotAvailable => Self::HostUnreachable,
             io::ErrorKind::PermissionDenied => Self::NotAllowed,

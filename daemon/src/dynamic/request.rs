@@ -15,7 +15,7 @@ pub struct ConnectRequest {
     pub protocol: Protocol,
     /// The destination, an address or an unresolved name.
     pub host: Host,
-    /// The destination port, 1 to 65535.
+    /// The destination port, 1 to 65535; the parsers refuse port 0.
     pub port: u16,
 }
 
@@ -33,6 +33,7 @@ impl Host {
     pub fn to_bytes(&self) -> Vec<u8> {
         match self {
             Self::Ip(ip) => ip.to_string().into_bytes(),
+            // Not resolved here: the server resolves it, so that no DNS query leaves this machine.
             Self::Name(name) => name.clone(),
         }
     }
@@ -54,9 +55,9 @@ impl Host {
 pub enum ParseOutcome<T> {
     /// The bytes are a valid beginning; more are needed.
     Incomplete,
-    /// The message is complete.
+    /// The message is complete, and its fields are valid.
     Complete {
-        /// The parsed message.
+        /// The parsed message, such as the request.
         value: T,
         /// The message's length in bytes; what follows it in the buffer belongs to the next message or the payload.
         consumed: usize,

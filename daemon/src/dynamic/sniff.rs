@@ -5,7 +5,7 @@
 pub enum Protocol {
     /// SOCKS4 and SOCKS4a; both start with version byte 4.
     Socks4,
-    /// SOCKS5 (RFC 1928), version byte 5.
+    /// SOCKS5 (RFC 1928); each message starts with version byte 5.
     Socks5,
 }
 

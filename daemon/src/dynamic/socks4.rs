@@ -1,5 +1,5 @@
 //! SOCKS4 and SOCKS4a, as the two original memos describe them: one request, one reply of eight bytes.
-//! There is no authentication; the user name in the request is read and ignored.
+//! SOCKS4 has no authentication; the user name in the request is read and ignored.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -79,6 +79,7 @@ enum Terminated<'a> {
 
 /// Reads a text of at most `max_len` bytes that ends with a NUL.
 fn nul_terminated(bytes: &[u8], max_len: usize) -> Terminated<'_> {
+    // One byte more than the text may have, for its NUL.
     let window = bytes.get(..=max_len).unwrap_or(bytes);
     match window.iter().position(|&byte| byte == 0) {
         Some(end) => Terminated::Text {

@@ -26,6 +26,7 @@ pub fn parse_greeting(bytes: &[u8]) -> ParseOutcome<bool> {
         [] | [VERSION] => ParseOutcome::Incomplete,
         [VERSION, count, methods @ ..] => match methods.get(..usize::from(*count)) {
             Some(offered) => ParseOutcome::Complete {
+                // The order of the client's list does not matter: the server chooses (RFC 1928 §3).
                 value: offered.contains(&METHOD_NO_AUTHENTICATION),
                 consumed: 2 + offered.len(),
             },
@@ -64,6 +65,7 @@ pub fn parse_request(bytes: &[u8]) -> ParseOutcome<ConnectRequest> {
         return ParseOutcome::Rejected(ConnectReply::CommandNotSupported);
     }
     if port == 0 || !host.is_acceptable() {
+        // After the whole request was received, so that the client has sent all of it when it reads the reply.
         return ParseOutcome::Rejected(ConnectReply::GeneralFailure);
     }
     let value = ConnectRequest {

@@ -39,6 +39,7 @@ pub(super) async fn connect(to: &Endpoint) -> io::Result<LocalSocket> {
     let socket = timeout(CONNECT_TIMEOUT, attempt)
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s"))??;
+    // Connections for remote forwards count as well: a flood at the server must not use up the daemon's descriptors.
     if super::reserved_fd::is_in_reserve(&socket) {
         return Err(io::Error::other("too few file descriptors are left"));
     }

@@ -38,6 +38,7 @@ pub(super) async fn handshake(
     let ticket = queue.enter();
     tokio::select! {
         finished = timeout(HANDSHAKE_TIMEOUT, run_handshake(stream)) => finished.ok()?.ok()?,
+        // Newer clients evict the oldest handshake: clients that send nothing must not shut others out.
         () = ticket.evicted() => None,
     }
 }

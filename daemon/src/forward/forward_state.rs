@@ -142,7 +142,7 @@ impl ForwardCell {
     pub(super) fn set_failed(&self, failure: Failure) {
         {
             let state = self.state();
-            // A retry that fails in the same way keeps the time of the first failure and is no change to report.
+            // A retry that fails in the same way keeps the time of the first failure and is not reported as a change.
             if matches!(&*state, ListenState::Failed(before, _) if *before == failure) {
                 return;
             }
@@ -173,6 +173,7 @@ impl ForwardCell {
             Forward::Dynamic { .. } => (ForwardKind::Dynamic, None),
         };
         let mut listen = self.listen().to_string();
+        // Before it listens only the configuration can be judged; afterwards the bound addresses decide.
         let mut exposed = is_exposed(self.listen());
         let mut error = None;
         let state = match &*self.state() {

@@ -66,6 +66,7 @@ pub(super) async fn open_channel<S: SshSession>(
     client: &LocalSocket,
     target: &ChannelTarget,
 ) -> Result<OpenedChannel<S>, NotOpened> {
+    // One budget for all waits: a session that dies while the channel opens must not start the time again.
     let mut remaining = context.options.borrow().hold;
     loop {
         let session = match context.live_session() {

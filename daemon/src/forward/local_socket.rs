@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
-/// The `listen(2)` backlog: connections that the kernel queues before `accept`, as many as a tunnel serves at a time. The
-/// kernel may lower it (Linux: `net.core.somaxconn`).
+/// The `listen(2)` backlog: connections that the kernel queues before `accept`; equal to the number that a tunnel
+/// serves at a time. The kernel may lower it (Linux: `net.core.somaxconn`).
 pub(super) const LISTEN_BACKLOG: i32 = 1024;
 
 /// Pieces that are written with one system call.
@@ -25,13 +25,13 @@ const MAX_IO_SLICES: usize = 16;
 /// A connected socket on this machine.
 #[derive(Debug)]
 pub(crate) struct LocalSocket {
-    stream: Stream,
+    stream: LocalStream,
     /// Whether the drop closes the socket in order instead of resetting it.
     close_in_order: bool,
 }
 
 #[derive(Debug)]
-enum Stream {
+enum LocalStream {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
@@ -41,9 +41,9 @@ enum Stream {
 macro_rules! each {
     ($socket:expr, $stream:ident => $body:expr) => {
         match $socket {
-            Stream::Tcp($stream) => $body,
+            LocalStream::Tcp($stream) => $body,
             #[cfg(unix)]
-            Stream::Unix($stream) => $body,
+            LocalStream::Unix($stream) => $body,
         }
     };
 }
@@ -54,7 +54,7 @@ impl From<TcpStream> for LocalSocket {
         // connection is gone.
         let _ = stream.set_nodelay(true);
         Self {
-            stream: Stream::Tcp(stream),
+            stream: LocalStream::Tcp(stream),
             close_in_order: false,
         }
     }
@@ -64,7 +64,7 @@ impl From<TcpStream> for LocalSocket {
 impl From<UnixStream> for LocalSocket {
     fn from(stream: UnixStream) -> Self {
         Self {
-            stream: Stream::Unix(stream),
+            stream: LocalStream::Unix(stream),
             close_in_order: false,
         }
     }
@@ -74,9 +74,9 @@ impl LocalSocket {
     /// Returns the address of the other end; `None` for a Unix socket or if the connection is gone.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         match &self.stream {
-            Stream::Tcp(stream) => stream.peer_addr().ok(),
+            LocalStream::Tcp(stream) => stream.peer_addr().ok(),
             #[cfg(unix)]
-            Stream::Unix(_) => None,
+            LocalStream::Unix(_) => None,
         }
     }
 

@@ -38,7 +38,7 @@ pub(super) struct Relay<'a, S: SshSession> {
     pub(super) first_to_channel: Vec<u8>,
     /// Payload that the server's side sent during its handshake; written to the local socket first.
     pub(super) first_to_local: Vec<u8>,
-    /// The forward's byte counters.
+    /// The byte counters of the forward, in both directions, for its status.
     pub(super) counters: &'a Counters,
 }
 

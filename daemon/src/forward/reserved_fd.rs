@@ -17,6 +17,7 @@ pub(super) fn is_in_reserve(socket: &LocalSocket) -> bool {
     let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {
         return false;
     };
+    // Half at most: with a tiny limit some connections still have to be possible.
     let first_reserved = limit.saturating_sub(RESERVED_FDS.min(limit / 2));
     u64::try_from(socket.sock().as_raw_fd()).is_ok_and(|number| number >= first_reserved)
 }
@@ -57,6 +58,7 @@ impl ReservedFd {
     pub(super) fn with_one_freed<T>(&mut self, accept: impl FnOnce() -> Option<T>) -> bool {
         self.0 = None;
         let accepted = accept().is_some();
+        // Opened again at once; if another thread took the number, the next call works without it.
         self.0 = Self::open();
         accepted
     }

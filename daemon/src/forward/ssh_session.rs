@@ -23,7 +23,7 @@ pub enum ChannelTarget {
     Tcp {
         /// A name or a textual address. Bytes, because a SOCKS client may send a name that is not UTF-8.
         host: Vec<u8>,
-        /// The TCP port, 1 to 65535.
+        /// The TCP port that the server connects to, 1 to 65535.
         port: u16,
     },
     /// A Unix socket, opened as `direct-streamlocal@openssh.com`.
@@ -44,7 +44,7 @@ impl From<&Endpoint> for ChannelTarget {
 
 /// An established SSH session. Clones are handles to the same session.
 pub trait SshSession: Clone + Send + Sync + 'static {
-    /// An open channel.
+    /// An open channel, whose two directions end independently.
     type Channel: SshChannel;
     /// A channel that the server wants to open.
     type Incoming: IncomingChannel<Channel = Self::Channel>;

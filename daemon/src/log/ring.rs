@@ -19,12 +19,12 @@ const FEED_LENGTH: usize = 1024;
 /// Bounded history of the log, and a feed of the lines that are added to it.
 pub struct Ring {
     // Held for a push or a copy, never across an await.
-    history: Mutex<History>,
+    history: Mutex<LogHistory>,
     feed: broadcast::Sender<Arc<LogLine>>,
 }
 
 #[derive(Default)]
-struct History {
+struct LogHistory {
     /// Number of lines ever pushed; numbers the lines, to merge the queues in the order of their arrival.
     count: u64,
     /// Queue of each tunnel, by name; `None` is the queue of lines that concern no tunnel.
@@ -55,7 +55,7 @@ impl Ring {
         }
         queue.push_back((number, line.clone()));
         // Sent under the lock, so that a new follower neither misses this line nor gets it twice. The send fails if
-        // there is no follower, which is the normal case.
+        // without a follower, which is the normal case.
         let _ = self.feed.send(line);
     }
 
@@ -77,7 +77,7 @@ impl Ring {
     }
 }
 
-impl History {
+impl LogHistory {
     fn tail(&self, tunnel: Option<&str>, since: Option<Timestamp>) -> Vec<LogLine> {
         let mut found: Vec<_> = self
             .queues

@@ -45,6 +45,7 @@ impl<'a> RuntimeDir<'a> {
 
     pub(super) fn open_existing(endpoint: &'a Endpoint) -> Result<Self, ListenError> {
         let path = endpoint.state_dir();
+        // NOFOLLOW: a symbolic link would let its owner move the socket elsewhere.
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(|err| match err {
             rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => ListenError::UnsafeFolder {
@@ -78,6 +79,7 @@ impl<'a> RuntimeDir<'a> {
             return Err(refuse(format!("it belongs to user {}", meta.uid())));
         }
         let mode = meta.mode() & 0o777;
+        // The default directory is ours to correct. One that the user named may be shared for reading on purpose.
         if self.endpoint.is_default && mode & 0o077 != 0 {
             let private = std::fs::Permissions::from_mode(0o700);
             self.dir
@@ -91,6 +93,7 @@ impl<'a> RuntimeDir<'a> {
 
     fn lock_name(&self) -> OsString {
         let mut name = self.name.clone();
+        // A separate file: the socket itself cannot be locked before it exists.
         name.push(".lock");
         name
     }
@@ -98,6 +101,7 @@ impl<'a> RuntimeDir<'a> {
     pub(super) fn lock(&self) -> Result<File, ListenError> {
         let path = self.endpoint.beside("lock");
         let flags =
+            // NONBLOCK: a FIFO or a device in its place must not make the daemon wait.
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let mode = Mode::RUSR | Mode::WUSR;
         let file = rustix::fs::openat(&self.dir, self.lock_name(), flags, mode)
@@ -112,6 +116,7 @@ impl<'a> RuntimeDir<'a> {
                 what: "not a regular file of yours",
             });
         }
+        // The kernel releases it when the process ends, so that a killed daemon leaves nothing to clean up.
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -125,6 +130,7 @@ impl<'a> RuntimeDir<'a> {
             }
             Err(TryLockError::Error(err)) => return Err(failed("locking", &path, err)),
         }
+        // Only after the lock is held: another daemon's process id must stay readable.
         file.set_len(0)
             .and_then(|()| file.seek(SeekFrom::Start(0)))
             .and_then(|_| writeln!(file, "{}", std::process::id()))
@@ -150,6 +156,7 @@ impl<'a> RuntimeDir<'a> {
         let name = path
             .to_fs_name::<FilesystemUdSocket>()
             .map_err(|err| failed("naming the socket", path, err))?;
+        // Not removed by the library: on drop it would unlink the path even if another daemon's socket is there.
         let options = ListenerOptions::new().name(name).reclaim_name(false);
         // The mode is set before the socket has a name, so others cannot connect at any moment. Elsewhere the private
         // directory protects the socket until its mode is set.
@@ -173,6 +180,7 @@ impl<'a> RuntimeDir<'a> {
             Err(err) => return Err(failed("checking", path, err.into())),
         };
         let what = match FileType::from_raw_mode(stat.st_mode) {
+            // The lock is held, so that the daemon which made it is gone.
             FileType::Socket if stat.st_uid == euid() => {
                 return rustix::fs::unlinkat(&self.dir, &self.name, AtFlags::empty())
                     .map_err(|err| failed("removing the old socket", path, err.into()));

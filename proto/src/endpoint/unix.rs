@@ -34,6 +34,7 @@ pub(super) fn resolve(explicit: Option<&Path>, env: &Env) -> Result<Endpoint, Pa
     let (Some(dir), Some(_)) = (path.parent(), path.file_name()) else {
         return Err(PathError::NoFileName(path));
     };
+    // Checked here, because `bind` and `connect` would fail with a text that does not name the limit.
     if path.as_os_str().as_bytes().len() > MAX_PATH {
         return Err(PathError::TooLong {
             path,
@@ -51,6 +52,7 @@ pub(super) fn resolve(explicit: Option<&Path>, env: &Env) -> Result<Endpoint, Pa
 /// Returns the first directory that belongs to the user alone; never a shared one such as `/tmp`.
 fn default_dir(env: &Env, notes: &mut Vec<String>) -> Result<PathBuf, PathError> {
     if let Some(dir) = env.xdg_runtime_dir.as_deref().map(Path::new) {
+        // A note and not an error: the variable may be left over from before su or sudo.
         match check_runtime_dir(dir, true) {
             None => return Ok(dir.join("tunneld")),
             Some(reason) => notes.push(format!(
@@ -60,6 +62,7 @@ fn default_dir(env: &Env, notes: &mut Vec<String>) -> Result<PathBuf, PathError>
         }
     }
     let dir = env.run_user.join(euid().to_string());
+    // Programs without a login session, such as those of cron, have no XDG_RUNTIME_DIR, but must find the same socket.
     if check_runtime_dir(&dir, false).is_none() {
         return Ok(dir.join("tunneld"));
     }
@@ -76,6 +79,7 @@ fn check_runtime_dir(dir: &Path, private: bool) -> Option<String> {
         Ok(_) => return Some("it is not a directory".into()),
         Err(err) => return Some(err.to_string()),
     };
+    // The owner of the directory can replace the socket in it.
     if meta.uid() != euid() {
         return Some(format!("it belongs to user {}", meta.uid()));
     }
@@ -115,6 +119,7 @@ impl Stream {
     /// Returns the user id of the peer if it is neither this user nor root.
     fn foreign_uid(&self) -> io::Result<Option<u32>> {
         let uid = self.0.peer_cred()?.uid();
+        // Root may connect, and may run the daemon: it can do so in any case.
         Ok((uid != euid() && uid != 0).then_some(uid))
     }
 }
@@ -126,6 +131,7 @@ pub struct Hangup(OwnedFd);
 impl Hangup {
     /// Returns whether the peer has closed both directions. A half-close does not count: the peer may still read.
     pub fn is_hung_up(&self) -> bool {
+        // No events are asked for: hang-up and error are always reported, and unread bytes do not matter.
         let mut fds = [PollFd::new(&self.0, PollFlags::empty())];
         let polled = rustix::event::poll(&mut fds, Some(&Timespec::default()));
         let closed = PollFlags::HUP | PollFlags::ERR;
@@ -168,6 +174,7 @@ pub async fn connect(endpoint: &Endpoint) -> Result<Stream, ConnectError> {
         endpoint: endpoint.to_string(),
         source,
     };
+    // The owner of the path proves nothing, because another user may have bound it: the peer's credentials decide.
     let stream = match UnixStream::connect(endpoint.path()).await {
         Ok(stream) => Stream(stream),
         Err(source)
@@ -198,6 +205,7 @@ pub async fn connect(endpoint: &Endpoint) -> Result<Stream, ConnectError> {
 /// [`ListenError::Running`] if another daemon holds the lock; else what failed.
 pub fn listen(endpoint: &Endpoint) -> Result<Listener, ListenError> {
     let runtime_dir = RuntimeDir::open(endpoint)?;
+    // Before the socket is touched: only the holder of the lock may remove one.
     let lock = runtime_dir.lock()?;
     let inner = runtime_dir.bind()?;
     let bound = runtime_dir.socket_id()?;
@@ -247,6 +255,7 @@ impl Listener {
     pub fn is_in_place(&self) -> bool {
         RuntimeDir::open_existing(&self.endpoint)
             .and_then(|runtime_dir| runtime_dir.socket_id())
+            // Compared by device and inode: the path may belong to another daemon's socket by now.
             .is_ok_and(|id| id == self.bound)
     }
 
@@ -257,6 +266,7 @@ impl Listener {
     /// As [`listen`]. Existing connections are not affected.
     pub fn rebind(&mut self) -> Result<(), ListenError> {
         let runtime_dir = RuntimeDir::open(&self.endpoint)?;
+        // The directory was deleted and made again: the lock that is held protects a file that no other daemon sees.
         if !runtime_dir.is_lock(&self.lock) {
             self.lock = runtime_dir.lock()?;
         }

@@ -12,6 +12,7 @@ mod algorithms;
 mod answer_scope;
 mod auth;
 mod cli;
+mod cli_output;
 mod config_input;
 mod control;
 mod control_clients;

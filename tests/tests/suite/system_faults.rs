@@ -98,7 +98,7 @@ async fn a_frozen_journal_loses_only_log_lines() -> Result<()> {
     home.write("t.toml", &text)?;
     std::fs::create_dir_all(home.path("rundir/systemd/journal"))?;
     let journal = UnixDatagram::bind(home.path("rundir/systemd/journal/socket"))?;
-    // JOURNAL_STREAM with the device and inode of stderr tells a program that its stderr is the journal
+    // JOURNAL_STREAM with the device and inode of stderr shows a program that its stderr is the journal
     // (systemd.exec(5)), so that the daemon logs to the journal's socket.
     let Some(prefix) = mount_prefix(&format!(
         "mount --bind {} /run; export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2)",

@@ -48,7 +48,7 @@ pub fn list(kind: Kind, text: &str) -> Result<Vec<String>, String> {
     Ok(once)
 }
 
-/// The known algorithms that a name or a pattern stands for.
+/// The known algorithms that a name or a pattern selects.
 fn expand(kind: Kind, name: &str) -> Result<Vec<String>, String> {
     let all = || kind.known();
     if name.contains(['*', '?']) {

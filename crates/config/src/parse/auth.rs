@@ -59,6 +59,7 @@ fn answers(table: &mut Table<'_, '_>) -> Option<Spanned<Vec<Answer>>> {
             PromptPattern::new(text)
                 .map_err(|error| format!("`{text}` is not a regular expression: {error}"))
         });
+        // Both keys are read before either is missed, so that a wrong value is reported too.
         let command = answer.value("command", argv);
         for key in ["prompt", "command"] {
             if !entries.iter().any(|entry| entry.key == key) {
@@ -84,6 +85,7 @@ pub(crate) fn host_keys(table: &mut Table<'_, '_>, layer: &mut Layer) {
     layer.strict_host_key_checking = table.value("strict_host_key_checking", |node| {
         let word = match &node.value {
             Value::Bool(true) => "yes",
+            // TOML's booleans are accepted for ssh_config's words.
             Value::Bool(false) => "no",
             _ => string(node)?,
         };

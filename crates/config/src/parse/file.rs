@@ -12,7 +12,7 @@ use crate::log_filter;
 use crate::model::DaemonConfig;
 use crate::parse::destination::check_name;
 use crate::parse::table::{Table, expected, integer};
-use crate::parse::tree::{self, Entry, Value};
+use crate::parse::tree::{self, TableEntry, Value};
 use crate::parse::tunnel::{self, TableKind};
 
 /// The largest file that is read, in bytes: 1 MiB.
@@ -187,7 +187,7 @@ pub fn check_folder(dir: &Path, env: &Env) -> Result<(), Unreadable> {
 /// One `[tunnel.NAME]`, parsed but not resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedLayer {
-    /// The tunnel's name, checked.
+    /// The tunnel's name, checked: 1 to 64 letters, digits, dots, hyphens and underscores.
     pub name: String,
     /// Where the name is written; `None` if the tunnel came as JSON.
     pub span: Option<Span>,
@@ -260,7 +260,7 @@ pub fn parse(file: usize, text: &str) -> (ParsedFile, Vec<Diagnostic>) {
 }
 
 /// Takes one of the root's tables; reports it if it is not a table.
-fn section<'a>(table: &mut Table<'a, '_>, key: &'static str) -> Option<&'a Entry> {
+fn section<'a>(table: &mut Table<'a, '_>, key: &'static str) -> Option<&'a TableEntry> {
     let entry = table.entry(key)?;
     if matches!(entry.node.value, Value::Table(_)) {
         return Some(entry);
@@ -274,14 +274,14 @@ fn section<'a>(table: &mut Table<'a, '_>, key: &'static str) -> Option<&'a Entry
     None
 }
 
-fn entries_of(entry: &Entry) -> &[Entry] {
+fn entries_of(entry: &TableEntry) -> &[TableEntry] {
     match &entry.node.value {
         Value::Table(entries) => entries,
         _ => &[],
     }
 }
 
-fn tunnel(entry: &Entry, diagnostics: &mut Vec<Diagnostic>) -> Option<NamedLayer> {
+fn tunnel(entry: &TableEntry, diagnostics: &mut Vec<Diagnostic>) -> Option<NamedLayer> {
     if let Err(error) = check_name(&entry.key) {
         diagnostics.push(Diagnostic::new(entry.span, error));
     }
@@ -301,7 +301,7 @@ fn tunnel(entry: &Entry, diagnostics: &mut Vec<Diagnostic>) -> Option<NamedLayer
     })
 }
 
-fn daemon(entries: &[Entry], diagnostics: &mut Vec<Diagnostic>) -> DaemonConfig {
+fn daemon(entries: &[TableEntry], diagnostics: &mut Vec<Diagnostic>) -> DaemonConfig {
     let known = keys::daemon_keys().map(|key| key.name);
     let known = known.chain(RESERVED_DAEMON_KEYS.iter().copied());
     let mut table = Table::new("[daemon]", known, entries, diagnostics);

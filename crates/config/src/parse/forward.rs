@@ -13,7 +13,7 @@ pub const MAX_SOCKET_PATH: usize = 107;
 
 /// The kind of a forward, which decides its grammar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ForwardGrammar {
     /// `ssh -L`, LocalForward, `local_forward`.
     Local,
     /// `ssh -R`, RemoteForward, `remote_forward`.
@@ -22,7 +22,7 @@ pub enum Kind {
     Dynamic,
 }
 
-impl Kind {
+impl ForwardGrammar {
     /// The grammar in one sentence, as help for error messages.
     pub fn grammar(self) -> &'static str {
         match self {
@@ -50,7 +50,8 @@ fn bad<T>(why: impl Into<String>) -> Result<T, ForwardError> {
 ///
 /// # Errors
 /// Which part is wrong and why.
-pub fn parse(kind: Kind, text: &str) -> Result<Forward, ForwardError> {
+pub fn parse(kind: ForwardGrammar, text: &str) -> Result<Forward, ForwardError> {
+    // A tab separates words in ssh_config.
     if let Some(c) = text.chars().find(|c| c.is_control() && *c != '\t') {
         return bad(format!(
             "the forward contains the control character U+{:04X}",
@@ -60,35 +61,48 @@ pub fn parse(kind: Kind, text: &str) -> Result<Forward, ForwardError> {
     let words = values::split_words(text).map_err(ForwardError)?;
     match (kind, words.as_slice()) {
         (_, []) => bad("the forward is empty"),
-        (Kind::Dynamic, [one]) => Ok(Forward::Dynamic {
+        (ForwardGrammar::Dynamic, [one]) => Ok(Forward::Dynamic {
             listen: listen(&fields(one)?)?,
         }),
-        (Kind::Dynamic, _) => bad("a dynamic forward has no target: the SOCKS clients choose it"),
-        (Kind::Local | Kind::Remote, [one]) => command_line(kind, one),
-        (Kind::Local | Kind::Remote, [from, to]) => {
+        (ForwardGrammar::Dynamic, _) => {
+            bad("a dynamic forward has no target: the SOCKS clients choose it")
+        }
+        (ForwardGrammar::Local | ForwardGrammar::Remote, [one]) => command_line(kind, one),
+        (ForwardGrammar::Local | ForwardGrammar::Remote, [from, to]) => {
             build(kind, listen(&fields(from)?)?, Some(target(&fields(to)?)?))
         }
         _ => bad("the forward has more than two parts; it is a listening side and a target"),
     }
 }
 
-fn build(kind: Kind, listen: ListenAddr, to: Option<Endpoint>) -> Result<Forward, ForwardError> {
+fn build(
+    kind: ForwardGrammar,
+    listen: ListenAddr,
+    to: Option<Endpoint>,
+) -> Result<Forward, ForwardError> {
     match (kind, to) {
-        (Kind::Local, Some(to)) => Ok(Forward::Local { listen, to }),
-        (Kind::Remote, to) => Ok(Forward::Remote { listen, to }),
-        (Kind::Local, None) => bad("the target is missing"),
-        (Kind::Dynamic, _) => Ok(Forward::Dynamic { listen }),
+        (ForwardGrammar::Local, Some(to)) => Ok(Forward::Local { listen, to }),
+        // Without a target it is reverse SOCKS (`ssh -R port`).
+        (ForwardGrammar::Remote, to) => Ok(Forward::Remote { listen, to }),
+        (ForwardGrammar::Local, None) => bad("the target is missing"),
+        (ForwardGrammar::Dynamic, _) => Ok(Forward::Dynamic { listen }),
     }
 }
 
 /// Parses the command line's form `[bind:]port:host:hostport`, with a path for either side. Where the listening side
 /// ends depends on the number of fields and on which are paths.
-fn command_line(kind: Kind, word: &str) -> Result<Forward, ForwardError> {
+fn command_line(kind: ForwardGrammar, word: &str) -> Result<Forward, ForwardError> {
     let fields = fields(word)?;
     let (from, to) = match fields.as_slice() {
-        [Field::Path(_)] | [Field::Text(_)] if kind == Kind::Remote => (fields.as_slice(), None),
-        [Field::Text(_), Field::Text(_)] if kind == Kind::Remote => (fields.as_slice(), None),
+        // A remote forward may lack the target, so that one or two fields can only be the listening side.
+        [Field::Path(_)] | [Field::Text(_)] if kind == ForwardGrammar::Remote => {
+            (fields.as_slice(), None)
+        }
+        [Field::Text(_), Field::Text(_)] if kind == ForwardGrammar::Remote => {
+            (fields.as_slice(), None)
+        }
         [from @ Field::Path(_), to @ ..] => (std::slice::from_ref(from), Some(to)),
+        // The target is read from the end: its host may not be left out, the bind address may.
         [from @ .., Field::Path(_)] => (from, fields.get(fields.len() - 1..)),
         [from @ .., _, _] => (from, fields.get(fields.len() - 2..)),
         _ => return bad("the target is missing"),
@@ -112,6 +126,7 @@ fn fields(word: &str) -> Result<Vec<Field>, ForwardError> {
     let mut fields = Vec::new();
     let mut rest = word;
     loop {
+        // In brackets a colon does not separate: IPv6 addresses.
         let (field, after) = if let Some(inside) = rest.strip_prefix('[') {
             let Some((address, after)) = inside.split_once(']') else {
                 return bad(format!("`[` is not closed in `{word}`"));
@@ -180,6 +195,7 @@ fn target(fields: &[Field]) -> Result<Endpoint, ForwardError> {
         [Field::Path(path)] => Ok(Endpoint::Unix(socket(path)?)),
         [Field::Text(host), Field::Text(port)] => {
             let port = self::port("target's", port)?;
+            // 0 means "any free port", which only a listener can have.
             if port == 0 {
                 return bad("the target's port is 0; it must be 1 to 65535");
             }
@@ -210,6 +226,7 @@ fn name(what: &str, text: &str) -> Result<String, ForwardError> {
     }
     match text
         .chars()
+        // Host names with characters of a shell are refused early: names reach logs, commands and the server.
         .find(|c| c.is_whitespace() || "/\\\"'`$;&<>|(){}[]*?!,@".contains(*c))
     {
         Some(c) => bad(format!("the {what} `{text}` contains `{c}`")),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tunneld_proto::duration;
 
 use crate::diagnostic::{Diagnostic, Span, Spanned, did_you_mean};
-use crate::parse::tree::{Entry, Node, Value};
+use crate::parse::tree::{Node, TableEntry, Value};
 
 /// The most unknown keys of one table that are reported one by one.
 const MAX_UNKNOWN_KEYS: usize = 20;
@@ -14,7 +14,7 @@ const MAX_UNKNOWN_KEYS: usize = 20;
 /// A table that is being read. Each method that reads a key takes its entry out; [`Table::finish`] reports the rest.
 pub(crate) struct Table<'e, 'd> {
     title: String,
-    entries: Vec<Option<&'e Entry>>,
+    entries: Vec<Option<&'e TableEntry>>,
     known_keys: Vec<&'static str>,
     diagnostics: &'d mut Vec<Diagnostic>,
 }
@@ -24,7 +24,7 @@ impl<'e, 'd> Table<'e, 'd> {
     pub(crate) fn new(
         title: impl Into<String>,
         known_keys: impl IntoIterator<Item = &'static str>,
-        entries: &'e [Entry],
+        entries: &'e [TableEntry],
         diagnostics: &'d mut Vec<Diagnostic>,
     ) -> Self {
         Self {
@@ -40,7 +40,7 @@ impl<'e, 'd> Table<'e, 'd> {
         &mut self,
         title: &str,
         known_keys: &[&'static str],
-        entries: &'i [Entry],
+        entries: &'i [TableEntry],
     ) -> Table<'i, '_> {
         Table::new(title, known_keys.iter().copied(), entries, self.diagnostics)
     }
@@ -58,7 +58,7 @@ impl<'e, 'd> Table<'e, 'd> {
     }
 
     /// Takes an entry out; `None` if the table does not have it or it was taken before.
-    pub(crate) fn entry(&mut self, key: &'static str) -> Option<&'e Entry> {
+    pub(crate) fn entry(&mut self, key: &'static str) -> Option<&'e TableEntry> {
         // A key that is read and not in the list would never be suggested.
         debug_assert!(
             self.known_keys.contains(&key),
@@ -69,6 +69,7 @@ impl<'e, 'd> Table<'e, 'd> {
             .entries
             .iter_mut()
             .find(|slot| slot.is_some_and(|entry| entry.key == key))?;
+        // Taken out, so that `finish` finds only the keys that were never read.
         slot.take()
     }
 
@@ -77,7 +78,7 @@ impl<'e, 'd> Table<'e, 'd> {
         self.entry(key).map(|entry| &entry.node)
     }
 
-    /// Reads a value with `parse`, whose errors are reported under the key's name; `None` if there is no usable value.
+    /// Reads a value with `parse`, whose errors are reported under the key's name; `None` without a usable value.
     pub(crate) fn value<T>(
         &mut self,
         key: &'static str,
@@ -152,6 +153,7 @@ impl<'e, 'd> Table<'e, 'd> {
         let node = self.node(key)?;
         let items = match &node.value {
             Value::Array(items) => items.as_slice(),
+            // A single value is a list of one: `identity_file = "~/.ssh/id"`.
             _ => std::slice::from_ref(node),
         };
         let mut list = Vec::with_capacity(items.len());
@@ -161,6 +163,7 @@ impl<'e, 'd> Table<'e, 'd> {
                     value,
                     span: item.span,
                 }),
+                // The other items are still read, so that all errors of a list are shown at once.
                 Err(error) => self.report_value(key, item.span, error),
             }
         }
@@ -196,6 +199,7 @@ impl<'e, 'd> Table<'e, 'd> {
     /// Reports every key that was not read, with the known key that was probably meant.
     pub(crate) fn finish(self) {
         for (number, entry) in self.entries.into_iter().flatten().enumerate() {
+            // A file that is not a configuration would otherwise fill the screen.
             if number == MAX_UNKNOWN_KEYS {
                 let message = format!(
                     "more than {MAX_UNKNOWN_KEYS} unknown keys in {}",
@@ -278,6 +282,7 @@ pub(crate) fn string(node: &Node) -> Result<&str, ValueError> {
     if text.is_empty() {
         return Err("expected a string that is not empty".to_owned().into());
     }
+    // Strings reach terminals, logs and the arguments of ssh, where a control character could do harm.
     if let Some(c) = text.chars().find(|c| c.is_control()) {
         return Err(format!("contains the control character U+{:04X}", u32::from(c)).into());
     }
@@ -289,6 +294,7 @@ pub(crate) fn boolean(node: &Node) -> Result<bool, ValueError> {
     match &node.value {
         Value::Bool(value) => Ok(*value),
         Value::String(text) => match text.to_ascii_lowercase().as_str() {
+            // ssh_config's words work as well, for values that were copied from it.
             "yes" | "true" => Ok(true),
             "no" | "false" => Ok(false),
             _ => Err(format!("expected true or false, found \"{text}\"").into()),
@@ -320,6 +326,7 @@ pub(crate) fn integer(node: &Node, range: &RangeInclusive<i64>) -> Result<i64, V
 pub(crate) fn time(node: &Node, range: &RangeInclusive<Duration>) -> Result<Duration, ValueError> {
     let wanted = time_range(range);
     let time = match &node.value {
+        // A number without a unit is in seconds, as in ssh_config.
         Value::Integer(seconds) => match u64::try_from(*seconds) {
             Ok(seconds) => Duration::from_secs(seconds),
             Err(_) => return Err(format!("expected {wanted}, found {seconds}").into()),
@@ -384,6 +391,7 @@ pub(crate) fn argv(node: &Node) -> Result<Vec<String>, ValueError> {
     let mut argv = Vec::with_capacity(items.len());
     for item in items {
         match &item.value {
+            // An argument of exec(3) ends at its first NUL.
             Value::String(text) if text.contains('\0') => {
                 return Err(ValueError::from("contains a NUL byte".to_owned()).at(item.span));
             }

@@ -18,22 +18,22 @@ pub struct Node {
 pub enum Value {
     /// The literal `true` or `false`.
     Bool(bool),
-    /// An integer of 64 bits.
+    /// An integer of 64 bits, in any of TOML's four notations.
     Integer(i64),
     /// A type that no key accepts (a larger integer, a float, a date, null), as its name with an article.
     Other(&'static str),
-    /// A string, escapes resolved.
+    /// A string with its escapes resolved, in any of TOML's four notations.
     String(String),
     /// An array, whose items may differ in type.
     Array(Vec<Node>),
     /// A table, in the order it is written.
-    Table(Vec<Entry>),
+    Table(Vec<TableEntry>),
 }
 
 /// A key and its value.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
-    /// The key, without quotes.
+pub struct TableEntry {
+    /// The key without quotes and without the names of the tables around it.
     pub key: String,
     /// Where the key is written; `None` in JSON.
     pub span: Option<Span>,
@@ -85,10 +85,10 @@ fn span(file: usize, range: std::ops::Range<usize>) -> Option<Span> {
     })
 }
 
-fn entries(file: usize, table: DeTable<'_>) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = table
+fn entries(file: usize, table: DeTable<'_>) -> Vec<TableEntry> {
+    let mut entries: Vec<TableEntry> = table
         .into_iter()
-        .map(|(key, value)| Entry {
+        .map(|(key, value)| TableEntry {
             span: span(file, key.span()),
             key: key.into_inner().into_owned(),
             node: Node {
@@ -141,7 +141,7 @@ pub fn from_json(value: &serde_json::Value) -> Node {
         Json::Array(values) => Value::Array(values.iter().map(from_json).collect()),
         Json::Object(map) => Value::Table(
             map.iter()
-                .map(|(key, value)| Entry {
+                .map(|(key, value)| TableEntry {
                     key: key.clone(),
                     span: None,
                     node: from_json(value),

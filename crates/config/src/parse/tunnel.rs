@@ -12,7 +12,7 @@ use crate::parse::destination::{self, check_host, check_user};
 use crate::parse::forward;
 use crate::parse::lists::{flatten, narrow};
 use crate::parse::table::{Table, ValueError, boolean, expected, integer, short_time, string};
-use crate::parse::tree::{Entry, Node, Value};
+use crate::parse::tree::{Node, TableEntry, Value};
 use crate::parse::values;
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -38,7 +38,7 @@ pub(crate) enum TableKind {
 pub(crate) fn layer(
     kind: TableKind,
     title: &str,
-    entries: &[Entry],
+    entries: &[TableEntry],
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Layer {
     let known = keys::tunnel_keys().map(|key| key.name);
@@ -47,6 +47,7 @@ pub(crate) fn layer(
     let mut layer = Layer::default();
     if kind == TableKind::Defaults {
         for key in keys::tunnel_keys().filter(|key| key.tunnel_only) {
+            // A key such as `host` in `[defaults]` would apply to every tunnel at once.
             table.reject_misplaced(key.name, "[tunnel.NAME]");
         }
     }
@@ -201,9 +202,10 @@ fn liveness(table: &mut Table<'_, '_>, layer: &mut Layer) {
 
 fn forwards(table: &mut Table<'_, '_>, layer: &mut Layer) {
     layer.gateway_ports = table.boolean("gateway_ports");
-    layer.local_forward = forward_list(table, "local_forward", forward::Kind::Local);
-    layer.remote_forward = forward_list(table, "remote_forward", forward::Kind::Remote);
-    layer.dynamic_forward = forward_list(table, "dynamic_forward", forward::Kind::Dynamic);
+    layer.local_forward = forward_list(table, "local_forward", forward::ForwardGrammar::Local);
+    layer.remote_forward = forward_list(table, "remote_forward", forward::ForwardGrammar::Remote);
+    layer.dynamic_forward =
+        forward_list(table, "dynamic_forward", forward::ForwardGrammar::Dynamic);
     layer.clear_all_forwardings = table.boolean("clear_all_forwardings");
     layer.exit_on_forward_failure = table.boolean("exit_on_forward_failure");
     layer.stream_local_bind_unlink = table.boolean("stream_local_bind_unlink");
@@ -230,11 +232,11 @@ fn forwards(table: &mut Table<'_, '_>, layer: &mut Layer) {
 fn forward_list(
     table: &mut Table<'_, '_>,
     key: &'static str,
-    kind: forward::Kind,
+    kind: forward::ForwardGrammar,
 ) -> Option<Spanned<Vec<Spanned<Forward>>>> {
     table.list(key, |node| {
         let text = match &node.value {
-            Value::Integer(port) if kind != forward::Kind::Local => port.to_string(),
+            Value::Integer(port) if kind != forward::ForwardGrammar::Local => port.to_string(),
             Value::String(text) => text.clone(),
             _ => return Err(expected("a forward as a string", node).help(kind.grammar())),
         };

@@ -31,7 +31,7 @@ const UNMENTIONED_HOST: &str = "tunneld.invalid";
 #[derive(Debug, Clone)]
 pub(crate) struct ResolveRequest {
     pub(crate) name: String,
-    /// The keys of its own table.
+    /// The keys of the tunnel's table.
     pub(crate) layer: Layer,
     /// The `[defaults]` that apply to it.
     pub(crate) defaults: Layer,
@@ -71,6 +71,7 @@ impl<'a> TunnelResolver<'a> {
         Self {
             env,
             ssh: env.ssh.as_ref().map(ssh),
+            // Atomic, because many tunnels are resolved concurrently through a shared reference.
             unanswered: AtomicBool::new(false),
         }
     }
@@ -102,6 +103,7 @@ impl<'a> TunnelResolver<'a> {
             return None;
         }
         let config = config.display();
+        // Without the ssh program the user's settings would be ignored without a word.
         if self.baseline(&ConfigFiles::Nothing).await == Err(QueryError::NotFound) {
             return Some(format!(
                 "{config} is not read: the ssh program was not found; install the OpenSSH client"
@@ -150,6 +152,7 @@ impl<'a> TunnelResolver<'a> {
                 resolver: self,
                 defaults: request.defaults.for_hop(),
                 ssh_config: layer.ssh_config.clone(),
+                // The target counts: a jump host that leads back to it is a loop.
                 visited: vec![HopIdentity::of(&route)],
                 notes: &mut notes,
             };
@@ -207,38 +210,43 @@ impl<'a> TunnelResolver<'a> {
             jump: jump.cloned(),
         };
         match ssh.ask(&query).await {
-            Ok(text) => {
-                let host = SshGOutput::parse(&text);
-                // Cached by `SshG`: asked once per load, not once per tunnel.
-                let built_in = self
-                    .baseline(&ConfigFiles::Nothing)
-                    .await
-                    .map_err(|why| error(why.to_string()))?;
-                let system = match &query.files {
-                    // A system without this file says nothing about any host.
-                    ConfigFiles::Usual => self
-                        .baseline(&ConfigFiles::Only(PathBuf::from("/etc/ssh/ssh_config")))
-                        .await
-                        .unwrap_or_else(|_| built_in.clone()),
-                    ConfigFiles::Only(_) | ConfigFiles::Nothing => built_in.clone(),
-                };
-                let config = EffectiveConfig {
-                    host: &host,
-                    built_in: &built_in,
-                    system: &system,
-                };
-                ssh_options::read(config, destination, self.env)
-                    .map(Some)
-                    .map_err(error)
-            }
+            Ok(text) => self
+                .effective(&query, &SshGOutput::parse(&text))
+                .await
+                .map(Some)
+                .map_err(error),
             Err(QueryError::NotFound) => without_ssh(&query.files).map_err(error),
             Err(why) => {
+                // These may pass by themselves; a wrong ssh_config needs an edit, which is noticed.
                 if matches!(why, QueryError::Timeout | QueryError::Failed(_)) {
                     self.unanswered.store(true, Ordering::Relaxed);
                 }
                 Err(error(why.to_string()))
             }
         }
+    }
+
+    /// What ssh_config says about the host of `query`, without what it says about every host.
+    async fn effective(&self, query: &SshGQuery, host: &SshGOutput) -> Result<SshOptions, String> {
+        // Cached by `SshG`: asked once per load, not once per tunnel.
+        let built_in = self
+            .baseline(&ConfigFiles::Nothing)
+            .await
+            .map_err(|why| why.to_string())?;
+        let system = match &query.files {
+            // A system without this file says nothing about any host.
+            ConfigFiles::Usual => self
+                .baseline(&ConfigFiles::Only(PathBuf::from("/etc/ssh/ssh_config")))
+                .await
+                .unwrap_or_else(|_| built_in.clone()),
+            ConfigFiles::Only(_) | ConfigFiles::Nothing => built_in.clone(),
+        };
+        let config = EffectiveConfig {
+            host,
+            built_in: &built_in,
+            system: &system,
+        };
+        ssh_options::read(config, &query.destination, self.env)
     }
 
     /// What ssh prints about a host that these files do not mention.
@@ -302,14 +310,18 @@ impl JumpChain<'_, '_> {
         let mut chain: Vec<Route> = Vec::new();
         let mut pending = hops.to_vec();
         while !pending.is_empty() {
+            // Before the next hops are asked about: each one costs an `ssh -G`.
             if chain.len() + pending.len() > MAX_HOPS {
                 return Err(format!("the chain has more than {MAX_HOPS} hops"));
             }
             let mut part = Vec::with_capacity(pending.len());
             let mut before = Vec::new();
             for (index, hop) in pending.iter().enumerate() {
+                // The query names the hop before it, through which ssh would connect.
                 let jump = index.checked_sub(1).and_then(|index| pending.get(index));
                 let mut resolved = self.hop(hop, jump).await?;
+                // Only the first hop's own ProxyJump or ProxyCommand counts: ssh reaches the others through the hop
+                // before.
                 if index == 0 {
                     before = resolved.hops;
                 } else {

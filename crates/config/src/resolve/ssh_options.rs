@@ -10,7 +10,7 @@ use crate::keys;
 use crate::layer::{Jump, Layer};
 use crate::model::{AddressFamily, Forward, UpdateHostKeys};
 use crate::parse::destination::{self, check_alias};
-use crate::parse::forward::{self, Kind};
+use crate::parse::forward::{self, ForwardGrammar};
 use crate::parse::values;
 use crate::resolve::ssh_values::{Values, unless_none, unspanned};
 use crate::ssh_config::output::EffectiveConfig;
@@ -260,7 +260,7 @@ fn jump(
 
 /// LocalForward, RemoteForward and DynamicForward. One that cannot be parsed gets a note: the tunnel may do without.
 fn read_forwards(values: Values<'_>, options: &mut SshOptions) {
-    let mut read = |key: &str, kind: Kind| {
+    let mut read = |key: &str, kind: ForwardGrammar| {
         let mut forwards = Vec::new();
         for line in values.all(key)? {
             // ssh -G's spelling of a remote forward without a target.
@@ -276,9 +276,9 @@ fn read_forwards(values: Values<'_>, options: &mut SshOptions) {
         }
         Some(unspanned(forwards))
     };
-    let local = read("local_forward", Kind::Local);
-    let remote = read("remote_forward", Kind::Remote);
-    let dynamic = read("dynamic_forward", Kind::Dynamic);
+    let local = read("local_forward", ForwardGrammar::Local);
+    let remote = read("remote_forward", ForwardGrammar::Remote);
+    let dynamic = read("dynamic_forward", ForwardGrammar::Dynamic);
     // ssh -G prints a LocalForward to a Unix socket a second time, as a DynamicForward.
     let dynamic = dynamic.map(|mut dynamic| {
         dynamic

@@ -36,6 +36,7 @@ impl<'a> Values<'a> {
 
     pub(super) fn flag(self, key: &str) -> Option<Spanned<bool>> {
         let word = self.first(key)?;
+        // `ssh -G` prints yes and no for some keywords, true and false for others.
         Some(unspanned(!matches!(word, "no" | "false" | "none")))
     }
 
@@ -102,6 +103,8 @@ fn split_paths(line: &str) -> Vec<String> {
     let begins_path =
         |word: &str| word.starts_with(['/', '~', '%', '$']) || word.get(1..2) == Some(":");
     let mut paths: Vec<String> = Vec::new();
+    // `ssh -G` joins several paths with blanks and does not quote them: a word that cannot begin a path continues the
+    // last.
     for word in line.split(' ') {
         match paths.last_mut() {
             Some(last) if begins_path(last) && !begins_path(word) => {

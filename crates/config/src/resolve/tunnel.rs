@@ -67,7 +67,7 @@ pub fn query_destination(name: &str, layer: &Layer) -> Destination {
 }
 
 /// Where a tunnel or jump host leads to.
-struct Target {
+struct SshTarget {
     /// The host as it is written.
     alias: String,
     /// The host name or address to dial.
@@ -76,7 +76,7 @@ struct Target {
     user: String,
 }
 
-impl Target {
+impl SshTarget {
     fn of(name: &str, toml: &Layer, ssh: Option<&SshOptions>, env: &Env) -> Self {
         let written = query_destination(name, toml);
         let ssh_layer = ssh.map(|ssh| &ssh.layer);
@@ -121,7 +121,7 @@ pub fn resolve(
     let no_layer = Layer::default();
     let ssh_layer = ssh.map_or(&no_layer, |ssh| &ssh.layer);
     let layer = merge(toml, ssh_layer);
-    let target = Target::of(name, toml, ssh, env);
+    let target = SshTarget::of(name, toml, ssh, env);
     let jump_host = last_hop(&layer);
     let mut expander = Expander {
         values: TokenValues {
@@ -140,12 +140,14 @@ pub fn resolve(
         notes: ssh.map(|ssh| ssh.notes.clone()).unwrap_or_default(),
     };
     let span = toml.host.as_ref().and_then(|host| host.span);
+    // On the final values: HostName in ssh_config may be anything, and the host reaches a shell in ProxyCommand.
     for error in target.unsafe_parts() {
         expander.diagnostics.push(Diagnostic::new(span, error));
     }
     let (route, hops) = route(&mut expander, &layer, &target);
     // Not from the merged layer, as the forwards of both are added up.
     let forwards = forwards::resolve(&mut expander, toml, ssh_layer);
+    // All errors are collected first, so that the user sees them at once.
     if expander.diagnostics.is_empty() {
         Ok(Resolved {
             route,
@@ -161,7 +163,11 @@ pub fn resolve(
 }
 
 /// Makes the route, and the jump hosts that are still to be resolved.
-fn route(expander: &mut Expander<'_>, layer: &Layer, target: &Target) -> (Route, Vec<Destination>) {
+fn route(
+    expander: &mut Expander<'_>,
+    layer: &Layer,
+    target: &SshTarget,
+) -> (Route, Vec<Destination>) {
     let (via, hops) = via(expander, layer);
     let route = Route {
         alias: target.alias.clone(),
@@ -187,6 +193,7 @@ fn route(expander: &mut Expander<'_>, layer: &Layer, target: &Target) -> (Route,
 /// lower: each of the two says alone how the host is reached.
 pub(crate) fn merge(upper: &Layer, lower: &Layer) -> Layer {
     let mut layer = upper.clone().or(lower);
+    // The two are one setting: an upper layer's ProxyJump must not be combined with a lower layer's ProxyCommand.
     if upper.proxy_jump.is_some() || upper.proxy_command.is_some() {
         layer.proxy_jump = upper.proxy_jump.clone();
         layer.proxy_command = upper.proxy_command.clone();
@@ -279,6 +286,7 @@ fn auth_methods(expander: &mut Expander<'_>, layer: &Layer) -> Vec<String> {
             .map(|name| (*name).to_owned())
             .collect()
     });
+    // Both settings count, as in ssh: a method has to be enabled and preferred.
     methods.retain(|method| {
         !is_off(match method.as_str() {
             "publickey" => &layer.pubkey_authentication,
@@ -351,6 +359,7 @@ fn liveness(expander: &mut Expander<'_>, layer: &Layer) -> Liveness {
         count_max: value(&layer.server_alive_count_max).unwrap_or(3),
         tcp_keep_alive: value(&layer.tcp_keep_alive).unwrap_or(true),
         backoff_initial: initial,
+        // A long `initial` alone raises the default maximum; only an explicit one that is smaller is an error.
         backoff_max: max.unwrap_or(default_max).max(initial),
     }
 }

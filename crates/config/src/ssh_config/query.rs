@@ -48,7 +48,7 @@ pub enum ConfigFiles {
     Usual,
     /// Only this file: `-F PATH`.
     Only(PathBuf),
-    /// No file: `-F none`.
+    /// No file at all (`-F none`): prints ssh's built-in values.
     Nothing,
 }
 
@@ -95,7 +95,7 @@ impl SshG {
     /// Returns what `ssh -G` prints about a destination.
     ///
     /// # Errors
-    /// Why there is no answer.
+    /// Why `ssh -G` gave no answer.
     ///
     /// # Cancel safety
     /// If the future is dropped, another caller with the same question continues the run; without one, the program is

@@ -1,4 +1,4 @@
-//! Expands `%`-tokens, `${NAME}` and `~` (ssh_config(5), TOKENS) in one pass: what a token stands for is never expanded
+//! Expands `%`-tokens, `${NAME}` and `~` (ssh_config(5), TOKENS) in one pass: the value of a token is never expanded
 //! again.
 
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use crate::env::Env;
 /// The kinds of keywords, by the tokens that they accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keyword {
-    /// HostName: `%% %h`.
+    /// HostName, which knows only `%%` and `%h`, the host as it was written.
     HostName,
     /// ProxyCommand and ProxyJump: `%% %h %n %p %r`.
     Proxy,

@@ -93,7 +93,7 @@ enum Marker {
 }
 
 #[derive(Debug, Clone)]
-struct Line {
+struct KnownHostLine {
     location: Location,
     marker: Marker,
     blob: Vec<u8>,
@@ -112,9 +112,9 @@ struct Line {
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct KnownHost {
-    lines: Vec<Line>,
+    lines: Vec<KnownHostLine>,
     /// Lines that match the host name without its port; empty for port 22.
-    bare: Vec<Line>,
+    bare: Vec<KnownHostLine>,
 }
 
 impl KnownHost {
@@ -185,7 +185,7 @@ impl KnownHost {
         self.authorities().next().is_some()
     }
 
-    fn authorities(&self) -> impl Iterator<Item = &Line> {
+    fn authorities(&self) -> impl Iterator<Item = &KnownHostLine> {
         self.lines
             .iter()
             .chain(&self.bare)
@@ -195,7 +195,7 @@ impl KnownHost {
     /// Returns the types of the listed plain keys in file order, each once. The handshake offers these algorithms first,
     /// so that a server with several keys shows one that can be verified.
     pub fn key_types(&self) -> Vec<String> {
-        let of = |lines: &[Line]| {
+        let of = |lines: &[KnownHostLine]| {
             let mut types = Vec::new();
             for line in lines {
                 if line.marker == Marker::Plain && !types.contains(&line.location.key_type) {
@@ -218,14 +218,14 @@ impl KnownHost {
     }
 }
 
-fn revoked(lines: &[Line], blob: &[u8]) -> Option<Location> {
+fn revoked(lines: &[KnownHostLine], blob: &[u8]) -> Option<Location> {
     let found = lines
         .iter()
         .find(|line| line.marker == Marker::Revoked && line.blob == blob);
     found.map(|line| line.location.clone())
 }
 
-fn judge_plain(lines: &[Line], blob: &[u8]) -> HostKeyStatus {
+fn judge_plain(lines: &[KnownHostLine], blob: &[u8]) -> HostKeyStatus {
     let mut other = None;
     for line in lines.iter().filter(|line| line.marker == Marker::Plain) {
         if line.blob == blob {
@@ -280,12 +280,12 @@ fn marked(text: &str) -> Option<(Marker, &str)> {
 }
 
 impl RawLine<'_> {
-    fn validate(&self, file: &str, line: usize) -> Option<Line> {
+    fn validate(&self, file: &str, line: usize) -> Option<KnownHostLine> {
         let blob = Base64::decode_vec(self.key.trim_end_matches('\r')).ok()?;
         if !key::is_valid(self.key_type, &blob) {
             return None;
         }
-        Some(Line {
+        Some(KnownHostLine {
             location: Location {
                 file: file.to_owned(),
                 line,

@@ -49,7 +49,7 @@ fn keygen(args: &[&str], file: &Path) -> String {
     String::from_utf8(done.stdout).unwrap()
 }
 
-/// The key `pem` in OpenSSH's format, and its public key as ssh-keygen tells it.
+/// The key `pem` in OpenSSH's format, and its public key as ssh-keygen prints it.
 fn openssh(dir: &Path, pem: &str, cipher: &str, passphrase: &str) -> (String, String) {
     let file = dir.join("key");
     fs::write(&file, pem).unwrap();

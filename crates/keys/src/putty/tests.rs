@@ -198,7 +198,7 @@ fn truncated_or_modified_files_are_refused() {
     }
     for (from, to, why) in [
         ("File-3", "File-1", "version 1 of PuTTY's format"),
-        ("File-3: ssh-ed25519", "File-3: ssh-dss", "the type ssh-dss"),
+        ("File-3: ssh-ed25519", "File-3: ssh-dss", "type ssh-dss"),
         ("File-3: ssh-ed25519", "File-3: ssh-rsa", "not of the type"),
         ("aes256-cbc", "rot13", "the encryption rot13"),
         ("Comment: ", "Comments: ", "the line `Comment`"),

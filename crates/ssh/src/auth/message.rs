@@ -35,6 +35,7 @@ pub(crate) fn service_request() -> SecretMessage {
 pub(crate) fn request(user: &str, method: &str, fields_len: usize) -> SecretMessage {
     let mut out = start(user.len() + fields_len, REQUEST);
     out.string(user);
+    // The service that starts after the login (RFC 4254); the only one that is ever requested.
     out.string("ssh-connection");
     out.string(method);
     out
@@ -63,6 +64,7 @@ pub(crate) fn public_key(user: &str, algorithm: &str, key: &[u8], signed: bool) 
 /// The data that a publickey signature covers (RFC 4252 §7).
 pub(crate) fn signed_data(session_id: &[u8], request: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(session_id.len() + request.len() + 4);
+    // The session identifier keeps a server from passing the signature on to another one.
     out.string(session_id);
     out.raw(request);
     out

@@ -9,9 +9,9 @@ use crate::error::{Error, bounded};
 use crate::wire::Reader;
 pub use message::SecretMessage;
 
-/// Banner text that is kept, in bytes.
+/// Banner text that is kept, in bytes; a server may send any number of banners before the login (RFC 4252 §5.4).
 const MAX_BANNER: usize = 8 * 1024;
-/// Partial successes in one authentication.
+/// Partial successes in one authentication. A server that asks for more would keep the login going for ever.
 const MAX_PARTIAL_SUCCESSES: u32 = 6;
 /// INFO_REQUESTs of one attempt, in bytes. Their number is not limited: an expired password alone takes four, and each
 /// mistyped code one more.
@@ -69,7 +69,7 @@ pub struct Prompt {
 
 /// The request that waits for its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum PendingRequest {
+enum PendingAuth {
     Idle,
     None,
     Password,
@@ -94,11 +94,15 @@ enum PendingRequest {
 /// ```
 #[derive(Debug)]
 pub struct UserAuth {
+    /// The login name, which every request repeats (RFC 4252 §5).
     user: String,
-    pending: PendingRequest,
+    /// What the next answer belongs to. Messages 60 and 61 mean something else for each method.
+    pending: PendingAuth,
     /// Whether the server has accepted the service `ssh-userauth`.
     service_accepted: bool,
+    /// Methods that succeeded while the server demanded another one.
     partial_successes: u32,
+    /// Banner texts of the server, joined, at most 8 KiB; not escaped.
     banner: String,
 }
 
@@ -107,7 +111,7 @@ impl UserAuth {
     pub fn new(user: &str) -> (Self, SecretMessage) {
         let auth = Self {
             user: user.to_owned(),
-            pending: PendingRequest::Idle,
+            pending: PendingAuth::Idle,
             service_accepted: false,
             partial_successes: 0,
             banner: String::new(),
@@ -122,19 +126,19 @@ impl UserAuth {
 
     /// Makes a `none` request: its refusal lists the methods that the server allows.
     pub fn none(&mut self) -> SecretMessage {
-        self.pending = PendingRequest::None;
+        self.pending = PendingAuth::None;
         message::request(&self.user, "none", 0)
     }
 
     /// Makes a password request, with a new password after [`AuthResult::PasswordChangeRequest`].
     pub fn password(&mut self, password: &str, new_password: Option<&str>) -> SecretMessage {
-        self.pending = PendingRequest::Password;
+        self.pending = PendingAuth::Password;
         message::password(&self.user, password, new_password)
     }
 
     /// Asks whether the server accepts a key, without a signature.
     pub fn public_key_query(&mut self, algorithm: &str, key: &[u8]) -> SecretMessage {
-        self.pending = PendingRequest::PublicKeyQuery {
+        self.pending = PendingAuth::PublicKeyQuery {
             algorithm: algorithm.to_owned(),
             key: key.to_vec(),
         };
@@ -152,7 +156,7 @@ impl UserAuth {
     /// Makes a public-key request. `signature` is a signature blob over [`UserAuth::signed_data`].
     pub fn public_key(&mut self, algorithm: &str, key: &[u8], signature: &[u8]) -> SecretMessage {
         use crate::wire::Writer;
-        self.pending = PendingRequest::PublicKey;
+        self.pending = PendingAuth::PublicKey;
         let mut out = message::public_key(&self.user, algorithm, key, true);
         out.string(signature);
         out
@@ -173,7 +177,7 @@ impl UserAuth {
     /// follow the method name. Answers are returned as [`AuthResult::Custom`].
     pub fn custom(&mut self, method: &str, fields: &[u8]) -> SecretMessage {
         use crate::wire::Writer;
-        self.pending = PendingRequest::Custom;
+        self.pending = PendingAuth::Custom;
         let mut out = message::request(&self.user, method, fields.len());
         out.raw(fields);
         out
@@ -195,22 +199,25 @@ impl UserAuth {
                 self.service_accepted = true;
                 Ok(None)
             }
+            // The first request is sent together with SERVICE_REQUEST, but the answers still come in order.
             _ if !self.service_accepted => {
                 Err(protocol_error("a login message before SERVICE_ACCEPT"))
             }
             message::BANNER => {
                 let text = body.string()?;
+                // A long banner is cut and does not end the session.
                 let room = MAX_BANNER - self.banner.len().min(MAX_BANNER);
                 self.banner.push_str(&bounded(text, room));
                 Ok(None)
             }
             message::SUCCESS => match self.pending {
-                PendingRequest::Idle => Err(protocol_error("an unrequested login success")),
-                PendingRequest::PublicKeyQuery { .. } => {
+                PendingAuth::Idle => Err(protocol_error("an unrequested login success")),
+                // A query has no signature, so that success would let the server skip the proof of our key.
+                PendingAuth::PublicKeyQuery { .. } => {
                     Err(protocol_error("a key was accepted before it signed"))
                 }
                 _ => {
-                    self.pending = PendingRequest::Idle;
+                    self.pending = PendingAuth::Idle;
                     Ok(Some(AuthResult::Success))
                 }
             },
@@ -218,7 +225,8 @@ impl UserAuth {
             number @ (message::METHOD_60 | message::METHOD_61) => {
                 self.on_method_message(number, &mut body, payload)
             }
-            number if self.pending == PendingRequest::Custom && (60..80).contains(&number) => {
+            // RFC 4252 §6 reserves 60 to 79 for the messages of the methods.
+            number if self.pending == PendingAuth::Custom && (60..80).contains(&number) => {
                 Ok(Some(AuthResult::Custom(payload.to_vec())))
             }
             number => Err(Error::Protocol(format!(
@@ -228,10 +236,11 @@ impl UserAuth {
     }
 
     fn failure(&mut self, body: &mut Reader<'_>) -> Result<AuthResult, Error> {
-        if self.pending == PendingRequest::Idle {
+        // An answer to nothing would be taken for the answer to the next request.
+        if self.pending == PendingAuth::Idle {
             return Err(protocol_error("an unrequested login failure"));
         }
-        self.pending = PendingRequest::Idle;
+        self.pending = PendingAuth::Idle;
         let (remaining, partial) = message::failure(body)?;
         if partial {
             self.partial_successes += 1;
@@ -250,21 +259,24 @@ impl UserAuth {
         payload: &[u8],
     ) -> Result<Option<AuthResult>, Error> {
         match &mut self.pending {
-            PendingRequest::Custom => Ok(Some(AuthResult::Custom(payload.to_vec()))),
+            PendingAuth::Custom => Ok(Some(AuthResult::Custom(payload.to_vec()))),
+            // 61 is USERAUTH_INFO_RESPONSE, which goes to the server.
             _ if number != message::METHOD_60 => {
                 Err(protocol_error("a message that only a client sends"))
             }
-            PendingRequest::PublicKeyQuery { algorithm, key } => {
+            PendingAuth::PublicKeyQuery { algorithm, key } => {
+                // RFC 4252 §7: the server repeats what was offered. Signing for another key would be a signature that
+                // we did not mean.
                 let same = body.string()? == algorithm.as_bytes() && body.string()? == key;
                 if !same {
                     return Err(protocol_error("it accepted a key that was not offered"));
                 }
-                self.pending = PendingRequest::Idle;
+                self.pending = PendingAuth::Idle;
                 Ok(Some(AuthResult::PkOk))
             }
-            PendingRequest::Password => {
+            PendingAuth::Password => {
                 let text = bounded(body.string()?, MAX_TEXT);
-                self.pending = PendingRequest::Idle;
+                self.pending = PendingAuth::Idle;
                 Ok(Some(AuthResult::PasswordChangeRequest(text)))
             }
             PendingRequest::KeyboardInteractive { received } => {
@@ -275,7 +287,7 @@ impl UserAuth {
                 read_info_request(body, payload.len())
                     .map(|request| Some(AuthResult::InfoRequest(request)))
             }
-            PendingRequest::Idle | PendingRequest::None | PendingRequest::PublicKey => {
+            PendingAuth::Idle | PendingAuth::None | PendingAuth::PublicKey => {
                 Err(protocol_error("an answer that does not fit the request"))
             }
         }
@@ -287,6 +299,7 @@ impl UserAuth {
 #[cfg(feature = "client")]
 pub(crate) fn plain_algorithm(name: &str) -> String {
     match name.strip_suffix("-cert-v01@openssh.com") {
+        // Security key algorithms have the vendor's suffix also without a certificate.
         Some(plain) if plain.starts_with("sk-") => format!("{plain}@openssh.com"),
         Some(plain) => plain.to_owned(),
         None => name.to_owned(),

@@ -72,6 +72,7 @@ impl Authenticator {
     /// Returns the best SHA-2 algorithm for an RSA key that the server accepts. `None` if it accepts none;
     /// `rsa-sha2-512` if it has not said what it accepts.
     pub fn best_rsa_algorithm(&self) -> Option<&'static str> {
+        // A server before RFC 8308 sends no list; those of OpenSSH know rsa-sha2-512 since 7.2.
         let accepted = self.server_sig_algs();
         ["rsa-sha2-512", "rsa-sha2-256"].into_iter().find(|name| {
             accepted
@@ -102,6 +103,7 @@ impl Authenticator {
         let sent_at = Instant::now();
         let timeout = self.handle.options.auth_timeout;
         loop {
+            // One limit for the whole answer: banners in between must not extend it.
             let remaining = timeout.saturating_sub(sent_at.elapsed());
             let next = |handshake: &mut HandshakeState| handshake.replies.pop_front();
             let payload = self
@@ -114,6 +116,7 @@ impl Authenticator {
                     let took = sent_at.elapsed();
                     self.handle
                         .shared
+                        // The server checks the credentials meanwhile, so that the time is a bound and no measurement.
                         .with_state(|state| state.connection.add_rtt_upper_bound(took));
                     self.authenticated |= result == AuthResult::Success;
                     return Ok(result);
@@ -171,8 +174,10 @@ impl Authenticator {
         signer: &mut dyn Signer,
     ) -> Result<AuthResult, AuthError> {
         let data = self.auth.signed_data(&self.session_id(), algorithm, key);
+        // Signers know keys and not certificates: the signature is made with the plain algorithm.
         let plain = crate::auth::plain_algorithm(algorithm);
         let signature = tokio::select! {
+            // The signature first: a session that ends at the same moment fails in `receive`, with its reason.
             biased;
             signature = signer.sign(&plain, &data) => signature.map_err(AuthError::Signer)?,
             error = self.handle.closed() => return Err(AuthError::Session(error)),

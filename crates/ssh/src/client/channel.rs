@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::handle::Handle;
-use super::state::{OUTPUT_HIGH_WATER, OUTPUT_SMALL_WRITE_SLACK, State};
+use super::state::{OUTPUT_HIGH_WATER, OUTPUT_SMALL_WRITE_SLACK, SessionState};
 use super::wake::store_waker;
 use crate::connection::{ChannelId, ReadResult, SMALL_WRITE, WriteError};
 use crate::error::Error;
@@ -101,6 +101,7 @@ impl ChannelReader {
     ) -> io::Result<bool> {
         let remainder = std::mem::take(&mut self.remainder);
         if !remainder.is_empty() {
+            // Alone: bytes that were counted as consumed already must not wait for the network.
             chunks.extend([remainder]);
             return Ok(true);
         }
@@ -125,7 +126,7 @@ impl ChannelReader {
 }
 
 fn poll_read(
-    state: &mut State,
+    state: &mut SessionState,
     id: ChannelId,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Option<Bytes>>> {
@@ -159,6 +160,7 @@ impl ChannelWriter {
                 }
                 if let Some(waiters) = state.waiters(self.id) {
                     let watchers = &mut waiters.close_watchers;
+                    // The same task polls again and again: without the check the list would grow with each poll.
                     if !watchers.iter().any(|stored| stored.will_wake(cx.waker())) {
                         watchers.push(cx.waker().clone());
                     }
@@ -172,7 +174,7 @@ impl ChannelWriter {
 
 /// Seals as much of `data` as the window, the output and the channel's turn allow.
 fn poll_write(
-    state: &mut State,
+    state: &mut SessionState,
     id: ChannelId,
     cx: &mut Context<'_>,
     data: &[u8],
@@ -182,6 +184,7 @@ fn poll_write(
     }
     let now = Instant::now().into_std();
     let deadline_before = state.connection.poll_timeout();
+    // The window is asked before the turn: a writer without credit must not hold up those that have some.
     let allowance = state.connection.write_allowance(id, data.len(), now);
     if let Err(error @ (WriteError::Closed | WriteError::EofSent)) = allowance {
         return Poll::Ready(Err(write_error(error)));
@@ -192,6 +195,7 @@ fn poll_write(
     let Some(waiters) = state.waiters.get_mut(id.0 as usize) else {
         return Poll::Ready(Err(write_error(WriteError::Closed)));
     };
+    // Taken whether it is used or not: a turn that stayed here would count against the others.
     let has_turn = std::mem::take(&mut waiters.has_turn);
     if has_turn {
         state.unused_turns = state.unused_turns.saturating_sub(1);
@@ -210,28 +214,39 @@ fn poll_write(
         (_, true) => output_len >= OUTPUT_HIGH_WATER + OUTPUT_SMALL_WRITE_SLACK,
         _ => output_len >= OUTPUT_HIGH_WATER || contended,
     };
+    // Writers wait for the new keys, so that what is held back stays small.
     if rekeying || must_wait {
-        store_waker(&mut waiters.writer, cx.waker());
-        if !waiters.queued {
-            waiters.queued = true;
-            state.write_queue.push_back(id);
-        }
-        if output_len < OUTPUT_HIGH_WATER {
-            state.wake_task();
-        }
+        wait_for_turn(state, id, cx);
         return Poll::Pending;
     }
     Poll::Ready(Ok(seal_packets(state, id, data)))
 }
 
+/// Queues the writer of a channel for its turn and registers the waker of `cx`.
+fn wait_for_turn(state: &mut SessionState, id: ChannelId, cx: &mut Context<'_>) {
+    let Some(waiters) = state.waiters.get_mut(id.0 as usize) else {
+        return;
+    };
+    store_waker(&mut waiters.writer, cx.waker());
+    if !waiters.queued {
+        waiters.queued = true;
+        state.write_queue.push_back(id);
+    }
+    // There is room, so that only a new round is missing; otherwise the task runs when the socket takes more.
+    if state.transport.output().len() < OUTPUT_HIGH_WATER {
+        state.wake_task();
+    }
+}
+
 /// Seals packets until `data`, the window or the room in the output is used up; one packet if others wait.
-fn seal_packets(state: &mut State, id: ChannelId, data: &[u8]) -> usize {
+fn seal_packets(state: &mut SessionState, id: ChannelId, data: &[u8]) -> usize {
     let mut sealed = 0;
     while let Some(remaining) = data.get(sealed..).filter(|bytes| !bytes.is_empty()) {
         match state.connection.write(id, remaining, &mut state.transport) {
             Ok(count) => sealed += count,
             Err(_) => break,
         }
+        // After at least one packet, so that every call makes progress.
         if is_contended(state) || state.transport.output().len() >= OUTPUT_HIGH_WATER {
             break;
         }
@@ -240,7 +255,7 @@ fn seal_packets(state: &mut State, id: ChannelId, data: &[u8]) -> usize {
 }
 
 /// Whether other channels wait for a turn or have not used theirs yet.
-fn is_contended(state: &State) -> bool {
+fn is_contended(state: &SessionState) -> bool {
     !state.write_queue.is_empty() || state.unused_turns > 0
 }
 
@@ -271,6 +286,7 @@ impl AsyncRead for ChannelReader {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Otherwise a chunk would be taken that has no room, and a result of 0 bytes means EOF.
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
@@ -356,6 +372,7 @@ impl Drop for ChannelWriter {
     fn drop(&mut self) {
         self.handle.shared.submit(|state| {
             if let Some(waiters) = state.waiters(self.id) {
+                // The waker would keep the task's memory alive until the channel's number is reused.
                 waiters.writer = None;
                 waiters.close_watchers = Vec::new();
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::options::Options;
-use super::state::{HandshakeState, SessionPhase, Shared, State};
+use super::state::{HandshakeState, SessionPhase, SessionState, SharedSession};
 use super::task::SessionTask;
 use super::wake::store_waker;
 use crate::error::Error;
@@ -20,7 +20,7 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Owns the session's task, which is aborted when the last `Arc<Handle>` is dropped.
 pub(super) struct Handle {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SharedSession>,
     pub(super) options: Options,
     _task: JoinSet<()>,
 }
@@ -34,10 +34,11 @@ impl std::fmt::Debug for Handle {
 impl Handle {
     /// Spawns `session_task` on the current runtime.
     pub(super) fn start(
-        shared: Arc<Shared>,
+        shared: Arc<SharedSession>,
         session_task: SessionTask,
         options: Options,
     ) -> Arc<Self> {
+        // A set of one: dropping it aborts the task, which a plain join handle does not.
         let mut tasks = JoinSet::new();
         tasks.spawn(session_task);
         Arc::new(Self {
@@ -56,7 +57,7 @@ impl Handle {
     ) -> Result<T, Error> {
         let found = poll_fn(|cx| {
             self.shared.with_state(|state| {
-                let State { phase, ended, .. } = state;
+                let SessionState { phase, ended, .. } = state;
                 if let SessionPhase::Handshake(handshake) = phase {
                     // Before the error: an answer that arrived before the end of the session still counts.
                     if let Some(found) = take(handshake) {
@@ -94,6 +95,7 @@ impl Handle {
             .is_err()
         {
             self.shared.submit(|state| {
+                // The server reads nothing: flushing would wait for ever.
                 state.abort = true;
                 state.wake_task();
             });

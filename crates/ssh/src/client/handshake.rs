@@ -11,7 +11,7 @@ use super::authenticator::Authenticator;
 use super::handle::Handle;
 use super::options::Options;
 use super::session::SessionInfo;
-use super::state::{SessionPhase, Shared};
+use super::state::{SessionPhase, SharedSession};
 use super::stream::Stream;
 use super::task::SessionTask;
 use crate::config::Config;
@@ -40,8 +40,9 @@ where
     let now = Instant::now().into_std();
     let transport = Transport::new(config, now, system_entropy());
     let connection = Connection::new(options.connection);
-    let shared = Shared::new(transport, connection);
+    let shared = SharedSession::new(transport, connection);
     let session_task = SessionTask::new(Arc::clone(&shared), stream.into(), options.clone());
+    // Before the first wait: dropping this future drops the handle, which ends the task and closes the stream.
     let handle = Handle::start(shared, session_task, options);
     let timeout = handle.options.handshake_timeout;
 
@@ -50,23 +51,7 @@ where
             handshake.host_key.take()
         })
         .await?;
-    // The check may ask a user and take minutes: stop it if the server disconnects meanwhile.
-    let accepted = tokio::select! {
-        accepted = verify_host_key((*offer).clone()) => accepted,
-        error = handle.closed() => return Err(error),
-    };
-    if !accepted {
-        handle
-            .shared
-            .submit(|state| state.transport.reject_host_key());
-        handle.flush_and_end().await;
-        return Err(Error::HostKeyRejected);
-    }
-    handle.shared.submit(|state| {
-        let now = Instant::now().into_std();
-        state.transport.accept_host_key(now);
-        state.reprocess_input = true;
-    });
+    check_host_key(&handle, verify_host_key((*offer).clone())).await?;
     let negotiated = handle
         .wait_for(timeout, "the first keys", |handshake| {
             handshake.ready.take()
@@ -86,6 +71,33 @@ where
         host_key: *offer,
     };
     Ok(Authenticator::new(handle, user, info))
+}
+
+/// Continues the key exchange if `verification` returns true. Ends the session otherwise.
+async fn check_host_key(
+    handle: &Handle,
+    verification: impl Future<Output = bool>,
+) -> Result<(), Error> {
+    // The check may ask a user and take minutes: stop it if the server disconnects meanwhile.
+    let accepted = tokio::select! {
+        accepted = verification => accepted,
+        error = handle.closed() => return Err(error),
+    };
+    if !accepted {
+        handle
+            .shared
+            .submit(|state| state.transport.reject_host_key());
+        // The server gets the reason (RFC 4253 §11.1, code 9), and the caller an error that is about the key.
+        handle.flush_and_end().await;
+        return Err(Error::HostKeyRejected);
+    }
+    handle.shared.submit(|state| {
+        let now = Instant::now().into_std();
+        state.transport.accept_host_key(now);
+        // The server may have sent its NEWKEYS long ago: no further byte would wake the task.
+        state.reprocess_input = true;
+    });
+    Ok(())
 }
 
 /// Random bytes of the cryptographic library. Retries forever: without randomness there can be no session.

@@ -18,6 +18,7 @@ fn verify_all(session_id: &[u8], keys: &[Bytes], proof: &[u8]) -> Result<bool, M
         let algorithm = Reader::new(signature).utf8()?;
         let mut message = Vec::with_capacity(key.len() + 96);
         message.string("hostkeys-prove-00@openssh.com");
+        // Bound to this session: a proof that was recorded elsewhere is worth nothing here.
         message.string(session_id);
         message.string(key);
         // `ssh-rsa` signs with SHA-1, which proves nothing any more.
@@ -26,6 +27,7 @@ fn verify_all(session_id: &[u8], keys: &[Bytes], proof: &[u8]) -> Result<bool, M
             return Ok(false);
         }
     }
+    // One signature too many is refused: the reply does not fit the request.
     proof.end()?;
     Ok(true)
 }

@@ -65,6 +65,7 @@ impl IncomingChannels {
     }
 
     fn with_handle(&self, request: OpenRequest) -> Option<IncomingChannel> {
+        // Strong from here on: a channel, also a pending one, keeps its session alive.
         let handle = self.handle.upgrade()?;
         Some(IncomingChannel {
             channel: PendingChannel {
@@ -112,6 +113,7 @@ impl PendingChannel {
     /// # Errors
     /// `ConnectionAborted` if the session has ended.
     pub fn accept(mut self) -> io::Result<Channel> {
+        // Taken, so that dropping `self` does not refuse the channel that was just accepted.
         let handle = self.handle.take().ok_or(io::ErrorKind::NotConnected)?;
         handle.shared.submit(|state| match &state.ended {
             Some(error) => Err(session_ended(error)),

@@ -33,6 +33,7 @@
 
 mod authenticator;
 mod channel;
+mod dispatch;
 mod handle;
 mod handshake;
 mod host_key_proof;

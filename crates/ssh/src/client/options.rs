@@ -32,6 +32,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             connection: ConnectionConfig::default(),
+            // OpenSSH has keepalive off by default, and does not notice a frozen server then.
             keepalive: Some((Duration::from_secs(15), 3)),
             handshake_timeout: Duration::from_secs(30),
             auth_timeout: Duration::from_secs(30),

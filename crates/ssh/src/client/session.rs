@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::channel::Channel;
 use super::handle::Handle;
 use super::host_key_proof;
-use super::state::State;
+use super::state::SessionState;
 use crate::connection::{ChannelTarget, GlobalReply, RemoteListen, RequestId};
 use crate::error::Error;
 use crate::transport::{HostKeyOffer, Negotiated};
@@ -34,7 +34,7 @@ pub enum OpenError {
     /// The server sent CHANNEL_OPEN_FAILURE, often because the target refused the connection.
     #[error("the server refused: {text} (code {code})")]
     Refused {
-        /// Reason code of RFC 4254 §5.1.
+        /// Reason code of RFC 4254 §5.1, such as 1 for a forbidden target or 2 for one that refused the connection.
         code: u32,
         /// The server's text, cut to 1 KiB and not escaped.
         text: String,
@@ -157,7 +157,7 @@ impl Session {
             if let Some(error) = &state.ended {
                 return Err(OpenError::SessionEnded(error.clone()));
             }
-            let State {
+            let SessionState {
                 connection,
                 transport,
                 ..
@@ -187,7 +187,7 @@ impl Session {
         &self,
         timeout: Duration,
         undo: Option<&RemoteListen>,
-        send: impl FnOnce(&mut State) -> Option<RequestId>,
+        send: impl FnOnce(&mut SessionState) -> Option<RequestId>,
     ) -> Result<GlobalReply, RequestError> {
         let (requester, reply) = oneshot::channel();
         let id = self.handle.shared.submit(|state| {
@@ -195,6 +195,7 @@ impl Session {
                 return Err(RequestError::SessionEnded(error.clone()));
             }
             let id = send(state).ok_or(RequestError::NotListening)?;
+            // Under the same lock as the sending: the answer cannot arrive in between.
             state.pending_requests.insert(id, requester);
             Ok(id)
         })?;
@@ -224,7 +225,7 @@ impl Session {
     pub async fn request_forward(&self, listen: &RemoteListen) -> Result<u16, RequestError> {
         let reply = self
             .request(self.handle.options.request_timeout, Some(listen), |state| {
-                let State {
+                let SessionState {
                     connection,
                     transport,
                     ..
@@ -244,7 +245,7 @@ impl Session {
     /// [`RequestError::NotListening`] if no such forward was granted; otherwise as [`Session::request_forward`].
     pub async fn cancel_forward(&self, listen: &RemoteListen) -> Result<(), RequestError> {
         self.request(self.handle.options.request_timeout, None, |state| {
-            let State {
+            let SessionState {
                 connection,
                 transport,
                 ..
@@ -262,7 +263,7 @@ impl Session {
     pub async fn ping(&self, timeout: Duration) -> Result<Duration, RequestError> {
         let reply = self
             .request(timeout, None, |state| {
-                let State {
+                let SessionState {
                     connection,
                     transport,
                     ..
@@ -291,7 +292,7 @@ impl Session {
     pub async fn prove_host_keys(&self, keys: &[Bytes]) -> Result<(), RequestError> {
         let reply = self
             .request(self.handle.options.request_timeout, None, |state| {
-                let State {
+                let SessionState {
                     connection,
                     transport,
                     ..
@@ -305,6 +306,7 @@ impl Session {
         let session_id = self
             .handle
             .shared
+            // The signatures cover it, so that a proof cannot be replayed from another session.
             .with_state(|state| state.transport.session_id().to_vec());
         match host_key_proof::is_valid(&session_id, keys, &proof) {
             true => Ok(()),
@@ -343,6 +345,7 @@ struct PendingReply<'a> {
 impl Drop for PendingReply<'_> {
     fn drop(&mut self) {
         self.handle.shared.submit(|state| {
+            // No answer yet: it will still come, and a forward granted then would stay open without an owner.
             if state.pending_requests.remove(&self.id).is_some() {
                 state.connection.abandon_forward(self.id);
             } else if let Ok(GlobalReply::Listening(_)) = self.reply.try_recv()

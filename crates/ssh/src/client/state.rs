@@ -7,17 +7,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::wake::{WakeList, store_waker};
-use crate::connection::{
-    ChannelId, Connection, ConnectionEvent, GlobalReply, OpenRequest, RequestId,
-};
-use crate::error::{Error, Party};
-use crate::transport::{HostKeyOffer, Negotiated, Transport, TransportEvent};
+use crate::connection::{ChannelId, Connection, GlobalReply, OpenRequest, RequestId};
+use crate::error::Error;
+use crate::transport::{HostKeyOffer, Negotiated, Transport};
 
 /// Bytes of sealed output at which bulk writers wait.
 pub(super) const OUTPUT_HIGH_WATER: usize = 256 * 1024;
@@ -25,13 +22,9 @@ pub(super) const OUTPUT_HIGH_WATER: usize = 256 * 1024;
 pub(super) const OUTPUT_SMALL_WRITE_SLACK: usize = 32 * 1024;
 /// Bytes one channel may queue per scheduling round before the next channel gets its turn.
 pub(super) const TURN_BYTES: usize = 32 * 1024;
-/// Bytes of output at which the session ends: only a server that requests replies and does not read them causes it.
-const OUTPUT_LIMIT: usize = 4 * 1024 * 1024;
 /// Messages, and bytes of them, that may wait while the caller does not read authentication replies.
 const AUTH_QUEUE_MESSAGES: usize = 64;
 const AUTH_QUEUE_BYTES: usize = 512 * 1024;
-/// SSH_OPEN_RESOURCE_SHORTAGE (RFC 4254 §5.1).
-const RESOURCE_SHORTAGE: u32 = 4;
 
 /// Reason code (RFC 4254 §5.1) and text of the server's CHANNEL_OPEN_FAILURE.
 pub(super) type OpenFailure = (u32, String);
@@ -39,13 +32,15 @@ pub(super) type OpenFailure = (u32, String);
 /// Tasks that wait for one channel, by direction.
 #[derive(Debug, Default)]
 pub(super) struct ChannelWaiters {
+    /// The task that waits for something to read; one at most, because the reading handle is not cloned.
     pub(super) reader: Option<Waker>,
+    /// The task that waits to write: for the server's window, for room in the output, or for its turn.
     pub(super) writer: Option<Waker>,
     /// Tasks that wait for the server's CLOSE; several may share one writer.
     pub(super) close_watchers: Vec<Waker>,
     /// Receives the answer to our CHANNEL_OPEN.
     pub(super) opener: Option<oneshot::Sender<Result<(), OpenFailure>>>,
-    /// Whether the writer is in [`State::write_queue`].
+    /// Whether the writer is in [`SessionState::write_queue`].
     pub(super) queued: bool,
     /// Whether the writer may seal one batch of [`TURN_BYTES`] now.
     pub(super) has_turn: bool,
@@ -54,16 +49,17 @@ pub(super) struct ChannelWaiters {
 /// What the task has found for the caller that runs the handshake and the authentication.
 #[derive(Debug, Default)]
 pub(super) struct HandshakeState {
+    /// The server's identification line; empty until it is received.
     pub(super) ident: String,
     pub(super) host_key: Option<Box<HostKeyOffer>>,
     pub(super) ready: Option<Box<Negotiated>>,
-    /// Payloads from the server, oldest first.
+    /// Payloads from the server, oldest first; bounded by [`AUTH_QUEUE_MESSAGES`] and [`AUTH_QUEUE_BYTES`].
     pub(super) replies: VecDeque<Bytes>,
     pub(super) waker: Option<Waker>,
 }
 
 impl HandshakeState {
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         let bytes: usize = self.replies.iter().map(Bytes::len).sum();
         self.replies.len() == AUTH_QUEUE_MESSAGES || bytes > AUTH_QUEUE_BYTES
     }
@@ -79,41 +75,46 @@ pub(super) enum SessionPhase {
 }
 
 /// Everything of one session except its socket and timers.
-pub(super) struct State {
+pub(super) struct SessionState {
     pub(super) transport: Transport,
     pub(super) connection: Connection,
     pub(super) phase: SessionPhase,
-    /// Waiting tasks by [`ChannelId`].
+    /// Waiting tasks, indexed by the number of their [`ChannelId`]; longer than the number of channels after a burst.
     pub(super) waiters: Vec<ChannelWaiters>,
     /// Channels whose writers wait for a turn, in order.
     pub(super) write_queue: VecDeque<ChannelId>,
     /// Turns of the current round that were granted and not used yet.
     pub(super) unused_turns: usize,
+    /// Callers that wait for the reply to a global request. A caller that gave up is not in it.
     pub(super) pending_requests: HashMap<RequestId, oneshot::Sender<GlobalReply>>,
+    /// The host keys that the server announced last; empty before the first announcement.
     pub(super) host_keys: watch::Sender<Vec<Bytes>>,
     /// Ends the session once all output is written.
     pub(super) close_when_flushed: bool,
     /// Ends the session at once.
     pub(super) abort: bool,
+    /// Why the session has ended. `None` while it runs.
     pub(super) ended: Option<Error>,
     /// Set when input that was read earlier can be processed now, because the host key was accepted.
     pub(super) reprocess_input: bool,
     /// Whether the task waits for the socket to become writable. Waking it for new output is useless then.
     pub(super) socket_blocked: bool,
+    /// Wakes the session's task. `None` once it is used: the task stores a new one each time that it runs.
     task_waker: Option<Waker>,
-    wake_list: WakeList,
+    /// Wakers to call when the lock is released.
+    pub(super) wake_list: WakeList,
 }
 
-/// [`State`] behind its lock, and the end of the session to wait for without the lock.
-pub(super) struct Shared {
-    state: Mutex<State>,
+/// [`SessionState`] behind its lock, and the end of the session to wait for without the lock.
+pub(super) struct SharedSession {
+    state: Mutex<SessionState>,
     pub(super) ended: watch::Sender<Option<Error>>,
 }
 
-impl Shared {
+impl SharedSession {
     pub(super) fn new(transport: Transport, connection: Connection) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(State {
+            state: Mutex::new(SessionState {
                 transport,
                 connection,
                 phase: SessionPhase::Handshake(HandshakeState::default()),
@@ -136,21 +137,24 @@ impl Shared {
 
     /// Runs `work` under the lock and then calls the wakers that it collected. Does not wake the session's task for
     /// new output: for the task itself, and for handles that only look.
-    pub(super) fn with_state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    pub(super) fn with_state<T>(&self, work: impl FnOnce(&mut SessionState) -> T) -> T {
         // A panic under the lock ends the session's task, which ends the session: the state is only read after it.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = work(&mut state);
         let wake_list = std::mem::take(&mut state.wake_list);
+        // A woken task may run at once on another thread and would wait for this lock.
         drop(state);
         wake_list.wake_all();
         result
     }
 
-    /// As [`Shared::with_state`], for handles: wakes the session's task if `work` left something to write.
-    pub(super) fn submit<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    /// As [`SharedSession::with_state`], for handles: wakes the session's task if `work` left something to write.
+    pub(super) fn submit<T>(&self, work: impl FnOnce(&mut SessionState) -> T) -> T {
         self.with_state(|state| {
             let result = work(state);
             let has_output = state.close_when_flushed || !state.transport.output().is_empty();
+            // A task that waits for the socket is woken by the socket: waking it for each packet would cost a switch
+            // for nothing.
             if state.reprocess_input || !state.socket_blocked && has_output {
                 state.wake_task();
             }
@@ -159,7 +163,7 @@ impl Shared {
     }
 }
 
-impl State {
+impl SessionState {
     /// Wakes the session's task once the lock is released.
     pub(super) fn wake_task(&mut self) {
         self.wake_list.push(self.task_waker.take());
@@ -176,6 +180,7 @@ impl State {
     /// Makes an empty entry for a new channel.
     pub(super) fn reset_waiters(&mut self, id: ChannelId) -> Option<&mut ChannelWaiters> {
         let at = id.0 as usize;
+        // Grows only: channel numbers are reused, and `shrink` frees the list when the last channel is gone.
         if self.waiters.len() <= at {
             self.waiters.resize_with(at + 1, ChannelWaiters::default);
         }
@@ -200,139 +205,6 @@ impl State {
         }
     }
 
-    /// Processes all packets in the transport's read buffer.
-    pub(super) fn process_input(&mut self, now: Instant) -> Result<(), Error> {
-        while let Some(event) = self.transport.poll_event(now)? {
-            self.handle_event(now, event)?;
-        }
-        if self.transport.unsent_bytes() > OUTPUT_LIMIT {
-            return Err(Error::Protocol(
-                "it requests replies and does not read them".to_owned(),
-            ));
-        }
-        Ok(())
-    }
-
-    fn handle_event(&mut self, now: Instant, event: TransportEvent) -> Result<(), Error> {
-        if let TransportEvent::Disconnected { code, text } = event {
-            let by = Party::Server;
-            return Err(Error::Disconnected { code, text, by });
-        }
-        match &mut self.phase {
-            SessionPhase::Handshake(handshake) => {
-                match event {
-                    TransportEvent::Ident(ident) => handshake.ident = ident,
-                    TransportEvent::HostKey(offer) => handshake.host_key = Some(offer),
-                    TransportEvent::Ready(negotiated) => handshake.ready = Some(negotiated),
-                    TransportEvent::Packet(_) if handshake.is_full() => {
-                        let what = "too many messages before the login";
-                        return Err(Error::Protocol(what.to_owned()));
-                    }
-                    TransportEvent::Packet(payload) => handshake.replies.push_back(payload),
-                    _ => return Ok(()),
-                }
-                self.wake_list.push(handshake.waker.take());
-                Ok(())
-            }
-            SessionPhase::Established { .. } => {
-                match event {
-                    TransportEvent::Packet(payload) => self.handle_packet(now, payload)?,
-                    TransportEvent::Unimplemented(sequence) => {
-                        self.connection
-                            .handle_unimplemented(now, sequence, &mut self.transport);
-                        self.dispatch_events();
-                    }
-                    _ => {}
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Handles one packet of an established session.
-    pub(super) fn handle_packet(&mut self, now: Instant, payload: Bytes) -> Result<(), Error> {
-        let handled = self
-            .connection
-            .handle_packet(now, payload, &mut self.transport);
-        self.dispatch_events();
-        handled
-    }
-
-    /// Handles the deadlines of the connection and of the transport that have passed.
-    pub(super) fn handle_timeouts(&mut self, now: Instant) -> Result<(), Error> {
-        self.connection.handle_timeout(now);
-        self.dispatch_events();
-        match self.transport.poll_timeout() {
-            Some(deadline) if deadline <= now => self.transport.handle_timeout(now),
-            _ => Ok(()),
-        }
-    }
-
-    fn dispatch_events(&mut self) {
-        while let Some(event) = self.connection.poll_event() {
-            self.dispatch(event);
-        }
-    }
-
-    /// Wakes or answers the task that waits for `event`.
-    fn dispatch(&mut self, event: ConnectionEvent) {
-        match event {
-            ConnectionEvent::Readable(id) => {
-                let waker = self.waiters(id).and_then(|waiters| waiters.reader.take());
-                self.wake_list.push(waker);
-            }
-            ConnectionEvent::Writable(id) => {
-                let closed = self.connection.is_closed(id);
-                let Some(waiters) = self.waiters.get_mut(id.0 as usize) else {
-                    return;
-                };
-                self.wake_list.push(waiters.writer.take());
-                if closed {
-                    self.wake_list.append(&mut waiters.close_watchers);
-                }
-            }
-            ConnectionEvent::Opened(id) => self.finish_open(id, Ok(())),
-            ConnectionEvent::OpenFailed {
-                channel,
-                code,
-                text,
-            } => self.finish_open(channel, Err((code, text))),
-            ConnectionEvent::Incoming(request) => self.queue_incoming(request),
-            ConnectionEvent::Reply(id, reply) => {
-                if let Some(requester) = self.pending_requests.remove(&id) {
-                    let _ = requester.send(reply);
-                }
-            }
-            ConnectionEvent::HostKeys(keys) => {
-                self.host_keys.send_replace(keys);
-            }
-        }
-    }
-
-    fn finish_open(&mut self, id: ChannelId, result: Result<(), OpenFailure>) {
-        if let Some(opener) = self.waiters(id).and_then(|waiters| waiters.opener.take()) {
-            let _ = opener.send(result);
-        }
-    }
-
-    /// Passes on a channel that the server opened. Never waits: a full queue refuses the channel, because waiting
-    /// here would hold up every other channel.
-    fn queue_incoming(&mut self, request: OpenRequest) {
-        let id = request.channel;
-        self.reset_waiters(id);
-        let SessionPhase::Established { incoming } = &self.phase else {
-            return;
-        };
-        if incoming.try_send(request).is_err() {
-            self.connection.refuse_channel(
-                id,
-                RESOURCE_SHORTAGE,
-                "too many at once",
-                &mut self.transport,
-            );
-        }
-    }
-
     /// Starts a scheduling round: gives the next writers their turns, up to the room in the output.
     pub(super) fn grant_turns(&mut self) {
         if self.write_queue.is_empty() || self.transport.is_rekeying() {
@@ -341,10 +213,13 @@ impl State {
         // A writer that has not used its last turn keeps it, but is no longer counted: a writer that was dropped
         // with a turn would hold up the others forever.
         self.unused_turns = 0;
+        // As many turns as there is room for: with fewer the socket would run dry, with more the output would grow
+        // without bound.
         let mut room = OUTPUT_HIGH_WATER.saturating_sub(self.transport.output().len());
         while room > 0
             && let Some(id) = self.write_queue.pop_front()
         {
+            // A turn is charged in full, although the writer may use less: what it will write is not known here.
             room = room.saturating_sub(TURN_BYTES);
             if let Some(waiters) = self.waiters.get_mut(id.0 as usize) {
                 waiters.queued = false;
@@ -364,6 +239,7 @@ impl State {
         self.pending_requests.clear();
         self.write_queue = VecDeque::new();
         for waiters in &mut self.waiters {
+            // Dropping the sender ends the wait of `Session::open`.
             waiters.opener = None;
             self.wake_list.push(waiters.reader.take());
             self.wake_list.push(waiters.writer.take());
@@ -379,8 +255,10 @@ impl State {
     /// Frees memory that a burst of traffic or channels has left behind.
     pub(super) fn shrink(&mut self) {
         if self.transport.output().is_empty() {
+            // `clear` would keep the capacity of the largest burst.
             *self.transport.output() = bytes::BytesMut::new();
         }
+        // With channels open, the list is in use, and its entries hold their wakers.
         if self.connection.channel_count() == 0 {
             self.waiters = Vec::new();
             self.write_queue = VecDeque::new();

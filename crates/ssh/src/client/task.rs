@@ -10,7 +10,7 @@ use bytes::{Buf, BytesMut};
 use tokio::time::{Instant, Sleep};
 
 use super::options::Options;
-use super::state::{SessionPhase, Shared, State};
+use super::state::{SessionPhase, SessionState, SharedSession};
 use super::stream::Stream;
 use crate::error::{Error, Party};
 
@@ -29,27 +29,32 @@ const PROTOCOL_ERROR: u32 = 2;
 
 /// The task of one session. Resolves when the session has ended.
 pub(super) struct SessionTask {
-    shared: Arc<Shared>,
+    shared: Arc<SharedSession>,
     stream: Stream,
     options: Options,
     /// Swapped with the transport's read buffer under the lock, so that reading needs no lock.
     read_buffer: BytesMut,
+    /// Size of the next read block, in bytes: from [`MIN_READ_BLOCK`] to [`MAX_READ_BLOCK`].
     read_block: usize,
     /// Swapped with the transport's output under the lock: sealing continues while it is being written.
     write_buffer: BytesMut,
+    /// Whether everything written so far is flushed; a stream over a channel or pipe may buffer internally.
     flushed: bool,
     /// Whether received bytes may still be waiting for a delayed ACK (see [`Stream::poll_read`]).
     quickack_pending: bool,
+    /// When the server's last byte was received: any byte shows that it is alive, not only answers to keepalive
+    /// requests.
     last_received: Instant,
     /// `None` before authentication, or if keepalive is off.
     next_ping: Option<Instant>,
     /// Last time of bulk traffic. `None` once the buffers are freed.
     busy_since: Option<Instant>,
+    /// One timer for all deadlines; it is reset only when the earliest one has changed.
     sleep: Pin<Box<Sleep>>,
 }
 
 impl SessionTask {
-    pub(super) fn new(shared: Arc<Shared>, stream: Stream, options: Options) -> Self {
+    pub(super) fn new(shared: Arc<SharedSession>, stream: Stream, options: Options) -> Self {
         stream.set_socket_options(options.dead_after());
         let now = Instant::now();
         Self {
@@ -70,6 +75,8 @@ impl SessionTask {
 
     /// Does all reading and writing that is possible now. An error ends the session.
     fn poll_io(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        // The waker is stored before anything is looked at: a handle that changes the state afterwards wakes the task
+        // again.
         let (reprocess, abort) = self.shared.with_state(|state| {
             state.set_task_waker(cx.waker());
             (std::mem::take(&mut state.reprocess_input), state.abort)
@@ -82,6 +89,8 @@ impl SessionTask {
         }
         let mut budget = READ_BUDGET;
         loop {
+            // Reading and writing alternate: a socket that takes no more must not stop reading, and answers leave
+            // early.
             let read = self.read_once(cx)?;
             self.write_output(cx)?;
             if read == 0 {
@@ -109,6 +118,7 @@ impl SessionTask {
             Poll::Ready(count) => count?,
         };
         self.last_received = Instant::now();
+        // Grows at half full: a read is often cut by what the kernel has, also under bulk traffic.
         if count >= self.read_block / 2 {
             self.read_block = (self.read_block * 2).min(MAX_READ_BLOCK);
             self.busy_since = Some(self.last_received);
@@ -206,6 +216,7 @@ impl SessionTask {
                 return Ok(());
             };
             if next > now {
+                // Most wake-ups leave the earliest deadline as it was: the timer is not touched then.
                 if next != self.sleep.deadline() {
                     self.sleep.as_mut().reset(next);
                 }
@@ -259,12 +270,16 @@ impl SessionTask {
             self.shrink_buffers();
         }
         if let (Some(ping), Some(dead_after)) = (self.next_ping, self.options.dead_after()) {
+            // Also while data is waiting to be written: a blocked socket must not hide a dead peer.
             if now >= self.last_received + dead_after {
                 return Err(Error::DeadPeer(dead_after));
             }
             if now >= ping {
+                // From now and not from the planned time: after a suspension, missed pings are not made up for.
                 self.next_ping = self.options.ping_interval().map(|interval| now + interval);
                 self.shared.with_state(|state| {
+                    // One ping at a time: a dead server must not collect them. During a key exchange it would be held
+                    // back, and the exchange has its own deadline.
                     if !state.connection.is_ping_pending() && !state.transport.is_rekeying() {
                         state.connection.ping(now.into_std(), &mut state.transport);
                     }
@@ -288,11 +303,12 @@ impl SessionTask {
         if self.write_buffer.is_empty() {
             self.write_buffer = BytesMut::new();
         }
-        self.shared.with_state(State::shrink);
+        self.shared.with_state(SessionState::shrink);
     }
 
     /// Ends the session. Output such as DISCONNECT is written only as far as the socket takes it at once.
     fn finish(&mut self, cx: &mut Context<'_>, error: &Error) {
+        // Bounded: the output may refill while it is written, and the socket must not keep the task alive.
         for _ in 0..4 {
             if self.write_buffer.is_empty() {
                 let write_buffer = &mut self.write_buffer;
@@ -307,13 +323,14 @@ impl SessionTask {
                 _ => break,
             }
         }
+        // The session ends whatever happens: the caller gets `error`, which explains more than a failed flush.
         let _ = self.stream.poll_flush(cx);
         publish_end(&self.shared, error);
     }
 }
 
 /// Tells a server that broke the protocol why the session ends. The transport sends its own errors itself.
-fn send_disconnect(state: &mut State, error: &Error) {
+fn send_disconnect(state: &mut SessionState, error: &Error) {
     if let Error::Protocol(text) = error {
         state.transport.disconnect(PROTOCOL_ERROR, text);
     }
@@ -327,10 +344,11 @@ fn closed_by_client() -> Error {
     }
 }
 
-fn publish_end(shared: &Shared, error: &Error) {
+fn publish_end(shared: &SharedSession, error: &Error) {
     shared.with_state(|state| state.end(error));
     shared.ended.send_if_modified(|ended| {
         let first = ended.is_none();
+        // The first reason stays: what follows is only its effect.
         if first {
             *ended = Some(error.clone());
         }

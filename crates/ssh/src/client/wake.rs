@@ -37,6 +37,7 @@ impl WakeList {
 /// Stores `waker` in `slot`; clones it only if the slot does not already wake the same task.
 pub(super) fn store_waker(slot: &mut Option<Waker>, waker: &Waker) {
     match slot {
+        // Cloning a waker counts references atomically; the same task polls most of the time.
         Some(stored) if stored.will_wake(waker) => {}
         _ => *slot = Some(waker.clone()),
     }

@@ -22,11 +22,11 @@ pub(super) enum ChannelState {
 /// How far one direction has ended; later ends include the earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum DirectionEnd {
-    /// Bytes may follow.
+    /// Neither EOF nor CLOSE was sent in this direction: bytes may follow.
     Flowing,
-    /// CHANNEL_EOF was sent.
+    /// CHANNEL_EOF was sent: no bytes follow, but the other direction continues (RFC 4254 §5.3).
     Eof,
-    /// CHANNEL_CLOSE was sent.
+    /// CHANNEL_CLOSE was sent: nothing follows for this channel, and the other side answers with CLOSE.
     Closed,
 }
 
@@ -48,8 +48,9 @@ pub enum ReadResult {
 pub(super) enum Received {
     /// It waits for the reader.
     Buffered,
-    /// There is no reader: it was thrown away.
+    /// The reader was dropped, so the data was thrown away.
     Discarded,
+    /// It does not fit into the window, which ends the session (RFC 4254 §5.2).
     WindowExceeded,
     /// It follows an EOF or CLOSE.
     AfterEnd,
@@ -64,7 +65,9 @@ pub(super) struct Channel {
     pub(super) remote_id: u32,
     pub(super) remote_end: DirectionEnd,
     pub(super) local_end: DirectionEnd,
+    /// Whether the caller has dropped its reading handle: received data is thrown away.
     pub(super) reader_dropped: bool,
+    /// Whether the caller has dropped its writing handle. With both dropped, the channel is closed.
     pub(super) writer_dropped: bool,
     pub(super) send_window: SendWindow,
     pub(super) recv_window: RecvWindow,
@@ -110,6 +113,7 @@ impl Channel {
             self.unsettled += data.len();
             return Received::Discarded;
         }
+        // An empty CHANNEL_DATA is allowed and must not look like EOF to the reader.
         if !data.is_empty() {
             self.recv_buffer.push(data);
         }
@@ -124,6 +128,7 @@ impl Channel {
         if !self.recv_window.receive(len) {
             return Received::WindowExceeded;
         }
+        // Nothing reads stderr on a forwarded channel, but without credit the server would stall on it.
         self.unsettled += len;
         Received::Discarded
     }
@@ -147,6 +152,7 @@ impl Channel {
                 self.unsettled += data.len();
                 ReadResult::Data(data)
             }
+            // EOF wins over CLOSE: the usual end is both in one read. CLOSE alone means that bytes may be missing.
             None if self.eof_received => ReadResult::Eof,
             None if self.remote_end == DirectionEnd::Closed => ReadResult::Reset,
             None => ReadResult::Empty,
@@ -177,6 +183,7 @@ impl Channel {
     /// Returns the bytes of credit to send now. `None` if no WINDOW_ADJUST is due.
     pub(super) fn take_credit(&mut self) -> Option<u32> {
         if self.state == ChannelState::Open
+            // After its EOF the server sends no data that credit could be for.
             && self.remote_end == DirectionEnd::Flowing
             && self.local_end < DirectionEnd::Closed
         {

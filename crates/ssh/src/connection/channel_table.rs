@@ -25,6 +25,7 @@ impl ChannelTable {
             return id;
         }
         self.slots.push(channel);
+        // `max_channels` bounds the table far below 2^32.
         u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
     }
 

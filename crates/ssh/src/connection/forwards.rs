@@ -8,6 +8,7 @@ use crate::wire::Reader;
 #[derive(Debug)]
 struct GrantedForward {
     listen: RemoteListen,
+    /// The port that the server bound, 1 to 65535; 0 for a Unix socket.
     bound_port: u16,
     /// Whether we have asked the server to stop listening.
     cancelled: bool,
@@ -40,6 +41,7 @@ impl RemoteForwards {
     /// Records that the server granted `listen`; `body` is the body of its REQUEST_SUCCESS.
     pub(super) fn grant(&mut self, listen: RemoteListen, body: &[u8]) -> GlobalReply {
         let mut reader = Reader::new(body);
+        // Optional: only a request for port 0 has a port in its answer.
         let reported = reader.u32().ok();
         let bound_port = match &listen {
             RemoteListen::Unix { .. } => 0,
@@ -83,6 +85,8 @@ impl RemoteForwards {
     /// which is the bound port and not a requested port 0.
     pub(super) fn cancel(&mut self, at: usize) -> Option<RemoteListen> {
         let forward = self.granted.get_mut(at)?;
+        // It stays in the list until the answer: channels that cross the cancel request must be refused without a
+        // violation.
         forward.cancelled = true;
         Some(match &forward.listen {
             RemoteListen::Tcp { address, .. } => RemoteListen::Tcp {
@@ -127,6 +131,8 @@ impl RemoteForwards {
             _ => true,
         };
         let mut candidates = self.granted.iter().filter(same_port);
+        // One forward on the port: the address is not compared, because servers report `localhost` as `127.0.0.1`, or
+        // as requested.
         let found = match (candidates.next(), candidates.next()) {
             (Some(only), None) => Some(only),
             (None, _) => None,

@@ -33,6 +33,7 @@ impl Connection {
         let name = body.string()?;
         let wants_reply = body.bool()?;
         self.limit_requests(now)?;
+        // The only request of a server that means something to a client that forwards; all others are refused.
         if name == b"hostkeys-00@openssh.com" {
             self.on_host_keys(body)?;
         }
@@ -49,6 +50,7 @@ impl Connection {
             if keys.len() == MAX_HOST_KEYS {
                 return Err(protocol_error("more than 64 host keys"));
             }
+            // Copied: a slice would keep the whole read block alive as long as the keys are watched.
             keys.push(Bytes::copy_from_slice(body.string()?));
         }
         self.events.push_back(ConnectionEvent::HostKeys(keys));
@@ -62,6 +64,7 @@ impl Connection {
         success: Option<&[u8]>,
         out: &mut impl PacketSink,
     ) -> Result<(), Error> {
+        // Ends the session: from here on it would not be known which answer belongs to which request.
         let Some(request) = self.pending.pop() else {
             return Err(protocol_error("an answer to a request that was not made"));
         };
@@ -85,18 +88,22 @@ impl Connection {
         out: &mut impl PacketSink,
     ) {
         let reply = match (request, success) {
+            // Success or failure: OpenSSH answers keepalive@openssh.com with failure.
             (GlobalRequest::Ping(sent_at), _) => {
                 let rtt = now.saturating_duration_since(sent_at);
                 self.rtt.add(rtt);
                 GlobalReply::Pong(rtt)
             }
             (GlobalRequest::CancelForward(listen), success) => {
+                // Also after a refusal: the server does not listen there, so that there is nothing left to refuse
+                // channels for.
                 self.forwards.remove_cancelled(&listen);
                 success.map_or(GlobalReply::Refused, |_| GlobalReply::Cancelled)
             }
             (_, None) => GlobalReply::Refused,
             (GlobalRequest::Forward { listen, abandoned }, Some(body)) => {
                 let reply = self.forwards.grant(listen.clone(), body);
+                // Otherwise the port would stay bound at the server, and a retry would find it busy.
                 if abandoned && reply != GlobalReply::Invalid {
                     self.undo_forward(&listen, out);
                 }
@@ -117,6 +124,7 @@ impl Connection {
     ) -> Option<RequestId> {
         (self.pending.len() < PendingRequests::MAX).then(|| {
             out.send(payload);
+            // After it is sent: only then does it have a sequence number.
             self.pending.push(request, out.last_sequence())
         })
     }

@@ -33,7 +33,7 @@ pub enum ChannelTarget {
     },
     /// A Unix socket (OpenSSH PROTOCOL §2.4).
     Unix {
-        /// Path on the server.
+        /// Path on the server, as bytes: Unix paths need not be UTF-8.
         path: Vec<u8>,
     },
 }
@@ -50,7 +50,7 @@ pub enum RemoteListen {
     },
     /// A Unix socket (OpenSSH PROTOCOL §2.4).
     Unix {
-        /// Path on the server.
+        /// Path of the socket that the server creates, as bytes: Unix paths need not be UTF-8.
         path: Vec<u8>,
     },
 }
@@ -60,6 +60,7 @@ pub(super) fn open(target: &ChannelTarget, local_id: u32, window: u32, max_packe
     out.u8(OPEN);
     match target {
         ChannelTarget::Tcp { .. } => out.string("direct-tcpip"),
+        // An extension of OpenSSH: RFC 4254 knows TCP only.
         ChannelTarget::Unix { .. } => out.string("direct-streamlocal@openssh.com"),
     }
     out.u32(local_id);
@@ -197,6 +198,7 @@ fn global_request(name: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
     out.u8(GLOBAL_REQUEST);
     out.string(name);
+    // A reply is always wanted: for a keepalive it is the sign of life, for a forward its port.
     out.bool(true);
     out
 }
@@ -208,6 +210,7 @@ pub(super) fn keepalive() -> Vec<u8> {
 /// A request to listen, or to stop listening.
 pub(super) fn forward_request(listen: &RemoteListen, cancel: bool) -> Vec<u8> {
     let name = match (listen, cancel) {
+        // A cancel request has the same fields as the request that it cancels (RFC 4254 §7.1).
         (RemoteListen::Tcp { .. }, false) => "tcpip-forward",
         (RemoteListen::Tcp { .. }, true) => "cancel-tcpip-forward",
         (RemoteListen::Unix { .. }, false) => "streamlocal-forward@openssh.com",

@@ -6,6 +6,7 @@
 
 mod channel;
 mod channel_table;
+mod event;
 mod forwards;
 mod global_request;
 mod message;
@@ -28,6 +29,7 @@ use crate::wire::Reader;
 pub use channel::ReadResult;
 use channel::{Channel, DirectionEnd, Received};
 use channel_table::ChannelTable;
+pub use event::{ConnectionEvent, OpenRequest};
 use forwards::RemoteForwards;
 pub use message::{ChannelTarget, RemoteListen};
 use pending::PendingRequests;
@@ -91,49 +93,11 @@ impl Default for ConnectionConfig {
     }
 }
 
-/// Something that the owner of a [`Connection`] has to act on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ConnectionEvent {
-    /// The server confirmed a channel that we opened.
-    Opened(ChannelId),
-    /// The server refused a channel that we opened. Drop its reader and writer to free the number.
-    OpenFailed {
-        /// The channel that was refused.
-        channel: ChannelId,
-        /// Reason code of RFC 4254 §5.1.
-        code: u32,
-        /// The server's text, cut to 1 KiB and not escaped.
-        text: String,
-    },
-    /// There is something to read: bytes, EOF or a reset.
-    Readable(ChannelId),
-    /// The window has grown, or the channel was closed.
-    Writable(ChannelId),
-    /// The server opened a channel: accept or refuse it.
-    Incoming(OpenRequest),
-    /// The server answered a global request of ours.
-    Reply(RequestId, GlobalReply),
-    /// The host keys that the server announces (OpenSSH PROTOCOL §2.5), as wire blobs; nothing is proven.
-    HostKeys(Vec<Bytes>),
-}
-
-/// A channel that the server opens for one of our remote forwards.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenRequest {
-    /// The channel to accept or refuse.
-    pub channel: ChannelId,
-    /// The forward, as it was requested.
-    pub listen: RemoteListen,
-    /// The port that the server bound; 0 for a Unix socket.
-    pub bound_port: u16,
-    /// `address:port` of the connecting side as the server claims it; not escaped. Empty for a Unix socket.
-    pub originator: String,
-}
-
 /// Text of the server that is kept, in bytes.
 const MAX_TEXT: usize = 1024;
 
-/// The channels and global requests of one session.
+/// The channels and global requests of one session, from the login to its end. Works on packets and times that its
+/// owner passes in.
 #[derive(Debug)]
 pub struct Connection {
     config: ConnectionConfig,
@@ -141,9 +105,13 @@ pub struct Connection {
     pending: PendingRequests,
     forwards: RemoteForwards,
     rtt: RttEstimator,
+    /// Limits messages that are not allowed but may be a harmless race or a bug of the server.
     violation_limiter: TokenBucket,
+    /// Limits the server's channel requests and global requests: each one may demand a reply of us.
     request_limiter: TokenBucket,
+    /// Messages that were not allowed, in the whole session; a status figure, unlike the limiter's tokens.
     violations: u64,
+    /// Events for the owner, oldest first. Empty between packets: the owner takes all of them after each call.
     events: VecDeque<ConnectionEvent>,
     /// Earliest time at which a writer has waited too long for credit.
     next_wait_deadline: Option<Instant>,
@@ -233,6 +201,7 @@ impl Connection {
             message::REQUEST_SUCCESS => self.on_global_reply(now, Some(body.rest()), out),
             message::REQUEST_FAILURE => self.on_global_reply(now, None, out),
             // We send no channel requests.
+            // An answer to nothing. It is only counted, because it changes no state.
             message::CHANNEL_SUCCESS | message::CHANNEL_FAILURE => self.record_violation(now),
             _ => {
                 out.reply_unimplemented();
@@ -308,6 +277,7 @@ impl Connection {
         let Some(channel) = self.channels.open_mut(id) else {
             return self.record_violation(now);
         };
+        // RFC 4254 §5.2 limits a window to 2^32 - 1 bytes; wrapping around would stall the channel.
         if !channel.send_window.add_credit(now, credit, min_rtt) {
             return Err(protocol_error("a window of 2^32 bytes or more"));
         }
@@ -320,6 +290,7 @@ impl Connection {
         let Some(channel) = self.channels.open_mut(id) else {
             return self.record_violation(now);
         };
+        // A second EOF, or one after CLOSE.
         if channel.remote_end > DirectionEnd::Flowing {
             return self.record_violation(now);
         }
@@ -346,6 +317,7 @@ impl Connection {
             .push_back(ConnectionEvent::Readable(ChannelId(id)));
         self.events
             .push_back(ConnectionEvent::Writable(ChannelId(id)));
+        // Both sides may have closed now: the number is free once no handle refers to it.
         self.release(id);
         Ok(())
     }
@@ -359,10 +331,13 @@ impl Connection {
         let id = body.u32()?;
         let _type = body.string()?;
         let wants_reply = body.bool()?;
+        // Before the channel is looked up: requests for unknown channels count, too.
         self.limit_requests(now)?;
         let Some(channel) = self.channels.open_mut(id) else {
             return self.record_violation(now);
         };
+        // RFC 4254 §5.4: unknown requests are answered with failure. After our CLOSE nothing may be sent on the
+        // channel.
         if wants_reply && channel.local_end < DirectionEnd::Closed {
             out.send(&message::for_channel(
                 message::CHANNEL_FAILURE,

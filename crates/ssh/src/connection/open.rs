@@ -13,9 +13,10 @@ use super::{
 use crate::error::{Error, bounded};
 use crate::wire::Reader;
 
-/// SSH_OPEN_ADMINISTRATIVELY_PROHIBITED.
+/// SSH_OPEN_ADMINISTRATIVELY_PROHIBITED (RFC 4254 §5.1): refuses channels that no forward entitles the server to open.
 const PROHIBITED: u32 = 1;
-/// SSH_OPEN_RESOURCE_SHORTAGE.
+/// SSH_OPEN_RESOURCE_SHORTAGE (RFC 4254 §5.1): refuses channels beyond
+/// [`ConnectionConfig::max_channels`](super::ConnectionConfig::max_channels).
 const SHORTAGE: u32 = 4;
 /// Smallest maximum packet size that is accepted, in bytes. No known server announces less, and each payload byte would
 /// cost many bytes on the line.
@@ -49,6 +50,7 @@ impl Connection {
     fn new_recv_window(&self) -> RecvWindow {
         let limits = self.config.window;
         let channels = u32::try_from(self.channels.len() + 1).unwrap_or(u32::MAX);
+        // Divided, because many channels share the line that one of them needed the large window for.
         let wanted = (self.largest_window / channels).max(limits.initial);
         let in_use = self
             .channels
@@ -73,6 +75,8 @@ impl Connection {
             .filter(|channel| channel.state == ChannelState::Opening)
         else {
             return Err(protocol_error(
+                // A second confirmation is refused here, too: it would give the channel another number and a new
+                // window.
                 "a confirmation of a channel that was not requested",
             ));
         };
@@ -80,6 +84,7 @@ impl Connection {
             return Err(protocol_error("a channel with a tiny maximum packet size"));
         };
         if let Some(sent_at) = channel.open_sent_at {
+            // The server connects to the target first, so that the time is a bound and no measurement.
             self.rtt
                 .add_upper_bound(now.saturating_duration_since(sent_at));
         }
@@ -108,6 +113,7 @@ impl Connection {
             }
         };
         if channel.reader_dropped && channel.writer_dropped {
+            // The caller gave up waiting, and the server has nothing open.
             self.channels.remove(id);
             return Ok(());
         }
@@ -140,6 +146,7 @@ impl Connection {
         };
         let (listen, bound_port) = match self.forwards.find(&forwarded) {
             ForwardMatch::Active(listen, bound_port) => (listen, bound_port),
+            // No violation: the connection may have arrived before the server read our cancel request.
             ForwardMatch::Cancelled => {
                 refuse(out, open.sender_id, PROHIBITED, "not forwarded");
                 return Ok(());
@@ -149,6 +156,7 @@ impl Connection {
                 return self.record_violation(now);
             }
         };
+        // Checked before the channel exists: refusing it afterwards would have to undo it.
         let send_window = new_send_window(open.window, open.max_packet, self.config.max_packet);
         let Some(send_window) = send_window else {
             return Err(protocol_error("a channel with a tiny maximum packet size"));
@@ -215,6 +223,7 @@ fn refuse(out: &mut impl PacketSink, remote_id: u32, code: u32, text: &str) {
 
 /// The server's window with packets no larger than ours. `None` if its maximum packet size is too small.
 fn new_send_window(window: u32, max_packet: u32, our_max_packet: u32) -> Option<SendWindow> {
+    // The smaller of both maxima: a server that announces 4 GiB must not make us seal packets that we would refuse.
     (max_packet >= MIN_MAX_PACKET).then(|| SendWindow::new(window, max_packet.min(our_max_packet)))
 }
 
@@ -228,6 +237,7 @@ fn originator(forwarded: &ForwardedChannel<'_>) -> String {
     else {
         return String::new();
     };
+    // The server's claim, for the log only; it never selects a target.
     let address = bounded(originator_address, MAX_TEXT);
     if address.contains(':') {
         format!("[{address}]:{port}")

@@ -37,7 +37,7 @@ pub(super) enum GlobalRequest {
         abandoned: bool,
     },
     CancelForward(RemoteListen),
-    /// When it was sent.
+    /// A keepalive request, and when it was sent: the answer's delay is the round trip.
     Ping(Instant),
     ProveHostKeys,
 }
@@ -45,12 +45,12 @@ pub(super) enum GlobalRequest {
 /// Requests without an answer, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct PendingRequests {
-    queue: VecDeque<PendingRequest>,
+    queue: VecDeque<PendingGlobalRequest>,
     next_id: u64,
 }
 
 #[derive(Debug)]
-struct PendingRequest {
+struct PendingGlobalRequest {
     id: RequestId,
     request: GlobalRequest,
     /// Sequence number of its packet, to which UNIMPLEMENTED refers. `None` if it is held back for new keys.
@@ -58,13 +58,14 @@ struct PendingRequest {
 }
 
 impl PendingRequests {
-    /// Requests that may wait at the same time.
+    /// Requests that may wait at the same time. A server that answers none of them would let the queue grow with each
+    /// keepalive.
     pub(super) const MAX: usize = 1024;
 
     pub(super) fn push(&mut self, request: GlobalRequest, sequence: Option<u32>) -> RequestId {
         let id = RequestId(self.next_id);
         self.next_id += 1;
-        self.queue.push_back(PendingRequest {
+        self.queue.push_back(PendingGlobalRequest {
             id,
             request,
             sequence,
@@ -83,6 +84,7 @@ impl PendingRequests {
         let at = self
             .queue
             .iter()
+            // From the front: the oldest request with this number. The queue is short, and UNIMPLEMENTED is rare.
             .position(|pending| pending.sequence == Some(sequence))?;
         let pending = self.queue.remove(at)?;
         Some((pending.id, pending.request))
@@ -98,6 +100,7 @@ impl PendingRequests {
             if let GlobalRequest::Forward { abandoned, .. } = &mut pending.request
                 && pending.id == id
             {
+                // It stays in the queue: answers have no number, so that removing it would shift all later ones.
                 *abandoned = true;
             }
         }

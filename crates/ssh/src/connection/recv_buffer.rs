@@ -43,12 +43,14 @@ impl RecvBuffer {
 
     pub(super) fn push(&mut self, data: Bytes) {
         self.len += data.len();
+        // Once per stall: copying is paid for by the reader that causes it, not by every transfer.
         if self.len > STALLED_AT && !std::mem::replace(&mut self.stalled, true) {
             // Releases the read buffers that the chunks share.
             for chunk in &mut self.chunks {
                 *chunk = Bytes::copy_from_slice(chunk);
             }
         }
+        // Keeping a slice would hold a read block of up to 128 KiB for a few bytes.
         if data.len() < ALWAYS_COPY_BELOW
             || (self.len > LAGGING_AT && data.len() < COPY_IF_LAGGING_BELOW)
         {
@@ -67,6 +69,7 @@ impl RecvBuffer {
             let room = self.tail.capacity() - self.tail.len();
             if room == 0 {
                 let next =
+                    // Doubles, so that a channel with one small message does not hold a large block.
                     (self.tail.len() * 2).clamp(data.len().min(MAX_COPY_BLOCK), MAX_COPY_BLOCK);
                 self.finish_tail();
                 self.tail = BytesMut::with_capacity(next);
@@ -93,12 +96,14 @@ impl RecvBuffer {
 
     /// Takes the oldest chunk. `None` if there are no bytes.
     pub(super) fn pop(&mut self) -> Option<Bytes> {
+        // The tail comes last: it holds the newest bytes.
         let chunk = match self.chunks.pop_front() {
             Some(chunk) => chunk,
             None if self.tail.is_empty() => return None,
             None => std::mem::take(&mut self.tail).freeze(),
         };
         self.len -= chunk.len();
+        // Hysteresis: a reader at the limit would otherwise switch with each packet.
         self.stalled &= self.len > STALLED_AT / 2;
         if self.len == 0 {
             // Frees the queue: most channels are idle most of the time.

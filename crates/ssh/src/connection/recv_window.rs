@@ -27,19 +27,22 @@ const MIN_INITIAL: u32 = 64 * 1024;
 /// Bounds of the receive windows of one session, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowLimits {
-    /// Initial window of a channel.
+    /// Initial window of a channel, in bytes; the same 2 MiB as OpenSSH's by default.
     pub initial: u32,
-    /// Maximum that one window grows to.
+    /// Maximum that one window grows to, in bytes. Larger ones make OpenSSH reallocate and copy its buffers.
     pub max: u32,
-    /// Total of all initial windows of a session; new channels start small when it is nearly used up.
+    /// Total of all initial windows of a session, in bytes; new channels start small when it is nearly used up.
     pub session_total: u64,
 }
 
 impl WindowLimits {
     /// The initial window of a channel that would start with `wanted`, beside others whose windows add up to `in_use`.
     pub(super) fn initial_for(&self, wanted: u32, in_use: u64) -> u32 {
+        // A part of what is left, so that no number of channels exceeds the total by much: a server that fills every
+        // window of a session must not exhaust our memory.
         let share = self.session_total.saturating_sub(in_use) / SHARE_DIVISOR;
         let share = u32::try_from(share).unwrap_or(u32::MAX);
+        // Never below two packets: with less, each packet would wait for credit.
         wanted.min(share.max(MIN_INITIAL))
     }
 }
@@ -72,6 +75,7 @@ pub(super) struct RecvWindow {
 /// Consumption since a point in time.
 #[derive(Debug, Clone, Copy)]
 struct Interval {
+    /// When the interval started: at a consumption, because before it the sender may have paused.
     since: Instant,
     consumed: u64,
     /// Largest number of unconsumed bytes in this interval.
@@ -93,6 +97,8 @@ impl RecvWindow {
     pub(super) fn new(limits: WindowLimits, initial: u32) -> Self {
         Self {
             limits,
+            // A channel may start larger than `limits.initial`, on a line that needed it before; an idle one falls back
+            // all the same.
             initial: initial.min(limits.initial),
             target: initial,
             available: initial,
@@ -107,6 +113,8 @@ impl RecvWindow {
         let Some(len) = u32::try_from(len).ok().filter(|len| *len <= self.available) else {
             return false;
         };
+        // Both sides count: a server that sends more breaks RFC 4254 §5.2, and this bound is what keeps our memory
+        // bounded.
         self.available -= len;
         self.unconsumed += len;
         true
@@ -115,6 +123,7 @@ impl RecvWindow {
     /// Counts consumed bytes and adapts the target.
     pub(super) fn consume(&mut self, now: Instant, len: usize, min_rtt: Option<Duration>) {
         let len = u32::try_from(len).unwrap_or(u32::MAX).min(self.unconsumed);
+        // What had piled up when the reader came: much of it means that the reader is the slow side.
         let before = self.unconsumed;
         self.unconsumed -= len;
         let Some(interval) = &mut self.interval else {
@@ -129,12 +138,16 @@ impl RecvWindow {
             max_unconsumed,
         } = *interval;
         let elapsed = now.saturating_duration_since(since);
+        // What the channel needed before the pause says nothing about now, and its target counts against
+        // `session_total`.
         if elapsed > IDLE_RESET {
             self.target = self.initial;
         }
         match min_rtt {
             Some(rtt) if elapsed >= rtt.max(MIN_INTERVAL) => {
                 self.interval = Some(Interval::new(now));
+                // Twice the round trip: on a line slower than [`MAX_INTERVAL`] every interval would otherwise look like
+                // a pause.
                 if elapsed < MAX_INTERVAL.max(rtt * 2) {
                     // Twice the product: the measured rate is limited by the current window, so that the window must
                     // be larger for a faster line to show.
@@ -157,13 +170,16 @@ impl RecvWindow {
         let product = u128::from(bytes) * rtt.as_nanos() / elapsed.as_nanos().max(1);
         let wanted = u32::try_from(product).unwrap_or(u32::MAX);
         if wanted > self.target {
+            // Never lowered here: credit that was granted cannot be taken back (RFC 4254 §5.2).
             self.target = wanted.min(self.limits.max).max(self.target);
         }
     }
 
     /// Returns the credit to send now, in bytes. `None` if it is not worth a message yet.
     pub(super) fn take_credit(&mut self) -> Option<u32> {
+        // Unconsumed bytes are not credited: a reader that has stopped costs one window and no more.
         let credit = self.target.saturating_sub(self.available + self.unconsumed);
+        // One WINDOW_ADJUST per packet would cost a packet in our direction for each one in the server's.
         if credit == 0 || credit < (self.target / 8).min(MAX_HELD_CREDIT) {
             return None;
         }

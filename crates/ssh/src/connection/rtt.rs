@@ -23,6 +23,7 @@ impl RttEstimator {
     /// Adds the duration of an exchange that took a round trip or more, such as opening a channel. Lowers the minimum
     /// only: the more samples there are, the likelier one of them met no queue and no busy server.
     pub(super) fn add_upper_bound(&mut self, took: Duration) {
+        // `last` stays: it is shown to the user, and an upper bound would look like a bad line.
         self.min = Some(self.min.map_or(took, |min| min.min(took)));
     }
 

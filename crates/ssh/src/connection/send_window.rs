@@ -36,6 +36,7 @@ const INTERACTIVE_PAUSE: Duration = Duration::from_millis(500);
 /// Finds out whether a channel of the session is interactive: counts small writes in a row.
 #[derive(Debug, Default)]
 pub(super) struct InteractiveDetector {
+    /// Small writes in a row, over all channels; at most [`INTERACTIVE_RUN`].
     run: u32,
     /// The channel of the last small write, and its time.
     last: Option<(u32, Instant)>,
@@ -50,6 +51,7 @@ impl InteractiveDetector {
         window: &SendWindow,
         now: Instant,
     ) {
+        // A bulk transfer ends in a short write as well: without the second condition it would look interactive.
         if len <= SMALL_WRITE && window.in_flight < BULK_IN_FLIGHT {
             self.run = if self.is_recent(now) { self.run + 1 } else { 1 }.min(INTERACTIVE_RUN);
             self.last = Some((channel, now));
@@ -68,6 +70,7 @@ impl InteractiveDetector {
         now: Instant,
         min_rtt: Option<Duration>,
     ) -> bool {
+        // No measurement, no low latency: the cap would be a guess.
         min_rtt.is_some_and(|rtt| rtt < LOW_LATENCY_MAX_RTT)
             && self.run == INTERACTIVE_RUN
             && self.is_recent(now)
@@ -128,12 +131,14 @@ impl SendWindow {
             Pacing::Capped { bdp, .. } => self
                 .credit
                 .min(self.in_flight_cap(bdp).saturating_sub(self.in_flight)),
+            // Without a measurement the server's window is the only known bound.
             Pacing::Warmup { .. } | Pacing::Uncapped => self.credit,
         };
         len.min(room as usize).min(self.max_packet as usize)
     }
 
     fn in_flight_cap(&self, bdp: u32) -> u32 {
+        // About one product in flight keeps the line busy without a queue behind it.
         if self.low_latency {
             return bdp.saturating_add(bdp / 4).max(LOW_LATENCY_FLOOR);
         }
@@ -164,7 +169,9 @@ impl SendWindow {
             return false;
         };
         self.credit = sum;
+        // Saturating: a server may grant more than was sent, to enlarge the window.
         self.in_flight = self.in_flight.saturating_sub(credit);
+        // Credit arrived, so that the server does grant it: the patience starts again.
         if let Pacing::Capped { waiting_since, .. } = &mut self.pacing {
             *waiting_since = None;
         }
@@ -175,12 +182,14 @@ impl SendWindow {
     }
 
     fn measure(&mut self, now: Instant, credit: u32, rtt: Duration) {
+        // The first credit only starts the clock: when its bytes were sent is not known.
         let Some((since, bytes)) = self.interval else {
             self.interval = Some((now, 0));
             return;
         };
         let bytes = bytes + u64::from(credit);
         let elapsed = now.saturating_duration_since(since);
+        // At least one round trip: credit comes in bursts, and a shorter interval would measure one of them.
         if elapsed < rtt.max(MIN_INTERVAL) {
             self.interval = Some((since, bytes));
             return;
@@ -190,6 +199,7 @@ impl SendWindow {
         let product = u32::try_from(product).unwrap_or(u32::MAX);
         self.pacing = match self.pacing {
             Pacing::Uncapped => Pacing::Uncapped,
+            // The first intervals measure the start of a transfer and not the line.
             Pacing::Warmup { intervals } if intervals < WARMUP_INTERVALS => Pacing::Warmup {
                 intervals: intervals + 1,
             },
@@ -229,6 +239,7 @@ impl SendWindow {
             Pacing::Capped {
                 waiting_since: Some(since),
                 ..
+            // On a long line four round trips, because credit takes at least one.
             } => Some(since + CREDIT_PATIENCE.max(min_rtt.unwrap_or_default() * 4)),
             _ => None,
         }

@@ -43,6 +43,7 @@ impl Connection {
             return Err(WriteError::NoWindow);
         }
         channel.send_window.send(len);
+        // Two parts: the data is copied once, into the buffer in which it is sealed.
         out.send_parts(&message::data_header(channel.remote_id, wire_len), data);
         Ok(len)
     }
@@ -62,7 +63,9 @@ impl Connection {
         let low_latency = self.interactive.is_other_interactive(id.0, now, min_rtt);
         let channel = self.channels.get_mut(id.0).ok_or(WriteError::Closed)?;
         check_writable(channel)?;
+        // Set at each write and not by events: whether another channel is interactive changes with time alone.
         channel.send_window.set_low_latency(low_latency);
+        // Before the window is asked: a small write that has to wait is interactive, too.
         self.interactive
             .record_write(id.0, len, &channel.send_window, now);
         match channel.send_window.allows(len) {
@@ -92,6 +95,7 @@ impl Connection {
         }
         let min_rtt = self.rtt.min();
         let mut next: Option<Instant> = None;
+        // All channels: timers are rare, and an ordered set of deadlines would have to be kept at each write.
         for (id, channel) in self.channels.iter_mut() {
             if channel.send_window.expire_wait(now, min_rtt) {
                 self.events
@@ -108,6 +112,8 @@ impl Connection {
         if let Some(channel) = self.channels.get_mut(id.0)
             && channel.is_writable()
         {
+            // RFC 4254 §5.3: EOF uses no window, so that it never waits. It follows all data, because packets are
+            // sealed in order.
             channel.local_end = DirectionEnd::Eof;
             out.send(&message::for_channel(message::EOF, channel.remote_id));
         }
@@ -120,6 +126,7 @@ impl Connection {
             return ReadResult::Reset;
         };
         let result = channel.read(now, min_rtt);
+        // The next channel starts with its share of it, so that it need not measure the line again.
         self.largest_window = self.largest_window.max(channel.recv_window.target());
         send_credit(channel, out);
         result
@@ -144,6 +151,7 @@ impl Connection {
             if channel.writer_dropped {
                 self.close_channel(id, out);
             } else {
+                // No round trip: bytes that are thrown away show no reader's rate and must not enlarge the window.
                 channel.settle(now, None);
                 send_credit(channel, out);
             }
@@ -162,6 +170,8 @@ impl Connection {
 
     fn close_channel(&mut self, id: ChannelId, out: &mut impl PacketSink) {
         if let Some(channel) = self.channels.get_mut(id.0)
+            // A channel that is not confirmed yet has no number of the server's to send CLOSE for:
+            // `on_open_confirmation` does it.
             && channel.state == ChannelState::Open
             && channel.local_end < DirectionEnd::Closed
         {

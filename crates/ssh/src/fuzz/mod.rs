@@ -88,7 +88,7 @@ fn auth(bytes: &[u8]) {
     assert!(auth.banner().len() <= 8 * 1024);
 }
 
-/// Counts packets.
+/// Counts the packets that a connection sends, and throws them away.
 struct CountingSink(usize);
 
 impl PacketSink for CountingSink {

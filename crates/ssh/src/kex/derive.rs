@@ -37,8 +37,9 @@ pub(crate) struct KeyMaterial {
     pub(crate) hash: HashAlgorithm,
     /// The shared secret K, encoded as the exchange hash covers it.
     pub(crate) secret: Zeroizing<Vec<u8>>,
-    /// The exchange hash H.
+    /// The exchange hash H of this key exchange; the first one of a session is also `session_id`.
     pub(crate) exchange_hash: Zeroizing<Vec<u8>>,
+    /// The exchange hash of the first key exchange, which stays an input of every later derivation.
     pub(crate) session_id: Vec<u8>,
 }
 
@@ -54,6 +55,7 @@ impl KeyMaterial {
         // Enough capacity from the start: a reallocation would leave a copy of the key behind.
         let mut key = Zeroizing::new(Vec::with_capacity(length + first.len()));
         key.extend_from_slice(&first);
+        // RFC 4253 §7.2: a key longer than the hash is extended with hashes over everything derived so far.
         while key.len() < length {
             let next = self.hash.digest(&[&self.secret, &self.exchange_hash, &key]);
             key.extend_from_slice(&next);

@@ -15,7 +15,8 @@ const GEX_INIT: u8 = 32;
 const GEX_REPLY: u8 = 33;
 const GEX_REQUEST: u8 = 34;
 
-/// Bits of the group that the server may choose: smallest, preferred, largest.
+/// Bits of the group that the server may choose: smallest, preferred, largest. OpenSSH refuses groups below 2048 bits
+/// as well (Logjam, CVE-2015-4000).
 const GEX_MIN: u32 = 2048;
 const GEX_PREFERRED: u32 = 3072;
 const GEX_MAX: u32 = 8192;
@@ -31,7 +32,7 @@ pub(crate) struct Dh {
 }
 
 enum DhState {
-    /// GEX_REQUEST was sent.
+    /// GEX_REQUEST was sent; the server chooses the group (RFC 4419 §3).
     GroupRequested,
     /// Our public value e was sent.
     PublicSent(DhKeyPair),
@@ -65,6 +66,7 @@ impl Dh {
         };
         let Some((hex, bits)) = known else {
             let mut bounds = Vec::new();
+            // Kept for the exchange hash, which covers the request (RFC 4419 §3).
             bounds.u32(GEX_MIN);
             bounds.u32(GEX_PREFERRED);
             bounds.u32(GEX_MAX);
@@ -94,10 +96,13 @@ impl Dh {
     ) -> Result<KexStep, Error> {
         let mut reader = Reader::new(payload);
         let number = reader.u8()?;
+        // Any error leaves `Done`: a second reply finds no key pair.
         match std::mem::replace(&mut self.state, DhState::Done) {
             DhState::GroupRequested if number == GEX_GROUP => {
                 let (prime, generator) = (reader.mpint()?, reader.mpint()?);
                 reader.end()?;
+                // The group comes from the server and is not tested for primality, as in OpenSSH: a server that wants
+                // to reveal the secret needs no weak group for it. The host key signs the group.
                 let pair = Group::offered(prime, generator)?.generate_pair(fill)?;
                 if let Some(fields) = &mut self.gex_fields {
                     fields.mpint(prime);
@@ -181,8 +186,10 @@ impl Group {
         let exponent = BoxedUint::from_be_slice(exponent, EXPONENT_BITS)
             .map(Zeroizing::new)
             .map_err(|_| kex_failed("an exponent is too long"))?;
+        // The prime is public: variable time reveals nothing.
         let params = BoxedMontyParams::new_vartime(self.prime.clone());
         Ok(BoxedMontyForm::new(base.clone(), &params)
+            // Constant time in the exponent: its length is a constant and not that of its value.
             .pow_bounded_exp(&exponent, EXPONENT_BITS)
             .retrieve())
     }

@@ -66,6 +66,7 @@ impl Ecdh {
             _ => EcdhCurve::X25519,
         };
         let no_key = |_| kex_failed("no key pair could be made");
+        // The library does not take our source of random bytes for ephemeral keys.
         let private = EphemeralPrivateKey::generate(curve.algorithm(), &rand::SystemRandom::new())
             .map_err(no_key)?;
         let public = private.compute_public_key().map_err(no_key)?;
@@ -81,6 +82,7 @@ impl Ecdh {
         } else {
             None
         };
+        // The ML-KEM key comes first, then the X25519 key, both in one string.
         client_public.extend_from_slice(public.as_ref());
         let mut payload = vec![INIT];
         payload.string(&client_public);
@@ -159,9 +161,12 @@ fn hybrid(
     private: EphemeralPrivateKey,
     server_public: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
+    // In the server's answer the ML-KEM ciphertext comes first, too.
     let (ciphertext, public) = server_public
         .split_at_checked(MLKEM_CIPHERTEXT_LEN)
         .ok_or_else(|| kex_failed("the server's ML-KEM ciphertext is too short"))?;
+    // A damaged ciphertext of the right length gives a secret that differs from the server's (implicit rejection): the
+    // signature check fails then.
     let shared = kem
         .decapsulate(ciphertext.into())
         .map_err(|_| kex_failed("the server's ML-KEM ciphertext is not a valid one"))?;

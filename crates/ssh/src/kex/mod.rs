@@ -35,7 +35,7 @@ pub(crate) struct KexOutcome {
     pub(crate) secret: Zeroizing<Vec<u8>>,
 }
 
-/// A method in progress.
+/// A key exchange method in progress, with its ephemeral secrets.
 pub(crate) enum KexMethod {
     Ecdh(ecdh::Ecdh),
     Dh(dh::Dh),
@@ -44,6 +44,7 @@ pub(crate) enum KexMethod {
 impl KexMethod {
     /// Starts the method `name`. Returns it with its first payload.
     pub(crate) fn start(name: &str, fill: FillRandom<'_>) -> Result<(Self, Vec<u8>), Error> {
+        // Names come from the negotiation, which returns only implemented ones.
         if name.starts_with("diffie-hellman-") {
             let (dh, payload) = dh::Dh::start(name, fill)?;
             Ok((Self::Dh(dh), payload))

@@ -3,11 +3,11 @@
 
 use bytes::Bytes;
 
-use super::key::{CERT_SUFFIX, PublicKey, SignatureError, key_type, plain_type};
+use super::key::{CERT_SUFFIX, KeyFields, SignatureError, key_type, plain_type};
 use crate::error::bounded;
 use crate::wire::{Malformed, Reader, Writer};
 
-/// SSH_CERT_TYPE_HOST.
+/// SSH_CERT_TYPE_HOST (PROTOCOL.certkeys): the certificate identifies a host and not a user.
 const CERT_TYPE_HOST: u32 = 2;
 /// Principals, and options, that a certificate may have.
 const MAX_NAMES: usize = 256;
@@ -31,6 +31,8 @@ pub struct Certificate {
     pub valid_before: u64,
     /// SSH_CERT_TYPE_USER or SSH_CERT_TYPE_HOST.
     cert_type: u32,
+    /// Names of its critical options, each cut to 64 bytes. A host certificate with any is refused: none is
+    /// implemented.
     critical_options: Vec<String>,
 }
 
@@ -70,8 +72,9 @@ impl Certificate {
         let plain = plain_type(name)
             .ok_or_else(|| SignatureError::KeyType(name.chars().take(64).collect()))?;
         let _nonce = reader.string()?;
+        // The plain key's blob is built from these fields: known_hosts and agents compare plain blobs.
         let at_key = reader.rest();
-        PublicKey::read(&plain, &mut reader)?;
+        KeyFields::read(&plain, &mut reader)?;
         let key_fields = consumed(at_key, reader.rest())?;
         let serial = reader.u64()?;
         let cert_type = reader.u32()?;
@@ -82,6 +85,7 @@ impl Certificate {
         let _extensions = reader.string()?;
         let _reserved = reader.string()?;
         let authority = reader.string()?;
+        // Everything before the signature, as it was on the wire.
         let signed = consumed(blob, reader.rest())?;
         let signature = reader.string()?;
         reader.end()?;
@@ -108,6 +112,7 @@ impl Certificate {
     /// # Errors
     /// The claim that does not hold.
     pub fn check_host(&self, host: &str, now: u64) -> Result<(), CertificateError> {
+        // A user certificate of the same authority would otherwise let any user play the server.
         if self.cert_type != CERT_TYPE_HOST {
             return Err(CertificateError::NotHost);
         }
@@ -117,9 +122,11 @@ impl Certificate {
         if now >= self.valid_before {
             return Err(CertificateError::Expired);
         }
+        // PROTOCOL.certkeys: an unknown critical option must lead to refusal, and it defines none for hosts.
         if let Some(option) = self.critical_options.first() {
             return Err(CertificateError::CriticalOption(option.clone()));
         }
+        // Host names do not depend on case; principals are compared as they are.
         let host = host.to_ascii_lowercase();
         if !self.principals.is_empty() && !self.principals.contains(&host) {
             return Err(CertificateError::Principal {
@@ -153,7 +160,7 @@ fn verify_authority(
     if algorithm == "ssh-rsa" && !allow_sha1 {
         return Err(SignatureError::Algorithm(algorithm.to_owned()));
     }
-    let key = PublicKey::read(name, &mut reader)?;
+    let key = KeyFields::read(name, &mut reader)?;
     reader.end()?;
     key.verify(algorithm, signature, signed)
 }

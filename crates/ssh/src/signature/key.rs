@@ -18,7 +18,7 @@ pub enum SignatureError {
     /// The signature has another algorithm than was negotiated; names it.
     #[error("the signature is of the algorithm {0:?}")]
     Algorithm(String),
-    /// The RSA key is too short; its length in bits.
+    /// The RSA key has fewer bits than are safe: 2048 for SHA-2, 1024 for `ssh-rsa`. Holds its length in bits.
     #[error("the RSA key has {0} bits, fewer than are safe")]
     RsaTooShort(usize),
     /// The signature does not match the key and the message.
@@ -32,7 +32,7 @@ impl From<Malformed> for SignatureError {
     }
 }
 
-/// Suffix of the names of certificates.
+/// Suffix of the type and algorithm names of OpenSSH certificates (PROTOCOL.certkeys).
 pub(crate) const CERT_SUFFIX: &str = "-cert-v01@openssh.com";
 
 /// The type of the key in a certificate of type `name`. `None` if `name` is not a certificate type.
@@ -55,7 +55,7 @@ pub(crate) fn key_type(algorithm: &str) -> &str {
 
 /// The fields of a public key, borrowed from its blob.
 #[derive(Clone, Copy)]
-pub(crate) enum PublicKey<'a> {
+pub(crate) enum KeyFields<'a> {
     Ed25519(&'a [u8]),
     Ecdsa(Curve, &'a [u8]),
     Rsa {
@@ -97,10 +97,11 @@ impl Curve {
     }
 }
 
-impl<'a> PublicKey<'a> {
+impl<'a> KeyFields<'a> {
     /// Reads the fields that follow the name of a plain key type.
     pub(crate) fn read(name: &str, reader: &mut Reader<'a>) -> Result<Self, SignatureError> {
         let ecdsa = |curve, label: &str, reader: &mut Reader<'a>| {
+            // RFC 5656 §3.1: the curve is in the blob twice, and both must agree.
             if reader.utf8()? == label {
                 Ok(Self::Ecdsa(curve, reader.string()?))
             } else {
@@ -214,6 +215,7 @@ fn rsa(
         // ssh-rsa is only offered if the configuration names it, for old servers: their keys are short, too.
         _ => (&lib::RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY, 1024),
     };
+    // The library refuses short keys as well, but without a reason that could be shown to the user.
     let bits = n.len().saturating_mul(8);
     if bits < min_bits {
         return Err(SignatureError::RsaTooShort(bits));

@@ -9,7 +9,7 @@ pub use key::SignatureError;
 pub(crate) use key::plain_type;
 
 use crate::wire::Reader;
-use key::{PublicKey, key_type};
+use key::{KeyFields, key_type};
 
 /// Verifies that the key blob `key` signed `message` with `algorithm`, which is the name of a plain algorithm.
 pub(crate) fn verify(
@@ -20,10 +20,11 @@ pub(crate) fn verify(
 ) -> Result<(), SignatureError> {
     let mut reader = Reader::new(key);
     let name = reader.utf8()?;
+    // The server chooses the blob: without this check it could present a key of a type that was not negotiated.
     if name != key_type(algorithm) {
         return Err(SignatureError::KeyType(name.chars().take(64).collect()));
     }
-    let key = PublicKey::read(name, &mut reader)?;
+    let key = KeyFields::read(name, &mut reader)?;
     reader.end()?;
     key.verify(algorithm, signature, message)
 }

@@ -133,7 +133,7 @@ pub(crate) async fn established(
     (session, incoming, peer)
 }
 
-/// Options without keepalive.
+/// Options without keepalive, so that only what the test causes is on the line.
 pub(crate) fn without_keepalive() -> Options {
     Options {
         keepalive: None,

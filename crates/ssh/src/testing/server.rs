@@ -30,7 +30,7 @@ pub(crate) struct ServerScript {
     pub(crate) answers: bool,
     /// Signs something else than the exchange hash.
     pub(crate) bad_signature: bool,
-    /// Sends this public value instead of its own.
+    /// Sends this public value instead of the real one.
     pub(crate) public: Option<Vec<u8>>,
     /// Sends these payloads before its KEXINIT.
     pub(crate) before_kexinit: Vec<Vec<u8>>,
@@ -138,7 +138,7 @@ impl Server {
         self.writer.output.split()
     }
 
-    /// Starts a key exchange.
+    /// Starts a key exchange from the server's side.
     pub(crate) fn send_kexinit(&mut self) {
         let script = &self.script;
         let mut payload = vec![20];
@@ -230,6 +230,11 @@ impl Server {
         reply.string(&q_s);
         reply.string(&signature);
         self.send(&reply);
+        self.send_newkeys(secret, exchange_hash);
+    }
+
+    /// Sends NEWKEYS and puts the new keys in use for the server's direction.
+    fn send_newkeys(&mut self, secret: Zeroizing<Vec<u8>>, exchange_hash: Zeroizing<Vec<u8>>) {
         for payload in self.script.before_newkeys.clone() {
             self.send(&payload);
         }

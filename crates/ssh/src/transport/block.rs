@@ -25,6 +25,7 @@ pub(crate) enum Iv {
 impl Iv {
     fn new(bytes: &[u8]) -> Result<Self, Error> {
         match bytes.len() {
+            // Only 3DES has blocks of 8 bytes.
             8 => bytes.try_into().map(Self::Des),
             _ => bytes.try_into().map(Self::Aes),
         }
@@ -86,6 +87,8 @@ impl BlockCipher {
     pub(crate) fn apply(&mut self, data: &mut [u8]) -> Result<(), Error> {
         match self {
             Self::Ctr { key, counter } => {
+                // The library takes an IV per call and keeps no state, so that the position in the stream is ours to
+                // keep.
                 let iv = FixedLength::from(counter.to_be_bytes());
                 key.less_safe_encrypt(data, EncryptionContext::Iv128(iv))
                     .map_err(cipher_error)?;
@@ -97,6 +100,8 @@ impl BlockCipher {
                     Iv::Aes(iv) => EncryptionContext::Iv128(FixedLength::from(*iv)),
                     Iv::Des(iv) => EncryptionContext::Iv64(FixedLength::from(*iv)),
                 };
+                // "Less safe" because the caller chooses the IV: RFC 4253 §6.3 chains packets, so that it must be the
+                // last block.
                 key.less_safe_encrypt(data, context).map_err(cipher_error)?;
                 iv.chain_to(data)?;
             }

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::cipher::MAX_PACKET_LENGTH;
+use super::sealing::MAX_PACKET_LENGTH;
 use crate::error::Error;
 
 /// Bytes that are inflated per call of the library.
@@ -29,6 +29,7 @@ impl Inflate {
     /// The data is damaged, or inflates to more than the largest packet (a decompression bomb).
     pub(crate) fn inflate(&mut self, packed: &[u8]) -> Result<Bytes, Error> {
         let error = |what: &str| Error::Protocol(format!("compressed data that {what}"));
+        // Bounded by a constant and not by the packed length: a small packet may inflate a thousandfold.
         let mut out = BytesMut::with_capacity(2 * packed.len().min(INFLATE_STEP));
         let mut rest = packed;
         self.scratch.resize(INFLATE_STEP, 0);
@@ -43,10 +44,12 @@ impl Inflate {
                 usize::try_from(self.state.total_out() - before_out).unwrap_or(usize::MAX);
             rest = rest.get(consumed..).unwrap_or_default();
             out.extend_from_slice(self.scratch.get(..produced).unwrap_or_default());
+            // Checked after each step, so that a bomb costs one step more than the limit.
             if out.len() > MAX_PACKET_LENGTH {
                 return Err(error("is larger than any packet"));
             }
             match status {
+                // A stream lasts until the next key exchange; one that ends cannot continue with the next packet.
                 Status::StreamEnd => return Err(error("ends")),
                 // All input is consumed, and room was left: nothing is held back.
                 _ if rest.is_empty() && produced < INFLATE_STEP => break,
@@ -54,6 +57,7 @@ impl Inflate {
                 _ => {}
             }
         }
+        // A payload has its message number at least (`PacketReader::poll` promises it).
         if out.is_empty() {
             return Err(error("is empty"));
         }
@@ -61,7 +65,7 @@ impl Inflate {
     }
 }
 
-/// Compresses payloads to send.
+/// Compresses payloads to send: one zlib stream per direction and key exchange.
 pub(crate) struct Deflate {
     state: Compress,
     packed: Vec<u8>,
@@ -79,6 +83,7 @@ impl Deflate {
     pub(crate) fn deflate(&mut self, header: &[u8], data: &[u8]) -> Result<&[u8], Error> {
         self.packed.clear();
         self.step(header, FlushCompress::None)?;
+        // RFC 4253 §6.2: each packet is flushed, so that the server can read it without the next one.
         self.step(data, FlushCompress::Sync)?;
         Ok(&self.packed)
     }

@@ -5,10 +5,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use super::cipher::{CipherSpec, Direction, Opener, Sealer};
+use super::cipher::{CipherSpec, Direction};
 use super::kex_deadline::KexDeadline;
 use super::mac::MacSpec;
 use super::negotiate::Agreement;
+use super::sealing::{Opener, Sealer};
 use super::types::{HostKey, HostKeyOffer, Negotiated};
 use crate::error::Error;
 use crate::kex::{self, FillRandom, KexMethod, KexOutcome, KexStep, KeyMaterial};
@@ -23,19 +24,20 @@ pub(super) struct Idents<'a> {
 
 /// A key exchange in progress.
 pub(super) struct KeyExchange {
-    /// Payload of our KEXINIT, for the exchange hash.
+    /// Payload of our KEXINIT, kept because the exchange hash covers it byte by byte (RFC 4253 §8).
     client_kexinit: Vec<u8>,
-    /// Sequence number of our KEXINIT.
+    /// Sequence number of our KEXINIT, the first packet that belongs to this exchange.
     first_sequence: u32,
     /// Payload of the server's KEXINIT; empty until it is received.
     pub(super) server_kexinit: Bytes,
     pub(super) stage: KexStage,
+    /// When the server has taken too long for this exchange.
     pub(super) deadline: KexDeadline,
 }
 
 /// How far a key exchange has come.
 pub(super) enum KexStage {
-    /// Our KEXINIT was sent.
+    /// Our KEXINIT was sent; the server's has not arrived. It may still send what it had queued.
     KexInit,
     /// Both KEXINITs were sent, and the method exchanges its messages.
     Method(Box<(Agreement, KexMethod)>),
@@ -98,6 +100,7 @@ impl KeyExchange {
             ));
         };
         let (agreement, method) = &mut **method;
+        // Taken and not read: only one message is skipped, whatever number it has.
         if std::mem::take(&mut agreement.skip_guess) {
             // RFC 4253 §7: the server's first message after a wrong guess is ignored.
             return Ok(KexReply::Nothing);
@@ -121,13 +124,17 @@ impl KeyExchange {
     ) -> Result<(DerivedKeys, HostKeyOffer), Error> {
         let hash = kex::hash_of(negotiated.kex);
         let mut prefix = Vec::new();
+        // RFC 4253 §8 prescribes the order. The hash covers both offers as they were sent, so that a changed one is
+        // noticed.
         prefix.string(idents.client);
         prefix.string(idents.server);
         prefix.string(&self.client_kexinit);
         prefix.string(&self.server_kexinit);
         prefix.string(&outcome.host_key);
         let exchange_hash = hash.digest(&[&prefix, &outcome.hash_fields, &outcome.secret]);
+        // Before the keys exist: an exchange that the host key did not sign yields nothing.
         let offer = verify_host_key(negotiated.host_key, &outcome, &exchange_hash)?;
+        // RFC 4253 §7.2: the first exchange hash identifies the session for good; user signatures are bound to it.
         let session_id = if session_id.is_empty() {
             exchange_hash.to_vec()
         } else {
@@ -190,6 +197,7 @@ fn verify_host_key(
     let key = match &plain_algorithm {
         None => HostKey::Plain(blob.clone()),
         Some(_) => {
+            // An authority may sign with SHA-1 only where the configuration has allowed SHA-1 for the host key itself.
             let allow_sha1 = algorithm.starts_with("ssh-rsa");
             let certificate = Certificate::parse(&blob, allow_sha1).map_err(failed)?;
             HostKey::Certificate(Box::new(certificate))
@@ -200,6 +208,7 @@ fn verify_host_key(
         blob,
         key,
     };
+    // A certificate is signed with the plain algorithm of the certified key.
     let signature_algorithm = plain_algorithm.as_deref().unwrap_or(algorithm);
     signature::verify(
         signature_algorithm,

@@ -30,9 +30,12 @@ impl IdentReader {
     /// Returns the identification without its line end. `None` if more bytes are needed.
     pub(crate) fn poll(&mut self, buffer: &mut BytesMut) -> Result<Option<String>, Error> {
         loop {
+            // Only the new bytes are searched: a server that sends one byte at a time must not cost quadratic time.
             let new = buffer.get(self.searched..).unwrap_or_default();
             let Some(at) = new.iter().position(|byte| *byte == b'\n') else {
                 self.searched = buffer.len();
+                // RFC 4253 §4.2 bounds the identification to 255 bytes, but not the lines before it: those get
+                // OpenSSH's bounds.
                 let is_ident = buffer.starts_with(b"SSH-");
                 return if buffer.len() >= if is_ident { MAX_IDENT } else { MAX_LINE } {
                     Err(self.error(buffer, "a line without an end"))
@@ -44,6 +47,7 @@ impl IdentReader {
             self.searched = 0;
             let line = buffer.split_to(length);
             let text = line.get(..length - 1).unwrap_or_default();
+            // Some servers end the line with LF alone; the exchange hash covers the line without either.
             let text = text.strip_suffix(b"\r").unwrap_or(text);
             if text.starts_with(b"SSH-") {
                 return self.parse_ident(text, length).map(Some);
@@ -56,6 +60,7 @@ impl IdentReader {
         if length > MAX_IDENT {
             return Err(self.error(text, "an identification that is too long"));
         }
+        // RFC 4253 §5.1: 1.99 is a server that also speaks version 1.
         if !text.starts_with(b"SSH-2.0-") && !text.starts_with(b"SSH-1.99-") {
             return Err(self.error(text, "another version of the protocol"));
         }
@@ -70,6 +75,7 @@ impl IdentReader {
         if text.len() >= MAX_LINE {
             return Err(self.error(text, "a line without an end"));
         }
+        // A web server or an HTTP proxy: the error can name it before its whole page is read.
         if text.starts_with(b"HTTP/") {
             return Err(self.error(text, "HTTP"));
         }
@@ -77,6 +83,7 @@ impl IdentReader {
         if self.lines > MAX_LINES {
             return Err(self.error(text, "too many lines before it"));
         }
+        // The text is kept because it often is the reason for a closed connection, such as "Exceeded MaxStartups".
         let room = MAX_PRE_BANNER.saturating_sub(self.pre_banner.len() + 1);
         if room > 0 && !text.is_empty() {
             if !self.pre_banner.is_empty() {

@@ -15,6 +15,7 @@ const MAX_STEPS: u32 = 3;
 /// exchange.
 #[derive(Debug)]
 pub(super) struct KexDeadline {
+    /// Time limit of one step, without the extension for received bytes.
     timeout: Duration,
     started: Instant,
     step_started: Instant,
@@ -44,6 +45,7 @@ impl KexDeadline {
 
     /// `None` if the deadline is beyond what the clock can represent.
     pub(super) fn deadline(&self) -> Option<Instant> {
+        // Whole seconds, rounded down: a server that sends a few bytes now and then gains no time.
         let extension = Duration::from_secs(self.received / MIN_LINE_RATE);
         let step = self
             .step_started
@@ -51,6 +53,7 @@ impl KexDeadline {
         let total = self
             .started
             .checked_add(self.timeout.saturating_mul(MAX_STEPS))?;
+        // The total ends an exchange whose every step is extended.
         Some(step.min(total))
     }
 }

@@ -56,6 +56,7 @@ impl Mac {
 
     pub(crate) fn tag(&self, sequence: u32, data: &[u8]) -> hmac::Tag {
         let mut context = hmac::Context::with_key(&self.key);
+        // RFC 4253 §6.4: the number is part of the input, so that packets cannot be dropped, repeated or reordered.
         context.update(&sequence.to_be_bytes());
         context.update(data);
         context.sign()

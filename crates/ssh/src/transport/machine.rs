@@ -14,11 +14,13 @@ use super::types::{Negotiated, TransportEvent};
 use crate::error::Error;
 use crate::kex::{KexMethod, KexOutcome};
 
-/// Bytes of traffic that allow the server one more rekey, beside one per second.
+/// Bytes of traffic that allow the server one more rekey, beside one per second. OpenSSH with a small RekeyLimit rekeys
+/// by traffic, which is legitimate; a rekey without traffic only costs CPU time.
 const BYTES_PER_SERVER_REKEY: f64 = 256.0 * 1024.0;
 /// EXT_INFO messages that RFC 8308 §2.4 allows the server.
 const MAX_EXT_INFOS: u32 = 2;
-/// Bytes that the server may send while the caller checks its host key.
+/// Bytes that the server may send while the caller checks its host key, which may take minutes: the bytes stay in the
+/// read buffer, encrypted with keys that are not in use yet.
 const MAX_BEFORE_HOST_KEY_ACCEPTED: usize = 64 * 1024;
 const ZLIB: &str = "zlib@openssh.com";
 
@@ -38,9 +40,11 @@ impl Transport {
     pub(super) fn start_exchange(&mut self) {
         let mut cookie = [0; 16];
         (self.entropy)(&mut cookie);
+        // The markers in our offer are defined for the first KEXINIT only.
         let first = self.negotiated.is_none();
         let payload = negotiate::offer(&self.config, first, cookie);
         self.send_now(&payload, &[]);
+        // UNIMPLEMENTED refers to packets by this number (`KeyExchange::has_sent`).
         let sequence = self.writer.last_sequence();
         let deadline = KexDeadline::new(self.now, self.config.kex_timeout);
         self.exchange = Some(KeyExchange::new(payload, sequence, deadline));
@@ -56,6 +60,8 @@ impl Transport {
 
     /// Keeps a payload until new keys are in use.
     pub(super) fn hold(&mut self, header: &[u8], data: &[u8]) {
+        // One buffer with length prefixes instead of a queue of vectors: it is empty most of the time. It needs no
+        // bound of its own: writers of channel data wait while keys are exchanged, and `OUTPUT_LIMIT` counts the rest.
         let length = header.len() + data.len();
         self.held.extend_from_slice(&length.to_ne_bytes());
         self.held.extend_from_slice(header);
@@ -82,6 +88,7 @@ impl Transport {
             return Err(error);
         }
         if self.server_ident.is_none() {
+            // RFC 4253 §4.2: the identification comes first and is not a packet.
             let Some(ident) = self.ident_reader.poll(&mut self.reader.buffer)? else {
                 return Ok(None);
             };
@@ -104,6 +111,8 @@ impl Transport {
                 return Ok(Some(event));
             }
         }
+        // After the loop and not in it: all packets that are here already are read under the keys they were sealed
+        // with.
         if self.exchange.is_none() && self.rekey_is_due(self.now) {
             self.start_exchange();
         }
@@ -122,6 +131,7 @@ impl Transport {
         }
         match number {
             DISCONNECT => {
+                // No answer: RFC 4253 §11.1 forbids sending or accepting anything after DISCONNECT.
                 self.dead = true;
                 let (code, text) = message::read_disconnect(&payload);
                 return Ok(Some(TransportEvent::Disconnected { code, text }));
@@ -139,11 +149,15 @@ impl Transport {
             CONNECTION_FIRST.. if in_exchange && self.authenticated => {
                 return Ok(Some(TransportEvent::Packet(payload)));
             }
+            // After the server's KEXINIT, RFC 4253 §7.1 allows it no other message; before the first keys there is no
+            // service to send one for.
             _ if in_exchange || self.negotiated.is_none() => {
                 return Err(protocol_error("a message in the middle of a key exchange"));
             }
             EXT_INFO => self.on_ext_info(&payload)?,
             SERVICE_ACCEPT | 50.. => {
+                // The transport must see it itself: delayed compression starts with the next packet, which may be in
+                // the same read.
                 if number == AUTH_SUCCESS {
                     self.on_auth_success();
                 }
@@ -159,11 +173,13 @@ impl Transport {
 
     fn on_kexinit(&mut self, payload: Bytes) -> Result<(), Error> {
         match &self.exchange {
+            // Our own KEXINIT does not count: both sides may start an exchange at the same time (RFC 4253 §9).
             Some(exchange) if exchange.server_started() => {
                 return Err(protocol_error("a second KEXINIT"));
             }
             Some(_) => {}
             None => {
+                // Traffic under the current keys, in both directions: a server counts both against its RekeyLimit.
                 let traffic = self.reader.usage.bytes + self.writer.usage.bytes;
                 self.server_rekey_limiter
                     .refund(traffic as f64 / BYTES_PER_SERVER_REKEY);
@@ -173,14 +189,18 @@ impl Transport {
                 self.start_exchange();
             }
         }
+        // Strictness is agreed on once per session: a later KEXINIT must not be able to switch it off.
         let first = self.strict.is_none();
         let agreement = negotiate::negotiate(&self.config, &payload, self.strict)?;
         let strict = agreement.negotiated.strict;
+        // With strict key exchange KEXINIT must be the server's first packet: an attacker who can insert one before it
+        // can remove one after NEWKEYS unnoticed (Terrapin, CVE-2023-48795).
         if first && strict && self.reader.last_sequence() != 0 {
             return Err(protocol_error("a message before the first KEXINIT"));
         }
         self.strict = Some(strict);
         let (method, opening) = KexMethod::start(agreement.negotiated.kex, &mut *self.entropy)?;
+        // At once, without waiting for the server: all methods but group exchange take one round trip.
         self.send_now(&opening, &[]);
         if let Some(exchange) = &mut self.exchange {
             exchange.server_kexinit = payload;
@@ -223,12 +243,15 @@ impl Transport {
             server: self.server_ident.as_deref().unwrap_or_default(),
         };
         let (keys, offer) = exchange.finish(&idents, negotiated, outcome, &self.session_id)?;
+        // The first key exchange. NEWKEYS waits until the caller trusts the key: nothing may be sent under keys that an
+        // attacker may know.
         if self.session_id.is_empty() {
             self.session_id.clone_from(&keys.material.session_id);
             self.host_key = offer.blob.clone();
             exchange.stage = KexStage::HostKey(Box::new(keys));
             return Ok(Some(TransportEvent::HostKey(Box::new(offer))));
         }
+        // The user trusted the first key; a rekey must not replace it without a question.
         if offer.blob != self.host_key {
             return Err(Error::KexFailed("the host key has changed".to_owned()));
         }
@@ -255,7 +278,9 @@ impl Transport {
 
     /// Sends NEWKEYS and puts the new keys in use for our direction.
     fn send_newkeys(&mut self, keys: &DerivedKeys) -> Result<(), Error> {
+        // Both are made before NEWKEYS is sealed: a failure must not leave the two directions with different keys.
         let (sealer, opener) = (keys.sealer()?, keys.opener()?);
+        // Ours changes now, the server's with its own NEWKEYS: the directions change independently (RFC 4253 §7.3).
         let negotiated = keys.negotiated.clone();
         self.send_now(&[NEWKEYS], &[]);
         // zlib@openssh.com starts after authentication. Each key exchange starts a new stream.
@@ -266,6 +291,7 @@ impl Transport {
             exchange.stage = KexStage::NewKeys(Box::new((negotiated, opener)));
             exchange.deadline.next_step(self.now);
         }
+        // Only now, so that payloads which waited are sealed with the new keys.
         self.release_held();
         Ok(())
     }
@@ -273,6 +299,7 @@ impl Transport {
     /// Puts the new keys in use for the server's direction.
     fn on_newkeys(&mut self, payload: &[u8]) -> Result<TransportEvent, Error> {
         let exchange = self.exchange.take();
+        // In every other stage the new keys do not exist yet, or the host key is not accepted.
         let Some(KexStage::NewKeys(keys)) = exchange.map(|exchange| exchange.stage) else {
             return Err(protocol_error("NEWKEYS outside a key exchange"));
         };
@@ -283,6 +310,7 @@ impl Transport {
         let compressed = self.authenticated && negotiated.compression_in == ZLIB;
         let inflate = compressed.then(Inflate::new);
         self.reader.rekey(opener, inflate, negotiated.strict);
+        // The usage of both directions counts from here; the limits may differ, because the cipher may.
         self.rekey_limits = RekeyLimits::new(&self.config, &negotiated)?;
         self.keyed_at = self.now;
         let first = self.negotiated.replace(negotiated.clone()).is_none();
@@ -305,9 +333,11 @@ impl Transport {
     /// Handles UNIMPLEMENTED, with which some servers answer unknown global requests.
     fn on_unimplemented(&mut self, payload: &[u8]) -> Result<Option<TransportEvent>, Error> {
         self.limit_noise()?;
+        // A malformed one is ignored: it refers to nothing that we could end.
         let Some(sequence) = message::read_unimplemented(payload) else {
             return Ok(None);
         };
+        // A server that does not know our key exchange message would otherwise leave us waiting for the deadline.
         if matches!(&self.exchange, Some(exchange) if exchange.has_sent(sequence)) {
             return Err(Error::KexFailed(
                 "the server does not implement it".to_owned(),
@@ -317,6 +347,8 @@ impl Transport {
     }
 
     fn on_ext_info(&mut self, payload: &[u8]) -> Result<(), Error> {
+        // The second one may replace the list of the first: RFC 8308 §2.4 lets the server send it right before
+        // USERAUTH_SUCCESS.
         self.ext_info_count += 1;
         if self.ext_info_count > MAX_EXT_INFOS {
             return Err(protocol_error("EXT_INFO too often"));
@@ -328,9 +360,11 @@ impl Transport {
     }
 
     fn on_auth_success(&mut self) {
+        // A second USERAUTH_SUCCESS must not restart the zlib streams, which would corrupt them.
         if std::mem::replace(&mut self.authenticated, true) {
             return;
         }
+        // Each direction starts here, after the packet that said so: the next packet is the first compressed one.
         if let Some(negotiated) = &self.negotiated {
             if negotiated.compression_in == ZLIB {
                 self.reader.inflate = Some(Inflate::new());
@@ -352,6 +386,7 @@ impl Transport {
             Error::Mac => (MAC_ERROR, "corrupted packet"),
             Error::HostKeyRejected => (HOST_KEY_NOT_VERIFIABLE, "host key not accepted"),
             Error::NoCommonAlgorithm { .. } => (KEY_EXCHANGE_FAILED, "no common algorithm"),
+            // The text stays general: the details are for our user, not for a server that may be an attacker.
             Error::KexFailed(_) | Error::Terrapin { .. } => {
                 (KEY_EXCHANGE_FAILED, "key exchange failed")
             }

@@ -10,6 +10,7 @@ pub(super) const DEBUG: u8 = 4;
 pub(super) const SERVICE_ACCEPT: u8 = 6;
 pub(super) const EXT_INFO: u8 = 7;
 pub(super) const NEWKEYS: u8 = 21;
+/// First message number of the key exchange methods (RFC 4253 §12); each method gives 30 to 49 its own meaning.
 pub(super) const KEX_FIRST: u8 = 30;
 pub(super) const KEX_LAST: u8 = 49;
 /// USERAUTH_SUCCESS: zlib@openssh.com compresses everything after it.
@@ -42,6 +43,7 @@ pub(super) fn read_disconnect(payload: &[u8]) -> (u32, String) {
     let _ = reader.u8();
     let code = reader.u32().unwrap_or_default();
     let text = reader.string().unwrap_or_default();
+    // Bounded here, at the edge: the text goes into logs and the status.
     (code, bounded(text, 1024))
 }
 
@@ -61,15 +63,18 @@ pub(super) fn read_ext_info(payload: &[u8]) -> Result<Option<Vec<String>>, Malfo
     let mut reader = Reader::new(payload);
     reader.u8()?;
     let count = reader.u32()?;
+    // RFC 8308 defines a handful of extensions: a larger number only makes us parse.
     if count > MAX_EXTENSIONS {
         return Err(Malformed);
     }
     let mut algorithms = None;
     for _ in 0..count {
+        // A copy of the reader, because values of other extensions are not lists and must be skipped unparsed.
         let (name, mut value) = (reader.string()?, reader.clone());
         reader.string()?;
         if name == b"server-sig-algs" {
             let names = value.name_list()?;
+            // Cut and not refused: a long list is harmless, and the names that matter come first.
             let names = names.iter().take(MAX_ALGORITHMS);
             algorithms = Some(names.map(|name| bounded(name.as_bytes(), 128)).collect());
         }

@@ -15,6 +15,7 @@ mod message;
 pub(crate) mod negotiate;
 pub(crate) mod packet;
 mod rekey;
+pub(crate) mod sealing;
 mod types;
 
 use std::fmt;
@@ -39,8 +40,9 @@ pub struct Transport {
     reader: PacketReader,
     writer: PacketWriter,
     ident_reader: IdentReader,
+    /// The server's identification line without its line end. `None` until it is received; the exchange hash covers it.
     server_ident: Option<String>,
-    /// The key exchange in progress.
+    /// The key exchange in progress. `None` between key exchanges, when everything may be sent.
     exchange: Option<KeyExchange>,
     /// Payloads that wait for new keys, each behind its length as a native-endian `usize`.
     held: Vec<u8>,
@@ -48,13 +50,18 @@ pub struct Transport {
     strict: Option<bool>,
     /// The result of the last finished key exchange. `None` until the first keys are in use.
     negotiated: Option<Negotiated>,
+    /// The exchange hash of the first key exchange (RFC 4253 §7.2); it stays the same when keys are renewed. Empty
+    /// before the first host key.
     session_id: Vec<u8>,
     /// The host key of the first key exchange; every later one must present the same.
     host_key: Bytes,
+    /// Signature algorithms of the EXT_INFO received last (RFC 8308 §3.1). `None` if the server has sent none.
     server_sig_algs: Option<Vec<String>>,
-    /// EXT_INFO messages received.
+    /// Number of EXT_INFO messages received in this session; RFC 8308 §2.4 allows two.
     ext_info_count: u32,
+    /// Whether the server has sent USERAUTH_SUCCESS: from then on keys are renewed and `zlib@openssh.com` compresses.
     authenticated: bool,
+    /// Traffic and age at which we start the next key exchange.
     rekey_limits: RekeyLimits,
     /// When the current keys were put in use.
     keyed_at: Instant,
@@ -92,7 +99,10 @@ impl Transport {
             authenticated: false,
             keyed_at: now,
             now,
+            // RFC 4253 §11 allows these messages at any time, so that only their rate can show an attack.
             noise_limiter: TokenBucket::new(5000, 1000),
+            // An honest server rekeys by age or by traffic: one a second is allowed, and traffic refunds more
+            // (`on_kexinit`).
             server_rekey_limiter: TokenBucket::new(16, 1),
             deferred_error: None,
             dead: false,
@@ -132,6 +142,7 @@ impl Transport {
         if self.dead {
             return;
         }
+        // RFC 4253 §7.1: between KEXINIT and NEWKEYS only messages of the key exchange may be sent.
         if self.is_rekeying() {
             self.hold(header, data);
         } else {
@@ -141,6 +152,8 @@ impl Transport {
 
     /// Returns the sequence number of the packet that was sent last. `None` while payloads are held back for new keys.
     pub fn last_sequence(&self) -> Option<u32> {
+        // A payload that is held back has no sequence number until it is sealed, and strict key exchange resets the
+        // counter.
         (!self.is_rekeying()).then(|| self.writer.last_sequence())
     }
 
@@ -171,6 +184,7 @@ impl Transport {
     /// Starts a key exchange, unless one is in progress.
     pub fn start_rekey(&mut self, now: Instant) {
         self.now = now;
+        // Before the first keys there is nothing to renew, and RFC 4253 §9 forbids a second exchange inside another.
         if self.negotiated.is_some() && self.exchange.is_none() && !self.dead {
             self.start_exchange();
         }
@@ -183,6 +197,7 @@ impl Transport {
         }
         match &self.exchange {
             Some(exchange) => exchange.deadline(),
+            // By traffic: due at once, whatever the age of the keys.
             None if self.rekey_is_due(self.now) => Some(self.now),
             None => self.rekey_at(),
         }
@@ -228,6 +243,7 @@ impl Transport {
     pub fn accept_host_key(&mut self, now: Instant) {
         self.now = now;
         if let Err(error) = self.on_host_key_accepted() {
+            // The caller's next `poll_event` returns it, so that there is one place where a session ends.
             self.deferred_error = Some(error);
         }
     }

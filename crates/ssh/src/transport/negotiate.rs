@@ -15,6 +15,8 @@ const EXT_INFO_CLIENT: &str = "ext-info-c";
 
 /// Makes our KEXINIT. Only the first one has the markers of RFC 8308 §2.1 and of strict key exchange.
 pub(super) fn offer(config: &Config, first: bool, cookie: [u8; 16]) -> Vec<u8> {
+    // The markers are names in the list of key exchange methods (RFC 8308 §2.1); `common` never picks one, because the
+    // configuration does not have them.
     let mut kex = config.kex.clone();
     if first {
         kex.extend([EXT_INFO_CLIENT, STRICT_CLIENT]);
@@ -94,7 +96,9 @@ pub(crate) fn negotiate(
     let mac_in = common_mac(config, cipher_in, macs_in)?;
     let [compression_out, compression_in] =
         common_in_both_directions(Kind::Compression, &config.compression, theirs.compression)?;
+    // Our own marker is always in the first offer, so that the server's decides.
     let strict = strict.unwrap_or_else(|| theirs.kex.contains(STRICT_SERVER));
+    // Both directions are checked: the attack needs only one of them.
     if !strict && !config.allow_terrapin {
         for (cipher, mac) in [(cipher_out, mac_out), (cipher_in, mac_in)] {
             if CipherSpec::find(cipher).is_some_and(|spec| spec.is_terrapin_vulnerable(mac)) {
@@ -161,9 +165,11 @@ fn common(kind: Kind, ours: &[&'static str], theirs: NameList<'_>) -> Result<&'s
 fn shown_names(list: &str) -> String {
     let mut shown = String::new();
     for name in list.split(',') {
+        // They are not algorithms: in an error they would look like something to configure.
         if name.starts_with("ext-info-") || name.starts_with("kex-strict-") {
             continue;
         }
+        // A hostile list may have 256 KiB.
         if shown.len() > MAX_SHOWN {
             break;
         }

@@ -2,12 +2,12 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::cipher::{LENGTH_LEN, MAX_PACKET_LENGTH, Opener, Sealer};
 use super::compress::{Deflate, Inflate};
 use super::mac::MAX_TAG;
+use super::sealing::{LENGTH_LEN, MAX_PACKET_LENGTH, Opener, Sealer};
 use crate::error::Error;
 
-/// Smallest padding (RFC 4253 §6).
+/// Smallest padding of a packet, in bytes (RFC 4253 §6); the largest is 255.
 const MIN_PADDING: usize = 4;
 /// Largest number of bytes that a packet has beyond its payload.
 const MAX_OVERHEAD: usize = LENGTH_LEN + 1 + MIN_PADDING + 16 + MAX_TAG;
@@ -15,7 +15,9 @@ const MAX_OVERHEAD: usize = LENGTH_LEN + 1 + MIN_PADDING + 16 + MAX_TAG;
 /// Traffic under the current keys of one direction.
 #[derive(Default, Clone, Copy)]
 pub(crate) struct KeyUsage {
+    /// Packets sealed or opened: bounded, because the sequence number must not repeat under one key (RFC 4344 §3.1).
     pub(crate) packets: u64,
+    /// Bytes of whole packets, padding and tag included.
     pub(crate) bytes: u64,
 }
 
@@ -74,10 +76,13 @@ impl PacketReader {
                 let Some(head) = self.buffer.get_mut(..head_len) else {
                     return Ok(None);
                 };
+                // Kept in `packet_length`: a cipher that encrypts the length has decrypted the head in place, which
+                // must not happen twice.
                 let length = self.opener.packet_length(self.sequence, head)?;
                 *self.packet_length.insert(length)
             }
         };
+        // `packet_length` has bounded it to 256 KiB, so that the buffer cannot be made to grow further.
         let total = LENGTH_LEN + length + self.opener.tag_len();
         if self.buffer.len() < total {
             return Ok(None);
@@ -86,11 +91,14 @@ impl PacketReader {
         // Split off, not copied: the payload stays a slice of the read buffer.
         let mut packet = self.buffer.split_to(total);
         self.opener.open(self.sequence, &mut packet)?;
+        // RFC 4253 §6.4: the number is never sent, so that both sides count; it wraps around.
         self.sequence = self.sequence.wrapping_add(1);
         self.usage.count(total);
+        // Read only after the tag was checked: a forged padding length never reaches this line.
         let padding = usize::from(*packet.get(LENGTH_LEN).unwrap_or(&0));
         let payload_len = length
             .checked_sub(1 + padding)
+            // A payload has its message number at least, so that an empty one is malformed.
             .filter(|payload| *payload > 0 && padding >= MIN_PADDING)
             .ok_or_else(|| Error::Protocol("a packet with wrong padding".to_owned()))?;
         packet.advance(LENGTH_LEN + 1);
@@ -148,6 +156,7 @@ impl PacketWriter {
         fill: &mut dyn FnMut(&mut [u8]),
     ) -> Result<(), Error> {
         match self.deflate.take() {
+            // Moved out, because its output borrows it while `self` seals.
             Some(mut deflate) => {
                 let sealed = deflate
                     .deflate(header, data)
@@ -169,10 +178,12 @@ impl PacketWriter {
         let (block, length_is_padded) = self.sealer.padding();
         let unpadded = payload + 1 + if length_is_padded { LENGTH_LEN } else { 0 };
         let mut padding = block - unpadded % block;
+        // RFC 4253 §6: four bytes at least, so that a whole block is added where less is left over.
         if padding < MIN_PADDING {
             padding += block;
         }
         let length = payload + 1 + padding;
+        // Our own bound on what the caller passes in: the server would close the connection.
         if length > MAX_PACKET_LENGTH {
             return Err(Error::Protocol("our payload is too large".to_owned()));
         }
@@ -185,9 +196,11 @@ impl PacketWriter {
             .extend_from_slice(&[u8::try_from(padding).unwrap_or(u8::MAX)]);
         self.output.extend_from_slice(header);
         self.output.extend_from_slice(data);
+        // Random, as RFC 4253 §6 asks for.
         self.output
             .extend_from_slice(self.padding.take(padding, fill));
         let tag_len = self.sealer.tag_len();
+        // Room for the tag, which is written in place: the packet is never copied.
         self.output
             .extend_from_slice([0; MAX_TAG].get(..tag_len).unwrap_or_default());
         let packet = self.output.get_mut(start..).unwrap_or_default();
@@ -216,6 +229,7 @@ impl Default for Padding {
 impl Padding {
     fn take(&mut self, count: usize, fill: &mut dyn FnMut(&mut [u8])) -> &[u8] {
         if self.used + count > self.pool.len() {
+            // One call of the random number generator per 512 bytes, instead of one per packet.
             fill(&mut self.pool);
             self.used = 0;
         }

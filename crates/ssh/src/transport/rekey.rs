@@ -34,6 +34,7 @@ impl RekeyLimits {
 
     /// Limits for the negotiated ciphers: the configured ones, within what the ciphers allow.
     pub(super) fn new(config: &Config, negotiated: &Negotiated) -> Result<Self, Error> {
+        // The directions may have different ciphers, but an exchange renews both: the smaller limit decides.
         let cipher_limit = cipher_spec(negotiated.cipher_out)?
             .byte_limit()
             .min(cipher_spec(negotiated.cipher_in)?.byte_limit());
@@ -41,6 +42,7 @@ impl RekeyLimits {
             bytes: config
                 .rekey_bytes
                 .unwrap_or(cipher_limit)
+                // RekeyLimit may ask for new keys earlier, never later than the cipher is safe.
                 .clamp(MIN_REKEY_BYTES, cipher_limit),
             time: config.rekey_time,
         })
@@ -51,6 +53,8 @@ impl Transport {
     pub(super) fn on_timeout(&mut self) -> Result<(), Error> {
         match &self.exchange {
             Some(exchange) => match exchange.deadline() {
+                // Without it a server could hold the session back for ever: no channel data is sent while keys are
+                // exchanged.
                 Some(deadline) if deadline <= self.now => Err(Error::Timeout("the key exchange")),
                 _ => Ok(()),
             },
@@ -65,6 +69,7 @@ impl Transport {
 
     /// When new keys are due by age. `None` without an age limit, and before authentication.
     pub(super) fn rekey_at(&self) -> Option<Instant> {
+        // OpenSSH does not rekey before authentication either.
         let time = self.rekey_limits.time.filter(|_| self.authenticated)?;
         self.keyed_at.checked_add(time)
     }
@@ -73,6 +78,8 @@ impl Transport {
     pub(super) fn rekey_is_due(&self, now: Instant) -> bool {
         let used_up = [self.reader.usage, self.writer.usage]
             .iter()
+            // Each direction by itself: they have separate keys. Small packets reach the packet limit long before the
+            // byte limit.
             .any(|usage| usage.bytes >= self.rekey_limits.bytes || usage.packets >= MAX_PACKETS);
         self.authenticated && (used_up || self.rekey_at().is_some_and(|at| at <= now))
     }

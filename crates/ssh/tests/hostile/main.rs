@@ -20,6 +20,7 @@ mod floods;
 mod forwards;
 mod identification;
 mod kexinit;
+mod messages;
 mod packets;
 mod play;
 mod rekey;

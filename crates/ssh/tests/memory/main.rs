@@ -9,6 +9,8 @@
     reason = "a test"
 )]
 
+#[path = "../hostile/messages.rs"]
+mod messages;
 #[path = "../peer/mod.rs"]
 mod peer;
 #[path = "../hostile/play.rs"]

@@ -5,14 +5,14 @@ use serde_json::{Value as Json, json};
 use tunneld_platform::subprocess::TokioPrograms;
 
 use super::*;
-use crate::diagnostic::Source;
+use crate::diagnostic::SourceText;
 use crate::load::tests::now;
 use crate::{Loader, ad_hoc, save};
 
 /// Parses any text and checks what it reports.
 fn check(text: &str) {
     let (_, diagnostics) = parse(0, text);
-    let source = Source::new("f.toml", text);
+    let source = SourceText::new("f.toml", text);
     for diagnostic in &diagnostics {
         let span = diagnostic
             .span

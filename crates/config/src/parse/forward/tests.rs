@@ -79,7 +79,7 @@ fn local_forwards_are_parsed_in_both_grammars() {
         ),
     ] {
         let forward = Forward::Local { listen, to: target };
-        assert_eq!(parse(Kind::Local, text), Ok(forward), "{text}");
+        assert_eq!(parse(ForwardGrammar::Local, text), Ok(forward), "{text}");
     }
 }
 
@@ -112,7 +112,7 @@ fn remote_and_dynamic_forwards_are_parsed() {
         ("/r/s", ListenAddr::Unix("/r/s".into()), None),
     ] {
         assert_eq!(
-            parse(Kind::Remote, text),
+            parse(ForwardGrammar::Remote, text),
             Ok(Forward::Remote { listen, to }),
             "{text}"
         );
@@ -124,7 +124,7 @@ fn remote_and_dynamic_forwards_are_parsed() {
         ("192.0.2.1:8157", tcp(at("192.0.2.1"), 8157)),
     ] {
         assert_eq!(
-            parse(Kind::Dynamic, text),
+            parse(ForwardGrammar::Dynamic, text),
             Ok(Forward::Dynamic { listen }),
             "{text}"
         );
@@ -134,75 +134,87 @@ fn remote_and_dynamic_forwards_are_parsed() {
 #[test]
 fn errors_name_the_part_and_the_reason() {
     for (kind, text, why) in [
-        (Kind::Local, "", "the forward is empty"),
-        (Kind::Local, "8088", "the target is missing"),
-        (Kind::Local, "a:8088", "the target is missing"),
+        (ForwardGrammar::Local, "", "the forward is empty"),
+        (ForwardGrammar::Local, "8088", "the target is missing"),
+        (ForwardGrammar::Local, "a:8088", "the target is missing"),
         (
-            Kind::Local,
+            ForwardGrammar::Local,
             "65536 h:1",
             "the listening port 65536 is outside 0 to 65535",
         ),
         (
-            Kind::Local,
+            ForwardGrammar::Local,
             "-1 h:1",
             "the listening port `-1` is not a number",
         ),
         (
-            Kind::Local,
+            ForwardGrammar::Local,
             "http h:1",
             "the listening port `http` is not a number",
         ),
         (
-            Kind::Local,
+            ForwardGrammar::Local,
             "80 h:0",
             "the target's port is 0; it must be 1 to 65535",
         ),
         (
-            Kind::Local,
+            ForwardGrammar::Local,
             "80 h:99999",
             "the target's port 99999 is outside 0 to 65535",
         ),
-        (Kind::Local, "80 h:", "the target's port is missing"),
-        (Kind::Local, "80 :1", "the target's host is empty"),
         (
-            Kind::Local,
+            ForwardGrammar::Local,
+            "80 h:",
+            "the target's port is missing",
+        ),
+        (ForwardGrammar::Local, "80 :1", "the target's host is empty"),
+        (
+            ForwardGrammar::Local,
             "80 h",
             "the target `h` has no port: write host:port",
         ),
         (
-            Kind::Local,
+            ForwardGrammar::Local,
             "80 h:1 x",
             "the forward has more than two parts; it is a listening side and a target",
         ),
-        (Kind::Local, "[::1:80 h:1", "`[` is not closed in `[::1:80`"),
         (
-            Kind::Local,
+            ForwardGrammar::Local,
+            "[::1:80 h:1",
+            "`[` is not closed in `[::1:80`",
+        ),
+        (
+            ForwardGrammar::Local,
             "[::1]80 h:1",
             "expected a colon after `]`, found `80`",
         ),
         (
-            Kind::Local,
+            ForwardGrammar::Local,
             "80 $(x):1",
             "the target's host `$(x)` contains `$`",
         ),
         (
-            Kind::Local,
+            ForwardGrammar::Local,
             "80 -x:1",
             "the target's host `-x` starts with `-`",
         ),
         (
-            Kind::Local,
+            ForwardGrammar::Local,
             "80 a\u{1b}b:1",
             "the forward contains the control character U+001B",
         ),
-        (Kind::Local, "\"80 h:1", "a quotation mark is not closed"),
         (
-            Kind::Dynamic,
+            ForwardGrammar::Local,
+            "\"80 h:1",
+            "a quotation mark is not closed",
+        ),
+        (
+            ForwardGrammar::Dynamic,
             "80 h:1",
             "a dynamic forward has no target: the SOCKS clients choose it",
         ),
         (
-            Kind::Local,
+            ForwardGrammar::Local,
             "::1:80 h:1",
             "the listening side is [bind:]port or a /path; an IPv6 address needs brackets",
         ),
@@ -211,7 +223,7 @@ fn errors_name_the_part_and_the_reason() {
     }
     let long = format!("/{} h:1", "x".repeat(107));
     assert!(
-        parse(Kind::Local, &long)
+        parse(ForwardGrammar::Local, &long)
             .unwrap_err()
             .to_string()
             .contains("108 bytes")
@@ -219,11 +231,11 @@ fn errors_name_the_part_and_the_reason() {
 }
 
 /// The forwards that `ssh -G` prints for these, or why it refuses them.
-fn openssh(kind: Kind, texts: &[String]) -> Result<Vec<String>, String> {
+fn openssh(kind: ForwardGrammar, texts: &[String]) -> Result<Vec<String>, String> {
     let (flag, keyword) = match kind {
-        Kind::Local => ("-L", "localforward "),
-        Kind::Remote => ("-R", "remoteforward "),
-        Kind::Dynamic => ("-D", "dynamicforward "),
+        ForwardGrammar::Local => ("-L", "localforward "),
+        ForwardGrammar::Remote => ("-R", "remoteforward "),
+        ForwardGrammar::Dynamic => ("-D", "dynamicforward "),
     };
     let mut command = std::process::Command::new("ssh");
     command.args(["-G", "-T", "-F", "/dev/null"]);
@@ -281,7 +293,7 @@ fn spec_text() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn no_text_panics(text in ".{0,60}") {
-        for kind in [Kind::Local, Kind::Remote, Kind::Dynamic] {
+        for kind in [ForwardGrammar::Local, ForwardGrammar::Remote, ForwardGrammar::Dynamic] {
             let _ = parse(kind, &text);
         }
     }
@@ -293,7 +305,7 @@ proptest! {
     /// OpenSSH accepts what tunneld accepts, and parses it to the same forward.
     #[test]
     fn agrees_with_openssh(texts in proptest::collection::vec(spec_text(), 60)) {
-        for kind in [Kind::Local, Kind::Remote, Kind::Dynamic] {
+        for kind in [ForwardGrammar::Local, ForwardGrammar::Remote, ForwardGrammar::Dynamic] {
             // OpenSSH prints equal forwards once.
             let mut accepted: Vec<(String, Forward)> = texts
                 .iter()
