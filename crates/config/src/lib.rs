@@ -27,6 +27,6 @@ pub mod ssh_config;
 pub use conflict::overlap;
 pub use diff::{Change, diff};
 pub use env::Env;
-pub use load::{Loaded, Loader, ad_hoc};
+pub use load::{Loaded, Loader, TryAgain, ad_hoc};
 pub use save::save;
 pub use scan::{Scan, Scanned, is_config};

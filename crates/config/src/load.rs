@@ -2,7 +2,7 @@
 //! between files that claim the same name or port, and resolves all tunnels.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,23 @@ use crate::layer::Layer;
 use crate::model::{DaemonConfig, Tunnel};
 use crate::parse::file::{self, NamedLayer, ParsedFile};
 use crate::resolve::route::{ResolveRequest, TunnelResolver};
-use crate::scan::{Candidate, Draft, KnownFile, Scan, Scanned, stale_candidates};
+use crate::scan::{Candidate, Draft, KnownFile, MAIN_FILE, Scan, Scanned, stale_candidates};
 use crate::settle::settle_claims;
 
 /// A tunnel whose directory was read less than this long ago is not resolved again.
 const FRESH_FOR: Duration = Duration::from_secs(2);
-/// The file whose `[defaults]` apply to all files.
-const MAIN_FILE: &str = "tunneld.toml";
+
+/// When to read the directory again although no file in it has changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TryAgain {
+    /// Not before a change is noticed: what is wrong is in the text of the files.
+    #[default]
+    OnChange,
+    /// After delays that grow: `ssh -G` does not answer, and each attempt takes seconds.
+    Backoff,
+    /// Within seconds: something could not be read now, or a file that is not watched is wrong.
+    Soon,
+}
 
 /// The content of the directory.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,8 +45,8 @@ pub struct Loaded {
     pub faults: Vec<ConfigFault>,
     /// What the user should know about the configuration as a whole.
     pub notes: Vec<String>,
-    /// Whether something failed that may succeed later without a change of the files: `ssh -G` did not answer.
-    pub try_again: bool,
+    /// When something that failed may succeed without a change of the files.
+    pub try_again: TryAgain,
 }
 
 /// Reads the directory again and again, and keeps the last good state of each file.
@@ -51,6 +61,9 @@ pub struct Loader {
     next_id: usize,
     dir_required: bool,
     read_at: Option<Instant>,
+    /// tunneld.toml, or the directory, if it may have `[defaults]` that could not be read and of which no earlier
+    /// state is known. No tunnel is resolved then: it could connect without its jump host or host key policy.
+    unread_defaults: Option<PathBuf>,
 }
 
 /// One tunnel that is to be resolved again, without reading its file again.
@@ -86,6 +99,7 @@ impl Loader {
             next_id: 0,
             dir_required: false,
             read_at: None,
+            unread_defaults: None,
         }
     }
 
@@ -119,6 +133,8 @@ impl Loader {
             faults: Vec::new(),
             candidates: Vec::new(),
             drafts: Vec::new(),
+            unlisted: false,
+            try_again: TryAgain::default(),
         }
     }
 
@@ -130,12 +146,15 @@ impl Loader {
             faults,
             candidates,
             mut drafts,
+            unlisted,
+            try_again,
             ..
         } = scanned.0;
         self.files = files;
         self.next_id = next_id;
         let mut loaded = Loaded {
             faults,
+            try_again,
             ..Loaded::default()
         };
         let accepted = settle_claims(candidates, &mut loaded.faults, &mut self.files, &mut drafts);
@@ -146,8 +165,17 @@ impl Loader {
             .map(|daemon| daemon.value.clone())
             .unwrap_or_default();
         self.read_at = Some(now);
-        self.resolve(&accepted, &mut loaded).await;
-        self.check_drafts(drafts, &mut loaded).await;
+        let mut ssh_faults = SshConfigFaults::default();
+        self.unread_defaults = self.unread_defaults(&accepted, &drafts, unlisted);
+        match self.unread_defaults.clone() {
+            Some(unread) => self.keep_waiting(&unread, &accepted, &mut loaded),
+            None => {
+                self.resolve(&accepted, &mut loaded, &mut ssh_faults).await;
+            }
+        }
+        self.check_drafts(drafts, &mut loaded, &mut ssh_faults)
+            .await;
+        loaded.faults.extend(ssh_faults.into_faults());
         loaded.tunnels.sort_by(|a, b| a.name.cmp(&b.name));
         // Tunnels in their last good state are kept too, for as long as their file has errors.
         self.last = loaded
@@ -171,10 +199,71 @@ impl Loader {
         self.finish(Scanned(scan), now).await
     }
 
+    /// The file or directory whose `[defaults]` for all files are not known; `None` if they are, or do not exist.
+    fn unread_defaults(
+        &self,
+        accepted: &[Candidate],
+        drafts: &[Draft],
+        unlisted: bool,
+    ) -> Option<PathBuf> {
+        let main = self.dir.join(MAIN_FILE);
+        let Some(known) = self.files.get(&main) else {
+            return (unlisted && self.files.is_empty()).then(|| self.dir.clone());
+        };
+        if accepted.iter().any(|candidate| candidate.path == main) {
+            return None;
+        }
+        let without_defaults = drafts
+            .iter()
+            .any(|draft| draft.id == known.id && !draft.parsed.may_have_defaults);
+        (!without_defaults).then_some(main)
+    }
+
+    /// Keeps the tunnels that ran before, and reports those that cannot start while `unread` is not mended.
+    fn keep_waiting(&self, unread: &Path, accepted: &[Candidate], loaded: &mut Loaded) {
+        let mut waiting = Vec::new();
+        for candidate in accepted {
+            for tunnel in &candidate.file.parsed.tunnels {
+                let Some(mut last) = self.last.get(&tunnel.name).cloned() else {
+                    waiting.push(tunnel.name.as_str());
+                    continue;
+                };
+                last.stale_file = Some(unread.to_owned());
+                loaded.tunnels.push(last);
+            }
+        }
+        if waiting.is_empty() {
+            return;
+        }
+        let verb = if waiting.len() == 1 {
+            "does not start"
+        } else {
+            "do not start"
+        };
+        let message = format!(
+            "{} {verb} until this file is mended: its [defaults] apply to every file",
+            waiting.join(", ")
+        );
+        let file = unread.display().to_string();
+        loaded
+            .faults
+            .push(file_fault(&file, &message, "fix the errors of this file"));
+    }
+
     /// Reports what else is wrong in files with errors, so that fixing one error does not uncover the next.
-    async fn check_drafts(&self, drafts: Vec<Draft>, loaded: &mut Loaded) {
+    async fn check_drafts(
+        &self,
+        drafts: Vec<Draft>,
+        loaded: &mut Loaded,
+        ssh_faults: &mut SshConfigFaults,
+    ) {
+        let main_file = self.dir.join(MAIN_FILE).display().to_string();
         for draft in drafts {
             let Draft { id, source, parsed } = draft;
+            if self.unread_defaults.is_some() && source.name() != main_file {
+                // Without the defaults, values that they set would be reported as missing.
+                continue;
+            }
             let defaults = parsed.defaults.clone().or(&self.main_defaults());
             let requests = parsed
                 .tunnels
@@ -182,12 +271,16 @@ impl Loader {
                 .map(|tunnel| ResolveRequest::of(tunnel, &defaults));
             let resolver = TunnelResolver::new(&self.env, &self.programs);
             let (mut results, _) = resolver.all(requests.collect()).await;
-            loaded.try_again |= resolver.left_unanswered();
+            loaded.try_again = loaded.try_again.max(resolver.try_again());
             for tunnel in &parsed.tunnels {
                 let Some(Err(diagnostics)) = results.remove(&tunnel.name) else {
                     continue;
                 };
                 for mut diagnostic in diagnostics {
+                    if diagnostic.ssh_config.is_some() {
+                        ssh_faults.add(&diagnostic, &tunnel.name);
+                        continue;
+                    }
                     // An error in the defaults of another file is shown at the tunnel.
                     if diagnostic.span.is_none_or(|span| span.file != id) {
                         diagnostic.span = tunnel.span;
@@ -201,7 +294,12 @@ impl Loader {
         }
     }
 
-    async fn resolve(&mut self, accepted: &[Candidate], loaded: &mut Loaded) {
+    async fn resolve(
+        &mut self,
+        accepted: &[Candidate],
+        loaded: &mut Loaded,
+        ssh_faults: &mut SshConfigFaults,
+    ) {
         let sources = Sources(accepted);
         let tunnels = sources.tunnels();
         let mut bad_carriers = bad_carriers(&tunnels);
@@ -213,7 +311,7 @@ impl Loader {
         let resolver = TunnelResolver::new(&self.env, &self.programs);
         let (mut results, notes) = resolver.all(requests).await;
         loaded.notes.extend(notes);
-        loaded.try_again |= resolver.left_unanswered();
+        loaded.try_again = loaded.try_again.max(resolver.try_again());
         for (candidate, tunnel, _) in tunnels {
             let result = match bad_carriers.remove(&tunnel.name) {
                 Some(diagnostic) => Err(vec![diagnostic]),
@@ -227,12 +325,18 @@ impl Loader {
                     loaded.tunnels.push(resolved);
                 }
                 Err(diagnostics) => {
-                    let faults = diagnostics
-                        .into_iter()
-                        .map(|diagnostic| sources.to_fault(candidate, tunnel, diagnostic));
-                    loaded.faults.extend(faults);
+                    let mut wrong_file = candidate.path.clone();
+                    for diagnostic in diagnostics {
+                        if let Some(file) = &diagnostic.ssh_config {
+                            wrong_file = PathBuf::from(file);
+                            ssh_faults.add(&diagnostic, &tunnel.name);
+                        } else {
+                            let fault = sources.to_fault(candidate, tunnel, diagnostic);
+                            loaded.faults.push(fault);
+                        }
+                    }
                     if let Some(mut last) = self.last.get(&tunnel.name).cloned() {
-                        last.stale_file = Some(candidate.path.clone());
+                        last.stale_file = Some(wrong_file);
                         loaded.tunnels.push(last);
                     }
                 }
@@ -249,7 +353,8 @@ impl Loader {
         now: Instant,
     ) -> Option<RefreshJob> {
         let age = |at: Instant| now.saturating_duration_since(at);
-        if self.read_at.is_some_and(|at| age(at) < FRESH_FOR) {
+        let fresh = self.read_at.is_some_and(|at| age(at) < FRESH_FOR);
+        if fresh || self.unread_defaults.is_some() {
             return None;
         }
         let request = match ad_hoc {
@@ -290,6 +395,25 @@ impl Loader {
             .and_then(|known| known.good.as_ref())
             .map(|good| good.parsed.defaults.clone())
             .unwrap_or_default()
+    }
+}
+
+/// The errors in ssh_config files, each with the tunnels that have it.
+#[derive(Debug, Default)]
+struct SshConfigFaults(BTreeMap<(String, String), Vec<String>>);
+
+impl SshConfigFaults {
+    fn add(&mut self, diagnostic: &Diagnostic, tunnel: &str) {
+        let file = diagnostic.ssh_config.clone().unwrap_or_default();
+        let tunnels = self.0.entry((file, diagnostic.message.clone()));
+        tunnels.or_default().push(tunnel.to_owned());
+    }
+
+    fn into_faults(self) -> impl Iterator<Item = ConfigFault> {
+        self.0.into_iter().map(|((file, message), tunnels)| {
+            let help = format!("fix it; these tunnels wait for it: {}", tunnels.join(", "));
+            file_fault(&file, &message, &help)
+        })
     }
 }
 
@@ -379,7 +503,14 @@ pub async fn ad_hoc(
             })
             .collect()
     };
-    let (layer, diagnostics) = file::from_json(name, keys);
+    let (layer, mut diagnostics) = file::from_json(name, keys);
+    if let Some(unread) = &loader.unread_defaults {
+        let message = format!(
+            "{} could not be read: its [defaults] apply to this tunnel too",
+            unread.display()
+        );
+        diagnostics.push(Diagnostic::new(None, message).help("see: tunnelctl check"));
+    }
     if !diagnostics.is_empty() {
         return Err(to_faults(diagnostics));
     }

@@ -10,10 +10,13 @@ use tunneld_proto::message::ConfigFault;
 
 use crate::diagnostic::{Diagnostic, Source, file_fault};
 use crate::env::Env;
-use crate::parse::file::{self, ParsedFile};
+use crate::load::TryAgain;
+use crate::parse::file::{self, ParsedFile, UnreadableCause};
 
 /// The most files of a directory that are read.
 const MAX_FILES: usize = 256;
+/// The file whose `[defaults]` apply to all files.
+pub(crate) const MAIN_FILE: &str = "tunneld.toml";
 /// The most errors of one file that are reported one by one.
 const MAX_FAULTS_PER_FILE: usize = 100;
 
@@ -90,6 +93,10 @@ pub struct Scan {
     pub(crate) faults: Vec<ConfigFault>,
     pub(crate) candidates: Vec<Candidate>,
     pub(crate) drafts: Vec<Draft>,
+    /// The directory exists but could not be listed.
+    pub(crate) unlisted: bool,
+    /// When what could not be read now is read again.
+    pub(crate) try_again: TryAgain,
 }
 
 /// Why the directory cannot be listed.
@@ -120,6 +127,8 @@ impl Scan {
     /// A directory that disappears for a moment (an unmounted home) must not stop the tunnels.
     fn keep_last_good(&mut self, error: ListError) {
         let dir = self.dir.display().to_string();
+        // A directory that does not exist may be in a home that is mounted later.
+        self.try_again = TryAgain::Soon;
         match error {
             // Someone who has not configured anything yet has no directory, which is not an error.
             ListError::Missing if !self.dir_required && self.files.is_empty() => {}
@@ -128,7 +137,10 @@ impl Scan {
                 "the configuration folder does not exist",
                 "create it and put a *.toml file into it",
             )),
-            ListError::Unusable(fault) => self.faults.push(fault),
+            ListError::Unusable(fault) => {
+                self.unlisted = true;
+                self.faults.push(fault);
+            }
         }
         self.candidates = stale_candidates(&self.files);
     }
@@ -138,20 +150,23 @@ impl Scan {
         let dir = self.dir.display().to_string();
         file::check_folder(&self.dir, &self.env)
             .map_err(|error| ListError::Unusable(file_fault(&dir, &error.message, &error.help)))?;
-        let entries = std::fs::read_dir(&self.dir).map_err(|error| match error.kind() {
+        let list_error = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::NotFound => ListError::Missing,
             _ => ListError::Unusable(file_fault(
                 &dir,
                 &format!("cannot be read: {error}"),
                 &format!("run: chmod u+rx {dir}"),
             )),
-        })?;
-        let mut paths: Vec<PathBuf> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| is_config(path))
-            .collect();
-        // Sorted, so that each reading accepts the same files and reports in the same order.
-        paths.sort();
+        };
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).map_err(list_error)? {
+            // An error fails the whole listing: an entry that is skipped would count as a removed file.
+            paths.push(entry.map_err(list_error)?.path());
+        }
+        paths.retain(|path| is_config(path));
+        // Sorted, so that each reading accepts the same files and reports in the same order. The main file is first:
+        // the limit below must not cut it off, because the others would then run without its defaults.
+        paths.sort_by_key(|path| (!path.ends_with(MAIN_FILE), path.clone()));
         if paths.len() > MAX_FILES {
             let message = format!(
                 "contains more than {MAX_FILES} configuration files; only the first {MAX_FILES} are read"
@@ -180,9 +195,13 @@ impl Scan {
             // Removed since the directory was listed.
             Ok(None) => {
                 self.files.remove(&path);
+                self.try_again = TryAgain::Soon;
                 return;
             }
             Err(error) => {
+                if error.cause == UnreadableCause::Moment {
+                    self.try_again = TryAgain::Soon;
+                }
                 self.faults
                     .push(file_fault(&name, &error.message, &error.help));
                 self.candidates.extend(last_good(&path, known, true));

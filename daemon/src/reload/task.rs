@@ -15,7 +15,7 @@ use crate::log::Log;
 use crate::state_file::StateFile;
 use crate::supervisor::Supervisor;
 use crate::tunnel::refresh::RefreshRequest;
-use tunneld_config::load::{Loaded, Loader, ad_hoc};
+use tunneld_config::load::{Loaded, Loader, TryAgain, ad_hoc};
 use tunneld_config::model::{DaemonConfig, Tunnel};
 use tunneld_platform::service::{ServiceState, notify_manager};
 
@@ -42,7 +42,7 @@ pub struct ReloadTask {
     refresh_permits: Arc<Semaphore>,
 }
 
-/// Timer for a reading without a request, after one in which `ssh -G` did not answer for some tunnels.
+/// Timer for a reading without a request, after one that could not read everything.
 #[derive(Debug, Default)]
 struct RetryTimer {
     /// Failed readings in a row.
@@ -54,16 +54,22 @@ struct RetryTimer {
 impl RetryTimer {
     /// Longest delay between two readings. The delays double from 2 s.
     const MAX_DELAY: Duration = Duration::from_secs(60);
+    /// Longest delay while something could not be read: a user who has mended it waits for the tunnel.
+    const MAX_DELAY_SOON: Duration = Duration::from_secs(5);
 
     /// Records the result of a reading.
-    fn record(&mut self, failed: bool) {
-        self.failures = if failed {
-            self.failures.saturating_add(1)
-        } else {
-            0
+    fn record(&mut self, try_again: TryAgain) {
+        let limit = match try_again {
+            TryAgain::OnChange => {
+                *self = Self::default();
+                return;
+            }
+            TryAgain::Backoff => Self::MAX_DELAY,
+            TryAgain::Soon => Self::MAX_DELAY_SOON,
         };
-        let delay = Duration::from_secs(1 << self.failures.min(6)).min(Self::MAX_DELAY);
-        self.at = failed.then(|| Instant::now() + delay);
+        self.failures = self.failures.saturating_add(1);
+        let delay = Duration::from_secs(1 << self.failures.min(6)).min(limit);
+        self.at = Some(Instant::now() + delay);
     }
 
     /// Waits for the time of the next reading, for ever if there is none.

@@ -362,3 +362,21 @@ async fn hidden_files_and_editor_backups_are_ignored() -> Result<()> {
     fixture.home.ctl(&["reload"]).await?.expect_exit(0)?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_mended_ssh_config_starts_its_tunnels_without_a_reload() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    let (config, included) = (home.path("ssh_config"), home.path("included"));
+    std::fs::write(&config, format!("Include {}\n", included.display()))?;
+    std::fs::write(&included, "NoSuchOption x\n")?;
+    let lines = format!("ssh_config = \"{}\"\n", config.display());
+    home.write("t.toml", &format!("{}{lines}", server.tunnel_toml("t")?))?;
+    let daemon = Daemon::start(&home).await?;
+    daemon.log().wait("NoSuchOption", LONG).await?;
+    assert!(daemon.status("t").await.is_err());
+    // Included files are not watched.
+    std::fs::write(&included, "Port 22\n")?;
+    daemon.wait_up("t").await?;
+    Ok(())
+}
