@@ -12,6 +12,7 @@ use tunneld_proto::message::ConfigFault;
 use crate::conflict::{self, Claims};
 use crate::diagnostic::{Diagnostic, Source, file_fault};
 use crate::env::Env;
+use crate::last_good::{CopyFolder, CopyJob, FileCopy};
 use crate::layer::Layer;
 use crate::model::{DaemonConfig, Tunnel};
 use crate::parse::file::{self, NamedLayer, ParsedFile};
@@ -61,6 +62,10 @@ pub struct Loader {
     next_id: usize,
     dir_required: bool,
     read_at: Option<Instant>,
+    /// Where copies of good files are kept for the next daemon; `None` to keep none.
+    copies: Option<CopyFolder>,
+    /// The copies that the last load asks for.
+    pending_copies: Option<CopyJob>,
     /// tunneld.toml, or the directory, if it may have `[defaults]` that could not be read and of which no earlier
     /// state is known. No tunnel is resolved then: it could connect without its jump host or host key policy.
     unread_defaults: Option<PathBuf>,
@@ -99,6 +104,8 @@ impl Loader {
             next_id: 0,
             dir_required: false,
             read_at: None,
+            copies: None,
+            pending_copies: None,
             unread_defaults: None,
         }
     }
@@ -108,6 +115,19 @@ impl Loader {
     pub fn dir_required(mut self, required: bool) -> Self {
         self.dir_required = required;
         self
+    }
+
+    /// Keeps copies of good files in the state folder, and starts with them where a file has errors.
+    #[must_use]
+    pub fn keep_copies(mut self) -> Self {
+        self.copies = Some(CopyFolder::of(&self.env));
+        self
+    }
+
+    /// Returns the copies that are to be written after a load; `None` if there are none. A thread that may block runs
+    /// the job.
+    pub fn copy_job(&mut self) -> Option<CopyJob> {
+        self.pending_copies.take()
     }
 
     /// The environment that tunnels are resolved in.
@@ -134,6 +154,7 @@ impl Loader {
             candidates: Vec::new(),
             drafts: Vec::new(),
             unlisted: false,
+            copies: self.copies.clone(),
             try_again: TryAgain::default(),
         }
     }
@@ -165,6 +186,9 @@ impl Loader {
             .map(|daemon| daemon.value.clone())
             .unwrap_or_default();
         self.read_at = Some(now);
+        if loaded.try_again == TryAgain::OnChange {
+            self.pending_copies = self.copies_of(&accepted);
+        }
         let mut ssh_faults = SshConfigFaults::default();
         self.unread_defaults = self.unread_defaults(&accepted, &drafts, unlisted);
         match self.unread_defaults.clone() {
@@ -197,6 +221,32 @@ impl Loader {
         ));
         scan.candidates = stale_candidates(&self.files);
         self.finish(Scanned(scan), now).await
+    }
+
+    /// The copies of these files. Those that are not in their present state are left as they are on disk.
+    fn copies_of(&self, accepted: &[Candidate]) -> Option<CopyJob> {
+        let folder = self.copies.clone()?;
+        let main = self.dir.join(MAIN_FILE);
+        let main_text = match accepted.iter().find(|candidate| candidate.path == main) {
+            // With defaults that are not the present ones, a copy would not be what the next start reads.
+            Some(candidate) if candidate.stale => return None,
+            Some(candidate) => candidate.file.source.text(),
+            None if self.files.contains_key(&main) => return None,
+            None => "",
+        };
+        let good = accepted.iter().filter(|candidate| !candidate.stale);
+        let copies = good.map(|candidate| FileCopy {
+            path: candidate.path.clone(),
+            text: candidate.file.source.text().to_owned(),
+            main_text: main_text.to_owned(),
+        });
+        Some(CopyJob {
+            folder,
+            env: self.env.clone(),
+            dir: self.dir.clone(),
+            existing: self.files.keys().cloned().collect(),
+            copies: copies.collect(),
+        })
     }
 
     /// The file or directory whose `[defaults]` for all files are not known; `None` if they are, or do not exist.
@@ -383,7 +433,9 @@ impl Loader {
         files.find_map(|good| {
             let mut tunnels = good.parsed.tunnels.iter();
             let tunnel = tunnels.find(|tunnel| tunnel.name == name)?;
-            let defaults = good.parsed.defaults.clone().or(&self.main_defaults());
+            let main = good.copied_defaults.clone();
+            let main = main.unwrap_or_else(|| self.main_defaults());
+            let defaults = good.parsed.defaults.clone().or(&main);
             Some(ResolveRequest::of(tunnel, &defaults))
         })
     }
@@ -451,7 +503,9 @@ impl<'a> Sources<'a> {
             .unwrap_or_default();
         let mut tunnels = Vec::new();
         for candidate in self.0 {
-            let defaults = candidate.file.parsed.defaults.clone().or(&main);
+            let file = &candidate.file;
+            let main = file.copied_defaults.as_ref().unwrap_or(&main);
+            let defaults = file.parsed.defaults.clone().or(main);
             for tunnel in &candidate.file.parsed.tunnels {
                 tunnels.push((candidate, tunnel, defaults.clone()));
             }

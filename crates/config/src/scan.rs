@@ -10,6 +10,8 @@ use tunneld_proto::message::ConfigFault;
 
 use crate::diagnostic::{Diagnostic, Source, file_fault};
 use crate::env::Env;
+use crate::last_good::CopyFolder;
+use crate::layer::Layer;
 use crate::load::TryAgain;
 use crate::parse::file::{self, ParsedFile, UnreadableCause};
 
@@ -29,6 +31,30 @@ pub(crate) struct KnownFile {
     pub(crate) good: Option<GoodFile>,
 }
 
+impl KnownFile {
+    /// Takes an earlier daemon's copy for the last good state, if this daemon has none.
+    fn use_copy(&mut self, path: &Path, folder: Option<&CopyFolder>, env: &Env) {
+        let (None, Some(folder)) = (&self.good, folder) else {
+            return;
+        };
+        let Some(copy) = folder.read(path, env) else {
+            return;
+        };
+        let (parsed, diagnostics) = file::parse(self.id, &copy.text);
+        let (main, main_diagnostics) = file::parse(self.id, &copy.main_text);
+        // Written by another version of tunneld, whose keys may differ.
+        if !diagnostics.is_empty() || !main_diagnostics.is_empty() {
+            return;
+        }
+        self.good = Some(GoodFile {
+            hash: hash(&copy.text),
+            source: Source::new(path.display().to_string(), copy.text),
+            parsed,
+            copied_defaults: Some(main.defaults),
+        });
+    }
+}
+
 /// A file's text that was parsed without an error.
 #[derive(Debug, Clone)]
 pub(crate) struct GoodFile {
@@ -36,6 +62,9 @@ pub(crate) struct GoodFile {
     pub(crate) hash: u64,
     pub(crate) source: Source,
     pub(crate) parsed: ParsedFile,
+    /// tunneld.toml's `[defaults]` of the time when the text was good, if it is a copy of an earlier daemon; `None` if
+    /// this daemon read the text, and the present ones apply.
+    pub(crate) copied_defaults: Option<Layer>,
 }
 
 /// What this reading would use of a file, unless it conflicts with another file.
@@ -95,6 +124,8 @@ pub struct Scan {
     pub(crate) drafts: Vec<Draft>,
     /// The directory exists but could not be listed.
     pub(crate) unlisted: bool,
+    /// Where the copies of an earlier daemon are; `None` to use none.
+    pub(crate) copies: Option<CopyFolder>,
     /// When what could not be read now is read again.
     pub(crate) try_again: TryAgain,
 }
@@ -204,13 +235,15 @@ impl Scan {
                 }
                 self.faults
                     .push(file_fault(&name, &error.message, &error.help));
+                known.use_copy(&path, self.copies.as_ref(), &self.env);
                 self.candidates.extend(last_good(&path, known, true));
                 return;
             }
         };
         let hash = hash(&text);
         // Compared by content, not by time: an editor may write a file without changing it, or twice in one second.
-        if known.good.as_ref().is_some_and(|good| good.hash == hash) {
+        let is_known = |good: &GoodFile| good.hash == hash && good.copied_defaults.is_none();
+        if known.good.as_ref().is_some_and(is_known) {
             self.candidates.extend(last_good(&path, known, false));
             return;
         }
@@ -224,6 +257,7 @@ impl Scan {
                     hash,
                     source,
                     parsed,
+                    copied_defaults: None,
                 },
                 unchanged: false,
                 stale: false,
@@ -231,6 +265,7 @@ impl Scan {
             return;
         }
         report(&source, &diagnostics, &mut self.faults);
+        known.use_copy(&path, self.copies.as_ref(), &self.env);
         self.candidates.extend(last_good(&path, known, true));
         self.drafts.push(Draft {
             id: known.id,

@@ -101,11 +101,19 @@ pub async fn load(loader: &mut Loader) -> Loaded {
     let scan = loader.scan();
     let scanned = tokio::task::spawn_blocking(move || scan.run()).await;
     let now = Instant::now().into_std();
-    match scanned {
+    let loaded = match scanned {
         Ok(scanned) => loader.finish(scanned, now).await,
         // The scan panicked. The last good configuration stays in force.
         Err(error) => loader.finish_without(&error.to_string(), now).await,
+    };
+    if let Some(job) = loader.copy_job() {
+        let written = tokio::task::spawn_blocking(move || job.run()).await;
+        // The daemon works without the copies; only a start with a broken file needs them.
+        if let Ok(Err(error)) = written {
+            tracing::debug!(%error, "the last good configuration is not kept");
+        }
     }
+    loaded
 }
 
 impl ReloadTask {

@@ -380,3 +380,17 @@ async fn a_mended_ssh_config_starts_its_tunnels_without_a_reload() -> Result<()>
     daemon.wait_up("t").await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_daemon_that_starts_with_a_broken_file_runs_its_last_good_copy() -> Result<()> {
+    let (mut fixture, _) = Fixture::up("").await?;
+    fixture.daemon.terminate(LONG).await?;
+    fixture.home.write("t.toml", "[tunnel.t\n")?;
+    let daemon = Daemon::start(&fixture.home).await?;
+    let tunnel = daemon.wait_up("t").await?;
+    assert!(tunnel.notes.iter().any(|note| note.starts_with("stale: ")));
+    fixture.rewrite_tunnel("description = \"mended\"")?;
+    let tunnel = daemon.wait_for("t", LONG, described("mended")).await?;
+    assert_eq!(tunnel.notes, Vec::<String>::new());
+    Ok(())
+}

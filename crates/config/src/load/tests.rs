@@ -637,3 +637,67 @@ async fn what_cannot_be_read_now_is_read_again_and_wrong_content_is_not() {
     let keys = serde_json::json!({"host": "h"});
     assert!(ad_hoc("x", &keys, &loader).await.is_err());
 }
+
+#[tokio::test]
+async fn a_loader_that_starts_with_a_broken_file_uses_its_last_good_copy() {
+    let dir = Dir::new();
+    dir.write("tunneld.toml", "[defaults]\nport = 2222\n");
+    dir.write("x.toml", "[tunnel.x]\nhost = \"old\"\n");
+    let mut first = dir.loader().keep_copies();
+    first.load(now()).await;
+    first.copy_job().unwrap().run().unwrap();
+    let folder = dir.home.path().join(".local/state/tunneld");
+    assert_eq!(
+        folder.metadata().unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+    for entry in fs::read_dir(folder.join("last-good")).unwrap() {
+        let mode = entry.unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    // The main file alone is broken, then the other one, with defaults that the copy was not read with.
+    dir.write("tunneld.toml", "[defaults]\nprot = 1\n");
+    let loaded = dir.loader().keep_copies().load(now()).await;
+    assert_eq!(names(&loaded), ["x"], "{}", rendered(&loaded));
+    assert_eq!(loaded.tunnels[0].route.port, 2222);
+    dir.write("tunneld.toml", "[defaults]\nport = 3333\n");
+    dir.write("x.toml", "[tunnel.x]\nhots = \"new\"\n");
+    let mut second = dir.loader().keep_copies();
+    let loaded = second.load(now()).await;
+    let route = &loaded.tunnels[0].route;
+    assert_eq!((route.host.as_str(), route.port), ("old", 2222));
+    assert!(loaded.tunnels[0].status_notes()[0].starts_with("stale: "));
+    second.copy_job().unwrap().run().unwrap();
+
+    // The old text is good again, with the present defaults.
+    dir.write("x.toml", "[tunnel.x]\nhost = \"old\"\n");
+    let loaded = second.load(now()).await;
+    let tunnel = &loaded.tunnels[0];
+    assert_eq!((tunnel.route.port, tunnel.status_notes().len()), (3333, 0));
+
+    // A removed file leaves no copy, and a copy that others can write is not used.
+    fs::remove_file(dir.dir.join("x.toml")).unwrap();
+    second.load(now()).await;
+    second.copy_job().unwrap().run().unwrap();
+    dir.write("x.toml", "[tunnel.x]\nhots = \"new\"\n");
+    assert!(
+        dir.loader()
+            .keep_copies()
+            .load(now())
+            .await
+            .tunnels
+            .is_empty()
+    );
+    dir.write("tunneld.toml", "[defaults]\nprot = 1\n");
+    fs::set_permissions(folder.join("last-good"), fs::Permissions::from_mode(0o777)).unwrap();
+    dir.write("x.toml", "[tunnel.x]\n");
+    assert!(
+        dir.loader()
+            .keep_copies()
+            .load(now())
+            .await
+            .tunnels
+            .is_empty()
+    );
+}
