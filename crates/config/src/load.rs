@@ -197,6 +197,7 @@ impl Loader {
                 self.resolve(&accepted, &mut loaded, &mut ssh_faults).await;
             }
         }
+        self.keep_broken(&accepted, &mut loaded);
         self.check_drafts(drafts, &mut loaded, &mut ssh_faults)
             .await;
         loaded.faults.extend(ssh_faults.into_faults());
@@ -234,7 +235,9 @@ impl Loader {
             None if self.files.contains_key(&main) => return None,
             None => "",
         };
-        let good = accepted.iter().filter(|candidate| !candidate.stale);
+        let good = accepted
+            .iter()
+            .filter(|candidate| !candidate.stale && candidate.file.parsed.broken.is_empty());
         let copies = good.map(|candidate| FileCopy {
             path: candidate.path.clone(),
             text: candidate.file.source.text().to_owned(),
@@ -267,6 +270,19 @@ impl Loader {
             .iter()
             .any(|draft| draft.id == known.id && !draft.parsed.may_have_defaults);
         (!without_defaults).then_some(main)
+    }
+
+    /// Keeps the last good state of the tunnels whose own table has an error.
+    fn keep_broken(&self, accepted: &[Candidate], loaded: &mut Loaded) {
+        for candidate in accepted {
+            for name in &candidate.file.parsed.broken {
+                let is_defined = loaded.tunnels.iter().any(|tunnel| tunnel.name == *name);
+                if let (false, Some(mut last)) = (is_defined, self.last.get(name).cloned()) {
+                    last.stale_file = Some(candidate.path.clone());
+                    loaded.tunnels.push(last);
+                }
+            }
+        }
     }
 
     /// Keeps the tunnels that ran before, and reports those that cannot start while `unread` is not mended.

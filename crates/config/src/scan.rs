@@ -243,13 +243,24 @@ impl Scan {
         let hash = hash(&text);
         // Compared by content, not by time: an editor may write a file without changing it, or twice in one second.
         let is_known = |good: &GoodFile| good.hash == hash && good.copied_defaults.is_none();
-        if known.good.as_ref().is_some_and(is_known) {
+        let unchanged = known.good.as_ref().is_some_and(is_known);
+        // The errors of a file with broken tunnels are reported at each reading.
+        let is_whole = |good: &GoodFile| good.parsed.broken.is_empty();
+        if unchanged && known.good.as_ref().is_some_and(is_whole) {
             self.candidates.extend(last_good(&path, known, false));
             return;
         }
         let (parsed, diagnostics) = file::parse(known.id, &text);
         let source = Source::new(name, text);
-        if diagnostics.is_empty() {
+        if !diagnostics.is_empty() {
+            report(&source, &diagnostics, &mut self.faults);
+            known.use_copy(&path, self.copies.as_ref(), &self.env);
+        }
+        let is_copy = |good: &GoodFile| good.copied_defaults.is_some();
+        // A tunnel with an error keeps its own last good state; only a new daemon's copy holds that of the whole file.
+        let without_broken =
+            parsed.only_tunnels_are_broken && !known.good.as_ref().is_some_and(is_copy);
+        if diagnostics.is_empty() || without_broken {
             self.candidates.push(Candidate {
                 id: known.id,
                 path,
@@ -259,13 +270,11 @@ impl Scan {
                     parsed,
                     copied_defaults: None,
                 },
-                unchanged: false,
+                unchanged,
                 stale: false,
             });
             return;
         }
-        report(&source, &diagnostics, &mut self.faults);
-        known.use_copy(&path, self.copies.as_ref(), &self.env);
         self.candidates.extend(last_good(&path, known, true));
         self.drafts.push(Draft {
             id: known.id,

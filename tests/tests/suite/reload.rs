@@ -373,7 +373,7 @@ async fn a_mended_ssh_config_starts_its_tunnels_without_a_reload() -> Result<()>
     let lines = format!("ssh_config = \"{}\"\n", config.display());
     home.write("t.toml", &format!("{}{lines}", server.tunnel_toml("t")?))?;
     let daemon = Daemon::start(&home).await?;
-    daemon.log().wait("NoSuchOption", LONG).await?;
+    daemon.log().wait("Bad configuration option", LONG).await?;
     assert!(daemon.status("t").await.is_err());
     // Included files are not watched.
     std::fs::write(&included, "Port 22\n")?;

@@ -202,13 +202,13 @@ async fn syntax_errors_and_bad_keys_of_one_file_are_both_reported() {
     let dir = Dir::new();
     dir.write(
         "a.toml",
-        "[tunnel.a]\nhost = \nport = 0\n[tunnel.a]\nuser = 1\nzzz = 1\nport = 1\nport = 2\n",
+        "[tunnel.a]\nport = 0\n[tunnel.a]\nuser = 1\n[tunnel.b]\nzzz = 1\nport = 1\nport = 2\n",
     );
     let text = rendered(&dir.load().await);
     for expected in [
         "a.toml:2:",
-        "a.toml:3:",
-        "duplicate key",
+        "\"a\" is defined twice: also at line 1",
+        "\"port\" is defined twice: also at line 7",
         "unknown key \"zzz\"",
     ] {
         assert!(text.contains(expected), "{expected}\n--- in ---\n{text}");
@@ -700,4 +700,77 @@ async fn a_loader_that_starts_with_a_broken_file_uses_its_last_good_copy() {
             .tunnels
             .is_empty()
     );
+}
+
+#[tokio::test]
+async fn a_missing_bracket_is_one_error_at_the_bracket_that_is_open() {
+    let rest: String = (0..10)
+        .map(|n| format!("[tunnel.t{n}]\nhost = \"h\"\nlocal_forward = [\"{n} a:1\", 'b']\n"))
+        .collect();
+    for (start, line, column) in [
+        (
+            "[tunnel.a]\nlocal_forward = [\"1 h:1\",\n  \"2 h:]\" # ]\n",
+            2,
+            17,
+        ),
+        ("[tunnel.a\nhost = \"h\"\n", 1, 1),
+        ("[tunnel.a]\nbackoff = { initial = \"1s\"\n", 2, 11),
+        ("[tunnel.a]\nidentity_file = [\"\"\"a]\"\"\"\n", 2, 17),
+    ] {
+        let dir = Dir::new();
+        dir.write("a.toml", format!("{start}{rest}"));
+        let loaded = dir.load().await;
+        let text = rendered(&loaded);
+        assert_eq!(loaded.faults.len(), 1, "{text}");
+        let fault = &loaded.faults[0];
+        assert!(fault.message.contains("is not closed"), "{text}");
+        assert_eq!(
+            (fault.line, fault.column),
+            (Some(line), Some(column)),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_defined_twice_is_one_error_with_both_places() {
+    let dir = Dir::new();
+    dir.write(
+        "a.toml",
+        "[tunnel.a]\nhost = \"x\"\n\n[tunnel.a]\nhost = \"y\"\n",
+    );
+    let loaded = dir.load().await;
+    let text = rendered(&loaded);
+    assert_eq!(loaded.faults.len(), 1, "{text}");
+    assert!(
+        text.contains("\"a\" is defined twice: also at line 1"),
+        "{text}"
+    );
+    assert_eq!(loaded.faults[0].line, Some(4), "{text}");
+}
+
+#[tokio::test]
+async fn an_error_in_one_tunnel_does_not_affect_the_others_of_its_file() {
+    let dir = Dir::new();
+    dir.write(
+        "a.toml",
+        "[tunnel.a]\nhots = \"h\"\n[tunnel.b]\nhost = \"one\"\n",
+    );
+    let mut loader = dir.loader();
+    assert_eq!(names(&loader.load(now()).await), ["b"]);
+    dir.write(
+        "a.toml",
+        "[tunnel.a]\nhost = \"h\"\n[tunnel.b]\nhost = \"one\"\n",
+    );
+    loader.load(now()).await;
+    dir.write(
+        "a.toml",
+        "[tunnel.a]\nhots = \"h\"\n[tunnel.b]\nhost = \"two\"\n",
+    );
+    let loaded = loader.load(now()).await;
+    assert_eq!(names(&loaded), ["a", "b"]);
+    assert!(loaded.tunnels[0].status_notes()[0].starts_with("stale: "));
+    assert_eq!(loaded.tunnels[1].route.host, "two");
+    assert_eq!(loaded.tunnels[1].status_notes(), Vec::<String>::new());
+    assert_eq!(loader.load(now()).await, loaded, "the error stays");
 }

@@ -11,6 +11,7 @@ use crate::layer::Layer;
 use crate::log_filter;
 use crate::model::DaemonConfig;
 use crate::parse::destination::check_name;
+use crate::parse::syntax;
 use crate::parse::table::{Table, expected, integer};
 use crate::parse::tree::{self, Entry, Value};
 use crate::parse::tunnel::{self, TableKind};
@@ -233,17 +234,23 @@ pub struct ParsedFile {
     pub daemon: Option<Spanned<DaemonConfig>>,
     /// Every `[tunnel.NAME]` without an error, in the order of the file.
     pub tunnels: Vec<NamedLayer>,
+    /// The names of the tunnels with an error in their own table.
+    pub broken: Vec<String>,
+    /// Whether the file has errors, all of them in the tables of these tunnels: the others are not affected.
+    pub only_tunnels_are_broken: bool,
 }
 
 /// Parses a file's text and returns every error in it. Spans carry the number `file`.
 pub fn parse(file: usize, text: &str) -> (ParsedFile, Vec<Diagnostic>) {
-    let (root, mut diagnostics) = tree::from_toml(file, text);
+    let (root, errors) = tree::from_toml(file, text);
+    let (mut diagnostics, readable) = syntax::reduce(file, text, &root, errors);
     let mut parsed = ParsedFile::default();
     let Value::Table(entries) = &root.value else {
         parsed.may_have_defaults = true;
         return (parsed, diagnostics);
     };
     let mut found = Vec::new();
+    let mut is_good = diagnostics.is_empty();
     let mut table = Table::new(
         "the file: there are [tunnel.NAME], [defaults] and [daemon]",
         ["defaults", "daemon", "tunnel"],
@@ -264,6 +271,7 @@ pub fn parse(file: usize, text: &str) -> (ParsedFile, Vec<Diagnostic>) {
         );
     }
     let defaults_are_good = found.is_empty();
+    is_good &= found.is_empty();
     if let Some(entry) = daemon {
         let config = self::daemon(entries_of(entry), &mut found);
         parsed.daemon = Some(Spanned {
@@ -271,18 +279,29 @@ pub fn parse(file: usize, text: &str) -> (ParsedFile, Vec<Diagnostic>) {
             span: entry.span,
         });
     }
+    is_good &= found.is_empty();
     for entry in tunnels.map(entries_of).unwrap_or_default() {
         if parsed.tunnels.len() == MAX_TUNNELS {
             let message = format!("more than {MAX_TUNNELS} tunnels in one file");
             found.push(Diagnostic::new(entry.span, message));
+            is_good = false;
             break;
         }
         // A tunnel with an error, or below defaults with one, is left out: it would be resolved with values missing.
         let before = found.len();
         let tunnel = tunnel(entry, &mut found);
-        parsed
-            .tunnels
-            .extend(tunnel.filter(|_| found.len() == before && defaults_are_good));
+        if found.len() > before {
+            parsed.broken.push(entry.key.clone());
+        } else if defaults_are_good {
+            parsed.tunnels.extend(tunnel);
+        }
+    }
+    parsed.only_tunnels_are_broken = is_good && !parsed.broken.is_empty();
+    if !readable {
+        // What follows a syntax error is misread: its errors are not the user's.
+        let end = diagnostics.first().and_then(|error| error.span);
+        found.retain(|diagnostic| diagnostic.span < end);
+        parsed.tunnels.clear();
     }
     diagnostics.append(&mut found);
     diagnostics.sort_by_key(|diagnostic| diagnostic.span);
