@@ -151,7 +151,7 @@ impl FirstReading {
             tunneld_config::env::Env::from_process(),
             Arc::new(TokioPrograms),
         );
-        let mut loader = loader.dir_required(explicit_dir);
+        let mut loader = loader.dir_required(explicit_dir).keep_copies();
         let loaded = reload::load(&mut loader).await;
         let ad_hoc = reload::restore_ad_hoc(state_file, &loader, &[]).await;
         Self {

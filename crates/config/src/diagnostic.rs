@@ -34,6 +34,9 @@ pub struct Diagnostic {
     pub message: String,
     /// What the user can do about it; `None` if the message says it.
     pub help: Option<String>,
+    /// The ssh_config file that the error is about; `None` if it is about the TOML. Every tunnel that reads the file
+    /// has the same error, which is shown once.
+    pub ssh_config: Option<String>,
 }
 
 impl Diagnostic {
@@ -43,6 +46,7 @@ impl Diagnostic {
             span,
             message: message.into(),
             help: None,
+            ssh_config: None,
         }
     }
 

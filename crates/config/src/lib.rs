@@ -15,6 +15,7 @@ pub mod env;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 pub mod keys;
+mod last_good;
 pub mod layer;
 pub mod load;
 pub mod log_filter;
@@ -29,6 +30,7 @@ pub mod ssh_config;
 pub use conflict::overlap;
 pub use diff::{Change, diff};
 pub use env::Env;
-pub use load::{Loaded, Loader, ad_hoc};
+pub use last_good::CopyJob;
+pub use load::{Loaded, Loader, TryAgain, ad_hoc};
 pub use save::save;
 pub use scan::{Scan, Scanned, is_config};

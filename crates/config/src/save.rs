@@ -49,8 +49,10 @@ pub const ADDED_KEYS: [&str; 5] = [
 /// The folder or the file cannot be read or written, or is not TOML, or a new file of the name would not be read; then
 /// nothing is changed.
 pub fn save(dir: &Path, name: &str, keys: &Json) -> Result<Saved, ConfigFault> {
+    let fault = |path: &Path, message: String, help: &str| {
+        file_fault(&path.display().to_string(), &message, help)
+    };
     const FIX_FIRST: &str = "fix the file first; `tunnelctl check` shows where";
-    // The name becomes a file name: a slash in it would leave the directory.
     check_name(name).map_err(|error| fault(dir, error, "choose another name"))?;
     let Json::Object(keys) = keys else {
         return Err(fault(
@@ -93,7 +95,6 @@ pub fn save(dir: &Path, name: &str, keys: &Json) -> Result<Saved, ConfigFault> {
         )
     })?;
     edit(&mut document, name, keys).map_err(|error| fault(&path, error, FIX_FIRST))?;
-    // By rename: a full disk or a crash leaves the old file whole.
     fs::replace(&path, document.to_string().as_bytes()).map_err(|error| {
         fault(
             &path,
@@ -153,7 +154,6 @@ fn defining_file(dir: &Path, name: &str) -> Option<PathBuf> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| crate::scan::is_config(path))
         .collect();
-    // The loader accepts the first file that defines a name: the same one has to be edited.
     paths.sort();
     paths.into_iter().find(|path| {
         let small = path
@@ -176,7 +176,7 @@ fn edit(
 ) -> Result<(), String> {
     let root = document.as_table_mut();
     if !root.contains_key("tunnel") {
-        // Implicit: without a `[tunnel]` header.
+        // Implicit: without a `[tunnel]` header of its own.
         let mut tunnels = Table::new();
         tunnels.set_implicit(true);
         root.insert("tunnel", Item::Table(tunnels));

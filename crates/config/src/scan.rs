@@ -10,10 +10,15 @@ use tunneld_proto::message::ConfigFault;
 
 use crate::diagnostic::{Diagnostic, SourceText, file_fault};
 use crate::env::Env;
-use crate::parse::file::{self, ParsedFile};
+use crate::last_good::CopyFolder;
+use crate::layer::Layer;
+use crate::load::TryAgain;
+use crate::parse::file::{self, ParsedFile, UnreadableCause};
 
 /// The most files of a directory that are read.
 const MAX_FILES: usize = 256;
+/// The file whose `[defaults]` apply to all files.
+pub(crate) const MAIN_FILE: &str = "tunneld.toml";
 /// The most errors of one file that are reported one by one.
 const MAX_FAULTS_PER_FILE: usize = 100;
 
@@ -26,6 +31,30 @@ pub(crate) struct KnownFile {
     pub(crate) good: Option<GoodFile>,
 }
 
+impl KnownFile {
+    /// Takes an earlier daemon's copy for the last good state, if this daemon has none.
+    fn use_copy(&mut self, path: &Path, folder: Option<&CopyFolder>, env: &Env) {
+        let (None, Some(folder)) = (&self.good, folder) else {
+            return;
+        };
+        let Some(copy) = folder.read(path, env) else {
+            return;
+        };
+        let (parsed, diagnostics) = file::parse(self.id, &copy.text);
+        let (main, main_diagnostics) = file::parse(self.id, &copy.main_text);
+        // Written by another version of tunneld, whose keys may differ.
+        if !diagnostics.is_empty() || !main_diagnostics.is_empty() {
+            return;
+        }
+        self.good = Some(GoodFile {
+            hash: hash(&copy.text),
+            source: SourceText::new(path.display().to_string(), copy.text),
+            parsed,
+            copied_defaults: Some(main.defaults),
+        });
+    }
+}
+
 /// A file's text that was parsed without an error.
 #[derive(Debug, Clone)]
 pub(crate) struct GoodFile {
@@ -33,6 +62,9 @@ pub(crate) struct GoodFile {
     pub(crate) hash: u64,
     pub(crate) source: SourceText,
     pub(crate) parsed: ParsedFile,
+    /// tunneld.toml's `[defaults]` of the time when the text was good, if it is a copy of an earlier daemon; `None` if
+    /// this daemon read the text, and the present ones apply.
+    pub(crate) copied_defaults: Option<Layer>,
 }
 
 /// What this reading would use of a file, unless it conflicts with another file.
@@ -90,11 +122,17 @@ pub struct Scan {
     pub(crate) faults: Vec<ConfigFault>,
     pub(crate) candidates: Vec<Candidate>,
     pub(crate) drafts: Vec<Draft>,
+    /// The directory exists but could not be listed.
+    pub(crate) unlisted: bool,
+    /// Where the copies of an earlier daemon are; `None` to use none.
+    pub(crate) copies: Option<CopyFolder>,
+    /// When what could not be read now is read again.
+    pub(crate) try_again: TryAgain,
 }
 
 /// Why the directory cannot be listed.
 enum ListError {
-    /// The directory does not exist, which is an error only if the user named it or it has held files before.
+    /// It does not exist.
     Missing,
     /// It is not trusted or cannot be read.
     Unusable(ConfigFault),
@@ -120,6 +158,8 @@ impl Scan {
     /// A directory that disappears for a moment (an unmounted home) must not stop the tunnels.
     fn keep_last_good(&mut self, error: ListError) {
         let dir = self.dir.display().to_string();
+        // A directory that does not exist may be in a home that is mounted later.
+        self.try_again = TryAgain::Soon;
         match error {
             // Someone who has not configured anything yet has no directory, which is not an error.
             ListError::Missing if !self.dir_required && self.files.is_empty() => {}
@@ -128,7 +168,10 @@ impl Scan {
                 "the configuration folder does not exist",
                 "create it and put a *.toml file into it",
             )),
-            ListError::Unusable(fault) => self.faults.push(fault),
+            ListError::Unusable(fault) => {
+                self.unlisted = true;
+                self.faults.push(fault);
+            }
         }
         self.candidates = stale_candidates(&self.files);
     }
@@ -138,21 +181,23 @@ impl Scan {
         let dir = self.dir.display().to_string();
         file::check_folder(&self.dir, &self.env)
             .map_err(|error| ListError::Unusable(file_fault(&dir, &error.message, &error.help)))?;
-        let entries = std::fs::read_dir(&self.dir).map_err(|error| match error.kind() {
+        let list_error = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::NotFound => ListError::Missing,
             _ => ListError::Unusable(file_fault(
                 &dir,
                 &format!("cannot be read: {error}"),
                 &format!("run: chmod u+rx {dir}"),
             )),
-        })?;
-        // An entry that vanishes while the directory is read is not an error.
-        let mut paths: Vec<PathBuf> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| is_config(path))
-            .collect();
-        // Sorted, so that each reading accepts the same files and reports in the same order.
-        paths.sort();
+        };
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).map_err(list_error)? {
+            // An error fails the whole listing: an entry that is skipped would count as a removed file.
+            paths.push(entry.map_err(list_error)?.path());
+        }
+        paths.retain(|path| is_config(path));
+        // Sorted, so that each reading accepts the same files and reports in the same order. The main file is first:
+        // the limit below must not cut it off, because the others would then run without its defaults.
+        paths.sort_by_key(|path| (!path.ends_with(MAIN_FILE), path.clone()));
         if paths.len() > MAX_FILES {
             let message = format!(
                 "contains more than {MAX_FILES} configuration files; only the first {MAX_FILES} are read"
@@ -171,7 +216,6 @@ impl Scan {
         let name = path.display().to_string();
         let known = self.files.entry(path.clone()).or_insert_with(|| {
             self.next_id += 1;
-            // Numbers are not reused: an old span must never point into another file.
             KnownFile {
                 id: self.next_id,
                 good: None,
@@ -182,24 +226,41 @@ impl Scan {
             // Removed since the directory was listed.
             Ok(None) => {
                 self.files.remove(&path);
+                self.try_again = TryAgain::Soon;
                 return;
             }
             Err(error) => {
+                if error.cause == UnreadableCause::Moment {
+                    self.try_again = TryAgain::Soon;
+                }
                 self.faults
                     .push(file_fault(&name, &error.message, &error.help));
+                known.use_copy(&path, self.copies.as_ref(), &self.env);
                 self.candidates.extend(last_good(&path, known, true));
                 return;
             }
         };
         let hash = hash(&text);
         // Compared by content, not by time: an editor may write a file without changing it, or twice in one second.
-        if known.good.as_ref().is_some_and(|good| good.hash == hash) {
+        let is_known = |good: &GoodFile| good.hash == hash && good.copied_defaults.is_none();
+        let unchanged = known.good.as_ref().is_some_and(is_known);
+        // The errors of a file with broken tunnels are reported at each reading.
+        let is_whole = |good: &GoodFile| good.parsed.broken.is_empty();
+        if unchanged && known.good.as_ref().is_some_and(is_whole) {
             self.candidates.extend(last_good(&path, known, false));
             return;
         }
         let (parsed, diagnostics) = file::parse(known.id, &text);
         let source = SourceText::new(name, text);
-        if diagnostics.is_empty() {
+        if !diagnostics.is_empty() {
+            report(&source, &diagnostics, &mut self.faults);
+            known.use_copy(&path, self.copies.as_ref(), &self.env);
+        }
+        let is_copy = |good: &GoodFile| good.copied_defaults.is_some();
+        // A tunnel with an error keeps its own last good state; only a new daemon's copy holds that of the whole file.
+        let without_broken =
+            parsed.only_tunnels_are_broken && !known.good.as_ref().is_some_and(is_copy);
+        if diagnostics.is_empty() || without_broken {
             self.candidates.push(Candidate {
                 id: known.id,
                 path,
@@ -207,13 +268,13 @@ impl Scan {
                     hash,
                     source,
                     parsed,
+                    copied_defaults: None,
                 },
-                unchanged: false,
+                unchanged,
                 stale: false,
             });
             return;
         }
-        report(&source, &diagnostics, &mut self.faults);
         self.candidates.extend(last_good(&path, known, true));
         self.drafts.push(Draft {
             id: known.id,

@@ -15,7 +15,7 @@ use crate::log::Log;
 use crate::state_file::StateFile;
 use crate::supervisor::Supervisor;
 use crate::tunnel::refresh::RefreshRequest;
-use tunneld_config::load::{Loaded, Loader, ad_hoc};
+use tunneld_config::load::{Loaded, Loader, TryAgain, ad_hoc};
 use tunneld_config::model::{DaemonConfig, Tunnel};
 use tunneld_platform::service::{ServiceState, notify_manager};
 
@@ -42,7 +42,7 @@ pub struct ReloadTask {
     refresh_permits: Arc<Semaphore>,
 }
 
-/// Timer for a reading without a request, after one in which `ssh -G` did not answer for some tunnels.
+/// Timer for a reading without a request, after one that could not read everything.
 #[derive(Debug, Default)]
 struct RetryTimer {
     /// Failed readings in a row.
@@ -54,16 +54,22 @@ struct RetryTimer {
 impl RetryTimer {
     /// Longest delay between two readings. The delays double from 2 s.
     const MAX_DELAY: Duration = Duration::from_secs(60);
+    /// Longest delay while something could not be read: a user who has mended it waits for the tunnel.
+    const MAX_DELAY_SOON: Duration = Duration::from_secs(5);
 
     /// Records the result of a reading.
-    fn record(&mut self, failed: bool) {
-        self.failures = if failed {
-            self.failures.saturating_add(1)
-        } else {
-            0
+    fn record(&mut self, try_again: TryAgain) {
+        let limit = match try_again {
+            TryAgain::OnChange => {
+                *self = Self::default();
+                return;
+            }
+            TryAgain::Backoff => Self::MAX_DELAY,
+            TryAgain::Soon => Self::MAX_DELAY_SOON,
         };
-        let delay = Duration::from_secs(1 << self.failures.min(6)).min(Self::MAX_DELAY);
-        self.at = failed.then(|| Instant::now() + delay);
+        self.failures = self.failures.saturating_add(1);
+        let delay = Duration::from_secs(1 << self.failures.min(6)).min(limit);
+        self.at = Some(Instant::now() + delay);
     }
 
     /// Waits for the time of the next reading, for ever if there is none.
@@ -95,11 +101,19 @@ pub async fn load(loader: &mut Loader) -> Loaded {
     let scan = loader.scan();
     let scanned = tokio::task::spawn_blocking(move || scan.run()).await;
     let now = Instant::now().into_std();
-    match scanned {
+    let loaded = match scanned {
         Ok(scanned) => loader.finish(scanned, now).await,
         // The scan panicked. The last good configuration stays in force.
         Err(error) => loader.finish_without(&error.to_string(), now).await,
+    };
+    if let Some(job) = loader.copy_job() {
+        let written = tokio::task::spawn_blocking(move || job.run()).await;
+        // The daemon works without the copies; only a start with a broken file needs them.
+        if let Ok(Err(error)) = written {
+            tracing::debug!(%error, "the last good configuration is not kept");
+        }
     }
+    loaded
 }
 
 impl ReloadTask {

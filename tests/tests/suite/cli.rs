@@ -1,7 +1,9 @@
-//! tunnelctl as users and scripts run it: exit codes, selecting tunnels, and starting the daemon. What it prints is in
-//! `cli_output`.
+//! tunnelctl as users and scripts run it: exit codes, stdout and stderr, colour, pipes, and starting the daemon.
+
+use std::process::Stdio;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
@@ -10,11 +12,11 @@ use tunneld_proto::status::State;
 use tunneld_tests::daemon::Daemon;
 use tunneld_tests::home::{DEFAULTS, Home};
 use tunneld_tests::payload;
-use tunneld_tests::ports;
 use tunneld_tests::rpc;
 use tunneld_tests::sshd::{self, Sshd};
 use tunneld_tests::target::Target;
-use tunneld_tests::wait::within;
+use tunneld_tests::wait::{LONG, within};
+use tunneld_tests::{ports, process};
 
 use crate::fixture::{Fixture, secs, tcp};
 
@@ -124,6 +126,143 @@ async fn an_unsupported_protocol_version_returns_7() -> Result<()> {
     });
     let output = home.ctl(&["status"]).await?.expect_exit(7)?;
     assert!(!output.stderr.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn data_goes_to_stdout_and_messages_to_stderr() -> Result<()> {
+    let target = Target::echo().await?;
+    let lines = format!(
+        "description = \"the lab's\"\ntags = [\"x\"]\nlocal_forward = \"0 127.0.0.1:{}\"",
+        target.port()
+    );
+    let (fixture, _) = Fixture::up(&lines).await?;
+    let output = fixture
+        .home
+        .ctl(&["status", "--output", "json"])
+        .await?
+        .expect_exit(0)?;
+    assert_eq!(output.stderr, "");
+    let json = output.json()?;
+    let tunnel = &json[0];
+    for key in [
+        "name",
+        "state",
+        "phase",
+        "since",
+        "host",
+        "via",
+        "tags",
+        "description",
+        "desired",
+        "attempt",
+        "retry_at",
+        "last_error",
+        "prompt",
+        "session",
+        "reconnects",
+        "forwards",
+    ] {
+        assert!(tunnel.get(key).is_some(), "no {key}: {tunnel:#}");
+    }
+    for key in [
+        "since", "server", "kex", "cipher", "mac", "host_key", "auth", "rtt_ms", "offences",
+    ] {
+        assert!(
+            tunnel["session"].get(key).is_some(),
+            "no session.{key}: {tunnel:#}"
+        );
+    }
+    for key in [
+        "kind",
+        "listen",
+        "to",
+        "state",
+        "error",
+        "exposed",
+        "connections",
+        "held",
+        "total",
+        "bytes_in",
+        "bytes_out",
+    ] {
+        assert!(
+            tunnel["forwards"][0].get(key).is_some(),
+            "no forwards.{key}: {tunnel:#}"
+        );
+    }
+    assert_eq!(tunnel["name"], "t");
+    assert!(
+        tunnel["session"]["server"]
+            .as_str()
+            .is_some_and(|s| s.starts_with("SSH-2.0-OpenSSH"))
+    );
+    assert!(
+        tunnel["session"]["host_key"]
+            .as_str()
+            .is_some_and(|key| key.contains("SHA256:"))
+    );
+    let since: jiff::Timestamp = tunnel["since"].as_str().context("a time")?.parse()?;
+    assert!(since <= jiff::Timestamp::now());
+
+    let output = fixture.home.ctl(&["status"]).await?.expect_exit(0)?;
+    assert!(
+        output.stdout.contains('t') && output.stdout.contains("up"),
+        "{output:#?}"
+    );
+    let output = fixture.home.ctl(&["status", "t"]).await?.expect_exit(0)?;
+    let forward = format!("127.0.0.1:{}", target.port());
+    assert!(output.stdout.contains(&forward), "{output:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn colour_is_used_only_when_requested() -> Result<()> {
+    let (fixture, _) = Fixture::up("").await?;
+    let plain = fixture.home.ctl(&["status"]).await?.expect_exit(0)?;
+    assert!(!plain.stdout.contains('\u{1b}'), "{plain:#?}");
+    let always = fixture
+        .home
+        .ctl(&["status", "--color", "always"])
+        .await?
+        .expect_exit(0)?;
+    assert!(always.stdout.contains('\u{1b}'), "{always:#?}");
+    let mut command = fixture.home.command("tunnelctl")?;
+    let out = command.arg("status").env("NO_COLOR", "1").output().await?;
+    assert!(!out.stdout.contains(&0x1b));
+    Ok(())
+}
+
+#[tokio::test]
+async fn closed_or_full_output_and_narrow_terminals_cause_no_panic() -> Result<()> {
+    let (fixture, _) = Fixture::up("local_forward = \"0 127.0.0.1:9\"").await?;
+    // The shell runs each script with tunnelctl as `$0`. A closed or full stdout may be an error, never a panic.
+    for (script, codes) in [
+        ("\"$0\" status --output json | :", &[0][..]),
+        ("\"$0\" status --output json >&-", &[0, 1]),
+        ("\"$0\" status --output json >/dev/full", &[0, 1]),
+        ("COLUMNS=20 \"$0\" status", &[0]),
+        ("env -u TERM \"$0\" status", &[0]),
+        ("COLUMNS=0 \"$0\" status t", &[0]),
+    ] {
+        let shell = ["bash", "-o", "pipefail", "-c", script].map(str::to_owned);
+        let mut command = fixture.home.command_with_prefix(&shell, "tunnelctl")?;
+        command.stdin(Stdio::null());
+        let out = within(LONG, script, command.output()).await??;
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert!(!stderr.contains("panicked"), "{script}: {stderr}");
+        let code = process::exit_code(out.status);
+        assert!(codes.contains(&code), "{script}: {code}: {stderr}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn control_characters_in_names_are_escaped() -> Result<()> {
+    let (fixture, _) = Fixture::up("").await?;
+    let output = fixture.home.ctl(&["status", "\u{1b}[31mred\u{9b}"]).await?;
+    assert_ne!(output.exit_code, 0);
+    assert!(!output.stderr.contains(['\u{1b}', '\u{9b}']), "{output:#?}");
     Ok(())
 }
 

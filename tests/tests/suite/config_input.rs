@@ -8,7 +8,7 @@ use tunneld_platform::testing::make_fifo;
 use tunneld_proto::status::{ForwardState, State, TunnelStatus};
 use tunneld_tests::ctl::ProgramOutput;
 use tunneld_tests::daemon::Daemon;
-use tunneld_tests::home::Home;
+use tunneld_tests::home::{DEFAULTS, Home};
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::wait::LONG;
 
@@ -344,6 +344,30 @@ async fn a_broken_file_does_not_stop_the_tunnels_of_other_files() -> Result<()> 
     let output = home.ctl(&["status"]).await?.expect_exit(0)?;
     let all = format!("{}{}", output.stdout, output.stderr);
     assert!(all.contains("bad.toml"), "{output:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_tunnel_connects_without_the_defaults_of_a_broken_main_file() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    let broken = format!("{DEFAULTS}proxy_jump = \"127.0.0.1:9\"\n[daemon]\nlgo = \"info\"\n");
+    home.write("tunneld.toml", &broken)?;
+    home.write("x.toml", &server.tunnel_toml("x")?)?;
+    let daemon = Daemon::start(&home).await?;
+    daemon.log().wait("x does not start until", LONG).await?;
+    assert!(daemon.status("x").await.is_err());
+    let output = home.ctl(&["status"]).await?;
+    let shown = format!("{}{}", output.stdout, output.stderr);
+    assert!(shown.contains("x does not start until"), "{output:#?}");
+    let output = home.ctl(&["check"]).await?.expect_exit(2)?;
+    assert!(
+        output.stderr.contains("x does not start until"),
+        "{output:#?}"
+    );
+    assert_eq!(server.log()?.count_after(0, "Connection from"), 0);
+    home.write("tunneld.toml", DEFAULTS)?;
+    daemon.wait_up("x").await?;
     Ok(())
 }
 

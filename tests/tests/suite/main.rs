@@ -12,7 +12,6 @@ mod algorithms;
 mod answer_scope;
 mod auth;
 mod cli;
-mod cli_output;
 mod config_input;
 mod control;
 mod control_clients;

@@ -429,3 +429,35 @@ async fn commands_for_all_tunnels_return_2_after_a_start_with_a_broken_file() ->
     daemon.wait_up("good").await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_mended_ssh_config_starts_its_tunnels_without_a_reload() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    let (config, included) = (home.path("ssh_config"), home.path("included"));
+    std::fs::write(&config, format!("Include {}\n", included.display()))?;
+    std::fs::write(&included, "NoSuchOption x\n")?;
+    let lines = format!("ssh_config = \"{}\"\n", config.display());
+    home.write("t.toml", &format!("{}{lines}", server.tunnel_toml("t")?))?;
+    let daemon = Daemon::start(&home).await?;
+    daemon.log().wait("Bad configuration option", LONG).await?;
+    assert!(daemon.status("t").await.is_err());
+    // Included files are not watched.
+    std::fs::write(&included, "Port 22\n")?;
+    daemon.wait_up("t").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_daemon_that_starts_with_a_broken_file_runs_its_last_good_copy() -> Result<()> {
+    let (mut fixture, _) = Fixture::up("").await?;
+    fixture.daemon.terminate(LONG).await?;
+    fixture.home.write("t.toml", "[tunnel.t\n")?;
+    let daemon = Daemon::start(&fixture.home).await?;
+    let tunnel = daemon.wait_up("t").await?;
+    assert!(tunnel.notes.iter().any(|note| note.starts_with("stale: ")));
+    fixture.rewrite_tunnel("description = \"mended\"")?;
+    let tunnel = daemon.wait_for("t", LONG, described("mended")).await?;
+    assert_eq!(tunnel.notes, Vec::<String>::new());
+    Ok(())
+}

@@ -192,8 +192,9 @@ async fn a_load_without_an_answer_of_ssh_is_to_be_tried_again() {
     };
     // The mode 0600 makes it impossible to run.
     let loaded = dir.loader_in(env).load(now()).await;
-    assert!(loaded.try_again && loaded.tunnels.is_empty(), "{loaded:?}");
-    assert!(!dir.load().await.try_again);
+    assert!(loaded.tunnels.is_empty(), "{loaded:?}");
+    assert_eq!(loaded.try_again, TryAgain::Backoff);
+    assert_eq!(dir.load().await.try_again, TryAgain::OnChange);
 }
 
 #[tokio::test]
@@ -201,13 +202,13 @@ async fn syntax_errors_and_bad_keys_of_one_file_are_both_reported() {
     let dir = Dir::new();
     dir.write(
         "a.toml",
-        "[tunnel.a]\nhost = \nport = 0\n[tunnel.a]\nuser = 1\nzzz = 1\nport = 1\nport = 2\n",
+        "[tunnel.a]\nport = 0\n[tunnel.a]\nuser = 1\n[tunnel.b]\nzzz = 1\nport = 1\nport = 2\n",
     );
     let text = rendered(&dir.load().await);
     for expected in [
         "a.toml:2:",
-        "a.toml:3:",
-        "duplicate key",
+        "\"a\" is defined twice: also at line 1",
+        "\"port\" is defined twice: also at line 7",
         "unknown key \"zzz\"",
     ] {
         assert!(text.contains(expected), "{expected}\n--- in ---\n{text}");
@@ -272,7 +273,10 @@ async fn a_folder_that_disappears_keeps_its_tunnels_until_it_is_back() {
     fs::remove_dir_all(&dir.dir).unwrap();
     assert_eq!(
         dir.load().await,
-        Loaded::default(),
+        Loaded {
+            try_again: TryAgain::Soon,
+            ..Loaded::default()
+        },
         "a new user without a folder is not an error"
     );
     let required = dir.loader().dir_required(true).load(now()).await;
@@ -486,4 +490,287 @@ async fn listening_on_all_addresses_must_be_explicit() {
     assert_eq!(loaded.tunnels[1].route.liveness.interval, None);
     assert!(loaded.tunnels[1].notes[0].contains("not detected"));
     assert!(loaded.tunnels[2].notes[0].contains("port 40000"));
+}
+
+#[tokio::test]
+async fn tunnels_wait_for_a_main_file_whose_defaults_could_not_be_read() {
+    const DEFAULTS: &str = "[defaults]\nproxy_jump = \"bastion\"\nstrict_host_key_checking = \"yes\"\nssh_config = false\n";
+    let broken = [
+        format!("{DEFAULTS}[daemon]\nlgo = \"info\"\n"),
+        format!("{DEFAULTS}[daemon\n"),
+        DEFAULTS.replace("\"yes\"", "\"maybe\""),
+        DEFAULTS.replace("[defaults]", "[default]"),
+        format!("{DEFAULTS}[daemon]\n# \0"),
+    ];
+    for text in broken {
+        let dir = Dir::new();
+        dir.write("tunneld.toml", &text);
+        dir.write("x.toml", "[tunnel.x]\nhost = \"target\"\n");
+        let mut loader = dir.loader();
+        let loaded = loader.load(now()).await;
+        assert!(loaded.tunnels.is_empty(), "{text}: {loaded:?}");
+        let shown = rendered(&loaded);
+        assert!(shown.contains("x does not start"), "{text}: {shown}");
+        let ad_hoc_keys = serde_json::json!({"host": "target"});
+        assert!(ad_hoc("y", &ad_hoc_keys, &loader).await.is_err(), "{text}");
+        dir.write("tunneld.toml", DEFAULTS);
+        let mended = loader.load(now()).await;
+        assert_eq!(rendered(&mended), "", "{text}");
+        assert_eq!(names(&mended), ["x"]);
+        assert!(matches!(mended.tunnels[0].route.via, Via::Jump(_)));
+    }
+}
+
+#[tokio::test]
+async fn tunnels_do_not_wait_for_a_main_file_without_defaults() {
+    let dir = Dir::new();
+    dir.write("tunneld.toml", "[daemon]\nlgo = \"info\"\n");
+    dir.write("x.toml", "[tunnel.x]\nhost = \"target\"\n");
+    assert_eq!(names(&dir.load().await), ["x"]);
+}
+
+#[tokio::test]
+async fn a_main_file_that_breaks_while_tunnels_run_keeps_them() {
+    let dir = Dir::new();
+    dir.write("x.toml", "[tunnel.x]\nhost = \"old\"\n");
+    let mut loader = dir.loader();
+    loader.load(now()).await;
+    dir.write("tunneld.toml", "[defaults]\nprt = 1\n");
+    dir.write("x.toml", "[tunnel.x]\nhost = \"new\"\n[tunnel.z]\n");
+    let loaded = loader.load(now()).await;
+    assert_eq!(names(&loaded), ["x"]);
+    assert_eq!(loaded.tunnels[0].route.host, "old");
+    assert!(loaded.tunnels[0].status_notes()[0].contains("tunneld.toml has errors"));
+    assert!(rendered(&loaded).contains("z does not start"));
+    let later = now() + Duration::from_secs(60);
+    assert!(loader.refresh_job("x", None, later).is_none());
+}
+
+#[tokio::test]
+async fn another_files_daemon_table_does_not_displace_the_main_file() {
+    let dir = Dir::new();
+    dir.write("a.toml", "[daemon]\n");
+    dir.write("tunneld.toml", "[defaults]\nport = 2222\n[daemon]\n");
+    dir.write("x.toml", "[tunnel.x]\n");
+    let loaded = dir.load().await;
+    assert_eq!(loaded.tunnels[0].route.port, 2222);
+    assert!(loaded.faults[0].file.ends_with("a.toml"));
+}
+
+#[tokio::test]
+async fn the_main_file_is_read_however_many_other_files_exist() {
+    let dir = Dir::new();
+    for number in 0..300 {
+        dir.write(&format!("a{number}.toml"), "");
+    }
+    dir.write("a0.toml", "[tunnel.x]\n");
+    dir.write("tunneld.toml", "[defaults]\nport = 2222\n");
+    let loaded = dir.load().await;
+    assert_eq!(loaded.tunnels[0].route.port, 2222);
+}
+
+/// An executable file that stands for the ssh program.
+fn fake_ssh(dir: &Dir, script: &str) -> Env {
+    let path = dir.home.path().join("ssh");
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    Env {
+        ssh: Some(path),
+        ..dir.env()
+    }
+}
+
+#[tokio::test]
+async fn one_mistake_in_ssh_config_is_reported_once_and_asked_about_again() {
+    let dir = Dir::new();
+    dir.write("a.toml", "[tunnel.a]\n[tunnel.b]\n[tunnel.c]\n");
+    dir.write("bad.toml", "[tunnel.d]\n[tunnel.e]\nhots = 1\n");
+    let env = fake_ssh(&dir, "echo 'config line 3: Bad option: foo' >&2; exit 255");
+    let loaded = dir.loader_in(env).load(now()).await;
+    let text = rendered(&loaded);
+    assert_eq!(text.matches("Bad option").count(), 1, "{text}");
+    assert!(text.contains("wait for it: a, b, c"), "{text}");
+    assert!(loaded.tunnels.is_empty());
+    assert_eq!(loaded.try_again, TryAgain::Soon);
+}
+
+#[tokio::test]
+async fn tunnels_wait_for_an_ssh_config_that_cannot_be_read() {
+    let dir = Dir::new();
+    dir.write("a.toml", "[tunnel.a]\n[tunnel.b]\nssh_config = false\n");
+    let config = dir.home.path().join(".ssh/config");
+    // A folder cannot be read by root either, whom no mode stops.
+    fs::create_dir_all(&config).unwrap();
+    let env = fake_ssh(&dir, "echo host a");
+    let mut loader = dir.loader_in(env);
+    let loaded = loader.load(now()).await;
+    assert_eq!(names(&loaded), ["b"]);
+    assert_eq!(loaded.try_again, TryAgain::Soon);
+    assert!(rendered(&loaded).contains(".ssh/config cannot be read"));
+    fs::remove_dir(&config).unwrap();
+    std::os::unix::fs::symlink("/no/such/file", &config).unwrap();
+    assert_eq!(names(&loader.load(now()).await), ["b"]);
+    fs::remove_file(&config).unwrap();
+    let mended = loader.load(now()).await;
+    assert_eq!(names(&mended), ["a", "b"], "{mended:?}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_now_is_read_again_and_wrong_content_is_not() {
+    let dir = Dir::new();
+    dir.write("a.toml", "[tunnel.a]\nhots = 1\n");
+    assert_eq!(dir.load().await.try_again, TryAgain::OnChange);
+    // A loop of links fails for root too, whom no mode stops.
+    let link = dir.dir.join("b.toml");
+    std::os::unix::fs::symlink(&link, &link).unwrap();
+    let loaded = dir.load().await;
+    assert_eq!(loaded.try_again, TryAgain::Soon);
+    assert!(rendered(&loaded).contains("reads it again within 5 seconds"));
+    let elsewhere = dir.home.path().join("elsewhere");
+    fs::rename(&dir.dir, &elsewhere).unwrap();
+    let mut loader = dir.loader();
+    assert_eq!(loader.load(now()).await.try_again, TryAgain::Soon);
+    fs::write(&dir.dir, "").unwrap();
+    let unlisted = loader.load(now()).await;
+    assert_eq!(unlisted.try_again, TryAgain::Soon);
+    assert!(rendered(&unlisted).contains("Not a directory"));
+    let keys = serde_json::json!({"host": "h"});
+    assert!(ad_hoc("x", &keys, &loader).await.is_err());
+}
+
+#[tokio::test]
+async fn a_loader_that_starts_with_a_broken_file_uses_its_last_good_copy() {
+    let dir = Dir::new();
+    dir.write("tunneld.toml", "[defaults]\nport = 2222\n");
+    dir.write("x.toml", "[tunnel.x]\nhost = \"old\"\n");
+    let mut first = dir.loader().keep_copies();
+    first.load(now()).await;
+    first.copy_job().unwrap().run().unwrap();
+    let folder = dir.home.path().join(".local/state/tunneld");
+    assert_eq!(
+        folder.metadata().unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+    for entry in fs::read_dir(folder.join("last-good")).unwrap() {
+        let mode = entry.unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    // The main file alone is broken, then the other one, with defaults that the copy was not read with.
+    dir.write("tunneld.toml", "[defaults]\nprot = 1\n");
+    let loaded = dir.loader().keep_copies().load(now()).await;
+    assert_eq!(names(&loaded), ["x"], "{}", rendered(&loaded));
+    assert_eq!(loaded.tunnels[0].route.port, 2222);
+    dir.write("tunneld.toml", "[defaults]\nport = 3333\n");
+    dir.write("x.toml", "[tunnel.x]\nhots = \"new\"\n");
+    let mut second = dir.loader().keep_copies();
+    let loaded = second.load(now()).await;
+    let route = &loaded.tunnels[0].route;
+    assert_eq!((route.host.as_str(), route.port), ("old", 2222));
+    assert!(loaded.tunnels[0].status_notes()[0].starts_with("stale: "));
+    second.copy_job().unwrap().run().unwrap();
+
+    // The old text is good again, with the present defaults.
+    dir.write("x.toml", "[tunnel.x]\nhost = \"old\"\n");
+    let loaded = second.load(now()).await;
+    let tunnel = &loaded.tunnels[0];
+    assert_eq!((tunnel.route.port, tunnel.status_notes().len()), (3333, 0));
+
+    // A removed file leaves no copy, and a copy that others can write is not used.
+    fs::remove_file(dir.dir.join("x.toml")).unwrap();
+    second.load(now()).await;
+    second.copy_job().unwrap().run().unwrap();
+    dir.write("x.toml", "[tunnel.x]\nhots = \"new\"\n");
+    assert!(
+        dir.loader()
+            .keep_copies()
+            .load(now())
+            .await
+            .tunnels
+            .is_empty()
+    );
+    dir.write("tunneld.toml", "[defaults]\nprot = 1\n");
+    fs::set_permissions(folder.join("last-good"), fs::Permissions::from_mode(0o777)).unwrap();
+    dir.write("x.toml", "[tunnel.x]\n");
+    assert!(
+        dir.loader()
+            .keep_copies()
+            .load(now())
+            .await
+            .tunnels
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn a_missing_bracket_is_one_error_at_the_bracket_that_is_open() {
+    let rest: String = (0..10)
+        .map(|n| format!("[tunnel.t{n}]\nhost = \"h\"\nlocal_forward = [\"{n} a:1\", 'b']\n"))
+        .collect();
+    for (start, line, column) in [
+        (
+            "[tunnel.a]\nlocal_forward = [\"1 h:1\",\n  \"2 h:]\" # ]\n",
+            2,
+            17,
+        ),
+        ("[tunnel.a\nhost = \"h\"\n", 1, 1),
+        ("[tunnel.a]\nbackoff = { initial = \"1s\"\n", 2, 11),
+        ("[tunnel.a]\nidentity_file = [\"\"\"a]\"\"\"\n", 2, 17),
+    ] {
+        let dir = Dir::new();
+        dir.write("a.toml", format!("{start}{rest}"));
+        let loaded = dir.load().await;
+        let text = rendered(&loaded);
+        assert_eq!(loaded.faults.len(), 1, "{text}");
+        let fault = &loaded.faults[0];
+        assert!(fault.message.contains("is not closed"), "{text}");
+        assert_eq!(
+            (fault.line, fault.column),
+            (Some(line), Some(column)),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_defined_twice_is_one_error_with_both_places() {
+    let dir = Dir::new();
+    dir.write(
+        "a.toml",
+        "[tunnel.a]\nhost = \"x\"\n\n[tunnel.a]\nhost = \"y\"\n",
+    );
+    let loaded = dir.load().await;
+    let text = rendered(&loaded);
+    assert_eq!(loaded.faults.len(), 1, "{text}");
+    assert!(
+        text.contains("\"a\" is defined twice: also at line 1"),
+        "{text}"
+    );
+    assert_eq!(loaded.faults[0].line, Some(4), "{text}");
+}
+
+#[tokio::test]
+async fn an_error_in_one_tunnel_does_not_affect_the_others_of_its_file() {
+    let dir = Dir::new();
+    dir.write(
+        "a.toml",
+        "[tunnel.a]\nhots = \"h\"\n[tunnel.b]\nhost = \"one\"\n",
+    );
+    let mut loader = dir.loader();
+    assert_eq!(names(&loader.load(now()).await), ["b"]);
+    dir.write(
+        "a.toml",
+        "[tunnel.a]\nhost = \"h\"\n[tunnel.b]\nhost = \"one\"\n",
+    );
+    loader.load(now()).await;
+    dir.write(
+        "a.toml",
+        "[tunnel.a]\nhots = \"h\"\n[tunnel.b]\nhost = \"two\"\n",
+    );
+    let loaded = loader.load(now()).await;
+    assert_eq!(names(&loaded), ["a", "b"]);
+    assert!(loaded.tunnels[0].status_notes()[0].starts_with("stale: "));
+    assert_eq!(loaded.tunnels[1].route.host, "two");
+    assert_eq!(loaded.tunnels[1].status_notes(), Vec::<String>::new());
+    assert_eq!(loader.load(now()).await, loaded, "the error stays");
 }

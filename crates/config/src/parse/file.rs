@@ -11,6 +11,7 @@ use crate::layer::Layer;
 use crate::log_filter;
 use crate::model::DaemonConfig;
 use crate::parse::destination::check_name;
+use crate::parse::syntax;
 use crate::parse::table::{Table, expected, integer};
 use crate::parse::tree::{self, TableEntry, Value};
 use crate::parse::tunnel::{self, TableKind};
@@ -20,6 +21,9 @@ pub const MAX_FILE_SIZE: u64 = 1 << 20;
 /// The most tunnels of one file.
 pub const MAX_TUNNELS: usize = 1_024;
 
+/// The help for what the user cannot mend and tunneld tries again.
+const READ_AGAIN: &str = "tunneld reads it again within 5 seconds";
+
 /// Why a file or folder cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
@@ -27,12 +31,32 @@ pub struct Unreadable {
     pub message: String,
     /// What the user can do about it.
     pub help: String,
+    /// Whether another attempt can succeed while the file stays as it is.
+    pub cause: UnreadableCause,
+}
+
+/// Whether a file is wrong, or could only not be read now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnreadableCause {
+    /// Its type, owner, mode or text is wrong: it must be changed.
+    Content,
+    /// Reading it failed: an I/O error, missing rights, too many open files, a home that is not mounted yet.
+    Moment,
 }
 
 fn unreadable<T>(message: impl Into<String>, help: impl Into<String>) -> Result<T, Unreadable> {
     Err(Unreadable {
         message: message.into(),
         help: help.into(),
+        cause: UnreadableCause::Content,
+    })
+}
+
+fn unreadable_now<T>(message: impl Into<String>, help: impl Into<String>) -> Result<T, Unreadable> {
+    Err(Unreadable {
+        message: message.into(),
+        help: help.into(),
+        cause: UnreadableCause::Moment,
     })
 }
 
@@ -45,25 +69,28 @@ pub fn read_text(path: &Path, env: &Env) -> Result<Option<String>, Unreadable> {
     let file = match open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_symlink() => {
-            return unreadable(
+            return unreadable_now(
                 "is a symbolic link to a file that does not exist",
                 "create the file, or remove the link",
             );
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
-            return unreadable(
-                format!("cannot be opened: {error}"),
-                format!("run: chmod u+r {}; or remove the file", path.display()),
-            );
+            let help = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    format!("run: chmod u+r {}; or remove the file", path.display())
+                }
+                _ => READ_AGAIN.to_owned(),
+            };
+            return unreadable_now(format!("cannot be opened: {error}"), help);
         }
     };
     let metadata = match file.metadata() {
         Ok(metadata) => metadata,
         Err(error) => {
-            return unreadable(
+            return unreadable_now(
                 format!("its owner and mode cannot be read: {error}"),
-                "run: tunnelctl reload",
+                READ_AGAIN,
             );
         }
     };
@@ -77,7 +104,7 @@ pub fn read_text(path: &Path, env: &Env) -> Result<Option<String>, Unreadable> {
     let mut bytes = Vec::new();
     // One byte more than allowed, to notice a larger file without reading it all: it may grow while it is read.
     if let Err(error) = file.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes) {
-        return unreadable(format!("cannot be read: {error}"), "run: tunnelctl reload");
+        return unreadable_now(format!("cannot be read: {error}"), READ_AGAIN);
     }
     if bytes.len() as u64 > MAX_FILE_SIZE {
         return unreadable("is larger than 1 MiB", "split it into several files");
@@ -116,14 +143,14 @@ fn decode(bytes: Vec<u8>) -> Result<String, Unreadable> {
 }
 
 #[cfg(unix)]
-fn open(path: &Path) -> std::io::Result<File> {
+pub(crate) fn open(path: &Path) -> std::io::Result<File> {
     use rustix::fs::{Mode, OFlags};
     // NONBLOCK: opening a FIFO would wait for a writer, for ever.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
 #[cfg(not(unix))]
-fn open(path: &Path) -> std::io::Result<File> {
+pub(crate) fn open(path: &Path) -> std::io::Result<File> {
     File::open(path)
 }
 
@@ -175,7 +202,8 @@ pub fn check_folder(dir: &Path, env: &Env) -> Result<(), Unreadable> {
             continue;
         };
         if let Err(error) = check_owner_and_mode(folder, &metadata, env) {
-            return unreadable(
+            // Not noticed by the watcher, which watches the folder's content: it is to be looked at again.
+            return unreadable_now(
                 format!("the folder {} {}", folder.display(), error.message),
                 error.help,
             );
@@ -200,20 +228,29 @@ pub struct NamedLayer {
 pub struct ParsedFile {
     /// `[defaults]`; empty if the file has none.
     pub defaults: Layer,
+    /// Whether the text has `[defaults]`, or may have it: its syntax or the name of a table is wrong.
+    pub may_have_defaults: bool,
     /// `[daemon]`; `None` if the file has none.
     pub daemon: Option<Spanned<DaemonConfig>>,
     /// Every `[tunnel.NAME]` without an error, in the order of the file.
     pub tunnels: Vec<NamedLayer>,
+    /// The names of the tunnels with an error in their own table.
+    pub broken: Vec<String>,
+    /// Whether the file has errors, all of them in the tables of these tunnels: the others are not affected.
+    pub only_tunnels_are_broken: bool,
 }
 
 /// Parses a file's text and returns every error in it. Spans carry the number `file`.
 pub fn parse(file: usize, text: &str) -> (ParsedFile, Vec<Diagnostic>) {
-    let (root, mut diagnostics) = tree::from_toml(file, text);
+    let (root, errors) = tree::from_toml(file, text);
+    let (mut diagnostics, readable) = syntax::reduce(file, text, &root, errors);
     let mut parsed = ParsedFile::default();
     let Value::Table(entries) = &root.value else {
+        parsed.may_have_defaults = true;
         return (parsed, diagnostics);
     };
     let mut found = Vec::new();
+    let mut is_good = diagnostics.is_empty();
     let mut table = Table::new(
         "the file: there are [tunnel.NAME], [defaults] and [daemon]",
         ["defaults", "daemon", "tunnel"],
@@ -224,6 +261,7 @@ pub fn parse(file: usize, text: &str) -> (ParsedFile, Vec<Diagnostic>) {
     let daemon = section(&mut table, "daemon");
     let tunnels = section(&mut table, "tunnel");
     table.finish();
+    parsed.may_have_defaults = defaults.is_some() || !found.is_empty() || !diagnostics.is_empty();
     if let Some(entry) = defaults {
         parsed.defaults = tunnel::layer(
             TableKind::Defaults,
@@ -233,6 +271,7 @@ pub fn parse(file: usize, text: &str) -> (ParsedFile, Vec<Diagnostic>) {
         );
     }
     let defaults_are_good = found.is_empty();
+    is_good &= found.is_empty();
     if let Some(entry) = daemon {
         let config = self::daemon(entries_of(entry), &mut found);
         parsed.daemon = Some(Spanned {
@@ -240,18 +279,29 @@ pub fn parse(file: usize, text: &str) -> (ParsedFile, Vec<Diagnostic>) {
             span: entry.span,
         });
     }
+    is_good &= found.is_empty();
     for entry in tunnels.map(entries_of).unwrap_or_default() {
         if parsed.tunnels.len() == MAX_TUNNELS {
             let message = format!("more than {MAX_TUNNELS} tunnels in one file");
             found.push(Diagnostic::new(entry.span, message));
+            is_good = false;
             break;
         }
         // A tunnel with an error, or below defaults with one, is left out: it would be resolved with values missing.
         let before = found.len();
         let tunnel = tunnel(entry, &mut found);
-        parsed
-            .tunnels
-            .extend(tunnel.filter(|_| found.len() == before && defaults_are_good));
+        if found.len() > before {
+            parsed.broken.push(entry.key.clone());
+        } else if defaults_are_good {
+            parsed.tunnels.extend(tunnel);
+        }
+    }
+    parsed.only_tunnels_are_broken = is_good && !parsed.broken.is_empty();
+    if !readable {
+        // What follows a syntax error is misread: its errors are not the user's.
+        let end = diagnostics.first().and_then(|error| error.span);
+        found.retain(|diagnostic| diagnostic.span < end);
+        parsed.tunnels.clear();
     }
     diagnostics.append(&mut found);
     diagnostics.sort_by_key(|diagnostic| diagnostic.span);

@@ -7,6 +7,7 @@ pub mod destination;
 pub mod file;
 pub mod forward;
 mod lists;
+pub(crate) mod syntax;
 mod table;
 pub mod tree;
 mod tunnel;

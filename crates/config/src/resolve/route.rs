@@ -1,6 +1,7 @@
 //! Resolves tunnels with their jump hosts: each hop is asked about by itself and becomes a separate route.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,8 +13,9 @@ use crate::addr::Destination;
 use crate::diagnostic::{Diagnostic, Spanned};
 use crate::env::Env;
 use crate::layer::{Layer, SshConfigSource};
+use crate::load::TryAgain;
 use crate::model::{Route, Tunnel, Via};
-use crate::parse::file::NamedLayer;
+use crate::parse::file::{self, NamedLayer};
 use crate::resolve::ssh_options::{self, SshOptions};
 use crate::resolve::tunnel::{self, Resolved, merge};
 use crate::ssh_config::output::{EffectiveConfig, SshGOutput};
@@ -27,11 +29,14 @@ const MAX_CONCURRENT: usize = 8;
 /// A host that no file mentions: what `ssh -G` prints about it is what the files say about all hosts.
 const UNMENTIONED_HOST: &str = "tunneld.invalid";
 
+/// The file that ssh reads for all users.
+const SYSTEM_CONFIG: &str = "/etc/ssh/ssh_config";
+
 /// A tunnel to resolve, with the layers that it is made of.
 #[derive(Debug, Clone)]
 pub(crate) struct ResolveRequest {
     pub(crate) name: String,
-    /// The keys of the tunnel's table.
+    /// The keys of its own table.
     pub(crate) layer: Layer,
     /// The `[defaults]` that apply to it.
     pub(crate) defaults: Layer,
@@ -59,7 +64,10 @@ pub(crate) struct TunnelResolver<'a> {
     env: &'a Env,
     /// `None` if ssh_config is not read at all.
     ssh: Option<SshG>,
+    /// `ssh -G` did not answer a question.
     unanswered: AtomicBool,
+    /// An ssh_config file could not be read, or ssh refused it.
+    unusable: AtomicBool,
 }
 
 /// Per tunnel name, the tunnel or every error in it.
@@ -71,14 +79,21 @@ impl<'a> TunnelResolver<'a> {
         Self {
             env,
             ssh: env.ssh.as_ref().map(ssh),
-            // Atomic, because many tunnels are resolved concurrently through a shared reference.
             unanswered: AtomicBool::new(false),
+            unusable: AtomicBool::new(false),
         }
     }
 
-    /// Whether `ssh -G` did not answer a question that it may answer later.
-    pub(crate) fn left_unanswered(&self) -> bool {
-        self.unanswered.load(Ordering::Relaxed)
+    /// When to ask again what `ssh -G` did not answer.
+    pub(crate) fn try_again(&self) -> TryAgain {
+        if self.unusable.load(Ordering::Relaxed) {
+            // The files that ssh includes are not watched: only asking again shows that they are mended.
+            TryAgain::Soon
+        } else if self.unanswered.load(Ordering::Relaxed) {
+            TryAgain::Backoff
+        } else {
+            TryAgain::OnChange
+        }
     }
 
     /// Resolves these tunnels; also returns what the user should know about the configuration as a whole.
@@ -103,7 +118,6 @@ impl<'a> TunnelResolver<'a> {
             return None;
         }
         let config = config.display();
-        // Without the ssh program the user's settings would be ignored without a word.
         if self.baseline(&ConfigFiles::Nothing).await == Err(QueryError::NotFound) {
             return Some(format!(
                 "{config} is not read: the ssh program was not found; install the OpenSSH client"
@@ -152,7 +166,6 @@ impl<'a> TunnelResolver<'a> {
                 resolver: self,
                 defaults: request.defaults.for_hop(),
                 ssh_config: layer.ssh_config.clone(),
-                // The target counts: a jump host that leads back to it is a loop.
                 visited: vec![HopIdentity::of(&route)],
                 notes: &mut notes,
             };
@@ -204,49 +217,91 @@ impl<'a> TunnelResolver<'a> {
         let Some(ssh) = &self.ssh else {
             return without_ssh(&files).map_err(error);
         };
+        let file = match &files {
+            ConfigFiles::Only(path) => path.clone(),
+            ConfigFiles::Usual | ConfigFiles::Nothing => user_config(self.env),
+        };
+        let of_file = |path: &Path, message: String| {
+            vec![Diagnostic {
+                ssh_config: Some(path.display().to_string()),
+                ..Diagnostic::new(span, format!("ssh_config: {message}"))
+            }]
+        };
+        if let Err((path, why)) = self.check_readable(&files) {
+            self.unusable.store(true, Ordering::Relaxed);
+            return Err(of_file(&path, why));
+        }
         let query = SshGQuery {
             files,
             destination: destination.clone(),
             jump: jump.cloned(),
         };
         match ssh.ask(&query).await {
-            Ok(text) => self
-                .effective(&query, &SshGOutput::parse(&text))
-                .await
-                .map(Some)
-                .map_err(error),
+            Ok(text) => {
+                let host = SshGOutput::parse(&text);
+                // Cached by `SshG`: asked once per load, not once per tunnel.
+                let built_in = self
+                    .baseline(&ConfigFiles::Nothing)
+                    .await
+                    .map_err(|why| error(why.to_string()))?;
+                let system = match &query.files {
+                    // A system without this file says nothing about any host.
+                    ConfigFiles::Usual => self
+                        .baseline(&ConfigFiles::Only(PathBuf::from(SYSTEM_CONFIG)))
+                        .await
+                        .unwrap_or_else(|_| built_in.clone()),
+                    ConfigFiles::Only(_) | ConfigFiles::Nothing => built_in.clone(),
+                };
+                let config = EffectiveConfig {
+                    host: &host,
+                    built_in: &built_in,
+                    system: &system,
+                };
+                ssh_options::read(config, destination, self.env)
+                    .map(Some)
+                    .map_err(error)
+            }
             Err(QueryError::NotFound) => without_ssh(&query.files).map_err(error),
             Err(why) => {
-                // These may pass by themselves; a wrong ssh_config needs an edit, which is noticed.
-                if matches!(why, QueryError::Timeout | QueryError::Failed(_)) {
-                    self.unanswered.store(true, Ordering::Relaxed);
+                match why {
+                    QueryError::Timeout | QueryError::Failed(_) => {
+                        self.unanswered.store(true, Ordering::Relaxed);
+                    }
+                    QueryError::Refused(_) => {
+                        self.unusable.store(true, Ordering::Relaxed);
+                        return Err(of_file(&file, why.to_string()));
+                    }
+                    QueryError::NotFound | QueryError::UnsafeDestination(_) => {}
                 }
                 Err(error(why.to_string()))
             }
         }
     }
 
-    /// What ssh_config says about the host of `query`, without what it says about every host.
-    async fn effective(&self, query: &SshGQuery, host: &SshGOutput) -> Result<SshOptions, String> {
-        // Cached by `SshG`: asked once per load, not once per tunnel.
-        let built_in = self
-            .baseline(&ConfigFiles::Nothing)
-            .await
-            .map_err(|why| why.to_string())?;
-        let system = match &query.files {
-            // A system without this file says nothing about any host.
-            ConfigFiles::Usual => self
-                .baseline(&ConfigFiles::Only(PathBuf::from("/etc/ssh/ssh_config")))
-                .await
-                .unwrap_or_else(|_| built_in.clone()),
-            ConfigFiles::Only(_) | ConfigFiles::Nothing => built_in.clone(),
-        };
-        let config = EffectiveConfig {
-            host,
-            built_in: &built_in,
-            system: &system,
-        };
-        ssh_options::read(config, &query.destination, self.env)
+    /// Checks that the files can be read. ssh ignores those that it cannot open, and a tunnel would then connect without
+    /// its jump host. Returns the first such file and why.
+    fn check_readable(&self, files: &ConfigFiles) -> Result<(), (PathBuf, String)> {
+        if *files != ConfigFiles::Usual {
+            // ssh itself refuses a file of `-F` that it cannot open.
+            return Ok(());
+        }
+        for path in [user_config(self.env), PathBuf::from(SYSTEM_CONFIG)] {
+            let mut byte = [0];
+            let error = match file::open(&path).and_then(|mut file| file.read(&mut byte)) {
+                Ok(_) => continue,
+                Err(error) => error,
+            };
+            let absent = matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::WouldBlock
+            );
+            // A link without its target may point into a file system that is not mounted yet.
+            if !absent || path.is_symlink() {
+                let why = format!("{} cannot be read: {error}", path.display());
+                return Err((path, why));
+            }
+        }
+        Ok(())
     }
 
     /// What ssh prints about a host that these files do not mention.
@@ -263,6 +318,12 @@ impl<'a> TunnelResolver<'a> {
         };
         Ok(SshGOutput::parse(&ssh.ask(&query).await?))
     }
+}
+
+/// The user's own file, which ssh looks for in the home of the user database.
+fn user_config(env: &Env) -> PathBuf {
+    let home = env.passwd_home.as_ref().unwrap_or(&env.home);
+    home.join(".ssh").join("config")
 }
 
 /// Without an ssh program only the TOML counts, unless it names a file that only ssh can read.
@@ -310,18 +371,14 @@ impl JumpChain<'_, '_> {
         let mut chain: Vec<Route> = Vec::new();
         let mut pending = hops.to_vec();
         while !pending.is_empty() {
-            // Before the next hops are asked about: each one costs an `ssh -G`.
             if chain.len() + pending.len() > MAX_HOPS {
                 return Err(format!("the chain has more than {MAX_HOPS} hops"));
             }
             let mut part = Vec::with_capacity(pending.len());
             let mut before = Vec::new();
             for (index, hop) in pending.iter().enumerate() {
-                // The query names the hop before it, through which ssh would connect.
                 let jump = index.checked_sub(1).and_then(|index| pending.get(index));
                 let mut resolved = self.hop(hop, jump).await?;
-                // Only the first hop's own ProxyJump or ProxyCommand counts: ssh reaches the others through the hop
-                // before.
                 if index == 0 {
                     before = resolved.hops;
                 } else {
@@ -365,12 +422,7 @@ impl JumpChain<'_, '_> {
             dynamic_forward: None,
             ..ssh.layer
         }
-        .or(&Layer {
-            // Passwords and answers are for the destination alone: a jump host never receives them.
-            password_command: None,
-            answers: None,
-            ..self.defaults.clone()
-        });
+        .or(&self.defaults);
         let resolved =
             tunnel::resolve(&hop.host, &layer, Some(&ssh), self.resolver.env).map_err(error)?;
         let identity = HopIdentity::of(&resolved.route);
@@ -390,7 +442,10 @@ impl JumpChain<'_, '_> {
 /// Puts the tunnel's name before each message: its span may be in `[defaults]`, which all tunnels share.
 fn name_tunnel(name: &str, diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
     let named = |diagnostic: Diagnostic| Diagnostic {
-        message: format!("{name}: {}", diagnostic.message),
+        message: match diagnostic.ssh_config {
+            Some(_) => diagnostic.message,
+            None => format!("{name}: {}", diagnostic.message),
+        },
         ..diagnostic
     };
     diagnostics.into_iter().map(named).collect()

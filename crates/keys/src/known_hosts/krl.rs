@@ -73,7 +73,7 @@ pub(crate) fn revokes(krl: &[u8], presented: &Presented<'_>) -> Result<bool, Bad
 }
 
 fn hashes(
-    section: &mut KrlReader<'_>,
+    section: &mut Reader<'_>,
     algorithm: &'static digest::Algorithm,
     keys: &[&[u8]],
 ) -> Result<bool, BadKrl> {
@@ -90,7 +90,7 @@ fn hashes(
 }
 
 /// Evaluates a section of certificates of one authority, or of every authority if none is named.
-fn certificates(section: &mut KrlReader<'_>, presented: &Presented<'_>) -> Result<bool, BadKrl> {
+fn certificates(section: &mut Reader<'_>, presented: &Presented<'_>) -> Result<bool, BadKrl> {
     let (authority, _reserved) = (section.string()?, section.string()?);
     let ours = presented
         .certified
@@ -121,7 +121,7 @@ fn certificates(section: &mut KrlReader<'_>, presented: &Presented<'_>) -> Resul
     Ok(found)
 }
 
-fn serials(part: &mut KrlReader<'_>, serial: Option<u64>) -> Result<bool, BadKrl> {
+fn serials(part: &mut Reader<'_>, serial: Option<u64>) -> Result<bool, BadKrl> {
     let mut found = false;
     while !part.is_empty() {
         match part.u64()? {
@@ -133,7 +133,7 @@ fn serials(part: &mut KrlReader<'_>, serial: Option<u64>) -> Result<bool, BadKrl
 }
 
 /// Evaluates a bitmap of serial numbers: bit N of a big-endian number is serial number `offset` + N.
-fn bitmap(part: &mut KrlReader<'_>, serial: Option<u64>) -> Result<bool, BadKrl> {
+fn bitmap(part: &mut Reader<'_>, serial: Option<u64>) -> Result<bool, BadKrl> {
     let (offset, bits) = (part.u64()?, part.string()?);
     let bits = bits.strip_prefix(&[0]).unwrap_or(bits);
     let len = u64::try_from(bits.len()).map_err(|_| BadKrl::Damaged)?;

@@ -164,7 +164,7 @@ impl UserAuth {
 
     /// Makes a keyboard-interactive request; `submethods` may be empty.
     pub fn keyboard_interactive(&mut self, submethods: &str) -> SecretMessage {
-        self.pending = PendingRequest::KeyboardInteractive { received: 0 };
+        self.pending = PendingAuth::KeyboardInteractive { received: 0 };
         message::keyboard_interactive(&self.user, submethods)
     }
 
@@ -279,7 +279,7 @@ impl UserAuth {
                 self.pending = PendingAuth::Idle;
                 Ok(Some(AuthResult::PasswordChangeRequest(text)))
             }
-            PendingRequest::KeyboardInteractive { received } => {
+            PendingAuth::KeyboardInteractive { received } => {
                 *received += payload.len().max(MIN_INFO_COST);
                 if *received > MAX_INFO_BYTES {
                     return Err(protocol_error("more than 1 MiB of prompts in one login"));

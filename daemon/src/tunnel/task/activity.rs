@@ -19,6 +19,10 @@ use crate::tunnel::machine::State;
 use tunneld_config::model::Route;
 
 /// The resources of the current state.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a tunnel has one, and moves it once per transition"
+)]
 pub(super) enum Activity {
     /// In `Stopped`, and in `Closing`, where background work closes the session.
     Idle,
