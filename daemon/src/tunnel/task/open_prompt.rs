@@ -15,7 +15,8 @@ pub(super) type Answered = (PromptRequest, Vec<SecretString>);
 /// A prompt that clients can see. Dropping it removes it there.
 pub(super) struct OpenPrompt {
     pub(super) guard: PromptGuard,
-    pub(super) request: PromptRequest,
+    /// Boxed, because most activities of a task have no prompt.
+    pub(super) request: Box<PromptRequest>,
 }
 
 /// A prompt whose sender, a dial or a session, still waits for the answer. Dropping `answer` cancels it there.

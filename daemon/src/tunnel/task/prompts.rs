@@ -54,6 +54,7 @@ impl Task {
         let events = self.context.registry.subscribe().1;
         match self.context.registry.open_prompt(prompt, &request) {
             Ok(guard) => {
+                let request = Box::new(request);
                 let open = OpenPrompt { guard, request };
                 dial.prompt = Some(SessionPrompt { open, answer });
                 self.apply(Event::PromptOpened { epoch, prompt: id });
@@ -118,6 +119,7 @@ impl Task {
         let tunnel = self.config.name.as_str();
         let text = &guard.prompt().text;
         info!(tunnel, "{text}; run: tunnelctl answer {tunnel}");
+        let request = Box::new(request);
         let open = OpenPrompt { guard, request };
         prompts.push(SessionPrompt { open, answer });
     }
@@ -170,11 +172,12 @@ impl Task {
         match answers {
             Some(answers) => {
                 if let Activity::Dialing(dial) = &mut self.activity {
-                    dial.answers.push((request.clone(), answers.clone()));
+                    dial.answers
+                        .push((PromptRequest::clone(&request), answers.clone()));
                 }
                 if let Err(answers) = answer.send(answers) {
                     // The dial has ended; its result is still on the way to this task.
-                    self.keep_for_next_dial((request, answers));
+                    self.keep_for_next_dial((*request, answers));
                 }
             }
             // The dial learns of it by the dropped sender. It may continue with other login methods.
@@ -191,7 +194,7 @@ impl Task {
         drop(guard);
         match answers {
             Some(answers) => {
-                self.keep_for_next_dial((request, answers));
+                self.keep_for_next_dial((*request, answers));
                 self.apply(Event::AnswerReady);
             }
             None => {
