@@ -236,6 +236,10 @@ async fn hosts_and_users_are_checked() -> Result<()> {
         "host = \"u@[::1]:22\"",
         "host = \"fe80::1%eth0\"",
         "host = \"user@domain@h\"",
+        "host = \"John Smith@h\"",
+        "user = \"$x\"",
+        "user = \"a\\\\b\"",
+        "host = \"vsock/3\"\nproxy_command = \"nc %h %p\"",
     ] {
         let text = format!("[tunnel.t]\nssh_config = false\n{line}\n");
         let output = check(&[("t.toml", text.as_bytes())]).await?;
@@ -254,9 +258,10 @@ async fn hosts_and_users_are_checked() -> Result<()> {
         "host = \"u@h:99999\"",
         "user = \"-u\"",
         "user = \"a;b\"",
-        "user = \"$x\"",
-        "user = \"a\\\\b\"",
+        "user = \"$(x)\"",
+        "user = \"a\\\\\"",
         "user = \"a\\u001b\"",
+        "host = \"vsock/3\"",
     ] {
         check_refused(line, &[]).await?;
     }

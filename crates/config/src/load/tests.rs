@@ -774,3 +774,49 @@ async fn an_error_in_one_tunnel_does_not_affect_the_others_of_its_file() {
     assert_eq!(loaded.tunnels[1].status_notes(), Vec::<String>::new());
     assert_eq!(loader.load(now()).await, loaded, "the error stays");
 }
+
+#[tokio::test]
+async fn group_write_is_refused_only_where_the_group_has_other_members() {
+    let dir = Dir::new();
+    dir.write("a.toml", "[tunnel.a]\n");
+    let path = dir.dir.join("a.toml");
+    let set_mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    // The tests' own group is private if it has the user's name and no other member, as root's in a container.
+    let uid = rustix::process::geteuid().as_raw();
+    let user = uzers::get_user_by_uid(uid).unwrap();
+    let group = uzers::get_group_by_gid(rustix::process::getegid().as_raw()).unwrap();
+    set_mode(0o664);
+    let loaded = dir.load().await;
+    if user.name() == group.name() {
+        assert_eq!(rendered(&loaded), "");
+    }
+    set_mode(0o602);
+    assert!(rendered(&dir.load().await).contains("chmod o-w"));
+    if uid == 0 {
+        // A group without any user.
+        std::os::unix::fs::chown(&path, None, Some(54_321)).unwrap();
+        set_mode(0o664);
+        assert!(rendered(&dir.load().await).contains("chmod g-w"));
+        set_mode(0o666);
+        assert!(rendered(&dir.load().await).contains("chmod go-w"));
+    }
+}
+
+#[tokio::test]
+async fn a_path_in_a_list_may_have_spaces() {
+    let dir = Dir::new();
+    dir.write("a.toml", "[tunnel.a]\nuser_known_hosts_file = [\"/my files/kh\", \"/b\"]\nglobal_known_hosts_file = \"/c /d\"\n\
+        revoked_host_keys = [\"/e f\"]\nlocal_forward = \"'/run/my db.sock' h:1\"\n");
+    let loaded = dir.load().await;
+    assert_eq!(rendered(&loaded), "");
+    let keys = &loaded.tunnels[0].route.host_keys;
+    assert_eq!(
+        keys.user_files,
+        [PathBuf::from("/my files/kh"), PathBuf::from("/b")]
+    );
+    assert_eq!(
+        keys.global_files,
+        [PathBuf::from("/c"), PathBuf::from("/d")]
+    );
+    assert_eq!(keys.revoked_files, [PathBuf::from("/e f")]);
+}

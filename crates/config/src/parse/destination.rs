@@ -78,20 +78,35 @@ pub fn check_host(host: &str) -> Result<(), String> {
     }
     // An IPv6 address may have a zone: `fe80::1%eth0`.
     let zone = host.contains(':');
-    match host
+    let address = needs_command(host);
+    let is_allowed = |c: char| match address {
+        Some(_) => "/%@".contains(c),
+        None => zone && c == '%',
+    };
+    match address
+        .unwrap_or(host)
         .chars()
-        .find(|c| bad_in_host(*c) && !(zone && *c == '%'))
+        .find(|c| bad_in_host(*c) && !is_allowed(*c))
     {
         Some(c) => Err(format!("the host `{host}` contains {}", describe(c))),
         None => Ok(()),
     }
 }
 
+/// The address after the prefix of a host that systemd-ssh-proxy(1) understands, such as `unix/PATH` or `vsock/3`; `None`
+/// for all others. Only a ProxyCommand can reach such a host.
+pub(crate) fn needs_command(host: &str) -> Option<&str> {
+    let kinds = ["unix", "vsock", "vsock-mux", "machine"];
+    let (kind, address) = host.split_once(['/', '%'])?;
+    kinds.contains(&kind).then_some(address)
+}
+
 fn bad_in_host(c: char) -> bool {
     c.is_whitespace() || is_unsafe(c) || "'`\"$\\;&<>|(){},*?[]!/#@%".contains(c)
 }
 
-/// Checks a user name: refuses what a shell, an option parser or a terminal could misinterpret.
+/// Checks a user name by ssh's own rule (`valid_ruser` in ssh.c): refuses what a shell or an option parser could
+/// misinterpret, and what a terminal could.
 ///
 /// # Errors
 /// Why it is refused.
@@ -105,7 +120,14 @@ pub fn check_user(user: &str) -> Result<(), String> {
     if user.starts_with('-') {
         return Err(format!("the user `{user}` starts with `-`"));
     }
-    let bad = |c: char| c.is_whitespace() || is_unsafe(c) || "'`\"$\\;&<>|(){}%".contains(c);
+    if user.ends_with('\\') {
+        return Err(format!("the user `{user}` ends with `\\`"));
+    }
+    if user.contains(" -") {
+        return Err(format!("the user `{user}` has a `-` after a space"));
+    }
+    let bad =
+        |c: char| (c.is_whitespace() && c != ' ') || is_unsafe(c) || "'`\";&<>|(){}".contains(c);
     match user.chars().find(|c| bad(*c)) {
         Some(c) => Err(format!("the user `{user}` contains {}", describe(c))),
         None => Ok(()),
@@ -172,6 +194,13 @@ mod tests {
             ("[fe80::1%eth0]", None, "fe80::1%eth0", None),
             ("ssh://u@host:22/", Some("u"), "host", Some(22)),
             ("ssh://[::1]", None, "::1", None),
+            ("CORP\\alice@host", Some("CORP\\alice"), "host", None),
+            ("John Smith@host:22", Some("John Smith"), "host", Some(22)),
+            ("svc$@host", Some("svc$"), "host", None),
+            ("vault%t#dom@host", Some("vault%t#dom"), "host", None),
+            ("unix/run/ssh.sock", None, "unix/run/ssh.sock", None),
+            ("vsock/3", None, "vsock/3", None),
+            ("root@machine%c1", Some("root"), "machine%c1", None),
         ] {
             let expected = Destination {
                 user: user.map(Into::into),
@@ -196,10 +225,15 @@ mod tests {
             "u@-x",
             "-u@x",
             "u;@x",
-            "u$@x",
-            "u\\v@x",
+            "u\\@x",
             "`u`@x",
-            "u v@x",
+            "$(u)@x",
+            "${u}@x",
+            "u -v@x",
+            "u\tv@x",
+            "unix/$(x)",
+            "vsock/-1;x",
+            "nfs/x",
             "x:0",
             "x:65536",
             "x:-1",

@@ -166,16 +166,46 @@ fn check_owner_and_mode(path: &Path, metadata: &Metadata, env: &Env) -> Result<(
     }
     // In a sticky folder, such as /tmp, others can create files but cannot replace ours.
     let sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
-    if metadata.mode() & 0o022 != 0 && !sticky {
-        return unreadable(
-            format!(
-                "is writable by others (mode {:04o}), who could run commands as you",
-                metadata.mode() & 0o7777
-            ),
-            format!("run: chmod go-w {}", path.display()),
-        );
+    let mut writers = metadata.mode() & 0o022;
+    if writers & 0o020 != 0 && is_private_group(metadata.uid(), metadata.gid()) {
+        writers &= !0o020;
     }
-    Ok(())
+    if writers == 0 || sticky || is_read_only(path) {
+        return Ok(());
+    }
+    let who = match writers {
+        0o020 => "g",
+        0o002 => "o",
+        _ => "go",
+    };
+    unreadable(
+        format!(
+            "is writable by others (mode {:04o}), who could run commands as you",
+            metadata.mode() & 0o7777
+        ),
+        format!("run: chmod {who}-w {}", path.display()),
+    )
+}
+
+/// Whether a group is the user's own, which some systems (umask 0002) make for each user: it has the user's name, is the
+/// user's primary group, and has no other member.
+#[cfg(unix)]
+fn is_private_group(uid: u32, gid: u32) -> bool {
+    use uzers::os::unix::GroupExt as _;
+    let (Some(user), Some(group)) = (uzers::get_user_by_uid(uid), uzers::get_group_by_gid(gid))
+    else {
+        return false;
+    };
+    user.primary_group_id() == gid
+        && user.name() == group.name()
+        && group.members().iter().all(|member| member == user.name())
+}
+
+/// Whether the mount is read-only (a ConfigMap): nobody can write there, whatever the mode is.
+#[cfg(unix)]
+fn is_read_only(path: &Path) -> bool {
+    rustix::fs::statvfs(path)
+        .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 #[cfg(not(unix))]
 fn check_owner_and_mode(_path: &Path, _metadata: &Metadata, _env: &Env) -> Result<(), Unreadable> {

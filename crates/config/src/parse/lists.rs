@@ -13,11 +13,12 @@ pub(crate) fn paths(
     table: &mut Table<'_, '_>,
     key: &'static str,
 ) -> Option<Spanned<Vec<Spanned<String>>>> {
-    let list = table.list(key, |node| {
+    let list = table.list_or_one(key, |node, in_list| {
         let text = string(node)?;
-        // ssh_config allows several paths in one string for these keywords only; elsewhere a path may have spaces.
+        // ssh_config allows several paths in one string for these keywords only; elsewhere, and as an item of a list, a
+        // path may have spaces.
         let several = key.ends_with("known_hosts_file") || key == "revoked_host_keys";
-        Ok(if several {
+        Ok(if several && !in_list {
             values::split_words(text)?
         } else {
             vec![text.to_owned()]

@@ -150,15 +150,24 @@ impl<'e, 'd> Table<'e, 'd> {
         key: &'static str,
         parse: impl Fn(&Node) -> Result<T, ValueError>,
     ) -> Option<Spanned<Vec<Spanned<T>>>> {
+        self.list_or_one(key, |node, _| parse(node))
+    }
+
+    /// As [`Table::list`]; `parse` also gets whether the value is an item of a list.
+    pub(crate) fn list_or_one<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&Node, bool) -> Result<T, ValueError>,
+    ) -> Option<Spanned<Vec<Spanned<T>>>> {
         let node = self.node(key)?;
-        let items = match &node.value {
-            Value::Array(items) => items.as_slice(),
+        let (items, in_list) = match &node.value {
+            Value::Array(items) => (items.as_slice(), true),
             // A single value is a list of one: `identity_file = "~/.ssh/id"`.
-            _ => std::slice::from_ref(node),
+            _ => (std::slice::from_ref(node), false),
         };
         let mut list = Vec::with_capacity(items.len());
         for item in items {
-            match parse(item) {
+            match parse(item, in_list) {
                 Ok(value) => list.push(Spanned {
                     value,
                     span: item.span,

@@ -140,25 +140,34 @@ pub fn permit_remote_open(text: &str) -> Result<Vec<String>, String> {
     Ok(permits)
 }
 
-/// Splits a text into words as ssh_config does: at white space, except within double quotes.
+/// Splits a text into words as ssh_config does: at white space, except within single or double quotes. A backslash
+/// makes a quotation mark, a backslash, or a space outside quotes literal.
 ///
 /// # Errors
 /// A quotation mark that is not closed.
 pub fn split_words(text: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
-    let mut quoted = false;
-    for c in text.chars() {
+    let mut quote: Option<char> = None;
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
         match c {
-            '"' => {
-                quoted = !quoted;
+            '\\' => {
+                let escaped = |next: &char| {
+                    matches!(next, '\'' | '"' | '\\') || (*next == ' ' && quote.is_none())
+                };
+                let literal = rest.next_if(escaped).unwrap_or('\\');
+                word.get_or_insert_default().push(literal);
+            }
+            '\'' | '"' if quote.is_none_or(|open| open == c) => {
+                quote = if quote.is_none() { Some(c) } else { None };
                 word.get_or_insert_default();
             }
-            c if c.is_whitespace() && !quoted => words.extend(word.take()),
+            c if c.is_whitespace() && quote.is_none() => words.extend(word.take()),
             c => word.get_or_insert_default().push(c),
         }
     }
-    if quoted {
+    if quote.is_some() {
         return Err("a quotation mark is not closed".into());
     }
     words.extend(word);
@@ -229,5 +238,18 @@ mod tests {
             split_words("~/a \"~/b c\" d"),
             Ok(vec!["~/a".into(), "~/b c".into(), "d".into()])
         );
+    }
+
+    #[test]
+    fn words_are_quoted_as_in_ssh_config() {
+        for (text, words) in [
+            (r"'/run/my db.sock' h:1", &["/run/my db.sock", "h:1"][..]),
+            (r#""it's" 'a "b"'"#, &["it's", "a \"b\""]),
+            (r"a\ b c\d \' \\", &["a b", r"c\d", "'", r"\"]),
+            ("''", &[""]),
+        ] {
+            assert_eq!(split_words(text).unwrap(), words, "{text}");
+        }
+        assert!(split_words("'a").is_err() && split_words("\"a'").is_err());
     }
 }

@@ -11,7 +11,7 @@ use crate::model::{
     Agent, Auth, Crypto, DEFAULT_MAX_CONNECTIONS, Forward, Forwarding, HostKeyChecking, HostKeys,
     Lifecycle, Liveness, Route, UpdateHostKeys, Via,
 };
-use crate::parse::destination::{check_host, check_user};
+use crate::parse::destination::{check_host, check_user, needs_command};
 use crate::parse::values;
 use crate::resolve::expand::Expander;
 use crate::resolve::forwards;
@@ -145,6 +145,12 @@ pub fn resolve(
         expander.diagnostics.push(Diagnostic::new(span, error));
     }
     let (route, hops) = route(&mut expander, &layer, &target);
+    if needs_command(&route.host).is_some() && !matches!(route.via, Via::Command(_)) {
+        let message = format!("the host `{}` can only be reached by a command", route.host);
+        expander
+            .diagnostics
+            .push(Diagnostic::new(span, message).help("set proxy_command"));
+    }
     // Not from the merged layer, as the forwards of both are added up.
     let forwards = forwards::resolve(&mut expander, toml, ssh_layer);
     // All errors are collected first, so that the user sees them at once.

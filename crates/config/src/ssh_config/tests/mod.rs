@@ -222,7 +222,7 @@ async fn what_ssh_refuses_and_unsafe_values_are_errors() {
     for line in [
         "HostName $(x)",
         "HostName a;b",
-        "User a$b",
+        "User a;b",
         "ProxyCommand nc %q",
         "IdentityFile ${NOT_THERE}/x",
         "IdentityFile %q",
