@@ -66,6 +66,7 @@ impl Failure {
             | FailureKind::ConnectRefused
             | FailureKind::Connect
             | FailureKind::Timeout
+            | FailureKind::Unreadable
             | FailureKind::Proxy
             | FailureKind::Protocol
             | FailureKind::Disconnected

@@ -39,3 +39,4 @@ mod socks_input;
 #[cfg(target_os = "linux")]
 mod system_faults;
 mod systemd;
+mod unreadable_files;

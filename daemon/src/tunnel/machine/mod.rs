@@ -91,6 +91,11 @@ impl Machine {
             Event::RouteChanged => self.route_changed(),
             Event::NetworkChanged | Event::Woke => self.on_network_change(now),
             Event::CarrierUp => self.carrier_up(),
+            Event::FilesChanged => match self.state {
+                // With the new key, the login may need no answer.
+                State::AwaitingAnswer { attempts, .. } => self.dial(attempts),
+                _ => self.want_up(),
+            },
             Event::PhaseChanged { phase, .. } => self.phase_changed(phase),
             Event::PromptOpened { prompt, .. } => self.prompt_opened(prompt),
             Event::PromptClosed { .. } => self.prompt_closed(),
@@ -294,7 +299,8 @@ impl Machine {
             // counts as no failure, and the dial waits for the answer.
             State::NeedsInput {
                 attempts, prompt, ..
-            } if why.recovery() == Recovery::Retry => {
+            } if why.recovery() == Recovery::Retry && why.kind != FailureKind::Unreadable => {
+                // `Unreadable`: the dial gave up its prompt, because it can do without the answer now.
                 self.state = State::AwaitingAnswer { attempts, prompt };
                 return None;
             }
