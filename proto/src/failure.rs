@@ -71,6 +71,8 @@ failure_kinds! {
     Agent = "agent", ends_wait: true;
     /// No usable credential because the command that supplies it fails.
     Command = "command", ends_wait: true;
+    /// The server does not accept connections from this address for a while (MaxStartups, PerSourcePenalties).
+    NotAllowedNow = "not_allowed_now", ends_wait: false;
     /// The server closed the connection.
     Disconnected = "disconnected", ends_wait: false;
     /// The server sent nothing for `server_alive_interval` × `server_alive_count_max`.

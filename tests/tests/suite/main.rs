@@ -34,6 +34,7 @@ mod recipes;
 mod reload;
 mod remote_forwards;
 mod routes;
+mod server_refusals;
 mod session;
 mod socks_input;
 #[cfg(target_os = "linux")]

@@ -19,6 +19,8 @@ pub(crate) struct IdentReader {
     /// Bytes of the current line that are known to hold no line end, so that they are searched once.
     searched: usize,
     pre_banner: String,
+    /// The beginning of the current line.
+    unfinished: String,
 }
 
 impl IdentReader {
@@ -27,12 +29,21 @@ impl IdentReader {
         &self.pre_banner
     }
 
+    /// Everything that was received so far, for the case that the connection ends here.
+    pub(crate) fn received(&self) -> String {
+        match (self.pre_banner.as_str(), self.unfinished.as_str()) {
+            ("", line) | (line, "") => line.to_owned(),
+            (lines, line) => format!("{lines}\n{line}"),
+        }
+    }
+
     /// Returns the identification without its line end. `None` if more bytes are needed.
     pub(crate) fn poll(&mut self, buffer: &mut BytesMut) -> Result<Option<String>, Error> {
         loop {
             let new = buffer.get(self.searched..).unwrap_or_default();
             let Some(at) = new.iter().position(|byte| *byte == b'\n') else {
                 self.searched = buffer.len();
+                self.unfinished = bounded(buffer, MAX_IDENT);
                 let is_ident = buffer.starts_with(b"SSH-");
                 return if buffer.len() >= if is_ident { MAX_IDENT } else { MAX_LINE } {
                     Err(self.error(buffer, "a line without an end"))
@@ -42,6 +53,7 @@ impl IdentReader {
             };
             let length = self.searched + at + 1;
             self.searched = 0;
+            self.unfinished.clear();
             let line = buffer.split_to(length);
             let text = line.get(..length - 1).unwrap_or_default();
             let text = text.strip_suffix(b"\r").unwrap_or(text);
@@ -137,6 +149,7 @@ mod tests {
         let mut bytes = BytesMut::from(&b"go away\r\nSSH-2.0-x\r\nrest"[..]);
         assert!(reader.poll(&mut bytes).unwrap().is_some());
         assert_eq!(reader.pre_banner(), "go away");
+        assert_eq!(reader.received(), "go away");
         assert_eq!(&bytes[..], b"rest");
     }
 

@@ -34,6 +34,22 @@ const STEP_LIMIT: usize = 6;
 /// Lines of the server's banner that are logged.
 const BANNER_LINES: usize = 64;
 
+/// Adds what the server said in this login to a failure that the server decided: it may name the cause (an expired
+/// account, a machine that is starting).
+fn with_last_words(failure: Failure, words: &str) -> Failure {
+    let is_of_server = matches!(
+        failure.kind,
+        FailureKind::Disconnected | FailureKind::AuthRefused
+    );
+    match is_of_server && !words.is_empty() && !failure.message.contains(words) {
+        true => Failure {
+            message: format!("{}; the server said: {words}", failure.message),
+            ..failure
+        },
+        false => failure,
+    }
+}
+
 /// Ends a login that asks the user, once a configured key can be read that could not be read at its beginning.
 fn readable_again(path: &Path) -> Failure {
     let path = text::escape(&path.to_string_lossy());
@@ -96,7 +112,10 @@ pub(crate) async fn log_in(
     for line in login.banner().lines().take(BANNER_LINES) {
         tracing::info!(tunnel = context.tunnel, "the server's banner: {line}");
     }
-    result.map_err(|failure| map_max_auth_tries(failure, &history, context.destination))
+    result.map_err(|failure| {
+        let failure = map_max_auth_tries(failure, &history, context.destination);
+        with_last_words(failure, &login.last_words())
+    })
 }
 
 impl Authentication<'_> {

@@ -110,7 +110,7 @@ async fn unusable_key_files_are_named_with_the_remedy() -> Result<()> {
         (folder, "not a regular file"),
         (fifo, "not a regular file"),
         (big, "larger than 1 MiB"),
-        (junk, "no private key"),
+        (junk, "not a private key"),
         (dir.join("missing"), "does not exist"),
     ] {
         route.auth.identity_files = vec![path.clone()];
