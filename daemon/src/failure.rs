@@ -58,6 +58,7 @@ impl Failure {
             | FailureKind::Config => Recovery::NeedsUser,
             // May count as a login attempt at the server, or would be refused again for the same reason.
             FailureKind::NoCommonAlgorithm
+            | FailureKind::NotAllowedNow
             | FailureKind::AuthRefused
             | FailureKind::Agent
             | FailureKind::Command => Recovery::RetrySlowly,
@@ -66,6 +67,7 @@ impl Failure {
             | FailureKind::ConnectRefused
             | FailureKind::Connect
             | FailureKind::Timeout
+            | FailureKind::Unreadable
             | FailureKind::Proxy
             | FailureKind::Protocol
             | FailureKind::Disconnected

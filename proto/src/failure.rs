@@ -56,7 +56,10 @@ failure_kinds! {
     HostKeyChanged = "host_key_changed", ends_wait: true;
     /// The host key is revoked.
     HostKeyRevoked = "host_key_revoked", ends_wait: true;
-    /// A known_hosts file cannot be read or written.
+    /// A file or program that the dial needs cannot be used now: no descriptors, an I/O error, a home directory that is
+    /// not mounted yet.
+    Unreadable = "unreadable", ends_wait: false;
+    /// The content of a known_hosts file or of a list of revoked keys cannot be used, or known_hosts cannot be written.
     KnownHosts = "known_hosts", ends_wait: true;
     /// The server rejected every login that was tried.
     AuthRefused = "auth_refused", ends_wait: true;
@@ -68,6 +71,8 @@ failure_kinds! {
     Agent = "agent", ends_wait: true;
     /// No usable credential because the command that supplies it fails.
     Command = "command", ends_wait: true;
+    /// The server does not accept connections from this address for a while (MaxStartups, PerSourcePenalties).
+    NotAllowedNow = "not_allowed_now", ends_wait: false;
     /// The server closed the connection.
     Disconnected = "disconnected", ends_wait: false;
     /// The server sent nothing for `server_alive_interval` × `server_alive_count_max`.

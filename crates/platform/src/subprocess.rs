@@ -90,7 +90,9 @@ pub async fn first_line(argv: &[String]) -> Result<SecretString, String> {
         .first()
         .map(|name| text::escape(name))
         .unwrap_or_default();
-    line.ok_or_else(|| format!("{name} printed no usable line: it is empty or not UTF-8"))
+    line.ok_or_else(|| {
+        format!("{name} printed no usable line: it is empty, longer than 8 KiB, or not UTF-8")
+    })
 }
 
 /// Runs `argv` and returns its standard output, at most 4 MiB. Processes that it leaves in the background keep
@@ -206,11 +208,16 @@ fn check_status(name: &str, waited: io::Result<ExitStatus>, stderr: &[u8]) -> Re
 }
 
 /// Returns the first line without its line end. `None` if it is empty or not UTF-8.
+/// Longest first line, in bytes. It becomes a host, a password or an answer, which a packet of SSH has to hold.
+const LINE_LIMIT: usize = 8 << 10;
+
 fn first_line_of(stdout: &[u8]) -> Option<SecretString> {
     let line = stdout.split(|&byte| byte == b'\n').next()?;
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let line = std::str::from_utf8(line).ok()?;
-    (!line.is_empty()).then(|| SecretString::from(line))
+    (1..=LINE_LIMIT)
+        .contains(&line.len())
+        .then(|| SecretString::from(line))
 }
 
 fn describe_status(status: ExitStatus) -> String {

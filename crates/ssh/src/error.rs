@@ -21,6 +21,10 @@ pub enum Error {
     /// The server's first lines are not an SSH identification (RFC 4253 §4.2).
     #[error("the server did not identify itself as an SSH server: {0}")]
     Ident(String),
+    /// The connection ended before the server identified itself. Holds what the server sent until then, at most 1 KiB:
+    /// usually the reason, such as "Exceeded MaxStartups".
+    #[error("the server closed the connection after sending: {0}")]
+    ClosedEarly(String),
     /// The two sides have no algorithm of one kind in common.
     #[error("no common {}: ours are {ours}, theirs are {theirs}", kind.label())]
     NoCommonAlgorithm {

@@ -329,10 +329,14 @@ fn daemon_status(context: &ControlContext) -> DaemonStatus {
     }
 }
 
+/// How many characters of a host an error repeats: the longest name of DNS.
+const SHOWN_HOST_LIMIT: usize = 255;
+
 /// Opens the direct-tcpip channel (RFC 4254 §7.2) for the method `connect`.
 ///
 /// # Errors
-/// `not_up` if the tunnel has no session and gets none within its `hold` time, `open_failed` if the server refuses the channel or does not answer in time.
+/// `invalid_params` if the host cannot be one, `not_up` if the tunnel has no session and gets none within its `hold`
+/// time, `open_failed` if the server refuses the channel or does not answer in time.
 pub(super) async fn connect(context: &ControlContext, call: Connect) -> Result<Channel, RpcError> {
     if context.stopping.is_cancelled() {
         return Err(stopping_error());
@@ -351,9 +355,12 @@ pub(super) async fn connect(context: &ControlContext, call: Connect) -> Result<C
     opened.map_err(|error| {
         let kind = match error {
             OpenError::SessionLost(_) => ErrorKind::NotUp,
+            OpenError::InvalidHost => ErrorKind::InvalidParams,
             OpenError::Refused { .. } | OpenError::Timeout(_) => ErrorKind::OpenFailed,
         };
-        let target = tunneld_proto::text::escape(&host);
+        // The reply must not repeat a host that no name can be.
+        let shown: String = host.chars().take(SHOWN_HOST_LIMIT).collect();
+        let target = tunneld_proto::text::escape(&shown);
         RpcError::new(
             kind,
             format!("{name}: cannot open {target}:{port}: {error}"),

@@ -147,7 +147,7 @@ fn reply_to_open_error(error: &OpenError) -> ConnectReply {
         OpenError::Refused { code: 1, .. } => ConnectReply::NotAllowed,
         // SSH_OPEN_CONNECT_FAILED
         OpenError::Refused { code: 2, text } => reply_to_connect_error(text),
-        OpenError::Refused { .. } => ConnectReply::GeneralFailure,
+        OpenError::Refused { .. } | OpenError::InvalidHost => ConnectReply::GeneralFailure,
         OpenError::Timeout(_) | OpenError::SessionLost(_) => ConnectReply::HostUnreachable,
     }
 }

@@ -18,6 +18,7 @@ mod ssh_error;
 mod transport;
 
 pub use self::auth::agent::socket as agent_socket;
+pub(crate) use self::auth::key_file::certificate_path;
 pub use self::context::{DialContext, DialState};
 pub use self::dial::dial;
 pub use self::incoming::Incoming;

@@ -102,6 +102,20 @@ pub enum OpenError {
     /// The session ended first; holds the reason.
     #[error("the session ended: {0}")]
     SessionLost(String),
+    /// The host was not sent to the server: it is empty, longer than 255 bytes, or has control characters.
+    #[error(
+        "the host is not a host name: it is empty, longer than 255 bytes, or has control characters"
+    )]
+    InvalidHost,
+}
+
+/// Longest host that is sent to a server, in bytes: the longest name of DNS. A request beyond the largest packet would
+/// end the whole session.
+const HOST_LIMIT: usize = 255;
+
+fn is_valid_host(host: &[u8]) -> bool {
+    let has_control = host.iter().any(u8::is_ascii_control);
+    (1..=HOST_LIMIT).contains(&host.len()) && !has_control
 }
 
 impl Session {
@@ -168,6 +182,9 @@ impl Session {
         port: u16,
         originator: Option<SocketAddr>,
     ) -> Result<Channel, OpenError> {
+        if !is_valid_host(host.as_ref()) {
+            return Err(OpenError::InvalidHost);
+        }
         // RFC 4254 requires an originator; one that has none (a jump, a Unix socket) is local.
         let originator = match originator {
             Some(address) => (address.ip().to_string(), address.port()),

@@ -17,13 +17,14 @@ pub(super) fn failure_of(error: &Error) -> Failure {
             FailureKind::Disconnected,
             "the server closed the connection",
         ),
+        Error::ClosedEarly(text) => closed_early(text),
         Error::Disconnected {
             text,
             by: Party::Server,
             ..
         } => Failure::new(
             FailureKind::Disconnected,
-            format!("the server closed the connection: {}", text::escape(text)),
+            format!("the server closed the connection: {}", last_words(text)),
         ),
         Error::Disconnected {
             by: Party::Client, ..
@@ -51,6 +52,41 @@ pub(super) fn failure_of(error: &Error) -> Failure {
         Error::Ident(_) => Failure::new(FailureKind::Protocol, shown())
             .hint("check the host and the port: what answers there is not an SSH server"),
         _ => Failure::new(FailureKind::Protocol, shown()),
+    }
+}
+
+/// Describes a connection that ended before the server identified itself; `text` is what it sent.
+fn closed_early(text: &str) -> Failure {
+    let words = last_words(text);
+    // sshd's texts for MaxStartups, and since 9.8 for PerSourcePenalties. It sends no reason code this early.
+    let for_a_while = ["Not allowed at this time", "Exceeded MaxStartups"];
+    if for_a_while.iter().any(|sentence| text.contains(sentence)) {
+        return Failure::new(
+            FailureKind::NotAllowedNow,
+            format!("the server does not accept connections from this address now: {words}"),
+        )
+        .hint(
+            "wait: tunneld tries again. If it stays, check MaxStartups and PerSourcePenalties in the server's \
+             sshd_config, and whether logins from here are refused",
+        );
+    }
+    Failure::new(
+        FailureKind::Protocol,
+        format!("the server closed the connection after sending: {words}"),
+    )
+    .hint("the server's words are the reason, or the host or port is not that of an SSH server")
+}
+
+/// How many characters of a server's text an error shows.
+const LAST_WORDS_LIMIT: usize = 300;
+
+/// The text of a server as part of an error: one line, escaped, at most 300 characters.
+pub(super) fn last_words(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let escaped = text::escape(&line);
+    match escaped.char_indices().nth(LAST_WORDS_LIMIT) {
+        Some((end, _)) => format!("{}…", escaped.get(..end).unwrap_or_default()),
+        None => escaped,
     }
 }
 

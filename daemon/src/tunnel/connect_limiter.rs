@@ -3,10 +3,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
+use crate::failure::{Failure, FailureKind};
 use tunneld_config::model::{Route, Via};
 
 /// The limiter that every dial of the daemon goes through. Clones share the limits.
@@ -16,7 +19,13 @@ pub struct ConnectLimiter {
     total: Arc<Mutex<Arc<Semaphore>>>,
     /// One semaphore per server, as long as a dial uses it.
     servers: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
+    /// Servers that do not accept connections for a while: until when, and what the first tunnel met.
+    turned_away: Arc<Mutex<HashMap<String, (Instant, Failure)>>>,
 }
+
+/// How long no tunnel dials a server that does not accept connections from this address. Less than the delay of the
+/// tunnel that met it (30 s), whose next dial finds out how it is.
+const TURNED_AWAY: Duration = Duration::from_secs(20);
 
 /// Permission to dial. Dropping it lets the next dial start.
 #[derive(Debug)]
@@ -36,7 +45,27 @@ impl ConnectLimiter {
         Self {
             total: Arc::new(Mutex::new(semaphore(max))),
             servers: Arc::default(),
+            turned_away: Arc::default(),
         }
+    }
+
+    /// Records how a dial of `route` failed. If the server turns this address away for a while, all tunnels to it wait:
+    /// each further connection would only be refused, and may lengthen the penalty.
+    pub fn note_failure(&self, route: &Route, failure: &Failure) {
+        if failure.kind == FailureKind::NotAllowedNow {
+            let until = Instant::now() + TURNED_AWAY;
+            let mut turned_away = self.turned_away.lock();
+            turned_away.insert(first_server(route), (until, failure.clone()));
+        }
+    }
+
+    /// The failure of a dial to a server that turns this address away for a while. `None` if `route` may be dialled.
+    pub fn turned_away(&self, route: &Route) -> Option<Failure> {
+        let mut turned_away = self.turned_away.lock();
+        let now = Instant::now();
+        turned_away.retain(|_, (until, _)| *until > now);
+        let found = turned_away.get(&first_server(route));
+        found.map(|(_, failure)| failure.clone())
     }
 
     /// Waits until `route` may be dialled. `None` only if a semaphore is closed for good, which does not happen.
@@ -134,5 +163,19 @@ mod tests {
         assert!(limiter.acquire(&route("d").await).now_or_never().is_none());
         drop((first, second, third));
         assert!(limiter.acquire(&a).now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_tunnels_wait_for_a_server_that_turns_this_address_away() {
+        let (a, b) = (route("a").await, route("b").await);
+        let limiter = ConnectLimiter::new(1);
+        limiter.note_failure(&a, &Failure::new(FailureKind::Disconnected, "lost"));
+        assert_eq!(limiter.turned_away(&a), None);
+        let failure = Failure::new(FailureKind::NotAllowedNow, "not now");
+        limiter.note_failure(&a, &failure);
+        assert_eq!(limiter.turned_away(&a), Some(failure));
+        assert_eq!(limiter.turned_away(&b), None);
+        tokio::time::advance(TURNED_AWAY).await;
+        assert_eq!(limiter.turned_away(&a), None);
     }
 }

@@ -15,14 +15,38 @@ pub const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct FileSnapshot(Vec<(PathBuf, Option<Stamp>)>);
 
-/// Modification time and size in bytes.
-type Stamp = (SystemTime, u64);
+/// What is compared of one file.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    /// In bytes.
+    len: u64,
+    identity: FileIdentity,
+    /// Whether it can be opened; `true` for everything but regular files. A file can be examined and still fail to
+    /// open: an I/O error, a server of network files that has restarted.
+    opens: bool,
+}
+
+/// What `chmod`, `chown` and a replacement change without touching the content.
+#[cfg(unix)]
+#[derive(Debug, PartialEq, Eq)]
+struct FileIdentity {
+    inode: u64,
+    mode: u32,
+    owner: u32,
+    group: u32,
+}
+
+#[cfg(not(unix))]
+type FileIdentity = ();
 
 impl FileSnapshot {
     /// Records the files of `route` whose change can cure a failure with this recovery.
     pub fn new(route: &Route, recovery: Recovery) -> Self {
         let auth = &route.auth;
         let mut files: Vec<PathBuf> = auth.identity_files.clone();
+        let certificates = auth.identity_files.iter();
+        files.extend(certificates.map(|key| session::certificate_path(key)));
         files.extend_from_slice(&auth.certificate_files);
         files.extend(session::agent_socket(&auth.agent));
         // Other host keys do not cure a refused login, and known_hosts changes often: each change would cost a login
@@ -49,8 +73,28 @@ impl FileSnapshot {
 /// `None` if the file does not exist or cannot be examined.
 fn stamp(file: &Path) -> Option<Stamp> {
     let meta = std::fs::metadata(file).ok()?;
-    Some((meta.modified().ok()?, meta.len()))
+    Some(Stamp {
+        modified: meta.modified().ok(),
+        len: meta.len(),
+        identity: identity(&meta),
+        // Only a regular file is opened: a FIFO would wait for a writer.
+        opens: !meta.is_file() || std::fs::File::open(file).is_ok(),
+    })
 }
+
+#[cfg(unix)]
+fn identity(meta: &std::fs::Metadata) -> FileIdentity {
+    use std::os::unix::fs::MetadataExt as _;
+    FileIdentity {
+        inode: meta.ino(),
+        mode: meta.mode(),
+        owner: meta.uid(),
+        group: meta.gid(),
+    }
+}
+
+#[cfg(not(unix))]
+fn identity(_meta: &std::fs::Metadata) -> FileIdentity {}
 
 #[cfg(test)]
 mod tests {
@@ -80,5 +124,22 @@ mod tests {
             assert_eq!(login.has_changed(), cures_a_login, "{changed:?}");
             assert!(any.has_changed(), "{changed:?}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_changed_mode_is_a_change() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key");
+        std::fs::write(&key, "key").unwrap();
+        let set_mode = |mode| {
+            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set_mode(0o644);
+        let snapshot = FileSnapshot(vec![(key.clone(), stamp(&key))]);
+        assert!(!snapshot.has_changed());
+        set_mode(0o600);
+        assert!(snapshot.has_changed());
     }
 }

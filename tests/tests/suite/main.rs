@@ -36,8 +36,10 @@ mod recipes;
 mod reload;
 mod remote_forwards;
 mod routes;
+mod server_refusals;
 mod session;
 mod socks_input;
 #[cfg(target_os = "linux")]
 mod system_faults;
 mod systemd;
+mod unreadable_files;

@@ -189,19 +189,19 @@ impl SessionState {
         Some(waiters)
     }
 
-    /// The error for an end of the stream. Text that the server sent instead of an identification is part of it: it
-    /// is usually the reason, such as "Exceeded MaxStartups".
-    pub(super) fn eof_error(&self) -> Error {
-        let pre_banner = self.transport.pre_banner();
-        match &self.phase {
-            SessionPhase::Handshake(handshake)
-                if handshake.ident.is_empty() && !pre_banner.is_empty() =>
+    /// Adds to an end of the stream the text that the server sent instead of an identification; every other error
+    /// stays as it is.
+    pub(super) fn explain_end(&self, error: &Error) -> Error {
+        match (&self.phase, error) {
+            (SessionPhase::Handshake(handshake), Error::Eof | Error::Io(_))
+                if handshake.ident.is_empty() =>
             {
-                Error::Ident(format!(
-                    "it closed the connection after sending: {pre_banner}"
-                ))
+                match self.transport.received_before_ident() {
+                    text if text.is_empty() => error.clone(),
+                    text => Error::ClosedEarly(text),
+                }
             }
-            _ => Error::Eof,
+            _ => error.clone(),
         }
     }
 

@@ -114,7 +114,7 @@ impl SessionTask {
             &mut self.quickack_pending,
         ) {
             Poll::Pending => return Ok(0),
-            Poll::Ready(Ok(0)) => return Err(self.shared.with_state(|state| state.eof_error())),
+            Poll::Ready(Ok(0)) => return Err(Error::Eof),
             Poll::Ready(count) => count?,
         };
         self.last_received = Instant::now();
@@ -345,6 +345,7 @@ fn closed_by_client() -> Error {
 }
 
 fn publish_end(shared: &SharedSession, error: &Error) {
+    let error = &shared.with_state(|state| state.explain_end(error));
     shared.with_state(|state| state.end(error));
     shared.ended.send_if_modified(|ended| {
         let first = ended.is_none();

@@ -19,12 +19,22 @@ pub(crate) struct IdentReader {
     /// Bytes of the current line that are known to hold no line end, so that they are searched once.
     searched: usize,
     pre_banner: String,
+    /// The beginning of the current line.
+    unfinished: String,
 }
 
 impl IdentReader {
     /// The lines before the identification, cut to [`MAX_PRE_BANNER`].
     pub(crate) fn pre_banner(&self) -> &str {
         &self.pre_banner
+    }
+
+    /// Everything that was received so far, for the case that the connection ends here.
+    pub(crate) fn received(&self) -> String {
+        match (self.pre_banner.as_str(), self.unfinished.as_str()) {
+            ("", line) | (line, "") => line.to_owned(),
+            (lines, line) => format!("{lines}\n{line}"),
+        }
     }
 
     /// Returns the identification without its line end. `None` if more bytes are needed.
@@ -34,6 +44,7 @@ impl IdentReader {
             let new = buffer.get(self.searched..).unwrap_or_default();
             let Some(at) = new.iter().position(|byte| *byte == b'\n') else {
                 self.searched = buffer.len();
+                self.unfinished = bounded(buffer, MAX_IDENT);
                 // RFC 4253 §4.2 bounds the identification to 255 bytes, but not the lines before it: those get
                 // OpenSSH's bounds.
                 let is_ident = buffer.starts_with(b"SSH-");
@@ -45,6 +56,7 @@ impl IdentReader {
             };
             let length = self.searched + at + 1;
             self.searched = 0;
+            self.unfinished.clear();
             let line = buffer.split_to(length);
             let text = line.get(..length - 1).unwrap_or_default();
             // Some servers end the line with LF alone; the exchange hash covers the line without either.
@@ -144,6 +156,7 @@ mod tests {
         let mut bytes = BytesMut::from(&b"go away\r\nSSH-2.0-x\r\nrest"[..]);
         assert!(reader.poll(&mut bytes).unwrap().is_some());
         assert_eq!(reader.pre_banner(), "go away");
+        assert_eq!(reader.received(), "go away");
         assert_eq!(&bytes[..], b"rest");
     }
 

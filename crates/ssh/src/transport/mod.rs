@@ -239,6 +239,11 @@ impl Transport {
         self.ident_reader.pre_banner()
     }
 
+    /// Returns all that the server sent before its identification, with an unfinished last line.
+    pub fn received_before_ident(&self) -> String {
+        self.ident_reader.received()
+    }
+
     /// Continues the first key exchange: the caller trusts the host key.
     pub fn accept_host_key(&mut self, now: Instant) {
         self.now = now;

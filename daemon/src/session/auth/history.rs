@@ -1,5 +1,7 @@
 //! What a login has tried so far, and the failure that follows from it.
 
+use std::path::PathBuf;
+
 use tunneld_proto::text;
 
 use crate::failure::{Failure, FailureKind};
@@ -14,6 +16,8 @@ pub(crate) struct AuthHistory {
     pub(crate) rejected: Vec<Credential>,
     /// What could not be tried and why, with the remedy. Escaped.
     pub(crate) notes: Vec<String>,
+    /// Configured key files and certificates that cannot be read now.
+    pub(crate) unreadable: Vec<PathBuf>,
     /// The methods that the server accepts now.
     pub(crate) accepted_methods: Vec<String>,
     /// Whether a command that should give a password or an answer failed.
@@ -137,6 +141,11 @@ impl AuthHistory {
     /// The kind and the hint when there was nothing to send to the server. A command or an agent may work later, so the
     /// tunnel retries; keys that are missing or unusable need the user.
     fn no_credentials(&self, tunnel: &str) -> (FailureKind, String) {
+        if !self.unreadable.is_empty() {
+            let hint = "tunneld tries again until it can read the file that the error names; if the cause stays, fix \
+                        the file or its mode";
+            return (FailureKind::Unreadable, hint.to_owned());
+        }
         if self.command_failed {
             let hint = "run the command by hand, as the user and in the environment of tunneld";
             return (FailureKind::Command, hint.to_owned());

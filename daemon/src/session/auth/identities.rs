@@ -3,12 +3,13 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
 use crate::session::auth::agent::{self, Agent, AgentKey};
-use crate::session::auth::key_file::{self, KeyFile, Note};
+use crate::session::auth::key_file::{self, FileError, KeyFile, Note};
 use crate::session::auth::login::SignError;
 use crate::session::auth::method::AuthContext;
 use tunneld_config::model::Auth;
@@ -45,6 +46,8 @@ pub(crate) struct Identities {
     pub(crate) list: VecDeque<Identity>,
     /// Why keys are left out, with the remedy.
     pub(crate) notes: Vec<Note>,
+    /// Configured files that cannot be read now.
+    pub(crate) unreadable: Vec<PathBuf>,
     /// Whether an agent is configured and gave no key: it is not running, does not answer, is locked or empty.
     pub(crate) agent_unavailable: bool,
 }
@@ -55,19 +58,23 @@ struct Sources {
     agent_keys: Vec<AgentKey>,
     files: Vec<KeyFile>,
     certificates: Vec<Vec<u8>>,
+    /// Files that cannot be read now.
+    unreadable: Vec<PathBuf>,
 }
 
 impl Identities {
     /// Reads the configured files and asks the agent. What cannot be used becomes a note.
     pub(crate) async fn load(auth: &Auth) -> Self {
         let mut notes = Vec::new();
-        let sources = Sources::load(auth, &mut notes).await;
+        let mut sources = Sources::load(auth, &mut notes).await;
+        let unreadable = std::mem::take(&mut sources.unreadable);
         let agent_unavailable =
             agent::socket(&auth.agent).is_some() && sources.agent_keys.is_empty();
         let list = sources.order(auth, &mut notes);
         Self {
             list,
             notes,
+            unreadable,
             agent_unavailable,
         }
     }
@@ -80,6 +87,7 @@ impl Sources {
             agent_keys: Vec::new(),
             files: Vec::new(),
             certificates: Vec::new(),
+            unreadable: Vec::new(),
         };
         sources
             .load_agent(auth)
@@ -88,23 +96,35 @@ impl Sources {
         for path in &auth.identity_files {
             match KeyFile::read(path, auth.identity_files_explicit).await {
                 Ok(file) => sources.files.extend(file),
-                Err(note) => notes.push(note),
+                Err(error) => sources.leave_out(path, error, notes),
             }
         }
         for path in &auth.certificate_files {
             match key_file::read_certificate(path).await {
                 Ok(certificate) => sources.certificates.push(certificate),
-                Err(note) => notes.push(note),
+                Err(error) => sources.leave_out(path, error, notes),
             }
         }
-        for file in &sources.files {
+        for index in 0..sources.files.len() {
+            let Some(file) = sources.files.get(index) else {
+                continue;
+            };
+            let path = file.certificate_path();
             match file.certificate().await {
                 Some(Ok(certificate)) => sources.certificates.push(certificate),
-                Some(Err(note)) => notes.push(note),
+                Some(Err(error)) => sources.leave_out(&path, error, notes),
                 None => {}
             }
         }
         sources
+    }
+
+    /// Records why the file at `path` is not used.
+    fn leave_out(&mut self, path: &Path, error: FileError, notes: &mut Vec<Note>) {
+        if matches!(error, FileError::Unreadable(_)) {
+            self.unreadable.push(path.to_owned());
+        }
+        notes.push(error.note());
     }
 
     async fn load_agent(&mut self, auth: &Auth) -> Result<(), Note> {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64ct::{Base64, Encoding as _};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -41,15 +42,59 @@ enum PrivatePart {
 /// Why a key is not used, with the remedy. Escaped.
 pub(crate) type Note = String;
 
+/// Why a key file or certificate is not used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FileError {
+    /// It cannot be read now; a later dial may be able to.
+    Unreadable(Note),
+    /// Its content or its mode rules it out until the user changes it.
+    Unusable(Note),
+}
+
+impl FileError {
+    /// The reason, without the distinction.
+    pub(crate) fn note(self) -> Note {
+        match self {
+            Self::Unreadable(note) | Self::Unusable(note) => note,
+        }
+    }
+}
+
+/// How often files that could not be read are tried again while the user is asked.
+const READ_AGAIN_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Waits until one of `paths`, which could not be read, can be read. Pending for ever if `paths` is empty.
+///
+/// # Cancel safety
+/// Cancel safe.
+pub(crate) async fn readable_again(paths: &[PathBuf]) -> PathBuf {
+    if paths.is_empty() {
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(READ_AGAIN_INTERVAL).await;
+        for path in paths {
+            let tried = path.clone();
+            let tried = tokio::task::spawn_blocking(move || {
+                // A file of the wrong mode can be read too: whether it is used is the next dial's decision.
+                read_carefully(&tried, Privacy::Anyone).is_ok()
+            });
+            if tried.await.unwrap_or(false) {
+                return path.clone();
+            }
+        }
+    }
+}
+
 impl KeyFile {
     /// Reads the file at `path`. `None` if it is missing and not `explicit`: the default files need not exist.
     ///
     /// # Errors
     /// Why the file cannot be used.
-    pub(crate) async fn read(path: &Path, explicit: bool) -> Result<Option<Self>, Note> {
+    pub(crate) async fn read(path: &Path, explicit: bool) -> Result<Option<Self>, FileError> {
         let path = path.to_owned();
         let read = tokio::task::spawn_blocking(move || read_key(path, explicit)).await;
-        read.unwrap_or_else(|_| Err("reading a key file failed".into()))
+        read.unwrap_or_else(|_| Err(FileError::Unusable("reading a key file failed".into())))
     }
 
     /// The path, escaped.
@@ -62,17 +107,23 @@ impl KeyFile {
         self.public.as_deref()
     }
 
+    /// Where its certificate is, if it has one.
+    pub(crate) fn certificate_path(&self) -> PathBuf {
+        certificate_path(&self.path)
+    }
+
     /// Whether the file holds a private key.
     pub(crate) fn can_sign(&self) -> bool {
         self.private.is_some()
     }
 
     /// Reads the certificate `PATH-cert.pub`, as ssh does. `None` if there is no such file.
-    pub(crate) async fn certificate(&self) -> Option<Result<Vec<u8>, Note>> {
-        let path = with_suffix(&self.path, "-cert.pub");
+    pub(crate) async fn certificate(&self) -> Option<Result<Vec<u8>, FileError>> {
+        let path = self.certificate_path();
         match tokio::fs::try_exists(&path).await {
-            Ok(true) => Some(read_certificate(&path).await),
-            _ => None,
+            Ok(false) => None,
+            // Reading it again finds out why it cannot be examined.
+            Ok(true) | Err(_) => Some(read_certificate(&path).await),
         }
     }
 
@@ -194,7 +245,12 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(path)
 }
 
-fn read_key(path: PathBuf, explicit: bool) -> Result<Option<KeyFile>, Note> {
+/// Where ssh looks for the certificate of the key at `path`.
+pub(crate) fn certificate_path(path: &Path) -> PathBuf {
+    with_suffix(path, "-cert.pub")
+}
+
+fn read_key(path: PathBuf, explicit: bool) -> Result<Option<KeyFile>, FileError> {
     let shown = text::escape(&path.to_string_lossy());
     let public_beside = || read_public(&with_suffix(&path, ".pub"));
     let public_only = |public| KeyFile {
@@ -208,18 +264,23 @@ fn read_key(path: PathBuf, explicit: bool) -> Result<Option<KeyFile>, Note> {
         Err(ReadError::Missing) => {
             return match public_beside() {
                 Some(public) => Ok(Some(public_only(public))),
-                None if explicit => Err(format!("key {shown} does not exist")),
+                None if explicit => Err(missing(&path, format!("key {shown} does not exist"))),
                 None => Ok(None),
             };
         }
-        Err(ReadError::Unusable(why)) => return Err(format!("key {shown} {why}")),
+        Err(ReadError::Forbidden(why)) if !explicit => {
+            // The default files belong to whoever owns the home directory, which need not be this user.
+            return Err(FileError::Unusable(format!("key {shown} {why}")));
+        }
+        Err(error) => return Err(error.into_file_error(&format!("key {shown}"))),
     };
     if let Some(public) = public_in(&content) {
         return Ok(Some(public_only(public)));
     }
-    let content = text_of(content).map_err(|why| format!("key {shown} {why}"))?;
+    let content =
+        text_of(content).map_err(|why| FileError::Unusable(format!("key {shown} {why}")))?;
     let found = private_key::inspect(content.expose_secret())
-        .map_err(|why| format!("key {shown} cannot be used: {why}"))?;
+        .map_err(|why| FileError::Unusable(format!("key {shown} cannot be used: {why}")))?;
     let public = found.public.or_else(public_beside);
     let private = match found.key {
         // The file of a security key only refers to the token, which signs through the agent.
@@ -247,10 +308,36 @@ fn text_of(mut content: Vec<u8>) -> Result<SecretString, &'static str> {
         .map_err(|_| "is not a private key in any known format")
 }
 
+/// Why a file was not read. The texts complete a sentence that begins with the path.
 enum ReadError {
     Missing,
-    /// Completes a sentence that begins with the path.
+    /// The system denies the access (EACCES).
+    Forbidden(String),
+    /// Another error of the system, or something else is in the file's place.
+    Unreadable(String),
+    /// The file's size or mode rules it out.
     Unusable(String),
+}
+
+impl ReadError {
+    /// `what` names the file.
+    fn into_file_error(self, what: &str) -> FileError {
+        match self {
+            Self::Missing => FileError::Unusable(format!("{what} does not exist")),
+            Self::Forbidden(why) | Self::Unreadable(why) => {
+                FileError::Unreadable(format!("{what} {why}"))
+            }
+            Self::Unusable(why) => FileError::Unusable(format!("{what} {why}")),
+        }
+    }
+}
+
+/// The error for a missing file. Without its folder it counts as unreadable: the home directory may not be mounted yet.
+fn missing(path: &Path, note: Note) -> FileError {
+    match path.parent().map(Path::try_exists) {
+        Some(Ok(false) | Err(_)) => FileError::Unreadable(note),
+        Some(Ok(true)) | None => FileError::Unusable(note),
+    }
 }
 
 /// Who may be able to read a file.
@@ -265,12 +352,13 @@ enum Privacy {
 fn read_carefully(path: &Path, privacy: Privacy) -> Result<Vec<u8>, ReadError> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => ReadError::Missing,
-        _ => ReadError::Unusable(format!("cannot be read: {error}")),
+        io::ErrorKind::PermissionDenied => ReadError::Forbidden(format!("cannot be read: {error}")),
+        _ => ReadError::Unreadable(format!("cannot be read: {error}")),
     };
     // Checked before it is opened: opening a FIFO would wait for a writer.
     let found = std::fs::metadata(path).map_err(failed)?;
     if !found.is_file() {
-        return Err(ReadError::Unusable("is not a regular file".into()));
+        return Err(ReadError::Unreadable("is not a regular file".into()));
     }
     let file = File::open(path).map_err(failed)?;
     // And again on the open file, which may have been replaced meanwhile.
@@ -334,17 +422,24 @@ fn public_in(content: &[u8]) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// It cannot be read, or is not valid now.
-pub(crate) async fn read_certificate(path: &Path) -> Result<Vec<u8>, Note> {
+pub(crate) async fn read_certificate(path: &Path) -> Result<Vec<u8>, FileError> {
     let shown = text::escape(&path.to_string_lossy());
+    let tried = path.to_owned();
     let path = path.to_owned();
     let content = tokio::task::spawn_blocking(move || read_carefully(&path, Privacy::Anyone)).await;
+    let unusable = |why: String| FileError::Unusable(why);
     let content = match content {
         Ok(Ok(content)) => content,
-        Ok(Err(ReadError::Missing)) => return Err(format!("certificate {shown} does not exist")),
-        Ok(Err(ReadError::Unusable(why))) => return Err(format!("certificate {shown} {why}")),
-        Err(_) => return Err(format!("reading the certificate {shown} failed")),
+        Ok(Err(ReadError::Missing)) => {
+            return Err(missing(
+                &tried,
+                format!("certificate {shown} does not exist"),
+            ));
+        }
+        Ok(Err(error)) => return Err(error.into_file_error(&format!("certificate {shown}"))),
+        Err(_) => return Err(unusable(format!("reading the certificate {shown} failed"))),
     };
-    let not_a_certificate = || format!("{shown} is not a certificate");
+    let not_a_certificate = || unusable(format!("{shown} is not a certificate"));
     let blob = public_in(&content).ok_or_else(not_a_certificate)?;
     let certificate = Certificate::read(&blob).ok_or_else(not_a_certificate)?;
     // Checked here and not left to the server: each offer counts as an attempt there.
@@ -352,10 +447,12 @@ pub(crate) async fn read_certificate(path: &Path) -> Result<Vec<u8>, Note> {
     // A limit beyond what i64 holds means that the certificate never expires (OpenSSH PROTOCOL.certkeys).
     let has_passed = |limit: u64| i64::try_from(limit).is_ok_and(|limit| now >= limit);
     if has_passed(certificate.valid_before) {
-        return Err(format!("certificate {shown} has expired: get a new one"));
+        return Err(unusable(format!(
+            "certificate {shown} has expired: get a new one"
+        )));
     }
     if !has_passed(certificate.valid_after) {
-        return Err(format!("certificate {shown} is not valid yet"));
+        return Err(unusable(format!("certificate {shown} is not valid yet")));
     }
     Ok(blob)
 }

@@ -8,7 +8,7 @@ use tunneld_ssh::auth::{AuthResult, InfoRequest};
 use tunneld_ssh::client::{AuthError, Authenticator, Signer};
 
 use crate::failure::{Failure, FailureKind};
-use crate::session::ssh_error::failure_of;
+use crate::session::ssh_error::{failure_of, last_words};
 
 /// The server's reply to an authentication request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +71,8 @@ pub(crate) struct Login {
     banner_read: usize,
     /// Whether a request with a credential, or for a challenge, was sent.
     sent_credential: bool,
+    /// Length of the banner before the first credential. What follows is about this login.
+    greeting_length: usize,
 }
 
 impl Login {
@@ -79,6 +81,7 @@ impl Login {
             connected,
             banner_read: 0,
             sent_credential: false,
+            greeting_length: 0,
         }
     }
 
@@ -94,7 +97,17 @@ impl Login {
 
     /// Sends the method `none`. Its failure lists the methods of the server (RFC 4252 §5.2).
     pub(crate) async fn none(&mut self) -> Result<Reply, Failure> {
-        reply(self.connected.none().await.map_err(|error| lost(&error))?)
+        let result = self.connected.none().await;
+        let result = result.map_err(|error| lost(&error))?;
+        self.greeting_length = self.connected.banner().len();
+        reply(result)
+    }
+
+    /// What the server has sent in banners since the first credential, such as the text of pam_nologin: one line,
+    /// escaped. Empty if it sent nothing.
+    pub(crate) fn last_words(&self) -> String {
+        let banner = self.connected.banner();
+        last_words(banner.get(self.greeting_length..).unwrap_or_default())
     }
 
     /// The signature algorithms that the server accepts (RFC 8308 `server-sig-algs`). `None` if it has not sent them.

@@ -6,7 +6,7 @@
 pub(crate) mod agent;
 mod history;
 mod identities;
-mod key_file;
+pub(crate) mod key_file;
 mod keyboard_interactive;
 pub(crate) mod login;
 pub(crate) mod method;
@@ -16,7 +16,11 @@ mod signature_algorithm;
 mod signer;
 pub(crate) mod unlocked_keys;
 
-use crate::failure::Failure;
+use std::path::Path;
+
+use tunneld_proto::text;
+
+use crate::failure::{Failure, FailureKind};
 use crate::session::auth::history::{AuthHistory, map_max_auth_tries};
 use crate::session::auth::keyboard_interactive::KeyboardInteractive;
 use crate::session::auth::login::{Login, Reply};
@@ -29,6 +33,31 @@ const STEP_LIMIT: usize = 6;
 
 /// Lines of the server's banner that are logged.
 const BANNER_LINES: usize = 64;
+
+/// Adds what the server said in this login to a failure that the server decided: it may name the cause (an expired
+/// account, a machine that is starting).
+fn with_last_words(failure: Failure, words: &str) -> Failure {
+    let is_of_server = matches!(
+        failure.kind,
+        FailureKind::Disconnected | FailureKind::AuthRefused
+    );
+    match is_of_server && !words.is_empty() && !failure.message.contains(words) {
+        true => Failure {
+            message: format!("{}; the server said: {words}", failure.message),
+            ..failure
+        },
+        false => failure,
+    }
+}
+
+/// Ends a login that asks the user, once a configured key can be read that could not be read at its beginning.
+fn readable_again(path: &Path) -> Failure {
+    let path = text::escape(&path.to_string_lossy());
+    Failure::new(
+        FailureKind::Unreadable,
+        format!("{path} can be read now: logging in again"),
+    )
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
@@ -83,7 +112,10 @@ pub(crate) async fn log_in(
     for line in login.banner().lines().take(BANNER_LINES) {
         tracing::info!(tunnel = context.tunnel, "the server's banner: {line}");
     }
-    result.map_err(|failure| map_max_auth_tries(failure, &history, context.destination))
+    result.map_err(|failure| {
+        let failure = map_max_auth_tries(failure, &history, context.destination);
+        with_last_words(failure, &login.last_words())
+    })
 }
 
 impl Authentication<'_> {
@@ -131,10 +163,24 @@ impl Authentication<'_> {
     }
 
     async fn step(&mut self, method: Method) -> Result<MethodOutcome, Failure> {
-        match method {
-            Method::PublicKey => self.public_key.step(self.login, &mut self.history).await,
-            Method::Password => self.password.step(self.login).await,
-            Method::KeyboardInteractive => self.keyboard_interactive.step(self.login).await,
+        let unreadable = match method {
+            Method::PublicKey => Vec::new(),
+            Method::Password | Method::KeyboardInteractive => self.history.unreadable.clone(),
+        };
+        let step = async {
+            match method {
+                Method::PublicKey => {
+                    return self.public_key.step(self.login, &mut self.history).await;
+                }
+                Method::Password => self.password.step(self.login).await,
+                Method::KeyboardInteractive => self.keyboard_interactive.step(self.login).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = step => outcome,
+            // The user may not be there to answer. With the key, the next dial needs no answer.
+            path = key_file::readable_again(&unreadable) => Err(readable_again(&path)),
         }
     }
 

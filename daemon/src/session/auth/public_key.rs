@@ -117,6 +117,7 @@ impl<'a> PublicKey<'a> {
                 }
             }
             history.agent_unavailable |= identities.agent_unavailable;
+            history.unreadable = std::mem::take(&mut identities.unreadable);
             self.identities = Some(identities);
         }
         self.identities.as_mut()?.list.pop_front()

@@ -46,15 +46,16 @@ impl KnownHostsCommand {
     /// # Errors
     /// The command failed: without its lines, no decision about the host key can be made.
     pub(crate) async fn run(&self, reason: &str, key: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
-        let failed = |why: &str| {
-            Failure::new(
-                FailureKind::KnownHosts,
-                format!("known_hosts_command: {}", text::escape(why)),
+        let failed = |kind, why: &str| {
+            Failure::new(kind, format!("known_hosts_command: {}", text::escape(why))).hint(
+                "without it no host key can be trusted: fix known_hosts_command, or remove it",
             )
-            .hint("without it no host key can be trusted: fix known_hosts_command, or remove it")
         };
-        let argv = self.argv(reason, key).map_err(|why| failed(&why))?;
-        subprocess::output(&argv).await.map_err(|why| failed(&why))
+        let argv = self.argv(reason, key);
+        let argv = argv.map_err(|why| failed(FailureKind::KnownHosts, &why))?;
+        // What the command asks (LDAP, a web service) may be away for a moment: retried, as a file that cannot be read.
+        let output = subprocess::output(&argv).await;
+        output.map_err(|why| failed(FailureKind::Unreadable, &why))
     }
 
     /// Splits the template into words before the tokens are expanded, so that a value never becomes two words.

@@ -31,7 +31,8 @@ pub(crate) struct KnownHostsWriter(Arc<Mutex<()>>);
 /// empty.
 ///
 /// # Errors
-/// A file cannot be read: a key in it may be revoked or changed, so no host key can be trusted.
+/// A file cannot be read: a key in it may be revoked or changed, so no host key can be trusted. `Unreadable` unless the
+/// cause lies in the file itself.
 pub(crate) async fn look_up(
     host_keys: &HostKeys,
     name: &Name,
@@ -96,10 +97,12 @@ pub(crate) async fn revoked_by(
 
 fn file_revokes(path: &Path, presented: &Presented<'_>) -> Result<bool, Failure> {
     // As in ssh: a list of revocations that cannot be read revokes every key.
-    if !path.exists() {
-        return Err(unreadable(path, "it does not exist"));
+    match path.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Err(unreadable(path, "it does not exist")),
+        Err(error) => return Err(unreadable(path, &error.to_string())),
     }
-    revoked::revokes(&read(path)?, presented).map_err(|why| unreadable(path, &why))
+    revoked::revokes(&read(path)?, presented).map_err(|why| unusable(path, &why))
 }
 
 impl KnownHostsWriter {
@@ -219,17 +222,28 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         return Err(unreadable(path, "it is not a regular file"));
     }
     if found.len() > FILE_LIMIT {
-        return Err(unreadable(path, "it is larger than 64 MiB"));
+        return Err(unusable(path, "it is larger than 64 MiB"));
     }
     std::fs::read(path).map_err(|error| unreadable(path, &error.to_string()))
 }
 
+/// The failure for a file that cannot be read now. Retried: the cause may pass without the user (EMFILE, EIO, ESTALE, a
+/// home directory that is mounted late).
 fn unreadable(path: &Path, why: &str) -> Failure {
+    Failure::new(
+        FailureKind::Unreadable,
+        format!("reading {}: {why}", text::escape(&path.to_string_lossy())),
+    )
+    .hint("without it no host key can be trusted; tunneld tries again. If the cause stays, fix the file or its mode")
+}
+
+/// The failure for a file whose content rules it out until the user changes it.
+fn unusable(path: &Path, why: &str) -> Failure {
     Failure::new(
         FailureKind::KnownHosts,
         format!("reading {}: {why}", text::escape(&path.to_string_lossy())),
     )
-    .hint("without it no host key can be trusted: fix the file or its mode")
+    .hint("without it no host key can be trusted: fix the file")
 }
 
 /// Runs file operations on a thread of their own: a home directory on the network may be slow.
@@ -355,7 +369,7 @@ mod tests {
         let missing = look_up(&host_keys(&dir.path().join("none"), false), &name, None).await;
         assert_eq!(missing.unwrap().judge(&key(1)), HostKeyStatus::Unknown);
         let folder = look_up(&host_keys(dir.path(), false), &name, None).await;
-        assert_eq!(folder.unwrap_err().kind, FailureKind::KnownHosts);
+        assert_eq!(folder.unwrap_err().kind, FailureKind::Unreadable);
     }
 
     #[tokio::test]
@@ -365,7 +379,8 @@ mod tests {
         let mut host_keys = host_keys(&dir.path().join("none"), false);
         host_keys.revoked_files = vec![file.clone()];
         let revoked = async |seed| revoked_by(&host_keys, &key(seed), None).await;
-        assert!(revoked(1).await.is_err(), "missing");
+        let missing = revoked(1).await.unwrap_err();
+        assert_eq!(missing.kind, FailureKind::Unreadable);
         let line = format!("ssh-ed25519 {} c", Base64::encode_string(&key(1)));
         std::fs::write(&file, format!("# old\n\n {line}\r\n")).unwrap();
         assert_eq!(revoked(1).await.unwrap().unwrap(), file.to_string_lossy());
@@ -373,5 +388,6 @@ mod tests {
         std::fs::write(&file, format!("{line}\nssh-ed25519 AAAA\n")).unwrap();
         let failure = revoked(2).await.unwrap_err();
         assert!(failure.message.contains("line 2"), "{failure:?}");
+        assert_eq!(failure.kind, FailureKind::KnownHosts);
     }
 }

@@ -251,7 +251,12 @@ impl HostKeyVerifier {
                 self.shown
             ),
             // As in ssh: the key is trusted for this session, and the next dial asks again.
-            Err(failure) if failure.kind == FailureKind::KnownHosts => {
+            Err(failure)
+                if matches!(
+                    failure.kind,
+                    FailureKind::KnownHosts | FailureKind::Unreadable
+                ) =>
+            {
                 tracing::warn!(
                     tunnel = self.tunnel,
                     "{failure}; the host key is not remembered"

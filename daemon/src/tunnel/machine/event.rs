@@ -21,6 +21,8 @@ pub enum Event {
     Woke,
     /// The tunnel whose session carries this one has a new session.
     CarrierUp,
+    /// The user has changed a file that the last dial depended on.
+    FilesChanged,
     /// The dial has reached another phase.
     PhaseChanged {
         /// Epoch of the session that the dial establishes.
@@ -93,6 +95,7 @@ impl Event {
             | Self::NetworkChanged
             | Self::Woke
             | Self::CarrierUp
+            | Self::FilesChanged
             | Self::AnswerReady
             | Self::PromptCancelled { .. }
             | Self::Deadline => None,

@@ -13,7 +13,7 @@ use tunneld_proto::status::Phase;
 pub use self::event::{Action, Event};
 pub use self::state::{AfterClose, Attempts, State};
 use crate::backoff::Backoff;
-use crate::failure::{Failure, Recovery};
+use crate::failure::{Failure, FailureKind, Recovery};
 
 /// A session that was up this long proves that the server and the login work: failures before it no longer count.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
@@ -91,6 +91,11 @@ impl Machine {
             Event::RouteChanged => self.route_changed(),
             Event::NetworkChanged | Event::Woke => self.on_network_change(now),
             Event::CarrierUp => self.carrier_up(),
+            Event::FilesChanged => match self.state {
+                // With the new key, the login may need no answer.
+                State::AwaitingAnswer { attempts, .. } => self.dial(attempts),
+                _ => self.want_up(),
+            },
             Event::PhaseChanged { phase, .. } => self.phase_changed(phase),
             Event::PromptOpened { prompt, .. } => self.prompt_opened(prompt),
             Event::PromptClosed { .. } => self.prompt_closed(),
@@ -294,7 +299,8 @@ impl Machine {
             // counts as no failure, and the dial waits for the answer.
             State::NeedsInput {
                 attempts, prompt, ..
-            } if why.recovery() == Recovery::Retry => {
+            } if why.recovery() == Recovery::Retry && why.kind != FailureKind::Unreadable => {
+                // `Unreadable`: the dial gave up its prompt, because it can do without the answer now.
                 self.state = State::AwaitingAnswer { attempts, prompt };
                 return None;
             }

@@ -10,7 +10,7 @@ use tunneld_proto::status::{Phase, Prompt, SessionStatus};
 
 use super::carrier::Carrier;
 use super::open_prompt::{Answered, OpenPrompt, SessionPrompt, SharedPrompt};
-use crate::failure::{Failure, Recovery};
+use crate::failure::{Failure, FailureKind, Recovery};
 use crate::prompt::PendingPrompt;
 use crate::session::Session;
 use crate::tunnel::connect_limiter::ConnectPermit;
@@ -19,10 +19,6 @@ use crate::tunnel::machine::State;
 use tunneld_config::model::Route;
 
 /// The resources of the current state.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a tunnel has one, and moves it once per transition"
-)]
 pub(super) enum Activity {
     /// In `Stopped`, and in `Closing`, where background work closes the session.
     Idle,
@@ -94,8 +90,8 @@ pub(super) struct Live {
 
 /// The prompt for which a tunnel without a connection waits.
 pub(super) enum AwaitedPrompt {
-    /// Its own. The dial that asked is gone; the next dial will ask the same.
-    Own(OpenPrompt),
+    /// Its own. The dial that asked is gone; the next dial will ask the same, unless the files have changed since.
+    Own(OpenPrompt, FileSnapshot),
     /// Another tunnel's, for the same host.
     OtherTunnel(SharedPrompt),
 }
@@ -205,12 +201,13 @@ impl Activity {
                 ActivityEvent::CarrierUp
             }
             // A slow wait ignores the carrier: only changed credentials end it early.
-            Self::Waiting { files: Some(_), .. } | Self::Failed { .. } => {
+            Self::Waiting { files: Some(_), .. }
+            | Self::Failed { .. }
+            | Self::AwaitingAnswer(AwaitedPrompt::Own(..)) => {
                 sleep(credential_watch::CHECK_INTERVAL).await;
                 ActivityEvent::CheckFiles
             }
             Self::Idle
-            | Self::AwaitingAnswer(AwaitedPrompt::Own(_))
             | Self::Waiting {
                 carrier: None,
                 files: None,
@@ -234,7 +231,10 @@ impl Activity {
             (State::AwaitingAnswer { .. }, awaiting @ Self::AwaitingAnswer(_)) => awaiting,
             // The server closed the connection. The prompt stays open without the dial.
             (State::AwaitingAnswer { .. }, Self::Dialing(dial)) => match dial.prompt {
-                Some(prompt) => Self::AwaitingAnswer(AwaitedPrompt::Own(prompt.open)),
+                Some(prompt) => Self::AwaitingAnswer(AwaitedPrompt::Own(
+                    prompt.open,
+                    FileSnapshot::new(route, Recovery::RetrySlowly),
+                )),
                 None => Self::Idle,
             },
             // The snapshot is that of the failure: taken again later, it would hide changes since.
@@ -283,7 +283,7 @@ impl Activity {
                 .prompt
                 .as_ref()
                 .map(|prompt| prompt.open.guard.prompt()),
-            Self::AwaitingAnswer(AwaitedPrompt::Own(open)) => Some(open.guard.prompt()),
+            Self::AwaitingAnswer(AwaitedPrompt::Own(open, _)) => Some(open.guard.prompt()),
             Self::AwaitingAnswer(AwaitedPrompt::OtherTunnel(shared)) => Some(&shared.prompt),
             Self::Idle | Self::Live(_) | Self::Waiting { .. } | Self::Failed { .. } => None,
         }
@@ -304,7 +304,8 @@ impl Activity {
             Self::Waiting {
                 files: Some(files), ..
             }
-            | Self::Failed { files } => files.has_changed(),
+            | Self::Failed { files }
+            | Self::AwaitingAnswer(AwaitedPrompt::Own(_, files)) => files.has_changed(),
             _ => false,
         }
     }
@@ -313,6 +314,10 @@ impl Activity {
 /// The files whose change ends the wait after `why`. `None` for a failure that is retried soon anyway.
 fn watched_files(why: &Failure, route: &Route) -> Option<FileSnapshot> {
     match why.recovery() {
+        // The delay may have grown to a minute when the file comes back.
+        Recovery::Retry if why.kind == FailureKind::Unreadable => {
+            Some(FileSnapshot::new(route, Recovery::NeedsUser))
+        }
         Recovery::Retry => None,
         recovery @ (Recovery::RetrySlowly | Recovery::NeedsUser) => {
             Some(FileSnapshot::new(route, recovery))

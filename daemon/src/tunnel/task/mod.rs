@@ -257,7 +257,7 @@ impl Task {
                 tunnel = self.config.name,
                 "a key, a known_hosts file or the agent has changed: trying again"
             );
-            self.apply(Event::WantUp);
+            self.apply(Event::FilesChanged);
         }
     }
 

@@ -9,6 +9,10 @@ use tunneld_proto::status::{Prompt, PromptKind, State};
 use crate::prompt::PromptRequest;
 use crate::tunnel::registry::PromptGuard;
 
+/// Longest answer, in bytes. All fields of a prompt go into one packet, and a packet that is too large would end the
+/// session.
+const ANSWER_LIMIT: usize = 8 << 10;
+
 /// A request and the answers to it, one per field.
 pub(super) type Answered = (PromptRequest, Vec<SecretString>);
 
@@ -41,6 +45,13 @@ impl OpenPrompt {
             return Err(
                 RpcError::new(ErrorKind::InvalidAnswer, message).hint("give one answer per field")
             );
+        }
+        if answers
+            .iter()
+            .any(|answer| answer.expose_secret().len() > ANSWER_LIMIT)
+        {
+            let message = format!("an answer is longer than {ANSWER_LIMIT} bytes");
+            return Err(RpcError::new(ErrorKind::InvalidAnswer, message));
         }
         let about_host_key = matches!(
             self.request.kind,

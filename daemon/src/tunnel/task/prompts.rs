@@ -138,7 +138,7 @@ impl Task {
         }
         let open = match &self.activity {
             Activity::Dialing(dial) => dial.prompt.as_ref().map(|prompt| &prompt.open),
-            Activity::AwaitingAnswer(AwaitedPrompt::Own(open)) => Some(open),
+            Activity::AwaitingAnswer(AwaitedPrompt::Own(open, _)) => Some(open),
             _ => None,
         };
         let Some(open) = open.filter(|open| open.id() == id) else {
@@ -148,7 +148,9 @@ impl Task {
             open.check(answers)?;
         }
         match self.activity.take() {
-            Activity::AwaitingAnswer(AwaitedPrompt::Own(open)) => self.answer_kept(open, answers),
+            Activity::AwaitingAnswer(AwaitedPrompt::Own(open, _)) => {
+                self.answer_kept(open, answers)
+            }
             Activity::Dialing(mut dial) => {
                 let prompt = dial.prompt.take();
                 self.activity = Activity::Dialing(dial);

@@ -53,12 +53,19 @@ impl Task {
                     Via::Tunnel(name) => Some(carrier::session_of(name, &registry)?),
                     _ => None,
                 };
+                if let Some(failure) = limiter.turned_away(&route) {
+                    return Err(failure);
+                }
                 let permit = limiter.acquire(&route).await.ok_or_else(|| {
                     Failure::new(
                         FailureKind::Internal,
                         "a bug in tunneld: no dial is permitted",
                     )
                 })?;
+                // Again: it may have waited behind the dial that was turned away.
+                if let Some(failure) = limiter.turned_away(&route) {
+                    return Err(failure);
+                }
                 // Fails only if the task has dropped the dial, which aborts this work.
                 let _ = permit_sender.send(permit);
                 let context = DialContext {
@@ -68,7 +75,12 @@ impl Task {
                     carrier,
                     shared,
                 };
-                session::dial(&route, context).await
+                let result = session::dial(&route, context).await;
+                // Before the permit is given back, so that no other dial slips in between.
+                if let Err(failure) = &result {
+                    limiter.note_failure(&route, failure);
+                }
+                result
             };
             WorkResult::Dialled {
                 epoch,

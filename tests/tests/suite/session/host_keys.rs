@@ -109,6 +109,6 @@ async fn known_hosts_command_supplies_keys_and_its_failure_refuses_the_host() ->
     );
     route.host_keys.command = Some("false".into());
     let failure = refused(&route).await;
-    assert_eq!(failure.kind, FailureKind::KnownHosts, "{failure:?}");
+    assert_eq!(failure.kind, FailureKind::Unreadable, "{failure:?}");
     Ok(())
 }

@@ -115,7 +115,12 @@ async fn unusable_key_files_are_named_with_the_remedy() -> Result<()> {
     ] {
         route.auth.identity_files = vec![path.clone()];
         let failure = refused(&route).await;
-        assert_eq!(failure.kind, FailureKind::NoCredentials, "{failure:?}");
+        // What is in the file's place may change without the user's help: a retry, unlike the content of a file.
+        let kind = match message {
+            "not a regular file" => FailureKind::Unreadable,
+            _ => FailureKind::NoCredentials,
+        };
+        assert_eq!(failure.kind, kind, "{failure:?}");
         assert!(failure.message.contains(message), "{failure:?}");
         assert!(
             failure.message.contains(path.to_str().unwrap()),

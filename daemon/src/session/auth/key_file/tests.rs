@@ -72,6 +72,6 @@ async fn a_byte_order_mark_is_skipped_and_utf16_is_reported() {
         .flat_map(u16::to_le_bytes)
         .collect();
     write_private(&path, &utf16);
-    let why = KeyFile::read(&path, true).await.err().unwrap();
+    let why = KeyFile::read(&path, true).await.err().unwrap().note();
     assert!(why.contains("UTF-16"), "{why}");
 }

@@ -1,0 +1,94 @@
+//! Servers that close the connection with a word on why, and requests that would be too large for one.
+
+use anyhow::Result;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tunneld_proto::status::{State, TunnelStatus};
+use tunneld_tests::daemon::Daemon;
+use tunneld_tests::home::Home;
+use tunneld_tests::sshd::Sshd;
+use tunneld_tests::wait::LONG;
+
+use crate::fixture::{error_kind, session_since};
+
+fn waits(tunnel: &TunnelStatus) -> bool {
+    tunnel.state == State::Waiting
+}
+
+fn message(tunnel: &TunnelStatus) -> &str {
+    let error = tunnel.last_error.as_ref();
+    error.map_or("", |error| error.message.as_str())
+}
+
+#[tokio::test]
+async fn tunnels_to_a_server_that_turns_them_away_wait_together() -> Result<()> {
+    let server = Sshd::start_with_lines(&["MaxStartups 1"]).await?;
+    // A connection that does not log in takes the server's only place for one.
+    let mut held = TcpStream::connect(server.addr()).await?;
+    held.read_u8().await?;
+    let home = Home::new()?;
+    for name in ["a", "b"] {
+        home.write(&format!("{name}.toml"), &server.tunnel_toml(name)?)?;
+    }
+    let daemon = Daemon::start(&home).await?;
+    for name in ["a", "b"] {
+        let tunnel = daemon.wait_for(name, LONG, waits).await?;
+        assert_eq!(error_kind(&tunnel), Some("not_allowed_now"), "{tunnel:?}");
+        assert!(
+            message(&tunnel).contains("Exceeded MaxStartups"),
+            "{tunnel:?}"
+        );
+    }
+    drop(held);
+    // The second tunnel does not dial a server that has just turned away the first, even now that it has a place.
+    daemon
+        .call("tunnel.up", json!({ "names": ["b"], "wait": false }))
+        .await?;
+    let tunnel = daemon
+        .wait_for("b", LONG, |tunnel| waits(tunnel) && tunnel.attempt > 1)
+        .await?;
+    assert_eq!(error_kind(&tunnel), Some("not_allowed_now"), "{tunnel:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_words_before_a_reset_are_part_of_the_error() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    let home = Home::new()?;
+    home.write(
+        "t.toml",
+        &format!("[tunnel.t]\nhost = \"u@127.0.0.1:{port}\"\nssh_config = false\n"),
+    )?;
+    let daemon = Daemon::start(&home).await?;
+    let (mut stream, _) = listener.accept().await?;
+    stream.read_u8().await?;
+    stream
+        .write_all(b"554 mail.example\x1b no\r\nservice")
+        .await?;
+    // Bytes that are not read when a socket is closed make the kernel send a reset.
+    drop(stream);
+    let tunnel = daemon.wait_for("t", LONG, waits).await?;
+    let words = message(&tunnel);
+    assert!(words.contains("554 mail.example"), "{words}");
+    assert!(words.ends_with(" no service"), "{words}");
+    assert!(!words.contains('\x1b'), "{words}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_host_that_no_packet_can_hold_fails_that_connect_alone() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    home.write("t.toml", &server.tunnel_toml("t")?)?;
+    let daemon = Daemon::start(&home).await?;
+    let before = daemon.wait_up("t").await?;
+    for host in ["h".repeat(300_000), "h\n".to_owned(), String::new()] {
+        let params = json!({ "name": "t", "host": host, "port": 22 });
+        assert!(daemon.call("connect", params).await.is_err());
+    }
+    let after = daemon.status("t").await?;
+    assert_eq!(session_since(&after), session_since(&before), "{after:?}");
+    Ok(())
+}
