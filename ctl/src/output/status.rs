@@ -325,7 +325,7 @@ mod tests {
             .collect();
         assert_eq!(
             names[1..6],
-            ["db", "mahuika", "web", "pg1", "and"],
+            ["db", "mahuika", "web", "pg1", "pg2"],
             "{lines:#?}"
         );
         assert!(lines.contains(&"and 28 more".to_owned()), "{lines:#?}");

@@ -346,7 +346,7 @@ async fn a_broken_file_does_not_stop_the_tunnels_of_other_files() -> Result<()> 
     let daemon = Daemon::start(&home).await?;
     daemon.wait_up("good").await?;
     daemon.log().wait("bad.toml", LONG).await?;
-    let output = home.ctl(&["status"]).await?.expect_exit(0)?;
+    let output = home.ctl(&["status"]).await?.expect_exit(2)?;
     let all = format!("{}{}", output.stdout, output.stderr);
     assert!(all.contains("bad.toml"), "{output:#?}");
     Ok(())

@@ -422,7 +422,12 @@ impl JumpChain<'_, '_> {
             dynamic_forward: None,
             ..ssh.layer
         }
-        .or(&self.defaults);
+        .or(&Layer {
+            // Passwords and answers are for the destination alone: a jump host never receives them.
+            password_command: None,
+            answers: None,
+            ..self.defaults.clone()
+        });
         let resolved =
             tunnel::resolve(&hop.host, &layer, Some(&ssh), self.resolver.env).map_err(error)?;
         let identity = HopIdentity::of(&resolved.route);

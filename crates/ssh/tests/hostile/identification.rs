@@ -123,7 +123,10 @@ async fn a_server_that_disconnects_is_reported_as_such() {
             connect(Stream::other(ours), Default::default(), Options::default()).await;
         // A write may fail before the end of the stream is read.
         assert!(
-            matches!(authenticator, Err(Error::Eof | Error::Io(_))),
+            matches!(
+                authenticator,
+                Err(Error::Eof | Error::ClosedEarly(_) | Error::Io(_))
+            ),
             "{:?}",
             authenticator.err()
         );
