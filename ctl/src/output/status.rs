@@ -54,7 +54,7 @@ pub(crate) fn table(tunnels: &[TunnelStatus], now: Timestamp, width: Option<usiz
     lines
 }
 
-/// Formats as [`table`] does what fits on a screen of `height` lines: the tunnels that need attention first, and the number
+/// Formats as [`table()`] does what fits on a screen of `height` lines: the tunnels that need attention first, and the number
 /// of those that are left out.
 pub(crate) fn screen(
     tunnels: &[TunnelStatus],

@@ -31,7 +31,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_millis(200);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves clients until `context.stopped` is cancelled. Removes the socket, and returns when every client has got its
-/// last messages or [`CLOSE_TIMEOUT`] has passed.
+/// last messages or `CLOSE_TIMEOUT` has passed.
 pub async fn serve(mut listener: Listener, context: Arc<ControlContext>) {
     let mut clients = JoinSet::new();
     let mut socket_check = interval(SOCKET_CHECK_INTERVAL);

@@ -1,5 +1,5 @@
 //! What `ssh -G` prints about a host, as the keys of `[tunnel.NAME]`. Keywords without a key are ignored, but for those
-//! in [`UNSUPPORTED`], which get a note. docs/ssh_config.md lists all of them.
+//! in `UNSUPPORTED`, which get a note. docs/ssh_config.md lists all of them.
 
 use std::path::PathBuf;
 
