@@ -26,6 +26,7 @@ pub mod save;
 mod scan;
 mod settle;
 pub mod ssh_config;
+mod try_again;
 
 pub use conflict::overlap;
 pub use diff::{Change, diff};

@@ -19,21 +19,10 @@ use crate::parse::file::{self, NamedLayer, ParsedFile};
 use crate::resolve::route::{ResolveRequest, TunnelResolver};
 use crate::scan::{Candidate, Draft, KnownFile, MAIN_FILE, Scan, Scanned, stale_candidates};
 use crate::settle::settle_claims;
+pub use crate::try_again::TryAgain;
 
 /// A tunnel whose directory was read less than this long ago is not resolved again.
 const FRESH_FOR: Duration = Duration::from_secs(2);
-
-/// When to read the directory again although no file in it has changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TryAgain {
-    /// Not before a change is noticed: what is wrong is in the text of the files.
-    #[default]
-    OnChange,
-    /// After delays that grow: `ssh -G` does not answer, and each attempt takes seconds.
-    Backoff,
-    /// Within seconds: something could not be read now, or a file that is not watched is wrong.
-    Soon,
-}
 
 /// The content of the directory.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -12,8 +12,8 @@ use crate::diagnostic::{Diagnostic, SourceText, file_fault};
 use crate::env::Env;
 use crate::last_good::CopyFolder;
 use crate::layer::Layer;
-use crate::load::TryAgain;
 use crate::parse::file::{self, ParsedFile, UnreadableCause};
+use crate::try_again::TryAgain;
 
 /// The most files of a directory that are read.
 const MAX_FILES: usize = 256;

@@ -13,7 +13,6 @@ use crate::addr::Destination;
 use crate::diagnostic::{Diagnostic, Spanned};
 use crate::env::Env;
 use crate::layer::{Layer, SshConfigSource};
-use crate::load::TryAgain;
 use crate::model::{Route, Tunnel, Via};
 use crate::parse::file::{self, NamedLayer};
 use crate::resolve::ssh_options::{self, SshOptions};
@@ -21,6 +20,7 @@ use crate::resolve::tunnel::{self, Resolved, merge};
 use crate::ssh_config::output::{EffectiveConfig, SshGOutput};
 use crate::ssh_config::query::{ConfigFiles, QueryError, SshG, SshGQuery};
 use crate::ssh_config::tokens;
+use crate::try_again::TryAgain;
 
 /// The longest chain of jump hosts.
 const MAX_HOPS: usize = 8;
