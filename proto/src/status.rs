@@ -231,6 +231,24 @@ pub struct ForwardStatus {
     pub bytes_in: u64,
     /// Bytes from the local side to the SSH session.
     pub bytes_out: u64,
+    /// Last refusal of a connection; `None` if none was refused since the daemon started, and from a daemon that does not
+    /// report it.
+    #[serde(default)]
+    pub refused: Option<Refusal>,
+}
+
+/// The last refusal of a connection that a forward accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Reason code of the server (RFC 4254 §5.1): 1 prohibited, 2 connect failed, 3 unknown channel type, 4 resource
+    /// shortage. `None` if the server did not answer in time, or if the target of a remote forward could not be reached.
+    pub code: Option<u32>,
+    /// The server's words, escaped, or what failed.
+    pub message: String,
+    /// When the connection was refused.
+    pub at: Timestamp,
+    /// Number of refused connections since the daemon started, this one included.
+    pub count: u64,
 }
 
 /// Kind of a forward: which side listens.

@@ -45,6 +45,12 @@ fn forward(kind: ForwardKind, state: ForwardState) -> ForwardStatus {
         total: 30,
         bytes_in: 4000,
         bytes_out: 500,
+        refused: (kind == ForwardKind::Local).then(|| Refusal {
+            code: Some(1),
+            message: "open failed".into(),
+            at: at(4),
+            count: 7,
+        }),
     }
 }
 

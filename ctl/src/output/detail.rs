@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use tunneld_proto::status::{
-    Desired, ForwardKind, ForwardState, ForwardStatus, LastError, Prompt, SessionStatus,
+    Desired, ForwardKind, ForwardState, ForwardStatus, LastError, Prompt, Refusal, SessionStatus,
     TunnelStatus,
 };
 
@@ -36,7 +36,12 @@ pub(crate) fn lines(tunnel: &TunnelStatus, now: Timestamp) -> Vec<Line> {
         properties.push("note", note);
     }
     let mut lines = properties.0;
-    lines.extend(tunnel.forwards.iter().flat_map(forward_lines));
+    lines.extend(
+        tunnel
+            .forwards
+            .iter()
+            .flat_map(|forward| forward_lines(forward, now)),
+    );
     lines
 }
 
@@ -106,17 +111,17 @@ fn push_prompt(properties: &mut Properties, prompt: &Prompt, tunnel: &str) {
     );
 }
 
-/// Formats one forward, with its error and hint below.
-fn forward_lines(forward: &ForwardStatus) -> Vec<Line> {
+/// Formats one forward, with its error, its last refusal and hints below.
+fn forward_lines(forward: &ForwardStatus, now: Timestamp) -> Vec<Line> {
     let (style, state) = match forward.state {
         ForwardState::Listening => (Style::Good, "listening"),
         ForwardState::Pending => (Style::Dim, "pending"),
         ForwardState::Failed => (Style::Bad, "failed"),
     };
-    let exposed = if forward.exposed {
-        "  exposed to other machines"
-    } else {
-        ""
+    let exposed = match forward.kind {
+        _ if !forward.exposed => "",
+        ForwardKind::Remote => "  asked for other machines too; the server decides (GatewayPorts)",
+        ForwardKind::Local | ForwardKind::Dynamic => "  exposed to other machines",
     };
     let mut lines = vec![
         Line::of(Style::Bold, format!("  {} ", flag_letter(forward.kind)))
@@ -131,7 +136,51 @@ fn forward_lines(forward: &ForwardStatus) -> Vec<Line> {
             lines.push(Line::of(Style::Dim, "    hint: ").and(hint));
         }
     }
+    if let Some(refused) = &forward.refused {
+        lines.extend(refusal(forward, refused, now));
+    }
     lines
+}
+
+/// Formats the last refusal of a forward, with a hint if every connection was prohibited.
+fn refusal(forward: &ForwardStatus, refused: &Refusal, now: Timestamp) -> Vec<Line> {
+    let ago = human(between(refused.at, now));
+    let code = match refused.code {
+        Some(code) => format!(" (code {code}{})", reason(code)),
+        None => String::new(),
+    };
+    // Connections that are open now may be waiting for the server's answer.
+    let all = refused.count.saturating_add(forward.connections) >= forward.total;
+    let how_many = match refused.count {
+        count if all => format!("all {count}"),
+        count => count.to_string(),
+    };
+    let text = format!(
+        "refused connections: {how_many}, the last {ago} ago: {}{code}",
+        refused.message
+    );
+    let mut lines = vec![Line::from("    ").with(Style::Warn, text)];
+    if all && refused.code == Some(PROHIBITED) {
+        lines.push(Line::of(Style::Dim, "    hint: ").and(
+            "the server forbids this forward: see its AllowTcpForwarding, AllowStreamLocalForwarding and PermitOpen, \
+             and the options of the key in authorized_keys",
+        ));
+    }
+    lines
+}
+
+/// SSH_OPEN_ADMINISTRATIVELY_PROHIBITED (RFC 4254 §5.1).
+const PROHIBITED: u32 = 1;
+
+/// Returns what a reason code means, to follow the number (RFC 4254 §5.1).
+fn reason(code: u32) -> &'static str {
+    match code {
+        PROHIBITED => ", prohibited",
+        2 => ", connect failed",
+        3 => ", unknown channel type",
+        4 => ", resource shortage",
+        _ => "",
+    }
 }
 
 fn target(forward: &ForwardStatus) -> String {
@@ -207,12 +256,32 @@ mod tests {
                 "  reconnects  3",
                 "  note        ~/.ssh/config is not read",
                 "  L 127.0.0.1:8088 → localhost:8088  listening  2 open (1 held), 30 in total, 3.9 KiB in, 500 B out",
-                "  R 0.0.0.0:9000 → localhost:8088  failed  exposed to other machines  2 open (1 held), 30 in total, 3.9 KiB in, 500 B out",
+                "  R 0.0.0.0:9000 → localhost:8088  failed  asked for other machines too; the server decides (GatewayPorts)  2 open (1 held), 30 in total, 3.9 KiB in, 500 B out",
                 "    the server refused",
                 "    hint: ask its owner",
                 "  D 127.0.0.1:8157 (proxy)  listening  2 open (1 held), 30 in total, 3.9 KiB in, 500 B out",
             ]
         );
+    }
+
+    #[test]
+    fn the_last_refusal_of_a_forward_is_shown() {
+        let mut forward = sample::busy("db").forwards.remove(0);
+        forward.refused = Some(Refusal {
+            code: Some(1),
+            message: "open failed".into(),
+            at: sample::SINCE,
+            count: 7,
+        });
+        let some = text(&forward_lines(&forward, now()));
+        assert_eq!(
+            some.get(1..).unwrap(),
+            ["    refused connections: 7, the last 2h 13m ago: open failed (code 1, prohibited)"]
+        );
+        forward.total = 9;
+        let all = text(&forward_lines(&forward, now()));
+        assert!(all[1].contains("all 7"), "{all:?}");
+        assert!(all[2].contains("AllowTcpForwarding"), "{all:?}");
     }
 
     #[test]

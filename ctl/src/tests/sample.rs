@@ -69,6 +69,7 @@ pub(crate) fn busy(name: &str) -> TunnelStatus {
         total: 30,
         bytes_in: 4000,
         bytes_out: 500,
+        refused: None,
     };
     TunnelStatus {
         via: vec!["jump".into()],

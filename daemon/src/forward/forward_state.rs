@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
-use tunneld_proto::status::{ForwardKind, ForwardState, ForwardStatus, LastError};
+use tunneld_proto::status::{ForwardKind, ForwardState, ForwardStatus, LastError, Refusal};
 
 use super::admission::AdmissionQueue;
 use super::counters::{CountGuard, Counters};
@@ -32,6 +32,7 @@ pub(crate) struct ForwardCell {
     pub(super) handshaking: AdmissionQueue,
     // A std mutex: no await happens while it is locked.
     state: Mutex<ListenState>,
+    refused: Mutex<Option<Refusal>>,
     changed: Arc<Notify>,
 }
 
@@ -64,6 +65,7 @@ impl ForwardCell {
             held: AdmissionQueue::new(MAX_HELD),
             handshaking: AdmissionQueue::new(MAX_HANDSHAKES),
             state: Mutex::new(ListenState::Pending),
+            refused: Mutex::new(None),
             changed,
         }
     }
@@ -156,6 +158,30 @@ impl ForwardCell {
         }
     }
 
+    /// Records that a connection was refused. `code` is the server's reason code; `None` if it gave none.
+    pub(super) fn record_refusal(&self, code: Option<u32>, message: &str) {
+        let mut refused = self.refused();
+        let before = refused.take();
+        let is_new = before
+            .as_ref()
+            .is_none_or(|before| before.code != code || before.message != message);
+        *refused = Some(Refusal {
+            code,
+            message: message.to_owned(),
+            at: Timestamp::now(),
+            count: before.map_or(0, |before| before.count).saturating_add(1),
+        });
+        drop(refused);
+        // Clients can cause refusals at any rate. The end of the connection reports the new count.
+        if is_new {
+            self.changed.notify_one();
+        }
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Option<Refusal>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn set(&self, state: ListenState) {
         *self.state() = state;
         self.changed.notify_one();
@@ -201,6 +227,7 @@ impl ForwardCell {
             total: self.counters.total.load(Relaxed),
             bytes_in: self.counters.bytes_in.load(Relaxed),
             bytes_out: self.counters.bytes_out.load(Relaxed),
+            refused: self.refused().clone(),
         }
     }
 }

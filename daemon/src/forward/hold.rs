@@ -83,7 +83,13 @@ pub(super) async fn open_channel<S: SshSession>(
             // `live_session` may return a dying session until its end is published; without this wait the loop would
             // spin on it.
             Err(OpenError::SessionLost(_)) => session.closed().await,
-            Err(error) => return Err(NotOpened::Refused(error)),
+            Err(error) => {
+                match &error {
+                    OpenError::Refused { code, text } => cell.record_refusal(Some(*code), text),
+                    other => cell.record_refusal(None, &other.to_string()),
+                }
+                return Err(NotOpened::Refused(error));
+            }
         }
     }
 }

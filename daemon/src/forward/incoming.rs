@@ -162,6 +162,7 @@ async fn serve_fixed<S: SshSession>(
         Ok(target) => target,
         Err(error) => {
             info!(tunnel = context.tunnel, listen = %cell.listen(), "connection refused: cannot connect to {to}: {error}");
+            cell.record_refusal(None, &format!("cannot connect to {to}: {error}"));
             return channel.refuse(refusal_text(&error)).await;
         }
     };

@@ -89,7 +89,7 @@ pub(super) struct SessionOrigin {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// The server refused.
-    #[error("the server refused: {text}")]
+    #[error("the server refused: {text} (code {code})")]
     Refused {
         /// Reason code of RFC 4254 §5.1: 1 prohibited, 2 connect failed, 3 unknown channel type, 4 resource shortage.
         code: u32,
@@ -330,7 +330,7 @@ fn open_error(error: client::OpenError) -> OpenError {
     match error {
         client::OpenError::Refused { code, text } => {
             let text = match text.is_empty() {
-                true => format!("no reason given (code {code})"),
+                true => "no reason given".to_owned(),
                 false => text::escape(&text),
             };
             OpenError::Refused { code, text }

@@ -185,6 +185,7 @@ async fn data_goes_to_stdout_and_messages_to_stderr() -> Result<()> {
         "total",
         "bytes_in",
         "bytes_out",
+        "refused",
     ] {
         assert!(
             tunnel["forwards"][0].get(key).is_some(),

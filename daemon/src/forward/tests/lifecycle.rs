@@ -111,6 +111,21 @@ async fn connections_of_a_failed_tunnel_are_reset_at_once() {
 }
 
 #[tokio::test]
+async fn the_last_refusal_of_the_server_is_in_the_status() {
+    let mut fixture = Fixture::new(&[local(0)]).await;
+    let mut server = fixture.attach().await;
+    assert_eq!(fixture.status(0).refused, None);
+    for (count, text) in [(1, "open failed"), (2, "open failed"), (3, "no route")] {
+        let mut client = fixture.connect().await;
+        server.next_open_request().await.refuse(1, text);
+        assert_reset(&mut client).await;
+        let refused = fixture.status(0).refused.unwrap();
+        assert_eq!((refused.code, refused.message.as_str()), (Some(1), text));
+        assert_eq!(refused.count, count);
+    }
+}
+
+#[tokio::test]
 async fn the_oldest_held_connection_is_reset_when_too_many_are_held() {
     let fixture = Fixture::new(&[local(0)]).await;
     let mut clients = Vec::new();

@@ -99,6 +99,8 @@ async fn an_unreachable_target_refuses_the_channel() {
     let (server, _) = attach(&mut fixture, &[Some(1)]).await;
     let (_peer, refused) = server.connect(tcp(1), 1).await;
     assert_eq!(refused.await.unwrap(), "Connection refused");
+    let shown = fixture.status(0).refused.unwrap();
+    assert!(shown.message.contains("127.0.0.1"), "{}", shown.message);
 }
 
 #[tokio::test]
