@@ -36,7 +36,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Exit> {
         .collect();
     let files: Vec<&str> = files.into_iter().collect();
     Err(Exit::new(USAGE, format!("errors in: {}", files.join(", "))).hint(
-        "tunnels in these files keep their last good configuration, the other files apply; correct the errors, then: tunnelctl reload",
+        "tunnels in these files keep their last good configuration, the other files apply; correct the errors: the daemon reads a changed file again by itself",
     ))
 }
 

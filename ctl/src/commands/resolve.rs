@@ -51,7 +51,7 @@ pub(super) fn print_config_errors(context: &Context, errors: &[ConfigFault]) -> 
         context.ui.warn(&line);
     }
     context.ui.warn(&Line::of(Style::Warn, "warning").and(
-        ": the configuration has errors; tunnels in these files keep their last good configuration. Correct the errors, then: tunnelctl reload",
+        ": the configuration has errors; tunnels in these files keep their last good configuration. Correct the errors: the daemon reads a changed file again by itself",
     ));
     Err(Exit::silent(USAGE))
 }

@@ -70,6 +70,26 @@ async fn twelve_prompts_in_one_request_are_asked() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_command_runs_once_for_a_prompt_that_one_request_repeats() -> Result<()> {
+    let rounds = vec![round(vec![("Letter: ", true, "x"); 12])];
+    let server = PromptingServer::start(vec![AuthFactor::KeyboardInteractive(rounds)]).await?;
+    let dir = tempfile::tempdir()?;
+    let runs = dir.path().join("runs");
+    let answers = format!(
+        "answers = [{{ prompt = \"Letter\", command = [\"/bin/sh\", \"-c\", \"echo run >> {}; echo x\"] }}]\n",
+        runs.display()
+    );
+    let (_home, daemon) = start_daemon(&(server.tunnel_toml("t")? + &answers)).await?;
+    let mut watch = daemon.watch().await?;
+    let prompt = wait_prompt(&mut watch, "t").await?;
+    assert_eq!(prompt.fields.len(), 11);
+    assert_eq!(std::fs::read_to_string(&runs)?, "run\n");
+    answer_prompt(&daemon, &prompt, &["x"; 11]).await?;
+    watch.until("t", LONG, is_up).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_lines_of_a_menu_are_quoted_and_its_last_line_is_the_label() -> Result<()> {
     let menu = "Duo two-factor login for ada\n\nSelect:\n\n 1. Duo Push\n 2. \u{1b}[2JPhone\n\nPasscode or option (1-2): ";
     let rounds = vec![PromptRound {

@@ -14,6 +14,10 @@ use crate::session::auth::method::{
 };
 use tunneld_platform::subprocess;
 
+/// Most prompts of one login that commands answer. The server chooses the prompts and could otherwise have a command
+/// for one-time codes run hundreds of times; what is left is asked of the user.
+const MAX_COMMAND_RUNS: usize = 8;
+
 /// The state of the method over its attempts.
 pub(crate) struct KeyboardInteractive<'a> {
     context: &'a AuthContext<'a>,
@@ -87,7 +91,6 @@ impl<'a> KeyboardInteractive<'a> {
     async fn answers(&mut self, banner: &str, prompts: InfoRequest) -> Result<Answers, Failure> {
         let mut instructions = format!("{}\n{}", prompts.name, prompts.instruction);
         let prefix = server_label_prefix(self.context.destination);
-        let mut answered = Vec::new();
         let mut by_command: Vec<Option<SecretString>> = Vec::new();
         let mut fields = Vec::new();
         for prompt in prompts.prompts {
@@ -103,7 +106,8 @@ impl<'a> KeyboardInteractive<'a> {
                 }
                 Some((key, argv)) => match subprocess::first_line(argv).await {
                     Ok(answer) => {
-                        answered.push(prompt.text);
+                        // At once: a server that repeats a prompt within one request gets one answer.
+                        self.answered_by_command.push(prompt.text);
                         Some(answer)
                     }
                     Err(why) => return Ok(Answers::CommandFailed(format!("{key}: {why}"))),
@@ -111,7 +115,6 @@ impl<'a> KeyboardInteractive<'a> {
             };
             by_command.push(answer);
         }
-        self.answered_by_command.append(&mut answered);
         let mut by_user = match fields.is_empty() {
             true => Vec::new(),
             false => {
@@ -134,6 +137,9 @@ impl<'a> KeyboardInteractive<'a> {
         // one may count as a failed login.
         if self.answered_by_command.iter().any(|known| known == prompt) {
             self.last_was_wrong = true;
+            return None;
+        }
+        if self.answered_by_command.len() >= MAX_COMMAND_RUNS {
             return None;
         }
         let auth = self.context.auth;
