@@ -120,6 +120,8 @@ async fn channels_that_the_server_opens_do_not_shut_out_local_forwards() {
     }
     let (_peer, refused) = server.connect(tcp(1), 1).await;
     assert!(refused.await.is_err(), "dropped without an answer");
+    // Channels arrive in order, so the earlier ones are counted. A rising count sends no notification: `until` would hang.
+    assert_eq!(fixture.status(2).connections, 2);
     pair(&fixture, &mut server).await;
 }
 
