@@ -18,6 +18,7 @@ pub mod dropbear;
 pub mod faulty_link;
 pub mod home;
 pub mod keys;
+pub mod nginx;
 pub mod payload;
 pub mod ports;
 pub mod process;
