@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod asyncssh;
+pub mod chromium;
 #[cfg(target_os = "linux")]
 pub mod clock;
 pub mod ctl;

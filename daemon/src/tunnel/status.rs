@@ -66,6 +66,12 @@ pub fn status(snapshot: &TunnelSnapshot, forwards: Vec<ForwardStatus>, now: Now)
         session: snapshot.session.clone(),
         reconnects: snapshot.reconnects,
         forwards,
+        proxy_for: snapshot
+            .config
+            .proxy_for
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         notes: snapshot.config.status_notes(),
     }
 }

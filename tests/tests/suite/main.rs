@@ -11,6 +11,7 @@
 mod algorithms;
 mod answer_scope;
 mod auth;
+mod browsers;
 mod cli;
 mod config_input;
 mod control;
