@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::adhoc::AdHocArgs;
+use crate::commands::proxy_env::Shell;
 use crate::time::{Since, parse_duration, parse_since};
 
 /// Controls tunneld: starts, stops and shows SSH tunnels.
@@ -96,6 +97,14 @@ pub(crate) enum Command {
     Reload,
     /// Connect stdin and stdout to HOST:PORT through a tunnel
     Connect(Connect),
+    /// Open a browser with its own profile that reaches web pages through a tunnel
+    Browse(Browse),
+    /// Run a program with a tunnel up and the proxy variables set
+    Exec(Box<Exec>),
+    /// Print the proxy variables of a tunnel for a shell: eval "$(tunnelctl env NAME)"
+    Env(EnvArgs),
+    /// Print the proxy auto-configuration file for browsers, made from proxy_for
+    Pac(Pac),
     /// Stop the daemon and all tunnels
     Shutdown,
     /// Run a program in a new session (internal)
@@ -318,4 +327,59 @@ mod tests {
             assert!(target(bad).is_err(), "{bad}");
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Browse {
+    /// The tunnel
+    pub(crate) name: String,
+    /// The page to open, such as http://master.internal:8088
+    pub(crate) url: Option<String>,
+    /// Reach localhost pages of the far side too: localhost then means the SSH server
+    #[arg(long)]
+    pub(crate) far_localhost: bool,
+    /// Keep the browser's profile (history, cookies) for the next time
+    #[arg(long)]
+    pub(crate) keep_profile: bool,
+    /// The browser program [default: $BROWSER if it is a known browser, else the first one found]
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) browser: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "tunnelctl exec NAME -- PROGRAM [ARGUMENT]...\n       \
+                            tunnelctl exec [-L|-R|-D FORWARD]... [SSH OPTIONS] DEST -- PROGRAM [ARGUMENT]..."
+)]
+pub(crate) struct Exec {
+    /// The tunnel, or with ssh's flags the destination
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) ad_hoc: AdHocArgs,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "PROGRAM")]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EnvArgs {
+    /// The tunnel
+    pub(crate) name: String,
+    /// The shell that reads the lines
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) shell: Shell,
+    /// Also JAVA_TOOL_OPTIONS; every Java program then prints a line about it
+    #[arg(long)]
+    pub(crate) java: bool,
+    /// Also GIT_SSH_COMMAND, for git over SSH
+    #[arg(long)]
+    pub(crate) git: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pac {
+    /// Write the file instead of printing it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
 }

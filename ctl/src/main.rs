@@ -128,6 +128,10 @@ async fn run(context: &Context, command: &Command) -> Result<(), Exit> {
         Command::Check => commands::check::run(context),
         Command::Reload => commands::reload::run(context).await,
         Command::Connect(connect) => commands::connect::run(context, connect).await,
+        Command::Browse(browse) => commands::browse::run(context, browse).await,
+        Command::Exec(exec) => commands::exec::run(context, exec).await,
+        Command::Env(env) => commands::env::run(context, env).await,
+        Command::Pac(pac) => commands::pac::run(context, pac).await,
         Command::Shutdown => commands::shutdown::run(context).await,
         Command::RunDetached { argv } => Err(daemon::run_detached(argv)),
     }

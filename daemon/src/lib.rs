@@ -15,6 +15,7 @@ pub mod forward;
 mod happy_eyeballs;
 mod hooks;
 pub mod log;
+pub mod pac;
 pub mod paths;
 pub mod prompt;
 

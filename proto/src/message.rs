@@ -74,6 +74,8 @@ pub mod method {
     pub const CONNECT: &str = "connect";
     /// Returns the state of the daemon, [`DaemonStatus`](super::DaemonStatus).
     pub const DAEMON_STATUS: &str = "daemon.status";
+    /// Returns the proxy auto-configuration file, [`Pac`](super::Pac).
+    pub const PAC: &str = "proxy.pac";
     /// Stops the daemon and all tunnels.
     pub const SHUTDOWN: &str = "daemon.shutdown";
     /// Returns a snapshot, then sends every change as an event. Takes [`Subscribe`](super::Subscribe), returns
@@ -129,6 +131,13 @@ pub struct StatusParams {
     /// Exact names; empty for all tunnels.
     #[serde(default)]
     pub names: Vec<String>,
+}
+
+/// Result of `proxy.pac`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pac {
+    /// The text of the file, as the dynamic forwards serve it at `/proxy.pac`.
+    pub file: String,
 }
 
 /// Result of `tunnel.status`, `tunnel.up`, `tunnel.down` and `tunnel.restart`.

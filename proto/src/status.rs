@@ -42,6 +42,10 @@ pub struct TunnelStatus {
     pub reconnects: u64,
     /// Forwards in the order of the configuration.
     pub forwards: Vec<ForwardStatus>,
+    /// What browsers use the proxy of the tunnel's dynamic forward for, as the configuration's `proxy_for` says; empty if
+    /// it does not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proxy_for: Vec<String>,
     /// Notes for the user that need no action now: an outdated file, an ssh_config that is not read, an option that is not
     /// supported.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -102,6 +102,7 @@ fn tunnel() -> TunnelStatus {
             forward(ForwardKind::Remote, ForwardState::Failed),
             forward(ForwardKind::Dynamic, ForwardState::Pending),
         ],
+        proxy_for: vec!["*.compute.internal".into(), "10.0.0.0/8".into()],
         notes: vec!["~/.ssh/config is not read".into()],
     }
 }
@@ -113,6 +114,7 @@ fn connecting() -> TunnelStatus {
         description: None,
         session: None,
         last_error: None,
+        proxy_for: Vec::new(),
         notes: Vec::new(),
         forwards: Vec::new(),
         retry_at: Some(at(9)),
@@ -280,6 +282,7 @@ fn calls(golden: &mut Golden) {
     };
     golden.request(method::CONNECT, &connect);
     golden.request(method::DAEMON_STATUS, &Value::Null);
+    golden.request(method::PAC, &Value::Null);
     golden.request(method::SHUTDOWN, &Value::Null);
     golden.request(
         method::SUBSCRIBE,
@@ -323,6 +326,10 @@ fn replies(golden: &mut Golden) {
         notes: vec!["no ssh program".into()],
     };
     golden.reply(method::DAEMON_STATUS, &status);
+    let pac = Pac {
+        file: "function FindProxyForURL(url, host) {}\n".into(),
+    };
+    golden.reply(method::PAC, &pac);
     golden.reply(method::SUBSCRIBE, &snapshot(None));
     let error = RpcError::new(ErrorKind::TunnelNotFound, "no tunnel is called bd")
         .hint("did you mean db?")

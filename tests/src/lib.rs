@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod asyncssh;
+pub mod chromium;
 #[cfg(target_os = "linux")]
 pub mod clock;
 pub mod ctl;
@@ -18,6 +19,7 @@ pub mod dropbear;
 pub mod faulty_link;
 pub mod home;
 pub mod keys;
+pub mod nginx;
 pub mod payload;
 pub mod ports;
 pub mod process;

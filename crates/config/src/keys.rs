@@ -213,6 +213,8 @@ sections! {
             "How many connections each forward may have open at a time; further ones are refused. The limit on open files counts too.";
         permit_remote_open PermitRemoteOpen Forwards "list of `host:port`, any, none" | "any"
             "The targets that reverse SOCKS may connect to.";
+        proxy_for _ Metadata "list of hosts, globs, `.suffix`, networks; `:PORT` behind, `!` before to exclude" | "none"
+            "What browsers use the proxy of the dynamic forward for; `/proxy.pac` is made from it, see [Browsers](browsers.md).";
     }
     life {
         autostart _ Metadata "boolean" | "true"
@@ -242,7 +244,6 @@ pub const RESERVED_KEYS: &[&str] = &[
     "before_connect",
     "on_up",
     "on_down",
-    "proxy_for",
     "proxy_user",
     "proxy_password_command",
     "dns_listen",

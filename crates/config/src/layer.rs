@@ -8,6 +8,7 @@ use crate::diagnostic::Spanned;
 use crate::model::{
     AddKeysToAgent, AddressFamily, Answer, Forward, HostKeyChecking, Rekey, UpdateHostKeys,
 };
+use crate::proxy_for::ProxyPattern;
 
 /// Which ssh_config is read: the key `ssh_config`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +117,7 @@ layer! {
     stream_local_bind_mask: u32,
     max_connections: u32,
     permit_remote_open: Vec<String>,
+    proxy_for: Vec<ProxyPattern>,
     autostart: bool,
     hold: Duration,
     on_needs_input: Vec<String>,
@@ -148,6 +150,7 @@ impl Layer {
             local_forward: None,
             remote_forward: None,
             dynamic_forward: None,
+            proxy_for: None,
             // An alias names one host key: with it, a jump host would be checked against the target's key.
             host_key_alias: None,
             ..self.clone()

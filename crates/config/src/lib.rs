@@ -21,6 +21,7 @@ pub mod load;
 pub mod log_filter;
 pub mod model;
 pub mod parse;
+pub mod proxy_for;
 pub mod resolve;
 pub mod save;
 mod scan;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::addr::{Endpoint, ListenAddr};
+use crate::proxy_for::ProxyPattern;
 
 /// One `[tunnel.NAME]`, resolved: command line, TOML, ssh_config and defaults are merged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Tunnel {
     pub forwards: Vec<Forward>,
     /// How the forwards behave: options that all of them share.
     pub forwarding: Forwarding,
+    /// What the proxy of the tunnel's dynamic forward is for, in the configuration's order; empty for none.
+    pub proxy_for: Vec<ProxyPattern>,
     /// When the tunnel runs and waits.
     pub life: Lifecycle,
 }

@@ -2,12 +2,19 @@
 //! escapes text itself.
 
 pub(crate) mod answer;
+mod bring_up;
+pub(crate) mod browse;
+mod browser;
 pub(crate) mod check;
 pub(crate) mod connect;
 pub(crate) mod down;
+pub(crate) mod env;
 pub(crate) mod events;
+pub(crate) mod exec;
 pub(crate) mod logs;
 mod mirror;
+pub(crate) mod pac;
+pub(crate) mod proxy_env;
 pub(crate) mod reload;
 mod resolve;
 pub(crate) mod restart;

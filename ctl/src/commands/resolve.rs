@@ -10,7 +10,7 @@ use tunneld_proto::status::TunnelStatus;
 
 use crate::cli::Selection;
 use crate::daemon::Context;
-use crate::exit::{Exit, NO_DAEMON, NO_TUNNEL, USAGE};
+use crate::exit::{Exit, FAILED, NO_DAEMON, NO_TUNNEL, USAGE};
 use crate::output::line::{Line, Style};
 use crate::output::status;
 use crate::select::{is_pattern, select};
@@ -75,6 +75,17 @@ pub(super) async fn check_selection(
         .await?;
     let complete = print_config_errors(context, &daemon.config_errors);
     outcome.and(complete)
+}
+
+/// Returns the error for a command that needs the proxy of a tunnel without one.
+pub(super) fn no_proxy(name: &str) -> Exit {
+    Exit::new(
+        FAILED,
+        format!("the tunnel {name} has no proxy: no dynamic forward listens on a TCP port"),
+    )
+    .hint(format!(
+        "set dynamic_forward = 8157 in [tunnel.{name}]; if it is set, see: tunnelctl status {name}"
+    ))
 }
 
 fn explain(

@@ -9,6 +9,7 @@ use tunneld_proto::message::{Add, Added, method};
 use super::mirror::Mirror;
 use super::resolve::{check_selection, resolve_names};
 use super::wait::{self, Command};
+use crate::adhoc::AdHocArgs;
 use crate::cli::Up;
 use crate::daemon::Context;
 use crate::exit::{Exit, NO_TUNNEL};
@@ -22,7 +23,16 @@ const ADD_TIMEOUT: Duration = Duration::from_secs(60);
 /// limit has passed (exit 6).
 pub(crate) async fn run(context: &Context, up: &Up) -> Result<(), Exit> {
     // Checked before a daemon is started: wrong usage must have no effect.
-    let add = ad_hoc_tunnel(context, up)?;
+    if up.ad_hoc.is_given() && (up.selection.all || !up.selection.tag.is_empty()) {
+        return Err(Exit::usage(
+            "--all and --tag select existing tunnels, but ssh's flags add a new one",
+        )
+        .hint("use one or the other"));
+    }
+    let add = ad_hoc_tunnel(context, &up.ad_hoc, &up.selection.names)?;
+    if add.is_none() {
+        require_selection(&up.selection)?;
+    }
     let mut client = context.connect_or_start().await?;
     let mirror = Mirror::subscribe(&mut client).await?;
     let begun = Timestamp::now();
@@ -53,20 +63,32 @@ pub(crate) async fn run(context: &Context, up: &Up) -> Result<(), Exit> {
     check_selection(context, &mut client, &up.selection, outcome).await
 }
 
-/// Returns the tunnel that ssh's flags describe; `None` if the command line names existing tunnels.
-fn ad_hoc_tunnel(context: &Context, up: &Up) -> Result<Option<Add>, Exit> {
-    if !up.ad_hoc.is_given() {
-        require_selection(&up.selection)?;
+/// Adds the tunnel that ssh's flags describe and returns its name. `None` if there are no such flags.
+///
+/// # Errors
+/// The flags describe no valid tunnel, or the daemon refuses it.
+pub(super) async fn add_described(
+    context: &Context,
+    client: &mut Client,
+    ad_hoc: &AdHocArgs,
+    names: &[String],
+) -> Result<Option<String>, Exit> {
+    match ad_hoc_tunnel(context, ad_hoc, names)? {
+        Some(add) => add_tunnel(context, client, &add).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Returns the tunnel that ssh's flags describe; `None` if there are none.
+fn ad_hoc_tunnel(
+    context: &Context,
+    ad_hoc: &AdHocArgs,
+    names: &[String],
+) -> Result<Option<Add>, Exit> {
+    if !ad_hoc.is_given() {
         return Ok(None);
     }
-    if up.selection.all || !up.selection.tag.is_empty() {
-        return Err(Exit::usage(
-            "--all and --tag select existing tunnels, but ssh's flags add a new one",
-        )
-        .hint("use one or the other"));
-    }
-    let cwd = context.env.cwd.as_deref();
-    let (add, notes) = up.ad_hoc.to_add(&up.selection.names, cwd)?;
+    let (add, notes) = ad_hoc.to_add(names, context.env.cwd.as_deref())?;
     for note in notes {
         context
             .ui

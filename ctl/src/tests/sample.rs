@@ -28,6 +28,7 @@ pub(crate) fn tunnel(name: &str, state: State) -> TunnelStatus {
         session: None,
         reconnects: 0,
         forwards: Vec::new(),
+        proxy_for: Vec::new(),
         notes: Vec::new(),
     }
 }

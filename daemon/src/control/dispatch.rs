@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{
-    Add, Added, Answer, Cancel, Connect, DaemonStatus, Names, Prompts, Remove, SetLevel,
+    Add, Added, Answer, Cancel, Connect, DaemonStatus, Names, Pac, Prompts, Remove, SetLevel,
     StatusParams, Tunnels, method,
 };
 use tunneld_proto::status::TunnelStatus;
@@ -79,6 +79,12 @@ pub(super) async fn call(
         }
         method::RELOAD => json(&context.reloader.reload().await?),
         method::LOG_SET_LEVEL => set_level(context, &params(name, call_params)?),
+        method::PAC => {
+            read_changes(context, &[], READ_LIMIT).await?;
+            json(&Pac {
+                file: context.supervisor.pac(),
+            })
+        }
         method::DAEMON_STATUS => json(&daemon_status(context)),
         _ => Err(unknown_method(name)),
     }
@@ -108,6 +114,7 @@ fn unknown_method(name: &str) -> RpcError {
         method::LOG_SET_LEVEL,
         method::CONNECT,
         method::DAEMON_STATUS,
+        method::PAC,
         method::SHUTDOWN,
         method::SUBSCRIBE,
     ];

@@ -178,6 +178,7 @@ mod tests {
             host: "h".into(),
             via: vec![],
             tags: vec![],
+            proxy_for: vec![],
             description: None,
             desired: Desired::Up,
             attempt: 1,

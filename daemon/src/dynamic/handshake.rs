@@ -3,7 +3,7 @@
 
 use super::reply::ConnectReply;
 use super::request::{ConnectRequest, ParseOutcome};
-use super::sniff::Protocol;
+use super::sniff::{Protocol, starts_http};
 use super::{socks4, socks5};
 
 /// Bytes that may be buffered before the request is complete. The longest valid inputs are a SOCKS4a request with two
@@ -19,6 +19,8 @@ pub enum HandshakeStep {
     Send(Vec<u8>),
     /// Open this connection. [`Handshake::into_payload`] then returns the payload received so far.
     Connect(ConnectRequest),
+    /// The client speaks HTTP. [`Handshake::into_payload`] then returns the beginning of its first request.
+    Http,
     /// Send these bytes, then close the connection.
     Refuse(Vec<u8>),
     /// Close the connection without a reply: the client speaks no supported protocol.
@@ -95,6 +97,7 @@ impl Handshake {
                 self.stage = match Protocol::from_first_byte(first) {
                     Some(Protocol::Socks4) => HandshakeStage::Socks4Request,
                     Some(Protocol::Socks5) => HandshakeStage::Socks5Greeting,
+                    None if starts_http(first) => return HandshakeStep::Http,
                     // No reply: it would have to be in a protocol that the client does not speak.
                     None => return HandshakeStep::Close,
                 };

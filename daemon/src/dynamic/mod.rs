@@ -1,5 +1,5 @@
 //! What a client of a dynamic forward sends before its payload: SOCKS4, SOCKS4a or SOCKS5 (RFC 1928), recognised by the
-//! first byte. Pure: bytes go in, steps come out. Sockets, deadlines and the opening of SSH channels are in
+//! first byte, or HTTP ([`http`]). Pure: bytes go in, steps come out. Sockets, deadlines and the opening of SSH channels are in
 //! `forward::dynamic`. Host names stay bytes and are not resolved here: the side that connects resolves them.
 //!
 //! The parsers of untrusted bytes ([`socks4::parse_request`], [`socks5::parse_greeting`], [`socks5::parse_request`] and
@@ -8,6 +8,7 @@
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod handshake;
+pub mod http;
 mod reply;
 mod request;
 mod sniff;

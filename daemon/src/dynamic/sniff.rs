@@ -1,6 +1,6 @@
 //! Recognises the protocol of a dynamic forward's client by its first byte.
 
-/// A protocol that a dynamic forward understands.
+/// A SOCKS protocol that a dynamic forward understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// SOCKS4 and SOCKS4a; both start with version byte 4.
@@ -10,7 +10,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Returns the protocol that starts with the byte `first`; `None` if no supported protocol does.
+    /// Returns the SOCKS protocol that starts with the byte `first`; `None` if none does.
     pub fn from_first_byte(first: u8) -> Option<Self> {
         match first {
             4 => Some(Self::Socks4),
@@ -18,4 +18,10 @@ impl Protocol {
             _ => None,
         }
     }
+}
+
+/// Returns whether an HTTP request can start with the byte `first`. Methods are tokens (RFC 9110 §9.1), and all registered
+/// ones are letters. A TLS hello starts with byte 22, and a client that speaks SSH fails later, as an invalid request.
+pub(super) fn starts_http(first: u8) -> bool {
+    first.is_ascii_alphabetic()
 }

@@ -28,6 +28,40 @@ pub struct ForwardOptions {
     pub forwarding: Forwarding,
 }
 
+/// What the proxy's pages say about the tunnel. The forwards do not know the machine's state, so the tunnel's task sets it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TunnelSummary {
+    /// The tunnel's name.
+    pub name: String,
+    /// The state as `status` shows it, such as `waiting`.
+    pub state: String,
+    /// Why the tunnel is not up. `None` while it is, or before the first failure.
+    pub reason: Option<String>,
+    /// What to do about it. `None` if nothing is to be done.
+    pub hint: Option<String>,
+    /// When the next attempt starts, as local time of day. `None` if none is planned.
+    pub next_attempt: Option<String>,
+}
+
+impl TunnelSummary {
+    /// Returns the facts for a page, each with its label.
+    pub(super) fn facts(&self) -> Vec<(&'static str, String)> {
+        let named = [
+            ("reason", self.reason.as_ref()),
+            ("next attempt", self.next_attempt.as_ref()),
+            ("what to do", self.hint.as_ref()),
+        ];
+        let state = std::iter::once(("state", self.state.clone()));
+        let named = named
+            .into_iter()
+            .filter_map(|(name, value)| value.map(|value| (name, value.clone())));
+        state.chain(named).collect()
+    }
+}
+
+/// Returns the proxy auto-configuration file for the tunnels as they are now.
+pub type PacSource = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// State shared by all forwards and connections of one tunnel.
 pub(super) struct ForwardContext<S> {
     /// The tunnel's name, for the log.
@@ -38,6 +72,10 @@ pub(super) struct ForwardContext<S> {
     pub(super) session: watch::Sender<Option<S>>,
     /// Whether a session may come back without the user. While it is false, connections are reset and not held.
     pub(super) session_expected: watch::Sender<bool>,
+    /// What the proxy's pages say about the tunnel.
+    pub(super) summary: watch::Sender<TunnelSummary>,
+    /// Makes the file that `/proxy.pac` serves. `None` if the daemon has not set one.
+    pub(super) pac: watch::Sender<Option<PacSource>>,
     /// The remote forwards, to find the one that a channel from the server belongs to. Changes too when one is granted.
     pub(super) remotes: watch::Sender<Vec<Arc<ForwardCell>>>,
     /// The tasks of all listeners and connections.
@@ -57,6 +95,11 @@ impl<S: SshSession> ForwardContext<S> {
             options: watch::Sender::new(options),
             session: watch::Sender::new(None),
             session_expected: watch::Sender::new(true),
+            summary: watch::Sender::new(TunnelSummary {
+                name: tunnel.to_owned(),
+                ..TunnelSummary::default()
+            }),
+            pac: watch::Sender::new(None),
             remotes: watch::Sender::new(Vec::new()),
             tasks: TaskTracker::new(),
             kill: CancellationToken::new(),

@@ -3,6 +3,7 @@
 //! [`crate::dynamic`].
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -13,6 +14,7 @@ use super::admission::AdmissionQueue;
 use super::context::ForwardContext;
 use super::forward_state::ForwardCell;
 use super::hold::{self, NotOpened};
+use super::http;
 use super::local_socket::LocalSocket;
 use super::relay::Relay;
 use super::ssh_session::{ChannelTarget, SshSession};
@@ -22,14 +24,19 @@ use crate::session::OpenError;
 /// How long a client may take to send its whole request.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A complete request and the payload that the client sent with it.
-pub(super) struct ClientRequest {
-    pub(super) request: ConnectRequest,
-    /// Bytes that followed the request; they belong to the connection and are sent to the destination first.
-    pub(super) payload: Vec<u8>,
+/// What a client's first bytes ask for.
+pub(super) enum ClientRequest {
+    /// A complete SOCKS request.
+    Socks {
+        request: ConnectRequest,
+        /// Bytes that followed the request; they belong to the connection and are sent to the destination first.
+        payload: Vec<u8>,
+    },
+    /// The client speaks HTTP; these are the first bytes of its request.
+    Http(Vec<u8>),
 }
 
-/// Runs the handshake with one client. `None` if the client speaks no supported protocol, sends an invalid request, takes
+/// Runs the handshake with one client, up to its SOCKS request or the first bytes of an HTTP request. `None` if the client speaks no supported protocol, sends an invalid request, takes
 /// longer than [`HANDSHAKE_TIMEOUT`], or is evicted from `queue` by newer clients.
 pub(super) async fn handshake(
     queue: &AdmissionQueue,
@@ -63,7 +70,10 @@ async fn run_handshake(
             HandshakeStep::Send(bytes) => stream.write_all(&bytes).await?,
             HandshakeStep::Connect(request) => {
                 let payload = handshake.into_payload();
-                return Ok(Some(ClientRequest { request, payload }));
+                return Ok(Some(ClientRequest::Socks { request, payload }));
+            }
+            HandshakeStep::Http => {
+                return Ok(Some(ClientRequest::Http(handshake.into_payload())));
             }
             HandshakeStep::Refuse(bytes) => {
                 stream.write_all(&bytes).await?;
@@ -75,25 +85,43 @@ async fn run_handshake(
     }
 }
 
-/// Serves one client of a local dynamic forward: handshake, channel, reply, relay.
+/// Serves one client of a local dynamic forward: handshake, channel, reply, relay. HTTP has its own module.
 pub(super) async fn serve<S: SshSession>(
-    context: &ForwardContext<S>,
-    cell: &ForwardCell,
+    context: &Arc<ForwardContext<S>>,
+    cell: &Arc<ForwardCell>,
     cancel: &CancellationToken,
     mut client: LocalSocket,
 ) {
-    // No request can succeed then, so the client is reset before its handshake, as a client of a local forward is.
-    if !context.may_serve() {
-        return NotOpened::HoldTimedOut.log(context, cell);
-    }
     let finished = cancel.run_until_cancelled(handshake(&cell.handshaking, &mut client));
     let Some(finished) = finished.await else {
         return;
     };
-    let Some(ClientRequest { request, payload }) = finished else {
+    match finished {
         // Closed, not reset: a reset would discard a refusal that the client has not read yet.
-        return client.close();
-    };
+        None => client.close(),
+        Some(ClientRequest::Http(first)) => {
+            // Boxed: an HTTP exchange has a large future, which every SOCKS connection would have to make room for.
+            Box::pin(http::serve(context, cell, cancel, client, first)).await;
+        }
+        // No SOCKS request can succeed now, so the client is reset, as a client of a local forward is. HTTP has pages that
+        // say why.
+        Some(ClientRequest::Socks { .. }) if !context.may_serve() => {
+            NotOpened::HoldTimedOut.log(context, cell);
+        }
+        Some(ClientRequest::Socks { request, payload }) => {
+            serve_socks(context, cell, cancel, client, request, payload).await;
+        }
+    }
+}
+
+async fn serve_socks<S: SshSession>(
+    context: &ForwardContext<S>,
+    cell: &ForwardCell,
+    cancel: &CancellationToken,
+    client: LocalSocket,
+    request: ConnectRequest,
+    payload: Vec<u8>,
+) {
     let target = ChannelTarget::Tcp {
         host: request.host.to_bytes(),
         port: request.port,

@@ -204,7 +204,8 @@ async fn serve_reverse_socks<S: SshSession>(
         finished = dynamic::handshake(&cell.handshaking, &mut channel) => finished,
         () = session.closed() => return,
     };
-    let Some(ClientRequest { request, payload }) = finished else {
+    // HTTP is for browsers on this side; like ssh, reverse forwards speak SOCKS alone.
+    let Some(ClientRequest::Socks { request, payload }) = finished else {
         return;
     };
     let connected = tokio::select! {

@@ -5,7 +5,7 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -80,6 +80,15 @@ impl LocalSocket {
         }
     }
 
+    /// Returns the TCP port of this end; `None` for a Unix socket or if the connection is gone.
+    pub(crate) fn local_port(&self) -> Option<u16> {
+        match &self.stream {
+            LocalStream::Tcp(stream) => stream.local_addr().ok().map(|local| local.port()),
+            #[cfg(unix)]
+            LocalStream::Unix(_) => None,
+        }
+    }
+
     /// Waits until data, EOF or an error can be read. Cancel-safe.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         each!(&self.stream, stream => stream.readable().await)
@@ -146,6 +155,42 @@ impl LocalSocket {
         }
         let slices = slices.get(..pieces.len()).unwrap_or(&slices);
         each!(&self.stream, stream => stream.try_write_vectored(slices))
+    }
+
+    /// Reads what has arrived into `buffer`, like [`AsyncRead::poll_read`] but through a shared reference. Only one task
+    /// may poll at a time.
+    pub(crate) fn poll_read_shared(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(each!(&self.stream, stream => stream.poll_read_ready(cx)))?;
+            match self.try_read(buffer.initialize_unfilled()) {
+                Ok(read) => {
+                    buffer.advance(read);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Writes from `slices`, like [`AsyncWrite::poll_write_vectored`] but through a shared reference. Only one task may
+    /// poll at a time.
+    pub(crate) fn poll_write_shared(
+        &self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(each!(&self.stream, stream => stream.poll_write_ready(cx)))?;
+            match each!(&self.stream, stream => stream.try_write_vectored(slices)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
     }
 
     /// Sends EOF. Reading remains possible.

@@ -13,6 +13,7 @@ mod counters;
 mod dynamic;
 mod forward_state;
 mod hold;
+mod http;
 mod incoming;
 mod listener;
 mod local;
@@ -36,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tunneld_proto::status::ForwardStatus;
 
 use self::context::ForwardContext;
-pub use self::context::ForwardOptions;
+pub use self::context::{ForwardOptions, PacSource, TunnelSummary};
 use self::forward_state::ForwardCell;
 use self::remote::AttachedSession;
 use self::ssh_session::SshSession;
@@ -269,6 +270,20 @@ impl<S: SshSession> Forwards<S> {
         current.send_if_modified(|before| std::mem::replace(before, expected) != expected);
     }
 
+    /// Sets what the pages of the HTTP proxy say about the tunnel.
+    pub fn set_summary(&self, summary: TunnelSummary) {
+        self.context.summary.send_if_modified(|before| {
+            let is_new = *before != summary;
+            *before = summary;
+            is_new
+        });
+    }
+
+    /// Sets what makes the file that dynamic forwards serve as `/proxy.pac`.
+    pub fn set_pac(&self, source: PacSource) {
+        self.context.pac.send_replace(Some(source));
+    }
+
     /// Returns the status of each forward, in the order of the configuration.
     pub fn statuses(&self) -> Vec<ForwardStatus> {
         self.monitor().statuses()
@@ -296,6 +311,8 @@ impl<S: SshSession> Forwards<S> {
         let options = old.options.borrow().clone();
         let new = ForwardContext::new(&old.tunnel, options, Arc::clone(&old.changed));
         new.remotes.send_replace(old.remotes.borrow().clone());
+        new.summary.send_replace(old.summary.borrow().clone());
+        new.pac.send_replace(old.pac.borrow().clone());
         new.session_expected
             .send_replace(*old.session_expected.borrow());
         // `serve_incoming` is the only task that neither ends on its own nor was stopped above.

@@ -287,6 +287,11 @@ impl Supervisor {
         self.registry.statuses()
     }
 
+    /// The proxy auto-configuration file for all tunnels.
+    pub fn pac(&self) -> String {
+        self.registry.pac()
+    }
+
     /// The open prompts, oldest first.
     pub fn prompts(&self) -> Vec<Prompt> {
         self.registry.prompts()

@@ -8,6 +8,7 @@ pub mod connect_limiter;
 pub mod credential_watch;
 pub mod interactive_clients;
 pub mod machine;
+mod proxy_address;
 pub mod refresh;
 pub mod registry;
 pub mod status;

@@ -16,7 +16,9 @@ use tokio::time::Instant;
 use tunneld_proto::message::{Event, EventBody, ReloadReport, Snapshot};
 use tunneld_proto::status::{Prompt, TunnelStatus};
 
+use super::proxy_address::pac_tunnel;
 use crate::forward::ForwardMonitor;
+use crate::pac;
 use crate::prompt::PromptRequest;
 use crate::session::Session;
 use crate::tunnel::interactive_clients::{ClientGuard, InteractiveClients};
@@ -279,6 +281,19 @@ impl StatusRegistry {
             .entry(name)
             .map(|entry| entry.snapshot.config.life.on_needs_input.clone())
             .unwrap_or_default()
+    }
+
+    /// The proxy auto-configuration file for all tunnels that have `proxy_for`, in the order of their names.
+    pub fn pac(&self) -> String {
+        let inner = self.0.inner.lock();
+        let entries = inner
+            .registrations
+            .values()
+            .filter_map(|registration| registration.published.as_ref());
+        let tunnels: Vec<_> = entries
+            .filter_map(|published| pac_tunnel(&published.entry))
+            .collect();
+        pac::file(&tunnels)
     }
 
     /// The open prompts, oldest first.

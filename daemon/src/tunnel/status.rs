@@ -10,6 +10,7 @@ use tunneld_proto::status::{
 
 use super::machine;
 use crate::failure::Failure;
+use crate::forward::TunnelSummary;
 use tunneld_config::addr::HostPort;
 use tunneld_config::model::{Route, Tunnel, Via};
 
@@ -65,7 +66,39 @@ pub fn status(snapshot: &TunnelSnapshot, forwards: Vec<ForwardStatus>, now: Now)
         session: snapshot.session.clone(),
         reconnects: snapshot.reconnects,
         forwards,
+        proxy_for: snapshot
+            .config
+            .proxy_for
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         notes: snapshot.config.status_notes(),
+    }
+}
+
+/// Returns what the pages of the tunnel's HTTP proxy say.
+pub fn summary(snapshot: &TunnelSnapshot, now: Now) -> TunnelSummary {
+    let progress = progress(&snapshot.state, &[], now);
+    let failure = snapshot.last_error.as_ref().map(|(failure, _)| failure);
+    let (reason, hint) = match &snapshot.prompt {
+        Some(prompt) => (
+            Some(format!("waiting for an answer: {}", prompt.text)),
+            Some(format!("tunnelctl answer {}", snapshot.config.name)),
+        ),
+        None => (
+            failure.map(|failure| failure.message.clone()),
+            failure.and_then(|failure| failure.hint.clone()),
+        ),
+    };
+    TunnelSummary {
+        name: snapshot.config.name.clone(),
+        state: progress.state.as_str().to_owned(),
+        reason,
+        hint,
+        next_attempt: progress.retry_at.map(|at| {
+            let local = at.to_zoned(jiff::tz::TimeZone::system());
+            local.strftime("%H:%M:%S").to_string()
+        }),
     }
 }
 

@@ -11,6 +11,7 @@
 mod algorithms;
 mod answer_scope;
 mod auth;
+mod browsers;
 mod cli;
 mod config_input;
 mod control;
@@ -23,6 +24,7 @@ mod fixture;
 mod forward_checks;
 mod hooks;
 mod host_keys;
+mod http_proxy;
 mod keyboard_interactive;
 mod known_hosts;
 mod lab;

@@ -93,6 +93,12 @@ const SAMPLES: &[(&str, &str, &str, &str)] = &[
     ("stream_local_bind_mask", r#""0177""#, r#""0117""#, ""),
     ("max_connections", "5", "6", ""),
     ("permit_remote_open", r#""a:1""#, r#""b:1""#, ""),
+    (
+        "proxy_for",
+        r#""*.a""#,
+        r#"["*.b", "!c.b:1"]"#,
+        "dynamic_forward = 1",
+    ),
     ("autostart", "true", "false", ""),
     ("hold", "5", "6", ""),
     ("on_needs_input", r#"["a"]"#, r#"["b"]"#, ""),

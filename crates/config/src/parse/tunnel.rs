@@ -14,6 +14,7 @@ use crate::parse::lists::{flatten, narrow};
 use crate::parse::table::{Table, ValueError, boolean, expected, integer, short_time, string};
 use crate::parse::tree::{Node, TableEntry, Value};
 use crate::parse::values;
+use crate::proxy_for;
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -58,6 +59,7 @@ pub(crate) fn layer(
     auth::crypto(&mut table, &mut layer);
     liveness(&mut table, &mut layer);
     forwards(&mut table, &mut layer);
+    proxy_patterns(&mut table, &mut layer);
     life(&mut table, &mut layer);
     for key in RESERVED_KEYS {
         table.reject_reserved(key);
@@ -225,6 +227,16 @@ fn forwards(table: &mut Table<'_, '_>, layer: &mut Layer) {
     layer.permit_remote_open = table
         .list("permit_remote_open", |node| {
             values::permit_remote_open(string(node)?).map_err(ValueError::from)
+        })
+        .map(flatten);
+}
+
+fn proxy_patterns(table: &mut Table<'_, '_>, layer: &mut Layer) {
+    layer.proxy_for = table
+        .list("proxy_for", |node| {
+            proxy_for::parse(string(node)?)
+                .map(|pattern| vec![pattern])
+                .map_err(ValueError::from)
         })
         .map(flatten);
 }

@@ -185,6 +185,7 @@ impl<'a> TunnelResolver<'a> {
             route,
             forwards: resolved.forwards,
             forwarding: resolved.forwarding,
+            proxy_for: resolved.proxy_for,
             life: resolved.life,
         })
     }

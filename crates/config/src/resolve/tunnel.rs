@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::addr::Destination;
+use crate::addr::{Destination, ListenAddr};
 use crate::diagnostic::{Diagnostic, Spanned};
 use crate::env::Env;
 use crate::layer::{Jump, Layer};
@@ -13,6 +13,7 @@ use crate::model::{
 };
 use crate::parse::destination::{check_host, check_user, needs_command};
 use crate::parse::values;
+use crate::proxy_for::ProxyPattern;
 use crate::resolve::expand::Expander;
 use crate::resolve::forwards;
 use crate::resolve::ssh_options::SshOptions;
@@ -46,6 +47,8 @@ pub struct Resolved {
     pub forwards: Vec<Forward>,
     /// How the forwards behave: options that all of them share.
     pub forwarding: Forwarding,
+    /// What browsers use the proxy for.
+    pub proxy_for: Vec<ProxyPattern>,
     /// When the tunnel runs and waits.
     pub life: Lifecycle,
     /// What the user should know.
@@ -153,6 +156,7 @@ pub fn resolve(
     }
     // Not from the merged layer, as the forwards of both are added up.
     let forwards = forwards::resolve(&mut expander, toml, ssh_layer);
+    let proxy_for = proxy_for(&mut expander, &layer, &forwards);
     // All errors are collected first, so that the user sees them at once.
     if expander.diagnostics.is_empty() {
         Ok(Resolved {
@@ -160,12 +164,39 @@ pub fn resolve(
             hops,
             forwards,
             forwarding: forwarding(&layer),
+            proxy_for,
             life: life(&layer),
             notes: expander.notes,
         })
     } else {
         Err(expander.diagnostics)
     }
+}
+
+/// Returns the patterns of `proxy_for`, which need a dynamic forward on a TCP port to lead to.
+fn proxy_for(
+    expander: &mut Expander<'_>,
+    layer: &Layer,
+    forwards: &[Forward],
+) -> Vec<ProxyPattern> {
+    let Some(patterns) = &layer.proxy_for else {
+        return Vec::new();
+    };
+    let is_proxy = |forward: &Forward| {
+        matches!(
+            forward,
+            Forward::Dynamic {
+                listen: ListenAddr::Tcp { .. }
+            }
+        )
+    };
+    if !patterns.value.is_empty() && !forwards.iter().any(is_proxy) {
+        let message = "proxy_for needs a dynamic_forward on a TCP port";
+        let diagnostic = Diagnostic::new(patterns.span, message)
+            .help("set dynamic_forward, for example to 8157");
+        expander.diagnostics.push(diagnostic);
+    }
+    patterns.value.clone()
 }
 
 /// Makes the route, and the jump hosts that are still to be resolved.

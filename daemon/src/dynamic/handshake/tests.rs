@@ -85,12 +85,22 @@ fn destination(outcome: &Outcome) -> (&Host, u16) {
 }
 
 #[test]
+fn a_letter_starts_an_http_request() {
+    let request = b"GET http://yarn/ HTTP/1.1\r\n";
+    let outcome = run([request.as_slice()]);
+    assert_eq!(
+        (outcome.last_step, outcome.sent),
+        (HandshakeStep::Http, vec![])
+    );
+}
+
+#[test]
 fn an_unknown_protocol_is_closed_without_a_reply() {
     for first in [
-        b"GET / HTTP/1.1\r\n".as_slice(),
-        &[0x16, 3, 1],
-        b"SSH-2.0-x",
+        b"\x16\x03\x01".as_slice(),
+        b" GET / HTTP/1.1\r\n",
         &[0],
+        &[0xff],
     ] {
         let outcome = run([first]);
         assert_eq!(

@@ -4,6 +4,9 @@ use tokio::net::TcpListener;
 
 use super::*;
 
+/// A request to connect to 10.0.0.1, port 80.
+const SOCKS4_REQUEST: &[u8] = b"\x04\x01\x00\x50\x0a\x00\x00\x01\0";
+
 #[tokio::test]
 async fn a_connection_is_held_until_a_session_is_attached() {
     let mut fixture = Fixture::new(&[local(0)]).await;
@@ -41,6 +44,9 @@ async fn with_a_hold_time_of_zero_a_connection_is_reset_at_once() {
         .await;
     for index in 0..2 {
         let mut client = TcpStream::connect(fixture.address(index)).await.unwrap();
+        if index == 1 {
+            client.write_all(SOCKS4_REQUEST).await.unwrap();
+        }
         assert_reset(&mut client).await;
     }
 }
@@ -99,10 +105,12 @@ async fn connections_of_a_failed_tunnel_are_reset_at_once() {
     let start = tokio::time::Instant::now();
     fixture.forwards.expect_session(false);
     assert_reset(&mut held).await;
-    for index in [0, 1] {
-        let client = TcpStream::connect(fixture.address(index)).await;
-        assert_reset(&mut client.unwrap()).await;
-    }
+    let client = TcpStream::connect(fixture.address(0)).await;
+    assert_reset(&mut client.unwrap()).await;
+    // A client of a dynamic forward is reset when it has said that it speaks SOCKS: HTTP gets a page.
+    let mut client = TcpStream::connect(fixture.address(1)).await.unwrap();
+    client.write_all(SOCKS4_REQUEST).await.unwrap();
+    assert_reset(&mut client).await;
     assert!(start.elapsed() < Duration::from_secs(30), "not held");
 
     fixture.forwards.expect_session(true);

@@ -3,6 +3,7 @@
 #[cfg(unix)]
 mod exhaustion;
 mod fake_session;
+mod http;
 mod lifecycle;
 mod relay;
 mod remote;

@@ -162,6 +162,8 @@ impl Task {
             },
             config,
         };
+        let registry = task.context.registry.clone();
+        task.forwards.set_pac(Arc::new(move || registry.pac()));
         task.publish();
         task
     }

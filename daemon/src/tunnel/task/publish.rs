@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -85,6 +86,8 @@ impl Task {
             session: live.map(|live| live.status.clone()),
             reconnects: self.history.reconnects,
         };
+        let now = (Timestamp::now(), Instant::now());
+        self.forwards.set_summary(status::summary(&snapshot, now));
         self.context.registry.publish(
             self.lease,
             Entry {

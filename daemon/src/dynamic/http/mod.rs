@@ -1,0 +1,6 @@
+//! The HTTP proxy of a dynamic forward, as far as it is pure: what a request asks for, which header fields are passed on,
+//! and the pages that the proxy answers with. Sockets and channels are in `forward::http`.
+
+pub mod headers;
+pub mod page;
+pub mod request;

@@ -1,0 +1,170 @@
+//! The proxy's own responses: failures, and the pages at `/` and `/proxy.pac`.
+
+use bytes::Bytes;
+use http_body_util::{Either, Full};
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    RETRY_AFTER,
+};
+use hyper::{Response, StatusCode};
+
+use super::response_body::OriginBody;
+use crate::dynamic::http::page::{self, Failure};
+use crate::dynamic::http::request::{Destination, Rejection};
+use crate::forward::context::TunnelSummary;
+use crate::forward::hold::NotOpened;
+use crate::session::OpenError;
+
+/// A body from the origin, or one of the proxy's own.
+pub(super) type ResponseBody = Either<OriginBody, Full<Bytes>>;
+
+/// How a client wants its failures: a browser gets a page, CONNECT and other clients one line of text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Text,
+    Html,
+}
+
+impl Format {
+    /// Returns the format that suits a request with these fields.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        if page::wants_html(headers) {
+            Self::Html
+        } else {
+            Self::Text
+        }
+    }
+}
+
+/// Returns the response to a request whose channel was not opened. `None` if the connection is to be reset: the client
+/// is gone, or newer clients took its place.
+pub(super) fn not_opened(
+    reason: &NotOpened,
+    destination: &Destination,
+    summary: &TunnelSummary,
+    format: Format,
+) -> Option<Response<ResponseBody>> {
+    let Destination { host, port } = destination;
+    let mut failure = Failure {
+        tunnel: summary.name.clone(),
+        ..Failure::default()
+    };
+    let status = match reason {
+        NotOpened::ClientGone | NotOpened::Evicted => return None,
+        NotOpened::Refused(error) => {
+            failure.facts = vec![("destination", format!("{host}:{port}"))];
+            refused(error, &mut failure)
+        }
+        NotOpened::HoldTimedOut | NotOpened::TunnelFailed => {
+            failure.title = "The tunnel is not connected.".to_owned();
+            failure.facts = summary.facts();
+            failure.reload = true;
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    };
+    Some(respond(status, &failure, format))
+}
+
+/// Fills `failure` with why the server did not open the channel, and returns the status.
+fn refused(error: &OpenError, failure: &mut Failure) -> StatusCode {
+    let (status, title) = match error {
+        // SSH_OPEN_ADMINISTRATIVELY_PROHIBITED (RFC 4254 §5.1)
+        OpenError::Refused { code: 1, .. } => (
+            StatusCode::FORBIDDEN,
+            "The SSH server does not allow connections to this destination.",
+        ),
+        OpenError::Timeout(_) => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "The SSH server did not reach the destination in time.",
+        ),
+        OpenError::Refused { .. } | OpenError::InvalidHost | OpenError::SessionLost(_) => (
+            StatusCode::BAD_GATEWAY,
+            "The SSH server could not connect to the destination.",
+        ),
+    };
+    failure.title = title.to_owned();
+    failure.facts.push(("reason", error.to_string()));
+    status
+}
+
+/// Returns the response to a request whose origin failed after the channel was open.
+pub(super) fn origin_failed(
+    error: &hyper::Error,
+    destination: &Destination,
+    summary: &TunnelSummary,
+    format: Format,
+) -> Response<ResponseBody> {
+    let failure = Failure {
+        tunnel: summary.name.clone(),
+        title: "The destination closed the connection or sent an invalid response.".to_owned(),
+        facts: vec![
+            (
+                "destination",
+                format!("{}:{}", destination.host, destination.port),
+            ),
+            ("reason", error.to_string()),
+        ],
+        reload: false,
+    };
+    respond(StatusCode::BAD_GATEWAY, &failure, format)
+}
+
+/// Returns the response to a request that no proxy can serve.
+pub(super) fn rejected(
+    rejection: Rejection,
+    summary: &TunnelSummary,
+    format: Format,
+) -> Response<ResponseBody> {
+    let failure = Failure {
+        tunnel: summary.name.clone(),
+        title: rejection.message.to_owned(),
+        ..Failure::default()
+    };
+    respond(rejection.status, &failure, format)
+}
+
+fn respond(status: StatusCode, failure: &Failure, format: Format) -> Response<ResponseBody> {
+    let (content_type, body) = match format {
+        Format::Html => ("text/html; charset=utf-8", failure.to_html()),
+        Format::Text => ("text/plain; charset=utf-8", failure.to_text()),
+    };
+    let mut response = own(status, content_type, body);
+    if failure.reload {
+        let headers = response.headers_mut();
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("3"));
+    }
+    response
+}
+
+/// Returns a response of the proxy itself.
+pub(super) fn own(
+    status: StatusCode,
+    content_type: &'static str,
+    body: String,
+) -> Response<ResponseBody> {
+    let mut response = Response::new(Either::Right(Full::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (CONTENT_TYPE, content_type),
+        (CACHE_CONTROL, "no-store"),
+        (CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY),
+        (HeaderName::from_static("x-content-type-options"), "nosniff"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Returns the proxy auto-configuration file. Browsers fetch it again at each start.
+pub(super) fn pac(file: String) -> Response<ResponseBody> {
+    let mut response = own(StatusCode::OK, "application/x-ns-proxy-autoconfig", file);
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // No page of another origin may load the file as a script and read the internal names in it.
+    headers.insert(
+        HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("same-origin"),
+    );
+    response
+}

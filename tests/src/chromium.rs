@@ -1,0 +1,35 @@
+//! Headless Chromium, as a browser of a user: never as root, because its sandbox does not work there and `--no-sandbox`
+//! is not what people run.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::process::write_script;
+
+/// The user and group id of the browser if the tests run as root: `nobody`.
+const UID: u32 = 65534;
+
+/// Writes a program named `chromium` to `folder`. It runs the real one without a screen, prints the page as HTML when it
+/// has loaded, and ends. Its arguments are passed on.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_program(folder: &Path) -> Result<std::path::PathBuf> {
+    let program = folder.join("chromium");
+    // The profile's folder belongs to the caller, so it is handed over.
+    let as_user = if rustix::process::geteuid().is_root() {
+        format!(
+            "for argument in \"$@\"; do case $argument in --user-data-dir=*) chown {UID} \"${{argument#*=}}\" ;; esac; done\n\
+             exec setpriv --reuid {UID} --regid {UID} --clear-groups env -u DBUS_SESSION_BUS_ADDRESS HOME=/nonexistent"
+        )
+    } else {
+        "exec env -u DBUS_SESSION_BUS_ADDRESS".to_owned()
+    };
+    let script = format!(
+        "#!/bin/sh\n{as_user} /usr/bin/chromium --headless --disable-gpu --no-first-run \
+         --disable-background-networking --timeout=20000 --dump-dom \"$@\" 2>/dev/null\n"
+    );
+    write_script(&program, &script)?;
+    Ok(program)
+}
