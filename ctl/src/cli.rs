@@ -333,7 +333,7 @@ mod tests {
 pub(crate) struct Browse {
     /// The tunnel
     pub(crate) name: String,
-    /// The page to open, such as http://master.internal:8088
+    /// The page to open, such as master.internal:8088/cluster
     pub(crate) url: Option<String>,
     /// Reach localhost pages of the far side too: localhost then means the SSH server
     #[arg(long)]

@@ -49,12 +49,7 @@ async fn check_works(proxy: SocketAddr, target: &Target) -> Result<()> {
 #[tokio::test]
 async fn a_connection_that_is_not_socks_is_closed_without_a_reply() -> Result<()> {
     let (_fixture, proxy) = start_proxy().await?;
-    for bytes in [
-        &b"\x16\x03\x01\x02\x00\x01"[..],
-        b"SSH-2.0-x\r\n",
-        b"\x00\x00",
-        b"\xff",
-    ] {
+    for bytes in [&b"\x16\x03\x01\x02\x00\x01"[..], b"\x00\x00", b"\xff"] {
         let began = Instant::now();
         assert_eq!(send_and_read(proxy, bytes).await?, b"", "{bytes:?}");
         assert!(
