@@ -38,6 +38,7 @@ mod remote_forwards;
 mod routes;
 mod server_refusals;
 mod session;
+mod side_by_side;
 mod socks_input;
 #[cfg(target_os = "linux")]
 mod system_faults;

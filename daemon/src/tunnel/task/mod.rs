@@ -29,7 +29,6 @@ pub use self::command::{Command, SystemChange, UserCommand};
 use self::open_prompt::Answered;
 pub use self::prompts::prompt_not_found;
 use super::answer_cache::AnswerCache;
-use super::connect_limiter::ConnectLimiter;
 use super::machine::{Action, Event, Machine, State};
 use super::refresh::RefreshHandle;
 use super::registry::{Lease, StatusRegistry};
@@ -54,13 +53,11 @@ const STOP_GRACE: Duration = Duration::from_secs(4);
 pub struct TaskContext {
     /// Where each tunnel publishes its status.
     pub registry: StatusRegistry,
-    /// Limits the dials that run at once.
-    pub connect_limiter: ConnectLimiter,
     /// The last prompt id that was used.
     pub last_prompt_id: Arc<AtomicU64>,
     /// Recent answers. Not a tokio mutex: held for a look-up, never across an await.
     pub answers: Arc<Mutex<AnswerCache>>,
-    /// State that the dials of all tunnels share: unlocked keys and the lock for writing known_hosts.
+    /// State that the dials of all tunnels share: limits, unlocked keys, and the lock for writing known_hosts.
     pub dials: DialState,
     /// Resolves a tunnel's configuration again.
     pub refresh: RefreshHandle,

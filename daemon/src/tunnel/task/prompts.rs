@@ -44,9 +44,7 @@ impl Task {
         let Activity::Dialing(dial) = &mut self.activity else {
             return;
         };
-        if let Some(permit) = &mut dial.permit {
-            permit.release_for_prompt();
-        }
+        dial.channels.permit.release_for_prompt();
         // An earlier prompt of this dial is outdated: a dial waits for one at a time.
         dial.prompt = None;
         let (epoch, id) = (dial.epoch, prompt.id);
@@ -170,10 +168,11 @@ impl Task {
         answers: Option<Vec<SecretString>>,
     ) {
         let OpenPrompt { guard, request } = open;
-        drop(guard);
         match answers {
             Some(answers) => {
+                let answered = guard.answered();
                 if let Activity::Dialing(dial) = &mut self.activity {
+                    dial.answered_prompts.push(answered);
                     dial.answers
                         .push((PromptRequest::clone(&request), answers.clone()));
                 }
@@ -183,7 +182,10 @@ impl Task {
                 }
             }
             // The dial learns of it by the dropped sender. It may continue with other login methods.
-            None => drop(answer),
+            None => {
+                drop(guard);
+                drop(answer);
+            }
         }
         if let Some(epoch) = self.machine.live_epoch() {
             self.apply(Event::PromptClosed { epoch });

@@ -16,7 +16,6 @@ struct Bench {
 fn context() -> TaskContext {
     TaskContext {
         registry: StatusRegistry::new(),
-        connect_limiter: ConnectLimiter::new(1),
         last_prompt_id: Arc::default(),
         answers: Arc::default(),
         dials: crate::session::DialState::default(),
