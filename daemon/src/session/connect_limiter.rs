@@ -138,7 +138,7 @@ impl ConnectPermit {
         }
     }
 
-    /// Runs `work` that may wait for a person. If it does so for [`WORK_LEASE`], gives all slots back.
+    /// Runs `work` that does not depend on the server. If it takes longer than [`WORK_LEASE`], gives all slots back.
     pub(super) async fn release_if_slow<T>(&self, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         match tokio::time::timeout(WORK_LEASE, &mut work).await {

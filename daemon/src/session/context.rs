@@ -83,4 +83,9 @@ impl DialState {
             ..Self::default()
         }
     }
+
+    /// Wipes secrets of earlier dials from memory when they are too old. Never returns.
+    pub async fn wipe_old_secrets(&self) {
+        self.unlocked_keys.wipe_old_results().await;
+    }
 }

@@ -169,9 +169,9 @@ impl Prompter {
             .ok_or(PromptCancelled)
     }
 
-    /// Runs `work` that may wait for a person, such as for the touch of a security key. The deadline is paused, and other
-    /// tunnels are not held up.
-    pub(super) async fn wait_for_person<T>(&self, work: impl Future<Output = T>) -> T {
+    /// Runs `work` that does not depend on the server: a person touches a security key, a key is being derived. The
+    /// deadline is paused, and other tunnels are not held up.
+    pub(super) async fn wait_beside<T>(&self, work: impl Future<Output = T>) -> T {
         let _pause = self.deadline.pause();
         self.permit.release_if_slow(work).await
     }

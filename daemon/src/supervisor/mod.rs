@@ -22,6 +22,7 @@ use tunneld_proto::status::{Prompt, State, TunnelStatus};
 use crate::session::connect_limiter::ConnectLimiter;
 use crate::session::{DialState, Session};
 use crate::state_file::StateFile;
+use crate::tunnel::answer_cache::SharedAnswers;
 use crate::tunnel::interactive_clients::ClientGuard;
 use crate::tunnel::refresh::{RefreshHandle, RefreshRequest};
 use crate::tunnel::registry::StatusRegistry;
@@ -100,11 +101,20 @@ impl Supervisor {
         let context = TaskContext {
             registry: registry.clone(),
             last_prompt_id: Arc::new(AtomicU64::new(0)),
-            answers: Arc::default(),
+            answers: SharedAnswers::default(),
             dials: DialState::new(connect_limiter.clone()),
             refresh: refresh.clone(),
         };
-        tasks.spawn(Actor::new(context, state_file).run(inbox));
+        let (answers, dials) = (context.answers.clone(), context.dials.clone());
+        let actor = Actor::new(context, state_file).run(inbox);
+        tasks.spawn(async move {
+            // Beside the supervisor and not in a tunnel, which may be removed before its secrets expire.
+            tokio::select! {
+                () = actor => {}
+                () = answers.wipe_expired() => {}
+                () = dials.wipe_old_secrets() => {}
+            }
+        });
         Self {
             requests,
             registry,

@@ -23,6 +23,7 @@ mod fixture;
 mod forward_checks;
 mod hooks;
 mod host_keys;
+mod key_derivation;
 mod keyboard_interactive;
 mod known_hosts;
 mod lab;

@@ -38,7 +38,7 @@ impl<'a> IdentitySigner<'a> {
                 let mut agent = agent.lock().await;
                 // The agent may wait for a person, who touches a security key or consents.
                 let sign = agent.sign(self.identity.signing_key(), data, &self.algorithm);
-                let signed = self.context.prompter.wait_for_person(sign).await;
+                let signed = self.context.prompter.wait_beside(sign).await;
                 signed.map_err(SignError::Unable)
             }
             KeyHolder::File(file) => {

@@ -20,7 +20,7 @@ use self::turn::server_id;
 use crate::failure::{Failure, FailureKind};
 use crate::session::auth;
 use crate::session::auth::login::Login;
-use crate::session::auth::method::AuthContext;
+use crate::session::auth::method::{AuthContext, Unlocking};
 use crate::session::connect_limiter::{ServerId, Work};
 use crate::session::context::DialContext;
 use crate::session::deadline::{PausableDeadline, Prompter};
@@ -316,6 +316,7 @@ impl Dial<'_> {
     ) -> Result<(Authenticator, String), Failure> {
         self.enter(Phase::Auth);
         let destination = self.destination();
+        let unlocking = Unlocking::default();
         let context = AuthContext {
             auth: &self.route.auth,
             prompter: &self.prompter,
@@ -323,6 +324,7 @@ impl Dial<'_> {
             host_key,
             tunnel: &self.context.tunnel,
             unlocked_keys: &self.context.shared.unlocked_keys,
+            unlocking: &unlocking,
         };
         let mut login = Login::new(connected);
         let doing = format!("logging in to {destination}");
@@ -343,7 +345,7 @@ impl Dial<'_> {
                     ..failure
                 })
             }
-            Err(failure) => Err(failure),
+            Err(failure) => Err(unlocking.explain(failure)),
         }
     }
 }

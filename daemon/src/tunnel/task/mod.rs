@@ -17,7 +17,6 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -28,7 +27,7 @@ use self::activity::{Activity, ActivityEvent};
 pub use self::command::{Command, SystemChange, UserCommand};
 use self::open_prompt::Answered;
 pub use self::prompts::prompt_not_found;
-use super::answer_cache::AnswerCache;
+use super::answer_cache::SharedAnswers;
 use super::machine::{Action, Event, Machine, State};
 use super::refresh::RefreshHandle;
 use super::registry::{Lease, StatusRegistry};
@@ -55,8 +54,8 @@ pub struct TaskContext {
     pub registry: StatusRegistry,
     /// The last prompt id that was used.
     pub last_prompt_id: Arc<AtomicU64>,
-    /// Recent answers. Not a tokio mutex: held for a look-up, never across an await.
-    pub answers: Arc<Mutex<AnswerCache>>,
+    /// Recent answers.
+    pub answers: SharedAnswers,
     /// State that the dials of all tunnels share: limits, unlocked keys, and the lock for writing known_hosts.
     pub dials: DialState,
     /// Resolves a tunnel's configuration again.
@@ -112,8 +111,6 @@ enum WorkResult {
         epoch: u64,
     },
     ProbeSucceeded,
-    /// Answers that this tunnel has cached are too old now.
-    AnswersExpired,
     /// `None` if the configuration is not resolved differently or cannot be resolved now.
     Refreshed(Option<Box<Tunnel>>),
 }
@@ -268,9 +265,6 @@ impl Task {
             Ok(WorkResult::Closed { epoch }) => self.apply(Event::Closed { epoch }),
             // Publishes the round-trip time that the probe measured.
             Ok(WorkResult::ProbeSucceeded) => self.publish(),
-            Ok(WorkResult::AnswersExpired) => {
-                self.context.answers.lock().remove_expired(Instant::now());
-            }
             Ok(WorkResult::Refreshed(current)) => {
                 if let Some(current) = current {
                     self.take_refreshed(*current).await;
