@@ -286,6 +286,7 @@ mod tests {
             "t",
             options,
             Arc::clone(&changed),
+            crate::forward::ServerListeners::default(),
         ));
         let listen = ListenAddr::Tcp {
             bind: BindAddr::Loopback,

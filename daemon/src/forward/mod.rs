@@ -22,6 +22,7 @@ mod relay;
 mod remote;
 mod reserved_fd;
 mod retry;
+mod server_listeners;
 pub mod ssh_session;
 #[cfg(unix)]
 mod unix_socket;
@@ -39,6 +40,7 @@ use self::context::ForwardContext;
 pub use self::context::ForwardOptions;
 use self::forward_state::ForwardCell;
 use self::remote::AttachedSession;
+pub use self::server_listeners::ServerListeners;
 use self::ssh_session::SshSession;
 use crate::failure::Failure;
 use crate::session::Session;
@@ -104,8 +106,9 @@ impl ForwardEntry {
 
 impl<S: SshSession> Forwards<S> {
     /// Returns an empty set of forwards. `changed` is notified when a forward's state, address or error changes, when a
-    /// connection begins to be held, and when a forward's last open or last held connection ends.
-    pub fn new(tunnel: &str, changed: Arc<Notify>) -> Self {
+    /// connection begins to be held, and when a forward's last open or last held connection ends. `listeners` are those of
+    /// all tunnels.
+    pub fn new(tunnel: &str, changed: Arc<Notify>, listeners: ServerListeners) -> Self {
         let options = ForwardOptions {
             hold: Duration::ZERO,
             forwarding: Forwarding {
@@ -117,7 +120,7 @@ impl<S: SshSession> Forwards<S> {
             },
         };
         Self {
-            context: Arc::new(ForwardContext::new(tunnel, options, changed)),
+            context: Arc::new(ForwardContext::new(tunnel, options, changed, listeners)),
             entries: Vec::new(),
             attached: None,
         }
@@ -202,7 +205,10 @@ impl<S: SshSession> Forwards<S> {
                 successor.cell.set_listening(addr);
                 successor.listener = ListenerTask::RemoteRequested;
             }
-            _ => attached.cancel_forward(&self.context, removed.cell.listen()),
+            (_, addr) => {
+                let port = addr.map_or(0, |addr| addr.port);
+                attached.cancel_forward(&self.context, removed.cell.listen(), port);
+            }
         }
     }
 
@@ -253,6 +259,7 @@ impl<S: SshSession> Forwards<S> {
             return;
         };
         self.context.session.send_replace(None);
+        self.context.listeners.session_ended(&self.context.tunnel);
         attached.cancel.cancel();
         for entry in &mut self.entries {
             if entry.cell.is_remote() {
@@ -294,7 +301,12 @@ impl<S: SshSession> Forwards<S> {
         // `tasks` and `kill` cannot be reopened once closed and cancelled, so a later start gets a new context.
         let old = &self.context;
         let options = old.options.borrow().clone();
-        let new = ForwardContext::new(&old.tunnel, options, Arc::clone(&old.changed));
+        let new = ForwardContext::new(
+            &old.tunnel,
+            options,
+            Arc::clone(&old.changed),
+            old.listeners.clone(),
+        );
         new.remotes.send_replace(old.remotes.borrow().clone());
         new.session_expected
             .send_replace(*old.session_expected.borrow());

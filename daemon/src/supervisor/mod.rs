@@ -19,6 +19,7 @@ use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{Event, ReloadReport, Snapshot};
 use tunneld_proto::status::{Prompt, State, TunnelStatus};
 
+use crate::forward::ServerListeners;
 use crate::session::connect_limiter::ConnectLimiter;
 use crate::session::{DialState, Session};
 use crate::state_file::StateFile;
@@ -102,6 +103,7 @@ impl Supervisor {
             registry: registry.clone(),
             last_prompt_id: Arc::new(AtomicU64::new(0)),
             answers: SharedAnswers::default(),
+            listeners: ServerListeners::default(),
             dials: DialState::new(connect_limiter.clone()),
             refresh: refresh.clone(),
         };

@@ -33,7 +33,7 @@ use super::refresh::RefreshHandle;
 use super::registry::{Lease, StatusRegistry};
 use crate::backoff::Backoff;
 use crate::failure::{Failure, FailureKind};
-use crate::forward::Forwards;
+use crate::forward::{Forwards, ServerListeners};
 use crate::session::DialState;
 use crate::session::Established;
 use tunneld_config::model::{Liveness, Tunnel};
@@ -58,6 +58,8 @@ pub struct TaskContext {
     pub answers: SharedAnswers,
     /// State that the dials of all tunnels share: limits, unlocked keys, and the lock for writing known_hosts.
     pub dials: DialState,
+    /// What the tunnels have servers listen on.
+    pub listeners: ServerListeners,
     /// Resolves a tunnel's configuration again.
     pub refresh: RefreshHandle,
 }
@@ -139,7 +141,11 @@ impl Task {
         let task = Self {
             machine: Machine::new(backoff(&config.route.liveness)),
             activity: Activity::Idle,
-            forwards: Forwards::new(&config.name, Arc::clone(&forwards_changed)),
+            forwards: Forwards::new(
+                &config.name,
+                Arc::clone(&forwards_changed),
+                context.listeners.clone(),
+            ),
             forwards_changed,
             lease: context.registry.register(&config.name),
             context,

@@ -5,6 +5,7 @@ use tokio::sync::oneshot;
 use tunneld_proto::status::{PromptField, PromptKind};
 
 use super::*;
+use crate::forward::ServerListeners;
 use crate::prompt::{AskingServer, PendingPrompt, PromptRequest, ServerText};
 use crate::tunnel::answer_cache::MAX_AGE;
 use tunneld_config::{Env, Loader, ad_hoc};
@@ -19,6 +20,7 @@ fn context() -> TaskContext {
         registry: StatusRegistry::new(),
         last_prompt_id: Arc::default(),
         answers: SharedAnswers::default(),
+        listeners: ServerListeners::default(),
         dials: crate::session::DialState::default(),
         refresh: RefreshHandle::default(),
     }
