@@ -30,7 +30,7 @@ mod unix_socket;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +71,9 @@ struct ForwardEntry {
     /// Ends the listener and resets the connections that are held. Connections that are relayed continue.
     cancel: CancellationToken,
     listener: ListenerTask,
+    /// Completes (with an error) when the first attempt to bind the local address has succeeded or failed. `None` if
+    /// that is known.
+    first_bind: Option<oneshot::Receiver<()>>,
 }
 
 enum ListenerTask {
@@ -88,6 +91,7 @@ impl ForwardEntry {
             cell: Arc::new(ForwardCell::new(forward, Arc::clone(changed))),
             cancel: CancellationToken::new(),
             listener: ListenerTask::NotStarted,
+            first_bind: None,
         }
     }
 
@@ -130,7 +134,8 @@ impl<S: SshSession> Forwards<S> {
     /// listener and connections. Of a removed one, relayed connections continue to their own end and held ones are reset.
     /// Remote forwards are requested and cancelled in the background, if a session is attached.
     ///
-    /// An address that cannot be bound shows in the status and is retried in the background.
+    /// An address that can be bound is bound when this returns. One that cannot shows in the status and is retried in the
+    /// background, where also the search for its holder and the look-up of a name go on.
     pub async fn reconcile(&mut self, desired: &[Forward], options: ForwardOptions) {
         self.context.options.send_replace(options);
         self.set_desired(desired).await;
@@ -139,10 +144,12 @@ impl<S: SshSession> Forwards<S> {
                 continue;
             }
             if !entry.cell.is_remote() {
-                let first = local::bind(&self.context, &entry.cell, true).await;
+                let first = local::first_bind(&self.context, &entry.cell).await;
+                let (bound, first_bind) = oneshot::channel();
                 let (context, cell) = (Arc::clone(&self.context), Arc::clone(&entry.cell));
-                let serve = local::serve(context, cell, first, entry.cancel.clone());
+                let serve = local::serve(context, cell, first, bound, entry.cancel.clone());
                 entry.listener = ListenerTask::Local(self.context.tasks.spawn(serve));
+                entry.first_bind = Some(first_bind);
             } else if let Some(attached) = &self.attached {
                 // Only `attach` waits for the first answer.
                 drop(attached.request_with_retries(&self.context, &entry.cell, &entry.cancel));
@@ -215,8 +222,8 @@ impl<S: SshSession> Forwards<S> {
     /// Attaches a live session: held connections continue at once, and all remote forwards are requested in parallel.
     /// `incoming` yields the channels that the server opens for them.
     ///
-    /// Returns, when the server has answered every request or the request has timed out, the failures of all forwards
-    /// that are not listening, local ones included. Those are retried in the background.
+    /// Returns, when the server has answered every request or the request has timed out, and every local address was tried,
+    /// the failures of all forwards that are not listening. Those are retried in the background.
     ///
     /// # Cancel safety
     /// If the future is dropped the session stays attached and the requests continue; only the failures are lost.
@@ -247,6 +254,11 @@ impl<S: SshSession> Forwards<S> {
             }
         }
         self.attached = Some(attached);
+        answers.extend(
+            self.entries
+                .iter_mut()
+                .filter_map(|entry| entry.first_bind.take()),
+        );
         futures_util::future::join_all(answers).await;
         let failures = self.entries.iter().map(|entry| entry.cell.failure());
         failures.flatten().collect()
