@@ -20,6 +20,10 @@ use crate::session::slots::{Slot, Slots};
 /// connections that sshd still counts in the moment after their login.
 const SERVER_LIMIT: usize = 8;
 
+/// How long the first connection to a server holds back the others. It finds out whether the server turns this address
+/// away; one that is only silent must not hold up anybody.
+pub(super) const SCOUT_LEASE: Duration = Duration::from_secs(1);
+
 /// Name lookups that run at once. Each occupies a thread of the runtime's 512, for as long as the system's resolver
 /// waits for its name servers.
 const LOOKUP_LIMIT: usize = 128;
@@ -52,7 +56,11 @@ pub(super) struct ServerId(pub(super) String);
 /// The connections to one server that are not logged in.
 #[derive(Debug)]
 struct ServerLoad {
+    /// One slot until the server has shown a host key, so that a server which turns this address away, or is down, is met
+    /// once and not by all tunnels.
     slots: Slots,
+    /// Whether it has shown a host key, or was silent for [`SCOUT_LEASE`].
+    is_open: bool,
     /// One clone in each dial between its connection and its login, also while it waits for a person without a slot.
     pending: Pending,
     /// Logins since the limit changed.
@@ -207,19 +215,37 @@ impl ConnectLimiter {
         &self.lookups
     }
 
-    /// The slots for connections to `server` that are not logged in, and what counts one.
-    pub(super) fn server(&self, server: &ServerId) -> (Slots, Pending) {
+    /// The slots for connections to `server` that are not logged in.
+    pub(super) fn server(&self, server: &ServerId) -> Slots {
         let mut servers = self.servers.lock();
         // What was learned about a server stays; the others are forgotten once nothing dials them.
         servers.retain(|_, load| {
-            Arc::strong_count(&load.pending) > 1 || load.slots.limit() < SERVER_LIMIT
+            let is_used = load.slots.used() > 0 || Arc::strong_count(&load.pending) > 1;
+            is_used || (load.is_open && load.slots.limit() < SERVER_LIMIT)
         });
         let load = servers.entry(server.clone()).or_insert_with(|| ServerLoad {
-            slots: Slots::new(SERVER_LIMIT),
+            slots: Slots::new(1),
+            is_open: false,
             pending: Pending::default(),
             logins: 0,
         });
-        (load.slots.clone(), Arc::clone(&load.pending))
+        load.slots.clone()
+    }
+
+    /// Counts a connection to `server` as not logged in, from the moment it has its slot.
+    pub(super) fn pending(&self, server: &ServerId) -> Pending {
+        let servers = self.servers.lock();
+        let counted = servers.get(server).map(|load| Arc::clone(&load.pending));
+        counted.unwrap_or_default()
+    }
+
+    /// Allows all connections to `server`: it has shown a host key, or is only silent.
+    pub(super) fn open_server(&self, server: &ServerId) {
+        if let Some(load) = self.servers.lock().get_mut(server)
+            && !std::mem::replace(&mut load.is_open, true)
+        {
+            load.slots.set_limit(SERVER_LIMIT);
+        }
     }
 
     /// Records that `server` dropped a connection before it showed a host key. Returns whether that may be because of
@@ -268,29 +294,28 @@ mod tests {
     #[test]
     fn a_server_that_drops_connections_gets_fewer_and_slowly_more_again() {
         let (limiter, a) = (ConnectLimiter::new(1), server("a"));
-        let connect = || {
-            let (slots, pending) = limiter.server(&a);
-            Some((slots.try_acquire()?, pending))
-        };
+        let connect = || Some((limiter.server(&a).try_acquire()?, limiter.pending(&a)));
         let mut held = vec![connect().unwrap()];
         assert!(
             !limiter.note_dropped(&a),
             "no other connection is the cause"
         );
+        assert!(connect().is_none(), "the server is not known yet");
+        limiter.open_server(&a);
         held.extend(std::iter::from_fn(connect));
         assert_eq!(held.len(), SERVER_LIMIT);
         for _ in 0..5 {
             assert!(limiter.note_dropped(&a));
             held.pop();
         }
-        let limit_of = |name: &ServerId| limiter.server(name).0.limit();
+        let limit_of = |name: &ServerId| limiter.server(name).limit();
         assert_eq!(limit_of(&a), 3, "the server took three");
         held.clear();
         for (logins, limit) in [(2, 3), (1, 4), (4, 5)] {
             (0..logins).for_each(|_| limiter.note_login(&a));
             assert_eq!(limit_of(&a), limit);
         }
-        assert_eq!(limit_of(&server("b")), SERVER_LIMIT);
+        assert_eq!(limit_of(&server("b")), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -292,6 +292,7 @@ impl Dial<'_> {
         self.enter(Phase::Kex);
         // Only now: a server that is silent until then must not hold up others.
         let on_host_key = async || {
+            self.context.shared.limiter.open_server(&self.server);
             self.take_work_slot(Work::Handshake, deadline).await;
             self.enter(Phase::HostKey);
         };

@@ -4,7 +4,7 @@ use tunneld_proto::status::Phase;
 
 use super::{Carrier, Dial};
 use crate::failure::Failure;
-use crate::session::connect_limiter::{ServerId, Work};
+use crate::session::connect_limiter::{SCOUT_LEASE, ServerId, Work};
 use crate::session::deadline::PausableDeadline;
 use tunneld_config::model::{Route, Via};
 
@@ -28,14 +28,23 @@ impl Dial<'_> {
         let limiter = &self.context.shared.limiter;
         let turned_away = || limiter.turned_away(&self.server).map_or(Ok(()), Err);
         turned_away()?;
-        let (slots, pending) = limiter.server(&self.server);
+        let slots = limiter.server(&self.server);
         let slot = match slots.try_acquire() {
             Some(slot) => slot,
             None => {
                 self.enter(Phase::Queued);
-                slots.acquire(self.context.priority).await
+                let acquire = slots.acquire(self.context.priority);
+                tokio::pin!(acquire);
+                match tokio::time::timeout(SCOUT_LEASE, &mut acquire).await {
+                    Ok(slot) => slot,
+                    Err(_) => {
+                        limiter.open_server(&self.server);
+                        acquire.await
+                    }
+                }
             }
         };
+        let pending = limiter.pending(&self.server);
         self.context.permit.hold_server(slot, pending);
         // Again: it may have waited behind the dial that was turned away.
         turned_away()
