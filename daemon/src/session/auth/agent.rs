@@ -3,10 +3,13 @@
 //! Each dial connects again, because an agent may be restarted. Every request has a time limit, so that an agent that
 //! hangs does not block the dial.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tunneld_proto::text;
@@ -63,11 +66,48 @@ pub fn socket(source: &AgentSource) -> Option<PathBuf> {
     path.filter(|path| !path.as_os_str().is_empty())
 }
 
+/// The signatures that the dials of the daemon wait for, by the path of the agent. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PendingSignatures(Arc<Mutex<HashMap<String, usize>>>);
+
+/// Counts one signature that an agent was asked for.
+struct PendingSignature {
+    all: PendingSignatures,
+    path: String,
+}
+
+impl PendingSignatures {
+    fn begin(&self, path: &str) -> PendingSignature {
+        *self.0.lock().entry(path.to_owned()).or_default() += 1;
+        PendingSignature {
+            all: self.clone(),
+            path: path.to_owned(),
+        }
+    }
+
+    fn contains(&self, path: &str) -> bool {
+        self.0.lock().contains_key(path)
+    }
+}
+
+impl Drop for PendingSignature {
+    fn drop(&mut self) {
+        let mut all = self.all.0.lock();
+        if let Some(count) = all.get_mut(&self.path) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.path);
+            }
+        }
+    }
+}
+
 /// A connection to the agent.
 pub(crate) struct Agent {
     stream: Box<dyn AsyncStream>,
     /// The path of the socket, escaped.
     path: String,
+    signatures: PendingSignatures,
 }
 
 impl Agent {
@@ -75,7 +115,10 @@ impl Agent {
     ///
     /// # Errors
     /// Why the configured agent cannot be used, for the user.
-    pub(crate) async fn connect(source: &AgentSource) -> Result<Option<Self>, String> {
+    pub(crate) async fn connect(
+        source: &AgentSource,
+        signatures: &PendingSignatures,
+    ) -> Result<Option<Self>, String> {
         let Some(path) = socket(source) else {
             return match source {
                 AgentSource::Variable(variable) if std::env::var_os(variable).is_none() => Err(
@@ -89,6 +132,7 @@ impl Agent {
             Ok(Ok(stream)) => Ok(Some(Self {
                 stream,
                 path: shown,
+                signatures: signatures.clone(),
             })),
             Ok(Err(error)) => {
                 let agent = match source {
@@ -109,6 +153,7 @@ impl Agent {
         Self {
             stream: Box::new(tokio::io::duplex(1).0),
             path: String::new(),
+            signatures: PendingSignatures::default(),
         }
     }
 
@@ -137,7 +182,10 @@ impl Agent {
             0
         };
         request.extend(flags.to_be_bytes());
-        let answer = self.request(&request, SIGN_TIMEOUT).await?;
+        let pending = self.signatures.begin(&self.path);
+        let answer = self.request(&request, SIGN_TIMEOUT).await;
+        drop(pending);
+        let answer = answer?;
         let signature = parse_signature(&answer)
             .ok_or_else(|| format!("the agent {} refused to sign", self.path))?;
         // An agent may ignore the flags and sign with another algorithm, which the server would reject.
@@ -184,7 +232,16 @@ impl Agent {
     }
 
     async fn request(&mut self, message: &[u8], limit: Duration) -> Result<Vec<u8>, String> {
-        match timeout(limit, exchange(&mut self.stream, message)).await {
+        let exchange = exchange(&mut self.stream, message);
+        tokio::pin!(exchange);
+        let mut result = timeout(limit, &mut exchange).await;
+        let mut limit = limit;
+        // OpenSSH's agent answers nothing else while it asks its user about a signature.
+        if result.is_err() && limit < SIGN_TIMEOUT && self.signatures.contains(&self.path) {
+            limit = SIGN_TIMEOUT;
+            result = timeout(SIGN_TIMEOUT - REQUEST_TIMEOUT, &mut exchange).await;
+        }
+        match result {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(format!(
                 "the connection to the agent {} broke: {error}",
@@ -321,16 +378,43 @@ mod tests {
         let mut agent = Agent {
             stream: Box::new(ours),
             path: "x".into(),
+            signatures: PendingSignatures::default(),
         };
         let start = tokio::time::Instant::now();
         assert!(agent.keys().await.unwrap_err().contains("did not answer"));
         assert_eq!(start.elapsed(), REQUEST_TIMEOUT);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_asks_its_user_for_another_tunnel_is_waited_for() {
+        let signatures = PendingSignatures::default();
+        let connect = || {
+            let (stream, end) = tokio::io::duplex(1024);
+            let agent = Agent {
+                stream: Box::new(stream),
+                path: "x".into(),
+                signatures: signatures.clone(),
+            };
+            (agent, end)
+        };
+        let (mut first, mut at_first) = connect();
+        let (mut second, mut at_second) = connect();
+        // The user takes half a minute.
+        let answer = async {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            at_first.write_all(&[0, 0, 0, 1, FAILURE]).await.unwrap();
+            at_second.write_all(&[0, 0, 0, 1, FAILURE]).await.unwrap();
+        };
+        let (_, keys, ()) = tokio::join!(first.sign(b"", b"", ""), second.keys(), answer);
+        assert_eq!(keys, Ok(Vec::new()));
+        assert!(!signatures.contains("x"));
+    }
+
     #[tokio::test]
     async fn the_error_names_a_missing_socket() {
         let source = AgentSource::Socket("/nonexistent/agent".into());
-        let error = Agent::connect(&source).await.err().unwrap();
+        let signatures = PendingSignatures::default();
+        let error = Agent::connect(&source, &signatures).await.err().unwrap();
         assert!(error.contains("/nonexistent/agent"), "{error}");
     }
 }
