@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 use tunneld_proto::status::Phase;
 
 use crate::prompt::PromptSender;
-use crate::session::auth::agent::PendingSignatures;
+use crate::session::auth::pending_signatures::PendingSignatures;
 use crate::session::auth::unlocked_keys::UnlockedKeys;
 use crate::session::connect_limiter::{ConnectLimiter, ConnectPermit};
 use crate::session::host_key::known_hosts_files::KnownHostsWriter;

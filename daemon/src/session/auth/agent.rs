@@ -3,18 +3,16 @@
 //! Each dial connects again, because an agent may be restarted. Every request has a time limit, so that an agent that
 //! hangs does not block the dial.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tunneld_proto::text;
 use zeroize::Zeroizing;
 
+use crate::session::auth::pending_signatures::PendingSignatures;
 use tunneld_config::model::Agent as AgentSource;
 use tunneld_keys::wire::{Reader, name, put_string};
 use tunneld_ssh::client::AsyncStream;
@@ -64,42 +62,6 @@ pub fn socket(source: &AgentSource) -> Option<PathBuf> {
         AgentSource::Variable(variable) => std::env::var_os(variable).map(PathBuf::from),
     };
     path.filter(|path| !path.as_os_str().is_empty())
-}
-
-/// The signatures that the dials of the daemon wait for, by the path of the agent. Clones share them.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct PendingSignatures(Arc<Mutex<HashMap<String, usize>>>);
-
-/// Counts one signature that an agent was asked for.
-struct PendingSignature {
-    all: PendingSignatures,
-    path: String,
-}
-
-impl PendingSignatures {
-    fn begin(&self, path: &str) -> PendingSignature {
-        *self.0.lock().entry(path.to_owned()).or_default() += 1;
-        PendingSignature {
-            all: self.clone(),
-            path: path.to_owned(),
-        }
-    }
-
-    fn contains(&self, path: &str) -> bool {
-        self.0.lock().contains_key(path)
-    }
-}
-
-impl Drop for PendingSignature {
-    fn drop(&mut self) {
-        let mut all = self.all.0.lock();
-        if let Some(count) = all.get_mut(&self.path) {
-            *count -= 1;
-            if *count == 0 {
-                all.remove(&self.path);
-            }
-        }
-    }
 }
 
 /// A connection to the agent.

@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{AskingServer, ServerText};
-use crate::session::auth::agent::PendingSignatures;
 use crate::session::auth::login::Reply;
+use crate::session::auth::pending_signatures::PendingSignatures;
 use crate::session::auth::unlocked_keys::UnlockedKeys;
 use crate::session::deadline::Prompter;
 use tunneld_config::model::Auth;
