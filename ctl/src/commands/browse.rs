@@ -37,7 +37,7 @@ fn find(program: Option<&Path>) -> Result<Browser, Exit> {
             found
                 .filter(|found| found.program.file_name() == program.file_name())
                 .ok_or_else(|| {
-                    Exit::usage(format!("{} is no browser that can be set up", program.display()))
+                    Exit::usage(format!("{} is not a browser that tunnelctl can set up", program.display()))
                         .hint("name Chromium, Chrome, Edge, Brave, Vivaldi or Firefox")
                 })
         }

@@ -213,7 +213,7 @@ pub(super) fn checked_url(text: &str) -> Result<String, String> {
         // `HOST:PORT/PATH`, but not `javascript:…` and other schemes without slashes.
         None => match text.split_once(':') {
             Some((_, rest)) if !rest.starts_with(|c: char| c.is_ascii_digit()) => Err(format!(
-                "`{text}` is no web page; write it as http://HOST:PORT/PATH"
+                "`{text}` is not a web page; write it as http://HOST:PORT/PATH"
             )),
             _ => Ok(format!("http://{text}")),
         },

@@ -1,5 +1,7 @@
 //! Waits until tunnels are up or have failed, shows a spinner and relays prompts; for `up` and `restart`.
 
+mod errors;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -7,8 +9,9 @@ use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tunneld_proto::client::Client;
 use tunneld_proto::message::{Names, Tunnels};
-use tunneld_proto::status::{ForwardKind, ForwardState, LastError, Prompt, State, TunnelStatus};
+use tunneld_proto::status::{ForwardKind, ForwardState, Prompt, State, TunnelStatus};
 
+pub(super) use self::errors::{failure, removed, stopped};
 use super::mirror::{Change, Mirror, connection_lost};
 use crate::daemon::Context;
 use crate::exit::{Exit, FAILED, INTERRUPTED, NO_DAEMON, TIMED_OUT};
@@ -91,6 +94,8 @@ struct Waiting<'a> {
     pending: BTreeSet<String>,
     failed: bool,
     /// Ids of the prompts that were asked here.
+    /// Per tunnel, the reason that was printed last.
+    reasons: BTreeMap<String, String>,
     asked: BTreeSet<u64>,
     grace_until: Instant,
     /// End of the wait; extended by the time that the user needs for prompts.
@@ -112,6 +117,7 @@ impl<'a> Waiting<'a> {
             limit,
             pending: command.names.iter().cloned().collect(),
             failed: false,
+            reasons: BTreeMap::new(),
             asked: BTreeSet::new(),
             grace_until: now + GRACE,
             // A limit that overflows the clock means no limit; 136 years are enough.
@@ -169,7 +175,10 @@ impl<'a> Waiting<'a> {
             };
             self.print_step(&tunnel);
             match progress(&tunnel, self.begun, self.fresh) {
-                Progress::Pending => self.settle_carriers(client, &name).await?,
+                Progress::Pending => {
+                    self.print_reason(&tunnel);
+                    self.settle_carriers(client, &name).await?;
+                }
                 Progress::FailedBefore | Progress::Stopped if self.in_grace() => {}
                 Progress::Stopped => self.fail(&name, &stopped(&name)),
                 Progress::FailedBefore => {
@@ -287,6 +296,21 @@ impl<'a> Waiting<'a> {
         self.context.ui.exit(exit);
     }
 
+    /// Without a spinner, which shows it, prints why the last attempt failed, once per reason: the wait of a script or of
+    /// cron would else be silent.
+    fn print_reason(&mut self, tunnel: &TunnelStatus) {
+        let (State::Waiting, Some(error)) = (tunnel.state, &tunnel.last_error) else {
+            return;
+        };
+        if self.spinner.is_on() || self.reasons.get(&tunnel.name) == Some(&error.message) {
+            return;
+        }
+        let line = format!("{}: {}; trying again", tunnel.name, error.message);
+        self.context.ui.info(line);
+        self.reasons
+            .insert(tunnel.name.clone(), error.message.clone());
+    }
+
     /// With `--verbose`, prints the state and phase of the tunnel when they have changed.
     fn print_step(&mut self, tunnel: &TunnelStatus) {
         if !self.context.ui.verbose {
@@ -390,32 +414,4 @@ pub(super) fn report_up(context: &Context, tunnel: &TunnelStatus) {
             context.ui.warn(&line);
         }
     }
-}
-
-/// The error for a tunnel that failed; `error` is `None` if the daemon gave no reason.
-pub(super) fn failure(tunnel: &TunnelStatus, error: Option<&LastError>) -> Exit {
-    let name = &tunnel.name;
-    match error {
-        Some(error) => {
-            let hint = error.hint.clone();
-            Exit::new(FAILED, format!("{name}: {}", error.message)).hint(hint.unwrap_or_else(
-                || format!("see: tunnelctl status {name}, and tunnelctl logs {name}"),
-            ))
-        }
-        None => {
-            Exit::new(FAILED, format!("{name} failed")).hint(format!("see: tunnelctl logs {name}"))
-        }
-    }
-}
-
-/// The error for a tunnel that disappeared from the configuration during the wait.
-pub(super) fn removed(name: &str) -> Exit {
-    Exit::new(FAILED, format!("{name} was removed during the wait"))
-        .hint("check the configuration: tunnelctl check")
-}
-
-/// The error for a tunnel that another client stopped during the wait.
-pub(super) fn stopped(name: &str) -> Exit {
-    Exit::new(FAILED, format!("{name} was stopped during the wait"))
-        .hint(format!("start it again: tunnelctl up {name}"))
 }

@@ -18,7 +18,7 @@ use tunneld_tests::target::Target;
 use tunneld_tests::wait::{LONG, within};
 use tunneld_tests::{ports, process};
 
-use crate::fixture::{Fixture, secs, tcp};
+use crate::fixture::{Fixture, secs, start_daemon, tcp};
 
 #[tokio::test]
 async fn each_command_returns_its_documented_exit_code() -> Result<()> {
@@ -646,5 +646,18 @@ async fn saving_refuses_what_would_not_be_read_and_leaves_no_file() -> Result<()
     }
     home.remove("x.lpt1.toml")?;
     assert_eq!(files()?, before);
+    Ok(())
+}
+
+#[tokio::test]
+async fn up_without_a_terminal_says_once_why_it_still_waits() -> Result<()> {
+    let port = tunneld_tests::ports::free()?;
+    let toml = format!("[tunnel.t]\nhost = \"u@127.0.0.1:{port}\"\nautostart = false\n");
+    let (home, _daemon) = start_daemon(&toml).await?;
+    let output = home.ctl(&["up", "--wait=4s", "t"]).await?.expect_exit(6)?;
+    let said = output.stderr.matches("Connection refused").count();
+    // Once while it waits, and perhaps as the reason of the time-out.
+    assert!((1..=2).contains(&said), "{output:#?}");
+    assert!(output.stderr.contains("trying again"), "{output:#?}");
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::session::auth::agent::{self, Agent, AgentError, AgentKey};
 use crate::session::auth::key_file::{self, FileError, KeyFile, Note};
 use crate::session::auth::login::SignError;
 use crate::session::auth::method::AuthContext;
-use tunneld_config::model::Auth;
+use tunneld_config::model::{Agent as AgentSource, Auth};
 use tunneld_keys::known_hosts;
 use tunneld_keys::private_key;
 use tunneld_keys::wire;
@@ -100,6 +100,12 @@ impl Sources {
         if let Err(error) = sources.load_agent(context).await {
             sources.agent_try_again = matches!(error, AgentError::TryAgain(_));
             notes.push(error.into_text());
+        }
+        // The agent of the user's shell is not that of a daemon which the service manager or cron has started.
+        if auth.agent == AgentSource::Environment && agent::socket(&auth.agent).is_none() {
+            notes.push(
+                "tunneld has no agent: SSH_AUTH_SOCK is not set in its environment".to_owned(),
+            );
         }
         for path in &auth.identity_files {
             match KeyFile::read(path, auth.identity_files_explicit).await {
