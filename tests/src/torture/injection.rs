@@ -72,7 +72,6 @@ const ERRORS: &[(&str, &[&str])] = &[
     ("clone3", &["EAGAIN"]),
     ("clone", &["EAGAIN"]),
     ("vfork", &["EAGAIN"]),
-    ("execve", &["EMFILE", "ENOMEM"]),
     ("pipe2", &["EMFILE"]),
     ("fsync", &["EIO"]),
     ("rename", &["ENOSPC", "EACCES"]),

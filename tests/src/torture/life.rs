@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 use tokio::process::Child;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::injection::Injection;
 use super::script::{Way, echo};
@@ -31,11 +31,10 @@ const COMMAND: Duration = Duration::from_secs(12);
 /// How long the daemon may take to stop.
 const STOP: Duration = Duration::from_secs(9);
 
-/// What all lives share: the echo server, the server that asks for a password, and the agent.
+/// What all lives share: the echo server, and the server that asks for a password.
 pub struct Stage {
     echo: Target,
     passwords: PromptingServer,
-    agent: Agent,
 }
 
 /// How one life went.
@@ -60,11 +59,9 @@ impl Stage {
     /// # Errors
     /// If a part does not start.
     pub async fn start() -> Result<Self> {
-        let agent = Agent::start().await?;
         Ok(Self {
             echo: Target::echo().await?,
             passwords: PromptingServer::start(vec![AuthFactor::Password(PASSWORD)]).await?,
-            agent,
         })
     }
 
@@ -79,12 +76,15 @@ impl Stage {
         };
         options.config_lines.push("MaxStartups 100".into());
         let server = Sshd::start_with(options).await?;
-        self.agent.add(&server.user_key()).await?;
+        // Not shared: the server refuses a client that offers the keys of many other lives first.
+        let agent = Agent::start().await?;
+        agent.add(&server.user_key()).await?;
         let home = Home::without_config()?;
         let ports = Ports::free()?;
         let trace = home.path("trace");
         let mut daemon = Actor {
             stage: self,
+            agent,
             server,
             home,
             ports,
@@ -141,6 +141,7 @@ impl Ports {
 /// One life in progress.
 struct Actor<'a> {
     stage: &'a Stage,
+    agent: Agent,
     server: Sshd,
     home: Home,
     ports: Ports,
@@ -188,7 +189,7 @@ impl Actor<'_> {
             local = ports.local,
             config = config.display(),
             by_alias = ports.by_alias,
-            agent = stage.agent.socket().display(),
+            agent = self.agent.socket().display(),
             by_command = ports.by_command,
             passwords = stage.passwords.tunnel_toml("password")?,
             by_password = ports.by_password,
@@ -199,9 +200,12 @@ impl Actor<'_> {
 
     /// Starts the daemon under strace.
     fn spawn(&self, injection: Option<&Injection>, trace: &Path) -> Result<Child> {
-        let mut strace: Vec<String> = ["strace", "-f", "-qq", "--seccomp-bpf", "-o"]
-            .map(str::to_owned)
-            .into();
+        // `-b execve`: the threads of the daemon are traced and its children are not. A call of a child would not fail once:
+        // strace counts per thread, so it would fail in each new child, at every attempt.
+        let mut strace: Vec<String> =
+            ["strace", "-f", "-b", "execve", "-qq", "--seccomp-bpf", "-o"]
+                .map(str::to_owned)
+                .into();
         match injection {
             Some(injection) => strace.extend([
                 "/dev/null".to_owned(),
@@ -296,22 +300,26 @@ impl Actor<'_> {
         }
     }
 
-    /// Runs tunnelctl, up to three times: the failure may hit its own connection. `once` for commands whose failure the
-    /// next step shows.
+    /// Runs tunnelctl until it succeeds: the failure may hit its own connection, or a file that is read again soon. `once`
+    /// for commands whose failure the next step shows.
     async fn command(&mut self, args: &[&str], once: bool) {
-        let mut last = String::new();
-        for _ in 0..if once { 1 } else { 3 } {
-            let output = timeout(COMMAND, self.home.ctl(args)).await;
-            match output {
+        let deadline = Instant::now() + COMMAND;
+        loop {
+            let last = match timeout(COMMAND, self.home.ctl(args)).await {
                 Ok(Ok(output)) if output.exit_code == 0 => return,
-                Ok(Ok(output)) => last = format!("exit {}: {}", output.exit_code, output.stderr),
-                Ok(Err(error)) => last = format!("{error:#}"),
-                Err(_) => last = "no end".to_owned(),
+                Ok(Ok(output)) => format!("exit {}: {}", output.exit_code, output.stderr),
+                Ok(Err(error)) => format!("{error:#}"),
+                Err(_) => "no end".to_owned(),
+            };
+            if once && last != "no end" {
+                return;
             }
-        }
-        if !once || last == "no end" {
-            self.faults
-                .push(format!("tunnelctl {}: {last}", args.join(" ")));
+            if Instant::now() >= deadline {
+                return self
+                    .faults
+                    .push(format!("tunnelctl {}: {last}", args.join(" ")));
+            }
+            sleep(Duration::from_millis(200)).await;
         }
     }
 
