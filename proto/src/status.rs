@@ -98,6 +98,8 @@ impl State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
+    /// Waits for its turn: as many other tunnels as allowed connect to the same server, or work at their handshakes.
+    Queued,
     /// Runs `host_command`, which prints the host.
     HostCommand,
     /// Resolves the host name to addresses.
@@ -123,6 +125,7 @@ impl Phase {
     /// Returns the phase as it is written on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Queued => "queued",
             Self::HostCommand => "host_command",
             Self::Resolve => "resolve",
             Self::Tcp => "tcp",

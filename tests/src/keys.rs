@@ -14,6 +14,20 @@ pub async fn generate(path: &Path, kind: &str) -> Result<()> {
     generate_encrypted(path, kind, "").await
 }
 
+/// Encrypts a key without a passphrase with `rounds` rounds of bcrypt, each of which takes some milliseconds.
+///
+/// # Errors
+/// If `ssh-keygen` fails.
+pub async fn encrypt(path: &Path, passphrase: &str, rounds: u32) -> Result<()> {
+    let rounds = rounds.to_string();
+    let path = path.to_str().context("a key path that is not UTF-8")?;
+    let args = [
+        "-q", "-p", "-a", &rounds, "-P", "", "-N", passphrase, "-f", path,
+    ];
+    run_tool("ssh-keygen", &args).await?;
+    Ok(())
+}
+
 /// Creates a key pair with a passphrase: `path` and `path.pub`. `kind` is a type of `ssh-keygen -t`.
 ///
 /// # Errors

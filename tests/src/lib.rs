@@ -29,6 +29,7 @@ pub mod rpc;
 pub mod security_key;
 mod server_dir;
 mod server_forwards;
+pub mod silent_port;
 pub mod socks;
 pub mod sshd;
 pub mod target;

@@ -95,6 +95,18 @@ pub enum BindAddr {
     Host(String),
 }
 
+impl ListenAddr {
+    /// The address with the port that was bound, in place of a requested port 0. Unchanged if `port` is 0, and for a Unix
+    /// socket.
+    #[must_use]
+    pub fn with_bound_port(self, port: u16) -> Self {
+        match self {
+            Self::Tcp { bind, .. } if port != 0 => Self::Tcp { bind, port },
+            other => other,
+        }
+    }
+}
+
 impl fmt::Display for ListenAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -232,7 +232,7 @@ sections! {
         log _ Daemon "a level, or levels by module, as `info,tunneld=debug`" | "info"
             "What is logged.";
         max_concurrent_connects _ Daemon "1 to 1024" | "16"
-            "How many tunnels connect at the same time.";
+            "How many tunnels log in at the same time, and how many `host_command`s and `proxy_command`s are started. What only waits does not count: for a host or a server that does not answer, an agent, a person.";
     }
 }
 

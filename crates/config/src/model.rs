@@ -359,7 +359,7 @@ pub struct Lifecycle {
 pub struct DaemonConfig {
     /// The log filter, in the grammar of `log_filter`; `None` for the daemon's default.
     pub log: Option<String>,
-    /// How many tunnels connect at the same time, 1 to 1024.
+    /// How many tunnels log in at the same time, 1 to 1024. Dials that only wait do not count.
     pub max_concurrent_connects: usize,
 }
 

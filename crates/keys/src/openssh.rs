@@ -44,24 +44,32 @@ pub(crate) fn inspect(text: &str) -> Result<KeyInfo, String> {
     if key.algorithm() == Algorithm::Dsa {
         return Err(NO_DSA.into());
     }
-    if let Kdf::Bcrypt { rounds, .. } = key.kdf()
-        && *rounds > ROUNDS_LIMIT
-    {
-        return Err(format!(
-            "unlocking it would take {rounds} rounds of bcrypt, which is more than tunneld spends on a key \
-             (`ssh-keygen -p -a 100 -f FILE` rewrites it)"
-        ));
-    }
+    check_rounds(key.kdf())?;
     Ok(KeyInfo {
         public: public_bytes(&key),
         key: (!key.is_encrypted()).then_some(key),
     })
 }
 
+/// Checks how much work it would be to unlock the key.
+fn check_rounds(kdf: &Kdf) -> Result<(), String> {
+    match kdf {
+        Kdf::Bcrypt { rounds, .. } if *rounds > ROUNDS_LIMIT => Err(format!(
+            "unlocking it would take {rounds} rounds of bcrypt, which is more than tunneld spends on a key \
+             (`ssh-keygen -p -a 100 -f FILE` rewrites it)"
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Decrypts a key. Runs bcrypt once.
 pub(crate) fn decrypt(text: &str, passphrase: &str) -> Result<PrivateKey, DecryptError> {
     let gone = || DecryptError::Unusable(corrupt("it is not whole, or not base64"));
     let content = unarmoured(text).ok_or_else(gone)?;
+    // Here too: a caller may not have inspected this content.
+    let kdf = kdf_of(&content);
+    kdf.map_or(Ok(()), |kdf| check_rounds(&kdf))
+        .map_err(DecryptError::Unusable)?;
     let opened = PrivateKey::from_bytes(&content).and_then(|key| key.decrypt(passphrase));
     match opened {
         Ok(key) => Ok(key),
@@ -70,6 +78,13 @@ pub(crate) fn decrypt(text: &str, passphrase: &str) -> Result<PrivateKey, Decryp
             .ok_or_else(|| DecryptError::Unusable(corrupt("its private part cannot be read"))),
         Err(_) => Err(DecryptError::WrongPassphrase),
     }
+}
+
+/// The key derivation in the head of a key. `None` if the head is damaged.
+fn kdf_of(content: &[u8]) -> Option<Kdf> {
+    let mut rest = Reader(content.strip_prefix(MAGIC)?);
+    rest.string()?;
+    Kdf::decode(&mut rest.0).ok()
 }
 
 fn read_ecdsa(content: &[u8], passphrase: Option<&str>) -> Option<PrivateKey> {

@@ -14,6 +14,7 @@ use tunneld_config::model::Forwarding;
 
 use super::counters::CountGuard;
 use super::forward_state::ForwardCell;
+use super::server_listeners::ServerListeners;
 use super::ssh_session::SshSession;
 
 /// The shortest time between two throttled warnings of one tunnel.
@@ -84,12 +85,19 @@ pub(super) struct ForwardContext<S> {
     pub(super) kill: CancellationToken,
     /// Notified when the status of a forward has changed.
     pub(super) changed: Arc<Notify>,
+    /// What all tunnels of the daemon have servers listen on.
+    pub(super) listeners: ServerListeners,
     // A std mutex: no await happens while it is locked.
     last_warning: Mutex<Option<Instant>>,
 }
 
 impl<S: SshSession> ForwardContext<S> {
-    pub(super) fn new(tunnel: &str, options: ForwardOptions, changed: Arc<Notify>) -> Self {
+    pub(super) fn new(
+        tunnel: &str,
+        options: ForwardOptions,
+        changed: Arc<Notify>,
+        listeners: ServerListeners,
+    ) -> Self {
         Self {
             tunnel: tunnel.to_owned(),
             options: watch::Sender::new(options),
@@ -104,6 +112,7 @@ impl<S: SshSession> ForwardContext<S> {
             tasks: TaskTracker::new(),
             kill: CancellationToken::new(),
             changed,
+            listeners,
             last_warning: Mutex::new(None),
         }
     }

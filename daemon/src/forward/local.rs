@@ -2,9 +2,14 @@
 //! serves each in its own task. A listener belongs to the tunnel and not to a session: while the tunnel reconnects the
 //! port stays bound, so that clients are held instead of refused and no other program can take the port.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -62,6 +67,26 @@ pub(super) async fn bind<S: SshSession>(
     }
 }
 
+/// The first attempt to bind a forward's address, finished or not.
+pub(super) type FirstBind = Pin<Box<MaybeDone<BoxFuture<'static, Option<ForwardListener>>>>>;
+
+/// Binds the forward's address as [`bind`] does, as far as that needs no waiting. The caller has to await the rest: the
+/// search for the program that has the address reads all of /proc, and a name has to be looked up.
+pub(super) async fn first_bind<S: SshSession>(
+    context: &Arc<ForwardContext<S>>,
+    cell: &Arc<ForwardCell>,
+) -> FirstBind {
+    let (context, cell) = (Arc::clone(context), Arc::clone(cell));
+    let bind: BoxFuture<'static, _> = Box::pin(async move { bind(&context, &cell, true).await });
+    let mut first = Box::pin(maybe_done(bind));
+    poll_fn(|cx| {
+        let _ = first.as_mut().poll(cx);
+        Poll::Ready(())
+    })
+    .await;
+    first
+}
+
 /// Records in `cell` that `listener` accepts connections, and which of its addresses it could not bind.
 fn record_listening<S: SshSession>(
     context: &ForwardContext<S>,
@@ -82,16 +107,19 @@ fn record_listening<S: SshSession>(
     }
 }
 
-/// Serves one forward until `cancel` is cancelled: binds its address if `first` is `None`, retrying until that succeeds,
-/// and accepts connections. The address is free again when this returns.
+/// Serves one forward until `cancel` is cancelled: binds its address if `first` fails, retrying until that succeeds, and
+/// accepts connections. `bound` is dropped when `first` has succeeded or failed. The address is free again when this returns.
 pub(super) async fn serve<S: SshSession>(
     context: Arc<ForwardContext<S>>,
     cell: Arc<ForwardCell>,
-    first: Option<ForwardListener>,
+    mut first: FirstBind,
+    bound: oneshot::Sender<()>,
     cancel: CancellationToken,
 ) {
     let work = async {
-        let mut listener = first;
+        first.as_mut().await;
+        let mut listener = first.as_mut().take_output().flatten();
+        drop(bound);
         let mut may_unlink = true;
         loop {
             let mut bound = match listener {
@@ -286,6 +314,7 @@ mod tests {
             "t",
             options,
             Arc::clone(&changed),
+            crate::forward::ServerListeners::default(),
         ));
         let listen = ListenAddr::Tcp {
             bind: BindAddr::Loopback,

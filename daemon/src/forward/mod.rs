@@ -23,6 +23,7 @@ mod relay;
 mod remote;
 mod reserved_fd;
 mod retry;
+mod server_listeners;
 pub mod ssh_session;
 #[cfg(unix)]
 mod unix_socket;
@@ -30,7 +31,7 @@ mod unix_socket;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,7 @@ use self::context::ForwardContext;
 pub use self::context::{ForwardOptions, PacSource, TunnelSummary};
 use self::forward_state::ForwardCell;
 use self::remote::AttachedSession;
+pub use self::server_listeners::ServerListeners;
 use self::ssh_session::SshSession;
 use crate::failure::Failure;
 use crate::session::Session;
@@ -70,6 +72,9 @@ struct ForwardEntry {
     /// Ends the listener and resets the connections that are held. Connections that are relayed continue.
     cancel: CancellationToken,
     listener: ListenerTask,
+    /// Completes (with an error) when the first attempt to bind the local address has succeeded or failed. `None` if
+    /// that is known.
+    first_bind: Option<oneshot::Receiver<()>>,
 }
 
 enum ListenerTask {
@@ -87,6 +92,7 @@ impl ForwardEntry {
             cell: Arc::new(ForwardCell::new(forward, Arc::clone(changed))),
             cancel: CancellationToken::new(),
             listener: ListenerTask::NotStarted,
+            first_bind: None,
         }
     }
 
@@ -105,8 +111,9 @@ impl ForwardEntry {
 
 impl<S: SshSession> Forwards<S> {
     /// Returns an empty set of forwards. `changed` is notified when a forward's state, address or error changes, when a
-    /// connection begins to be held, and when a forward's last open or last held connection ends.
-    pub fn new(tunnel: &str, changed: Arc<Notify>) -> Self {
+    /// connection begins to be held, and when a forward's last open or last held connection ends. `listeners` are those of
+    /// all tunnels.
+    pub fn new(tunnel: &str, changed: Arc<Notify>, listeners: ServerListeners) -> Self {
         let options = ForwardOptions {
             hold: Duration::ZERO,
             forwarding: Forwarding {
@@ -118,7 +125,7 @@ impl<S: SshSession> Forwards<S> {
             },
         };
         Self {
-            context: Arc::new(ForwardContext::new(tunnel, options, changed)),
+            context: Arc::new(ForwardContext::new(tunnel, options, changed, listeners)),
             entries: Vec::new(),
             attached: None,
         }
@@ -128,7 +135,8 @@ impl<S: SshSession> Forwards<S> {
     /// listener and connections. Of a removed one, relayed connections continue to their own end and held ones are reset.
     /// Remote forwards are requested and cancelled in the background, if a session is attached.
     ///
-    /// An address that cannot be bound shows in the status and is retried in the background.
+    /// An address that can be bound is bound when this returns. One that cannot shows in the status and is retried in the
+    /// background, where also the search for its holder and the look-up of a name go on.
     pub async fn reconcile(&mut self, desired: &[Forward], options: ForwardOptions) {
         self.context.options.send_replace(options);
         self.set_desired(desired).await;
@@ -137,10 +145,12 @@ impl<S: SshSession> Forwards<S> {
                 continue;
             }
             if !entry.cell.is_remote() {
-                let first = local::bind(&self.context, &entry.cell, true).await;
+                let first = local::first_bind(&self.context, &entry.cell).await;
+                let (bound, first_bind) = oneshot::channel();
                 let (context, cell) = (Arc::clone(&self.context), Arc::clone(&entry.cell));
-                let serve = local::serve(context, cell, first, entry.cancel.clone());
+                let serve = local::serve(context, cell, first, bound, entry.cancel.clone());
                 entry.listener = ListenerTask::Local(self.context.tasks.spawn(serve));
+                entry.first_bind = Some(first_bind);
             } else if let Some(attached) = &self.attached {
                 // Only `attach` waits for the first answer.
                 drop(attached.request_with_retries(&self.context, &entry.cell, &entry.cancel));
@@ -203,15 +213,18 @@ impl<S: SshSession> Forwards<S> {
                 successor.cell.set_listening(addr);
                 successor.listener = ListenerTask::RemoteRequested;
             }
-            _ => attached.cancel_forward(&self.context, removed.cell.listen()),
+            (_, addr) => {
+                let port = addr.map_or(0, |addr| addr.port);
+                attached.cancel_forward(&self.context, removed.cell.listen(), port);
+            }
         }
     }
 
     /// Attaches a live session: held connections continue at once, and all remote forwards are requested in parallel.
     /// `incoming` yields the channels that the server opens for them.
     ///
-    /// Returns, when the server has answered every request or the request has timed out, the failures of all forwards
-    /// that are not listening, local ones included. Those are retried in the background.
+    /// Returns, when the server has answered every request or the request has timed out, and every local address was tried,
+    /// the failures of all forwards that are not listening. Those are retried in the background.
     ///
     /// # Cancel safety
     /// If the future is dropped the session stays attached and the requests continue; only the failures are lost.
@@ -242,6 +255,11 @@ impl<S: SshSession> Forwards<S> {
             }
         }
         self.attached = Some(attached);
+        answers.extend(
+            self.entries
+                .iter_mut()
+                .filter_map(|entry| entry.first_bind.take()),
+        );
         futures_util::future::join_all(answers).await;
         let failures = self.entries.iter().map(|entry| entry.cell.failure());
         failures.flatten().collect()
@@ -254,6 +272,7 @@ impl<S: SshSession> Forwards<S> {
             return;
         };
         self.context.session.send_replace(None);
+        self.context.listeners.session_ended(&self.context.tunnel);
         attached.cancel.cancel();
         for entry in &mut self.entries {
             if entry.cell.is_remote() {
@@ -309,7 +328,12 @@ impl<S: SshSession> Forwards<S> {
         // `tasks` and `kill` cannot be reopened once closed and cancelled, so a later start gets a new context.
         let old = &self.context;
         let options = old.options.borrow().clone();
-        let new = ForwardContext::new(&old.tunnel, options, Arc::clone(&old.changed));
+        let new = ForwardContext::new(
+            &old.tunnel,
+            options,
+            Arc::clone(&old.changed),
+            old.listeners.clone(),
+        );
         new.remotes.send_replace(old.remotes.borrow().clone());
         new.summary.send_replace(old.summary.borrow().clone());
         new.pac.send_replace(old.pac.borrow().clone());

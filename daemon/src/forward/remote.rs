@@ -83,18 +83,27 @@ impl<S: SshSession> AttachedSession<S> {
 
     /// Asks the server in the background to stop listening on `listen`. A failure is only logged: the forward is removed
     /// here, so channels that the server still opens for it are refused.
-    pub(super) fn cancel_forward(&self, context: &ForwardContext<S>, listen: &ListenAddr) {
+    pub(super) fn cancel_forward(
+        &self,
+        context: &ForwardContext<S>,
+        listen: &ListenAddr,
+        bound_port: u16,
+    ) {
         let (session, listen) = (self.session.clone(), listen.clone());
+        let listeners = context.listeners.clone();
         let tunnel = context.tunnel.clone();
         let (kill, session_ended) = (context.kill.clone(), self.cancel.clone());
         self.cancellations.spawn(async move {
             let answer = tokio::select! {
-                answer = timeout(REPLY_TIMEOUT, session.cancel_forward(&listen)) => answer,
+                answer = timeout(REPLY_TIMEOUT, session.cancel_forward(&listen, bound_port)) => answer,
                 () = kill.cancelled() => return,
                 () = session_ended.cancelled() => return,
             };
             match answer {
-                Ok(Ok(())) => debug!(tunnel, %listen, "the server stopped listening"),
+                Ok(Ok(())) => {
+                    listeners.cancelled(&session.server(), &listen.clone().with_bound_port(bound_port));
+                    debug!(tunnel, %listen, "the server stopped listening");
+                }
                 Ok(Err(failure)) => warn!(tunnel, %listen, "the remote forward could not be cancelled: {failure}"),
                 Err(_) => warn!(tunnel, %listen, "the remote forward could not be cancelled: no answer within {REPLY_TIMEOUT:?}"),
             }
@@ -118,11 +127,18 @@ async fn request_once<S: SshSession>(
                 listen = addr.listen,
                 "the server listens"
             );
+            let bound = listen.clone().with_bound_port(port);
+            context
+                .listeners
+                .granted(&session.server(), bound, &context.tunnel);
             cell.set_listening(addr);
             // A channel of this forward may have arrived before the grant.
             context.remotes.send_modify(|_| {});
             return true;
         }
+        Ok(Err(failure)) if failure.kind == FailureKind::RemoteForwardRefused => context
+            .listeners
+            .explain(failure, &session.server(), listen, &context.tunnel),
         Ok(Err(failure)) => failure,
         Err(_) => Failure::new(
             FailureKind::RemoteForwardRefused,
@@ -147,13 +163,7 @@ async fn request_once<S: SshSession>(
 
 /// Returns the address that the server listens on, given the `port` it granted (0 for a Unix socket).
 fn granted_addr(listen: &ListenAddr, port: u16) -> BoundAddr {
-    let granted = match listen {
-        ListenAddr::Tcp { bind, .. } => ListenAddr::Tcp {
-            bind: bind.clone(),
-            port,
-        },
-        ListenAddr::Unix(path) => ListenAddr::Unix(path.clone()),
-    };
+    let granted = listen.clone().with_bound_port(port);
     BoundAddr {
         listen: match &granted {
             // Shown by name: the server decides which addresses its localhost has.

@@ -67,13 +67,16 @@ pub trait SshSession: Clone + Send + Sync + 'static {
         &self,
         listen: &ListenAddr,
     ) -> impl Future<Output = Result<u16, Failure>> + Send;
-    /// Asks the server to stop listening on `listen`.
+    /// Names the server by its host key, however it is reached.
+    fn server(&self) -> String;
+    /// Asks the server to stop listening on `listen`, where it bound `bound_port`; 0 if that is not known.
     ///
     /// # Errors
     /// The server refuses, does not answer, or the session ends.
     fn cancel_forward(
         &self,
         listen: &ListenAddr,
+        bound_port: u16,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Waits until the session has ended. Cancel-safe.
     fn closed(&self) -> impl Future<Output = ()> + Send;
@@ -153,8 +156,12 @@ impl SshSession for Session {
         Session::request_forward(self, listen).await
     }
 
-    async fn cancel_forward(&self, listen: &ListenAddr) -> Result<(), Failure> {
-        Session::cancel_forward(self, listen).await
+    fn server(&self) -> String {
+        self.info().host_key.clone()
+    }
+
+    async fn cancel_forward(&self, listen: &ListenAddr, bound_port: u16) -> Result<(), Failure> {
+        Session::cancel_forward(self, listen, bound_port).await
     }
 
     async fn closed(&self) {

@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{PromptCancelled, PromptRequest, PromptSender};
+use crate::session::connect_limiter::ConnectPermit;
+use crate::session::context::DialContext;
 
 /// Longest limit that is counted; a deadline centuries ahead would overflow the clock.
 const LONGEST: Duration = Duration::from_secs(86_400);
@@ -31,6 +33,11 @@ struct Clock {
 }
 
 impl PausableDeadline {
+    /// A clock that does not run, for the time before the first limit begins.
+    pub(super) fn unlimited() -> Self {
+        Self::new("connect_timeout", LONGEST)
+    }
+
     /// Starts the clock; `limit`, which the configuration key `key` sets, is at most one day.
     pub(super) fn new(key: &'static str, limit: Duration) -> Self {
         let deadline = Instant::now() + limit.min(LONGEST);
@@ -48,11 +55,11 @@ impl PausableDeadline {
     ///
     /// # Errors
     /// What `work` fails with, or `Timeout`.
-    pub(super) async fn run<T>(
+    pub(super) async fn run<T, E: From<Failure>>(
         &self,
         doing: &str,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         tokio::pin!(work);
         let mut clock = self.clock.subscribe();
         loop {
@@ -69,7 +76,7 @@ impl PausableDeadline {
                 done = &mut work => return done,
                 // A pause began or ended: the time to wait for has changed.
                 _ = clock.changed() => {}
-                () = expired => return Err(self.timed_out(doing)),
+                () = expired => return Err(self.timed_out(doing).into()),
             }
         }
     }
@@ -118,11 +125,16 @@ impl Drop for PauseGuard {
 pub(super) struct Prompter {
     sender: PromptSender,
     deadline: PausableDeadline,
+    permit: ConnectPermit,
 }
 
 impl Prompter {
-    pub(super) fn new(sender: PromptSender, deadline: PausableDeadline) -> Self {
-        Self { sender, deadline }
+    pub(super) fn new(context: &DialContext, deadline: PausableDeadline) -> Self {
+        Self {
+            sender: context.prompts.clone(),
+            deadline,
+            permit: context.permit.clone(),
+        }
     }
 
     /// The sender itself, for prompts after the dial, which has no deadline then.
@@ -157,9 +169,11 @@ impl Prompter {
             .ok_or(PromptCancelled)
     }
 
-    /// Pauses the deadline for something else that a person does, such as touching a security key.
-    pub(super) fn pause(&self) -> PauseGuard {
-        self.deadline.pause()
+    /// Runs `work` that does not depend on the server: a person touches a security key, a key is being derived. The
+    /// deadline is paused, and other tunnels are not held up.
+    pub(super) async fn wait_beside<T>(&self, work: impl Future<Output = T>) -> T {
+        let _pause = self.deadline.pause();
+        self.permit.release_if_slow(work).await
     }
 }
 

@@ -10,9 +10,27 @@ use tunneld_ssh::transport::HostKeyOffer;
 
 use crate::failure::{Failure, FailureKind};
 use crate::session::host_key::{HostKeyVerifier, plain_key};
-use crate::session::ssh_error::failure_of;
+use crate::session::ssh_error::{failure_of, may_be_overload};
 use tunneld_config::model::{Crypto, Route};
 use tunneld_keys::known_hosts;
+
+/// Why there is no connection with exchanged keys.
+#[derive(Debug)]
+pub(super) struct ExchangeError {
+    pub(super) failure: Failure,
+    /// Whether the server closed the connection before it showed a host key, as one does that has too many connections
+    /// which are not logged in.
+    pub(super) dropped_early: bool,
+}
+
+impl From<Failure> for ExchangeError {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            dropped_early: false,
+        }
+    }
+}
 
 /// Exchanges keys over `stream` and verifies the host key. Calls `on_host_key` when the server has shown its key.
 /// Returns the connection and the SHA256 fingerprint of the accepted key; of a certificate, that of the key in it.
@@ -23,8 +41,8 @@ pub(super) async fn connect(
     stream: client::Stream,
     route: &Route,
     verifier: HostKeyVerifier,
-    on_host_key: impl FnOnce(),
-) -> Result<(client::Authenticator, String), Failure> {
+    on_host_key: impl AsyncFnOnce(),
+) -> Result<(client::Authenticator, String), ExchangeError> {
     let config = config(&route.crypto, &verifier.algorithms())?;
     let options = client::Options {
         keepalive: route
@@ -40,7 +58,7 @@ pub(super) async fn connect(
     let mut rejection = None;
     let mut fingerprint = String::new();
     let verify = async |offer: HostKeyOffer| {
-        on_host_key();
+        on_host_key().await;
         fingerprint = known_hosts::fingerprint(&plain_key(&offer));
         match verifier.verify(&offer).await {
             Ok(()) => true,
@@ -52,9 +70,12 @@ pub(super) async fn connect(
     };
     let result = client::handshake(stream, Arc::new(config), options, &route.user, verify).await;
     match (result, rejection) {
-        (_, Some(failure)) => Err(failure),
+        (_, Some(failure)) => Err(failure.into()),
         (Ok(connected), None) => Ok((connected, fingerprint)),
-        (Err(error), None) => Err(failure_of(&error)),
+        (Err(error), None) => Err(ExchangeError {
+            failure: failure_of(&error),
+            dropped_early: fingerprint.is_empty() && may_be_overload(&error),
+        }),
     }
 }
 

@@ -221,18 +221,32 @@ impl Session {
         bound.map_err(|error| {
             self.0.forwards.remove(&requested);
             let shown = text::escape(&listen.to_string());
-            request_failure(&error, &format!("the remote forward on {shown}"))
+            let failure = request_failure(&error, &format!("the remote forward on {shown}"));
+            match (&error, listen) {
+                (client::RequestError::Refused, ListenAddr::Unix(_)) => failure.hint(format!(
+                    "an earlier session may have left the file {shown} on the server: remove it there, or set \
+                     StreamLocalBindUnlink yes in its sshd_config. Else its folder is missing or not writable, or \
+                     AllowStreamLocalForwarding forbids it"
+                )),
+                _ => failure,
+            }
         })
     }
 
-    /// Asks the server to stop listening. Succeeds if the server was not listening.
+    /// Asks the server to stop listening on `listen`, where it bound `bound_port` (0 if that is not known). Succeeds if the
+    /// server was not listening.
     ///
     /// # Errors
     /// The server refuses or does not answer, or the session ends.
-    pub async fn cancel_forward(&self, listen: &ListenAddr) -> Result<(), Failure> {
-        let requested = to_wire(listen);
-        self.0.forwards.remove(&requested);
-        match self.0.client.cancel_forward(&requested).await {
+    pub async fn cancel_forward(
+        &self,
+        listen: &ListenAddr,
+        bound_port: u16,
+    ) -> Result<(), Failure> {
+        self.0.forwards.remove(&to_wire(listen));
+        // Several forwards may have requested port 0 on the same address.
+        let bound = to_wire(&listen.clone().with_bound_port(bound_port));
+        match self.0.client.cancel_forward(&bound).await {
             Ok(()) | Err(client::RequestError::NotListening) => Ok(()),
             Err(error) => {
                 let shown = text::escape(&listen.to_string());
@@ -352,7 +366,7 @@ fn request_failure(error: &client::RequestError, what: &str) -> Failure {
         client::RequestError::SessionEnded(error) => failure_of(error),
         client::RequestError::Refused => refused(format!("the server refused {what}")).hint(
             "its port may be taken (by an older session of this tunnel too), or sshd's AllowTcpForwarding, \
-             AllowStreamLocalForwarding, GatewayPorts or PermitListen forbid it",
+             GatewayPorts or PermitListen forbid it",
         ),
         client::RequestError::Timeout(after) => {
             refused(format!("{what}: the server did not answer within {after:?}"))

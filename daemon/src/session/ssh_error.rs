@@ -77,6 +77,18 @@ fn closed_early(text: &str) -> Failure {
     .hint("the server's words are the reason, or the host or port is not that of an SSH server")
 }
 
+/// Whether an early end of a connection can come from too many others that are not logged in: sshd's MaxStartups closes
+/// without a word, or with a sentence in newer versions. The sentence for PerSourcePenalties does not count: waiting for other
+/// logins does not end a penalty.
+pub(super) fn may_be_overload(error: &Error) -> bool {
+    match error {
+        Error::Eof => true,
+        Error::Io(error) => error.kind() == io::ErrorKind::ConnectionReset,
+        Error::ClosedEarly(text) => text.contains("Exceeded MaxStartups"),
+        _ => false,
+    }
+}
+
 /// How many characters of a server's text an error shows.
 const LAST_WORDS_LIMIT: usize = 300;
 

@@ -19,9 +19,11 @@ use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{Event, ReloadReport, Snapshot};
 use tunneld_proto::status::{Prompt, State, TunnelStatus};
 
+use crate::forward::ServerListeners;
+use crate::session::connect_limiter::ConnectLimiter;
 use crate::session::{DialState, Session};
 use crate::state_file::StateFile;
-use crate::tunnel::connect_limiter::ConnectLimiter;
+use crate::tunnel::answer_cache::SharedAnswers;
 use crate::tunnel::interactive_clients::ClientGuard;
 use crate::tunnel::refresh::{RefreshHandle, RefreshRequest};
 use crate::tunnel::registry::StatusRegistry;
@@ -91,7 +93,7 @@ pub struct Applied {
 }
 
 impl Supervisor {
-    /// Starts a supervisor without tunnels on `tasks`. At most `max_connects` dials run at once.
+    /// Starts a supervisor without tunnels on `tasks`. At most `max_connects` handshakes run at once.
     pub fn start(max_connects: usize, state_file: Arc<StateFile>, tasks: &mut JoinSet<()>) -> Self {
         let (requests, inbox) = mpsc::channel(COMMAND_QUEUE);
         let registry = StatusRegistry::new();
@@ -99,13 +101,22 @@ impl Supervisor {
         let refresh = RefreshHandle::default();
         let context = TaskContext {
             registry: registry.clone(),
-            connect_limiter: connect_limiter.clone(),
             last_prompt_id: Arc::new(AtomicU64::new(0)),
-            answers: Arc::default(),
-            dials: DialState::default(),
+            answers: SharedAnswers::default(),
+            listeners: ServerListeners::default(),
+            dials: DialState::new(connect_limiter.clone()),
             refresh: refresh.clone(),
         };
-        tasks.spawn(Actor::new(context, state_file).run(inbox));
+        let (answers, dials) = (context.answers.clone(), context.dials.clone());
+        let actor = Actor::new(context, state_file).run(inbox);
+        tasks.spawn(async move {
+            // Beside the supervisor and not in a tunnel, which may be removed before its secrets expire.
+            tokio::select! {
+                () = actor => {}
+                () = answers.wipe_expired() => {}
+                () = dials.wipe_old_secrets() => {}
+            }
+        });
         Self {
             requests,
             registry,
@@ -119,7 +130,7 @@ impl Supervisor {
         self.refresh.take_requests()
     }
 
-    /// Changes how many dials may run at once. Dials that run already continue.
+    /// Changes how many handshakes may run at once. Those that run already continue.
     pub fn limit_connects(&self, max_connects: usize) {
         self.connect_limiter.resize(max_connects);
     }

@@ -2,10 +2,13 @@
 //! them, so that the user is asked once. The accepted host key is what makes it the same server: two tunnels may reach
 //! different servers by one address. One-time codes are never cached.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use secrecy::SecretString;
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 use tunneld_proto::status::PromptKind;
 
 use crate::prompt::PromptRequest;
@@ -23,6 +26,51 @@ struct CachedAnswer {
 /// The cached answers of all tunnels. Pure: the caller passes the time.
 #[derive(Debug, Default)]
 pub struct AnswerCache(Vec<CachedAnswer>);
+
+/// The cache as all tunnels share it. Clones share the answers.
+#[derive(Debug, Clone, Default)]
+pub struct SharedAnswers(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    // Not a tokio mutex: held for a look-up, never across an await.
+    cache: Mutex<AnswerCache>,
+    inserted: Notify,
+}
+
+impl SharedAnswers {
+    /// Stores answers that the server accepted, as [`AnswerCache::insert`] does.
+    pub fn insert(&self, request: PromptRequest, answers: Vec<SecretString>) {
+        self.0.cache.lock().insert(Instant::now(), request, answers);
+        self.0.inserted.notify_one();
+    }
+
+    /// Returns the answers to the same question, or `None` if there are none younger than [`MAX_AGE`].
+    pub fn get(&self, request: &PromptRequest) -> Option<Vec<SecretString>> {
+        self.0.cache.lock().get(Instant::now(), request)
+    }
+
+    /// Whether there is no answer, expired or not.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.cache.lock().0.is_empty()
+    }
+
+    /// Wipes answers from memory when they expire, whether or not their tunnel still exists. Never returns.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn wipe_expired(&self) {
+        loop {
+            let oldest = self.0.cache.lock().oldest();
+            match oldest {
+                Some(at) => sleep_until(at + MAX_AGE).await,
+                None => self.0.inserted.notified().await,
+            }
+            self.0.cache.lock().remove_expired(Instant::now());
+        }
+    }
+}
 
 impl AnswerCache {
     /// Stores answers that the server accepted. Ignores answers that are not reusable.
@@ -51,9 +99,9 @@ impl AnswerCache {
             .map(|cached| cached.answers.clone())
     }
 
-    /// Whether there is no answer, expired or not.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// When the oldest answer was inserted. `None` if there is no answer, expired or not.
+    fn oldest(&self) -> Option<Instant> {
+        self.0.iter().map(|cached| cached.at).min()
     }
 
     /// Drops expired answers, which wipes them from memory.
@@ -107,6 +155,24 @@ mod tests {
         assert!(cache.get(now, &first).is_some());
         assert!(first.waits_behind(&request(PromptKind::KeyboardInteractive)));
         assert!(!other.waits_behind(&first));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn shared_answers_are_wiped_without_any_tunnel() {
+        let answers = SharedAnswers::default();
+        let wiping = async {
+            answers.insert(request(PromptKind::Password), vec!["s".to_owned().into()]);
+            tokio::time::sleep(MAX_AGE / 2).await;
+            answers.insert(request(PromptKind::Passphrase), vec!["t".to_owned().into()]);
+            tokio::time::sleep(MAX_AGE * 3 / 4).await;
+            assert_eq!(answers.0.cache.lock().0.len(), 1);
+            tokio::time::sleep(MAX_AGE / 2).await;
+        };
+        tokio::select! {
+            () = wiping => {}
+            () = answers.wipe_expired() => {}
+        }
+        assert!(answers.0.cache.lock().0.is_empty());
     }
 
     #[test]

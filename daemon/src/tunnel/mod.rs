@@ -1,10 +1,9 @@
 //! One tunnel: the state machine, the task that carries its actions out, and the status computed from both.
 //!
 //! Each tunnel is one task and has at most one SSH session. What all tunnels share lives here, too: the status
-//! registry, the limit on connection attempts, and the cache of answers.
+//! registry and the cache of answers.
 
 pub mod answer_cache;
-pub mod connect_limiter;
 pub mod credential_watch;
 pub mod interactive_clients;
 pub mod machine;

@@ -82,6 +82,8 @@ struct Inner {
     registrations: BTreeMap<String, Registration>,
     /// By prompt id, so that the oldest is first.
     prompts: BTreeMap<u64, OpenedPrompt>,
+    /// By prompt id, the prompts that the user has answered and whose login is not decided yet. Clients do not see them.
+    answered: BTreeMap<u64, OpenedPrompt>,
 }
 
 /// A prompt as clients see it, and the request that it shows.
@@ -203,15 +205,16 @@ impl StatusRegistry {
     /// Shows a prompt, which `request` asks for, to the clients until the guard is dropped.
     ///
     /// # Errors
-    /// The prompt of another tunnel that `request` waits behind, if one is open: the user should answer one at a time,
-    /// and the answer may serve both tunnels.
+    /// The prompt of another tunnel that `request` waits behind, if one is open, or is answered and its login not decided:
+    /// the user should answer one at a time, and the answer may serve both tunnels.
     pub fn open_prompt(
         &self,
         prompt: Prompt,
         request: &PromptRequest,
     ) -> Result<PromptGuard, Box<Prompt>> {
         let mut inner = self.0.inner.lock();
-        let first = inner.prompts.values().find(|first| {
+        let first = inner.prompts.values().chain(inner.answered.values());
+        let first = first.into_iter().find(|first| {
             first.prompt.tunnel != prompt.tunnel && request.waits_behind(&first.request)
         });
         if let Some(first) = first {
@@ -333,10 +336,32 @@ pub struct PromptGuard {
     registry: StatusRegistry,
 }
 
+/// A prompt that the user has answered. While it exists, tunnels that would ask the same wait for what the answer leads
+/// to: many dial the same server at once, and the answer serves them once its login has succeeded.
+pub struct AnsweredPrompt {
+    id: u64,
+    registry: StatusRegistry,
+}
+
 impl PromptGuard {
     /// The prompt as clients see it.
     pub fn prompt(&self) -> &Prompt {
         &self.prompt
+    }
+
+    /// Removes the prompt where clients see it, and lets other tunnels wait until its login is decided.
+    pub fn answered(self) -> AnsweredPrompt {
+        let id = self.prompt.id;
+        let mut inner = self.registry.0.inner.lock();
+        if let Some(opened) = inner.prompts.remove(&id) {
+            inner.answered.insert(id, opened);
+            self.registry.send(&mut inner, EventBody::PromptGone { id });
+        }
+        drop(inner);
+        AnsweredPrompt {
+            id,
+            registry: self.registry.clone(),
+        }
     }
 }
 
@@ -347,6 +372,12 @@ impl Drop for PromptGuard {
         if inner.prompts.remove(&id).is_some() {
             self.registry.send(&mut inner, EventBody::PromptGone { id });
         }
+    }
+}
+
+impl Drop for AnsweredPrompt {
+    fn drop(&mut self) {
+        self.registry.0.inner.lock().answered.remove(&self.id);
     }
 }
 

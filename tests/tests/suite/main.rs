@@ -25,6 +25,7 @@ mod forward_checks;
 mod hooks;
 mod host_keys;
 mod http_proxy;
+mod key_derivation;
 mod keyboard_interactive;
 mod known_hosts;
 mod lab;
@@ -40,6 +41,7 @@ mod remote_forwards;
 mod routes;
 mod server_refusals;
 mod session;
+mod side_by_side;
 mod socks_input;
 #[cfg(target_os = "linux")]
 mod system_faults;

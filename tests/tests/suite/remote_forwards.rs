@@ -1,17 +1,21 @@
 //! Remote forwards: TCP and Unix sockets, port 0, reverse SOCKS, refused forwards and their retries.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tunneld_proto::status::{ForwardKind, ForwardState, State, TunnelStatus};
 use tunneld_tests::daemon::{listen_addr, listen_addr_at};
 use tunneld_tests::payload::{self, MIB, exchange, random, same};
 use tunneld_tests::sshd::{Sshd, SshdOptions};
 use tunneld_tests::target::{Target, TargetBehavior};
-use tunneld_tests::wait::LONG;
+use tunneld_tests::wait::{LONG, within};
 use tunneld_tests::{ports, socks};
 
 use crate::fixture::{
-    Fixture, error_kind, forward_of, is_waiting, reconnected_since, session_since, tcp, unix,
+    Fixture, error_kind, forward_of, is_waiting, reconnected_since, session_since, start_daemon,
+    tcp, unix,
 };
 use crate::forward_checks;
 
@@ -212,4 +216,99 @@ async fn remote_forwards_are_restored_in_a_new_session() -> Result<()> {
         .await?;
     let mut stream = tcp(listen_addr(&after, ForwardKind::Remote)?).await?;
     payload::ping(&mut stream, b"back").await
+}
+
+#[tokio::test]
+async fn the_removal_of_one_of_two_forwards_with_port_zero_leaves_the_other() -> Result<()> {
+    let (kept, removed) = (Target::echo().await?, Target::echo().await?);
+    let line = |ports: &[u16]| {
+        let forwards = ports.iter().map(|port| format!("\"0 127.0.0.1:{port}\""));
+        format!(
+            "remote_forward = [{}]",
+            forwards.collect::<Vec<_>>().join(", ")
+        )
+    };
+    let (fixture, tunnel) = Fixture::up(&line(&[kept.port(), removed.port()])).await?;
+    let (kept_addr, removed_addr) = (listen_addr_at(&tunnel, 0)?, listen_addr_at(&tunnel, 1)?);
+    fixture.rewrite_tunnel(&line(&[kept.port()]))?;
+    let stops = async {
+        while TcpStream::connect(removed_addr).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(
+        LONG,
+        "the server stops listening for the removed forward",
+        stops,
+    )
+    .await?;
+    let data = random(25, 1000);
+    same(&data, &exchange(tcp(kept_addr).await?, &data).await?)
+}
+
+#[tokio::test]
+async fn a_socket_that_a_killed_session_left_behind_is_named_in_the_hint() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("left.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path)?);
+    let target = Target::echo().await?;
+    let line = format!(
+        "remote_forward = \"{} 127.0.0.1:{}\"",
+        path.display(),
+        target.port()
+    );
+    let fixture = Fixture::start(Sshd::start().await?, &line).await?;
+    let failed = |tunnel: &TunnelStatus| tunnel.state == State::Degraded;
+    let tunnel = fixture.daemon.wait_for("t", LONG, failed).await?;
+    let error = tunnel.forwards[0].error.clone().expect("an error");
+    let hint = error.hint.expect("a hint");
+    assert!(hint.contains(&path.display().to_string()), "{hint}");
+    assert!(hint.contains("StreamLocalBindUnlink"), "{hint}");
+    assert!(!hint.contains("port"), "{hint}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_port_that_another_tunnel_of_this_daemon_has_at_the_server_is_explained() -> Result<()> {
+    let (server, target, port) = (Sshd::start().await?, Target::echo().await?, ports::free()?);
+    let line = format!("remote_forward = \"{port} 127.0.0.1:{}\"\n", target.port());
+    let first = server.tunnel_toml("first")? + &line;
+    let second = server.tunnel_toml("second")? + &line + "autostart = false\n";
+    let (home, daemon) = start_daemon(&(first + &second)).await?;
+    daemon.wait_up("first").await?;
+    home.ctl(&["up", "second", "--no-wait"])
+        .await?
+        .expect_exit(0)?;
+    let failed = |tunnel: &TunnelStatus| tunnel.state == State::Degraded;
+    let tunnel = daemon.wait_for("second", LONG, failed).await?;
+    let error = tunnel.forwards[0].error.clone().expect("an error");
+    assert!(
+        error.message.contains("the tunnel first"),
+        "{}",
+        error.message
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_port_that_the_server_keeps_for_a_lost_session_is_explained() -> Result<()> {
+    let port = ports::free()?;
+    let target = Target::echo().await?;
+    let lines = format!("remote_forward = \"{port} 127.0.0.1:{}\"", target.port());
+    let (fixture, link, before) = Fixture::up_over_link(&lines).await?;
+    // The server never learns that the session is gone.
+    link.freeze();
+    fixture.rewrite_tunnel(&lines)?;
+    let degraded = |tunnel: &TunnelStatus| {
+        tunnel.state == State::Degraded && session_since(tunnel) != session_since(&before)
+    };
+    let tunnel = fixture.daemon.wait_for("t", LONG, degraded).await?;
+    let error = tunnel.forwards[0].error.clone().expect("an error");
+    assert!(
+        error.message.contains("earlier session of the tunnel t"),
+        "{}",
+        error.message
+    );
+    assert!(error.hint.expect("a hint").contains("tries again"));
+    Ok(())
 }

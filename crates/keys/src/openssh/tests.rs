@@ -111,6 +111,24 @@ fn short_private_numbers_open_with_and_without_a_passphrase() {
 }
 
 #[test]
+fn too_many_rounds_are_refused_before_any_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let (text, _) = openssh(dir.path(), SHORT[0], "aes256-ctr", PASSPHRASE);
+    let mut content = unarmoured(&text).unwrap().to_vec();
+    let kdf = b"bcrypt\0\0\0\x18\0\0\0\x10";
+    let options = content.windows(kdf.len()).position(|found| found == kdf);
+    let rounds = options.unwrap() + kdf.len() + 16;
+    content[rounds..rounds + 4].copy_from_slice(&(ROUNDS_LIMIT + 1).to_be_bytes());
+    let text = format!("{BEGIN}\n{}\n{END}\n", Base64::encode_string(&content));
+    for why in [
+        inspect(&text).map(drop).unwrap_err(),
+        decrypt(&text, PASSPHRASE).unwrap_err().to_string(),
+    ] {
+        assert!(why.contains("10001 rounds of bcrypt"), "{why}");
+    }
+}
+
+#[test]
 fn a_damaged_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (text, _) = openssh(dir.path(), SHORT[0], "aes256-ctr", "");

@@ -239,7 +239,8 @@ impl Session {
         }
     }
 
-    /// Asks the server to stop listening. From this call on its channels for `listen` are refused, whatever it answers.
+    /// Asks the server to stop listening. From this call on its channels for `listen` are refused, whatever it answers. Of
+    /// several forwards that requested port 0, `listen` names one by the port that was granted.
     ///
     /// # Errors
     /// [`RequestError::NotListening`] if no such forward was granted; otherwise as [`Session::request_forward`].

@@ -16,7 +16,22 @@ struct GrantedForward {
 
 impl GrantedForward {
     fn is_active_for(&self, listen: &RemoteListen) -> bool {
-        self.listen == *listen && !self.cancelled
+        self.is_named_by(listen) && !self.cancelled
+    }
+
+    /// Whether `listen` is what was requested, or names the port that was granted for a requested port 0: several
+    /// forwards may have requested that.
+    fn is_named_by(&self, listen: &RemoteListen) -> bool {
+        match (&self.listen, listen) {
+            (
+                RemoteListen::Tcp { address, port: 0 },
+                RemoteListen::Tcp {
+                    address: named,
+                    port,
+                },
+            ) if *port != 0 => address == named && *port == self.bound_port,
+            (requested, named) => requested == named,
+        }
     }
 }
 
@@ -102,7 +117,7 @@ impl RemoteForwards {
         if let Some(at) = self
             .granted
             .iter()
-            .position(|forward| forward.cancelled && forward.listen == *listen)
+            .position(|forward| forward.cancelled && forward.is_named_by(listen))
         {
             self.granted.remove(at);
         }
@@ -216,6 +231,22 @@ mod tests {
         );
         forwards.remove_cancelled(&tcp("localhost", 0));
         assert_eq!(forwards.find(&from("localhost", 80)), ForwardMatch::Unknown);
+    }
+
+    #[test]
+    fn the_granted_port_names_one_of_several_requests_for_port_0() {
+        let mut forwards = RemoteForwards::default();
+        forwards.grant(tcp("", 0), &[0, 0, 0, 80]);
+        forwards.grant(tcp("", 0), &[0, 0, 0, 81]);
+        let second = forwards.oldest(&tcp("", 81)).unwrap();
+        assert_eq!(forwards.cancel(second), Some(tcp("", 81)));
+        assert_eq!(forwards.oldest(&tcp("", 81)), None);
+        forwards.remove_cancelled(&tcp("", 81));
+        assert_eq!(
+            forwards.find(&from("", 80)),
+            ForwardMatch::Active(tcp("", 0), 80)
+        );
+        assert_eq!(forwards.find(&from("", 81)), ForwardMatch::Unknown);
     }
 
     #[test]

@@ -120,7 +120,11 @@ impl SshSession for FakeSession {
         answered.await.ok().flatten().ok_or_else(refused)
     }
 
-    async fn cancel_forward(&self, listen: &ListenAddr) -> Result<(), Failure> {
+    fn server(&self) -> String {
+        "fake".to_owned()
+    }
+
+    async fn cancel_forward(&self, listen: &ListenAddr, _: u16) -> Result<(), Failure> {
         let _ = self
             .global_requests
             .send(GlobalRequest::Cancel(listen.clone()));

@@ -71,7 +71,11 @@ impl Fixture {
     async fn new(forwards: &[Forward]) -> Self {
         let changed = Arc::new(Notify::new());
         let mut fixture = Self {
-            forwards: Forwards::new("t", Arc::clone(&changed)),
+            forwards: Forwards::new(
+                "t",
+                Arc::clone(&changed),
+                crate::forward::ServerListeners::default(),
+            ),
             changed,
         };
         let options = options(Duration::from_secs(30));

@@ -70,17 +70,36 @@ pub(crate) struct Agent {
     path: String,
 }
 
+/// Why the agent gave no answer, in words for the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AgentError {
+    /// A system call failed: the next dial may work.
+    TryAgain(String),
+    /// It is not running, does not answer or answers nonsense, until the user does something about it.
+    Unavailable(String),
+}
+
+impl AgentError {
+    /// Returns the words for the user.
+    pub(crate) fn into_text(self) -> String {
+        match self {
+            Self::TryAgain(why) | Self::Unavailable(why) => why,
+        }
+    }
+}
+
 impl Agent {
     /// Connects to the agent. `None` if none is configured.
     ///
     /// # Errors
     /// Why the configured agent cannot be used, for the user.
-    pub(crate) async fn connect(source: &AgentSource) -> Result<Option<Self>, String> {
+    pub(crate) async fn connect(source: &AgentSource) -> Result<Option<Self>, AgentError> {
         let Some(path) = socket(source) else {
             return match source {
-                AgentSource::Variable(variable) if std::env::var_os(variable).is_none() => Err(
-                    format!("identity_agent: ${} is not set", text::escape(variable)),
-                ),
+                AgentSource::Variable(variable) if std::env::var_os(variable).is_none() => {
+                    let why = format!("identity_agent: ${} is not set", text::escape(variable));
+                    Err(AgentError::Unavailable(why))
+                }
                 _ => Ok(None),
             };
         };
@@ -95,11 +114,18 @@ impl Agent {
                     AgentSource::Environment => "the agent of SSH_AUTH_SOCK",
                     _ => "identity_agent",
                 };
-                Err(format!("{agent} {shown} cannot be used: {error}"))
+                let why = format!("{agent} {shown} cannot be used: {error}");
+                Err(match error.kind() {
+                    io::ErrorKind::NotFound
+                    | io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::PermissionDenied => AgentError::Unavailable(why),
+                    // This process has no descriptor or memory left, or was interrupted: the agent itself may be well.
+                    _ => AgentError::TryAgain(why),
+                })
             }
-            Err(_) => Err(format!(
+            Err(_) => Err(AgentError::Unavailable(format!(
                 "the agent {shown} did not accept the connection within {REQUEST_TIMEOUT:?}"
-            )),
+            ))),
         }
     }
 
@@ -113,10 +139,15 @@ impl Agent {
     }
 
     /// Lists the keys that the agent holds. Entries that are not keys are skipped.
-    pub(crate) async fn keys(&mut self) -> Result<Vec<AgentKey>, String> {
+    ///
+    /// # Errors
+    /// The agent does not answer, or its answer is invalid.
+    pub(crate) async fn keys(&mut self) -> Result<Vec<AgentKey>, AgentError> {
         let answer = self.request(&[REQUEST_IDENTITIES], REQUEST_TIMEOUT).await?;
-        parse_keys(&answer)
-            .ok_or_else(|| format!("the agent {} sent an invalid list of keys", self.path))
+        parse_keys(&answer).ok_or_else(|| {
+            let why = format!("the agent {} sent an invalid list of keys", self.path);
+            AgentError::Unavailable(why)
+        })
     }
 
     /// Signs `data` with the private key of `blob`, by the algorithm that was offered to the server.
@@ -137,7 +168,8 @@ impl Agent {
             0
         };
         request.extend(flags.to_be_bytes());
-        let answer = self.request(&request, SIGN_TIMEOUT).await?;
+        let answer = self.request(&request, SIGN_TIMEOUT).await;
+        let answer = answer.map_err(AgentError::into_text)?;
         let signature = parse_signature(&answer)
             .ok_or_else(|| format!("the agent {} refused to sign", self.path))?;
         // An agent may ignore the flags and sign with another algorithm, which the server would reject.
@@ -177,23 +209,24 @@ impl Agent {
         if confirm {
             request.push(CONSTRAIN_CONFIRM);
         }
-        match self.request(&request, REQUEST_TIMEOUT).await?.first() {
+        let answer = self.request(&request, REQUEST_TIMEOUT).await;
+        match answer.map_err(AgentError::into_text)?.first() {
             Some(&SUCCESS) => Ok(()),
             _ => Err(format!("the agent {} rejected the key", self.path)),
         }
     }
 
-    async fn request(&mut self, message: &[u8], limit: Duration) -> Result<Vec<u8>, String> {
+    async fn request(&mut self, message: &[u8], limit: Duration) -> Result<Vec<u8>, AgentError> {
         match timeout(limit, exchange(&mut self.stream, message)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(format!(
-                "the connection to the agent {} broke: {error}",
-                self.path
-            )),
-            Err(_) => Err(format!(
+            Ok(Err(error)) => {
+                let why = format!("the connection to the agent {} broke: {error}", self.path);
+                Err(AgentError::TryAgain(why))
+            }
+            Err(_) => Err(AgentError::Unavailable(format!(
                 "the agent {} did not answer within {limit:?}",
                 self.path
-            )),
+            ))),
         }
     }
 }
@@ -323,14 +356,15 @@ mod tests {
             path: "x".into(),
         };
         let start = tokio::time::Instant::now();
-        assert!(agent.keys().await.unwrap_err().contains("did not answer"));
+        let error = agent.keys().await.unwrap_err().into_text();
+        assert!(error.contains("did not answer"), "{error}");
         assert_eq!(start.elapsed(), REQUEST_TIMEOUT);
     }
 
     #[tokio::test]
     async fn the_error_names_a_missing_socket() {
         let source = AgentSource::Socket("/nonexistent/agent".into());
-        let error = Agent::connect(&source).await.err().unwrap();
+        let error = Agent::connect(&source).await.err().unwrap().into_text();
         assert!(error.contains("/nonexistent/agent"), "{error}");
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct AuthHistory {
     pub(crate) command_failed: bool,
     /// Whether the agent gave no key or no signature, which it may give later.
     pub(crate) agent_unavailable: bool,
+    /// Whether the agent could not be asked because a system call failed.
+    pub(crate) agent_try_again: bool,
 }
 
 impl AuthHistory {
@@ -144,6 +146,10 @@ impl AuthHistory {
         if !self.unreadable.is_empty() {
             let hint = "tunneld tries again until it can read the file that the error names; if the cause stays, fix \
                         the file or its mode";
+            return (FailureKind::Unreadable, hint.to_owned());
+        }
+        if self.agent_try_again {
+            let hint = "tunneld tries again; if the cause stays, see the limit of open files: LimitNOFILE=, ulimit -n";
             return (FailureKind::Unreadable, hint.to_owned());
         }
         if self.command_failed {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use crate::session::auth::agent::{self, Agent, AgentKey};
+use crate::session::auth::agent::{self, Agent, AgentError, AgentKey};
 use crate::session::auth::key_file::{self, FileError, KeyFile, Note};
 use crate::session::auth::login::SignError;
 use crate::session::auth::method::AuthContext;
@@ -50,6 +50,8 @@ pub(crate) struct Identities {
     pub(crate) unreadable: Vec<PathBuf>,
     /// Whether an agent is configured and gave no key: it is not running, does not answer, is locked or empty.
     pub(crate) agent_unavailable: bool,
+    /// Whether the agent could not be asked because a system call failed: the next dial may work.
+    pub(crate) agent_try_again: bool,
 }
 
 /// What the agent and the files hold, before it is ordered.
@@ -60,6 +62,7 @@ struct Sources {
     certificates: Vec<Vec<u8>>,
     /// Files that cannot be read now.
     unreadable: Vec<PathBuf>,
+    agent_try_again: bool,
 }
 
 impl Identities {
@@ -70,12 +73,14 @@ impl Identities {
         let unreadable = std::mem::take(&mut sources.unreadable);
         let agent_unavailable =
             agent::socket(&auth.agent).is_some() && sources.agent_keys.is_empty();
+        let agent_try_again = sources.agent_try_again;
         let list = sources.order(auth, &mut notes);
         Self {
             list,
             notes,
             unreadable,
             agent_unavailable,
+            agent_try_again,
         }
     }
 }
@@ -88,11 +93,12 @@ impl Sources {
             files: Vec::new(),
             certificates: Vec::new(),
             unreadable: Vec::new(),
+            agent_try_again: false,
         };
-        sources
-            .load_agent(auth)
-            .await
-            .unwrap_or_else(|why| notes.push(why));
+        if let Err(error) = sources.load_agent(auth).await {
+            sources.agent_try_again = matches!(error, AgentError::TryAgain(_));
+            notes.push(error.into_text());
+        }
         for path in &auth.identity_files {
             match KeyFile::read(path, auth.identity_files_explicit).await {
                 Ok(file) => sources.files.extend(file),
@@ -127,7 +133,7 @@ impl Sources {
         notes.push(error.note());
     }
 
-    async fn load_agent(&mut self, auth: &Auth) -> Result<(), Note> {
+    async fn load_agent(&mut self, auth: &Auth) -> Result<(), AgentError> {
         if let Some(mut agent) = Agent::connect(&auth.agent).await? {
             self.agent_keys = agent.keys().await?;
             self.agent = Some(Arc::new(Mutex::new(agent)));

@@ -15,6 +15,7 @@ use tunneld_proto::text;
 use crate::prompt::PromptRequest;
 use crate::session::auth::login::SignError;
 use crate::session::auth::method::AuthContext;
+use crate::session::auth::unlocked_keys::Keep;
 use tunneld_keys::private_key;
 use tunneld_keys::wire::{self, Certificate};
 use tunneld_keys::{DecryptError, PrivateKey};
@@ -141,7 +142,10 @@ impl KeyFile {
             Some(PrivatePart::Unlocked(key)) => return Ok(Arc::clone(key)),
             Some(PrivatePart::Encrypted(encrypted)) => encrypted.clone(),
         };
-        let key = match context.unlocked_keys.get(&encrypted) {
+        // A derivation of an earlier dial may still run: its result spares the person a second prompt.
+        let shown = self.shown();
+        let known = context.while_unlocking(&shown, context.unlocked_keys.get(&encrypted));
+        let key = match known.await {
             Some(key) => key,
             None => self.decrypt(&encrypted, context).await?,
         };
@@ -158,7 +162,7 @@ impl KeyFile {
         let command = &context.auth.passphrase_command;
         let note = match command.is_empty() {
             true => String::new(),
-            false => match self.decrypt_by_command(encrypted, command).await {
+            false => match self.decrypt_by_command(encrypted, command, context).await {
                 Ok(key) => return Ok(key),
                 // The user may still know the passphrase, and sees in the prompt why the command did not do.
                 Err(note) => note,
@@ -171,9 +175,13 @@ impl KeyFile {
         &self,
         encrypted: &SecretString,
         command: &[String],
+        context: &AuthContext<'_>,
     ) -> Result<Arc<PrivateKey>, Note> {
         let why = match subprocess::first_line(command).await {
-            Ok(passphrase) => match decrypt_off_runtime(encrypted, passphrase).await {
+            Ok(passphrase) => match self
+                .derive(encrypted, passphrase, Keep::Briefly, context)
+                .await
+            {
                 Ok(key) => return Ok(key),
                 Err(why) => why.to_string(),
             },
@@ -213,30 +221,29 @@ impl KeyFile {
             };
             let answer = context.prompter.ask_one(request).await;
             let passphrase = answer.map_err(|_| SignError::PromptCancelled)?;
-            match decrypt_off_runtime(encrypted, passphrase).await {
-                Ok(key) => {
-                    context.unlocked_keys.insert(encrypted, &key);
-                    return Ok(key);
-                }
+            match self
+                .derive(encrypted, passphrase, Keep::UntilExit, context)
+                .await
+            {
+                Ok(key) => return Ok(key),
                 Err(DecryptError::WrongPassphrase) => note = "The passphrase is wrong. ".into(),
                 Err(why @ DecryptError::Unusable(_)) => return unable(why),
             }
         }
         unable(DecryptError::WrongPassphrase)
     }
-}
 
-/// Decrypts on a thread of its own: bcrypt and argon2 are slow by design and would block the runtime.
-async fn decrypt_off_runtime(
-    encrypted: &SecretString,
-    passphrase: SecretString,
-) -> Result<Arc<PrivateKey>, DecryptError> {
-    let encrypted = encrypted.clone();
-    let decrypted = tokio::task::spawn_blocking(move || {
-        private_key::decrypt(encrypted.expose_secret(), passphrase.expose_secret()).map(Arc::new)
-    });
-    let panicked = |_| Err(DecryptError::Unusable("decrypting it failed".into()));
-    decrypted.await.unwrap_or_else(panicked)
+    async fn derive(
+        &self,
+        encrypted: &SecretString,
+        passphrase: SecretString,
+        keep: Keep,
+        context: &AuthContext<'_>,
+    ) -> Result<Arc<PrivateKey>, DecryptError> {
+        let keys = context.unlocked_keys;
+        let derivation = keys.unlock(encrypted, passphrase, keep, private_key::decrypt);
+        context.while_unlocking(&self.shown(), derivation).await
+    }
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

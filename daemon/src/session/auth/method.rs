@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use parking_lot::Mutex;
+
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{AskingServer, ServerText};
 use crate::session::auth::login::Reply;
@@ -21,9 +23,50 @@ pub(crate) struct AuthContext<'a> {
     /// The tunnel's name, for the log.
     pub(crate) tunnel: &'a str,
     pub(crate) unlocked_keys: &'a UnlockedKeys,
+    /// The key that is being unlocked.
+    pub(crate) unlocking: &'a Unlocking,
+}
+
+/// The name of the key that is being unlocked, escaped. `None` while none is.
+#[derive(Debug, Default)]
+pub(crate) struct Unlocking(Mutex<Option<String>>);
+
+impl Unlocking {
+    /// Adds to a failure that the server did not wait until a key was unlocked.
+    pub(crate) fn explain(&self, failure: Failure) -> Failure {
+        let key = self.0.lock().take();
+        match (key, &failure.kind) {
+            (Some(key), FailureKind::Disconnected) => Failure {
+                message: format!(
+                    "{}, while the key {key} was still being unlocked",
+                    failure.message
+                ),
+                hint: Some(format!(
+                    "tunneld continues to unlock it, and uses it for the next login; `ssh-keygen -p -a 100 -f {key}` \
+                     makes it faster to unlock"
+                )),
+                ..failure
+            },
+            _ => failure,
+        }
+    }
 }
 
 impl AuthContext<'_> {
+    /// Runs the derivation of the key `shown`. The deadline is paused and other tunnels are not held up: how long it
+    /// takes is the choice of the key's owner.
+    pub(crate) async fn while_unlocking<T>(
+        &self,
+        shown: &str,
+        derivation: impl Future<Output = T>,
+    ) -> T {
+        *self.unlocking.0.lock() = Some(shown.to_owned());
+        let result = self.prompter.wait_beside(derivation).await;
+        // Not reached if the login ends first: the name then explains why.
+        *self.unlocking.0.lock() = None;
+        result
+    }
+
     /// The server as the one that asks, with the texts that it sent.
     pub(crate) fn asking_server(&self, banner: &str, instructions: &str) -> AskingServer {
         AskingServer {

@@ -117,6 +117,7 @@ impl<'a> PublicKey<'a> {
                 }
             }
             history.agent_unavailable |= identities.agent_unavailable;
+            history.agent_try_again |= identities.agent_try_again;
             history.unreadable = std::mem::take(&mut identities.unreadable);
             self.identities = Some(identities);
         }

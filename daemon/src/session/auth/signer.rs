@@ -35,12 +35,10 @@ impl<'a> IdentitySigner<'a> {
     async fn signature(&self, data: &[u8]) -> Result<Vec<u8>, SignError> {
         match self.identity.holder() {
             KeyHolder::Agent(agent) => {
-                // The agent may wait for a person, who touches a security key or consents.
-                let _pause = self.context.prompter.pause();
                 let mut agent = agent.lock().await;
-                let signed = agent
-                    .sign(self.identity.signing_key(), data, &self.algorithm)
-                    .await;
+                // The agent may wait for a person, who touches a security key or consents.
+                let sign = agent.sign(self.identity.signing_key(), data, &self.algorithm);
+                let signed = self.context.prompter.wait_beside(sign).await;
                 signed.map_err(SignError::Unable)
             }
             KeyHolder::File(file) => {

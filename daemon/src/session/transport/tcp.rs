@@ -2,7 +2,7 @@
 //! The order and timing of the attempts are in `happy_eyeballs`.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
@@ -11,12 +11,14 @@ use tunneld_proto::text;
 
 use crate::failure::{Failure, FailureKind};
 use crate::happy_eyeballs;
+use crate::session::slots::Slot;
 use tunneld_config::model::{AddressFamily, Liveness, Route};
 
 /// Limit for one address, so that a host that drops packets does not use up `connect_timeout` alone.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Looks up `host` and returns its addresses of the wanted family, in the order in which to try them.
+/// Looks up `host` and returns its addresses of the wanted family, in the order in which to try them. `slot` is given back
+/// when the lookup ends.
 ///
 /// # Errors
 /// `Resolve` if the lookup fails or the host has no address of the family.
@@ -24,6 +26,7 @@ pub(crate) async fn resolve(
     host: &str,
     port: u16,
     family: AddressFamily,
+    slot: Option<Slot>,
 ) -> Result<Vec<SocketAddr>, Failure> {
     let failed = |why: &str| {
         Failure::new(
@@ -31,11 +34,10 @@ pub(crate) async fn resolve(
             format!("looking up {}: {}", text::escape(host), text::escape(why)),
         )
     };
-    let found = tokio::net::lookup_host((host, port))
-        .await
-        .map_err(|error| {
-            failed(&error.to_string()).hint("check the name and this machine's DNS")
-        })?;
+    let found = look_up(host, port, slot).await.map_err(|error| {
+        failed(&error.to_string()).hint("check the name and this machine's DNS")
+    })?;
+    let found = found.into_iter();
     let of_family = found.filter(|address| is_in_family(address, family));
     let mut addresses = happy_eyeballs::interleave(of_family);
     addresses.dedup();
@@ -45,6 +47,22 @@ pub(crate) async fn resolve(
         ));
     }
     Ok(addresses)
+}
+
+/// All addresses of `host`. The slot goes with the thread, which cannot be ended: the caller may give up earlier.
+async fn look_up(host: &str, port: u16, slot: Option<Slot>) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let host = host.to_owned();
+    let looked_up = tokio::task::spawn_blocking(move || {
+        let found = (host.as_str(), port).to_socket_addrs();
+        drop(slot);
+        found.map(Iterator::collect)
+    });
+    looked_up
+        .await
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// Connects to the first of `addresses` that answers. Returns the stream and its local address, `None` if the system

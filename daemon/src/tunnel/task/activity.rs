@@ -13,9 +13,10 @@ use super::open_prompt::{Answered, OpenPrompt, SessionPrompt, SharedPrompt};
 use crate::failure::{Failure, FailureKind, Recovery};
 use crate::prompt::PendingPrompt;
 use crate::session::Session;
-use crate::tunnel::connect_limiter::ConnectPermit;
+use crate::session::connect_limiter::ConnectPermit;
 use crate::tunnel::credential_watch::{self, FileSnapshot};
 use crate::tunnel::machine::State;
+use crate::tunnel::registry::AnsweredPrompt;
 use tunneld_config::model::Route;
 
 /// The resources of the current state.
@@ -46,9 +47,6 @@ pub(super) enum Activity {
 pub(super) struct Dial {
     pub(super) epoch: u64,
     pub(super) channels: DialChannels,
-    /// `None` until the dial may start, and again while the user is asked. The task holds the permit, because the task
-    /// knows when the user is asked. It is held over the whole handshake and login, which is the load on the server.
-    pub(super) permit: Option<ConnectPermit>,
     /// The tunnel that carries this dial. `None` if the route uses none.
     pub(super) carrier: Option<Carrier>,
     /// The prompt that the dial waits for.
@@ -57,12 +55,15 @@ pub(super) struct Dial {
     pub(super) background_prompts: Vec<SessionPrompt>,
     /// The answers that this dial received, to be cached if the login succeeds.
     pub(super) answers: Vec<Answered>,
+    /// The prompts that the user has answered. Other tunnels that would ask the same wait until this dial ends.
+    pub(super) answered_prompts: Vec<AnsweredPrompt>,
     _task: AbortOnDrop,
 }
 
-/// What a dial reports to the task.
+/// What a dial shares with the task.
 pub(super) struct DialChannels {
-    pub(super) permits: mpsc::UnboundedReceiver<ConnectPermit>,
+    /// The slots that the dial holds. Only the task knows when the user is asked, rather than answered from the cache.
+    pub(super) permit: ConnectPermit,
     pub(super) phases: mpsc::UnboundedReceiver<Phase>,
     pub(super) prompts: mpsc::Receiver<PendingPrompt>,
 }
@@ -120,11 +121,11 @@ impl Dial {
         Self {
             epoch,
             channels,
-            permit: None,
             carrier,
             prompt: None,
             background_prompts: Vec::new(),
             answers: Vec::new(),
+            answered_prompts: Vec::new(),
             _task: AbortOnDrop(task),
         }
     }
@@ -133,22 +134,17 @@ impl Dial {
     /// Cancel safe.
     async fn next(&mut self) -> ActivityEvent {
         let epoch = self.epoch;
-        loop {
-            tokio::select! {
-                // The permit first: it must be here before the first prompt, which gives it back.
-                biased;
-                Some(permit) = self.channels.permits.recv() => self.permit = Some(permit),
-                Some(phase) = self.channels.phases.recv() => {
-                    return ActivityEvent::Phase { epoch, phase };
-                }
-                Some(prompt) = self.channels.prompts.recv() => return ActivityEvent::Prompt(prompt),
-                // The dial has finished; its result arrives through the task's join set.
-                else => std::future::pending().await,
-            }
+        tokio::select! {
+            // In the order in which the dial sends: a phase, then its prompt.
+            biased;
+            Some(phase) = self.channels.phases.recv() => ActivityEvent::Phase { epoch, phase },
+            Some(prompt) = self.channels.prompts.recv() => ActivityEvent::Prompt(prompt),
+            // The dial has finished; its result arrives through the task's join set.
+            else => std::future::pending().await,
         }
     }
 
-    /// Turns the finished dial into its session. Releases the permit.
+    /// Turns the finished dial into its session.
     pub(super) fn into_live(self, session: Session, status: SessionStatus) -> Live {
         Live {
             session,

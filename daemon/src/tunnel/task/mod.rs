@@ -17,7 +17,6 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -28,14 +27,13 @@ use self::activity::{Activity, ActivityEvent};
 pub use self::command::{Command, SystemChange, UserCommand};
 use self::open_prompt::Answered;
 pub use self::prompts::prompt_not_found;
-use super::answer_cache::AnswerCache;
-use super::connect_limiter::ConnectLimiter;
+use super::answer_cache::SharedAnswers;
 use super::machine::{Action, Event, Machine, State};
 use super::refresh::RefreshHandle;
 use super::registry::{Lease, StatusRegistry};
 use crate::backoff::Backoff;
 use crate::failure::{Failure, FailureKind};
-use crate::forward::Forwards;
+use crate::forward::{Forwards, ServerListeners};
 use crate::session::DialState;
 use crate::session::Established;
 use tunneld_config::model::{Liveness, Tunnel};
@@ -54,14 +52,14 @@ const STOP_GRACE: Duration = Duration::from_secs(4);
 pub struct TaskContext {
     /// Where each tunnel publishes its status.
     pub registry: StatusRegistry,
-    /// Limits the dials that run at once.
-    pub connect_limiter: ConnectLimiter,
     /// The last prompt id that was used.
     pub last_prompt_id: Arc<AtomicU64>,
-    /// Recent answers. Not a tokio mutex: held for a look-up, never across an await.
-    pub answers: Arc<Mutex<AnswerCache>>,
-    /// State that the dials of all tunnels share: unlocked keys and the lock for writing known_hosts.
+    /// Recent answers.
+    pub answers: SharedAnswers,
+    /// State that the dials of all tunnels share: limits, unlocked keys, and the lock for writing known_hosts.
     pub dials: DialState,
+    /// What the tunnels have servers listen on.
+    pub listeners: ServerListeners,
     /// Resolves a tunnel's configuration again.
     pub refresh: RefreshHandle,
 }
@@ -115,8 +113,6 @@ enum WorkResult {
         epoch: u64,
     },
     ProbeSucceeded,
-    /// Answers that this tunnel has cached are too old now.
-    AnswersExpired,
     /// `None` if the configuration is not resolved differently or cannot be resolved now.
     Refreshed(Option<Box<Tunnel>>),
 }
@@ -145,7 +141,11 @@ impl Task {
         let task = Self {
             machine: Machine::new(backoff(&config.route.liveness)),
             activity: Activity::Idle,
-            forwards: Forwards::new(&config.name, Arc::clone(&forwards_changed)),
+            forwards: Forwards::new(
+                &config.name,
+                Arc::clone(&forwards_changed),
+                context.listeners.clone(),
+            ),
             forwards_changed,
             lease: context.registry.register(&config.name),
             context,
@@ -273,9 +273,6 @@ impl Task {
             Ok(WorkResult::Closed { epoch }) => self.apply(Event::Closed { epoch }),
             // Publishes the round-trip time that the probe measured.
             Ok(WorkResult::ProbeSucceeded) => self.publish(),
-            Ok(WorkResult::AnswersExpired) => {
-                self.context.answers.lock().remove_expired(Instant::now());
-            }
             Ok(WorkResult::Refreshed(current)) => {
                 if let Some(current) = current {
                     self.take_refreshed(*current).await;

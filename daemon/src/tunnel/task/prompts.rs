@@ -7,17 +7,15 @@ use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 use secrecy::SecretString;
-use tokio::time::{Instant, sleep};
 use tracing::info;
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::status::{Prompt, PromptKind};
 
+use super::Task;
 use super::activity::{Activity, AwaitedPrompt};
 use super::open_prompt::{Answered, OpenPrompt, SessionPrompt, SharedPrompt};
-use super::{Task, WorkResult};
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{PendingPrompt, PromptRequest};
-use crate::tunnel::answer_cache::MAX_AGE;
 use crate::tunnel::machine::Event;
 
 /// Whether the dial or session continues without the answer.
@@ -44,9 +42,7 @@ impl Task {
         let Activity::Dialing(dial) = &mut self.activity else {
             return;
         };
-        if let Some(permit) = &mut dial.permit {
-            permit.release_for_prompt();
-        }
+        dial.channels.permit.release_for_prompt();
         // An earlier prompt of this dial is outdated: a dial waits for one at a time.
         dial.prompt = None;
         let (epoch, id) = (dial.epoch, prompt.id);
@@ -82,7 +78,7 @@ impl Task {
         if is_repeated {
             return None;
         }
-        self.context.answers.lock().get(Instant::now(), request)
+        self.context.answers.get(request)
     }
 
     /// The prompt as clients see it, with a new id.
@@ -170,10 +166,11 @@ impl Task {
         answers: Option<Vec<SecretString>>,
     ) {
         let OpenPrompt { guard, request } = open;
-        drop(guard);
         match answers {
             Some(answers) => {
+                let answered = guard.answered();
                 if let Activity::Dialing(dial) = &mut self.activity {
+                    dial.answered_prompts.push(answered);
                     dial.answers
                         .push((PromptRequest::clone(&request), answers.clone()));
                 }
@@ -183,7 +180,10 @@ impl Task {
                 }
             }
             // The dial learns of it by the dropped sender. It may continue with other login methods.
-            None => drop(answer),
+            None => {
+                drop(guard);
+                drop(answer);
+            }
         }
         if let Some(epoch) = self.machine.live_epoch() {
             self.apply(Event::PromptClosed { epoch });
@@ -217,18 +217,8 @@ impl Task {
     /// Caches the answers of a login that succeeded, for tunnels that log in to the same host.
     pub(super) fn cache_answers(&mut self, answers: Vec<Answered>) {
         self.kept_answer = None;
-        let now = Instant::now();
-        let mut cache = self.context.answers.lock();
-        cache.remove_expired(now);
         for (request, answers) in answers {
-            cache.insert(now, request, answers);
-        }
-        if !cache.is_empty() {
-            // Otherwise the secrets would stay in memory until the next login.
-            self.work.spawn(async {
-                sleep(MAX_AGE).await;
-                WorkResult::AnswersExpired
-            });
+            self.context.answers.insert(request, answers);
         }
     }
 

@@ -12,7 +12,8 @@ use super::carrier::{self, Carrier};
 use super::{CLOSE_GRACE, PROBE_TIMEOUT, Task, WorkResult};
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::PromptSender;
-use crate::session::{self, DialContext, Established, Incoming, Session};
+use crate::session::connect_limiter::ConnectPermit;
+use crate::session::{self, DialContext, Established, Incoming, PhaseReporter, Priority, Session};
 use crate::tunnel::machine::{Event, State};
 use tunneld_config::model::Via;
 
@@ -39,48 +40,35 @@ impl Task {
     }
 
     fn spawn_dial(&mut self, epoch: u64) -> (AbortHandle, DialChannels) {
-        let (phase_sender, phases) = mpsc::unbounded_channel();
-        let (permit_sender, permits) = mpsc::unbounded_channel();
+        let (phase_reporter, phases) = PhaseReporter::new();
+        let permit = ConnectPermit::default();
         let (prompt_sender, prompts) = PromptSender::new();
         let tunnel = self.config.name.clone();
         let route = self.config.route.clone();
-        let limiter = self.context.connect_limiter.clone();
+        // The clients of a tunnel that was up are held until it is up again.
+        let priority = match self.history.session_was_lost {
+            true => Priority::Lost,
+            false => Priority::Other,
+        };
         let registry = self.context.registry.clone();
         let shared = self.context.dials.clone();
+        let held = permit.clone();
         let task = self.work.spawn(async move {
             let result = async {
                 let carrier = match &route.via {
                     Via::Tunnel(name) => Some(carrier::session_of(name, &registry)?),
                     _ => None,
                 };
-                if let Some(failure) = limiter.turned_away(&route) {
-                    return Err(failure);
-                }
-                let permit = limiter.acquire(&route).await.ok_or_else(|| {
-                    Failure::new(
-                        FailureKind::Internal,
-                        "a bug in tunneld: no dial is permitted",
-                    )
-                })?;
-                // Again: it may have waited behind the dial that was turned away.
-                if let Some(failure) = limiter.turned_away(&route) {
-                    return Err(failure);
-                }
-                // Fails only if the task has dropped the dial, which aborts this work.
-                let _ = permit_sender.send(permit);
                 let context = DialContext {
                     tunnel,
-                    phases: phase_sender,
+                    phases: phase_reporter,
                     prompts: prompt_sender,
                     carrier,
+                    permit: held,
+                    priority,
                     shared,
                 };
-                let result = session::dial(&route, context).await;
-                // Before the permit is given back, so that no other dial slips in between.
-                if let Err(failure) = &result {
-                    limiter.note_failure(&route, failure);
-                }
-                result
+                session::dial(&route, context).await
             };
             WorkResult::Dialled {
                 epoch,
@@ -88,7 +76,7 @@ impl Task {
             }
         });
         let channels = DialChannels {
-            permits,
+            permit,
             phases,
             prompts,
         };

@@ -5,7 +5,9 @@ use tokio::sync::oneshot;
 use tunneld_proto::status::{PromptField, PromptKind};
 
 use super::*;
+use crate::forward::ServerListeners;
 use crate::prompt::{AskingServer, PendingPrompt, PromptRequest, ServerText};
+use crate::tunnel::answer_cache::MAX_AGE;
 use tunneld_config::{Env, Loader, ad_hoc};
 
 struct Bench {
@@ -16,9 +18,9 @@ struct Bench {
 fn context() -> TaskContext {
     TaskContext {
         registry: StatusRegistry::new(),
-        connect_limiter: ConnectLimiter::new(1),
         last_prompt_id: Arc::default(),
-        answers: Arc::default(),
+        answers: SharedAnswers::default(),
+        listeners: ServerListeners::default(),
         dials: crate::session::DialState::default(),
         refresh: RefreshHandle::default(),
     }
@@ -145,7 +147,7 @@ async fn a_kept_answer_is_forgotten_when_the_tunnel_goes_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cached_answers_are_wiped_when_they_expire() {
+async fn cached_answers_are_wiped_although_their_tunnel_is_removed() {
     let mut bench = Bench::dialling().await;
     let _answered = bench.ask();
     bench.answer(Some("s3cret"));
@@ -153,17 +155,14 @@ async fn cached_answers_are_wiped_when_they_expire() {
         panic!("no dial");
     };
     let answers = std::mem::take(&mut dial.answers);
+    let request = answers[0].0.clone();
     bench.task.cache_answers(answers);
-    assert!(!bench.task.context.answers.lock().is_empty());
-    while !matches!(
-        bench.task.work.join_next().await,
-        Some(Ok(WorkResult::AnswersExpired))
-    ) {}
-    bench
-        .task
-        .on_work_done(Ok(WorkResult::AnswersExpired))
-        .await;
-    assert!(bench.task.context.answers.lock().is_empty());
+    let shared = bench.task.context.answers.clone();
+    assert!(shared.get(&request).is_some());
+    drop(bench);
+    let wiping = tokio::time::timeout(MAX_AGE * 2, shared.wipe_expired());
+    assert!(wiping.await.is_err());
+    assert!(shared.is_empty());
 }
 
 #[tokio::test]

@@ -180,7 +180,7 @@ async fn remote_forwards_work_with_port_zero_and_unix_sockets() -> Result<()> {
         })
         .await;
     assert_eq!(again.unwrap_err().kind, FailureKind::RemoteForwardRefused);
-    established.session.cancel_forward(&any_port).await?;
+    established.session.cancel_forward(&any_port, 0).await?;
     assert!(
         tokio::net::TcpStream::connect(("127.0.0.1", port))
             .await

@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tunneld::failure::Failure;
 use tunneld::prompt::{PendingPrompt, PromptRequest, PromptSender};
-use tunneld::session::{DialContext, DialState, Established, dial};
+use tunneld::session::connect_limiter::ConnectPermit;
+use tunneld::session::{DialContext, DialState, Established, PhaseReporter, Priority, dial};
 use tunneld_config::model::{
     AddKeysToAgent, AddressFamily, Agent, Auth, Crypto, HostKeyChecking, HostKeys, Liveness, Route,
     UpdateHostKeys, Via,
@@ -139,12 +140,14 @@ pub(crate) async fn connect_with(
 ) -> Result<Established, Failure> {
     let (asker, pending) = PromptSender::new();
     let _user = user.answer_all(pending);
-    let (phases, _receiver) = mpsc::unbounded_channel();
+    let (phases, _receiver) = PhaseReporter::new();
     let context = DialContext {
         tunnel: "lab".into(),
         phases,
         prompts: asker,
         carrier: None,
+        permit: ConnectPermit::default(),
+        priority: Priority::Other,
         shared: user.dials.clone(),
     };
     dial(route, context).await

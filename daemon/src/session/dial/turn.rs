@@ -1,0 +1,66 @@
+//! The turns of a dial: at its server, and among the dials that the daemon works at.
+
+use tunneld_proto::status::Phase;
+
+use super::{Carrier, Dial};
+use crate::failure::Failure;
+use crate::session::connect_limiter::{SCOUT_LEASE, ServerId, Work};
+use crate::session::deadline::PausableDeadline;
+use tunneld_config::model::{Route, Via};
+
+/// Identifies the server that handles the login of this hop.
+pub(super) fn server_id(route: &Route, carrier: Option<&Carrier>) -> ServerId {
+    let address = format!("{}:{}", route.host, route.port);
+    ServerId(match (carrier, &route.via) {
+        (Some((name, _)), _) => format!("{name} {address}"),
+        // The command decides which machine answers to the host's name.
+        (None, Via::Command(command)) => format!("{command} {address}"),
+        (None, _) => address,
+    })
+}
+
+impl Dial<'_> {
+    /// Waits until another connection to the server may be made.
+    ///
+    /// # Errors
+    /// What another tunnel met at the server, if it accepts no connections for a while.
+    pub(super) async fn take_server_slot(&self) -> Result<(), Failure> {
+        let limiter = &self.context.shared.limiter;
+        let turned_away = || limiter.turned_away(&self.server).map_or(Ok(()), Err);
+        turned_away()?;
+        let slots = limiter.server(&self.server);
+        let slot = match slots.try_acquire() {
+            Some(slot) => slot,
+            None => {
+                self.enter(Phase::Queued);
+                let acquire = slots.acquire(self.context.priority);
+                tokio::pin!(acquire);
+                match tokio::time::timeout(SCOUT_LEASE, &mut acquire).await {
+                    Ok(slot) => slot,
+                    Err(_) => {
+                        limiter.open_server(&self.server);
+                        acquire.await
+                    }
+                }
+            }
+        };
+        let pending = limiter.pending(&self.server);
+        self.context.permit.hold_server(slot, pending);
+        // Again: it may have waited behind the dial that was turned away.
+        turned_away()
+    }
+
+    /// Waits until the daemon may work at one dial more. The clock of `deadline` is stopped meanwhile.
+    pub(super) async fn take_work_slot(&self, work: Work, deadline: &PausableDeadline) {
+        let slots = self.context.shared.limiter.work(work);
+        let slot = match slots.try_acquire() {
+            Some(slot) => slot,
+            None => {
+                let _pause = deadline.pause();
+                self.enter(Phase::Queued);
+                slots.acquire(self.context.priority).await
+            }
+        };
+        self.context.permit.hold_work(slot);
+    }
+}
