@@ -116,6 +116,31 @@ const EXCLUDED: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// Panics that only a failure which the kernel does not produce can cause: the call, a part of the place, and the reason.
+const EXCLUDED_PANICS: &[(&str, &str, &str)] = &[
+    (
+        "write",
+        "tokio-1.",
+        "a write of 8 bytes to the eventfd that wakes the runtime: it can only fail with EAGAIN (eventfd(2))",
+    ),
+    (
+        "write",
+        "notify-8.",
+        "the same for the eventfd that wakes the watcher of the configuration directory",
+    ),
+];
+
+impl Injection {
+    /// Returns whether the panic shows that the call which failed cannot fail in this way: strace selects calls by their
+    /// name and not by the kind of descriptor. `panic` is the line that names its place; `None` without a panic.
+    pub(super) fn is_impossible(&self, panic: Option<&str>) -> bool {
+        let matches = |(call, place, _): &(&str, &str, &str)| {
+            *call == self.call && panic.is_some_and(|panic| panic.contains(place))
+        };
+        EXCLUDED_PANICS.iter().any(matches)
+    }
+}
+
 /// Returns the failures for the calls of a trace that `strace -f` wrote: for each call and error the first ones, and
 /// others spread evenly, at most `max_per_call` of each.
 pub fn plan(trace: &str, max_per_call: u32) -> Vec<Injection> {

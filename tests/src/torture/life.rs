@@ -24,6 +24,9 @@ const PASSWORD: &str = "correct horse";
 const FIRST: Duration = Duration::from_secs(12);
 /// How long each later step may take.
 const STEP: Duration = Duration::from_secs(8);
+/// The same where a password was sent before the connection broke: it may count as a failed login, so the next attempt
+/// comes after about half a minute.
+const AFTER_LOGIN: Duration = Duration::from_secs(50);
 /// How long the daemon may take to notice a changed file by itself; `reload` follows.
 const NOTICE: Duration = Duration::from_secs(3);
 /// How long a command of tunnelctl may take.
@@ -42,6 +45,8 @@ pub struct Stage {
 pub enum Life {
     /// Everything went on.
     Right,
+    /// The failure met a call that cannot fail in this way, see [`Injection::is_impossible`].
+    Impossible,
     /// The daemon refused to start and said why in its last line.
     Refused(String),
     /// What went wrong, in the order of the script, and the daemon's log.
@@ -95,10 +100,14 @@ impl Stage {
         let refused = daemon.script(&mut child).await;
         daemon.end(&mut child).await;
         let log = daemon.log();
-        if let Some(line) = log.lines().find(|line| line.contains("panicked at")) {
+        let panic = log.lines().find(|line| line.contains("panicked at"));
+        if let Some(line) = panic {
             daemon.faults.push(format!("PANIC {line}"));
         }
         let life = match refused {
+            _ if injection.is_some_and(|injection| injection.is_impossible(panic)) => {
+                Life::Impossible
+            }
             _ if !daemon.faults.is_empty() => Life::Wrong {
                 faults: daemon.faults,
                 log,
@@ -125,15 +134,21 @@ struct Ports {
 
 impl Ports {
     fn free() -> Result<Self> {
-        let free = crate::ports::free;
+        // Distinct: a port is free until the daemon binds it.
+        let mut distinct = std::collections::BTreeSet::new();
+        while distinct.len() < 7 {
+            distinct.insert(crate::ports::free()?);
+        }
+        let mut ports = distinct.into_iter();
+        let mut next = || ports.next().context("seven ports");
         Ok(Self {
-            local: free()?,
-            dynamic: free()?,
-            remote: free()?,
-            added: free()?,
-            by_alias: free()?,
-            by_command: free()?,
-            by_password: free()?,
+            local: next()?,
+            dynamic: next()?,
+            remote: next()?,
+            added: next()?,
+            by_alias: next()?,
+            by_command: next()?,
+            by_password: next()?,
         })
     }
 }
@@ -245,14 +260,19 @@ impl Actor<'_> {
             status = child.wait() => return self.ended_at_start(status),
         }
         let all = [
-            ("socks", socks, ports.dynamic),
-            ("remote", remote, ports.remote),
-            ("by ssh_config", forward, ports.by_alias),
-            ("by ProxyCommand and agent", forward, ports.by_command),
-            ("by password_command", forward, ports.by_password),
+            ("socks", socks, ports.dynamic, STEP),
+            ("remote", remote, ports.remote, STEP),
+            ("by ssh_config", forward, ports.by_alias, STEP),
+            ("by ProxyCommand and agent", forward, ports.by_command, STEP),
+            (
+                "by password_command",
+                forward,
+                ports.by_password,
+                AFTER_LOGIN,
+            ),
         ];
-        for (name, way, port) in all {
-            self.step(name, way, port, STEP).await;
+        for (name, way, port, limit) in all {
+            self.step(name, way, port, limit).await;
         }
         // A daemon that has no session now is a fault that was reported above.
         let _ = self.server.kill_sessions();

@@ -16,6 +16,8 @@ use super::life::{Life, Stage};
 pub struct Tally {
     /// Lives that went on.
     pub right: u32,
+    /// Lives whose failure the kernel does not produce.
+    pub impossible: u32,
     /// Daemons that refused to start with a reason.
     pub refused: u32,
     /// Lives that were wrong once and right when they were played again.
@@ -70,6 +72,7 @@ impl Tally {
     fn count(&mut self, injection: &Injection, first: Life, second: Option<Life>) {
         match (first, second) {
             (Life::Right, _) => self.right += 1,
+            (Life::Impossible, _) => self.impossible += 1,
             (Life::Refused(why), _) => {
                 println!("refused  {injection}  {why}");
                 self.refused += 1;
