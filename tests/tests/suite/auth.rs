@@ -12,6 +12,7 @@ use tunneld_tests::wait::LONG;
 
 use crate::fixture::{
     answer_prompt, has_error, is_up, is_waiting, start_daemon, wait_next_prompt, wait_prompt,
+    without_key,
 };
 
 /// The tunnel NAME to `server` with another key file.
@@ -206,7 +207,8 @@ async fn a_frozen_agent_delays_only_the_tunnel_that_uses_it() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_certificate_logs_in_when_configured_or_beside_its_key() -> Result<()> {
+async fn a_certificate_logs_in_when_configured_named_as_an_identity_or_beside_its_key() -> Result<()>
+{
     let ca = tempfile::tempdir()?;
     let ca_key = ca.path().join("ca");
     keys::generate(&ca_key, "ed25519").await?;
@@ -241,12 +243,38 @@ async fn a_certificate_logs_in_when_configured_or_beside_its_key() -> Result<()>
         with_key(&server, "explicit", &other)?,
         elsewhere.display()
     );
+    // As Vault's documentation has it: the certificate is an identity of its own, before its key.
+    let named = without_key(&server.tunnel_toml("named")?, "identity_file");
+    let text = format!(
+        "{text}{named}identity_file = [\"{}\", \"{}\"]\n",
+        elsewhere.display(),
+        other.display()
+    );
     let (_home, daemon) = start_daemon(&text).await?;
-    for name in ["beside", "explicit"] {
+    for name in ["beside", "explicit", "named"] {
         let tunnel = daemon.wait_up(name).await?;
         let auth = tunnel.session.context("a session")?.auth;
         assert!(auth.to_lowercase().contains("cert"), "{auth}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_public_key_that_all_can_read_names_a_key_of_the_agent() -> Result<()> {
+    let server = Sshd::start().await?;
+    let agent = Agent::start().await?;
+    agent.add(&server.user_key()).await?;
+    let public = server.dir().join("named.pub");
+    std::fs::copy(server.user_key().with_extension("pub"), &public)?;
+    std::fs::set_permissions(&public, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    let tunnel = without_key(&server.tunnel_toml("t")?, "identity_file");
+    let text = format!(
+        "{tunnel}identity_file = \"{}\"\nidentities_only = true\nidentity_agent = \"{}\"\n",
+        public.display(),
+        agent.socket().display()
+    );
+    let (_home, daemon) = start_daemon(&text).await?;
+    daemon.wait_up("t").await?;
     Ok(())
 }
 

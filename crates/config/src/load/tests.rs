@@ -193,7 +193,7 @@ async fn a_load_without_an_answer_of_ssh_is_to_be_tried_again() {
     // The mode 0600 makes it impossible to run.
     let loaded = dir.loader_in(env).load(now()).await;
     assert!(loaded.tunnels.is_empty(), "{loaded:?}");
-    assert_eq!(loaded.try_again, TryAgain::Backoff);
+    assert_eq!(loaded.try_again, TryAgain::Soon);
     assert_eq!(dir.load().await.try_again, TryAgain::OnChange);
 }
 

@@ -66,7 +66,7 @@ pub(crate) struct TunnelResolver<'a> {
     ssh: Option<SshG>,
     /// `ssh -G` did not answer a question.
     unanswered: AtomicBool,
-    /// An ssh_config file could not be read, or ssh refused it.
+    /// An ssh_config file could not be read, ssh refused it, or ssh could not be run now.
     unusable: AtomicBool,
 }
 
@@ -265,9 +265,9 @@ impl<'a> TunnelResolver<'a> {
             Err(QueryError::NotFound) => without_ssh(&query.files).map_err(error),
             Err(why) => {
                 match why {
-                    QueryError::Timeout | QueryError::Failed(_) => {
-                        self.unanswered.store(true, Ordering::Relaxed);
-                    }
+                    QueryError::Timeout => self.unanswered.store(true, Ordering::Relaxed),
+                    // A system call failed: asking again costs little, unlike a question that hangs.
+                    QueryError::Failed(_) => self.unusable.store(true, Ordering::Relaxed),
                     QueryError::Refused(_) => {
                         self.unusable.store(true, Ordering::Relaxed);
                         return Err(of_file(&file, why.to_string()));

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::key::{CERT_SUFFIX, KeyFields, SignatureError, key_type, plain_type};
 use crate::error::bounded;
+use crate::pattern::match_pattern;
 use crate::wire::{Malformed, Reader, Writer};
 
 /// SSH_CERT_TYPE_HOST (PROTOCOL.certkeys): the certificate identifies a host and not a user.
@@ -43,7 +44,7 @@ pub enum CertificateError {
     #[error("the certificate is not a host certificate")]
     NotHost,
     /// It is valid for other hosts only.
-    #[error("the certificate is for {}, not for {host}", principals.join(", "))]
+    #[error("{}", wrong_host(host, principals))]
     Principal {
         /// The host that was connected to.
         host: String,
@@ -106,8 +107,9 @@ impl Certificate {
         })
     }
 
-    /// Checks that the certificate is valid for `host` at `now`, in seconds since 1970. As in OpenSSH, a principal is
-    /// a name and not a pattern, and a certificate without principals is valid for every host.
+    /// Checks that the certificate is valid for `host` at `now`, in seconds since 1970. As in OpenSSH 10.3, a principal is
+    /// a pattern with `*` and `?`, and a certificate without principals is valid for no host. Older versions take it for
+    /// every host, and a principal for a name.
     ///
     /// # Errors
     /// The claim that does not hold.
@@ -128,7 +130,8 @@ impl Certificate {
         }
         // Host names do not depend on case; principals are compared as they are.
         let host = host.to_ascii_lowercase();
-        if !self.principals.is_empty() && !self.principals.contains(&host) {
+        let matches = |principal: &String| match_pattern(&host, principal);
+        if !self.principals.iter().any(matches) {
             return Err(CertificateError::Principal {
                 host,
                 principals: self.principals.clone(),
@@ -136,6 +139,16 @@ impl Certificate {
         }
         Ok(())
     }
+}
+
+fn wrong_host(host: &str, principals: &[String]) -> String {
+    if principals.is_empty() {
+        return "the certificate names no host, so it is valid for none".to_owned();
+    }
+    format!(
+        "the certificate is for {}, not for {host}",
+        principals.join(", ")
+    )
 }
 
 /// The part of `whole` before its tail `rest`.

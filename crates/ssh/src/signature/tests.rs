@@ -142,7 +142,7 @@ impl Claims<'_> {
 }
 
 #[test]
-fn no_principals_means_every_host_and_no_critical_option_is_ignored() {
+fn a_principal_is_a_pattern_none_means_no_host_and_no_critical_option_is_ignored() {
     let check = |claims: Claims<'_>| {
         let certificate = Certificate::parse(&claims.certificate(), false).unwrap();
         certificate.check_host("db.example", WITHIN_VALIDITY)
@@ -152,8 +152,18 @@ fn no_principals_means_every_host_and_no_critical_option_is_ignored() {
         principals: &[],
         ..Claims::default()
     };
-    assert_eq!(check(all), Ok(()));
-    for principal in ["*", "*.example", "db.exampl?", "DB.example", ""] {
+    assert!(matches!(
+        check(all),
+        Err(CertificateError::Principal { .. })
+    ));
+    for principal in ["*", "*.example", "db.exampl?"] {
+        let one = Claims {
+            principals: &[principal],
+            ..Claims::default()
+        };
+        assert_eq!(check(one), Ok(()), "{principal}");
+    }
+    for principal in ["?.example", "*.example.org", "DB.example", ""] {
         let one = Claims {
             principals: &[principal],
             ..Claims::default()

@@ -101,7 +101,11 @@ impl Sources {
         }
         for path in &auth.identity_files {
             match KeyFile::read(path, auth.identity_files_explicit).await {
-                Ok(file) => sources.files.extend(file),
+                Ok(Some(file)) => match file.as_certificate() {
+                    Some(certificate) => sources.certificates.push(certificate.to_vec()),
+                    None => sources.files.push(file),
+                },
+                Ok(None) => {}
                 Err(error) => sources.leave_out(path, error, notes),
             }
         }

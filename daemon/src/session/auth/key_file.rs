@@ -113,6 +113,12 @@ impl KeyFile {
         certificate_path(&self.path)
     }
 
+    /// The certificate that the file is. `None` for a key. As for ssh, a certificate may be named as an identity.
+    pub(crate) fn as_certificate(&self) -> Option<&[u8]> {
+        let public = self.public()?;
+        (!self.can_sign() && certified_key(public).is_some()).then_some(public)
+    }
+
     /// Whether the file holds a private key.
     pub(crate) fn can_sign(&self) -> bool {
         self.private.is_some()
@@ -265,7 +271,12 @@ fn read_key(path: PathBuf, explicit: bool) -> Result<Option<KeyFile>, FileError>
         public: Some(public),
         private: None,
     };
-    let content = match read_carefully(&path, Privacy::OwnerOnly) {
+    let read = match read_carefully(&path, Privacy::Anyone) {
+        // A public key may be public. The mode of everything else is checked before it is used.
+        Ok(content) if public_in(&content).is_none() => read_carefully(&path, Privacy::OwnerOnly),
+        read => read,
+    };
+    let content = match read {
         Ok(content) => content,
         // As for ssh: `KEY.pub` alone names a key that the agent holds.
         Err(ReadError::Missing) => {
