@@ -276,9 +276,10 @@ impl Actor<'_> {
         }
         // A daemon that has no session now is a fault that was reported above.
         let _ = self.server.kill_sessions();
-        for (name, way, port) in all.into_iter().chain([("local", forward, ports.local)]) {
-            self.step(&format!("{name}, after the kill"), way, port, FIRST)
-                .await;
+        let local = ("local", forward, ports.local, STEP);
+        for (name, way, port, limit) in all.into_iter().chain([local]) {
+            let name = format!("{name}, after the kill");
+            self.step(&name, way, port, limit.max(FIRST)).await;
         }
         if let Err(error) = self.write_config(true) {
             self.faults.push(format!("the lab: {error:#}"));
