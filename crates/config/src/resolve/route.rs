@@ -241,16 +241,21 @@ impl<'a> TunnelResolver<'a> {
             Ok(text) => {
                 let host = SshGOutput::parse(&text);
                 // Cached by `SshG`: asked once per load, not once per tunnel.
-                let built_in = self
-                    .baseline(&ConfigFiles::Nothing)
-                    .await
-                    .map_err(|why| error(why.to_string()))?;
+                let unanswered = |why: QueryError| {
+                    self.record(&why);
+                    error(why.to_string())
+                };
+                let built_in = self.baseline(&ConfigFiles::Nothing).await;
+                let built_in = built_in.map_err(unanswered)?;
                 let system = match &query.files {
-                    // A system without this file says nothing about any host.
-                    ConfigFiles::Usual => self
-                        .baseline(&ConfigFiles::Only(PathBuf::from(SYSTEM_CONFIG)))
-                        .await
-                        .unwrap_or_else(|_| built_in.clone()),
+                    ConfigFiles::Usual => {
+                        let only_system = ConfigFiles::Only(PathBuf::from(SYSTEM_CONFIG));
+                        match self.baseline(&only_system).await {
+                            // A system without this file, which ssh refuses, says nothing about any host.
+                            Err(QueryError::Refused(_)) => built_in.clone(),
+                            system => system.map_err(unanswered)?,
+                        }
+                    }
                     ConfigFiles::Only(_) | ConfigFiles::Nothing => built_in.clone(),
                 };
                 let config = EffectiveConfig {
@@ -264,17 +269,11 @@ impl<'a> TunnelResolver<'a> {
             }
             Err(QueryError::NotFound) => without_ssh(&query.files).map_err(error),
             Err(why) => {
-                match why {
-                    QueryError::Timeout => self.unanswered.store(true, Ordering::Relaxed),
-                    // A system call failed: asking again costs little, unlike a question that hangs.
-                    QueryError::Failed(_) => self.unusable.store(true, Ordering::Relaxed),
-                    QueryError::Refused(_) => {
-                        self.unusable.store(true, Ordering::Relaxed);
-                        return Err(of_file(&file, why.to_string()));
-                    }
-                    QueryError::NotFound | QueryError::UnsafeDestination(_) => {}
-                }
-                Err(error(why.to_string()))
+                self.record(&why);
+                Err(match why {
+                    QueryError::Refused(_) => of_file(&file, why.to_string()),
+                    _ => error(why.to_string()),
+                })
             }
         }
     }
@@ -303,6 +302,18 @@ impl<'a> TunnelResolver<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Records that a question has no answer, for [`Self::try_again`].
+    fn record(&self, why: &QueryError) {
+        match why {
+            QueryError::Timeout => self.unanswered.store(true, Ordering::Relaxed),
+            // A system call failed or a file is wrong: asking again costs little, unlike a question that hangs.
+            QueryError::Failed(_) | QueryError::Refused(_) => {
+                self.unusable.store(true, Ordering::Relaxed);
+            }
+            QueryError::NotFound | QueryError::UnsafeDestination(_) => {}
+        }
     }
 
     /// What ssh prints about a host that these files do not mention.
