@@ -58,7 +58,7 @@ async fn a_life_goes_on_after_every_failure() -> Result<()> {
     let injections = match std::env::var("TUNNELD_TORTURE_REPLAY") {
         Ok(one) => vec![one.parse()?],
         Err(_) => {
-            let max = u32::try_from(variable("TUNNELD_TORTURE_PER_CALL", 24))?;
+            let max = u32::try_from(variable("TUNNELD_TORTURE_PER_CALL", 60))?;
             plan(&trace, max)
         }
     };
