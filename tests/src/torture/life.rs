@@ -24,8 +24,8 @@ const PASSWORD: &str = "correct horse";
 const FIRST: Duration = Duration::from_secs(12);
 /// How long each later step may take.
 const STEP: Duration = Duration::from_secs(8);
-/// The same where a password was sent before the connection broke: it may count as a failed login, so the next attempt
-/// comes after about half a minute.
+/// The same where a password was sent before the connection broke, or an agent refused the connection: it may count as a
+/// failed login, so the next attempt comes after about half a minute.
 const AFTER_LOGIN: Duration = Duration::from_secs(50);
 /// How long the daemon may take to notice a changed file by itself; `reload` follows.
 const NOTICE: Duration = Duration::from_secs(3);
@@ -263,7 +263,12 @@ impl Actor<'_> {
             ("socks", socks, ports.dynamic, STEP),
             ("remote", remote, ports.remote, STEP),
             ("by ssh_config", forward, ports.by_alias, STEP),
-            ("by ProxyCommand and agent", forward, ports.by_command, STEP),
+            (
+                "by ProxyCommand and agent",
+                forward,
+                ports.by_command,
+                AFTER_LOGIN,
+            ),
             (
                 "by password_command",
                 forward,
