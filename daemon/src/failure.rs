@@ -60,9 +60,8 @@ impl Failure {
             FailureKind::NoCommonAlgorithm
             | FailureKind::NotAllowedNow
             | FailureKind::AuthRefused
+            | FailureKind::Agent
             | FailureKind::Command => Recovery::RetrySlowly,
-            // Nothing was offered to the server, so no lockout counts it.
-            FailureKind::Agent => Recovery::Retry,
             FailureKind::HostCommand
             | FailureKind::Resolve
             | FailureKind::ConnectRefused

@@ -3,8 +3,12 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Runtime;
+use tunneld_platform::panic;
 
 /// Keeps the SSH tunnels of its configuration connected. Runs in the foreground; tunnelctl controls it.
 #[derive(Parser)]
@@ -44,13 +48,17 @@ enum Command {
     Demo(tunneld_demo::DemoArguments),
 }
 
+/// How long a thread for blocking work stays without work. Longer than the pauses between two readings of the configuration.
+const BLOCKING_THREAD_KEEP_ALIVE: Duration = Duration::from_secs(600);
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    panic::install_hook();
     let outcome = tunneld_platform::process::harden().and_then(|()| {
-        // One thread: handing a byte from one thread to another costs more than a second core gains.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = start_runtime().context(
+            "cannot start: the system allows no further thread or descriptor; raise the limits: \
+             ulimit -u and ulimit -n, or TasksMax= and LimitNOFILE= of the service",
+        )?;
         let outcome = runtime.block_on(perform(arguments));
         // Does not wait for blocking threads: a name lookup that hangs must not keep the process alive.
         runtime.shutdown_background();
@@ -60,6 +68,21 @@ fn main() -> ExitCode {
         eprintln!("tunneld: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// Returns a runtime with its first thread for blocking work. Without it the first reading of a file could only panic.
+fn start_runtime() -> std::io::Result<Runtime> {
+    // tokio panics if it cannot create what it needs for signals.
+    let runtime = panic::catch(|| {
+        // One thread: handing a byte from one thread to another costs more than a second core gains.
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            // While one thread for blocking work is left, work waits for it if no other can be created.
+            .thread_keep_alive(BLOCKING_THREAD_KEEP_ALIVE)
+            .build()
+    })??;
+    panic::catch(|| drop(runtime.spawn_blocking(|| ())))?;
+    Ok(runtime)
 }
 
 async fn perform(arguments: Arguments) -> anyhow::Result<ExitCode> {

@@ -102,6 +102,14 @@ pub enum PathError {
         /// Longest allowed path, in bytes.
         max: usize,
     },
+    /// The directory of the control socket cannot be examined now.
+    #[error("the runtime directory {} cannot be examined: {why}", .path.display())]
+    Unreadable {
+        /// The directory.
+        path: PathBuf,
+        /// The words of the system.
+        why: String,
+    },
     /// The path has no parent directory or no file name.
     #[error("{} cannot be a control socket: it has no file name", .0.display())]
     NoFileName(PathBuf),
@@ -118,6 +126,9 @@ impl PathError {
             Self::NoVariable(_) => "log in again, or set the variable",
             Self::NoSid(_) => "give the name of the pipe with --socket",
             Self::TooLong { .. } => "give a shorter path with --socket or TUNNELD_SOCKET",
+            Self::Unreadable { .. } => {
+                "try again; if the cause stays, see the file system, or name another socket with --socket"
+            }
             Self::NoFileName(_) => {
                 "give the path of a socket, such as ~/.local/state/tunneld/run/control.sock"
             }

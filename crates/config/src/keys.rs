@@ -115,7 +115,7 @@ sections! {
         proxy_jump ProxyJump Session "list of `[user@]host[:port]`, `\"tunnel:NAME\"`, or `\"none\"`" | "ssh_config's"
             "Jump hosts, nearest first, at most 8; or another tunnel whose session carries this one.";
         proxy_command ProxyCommand Session "string, or `\"none\"`" | "ssh_config's"
-            "A command whose stdin and stdout are the connection; run by `sh -c`, tokens `%% %h %n %p %r`.";
+            "A command whose stdin and stdout are the connection; run by `$SHELL -c` as ssh does (without a usable `$SHELL`: `/bin/sh`), tokens `%% %h %n %p %r`.";
     }
     authentication {
         identity_file IdentityFile Session "list of paths, or `\"none\"`" | "`~/.ssh/id_rsa`, `id_ecdsa`, `id_ecdsa_sk`, `id_ed25519`, `id_ed25519_sk`"

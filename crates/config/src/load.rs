@@ -207,8 +207,9 @@ impl Loader {
         scan.faults.push(file_fault(
             &dir,
             &format!("could not be read: {error}"),
-            "this is a bug in tunneld: please report it",
+            "tunneld reads it again within seconds; if the cause stays, raise the limits of threads and open files",
         ));
+        scan.try_again = TryAgain::Soon;
         scan.candidates = stale_candidates(&self.files);
         self.finish(Scanned(scan), now).await
     }

@@ -8,6 +8,7 @@
 pub mod events;
 pub mod fs;
 pub mod heap;
+pub mod panic;
 pub mod process;
 pub mod program;
 pub mod service;

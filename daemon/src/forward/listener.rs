@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tunneld_proto::text::escape;
 
 use super::forward_state::BoundAddr;
-use super::local_socket::{LISTEN_BACKLOG, LocalSocket};
+use super::local_socket::{LISTEN_BACKLOG, LocalSocket, reset_unless_closed};
 use super::port_owner;
 #[cfg(unix)]
 use super::unix_socket::UnixSocket;
@@ -386,6 +386,7 @@ fn bind_one(address: SocketAddr, v6_only: bool) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    reset_unless_closed(&socket2::SockRef::from(&socket));
     socket.listen(LISTEN_BACKLOG)?;
     TcpListener::from_std(socket.into())
 }

@@ -240,11 +240,19 @@ impl LocalSocket {
 
 impl Drop for LocalSocket {
     fn drop(&mut self) {
-        if !self.close_in_order {
-            // Closing with a linger time of zero sends RST. Unix sockets have no reset; for them this has no effect.
-            let _ = self.sock().set_linger(Some(Duration::ZERO));
-        }
+        // Closing with a linger time of zero sends RST. Unix sockets have no reset; for them this has no effect. An
+        // accepted socket may have the option from its listener already, see `reset_unless_closed`.
+        let linger = (!self.close_in_order).then_some(Duration::ZERO);
+        let _ = self.sock().set_linger(linger);
     }
+}
+
+/// Makes a listener's sockets reset their connection if they are dropped before they become a [`LocalSocket`]: an accepted
+/// socket inherits the option. A connection that the runtime cannot register (no memory for epoll) would otherwise end
+/// in order, as if its data were complete.
+pub(super) fn reset_unless_closed(listener: &SockRef<'_>) {
+    // A failure leaves the usual close.
+    let _ = listener.set_linger(Some(Duration::ZERO));
 }
 
 impl AsyncRead for LocalSocket {

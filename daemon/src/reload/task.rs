@@ -1,5 +1,6 @@
 //! The task that reads the configuration and gives the result to the supervisor.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::supervisor::Supervisor;
 use crate::tunnel::refresh::RefreshRequest;
 use tunneld_config::load::{Loaded, Loader, TryAgain, ad_hoc};
 use tunneld_config::model::{DaemonConfig, Tunnel};
+use tunneld_platform::panic;
 use tunneld_platform::service::{ServiceState, notify_manager};
 
 /// Tunnels that are resolved again at the same time; each may run one `ssh -G` process.
@@ -99,7 +101,11 @@ pub struct ReloadContext {
 /// on a network file system may block.
 pub async fn load(loader: &mut Loader) -> Loaded {
     let scan = loader.scan();
-    let scanned = tokio::task::spawn_blocking(move || scan.run()).await;
+    // tokio panics if it has no thread for blocking work and cannot create one.
+    let scanned = match panic::catch(|| tokio::task::spawn_blocking(move || scan.run())) {
+        Ok(scanned) => scanned.await.map_err(io::Error::from),
+        Err(error) => Err(error),
+    };
     let now = Instant::now().into_std();
     let loaded = match scanned {
         Ok(scanned) => loader.finish(scanned, now).await,

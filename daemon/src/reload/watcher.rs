@@ -11,6 +11,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tunneld_platform::fs::FileId;
+use tunneld_platform::panic;
 
 /// Time without events after which a change is reported. Editors and package managers save in several steps (temporary
 /// file, rename, mode), which must not cause one reload each.
@@ -179,7 +180,7 @@ impl Watcher {
             return;
         }
         let sender = self.sender.clone();
-        let watch = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let on_event = move |event: notify::Result<notify::Event>| {
             // Reading the files raises access events too. To react to those would be an endless loop.
             if !matches!(
                 event,
@@ -191,11 +192,14 @@ impl Watcher {
                 // A full queue already holds an event, and one is enough.
                 let _ = sender.try_send(());
             }
-        });
-        match watch.and_then(|mut watch| {
+        };
+        // The crate panics if it cannot create its thread.
+        let watch = panic::catch(|| {
+            let mut watch = notify::recommended_watcher(on_event)?;
             watch.watch(&self.dir, RecursiveMode::NonRecursive)?;
-            Ok(watch)
-        }) {
+            notify::Result::Ok(watch)
+        });
+        match watch.unwrap_or_else(|error| Err(error.into())) {
             Ok(watch) => {
                 self.watch = Some(watch);
                 self.watched_dir = dir;

@@ -4,6 +4,7 @@ use tokio::sync::mpsc;
 use tunneld_proto::status::Phase;
 
 use crate::prompt::PromptSender;
+use crate::session::auth::pending_signatures::PendingSignatures;
 use crate::session::auth::unlocked_keys::UnlockedKeys;
 use crate::session::connect_limiter::{ConnectLimiter, ConnectPermit};
 use crate::session::host_key::known_hosts_files::KnownHostsWriter;
@@ -71,6 +72,7 @@ impl PhaseReporter {
 #[derive(Clone, Default)]
 pub struct DialState {
     pub(super) unlocked_keys: UnlockedKeys,
+    pub(super) signatures: PendingSignatures,
     pub(super) known_hosts: KnownHostsWriter,
     pub(super) limiter: ConnectLimiter,
 }

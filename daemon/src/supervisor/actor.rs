@@ -64,7 +64,18 @@ impl Actor {
         }
     }
 
-    pub(super) async fn run(mut self, mut requests: mpsc::Receiver<SupervisorRequest>) {
+    /// Runs until the supervisor is stopped, or all handles to it are dropped.
+    pub(super) async fn run(self, requests: mpsc::Receiver<SupervisorRequest>) {
+        let (answers, dials) = (self.context.answers.clone(), self.context.dials.clone());
+        // Not in a tunnel's task: the tunnel may be removed before its secrets expire.
+        tokio::select! {
+            () = self.handle_requests(requests) => {}
+            () = answers.wipe_expired() => {}
+            () = dials.wipe_old_secrets() => {}
+        }
+    }
+
+    async fn handle_requests(mut self, mut requests: mpsc::Receiver<SupervisorRequest>) {
         loop {
             let wake = tokio::select! {
                 request = requests.recv() => Wake::Request(request),

@@ -107,16 +107,7 @@ impl Supervisor {
             dials: DialState::new(connect_limiter.clone()),
             refresh: refresh.clone(),
         };
-        let (answers, dials) = (context.answers.clone(), context.dials.clone());
-        let actor = Actor::new(context, state_file).run(inbox);
-        tasks.spawn(async move {
-            // Beside the supervisor and not in a tunnel, which may be removed before its secrets expire.
-            tokio::select! {
-                () = actor => {}
-                () = answers.wipe_expired() => {}
-                () = dials.wipe_old_secrets() => {}
-            }
-        });
+        tasks.spawn(Actor::new(context, state_file).run(inbox));
         Self {
             requests,
             registry,

@@ -53,7 +53,7 @@ pub(super) fn resolve(explicit: Option<&Path>, env: &Env) -> Result<Endpoint, Pa
 fn default_dir(env: &Env, notes: &mut Vec<String>) -> Result<PathBuf, PathError> {
     if let Some(dir) = env.xdg_runtime_dir.as_deref().map(Path::new) {
         // A note and not an error: the variable may be left over from before su or sudo.
-        match check_runtime_dir(dir, true) {
+        match check_runtime_dir(dir, true)? {
             None => return Ok(dir.join("tunneld")),
             Some(reason) => notes.push(format!(
                 "XDG_RUNTIME_DIR={} is not used: {reason}",
@@ -63,28 +63,47 @@ fn default_dir(env: &Env, notes: &mut Vec<String>) -> Result<PathBuf, PathError>
     }
     let dir = env.run_user.join(euid().to_string());
     // Programs without a login session, such as those of cron, have no XDG_RUNTIME_DIR, but must find the same socket.
-    if check_runtime_dir(&dir, false).is_none() {
+    if check_runtime_dir(&dir, false)?.is_none() {
         return Ok(dir.join("tunneld"));
     }
     Ok(env.home()?.join(".local/state/tunneld/run"))
 }
 
 /// Returns why `dir` cannot be used as runtime directory; `None` if it can. `private` demands mode 0700.
-fn check_runtime_dir(dir: &Path, private: bool) -> Option<String> {
+///
+/// # Errors
+/// The system cannot say now. Another directory would be a guess: the daemon and its clients would look in different ones.
+fn check_runtime_dir(dir: &Path, private: bool) -> Result<Option<String>, PathError> {
     if !dir.is_absolute() {
-        return Some("it is not an absolute path".into());
+        return Ok(Some("it is not an absolute path".into()));
     }
     let meta = match std::fs::metadata(dir) {
         Ok(meta) if meta.is_dir() => meta,
-        Ok(_) => return Some("it is not a directory".into()),
-        Err(err) => return Some(err.to_string()),
+        Ok(_) => return Ok(Some("it is not a directory".into())),
+        Err(err)
+            if matches!(
+                err.kind(),
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(Some(err.to_string()));
+        }
+        Err(err) => {
+            return Err(PathError::Unreadable {
+                path: dir.to_owned(),
+                why: err.to_string(),
+            });
+        }
     };
     // The owner of the directory can replace the socket in it.
     if meta.uid() != euid() {
-        return Some(format!("it belongs to user {}", meta.uid()));
+        return Ok(Some(format!("it belongs to user {}", meta.uid())));
     }
     let mode = meta.mode() & 0o777;
-    (private && mode & 0o077 != 0).then(|| format!("its mode is {mode:03o}, not 700"))
+    let is_open = private && mode & 0o077 != 0;
+    Ok(is_open.then(|| format!("its mode is {mode:03o}, not 700")))
 }
 
 pub(super) fn prepare(endpoint: &Endpoint) -> Result<(), ListenError> {

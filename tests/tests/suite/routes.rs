@@ -154,6 +154,21 @@ async fn a_failed_proxy_command_is_reported_and_leaves_no_process() -> Result<()
 }
 
 #[tokio::test]
+async fn a_proxy_command_is_run_by_the_users_shell() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?.with_var("SHELL", "/bin/bash");
+    // Process substitution is a syntax error for /bin/sh of Debian.
+    let command = "nc %h %p 2> >(cat >&2)";
+    let text = format!(
+        "{}proxy_command = \"{command}\"\n",
+        server.tunnel_toml("t")?
+    );
+    home.write("t.toml", &text)?;
+    Daemon::start(&home).await?.wait_up("t").await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_killed_proxy_command_ends_the_session_and_a_new_one_follows() -> Result<()> {
     let server = Sshd::start().await?;
     let target = Target::start(TargetBehavior::EchoAtEof).await?;

@@ -102,6 +102,27 @@ async fn agents_that_wait_for_their_user_hold_up_no_other_tunnel() -> Result<()>
 }
 
 #[tokio::test]
+async fn tunnels_with_one_agent_wait_for_its_user_together() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    let (askpass, consent) = (home.path("askpass"), home.path("consent"));
+    let script = format!("until [ -e {} ]; do sleep 0.1; done", consent.display());
+    write_script(&askpass, &script)?;
+    let agent = Agent::start_with_askpass(&askpass).await?;
+    agent.add_with_options(&["-c"], &server.user_key()).await?;
+    let lines = format!("identity_agent = \"{}\"\n", agent.socket().display());
+    let tables = (0..12).map(|n| anyhow::Ok(server.tunnel_toml(&format!("t{n}"))? + &lines));
+    home.write("t.toml", &tables.collect::<Result<String>>()?)?;
+    let daemon = Daemon::start(&home).await?;
+    let mut watch = daemon.watch().await?;
+    until_in_phase(&mut watch, "t", Phase::Auth, 12).await?;
+    std::fs::write(&consent, "")?;
+    let names: Vec<String> = (0..12).map(|n| format!("t{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    watch.until_all(&names, LONG, is_up).await
+}
+
+#[tokio::test]
 async fn servers_that_do_not_identify_themselves_hold_up_no_other_tunnel() -> Result<()> {
     let silent = tokio::net::TcpListener::bind("0.0.0.0:0").await?;
     let port = silent.local_addr()?.port();

@@ -183,13 +183,12 @@ async fn a_dangling_link_is_an_error() {
 
 #[tokio::test]
 async fn a_load_without_the_built_in_values_of_ssh_is_to_be_tried_again() {
-    use std::os::unix::fs::PermissionsExt as _;
     let dir = Dir::new();
     dir.write("a.toml", "[tunnel.t]\nhost = \"h\"\n");
     let ssh = dir.dir.join("ssh");
     let script = "#!/bin/sh\ncase \" $* \" in *' none '*) exit 3 ;; esac\necho user me\n";
-    std::fs::write(&ssh, script).unwrap();
-    std::fs::set_permissions(&ssh, PermissionsExt::from_mode(0o700)).unwrap();
+    fs::write(&ssh, script).unwrap();
+    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o700)).unwrap();
     let env = Env {
         ssh: Some(ssh),
         ..dir.env()

@@ -267,7 +267,10 @@ impl<'a> TunnelResolver<'a> {
                     .map(Some)
                     .map_err(error)
             }
-            Err(QueryError::NotFound) => without_ssh(&query.files).map_err(error),
+            Err(why @ QueryError::NotFound) => without_ssh(&query.files).map_err(|message| {
+                self.record(&why);
+                error(message)
+            }),
             Err(why) => {
                 self.record(&why);
                 Err(match why {
@@ -307,12 +310,15 @@ impl<'a> TunnelResolver<'a> {
     /// Records that a question has no answer, for [`Self::try_again`].
     fn record(&self, why: &QueryError) {
         match why {
-            QueryError::Timeout => self.unanswered.store(true, Ordering::Relaxed),
+            // A program that is missing may be installed, and is for a moment while its package is upgraded.
+            QueryError::Timeout | QueryError::NotFound => {
+                self.unanswered.store(true, Ordering::Relaxed);
+            }
             // A system call failed or a file is wrong: asking again costs little, unlike a question that hangs.
             QueryError::Failed(_) | QueryError::Refused(_) => {
                 self.unusable.store(true, Ordering::Relaxed);
             }
-            QueryError::NotFound | QueryError::UnsafeDestination(_) => {}
+            QueryError::UnsafeDestination(_) => {}
         }
     }
 

@@ -210,6 +210,12 @@ impl KnownHost {
         }
     }
 
+    /// Returns how many plain keys are listed under the full name.
+    pub fn key_count(&self) -> usize {
+        let plain = |line: &&KnownHostLine| line.marker == Marker::Plain;
+        self.lines.iter().filter(plain).count()
+    }
+
     /// Returns whether the plain key `blob` is listed under the full name, so that it is not written again.
     pub fn lists(&self, blob: &[u8]) -> bool {
         self.lines

@@ -94,10 +94,9 @@ fn every_host_key() {
                 assert!(host_key.contains("-cert-"));
                 assert!(keys.has_host_key(&certificate.key));
                 assert_eq!(certificate.check_host("db.example", 1_700_000_000), Ok(()));
-                assert!(
-                    certificate
-                        .check_host("x.lab.example", 1_700_000_000)
-                        .is_err()
+                assert_eq!(
+                    certificate.check_host("x.lab.example", 1_700_000_000),
+                    Ok(())
                 );
                 assert!(certificate.check_host("other", 1_700_000_000).is_err());
                 assert!(certificate.check_host("db.example", 1).is_err());

@@ -1,6 +1,5 @@
 //! Listeners and held connections while sessions come and go and the configuration changes.
 
-use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
 
 use super::*;
@@ -413,37 +412,4 @@ async fn an_address_that_another_program_holds_is_shown_and_bound_when_it_is_fre
     peer.send_data(b"!").await;
     client.read_exact(&mut [0; 1]).await.unwrap();
     pair(&fixture, &mut server).await;
-}
-
-#[tokio::test]
-async fn the_search_for_the_holder_of_a_port_delays_nothing() {
-    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let held = local(holder.local_addr().unwrap().port());
-    let mut fixture = Fixture::new(&[]).await;
-    let options = options(Duration::from_secs(30));
-    let forwards = [held, local(0)];
-    let reconciled = fixture.forwards.reconcile(&forwards, options);
-    assert!(
-        reconciled.now_or_never().is_some(),
-        "it waits for the search"
-    );
-    let free = fixture.status(1);
-    assert_eq!(free.state, ForwardState::Listening, "{free:?}");
-    let failed = |status: &ForwardStatus| status.state == ForwardState::Failed;
-    fixture.until(0, failed).await;
-    let message = fixture.status(0).error.unwrap().message;
-    assert!(
-        message.contains("in use by another forward of this daemon"),
-        "{message}"
-    );
-}
-
-#[tokio::test]
-async fn a_session_waits_for_the_result_of_the_first_attempt_to_bind() {
-    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let held = local(holder.local_addr().unwrap().port());
-    let mut fixture = Fixture::new(&[held]).await;
-    let (session, incoming, _server) = new_session();
-    let failures = fixture.forwards.attach(session, incoming).await;
-    assert_eq!(failures.len(), 1);
 }

@@ -1,5 +1,6 @@
 //! Tests of a tunnel's forwards with real loopback sockets and an SSH session in memory.
 
+mod binding;
 #[cfg(unix)]
 mod exhaustion;
 mod fake_session;

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tunneld_proto::text;
 use zeroize::Zeroizing;
 
+use crate::session::auth::pending_signatures::PendingSignatures;
 use tunneld_config::model::Agent as AgentSource;
 use tunneld_keys::wire::{Reader, name, put_string};
 use tunneld_ssh::client::AsyncStream;
@@ -68,6 +69,7 @@ pub(crate) struct Agent {
     stream: Box<dyn AsyncStream>,
     /// The path of the socket, escaped.
     path: String,
+    signatures: PendingSignatures,
 }
 
 /// Why the agent gave no answer, in words for the user.
@@ -93,7 +95,10 @@ impl Agent {
     ///
     /// # Errors
     /// Why the configured agent cannot be used, for the user.
-    pub(crate) async fn connect(source: &AgentSource) -> Result<Option<Self>, AgentError> {
+    pub(crate) async fn connect(
+        source: &AgentSource,
+        signatures: &PendingSignatures,
+    ) -> Result<Option<Self>, AgentError> {
         let Some(path) = socket(source) else {
             return match source {
                 AgentSource::Variable(variable) if std::env::var_os(variable).is_none() => {
@@ -108,6 +113,7 @@ impl Agent {
             Ok(Ok(stream)) => Ok(Some(Self {
                 stream,
                 path: shown,
+                signatures: signatures.clone(),
             })),
             Ok(Err(error)) => {
                 let agent = match source {
@@ -135,6 +141,7 @@ impl Agent {
         Self {
             stream: Box::new(tokio::io::duplex(1).0),
             path: String::new(),
+            signatures: PendingSignatures::default(),
         }
     }
 
@@ -168,7 +175,9 @@ impl Agent {
             0
         };
         request.extend(flags.to_be_bytes());
+        let pending = self.signatures.begin(&self.path);
         let answer = self.request(&request, SIGN_TIMEOUT).await;
+        drop(pending);
         let answer = answer.map_err(AgentError::into_text)?;
         let signature = parse_signature(&answer)
             .ok_or_else(|| format!("the agent {} refused to sign", self.path))?;
@@ -217,7 +226,16 @@ impl Agent {
     }
 
     async fn request(&mut self, message: &[u8], limit: Duration) -> Result<Vec<u8>, AgentError> {
-        match timeout(limit, exchange(&mut self.stream, message)).await {
+        let exchange = exchange(&mut self.stream, message);
+        tokio::pin!(exchange);
+        let mut result = timeout(limit, &mut exchange).await;
+        let mut limit = limit;
+        // OpenSSH's agent answers nothing else while it asks its user about a signature.
+        if result.is_err() && limit < SIGN_TIMEOUT && self.signatures.contains(&self.path) {
+            limit = SIGN_TIMEOUT;
+            result = timeout(SIGN_TIMEOUT - REQUEST_TIMEOUT, &mut exchange).await;
+        }
+        match result {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 let why = format!("the connection to the agent {} broke: {error}", self.path);
@@ -354,6 +372,7 @@ mod tests {
         let mut agent = Agent {
             stream: Box::new(ours),
             path: "x".into(),
+            signatures: PendingSignatures::default(),
         };
         let start = tokio::time::Instant::now();
         let error = agent.keys().await.unwrap_err().into_text();
@@ -361,10 +380,37 @@ mod tests {
         assert_eq!(start.elapsed(), REQUEST_TIMEOUT);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_asks_its_user_for_another_tunnel_is_waited_for() {
+        let signatures = PendingSignatures::default();
+        let connect = || {
+            let (stream, end) = tokio::io::duplex(1024);
+            let agent = Agent {
+                stream: Box::new(stream),
+                path: "x".into(),
+                signatures: signatures.clone(),
+            };
+            (agent, end)
+        };
+        let (mut first, mut at_first) = connect();
+        let (mut second, mut at_second) = connect();
+        // The user takes half a minute.
+        let answer = async {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            at_first.write_all(&[0, 0, 0, 1, FAILURE]).await.unwrap();
+            at_second.write_all(&[0, 0, 0, 1, FAILURE]).await.unwrap();
+        };
+        let (_, keys, ()) = tokio::join!(first.sign(b"", b"", ""), second.keys(), answer);
+        assert_eq!(keys, Ok(Vec::new()));
+        assert!(!signatures.contains("x"));
+    }
+
     #[tokio::test]
     async fn the_error_names_a_missing_socket() {
         let source = AgentSource::Socket("/nonexistent/agent".into());
-        let error = Agent::connect(&source).await.err().unwrap().into_text();
+        let signatures = PendingSignatures::default();
+        let error = Agent::connect(&source, &signatures).await.err().unwrap();
+        let error = error.into_text();
         assert!(error.contains("/nonexistent/agent"), "{error}");
     }
 }

@@ -67,9 +67,10 @@ struct Sources {
 
 impl Identities {
     /// Reads the configured files and asks the agent. What cannot be used becomes a note.
-    pub(crate) async fn load(auth: &Auth) -> Self {
+    pub(crate) async fn load(context: &AuthContext<'_>) -> Self {
+        let auth = context.auth;
         let mut notes = Vec::new();
-        let mut sources = Sources::load(auth, &mut notes).await;
+        let mut sources = Sources::load(context, &mut notes).await;
         let unreadable = std::mem::take(&mut sources.unreadable);
         let agent_unavailable =
             agent::socket(&auth.agent).is_some() && sources.agent_keys.is_empty();
@@ -86,7 +87,8 @@ impl Identities {
 }
 
 impl Sources {
-    async fn load(auth: &Auth, notes: &mut Vec<Note>) -> Self {
+    async fn load(context: &AuthContext<'_>, notes: &mut Vec<Note>) -> Self {
+        let auth = context.auth;
         let mut sources = Self {
             agent: None,
             agent_keys: Vec::new(),
@@ -95,7 +97,7 @@ impl Sources {
             unreadable: Vec::new(),
             agent_try_again: false,
         };
-        if let Err(error) = sources.load_agent(auth).await {
+        if let Err(error) = sources.load_agent(context).await {
             sources.agent_try_again = matches!(error, AgentError::TryAgain(_));
             notes.push(error.into_text());
         }
@@ -137,9 +139,11 @@ impl Sources {
         notes.push(error.note());
     }
 
-    async fn load_agent(&mut self, auth: &Auth) -> Result<(), AgentError> {
-        if let Some(mut agent) = Agent::connect(&auth.agent).await? {
-            self.agent_keys = agent.keys().await?;
+    async fn load_agent(&mut self, context: &AuthContext<'_>) -> Result<(), AgentError> {
+        let connected = Agent::connect(&context.auth.agent, context.signatures);
+        if let Some(mut agent) = connected.await? {
+            // The agent may ask its user about another tunnel's signature first.
+            self.agent_keys = context.prompter.wait_beside(agent.keys()).await?;
             self.agent = Some(Arc::new(Mutex::new(agent)));
         }
         Ok(())

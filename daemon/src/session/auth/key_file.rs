@@ -378,7 +378,11 @@ fn read_carefully(path: &Path, privacy: Privacy) -> Result<Vec<u8>, ReadError> {
     if !found.is_file() {
         return Err(ReadError::Unreadable("is not a regular file".into()));
     }
-    let file = File::open(path).map_err(failed)?;
+    // Missing only now: the file is being replaced, and the next dial finds the new one.
+    let file = File::open(path).map_err(|error| match failed(error) {
+        ReadError::Missing => ReadError::Unreadable("was removed while it was read".into()),
+        error => error,
+    })?;
     // And again on the open file, which may have been replaced meanwhile.
     let found = file.metadata().map_err(failed)?;
     if found.len() > FILE_LIMIT {

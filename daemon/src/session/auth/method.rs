@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{AskingServer, ServerText};
 use crate::session::auth::login::Reply;
+use crate::session::auth::pending_signatures::PendingSignatures;
 use crate::session::auth::unlocked_keys::UnlockedKeys;
 use crate::session::deadline::Prompter;
 use tunneld_config::model::Auth;
@@ -23,6 +24,7 @@ pub(crate) struct AuthContext<'a> {
     /// The tunnel's name, for the log.
     pub(crate) tunnel: &'a str,
     pub(crate) unlocked_keys: &'a UnlockedKeys,
+    pub(crate) signatures: &'a PendingSignatures,
     /// The key that is being unlocked.
     pub(crate) unlocking: &'a Unlocking,
 }

@@ -11,6 +11,7 @@ mod keyboard_interactive;
 pub(crate) mod login;
 pub(crate) mod method;
 mod password;
+pub(crate) mod pending_signatures;
 mod public_key;
 mod signature_algorithm;
 mod signer;

@@ -108,7 +108,7 @@ impl<'a> PublicKey<'a> {
 
     async fn next_identity(&mut self, history: &mut AuthHistory) -> Option<Identity> {
         if self.identities.is_none() {
-            let mut identities = Identities::load(self.context.auth).await;
+            let mut identities = Identities::load(self.context).await;
             for note in identities.notes.drain(..) {
                 // After a partial success the same files are read again.
                 if !history.notes.contains(&note) {

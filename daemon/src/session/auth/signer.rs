@@ -61,7 +61,7 @@ impl<'a> IdentitySigner<'a> {
             AddKeysToAgent::Always { confirm, lifetime } => (confirm, lifetime),
         };
         let (Ok(Some(mut agent)), Some(encoded)) = (
-            Agent::connect(&self.context.auth.agent).await,
+            Agent::connect(&self.context.auth.agent, self.context.signatures).await,
             private_key::agent_encoding(key),
         ) else {
             return;

@@ -325,6 +325,7 @@ impl Dial<'_> {
             host_key,
             tunnel: &self.context.tunnel,
             unlocked_keys: &self.context.shared.unlocked_keys,
+            signatures: &self.context.shared.signatures,
             unlocking: &unlocking,
         };
         let mut login = Login::new(connected);

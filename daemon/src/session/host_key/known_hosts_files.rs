@@ -22,8 +22,11 @@ const FILE_LIMIT: u64 = 64 << 20;
 /// How ssh_config(5) writes "no file"; it is neither read nor replaced.
 const NO_FILE: &str = "/dev/null";
 
-/// Adds host keys to known_hosts files. Clones share a lock: writing means to read, add and replace, so that of two
-/// writers at once one would lose its line.
+/// Host keys that are kept for one host. A server can prove any number of keys, new ones at each login, and the file must
+/// not grow without an end; servers have about five.
+const KEYS_PER_HOST: usize = 32;
+
+/// Adds host keys to known_hosts files. Clones share a lock, so that two sessions with one host do not both add its key.
 #[derive(Clone, Default)]
 pub(crate) struct KnownHostsWriter(Arc<Mutex<()>>);
 
@@ -106,7 +109,8 @@ fn file_revokes(path: &Path, presented: &Presented<'_>) -> Result<bool, Failure>
 }
 
 impl KnownHostsWriter {
-    /// Adds `key` as a host key of `name` to the first user file. Does nothing if the file lists it already.
+    /// Adds `keys` as host keys of `name` to the first user file, with one write. Those that the file lists already are
+    /// left out, and so is what exceeds [`KEYS_PER_HOST`].
     ///
     /// # Errors
     /// There is no user file, or it cannot be written.
@@ -114,7 +118,7 @@ impl KnownHostsWriter {
         &self,
         host_keys: &HostKeys,
         name: &Name,
-        key: &[u8],
+        keys: &[Vec<u8>],
     ) -> Result<(), Failure> {
         let Some(path) = host_keys.user_files.first().cloned() else {
             return Err(Failure::new(
@@ -123,21 +127,25 @@ impl KnownHostsWriter {
             )
             .hint("set user_known_hosts_file, or add the key to a global file"));
         };
-        let salt = host_keys.hash.then(rand::random::<[u8; 20]>);
-        let line = known_hosts::new_line(name, key, salt).ok_or_else(|| {
-            Failure::new(
-                FailureKind::Protocol,
-                "the type of the server's host key cannot be written to known_hosts",
-            )
-        })?;
-        let (name, key) = (name.clone(), key.to_vec());
+        let mut lines = Vec::new();
+        for key in keys {
+            let salt = host_keys.hash.then(rand::random::<[u8; 20]>);
+            let line = known_hosts::new_line(name, key, salt).ok_or_else(|| {
+                Failure::new(
+                    FailureKind::Protocol,
+                    "the type of the server's host key cannot be written to known_hosts",
+                )
+            })?;
+            lines.push((key.clone(), line));
+        }
+        let name = name.clone();
         let _writer = self.0.lock().await;
-        off_runtime(move || add_line(&path, &name, &key, &line)).await
+        off_runtime(move || add_lines(&path, &name, &lines)).await
     }
 }
 
-fn add_line(path: &Path, name: &Name, key: &[u8], line: &str) -> Result<(), Failure> {
-    // A link stays a link: the file that it leads to is replaced.
+fn add_lines(path: &Path, name: &Name, lines: &[(Vec<u8>, String)]) -> Result<(), Failure> {
+    // A link stays a link: the file that it leads to is changed.
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if path == Path::new(NO_FILE) {
         return Ok(());
@@ -149,10 +157,18 @@ fn add_line(path: &Path, name: &Name, key: &[u8], line: &str) -> Result<(), Fail
         file: &file,
         text: &old,
     };
-    if KnownHost::look_up(&[source], name).lists(key) {
+    let known = KnownHost::look_up(&[source], name);
+    let left = KEYS_PER_HOST.saturating_sub(known.key_count());
+    let new: String = lines
+        .iter()
+        .filter(|(key, _)| !known.lists(key))
+        .take(left)
+        .map(|(_, line)| line.as_str())
+        .collect();
+    if new.is_empty() {
         return Ok(());
     }
-    write(&path, &old, line).map_err(|error| {
+    write(&path, &old, &new).map_err(|error| {
         Failure::new(
             FailureKind::KnownHosts,
             format!(
@@ -164,13 +180,24 @@ fn add_line(path: &Path, name: &Name, key: &[u8], line: &str) -> Result<(), Fail
     })
 }
 
-/// Replaces the file. If only the file itself can be written and not its folder (a folder of root, a file that a
-/// container mounts), appends the line to it.
-fn write(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
-    replace(path, old, line).or_else(|why| match append(path, old, line) {
-        Ok(()) => Ok(()),
-        Err(_) => Err(why),
+/// Appends the lines: what ssh and other programs append meanwhile stays. Only a file that is missing, or that cannot be
+/// written while its directory can, is replaced.
+fn write(path: &Path, old: &[u8], lines: &str) -> io::Result<()> {
+    append(path, old, lines).or_else(|why| match why.kind() {
+        // What is written replaces nothing that another program could have written since.
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied if read_same(path, old) => {
+            replace(path, old, lines)
+        }
+        _ => Err(why),
     })
+}
+
+/// Returns whether the file still has the contents `old`.
+fn read_same(path: &Path, old: &[u8]) -> bool {
+    match std::fs::read(path) {
+        Ok(now) => now == old,
+        Err(error) => error.kind() == io::ErrorKind::NotFound && old.is_empty(),
+    }
 }
 
 fn replace(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
@@ -299,7 +326,7 @@ mod tests {
         for hash in [false, true] {
             let host_keys = host_keys(&file, hash);
             KnownHostsWriter::default()
-                .add(&host_keys, &name, &key(1))
+                .add(&host_keys, &name, &[key(1)])
                 .await
                 .unwrap();
             assert_eq!(
@@ -323,7 +350,7 @@ mod tests {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&file, &link).unwrap();
         KnownHostsWriter::default()
-            .add(&host_keys(&link, true), &name, &key(2))
+            .add(&host_keys(&link, true), &name, &[key(2)])
             .await
             .unwrap();
         let text = std::fs::read_to_string(&file).unwrap();
@@ -337,11 +364,56 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn lines_that_another_program_appends_meanwhile_stay() {
+        use std::io::Write as _;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("known_hosts");
+        std::fs::write(&file, "").unwrap();
+        let other = file.clone();
+        let appended = tokio::task::spawn_blocking(move || {
+            // As ssh does: it opens the file anew for each line.
+            for number in 0..500 {
+                let mut file = std::fs::File::options().append(true).open(&other).unwrap();
+                file.write_all(format!("# line {number}\n").as_bytes())
+                    .unwrap();
+            }
+        });
+        let writer = KnownHostsWriter::default();
+        for host in 0..100 {
+            let name = Name::new(&format!("h{host}"), 22);
+            let host_keys = host_keys(&file, false);
+            writer.add(&host_keys, &name, &[key(1)]).await.unwrap();
+        }
+        appended.await.unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let count = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+        assert_eq!((count("# line "), count("h")), (500, 100));
+    }
+
+    #[tokio::test]
+    async fn a_host_gets_a_bounded_number_of_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("known_hosts");
+        let (writer, host_keys) = (KnownHostsWriter::default(), host_keys(&file, true));
+        for round in 0..4 {
+            let keys: Vec<_> = (0..20).map(|n| key(round * 20 + n)).collect();
+            for host in ["a", "b"] {
+                writer
+                    .add(&host_keys, &Name::new(host, 22), &keys)
+                    .await
+                    .unwrap();
+            }
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(text.lines().count(), 2 * KEYS_PER_HOST);
+    }
+
+    #[tokio::test]
     async fn dev_null_is_neither_read_nor_replaced() {
         let host_keys = host_keys(Path::new("/dev/null"), false);
         let name = Name::new("h", 22);
         KnownHostsWriter::default()
-            .add(&host_keys, &name, &key(1))
+            .add(&host_keys, &name, &[key(1)])
             .await
             .unwrap();
         let known = look_up(&host_keys, &name, None).await.unwrap();

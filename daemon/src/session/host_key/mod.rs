@@ -244,7 +244,8 @@ impl HostKeyVerifier {
             }
             HostKeyChecking::Ask => self.ask(&kind, &fingerprint, &note).await?,
         }
-        match self.writer.add(&self.host_keys, &self.name, key).await {
+        let keys = [key.to_vec()];
+        match self.writer.add(&self.host_keys, &self.name, &keys).await {
             Ok(()) => tracing::info!(
                 tunnel = self.tunnel,
                 "added the {kind} host key {fingerprint} of {} to known_hosts",

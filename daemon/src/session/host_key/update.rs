@@ -55,15 +55,17 @@ impl HostKeyUpdater {
         if self.host_keys.update == UpdateHostKeys::Ask && !self.user_agrees(&session, &new).await {
             return;
         }
-        for key in new {
-            match self.writer.add(&self.host_keys, &self.name, &key).await {
-                Ok(()) => tracing::info!(
-                    tunnel = self.tunnel,
-                    "the host has proven a further key: {}",
-                    describe(&key)
-                ),
-                Err(failure) => return tracing::warn!(tunnel = self.tunnel, "{failure}"),
-            }
+        let keys: Vec<Vec<u8>> = new.iter().map(|key| key.to_vec()).collect();
+        match self.writer.add(&self.host_keys, &self.name, &keys).await {
+            Ok(()) => tracing::info!(
+                tunnel = self.tunnel,
+                "the host has proven further keys: {}",
+                new.iter()
+                    .map(|key| describe(key))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+            Err(failure) => tracing::warn!(tunnel = self.tunnel, "{failure}"),
         }
     }
 

@@ -68,7 +68,7 @@ impl StderrWriter {
 }
 
 impl ProxyCommand {
-    /// Starts `command`, whose tokens are expanded already, as OpenSSH does: `sh -c "exec COMMAND"`.
+    /// Starts `command`, whose tokens are expanded already, as OpenSSH does: `$SHELL -c "exec COMMAND"`.
     ///
     /// # Errors
     /// The shell cannot be started.
@@ -110,10 +110,22 @@ impl ProxyCommand {
 
 #[cfg(unix)]
 fn shell(command: &str) -> Command {
-    let mut shell = Command::new("/bin/sh");
+    let mut shell = Command::new(user_shell(std::env::var_os("SHELL")));
     // `exec` replaces the shell, so that signals and the exit status are the command's own.
     shell.arg("-c").arg(format!("exec {command}"));
     shell
+}
+
+/// Returns the shell that `$SHELL` names, as ssh takes it: users write their commands in its syntax. `/bin/sh` if it is not
+/// set or not a path, and for accounts without a login, whose shell runs nothing.
+#[cfg(unix)]
+fn user_shell(named: Option<std::ffi::OsString>) -> std::path::PathBuf {
+    let named = named.map(std::path::PathBuf::from);
+    let usable = |shell: &std::path::PathBuf| {
+        let name = shell.file_name().and_then(|name| name.to_str());
+        shell.is_absolute() && !matches!(name, Some("nologin" | "false" | "true"))
+    };
+    named.filter(usable).unwrap_or_else(|| "/bin/sh".into())
 }
 
 #[cfg(not(unix))]
@@ -178,6 +190,22 @@ impl AsyncWrite for ProxyCommand {
 #[cfg(unix)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_shell_is_the_users_own() {
+        for (named, shell) in [
+            (Some("/bin/bash"), "/bin/bash"),
+            (None, "/bin/sh"),
+            (Some(""), "/bin/sh"),
+            (Some("bash"), "/bin/sh"),
+            (Some("/usr/sbin/nologin"), "/bin/sh"),
+        ] {
+            assert_eq!(
+                user_shell(named.map(Into::into)),
+                std::path::Path::new(shell)
+            );
+        }
+    }
 
     #[tokio::test]
     async fn dropping_the_command_kills_its_process_group() {

@@ -29,6 +29,8 @@ async fn certified() -> Result<Sshd> {
         "-I",
         "the-id",
         "-h",
+        "-n",
+        "127.0.0.1",
         "-z",
         "5",
         &host,
