@@ -34,5 +34,7 @@ pub mod socks;
 pub mod sshd;
 pub mod target;
 #[cfg(target_os = "linux")]
+pub mod torture;
+#[cfg(target_os = "linux")]
 pub mod two_hosts;
 pub mod wait;

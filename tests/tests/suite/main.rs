@@ -46,4 +46,6 @@ mod socks_input;
 #[cfg(target_os = "linux")]
 mod system_faults;
 mod systemd;
+#[cfg(target_os = "linux")]
+mod torture;
 mod unreadable_files;
