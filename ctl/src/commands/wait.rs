@@ -302,7 +302,11 @@ impl<'a> Waiting<'a> {
         let (State::Waiting, Some(error)) = (tunnel.state, &tunnel.last_error) else {
             return;
         };
-        if self.spinner.is_on() || self.reasons.get(&tunnel.name) == Some(&error.message) {
+        // An older failure is not what this command waits for.
+        if error.at < self.begun
+            || self.spinner.is_on()
+            || self.reasons.get(&tunnel.name) == Some(&error.message)
+        {
             return;
         }
         let line = format!("{}: {}; trying again", tunnel.name, error.message);

@@ -227,9 +227,17 @@ fn append(path: &Path, old: &[u8], line: &str) -> io::Result<()> {
         if file.metadata()?.len() == before + written as u64 {
             file.set_len(before)?;
         }
-        return Err(io::ErrorKind::StorageFull.into());
+        return Err(no_space());
     }
     file.sync_all()
+}
+
+/// The system's own error for a write that was cut short by a full disk.
+fn no_space() -> io::Error {
+    #[cfg(unix)]
+    return rustix::io::Errno::NOSPC.into();
+    #[cfg(not(unix))]
+    return io::ErrorKind::StorageFull.into();
 }
 
 fn ends_with_newline(text: &[u8]) -> bool {
