@@ -45,7 +45,7 @@ pub struct Stage {
 pub enum Life {
     /// Everything went on.
     Right,
-    /// The failure met a call that cannot fail in this way, see [`Injection::is_impossible`].
+    /// The failure met a call that cannot fail in this way, see `Injection::is_impossible`.
     Impossible,
     /// The daemon refused to start and said why in its last line.
     Refused(String),
