@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use crate::failure::{Failure, FailureKind};
 use crate::prompt::{PromptCancelled, PromptRequest, PromptSender};
 use crate::session::connect_limiter::ConnectPermit;
-use crate::session::context::DialContext;
 
 /// Longest limit that is counted; a deadline centuries ahead would overflow the clock.
 const LONGEST: Duration = Duration::from_secs(86_400);
@@ -129,11 +128,16 @@ pub(super) struct Prompter {
 }
 
 impl Prompter {
-    pub(super) fn new(context: &DialContext, deadline: PausableDeadline) -> Self {
+    /// Makes a prompter for a dial that holds `permit`, which is given back while a prompt is open.
+    pub(super) fn new(
+        sender: &PromptSender,
+        permit: &ConnectPermit,
+        deadline: PausableDeadline,
+    ) -> Self {
         Self {
-            sender: context.prompts.clone(),
+            sender: sender.clone(),
             deadline,
-            permit: context.permit.clone(),
+            permit: permit.clone(),
         }
     }
 

@@ -3,23 +3,20 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tunneld_config::addr::{BindAddr, ListenAddr};
-use tunneld_config::model::Forward;
+use tunneld_config::model::{Forward, Tunnel};
 use tunneld_proto::status::{ForwardState, ForwardStatus};
 
-use super::registry::Entry;
 use crate::pac::PacTunnel;
 
 /// A port that no proxy listens on: the TCP port of `tcpmux`, which no system serves.
 const NO_PORT: u16 = 1;
 
-/// Returns what a tunnel contributes to the proxy auto-configuration file. `None` without `proxy_for`.
-pub(super) fn pac_tunnel(entry: &Entry) -> Option<PacTunnel> {
-    let config = &entry.snapshot.config;
+/// Returns what a tunnel contributes to the proxy auto-configuration file. `statuses` are those of its forwards, in the
+/// order of the configuration unless a reload is replacing them at this moment. `None` without `proxy_for`.
+pub(super) fn pac_tunnel(config: &Tunnel, statuses: &[ForwardStatus]) -> Option<PacTunnel> {
     if config.proxy_for.is_empty() {
         return None;
     }
-    // The statuses are in the order of the configuration, unless a reload is replacing the forwards at this moment.
-    let statuses = entry.forwards.statuses();
     let (index, listen) = config
         .forwards
         .iter()

@@ -294,7 +294,10 @@ impl StatusRegistry {
             .values()
             .filter_map(|registration| registration.published.as_ref());
         let tunnels: Vec<_> = entries
-            .filter_map(|published| pac_tunnel(&published.entry))
+            .filter_map(|published| {
+                let entry = &published.entry;
+                pac_tunnel(&entry.snapshot.config, &entry.forwards.statuses())
+            })
             .collect();
         pac::file(&tunnels)
     }

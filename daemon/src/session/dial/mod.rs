@@ -93,7 +93,11 @@ fn dial_over<'a>(
         let mut dial = Dial {
             route,
             host: route.host.clone(),
-            prompter: Prompter::new(context, PausableDeadline::unlimited()),
+            prompter: Prompter::new(
+                &context.prompts,
+                &context.permit,
+                PausableDeadline::unlimited(),
+            ),
             phase: Mutex::new(Phase::Resolve),
             context,
             server: server_id(route, carrier.as_ref()),
@@ -105,7 +109,7 @@ fn dial_over<'a>(
         // The login has its own limit, as ssh's ConnectTimeout ends with the key exchange: a second factor may wait for
         // a phone, and a server that looks users up slowly is silent for long.
         let deadline = PausableDeadline::new("login_timeout", route.login_timeout);
-        dial.prompter = Prompter::new(context, deadline.clone());
+        dial.prompter = Prompter::new(&context.prompts, &context.permit, deadline.clone());
         let established = dial.establish(connection, &deadline).await;
         if established.is_ok() {
             context.shared.limiter.note_login(&dial.server);
@@ -188,7 +192,11 @@ impl Dial<'_> {
         for dropped in 0.. {
             self.take_server_slot().await?;
             let deadline = self.connect_deadline();
-            self.prompter = Prompter::new(self.context, deadline.clone());
+            self.prompter = Prompter::new(
+                &self.context.prompts,
+                &self.context.permit,
+                deadline.clone(),
+            );
             let doing = format!("connecting to {}", self.destination());
             let connected = deadline.run(&doing, self.connect(carrier.clone(), &deadline));
             let error = match connected.await {
