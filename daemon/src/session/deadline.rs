@@ -128,7 +128,7 @@ pub(super) struct Prompter {
 }
 
 impl Prompter {
-    /// Makes a prompter for a dial that holds `permit`, which is given back while a prompt is open.
+    /// Makes a prompter for a dial that holds `permit`.
     pub(super) fn new(
         sender: &PromptSender,
         permit: &ConnectPermit,

@@ -1,6 +1,6 @@
 //! Servers that close the connection with a word on why, and requests that would be too large for one.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -10,7 +10,7 @@ use tunneld_tests::home::Home;
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::wait::LONG;
 
-use crate::fixture::{error_kind, session_since};
+use crate::fixture::{error_kind, has_error, session_since, start_daemon, without_key};
 
 fn waits(tunnel: &TunnelStatus) -> bool {
     tunnel.state == State::Waiting
@@ -86,5 +86,50 @@ async fn a_host_that_no_packet_can_hold_fails_that_connect_alone() -> Result<()>
     }
     let after = daemon.status("t").await?;
     assert_eq!(session_since(&after), session_since(&before), "{after:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_with_kerberos_alone_is_no_reason_to_set_a_key() -> Result<()> {
+    let server = Sshd::start_with_lines(&[
+        "GSSAPIAuthentication yes",
+        "AuthenticationMethods gssapi-with-mic",
+    ])
+    .await?;
+    let tunnel = without_key(&server.tunnel_toml("t")?, "identity_file");
+    let (_home, daemon) = start_daemon(&tunnel).await?;
+    let tunnel = daemon.wait_for("t", LONG, has_error).await?;
+    let error = tunnel.last_error.context("an error")?;
+    assert!(error.message.contains("gssapi-with-mic"), "{error:?}");
+    let hint = error.hint.context("a hint")?;
+    assert!(
+        hint.contains("Kerberos") && !hint.contains("identity_file"),
+        "{hint}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_exchange_that_never_ends_names_its_usual_causes() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    let server = tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.9\r\n").await;
+            open.push(stream);
+        }
+    });
+    let tunnel = format!("[tunnel.t]\nhost = \"u@127.0.0.1:{port}\"\nconnect_timeout = \"1s\"\n");
+    let (_home, daemon) = start_daemon(&tunnel).await?;
+    let tunnel = daemon.wait_for("t", LONG, has_error).await?;
+    server.abort();
+    let error = tunnel.last_error.context("an error")?;
+    assert!(error.message.ends_with("(at kex)"), "{error:?}");
+    let hint = error.hint.context("a hint")?;
+    assert!(
+        hint.contains("kex_algorithms") && hint.contains("MTU"),
+        "{hint}"
+    );
     Ok(())
 }

@@ -161,6 +161,16 @@ impl AuthHistory {
                         identity_file or password_command";
             return (FailureKind::Agent, hint.to_owned());
         }
+        let only_kerberos = !self.accepted_methods.is_empty()
+            && self
+                .accepted_methods
+                .iter()
+                .all(|method| method.starts_with("gssapi"));
+        if only_kerberos {
+            let hint = "the server accepts Kerberos (GSSAPI) alone, which this version of tunneld does not have; keys and \
+                        passwords cannot help: ask its administrator for another method";
+            return (FailureKind::NoCredentials, hint.to_owned());
+        }
         let hint = match self.notes.is_empty() {
             true => {
                 "set identity_file, load a key into the agent that tunneld uses (identity_agent), or set \

@@ -36,6 +36,10 @@ const DROPPED_LIMIT: u32 = 5;
 
 /// Delay before the first of them is made again; it doubles each time.
 const DROPPED_DELAY: Duration = Duration::from_millis(250);
+/// The packets of a key exchange are the first large ones, and those of post-quantum algorithms the largest.
+const KEY_EXCHANGE_HINT: &str = "the server identified itself and was silent then: if it or the network is slow, raise connect_timeout; if large \
+     packets are lost on the way (a VPN with a smaller MTU), lower the interface's MTU; if the server cannot cope with a \
+     post-quantum key exchange, set kex_algorithms = \"-mlkem*,sntrup*\"";
 
 /// A session that carries another, and its name for messages.
 type Carrier = (String, Session);
@@ -221,14 +225,21 @@ impl Dial<'_> {
         ))
     }
 
-    /// Adds to a failure of the connect deadline in which phase it passed.
+    /// Adds to a failure of the connect deadline in which phase it passed, and what helps if the server identified itself
+    /// and was silent then.
     fn at_phase(&self, failure: Failure) -> Failure {
-        match failure.kind {
-            FailureKind::Timeout => Failure {
-                message: format!("{} (at {})", failure.message, self.phase().as_str()),
-                ..failure
-            },
-            _ => failure,
+        if failure.kind != FailureKind::Timeout {
+            return failure;
+        }
+        let phase = self.phase();
+        let hint = match phase {
+            Phase::Kex => Some(KEY_EXCHANGE_HINT.to_owned()),
+            _ => failure.hint,
+        };
+        Failure {
+            message: format!("{} (at {})", failure.message, phase.as_str()),
+            hint,
+            ..failure
         }
     }
 
@@ -307,7 +318,8 @@ impl Dial<'_> {
         let (connected, host_key) =
             handshake::connect(stream, self.route, verifier, on_host_key).await?;
         for line in connected.info().pre_banner.lines() {
-            tracing::info!(
+            // At each dial, and many lines from some servers. A failure has the last of them in its text.
+            tracing::debug!(
                 tunnel = self.context.tunnel,
                 "before the identification the server sent: {}",
                 text::escape(line)
