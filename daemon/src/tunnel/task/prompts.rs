@@ -53,6 +53,10 @@ impl Task {
                 let request = Box::new(request);
                 let open = OpenPrompt { guard, request };
                 dial.prompt = Some(SessionPrompt { open, answer });
+                // The dial got past every other failure: beside the question it would look like its reason.
+                let is_rejection =
+                    |(failure, _): &(Failure, _)| failure.kind == FailureKind::AuthRefused;
+                self.history.last_error.take_if(|last| !is_rejection(last));
                 self.apply(Event::PromptOpened { epoch, prompt: id });
             }
             Err(other) => self.wait_for_other_prompt(epoch, SharedPrompt::new(*other, events)),

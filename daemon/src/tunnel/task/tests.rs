@@ -113,6 +113,21 @@ async fn a_cancelled_prompt_lets_the_dial_continue() {
 }
 
 #[tokio::test]
+async fn a_question_does_not_stand_beside_the_failure_that_it_has_overcome() {
+    for (kind, stays) in [
+        (FailureKind::HostKeyChanged, false),
+        (FailureKind::ConnectRefused, false),
+        (FailureKind::AuthRefused, true),
+    ] {
+        let mut bench = Bench::dialling().await;
+        let failure = Failure::new(kind, "before");
+        bench.task.history.last_error = Some((failure, Timestamp::now()));
+        let _answered = bench.ask();
+        assert_eq!(bench.task.history.last_error.is_some(), stays);
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_arrives_after_its_dial_ended_serves_the_next_dial() {
     let mut bench = Bench::dialling().await;
     drop(bench.ask());
