@@ -24,7 +24,7 @@ const NO_FILE: &str = "/dev/null";
 
 /// Host keys that are kept for one host. A server can prove any number of keys, new ones at each login, and the file must
 /// not grow without an end; servers have about five.
-const KEYS_PER_HOST: usize = 32;
+pub(crate) const KEYS_PER_HOST: usize = 32;
 
 /// Adds host keys to known_hosts files. Clones share a lock, so that two sessions with one host do not both add its key.
 #[derive(Clone, Default)]

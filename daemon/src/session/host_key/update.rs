@@ -72,12 +72,14 @@ impl HostKeyUpdater {
     /// Those of `keys` that are not known yet and not revoked.
     async fn unknown_keys(&self, keys: Vec<Bytes>) -> Result<Vec<Bytes>, Failure> {
         let known = known_hosts_files::look_up(&self.host_keys, &self.name, None).await?;
+        // A host that has as many keys as are kept is not asked to prove more.
+        let room = known_hosts_files::KEYS_PER_HOST.saturating_sub(known.key_count());
         let new = keys
             .into_iter()
             .take(KEY_LIMIT)
             .filter(|key| known_hosts::is_complete(key) && !known.lists(key))
             .filter(|key| known.revoked(key).is_none());
-        Ok(new.collect())
+        Ok(new.take(room).collect())
     }
 
     /// Asks the user. A cancelled prompt counts as no, and so does the end of the session.
