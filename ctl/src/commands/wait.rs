@@ -93,9 +93,9 @@ struct Waiting<'a> {
     /// Tunnels that have neither come up nor failed yet.
     pending: BTreeSet<String>,
     failed: bool,
-    /// Ids of the prompts that were asked here.
     /// Per tunnel, the reason that was printed last.
     reasons: BTreeMap<String, String>,
+    /// Ids of the prompts that were asked here.
     asked: BTreeSet<u64>,
     grace_until: Instant,
     /// End of the wait; extended by the time that the user needs for prompts.

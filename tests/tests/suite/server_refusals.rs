@@ -113,7 +113,8 @@ async fn a_server_with_kerberos_alone_is_no_reason_to_set_a_key() -> Result<()> 
 async fn a_key_exchange_that_never_ends_names_its_usual_causes() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port();
-    let server = tokio::spawn(async move {
+    let mut server = tokio::task::JoinSet::new();
+    server.spawn(async move {
         let mut open = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {
             let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.9\r\n").await;
@@ -123,7 +124,6 @@ async fn a_key_exchange_that_never_ends_names_its_usual_causes() -> Result<()> {
     let tunnel = format!("[tunnel.t]\nhost = \"u@127.0.0.1:{port}\"\nconnect_timeout = \"1s\"\n");
     let (_home, daemon) = start_daemon(&tunnel).await?;
     let tunnel = daemon.wait_for("t", LONG, has_error).await?;
-    server.abort();
     let error = tunnel.last_error.context("an error")?;
     assert!(error.message.ends_with("(at kex)"), "{error:?}");
     let hint = error.hint.context("a hint")?;
