@@ -317,13 +317,15 @@ impl Dial<'_> {
         };
         let (connected, host_key) =
             handshake::connect(stream, self.route, verifier, on_host_key).await?;
-        for line in connected.info().pre_banner.lines() {
-            // At each dial, and many lines from some servers. A failure has the last of them in its text.
-            tracing::debug!(
-                tunnel = self.context.tunnel,
-                "before the identification the server sent: {}",
-                text::escape(line)
-            );
+        let tunnel = &self.context.tunnel;
+        for (index, line) in connected.info().pre_banner.lines().enumerate() {
+            let said = "before the identification the server sent";
+            // Some servers send dozens of lines, at each dial. A failure has the last of them in its text.
+            if index < 3 {
+                tracing::info!(tunnel, "{said}: {}", text::escape(line));
+            } else {
+                tracing::debug!(tunnel, "{said}: {}", text::escape(line));
+            }
         }
         Ok((connected, host_key))
     }
