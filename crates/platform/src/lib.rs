@@ -1,11 +1,14 @@
 //! The daemon's interface to the operating system: files that are replaced as a whole, child processes, signals, the
-//! service manager, hardening of the process, the allocator, and system events (network change, wake-up).
+//! service manager, hardening of the process, the reserve of file descriptors, the allocator, and system events (network change, wake-up).
 //!
 //! Only this crate and the endpoint of `tunneld-proto` contain code for a single operating system. Everything that
 //! needs tokio is behind the feature `runtime`.
 
+#[cfg(unix)]
+mod child_settings;
 #[cfg(feature = "runtime")]
 pub mod events;
+pub mod fd_reserve;
 pub mod fs;
 pub mod heap;
 pub mod panic;

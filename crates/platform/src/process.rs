@@ -5,7 +5,8 @@ use std::path::Path;
 /// Protects the process that will hold keys. Called once, before the runtime starts and before any key is read.
 ///
 /// Sets umask 077, forbids core dumps, makes the process undumpable (Linux: no ptrace by other processes of the
-/// user either), and raises the soft limit of file descriptors to the hard one.
+/// user either), and raises the soft limit of file descriptors to the hard one. Child processes get the old umask and
+/// limits (`child_settings`).
 ///
 /// # Errors
 /// An error if `HOME` belongs to another user (`sudo tunneld`): one user's configuration, which names commands to run,
@@ -21,31 +22,28 @@ pub fn harden() -> anyhow::Result<()> {
 #[cfg(unix)]
 mod imp {
     use super::Path;
+    use crate::child_settings;
     use anyhow::bail;
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+    use rustix::process::Rlimit;
     use std::os::unix::fs::MetadataExt as _;
 
     pub(super) fn harden() {
-        umask(rustix::fs::Mode::from_raw_mode(0o077));
-        let no_core = Rlimit {
+        // The hard limit of core files stays, so that a child can have its own limit back. The daemon itself also writes
+        // none because it is not dumpable.
+        let no_core = |at_start: &Rlimit| Rlimit {
             current: Some(0),
-            maximum: Some(0),
+            maximum: at_start.maximum,
         };
-        // Results are ignored: if the system refuses one of these settings, tunnels still work with the old value.
-        let _ = setrlimit(Resource::Core, no_core);
+        let all_files = |at_start: &Rlimit| Rlimit {
+            current: at_start.maximum,
+            maximum: at_start.maximum,
+        };
+        child_settings::replace(0o077, no_core, all_files);
         #[cfg(target_os = "linux")]
         {
             use rustix::process::{DumpableBehavior, set_dumpable_behavior};
             let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         }
-        let files = getrlimit(Resource::Nofile);
-        let _ = setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: files.maximum,
-                maximum: files.maximum,
-            },
-        );
     }
 
     pub(super) fn refuse_foreign_home(home: &Path) -> anyhow::Result<()> {

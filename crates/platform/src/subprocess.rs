@@ -33,7 +33,7 @@ const FIRST_PRIVATE_FD: i32 = 3;
 pub struct ProcessGroup(Child);
 
 impl ProcessGroup {
-    /// Starts `command` as the leader of a new process group.
+    /// Starts `command` as the leader of a new process group, with the umask and limits that the daemon was started with.
     ///
     /// # Errors
     /// The operating system's error if the program cannot be started.
@@ -45,6 +45,7 @@ impl ProcessGroup {
             // Rust's own descriptors have the flag already. Those of other libraries (the netlink socket of the network
             // watcher) and those that the daemon inherited do not.
             close_fds::set_fds_cloexec_threadsafe(FIRST_PRIVATE_FD, &[]);
+            crate::child_settings::restore_in_child(&mut command);
         }
         command.spawn().map(Self)
     }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tunneld_platform::fd_reserve;
 use tunneld_proto::endpoint::{AcceptError, ListenError, Listener, Stream};
 use tunneld_proto::error::{ErrorKind, RpcError};
 
@@ -25,6 +26,8 @@ const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a failed accept. Without free file descriptors the next accept would fail at once too, and the loop
 /// would use a whole core.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(200);
+/// Interval at which failed accepts are logged. Without free file descriptors each attempt fails.
+const ACCEPT_WARN_INTERVAL: Duration = Duration::from_secs(60);
 /// Time in which a client that is refused must take its error.
 const REFUSAL_TIMEOUT: Duration = Duration::from_millis(200);
 /// Time in which clients must take their last messages after the tunnels have stopped.
@@ -37,10 +40,16 @@ pub async fn serve(mut listener: Listener, context: Arc<ControlContext>) {
     let mut socket_check = interval(SOCKET_CHECK_INTERVAL);
     socket_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rebind_failed = false;
+    let mut accept_failures = AcceptFailures::default();
     loop {
         tokio::select! {
             () = context.stopped.cancelled() => break,
-            accepted = listener.accept() => admit(accepted, &mut clients, &context).await,
+            accepted = listener.accept() => {
+                if let Err(error) = admit(accepted, &mut clients, &context).await {
+                    accept_failures.log(&error);
+                    sleep(ACCEPT_RETRY_DELAY).await;
+                }
+            }
             Some(ended) = clients.join_next() => log_panic(ended),
             _ = socket_check.tick() => {
                 rebind_failed = rebind_if_missing(&mut listener, rebind_failed, &context);
@@ -58,20 +67,24 @@ pub async fn serve(mut listener: Listener, context: Arc<ControlContext>) {
     clients.shutdown().await;
 }
 
+/// Serves a client, or turns it away.
+///
+/// # Errors
+/// The operating system's error if the client could not be accepted.
 async fn admit(
     accepted: Result<Stream, AcceptError>,
     clients: &mut JoinSet<()>,
     context: &Arc<ControlContext>,
-) {
+) -> io::Result<()> {
     let mut stream = match accepted {
         Ok(stream) => stream,
         // The peer check: a client that may send commands can run programs as the daemon's user, through hooks and
         // ProxyCommand.
         Err(AcceptError::Foreign { uid }) => {
             tracing::warn!("a client of uid {uid} was refused on the control socket");
-            return;
+            return Ok(());
         }
-        Err(AcceptError::Io(error)) => return accept_failed(&error).await,
+        Err(AcceptError::Io(error)) => return Err(error),
     };
     if clients.len() >= MAX_CLIENTS {
         let message = format!("too many clients: {MAX_CLIENTS} are connected already");
@@ -79,22 +92,38 @@ async fn admit(
         // The send buffer of a new socket is empty and takes the line at once.
         let line = reply_line(Value::Null, Err(error));
         let _ = timeout(REFUSAL_TIMEOUT, stream.write_all(&line)).await;
-        return;
+        return Ok(());
     }
-    let hangup = match stream.hangup() {
-        Ok(hangup) => hangup,
-        Err(error) => return accept_failed(&error).await,
-    };
+    let hangup = stream.hangup()?;
     let context = context.clone();
     clients.spawn(async move {
         let _count = ClientCount::new(&context);
         connection::serve(stream, context.clone(), move || hangup.is_hung_up()).await;
     });
+    Ok(())
 }
 
-async fn accept_failed(error: &io::Error) {
-    tracing::warn!("cannot accept a control client: {error}");
-    sleep(ACCEPT_RETRY_DELAY).await;
+/// Limits how often a failed accept is logged.
+#[derive(Default)]
+struct AcceptFailures {
+    last_logged: Option<Instant>,
+}
+
+impl AcceptFailures {
+    fn log(&mut self, error: &io::Error) {
+        let now = Instant::now();
+        let is_due = self
+            .last_logged
+            .is_none_or(|last| now.duration_since(last) >= ACCEPT_WARN_INTERVAL);
+        if is_due {
+            self.last_logged = Some(now);
+            let remedy = match fd_reserve::is_exhausted(error) {
+                true => format!("; {}", fd_reserve::REMEDY),
+                false => String::new(),
+            };
+            tracing::warn!("cannot accept a control client: {error}{remedy}");
+        }
+    }
 }
 
 /// RAII guard that counts one client in [`ControlContext::client_count`].

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::local_socket::LocalSocket;
 use crate::happy_eyeballs;
 use tunneld_config::addr::{Endpoint, HostPort};
+use tunneld_platform::fd_reserve::{self, FdUse};
 
 /// The limit for name resolution and all connection attempts together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,9 +41,7 @@ pub(super) async fn connect(to: &Endpoint) -> io::Result<LocalSocket> {
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s"))??;
     // Connections for remote forwards count as well: a flood at the server must not use up the daemon's descriptors.
-    if super::reserved_fd::is_in_reserve(&socket) {
-        return Err(io::Error::other("too few file descriptors are left"));
-    }
+    fd_reserve::check(&*socket.sock(), FdUse::Connection)?;
     Ok(socket)
 }
 

@@ -20,6 +20,7 @@ use super::unix_socket::UnixSocket;
 use crate::failure::{Failure, FailureKind};
 use tunneld_config::addr::{BindAddr, ListenAddr};
 use tunneld_config::model::Forwarding;
+use tunneld_platform::fd_reserve::{self, FdUse};
 
 /// How many random ports are tried until one is free on both loopback addresses.
 const MAX_PORT_TRIES: usize = 16;
@@ -387,6 +388,7 @@ fn bind_one(address: SocketAddr, v6_only: bool) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     reset_unless_closed(&socket2::SockRef::from(&socket));
+    fd_reserve::check(&socket, FdUse::Listener)?;
     socket.listen(LISTEN_BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
@@ -412,6 +414,9 @@ async fn bind_failure(address: SocketAddr, error: &io::Error) -> Failure {
             .hint("ports below 1024 need a privilege; choose a higher port"),
         io::ErrorKind::AddrNotAvailable => failure("this machine does not have the address")
             .hint("tunneld listens as soon as the address appears"),
+        _ if fd_reserve::is_exhausted(error) => {
+            failure(&error.to_string()).hint(fd_reserve::REMEDY)
+        }
         _ => failure(&error.to_string()),
     }
 }

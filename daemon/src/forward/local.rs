@@ -21,10 +21,10 @@ use super::hold;
 use super::listener::ForwardListener;
 use super::local_socket::LocalSocket;
 use super::relay::Relay;
-use super::reserved_fd::{self, ReservedFd};
 use super::retry::retry_delays;
 use super::ssh_session::{ChannelTarget, SshSession};
 use tunneld_config::model::Forward;
+use tunneld_platform::fd_reserve::{self, FdUse, SpareFd};
 
 /// The pause after an `accept` that failed for a reason that may persist, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -191,15 +191,18 @@ async fn accept_loop<S: SshSession>(
     cancel: &CancellationToken,
     listener: &ForwardListener,
 ) {
-    let mut reserved = ReservedFd::new();
+    let mut spare = SpareFd::new();
     loop {
         match listener.accept().await {
             Ok(socket) => admit(context, cell, cancel, socket),
             // EMFILE or ENFILE: the connection stays in the kernel's queue and the listener stays readable. Accepting
-            // it with the reserved descriptor and resetting it lets the client know and keeps this loop from spinning.
-            Err(error) if reserved_fd::is_exhausted(&error) => {
-                context.warn_throttled("no file descriptors are left: new connections are reset; raise the limit (ulimit -n, LimitNOFILE=)");
-                if !reserved.with_one_freed(|| listener.accept_now()) {
+            // it with the spare descriptor and resetting it lets the client know and keeps this loop from spinning.
+            Err(error) if fd_reserve::is_exhausted(&error) => {
+                context.warn_throttled(&format!(
+                    "no file descriptors are left: new connections are reset; {}",
+                    fd_reserve::REMEDY
+                ));
+                if !spare.with_one_freed(|| listener.accept_now()) {
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -223,8 +226,11 @@ fn admit<S: SshSession>(
     cancel: &CancellationToken,
     socket: LocalSocket,
 ) {
-    if reserved_fd::is_in_reserve(&socket) {
-        context.warn_throttled("few file descriptors are left: new connections are reset; raise the limit (ulimit -n, LimitNOFILE=)");
+    if let Err(error) = fd_reserve::check(&*socket.sock(), FdUse::Connection) {
+        context.warn_throttled(&format!(
+            "{error}: new connections are reset; {}",
+            fd_reserve::REMEDY
+        ));
         return;
     }
     let Some(counted) = context.try_count_connection(cell) else {

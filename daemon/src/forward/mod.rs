@@ -21,7 +21,6 @@ mod local_socket;
 mod port_owner;
 mod relay;
 mod remote;
-mod reserved_fd;
 mod retry;
 mod server_listeners;
 pub mod ssh_session;

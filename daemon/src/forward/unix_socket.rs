@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::{UnixListener, UnixStream};
+use tunneld_platform::fd_reserve::{self, FdUse};
 use tunneld_platform::fs::FileId;
 
 use super::local_socket::LISTEN_BACKLOG;
@@ -91,6 +92,8 @@ impl Drop for UnixSocket {
 
 fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Before the file exists: nothing has to be removed if it is refused.
+    fd_reserve::check(&socket, FdUse::Listener)?;
     socket.set_nonblocking(true)?;
     // On Linux `bind` creates the file with the socket's own mode, so no other user can connect before the chmod below.
     // Other systems ignore this call and need the chmod.
@@ -150,6 +153,7 @@ fn bind_failure(path: &Path, error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::NotFound => failure.hint("create its folder, or choose another path"),
         io::ErrorKind::PermissionDenied => failure.hint("choose a folder that you may write to"),
+        _ if fd_reserve::is_exhausted(error) => failure.hint(fd_reserve::REMEDY),
         _ => failure,
     }
 }

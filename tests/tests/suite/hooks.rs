@@ -64,6 +64,38 @@ async fn the_hook_gets_the_prompt_and_its_failure_is_logged() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_program_gets_the_umask_and_limits_that_the_daemon_was_started_with() -> Result<()> {
+    let home = Home::new()?;
+    let (command, seen) = (home.path("command"), home.path("seen"));
+    let text = format!(
+        "{{ umask; ulimit -Sn; ulimit -Hn; ulimit -Sc; ls /proc/self/fd | wc -w; }} >'{0}.new'; mv '{0}.new' '{0}'; \
+         exit 1",
+        seen.display()
+    );
+    write_script(&command, &text)?;
+    home.write(
+        "t.toml",
+        &format!(
+            "[tunnel.t]\nssh_config = false\nuser = \"u\"\nhost_command = [\"{}\"]\n",
+            command.display()
+        ),
+    )?;
+    let start = format!(
+        "umask 027; ulimit -Sn 300; ulimit -Hn 400; exec {} \"$@\"",
+        "prlimit --core=512000:1024000"
+    );
+    let prefix = ["sh", "-c", &start, "sh"].map(str::to_owned);
+    let daemon = Daemon::start_with(&home, home.command_with_prefix(&prefix, "tunneld")?).await?;
+    let failed = |tunnel: &tunneld_proto::status::TunnelStatus| tunnel.last_error.is_some();
+    daemon.wait_for("t", LONG, failed).await?;
+    let seen = std::fs::read_to_string(seen)?;
+    let lines: Vec<&str> = seen.split_whitespace().collect();
+    // The shell counts core files in blocks of 512 bytes. `ls` has its standard streams and the folder that it reads.
+    assert_eq!(lines, ["0027", "300", "400", "1000", "4"]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn askpass_answers_each_field_if_no_client_attends() -> Result<()> {
     let server = PromptingServer::start(vec![
         AuthFactor::Password("pw of askpass"),

@@ -256,6 +256,64 @@ async fn a_file_descriptor_shortage_refuses_only_the_excess_clients() -> Result<
 }
 
 #[tokio::test]
+async fn forty_forwards_with_64_descriptors_leave_room_for_control_clients_and_dials() -> Result<()>
+{
+    let server = Sshd::start().await?;
+    let target = Target::echo().await?;
+    let home = Home::new()?;
+    // Targets that differ, since equal forwards are one forward.
+    let forwards: Vec<String> = (1..=40)
+        .map(|number| format!("\"0 127.0.0.{number}:{}\"", target.port()))
+        .collect();
+    let forwards = forwards.join(", ");
+    let text = format!(
+        "{}local_forward = [{forwards}]\n{}{}\n",
+        server.tunnel_toml("many")?,
+        server.tunnel_toml("one")?,
+        local_forward_to(&target)
+    );
+    home.write("t.toml", &text)?;
+    let prefix = ["prlimit", "--nofile=64:64"].map(str::to_owned);
+    let command = home.command_with_prefix(&prefix, "tunneld")?;
+    let daemon = Daemon::start_with(&home, command).await?;
+    // Each tunnel dials, reads known_hosts and logs in, whatever the listeners use.
+    let is_connected = |tunnel: &TunnelStatus| matches!(tunnel.state, State::Up | State::Degraded);
+    daemon.wait_for("one", LONG, is_connected).await?;
+    let many = daemon.wait_for("many", LONG, is_connected).await?;
+    let failed: Vec<_> = many
+        .forwards
+        .iter()
+        .filter_map(|forward| forward.error.as_ref())
+        .collect();
+    ensure!((10..40).contains(&failed.len()), "{} failed", failed.len());
+    for error in failed {
+        ensure!(
+            error.message.contains("the limit is 64")
+                && error
+                    .hint
+                    .as_ref()
+                    .is_some_and(|hint| hint.contains("ulimit -n")),
+            "{error:?}"
+        );
+    }
+    // Control clients are still served, and connections too.
+    for _ in 0..5 {
+        home.ctl(&["status"]).await?.expect_exit(0)?;
+    }
+    let stream = connect_and_ping(listen_addr(&many, ForwardKind::Local)?).await?;
+    ensure!(
+        stream.is_some(),
+        "a listener has no descriptor for a client"
+    );
+    let lines = daemon.log().lines();
+    let warnings = lines
+        .iter()
+        .filter(|line| line.contains("cannot accept a control client"));
+    ensure!(warnings.count() == 0, "{}", daemon.log().text());
+    Ok(())
+}
+
+#[tokio::test]
 async fn three_hundred_clients_that_do_not_read_use_bounded_memory() -> Result<()> {
     const CLIENTS: usize = 300;
     let server = Sshd::start().await?;

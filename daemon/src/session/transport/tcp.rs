@@ -13,6 +13,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::happy_eyeballs;
 use crate::session::slots::Slot;
 use tunneld_config::model::{AddressFamily, Liveness, Route};
+use tunneld_platform::fd_reserve::{self, FdUse};
 
 /// Limit for one address, so that a host that drops packets does not use up `connect_timeout` alone.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -153,6 +154,7 @@ async fn connect_one(
     let stream = timeout(ADDRESS_TIMEOUT, socket.connect(address))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 s"))??;
+    fd_reserve::check(&stream, FdUse::Session)?;
     Ok(stream)
 }
 
@@ -165,7 +167,12 @@ fn all_failed(failures: &[(SocketAddr, io::Error)]) -> Failure {
         .collect();
     let message = format!("connecting to {}", errors.join("; "));
     let network = "check the network, the address and the firewalls in between";
-    if all(io::ErrorKind::ConnectionRefused) {
+    if failures
+        .iter()
+        .any(|(_, error)| fd_reserve::is_exhausted(error))
+    {
+        Failure::new(FailureKind::Connect, message).hint(fd_reserve::REMEDY)
+    } else if all(io::ErrorKind::ConnectionRefused) {
         Failure::new(FailureKind::ConnectRefused, message)
             .hint("no SSH server listens there: check the port, and whether sshd runs")
     } else if all(io::ErrorKind::TimedOut) {
