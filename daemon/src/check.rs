@@ -3,16 +3,12 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use serde::Serialize;
-use tunneld_platform::subprocess::TokioPrograms;
 use tunneld_proto::message::ConfigFault;
 
 use crate::paths;
-use crate::reload::load;
-use tunneld_config::env::Env;
-use tunneld_config::load::Loader;
+use crate::reload::ConfigReader;
 
 /// Arguments of `tunneld check`.
 #[derive(Debug, Clone, clap::Args)]
@@ -52,8 +48,8 @@ pub async fn run(
         return Ok(ExitCode::from(2));
     }
     let dir = paths::config_dir(config_dir)?;
-    let loader = Loader::new(dir, Env::from_process(), Arc::new(TokioPrograms));
-    let loaded = load(&mut loader.dir_required(config_dir.is_some())).await;
+    let mut reader = ConfigReader::new(dir, |loader| loader.dir_required(config_dir.is_some()));
+    let loaded = reader.read_fully().await;
     let tunnels = loaded.tunnels.len();
     let forwards = loaded
         .tunnels

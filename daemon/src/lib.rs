@@ -32,7 +32,6 @@ use std::sync::atomic::AtomicUsize;
 use anyhow::Context as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tunneld_platform::subprocess::TokioPrograms;
 use tunneld_proto::endpoint::{self, Endpoint, Listener};
 use tunneld_proto::paths::Env;
 
@@ -41,10 +40,10 @@ use daemon::Daemon;
 use log::Log;
 use paths::{config_dir, with_hint};
 use reload::watcher::Watcher;
-use reload::{ReloadContext, ReloadTask};
+use reload::{ConfigReader, ReloadContext, ReloadTask};
 use state_file::StateFile;
 use supervisor::Supervisor;
-use tunneld_config::load::{Loaded, Loader};
+use tunneld_config::load::Loaded;
 use tunneld_config::model::Tunnel;
 use tunneld_platform::signals::{Signal, Signals};
 
@@ -85,7 +84,7 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
     };
     let FirstReading {
         watcher,
-        loader,
+        reader,
         loaded,
         ad_hoc,
     } = first;
@@ -103,7 +102,7 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
     );
     let reload = ReloadContext {
         dir,
-        loader,
+        reader,
         log: (!filter_fixed).then(|| log.clone()),
         state_file: state_file.clone(),
         supervisor: supervisor.clone(),
@@ -134,7 +133,7 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
 /// Configuration as it is when the daemon starts.
 struct FirstReading {
     watcher: Watcher,
-    loader: Loader,
+    reader: ConfigReader,
     loaded: Loaded,
     /// Ad-hoc tunnels of an earlier daemon, from the state file.
     ad_hoc: Vec<Tunnel>,
@@ -147,17 +146,14 @@ impl FirstReading {
         let mut watcher = Watcher::new(dir);
         // Tunnels take options from ssh's own configuration.
         watcher.add_files(std::env::home_dir().map(|home| home.join(".ssh/config")));
-        let loader = Loader::new(
-            dir.to_owned(),
-            tunneld_config::env::Env::from_process(),
-            Arc::new(TokioPrograms),
-        );
-        let mut loader = loader.dir_required(explicit_dir).keep_copies();
-        let loaded = reload::load(&mut loader).await;
-        let ad_hoc = reload::restore_ad_hoc(state_file, &loader, &[]).await;
+        let mut reader = ConfigReader::new(dir.to_owned(), |loader| {
+            loader.dir_required(explicit_dir).keep_copies()
+        });
+        let loaded = reader.read_first().await;
+        let ad_hoc = reader.restore_ad_hoc(state_file, &[]).await;
         Self {
             watcher,
-            loader,
+            reader,
             loaded,
             ad_hoc,
         }

@@ -1,28 +1,29 @@
 //! Loads the configuration directory: scans the files, replaces each that has errors by its last good state, decides
 //! between files that claim the same name or port, and resolves all tunnels.
 
+mod copies;
+mod single;
+mod sources;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tunneld_platform::program::RunProgram;
 use tunneld_proto::message::ConfigFault;
 
-use crate::conflict::{self, Claims};
-use crate::diagnostic::{Diagnostic, SourceText, file_fault};
+pub use self::single::{TunnelJob, ad_hoc};
+use self::sources::{Sources, SshConfigFaults, bad_carriers};
+use crate::diagnostic::file_fault;
 use crate::env::Env;
-use crate::last_good::{CopyFolder, CopyJob, FileCopy};
+use crate::last_good::{CopyFolder, CopyJob};
 use crate::layer::Layer;
 use crate::model::{DaemonConfig, Tunnel};
-use crate::parse::file::{self, NamedLayer, ParsedFile};
 use crate::resolve::route::{ResolveRequest, TunnelResolver};
 use crate::scan::{Candidate, Draft, KnownFile, MAIN_FILE, Scan, Scanned, stale_candidates};
 use crate::settle::settle_claims;
 pub use crate::try_again::TryAgain;
-
-/// A tunnel whose directory was read less than this long ago is not resolved again.
-const FRESH_FOR: Duration = Duration::from_secs(2);
 
 /// The content of the directory.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -44,7 +45,10 @@ pub struct Loaded {
 pub struct Loader {
     dir: PathBuf,
     env: Env,
+    /// Runs `ssh -G` for one tunnel.
     programs: Arc<dyn RunProgram>,
+    /// Runs `ssh -G` for a reading of all files.
+    reading_programs: Arc<dyn RunProgram>,
     files: BTreeMap<PathBuf, KnownFile>,
     /// The tunnels of the last load, for those that cannot be resolved in the next.
     last: BTreeMap<String, Tunnel>,
@@ -60,33 +64,13 @@ pub struct Loader {
     unread_defaults: Option<PathBuf>,
 }
 
-/// One tunnel that is to be resolved again, without reading its file again.
-#[derive(Debug)]
-pub struct RefreshJob {
-    env: Env,
-    programs: Arc<dyn RunProgram>,
-    request: ResolveRequest,
-}
-
-impl RefreshJob {
-    /// Asks `ssh -G` again and resolves the tunnel with its present answer.
-    ///
-    /// # Errors
-    /// Every error, as one text.
-    pub async fn resolve(self) -> Result<Tunnel, String> {
-        TunnelResolver::new(&self.env, &self.programs)
-            .tunnel(&self.request)
-            .await
-            .map_err(|diagnostics| Diagnostic::join(&diagnostics))
-    }
-}
-
 impl Loader {
     /// A loader of `dir` that has read nothing yet.
     pub fn new(dir: PathBuf, env: Env, programs: Arc<dyn RunProgram>) -> Self {
         Self {
             dir,
             env,
+            reading_programs: Arc::clone(&programs),
             programs,
             files: BTreeMap::new(),
             last: BTreeMap::new(),
@@ -103,6 +87,16 @@ impl Loader {
     #[must_use]
     pub fn dir_required(mut self, required: bool) -> Self {
         self.dir_required = required;
+        self
+    }
+
+    /// Runs `ssh -G` with these programs when all files are read, or tunnels are restored. They may give up waiting for
+    /// an answer sooner ([`ProgramError::NotYet`]).
+    ///
+    /// [`ProgramError::NotYet`]: tunneld_platform::program::ProgramError::NotYet
+    #[must_use]
+    pub fn reading_programs(mut self, programs: Arc<dyn RunProgram>) -> Self {
+        self.reading_programs = programs;
         self
     }
 
@@ -214,34 +208,6 @@ impl Loader {
         self.finish(Scanned(scan), now).await
     }
 
-    /// The copies of these files. Those that are not in their present state are left as they are on disk.
-    fn copies_of(&self, accepted: &[Candidate]) -> Option<CopyJob> {
-        let folder = self.copies.clone()?;
-        let main = self.dir.join(MAIN_FILE);
-        let main_text = match accepted.iter().find(|candidate| candidate.path == main) {
-            // With defaults that are not the present ones, a copy would not be what the next start reads.
-            Some(candidate) if candidate.stale => return None,
-            Some(candidate) => candidate.file.source.text(),
-            None if self.files.contains_key(&main) => return None,
-            None => "",
-        };
-        let good = accepted
-            .iter()
-            .filter(|candidate| !candidate.stale && candidate.file.parsed.broken.is_empty());
-        let copies = good.map(|candidate| FileCopy {
-            path: candidate.path.clone(),
-            text: candidate.file.source.text().to_owned(),
-            main_text: main_text.to_owned(),
-        });
-        Some(CopyJob {
-            folder,
-            env: self.env.clone(),
-            dir: self.dir.clone(),
-            existing: self.files.keys().cloned().collect(),
-            copies: copies.collect(),
-        })
-    }
-
     /// The file or directory whose `[defaults]` for all files are not known; `None` if they are, or do not exist.
     fn unread_defaults(
         &self,
@@ -325,7 +291,7 @@ impl Loader {
                 .tunnels
                 .iter()
                 .map(|tunnel| ResolveRequest::of(tunnel, &defaults));
-            let resolver = TunnelResolver::new(&self.env, &self.programs);
+            let resolver = TunnelResolver::new(&self.env, &self.reading_programs);
             let (mut results, _) = resolver.all(requests.collect()).await;
             loaded.try_again = loaded.try_again.max(resolver.try_again());
             for tunnel in &parsed.tunnels {
@@ -364,7 +330,7 @@ impl Loader {
             .filter(|(_, tunnel, _)| !bad_carriers.contains_key(&tunnel.name))
             .map(|(_, tunnel, defaults)| ResolveRequest::of(tunnel, defaults))
             .collect();
-        let resolver = TunnelResolver::new(&self.env, &self.programs);
+        let resolver = TunnelResolver::new(&self.env, &self.reading_programs);
         let (mut results, notes) = resolver.all(requests).await;
         loaded.notes.extend(notes);
         loaded.try_again = loaded.try_again.max(resolver.try_again());
@@ -400,52 +366,6 @@ impl Loader {
         }
     }
 
-    /// Prepares to resolve one tunnel again, as its file defines it or, for a tunnel of the command line, as `ad_hoc`
-    /// does; `None` if it was resolved just now or does not exist.
-    pub fn refresh_job(
-        &self,
-        name: &str,
-        ad_hoc: Option<&serde_json::Value>,
-        now: Instant,
-    ) -> Option<RefreshJob> {
-        let age = |at: Instant| now.saturating_duration_since(at);
-        let fresh = self.read_at.is_some_and(|at| age(at) < FRESH_FOR);
-        if fresh || self.unread_defaults.is_some() {
-            return None;
-        }
-        let request = match ad_hoc {
-            None => self.request_of_file(name)?,
-            Some(keys) => {
-                let (layer, diagnostics) = file::from_json(name, keys);
-                diagnostics.is_empty().then_some(())?;
-                ResolveRequest {
-                    name: name.to_owned(),
-                    layer,
-                    defaults: self.main_defaults(),
-                }
-            }
-        };
-        Some(RefreshJob {
-            env: self.env.clone(),
-            programs: Arc::clone(&self.programs),
-            request,
-        })
-    }
-
-    /// A tunnel of the last load, as its file defines it.
-    fn request_of_file(&self, name: &str) -> Option<ResolveRequest> {
-        self.last.get(name)?;
-        let mut files = self.files.values().filter_map(|known| known.good.as_ref());
-        files.find_map(|good| {
-            let mut tunnels = good.parsed.tunnels.iter();
-            let tunnel = tunnels.find(|tunnel| tunnel.name == name)?;
-            let main = good.copied_defaults.clone();
-            let main = main.unwrap_or_else(|| self.main_defaults());
-            let defaults = good.parsed.defaults.clone().or(&main);
-            Some(ResolveRequest::of(tunnel, &defaults))
-        })
-    }
-
     /// tunneld.toml's `[defaults]` in their last good state; empty if there are none.
     fn main_defaults(&self) -> Layer {
         self.files
@@ -454,144 +374,6 @@ impl Loader {
             .map(|good| good.parsed.defaults.clone())
             .unwrap_or_default()
     }
-}
-
-/// The errors in ssh_config files, each with the tunnels that have it.
-#[derive(Debug, Default)]
-struct SshConfigFaults(BTreeMap<(String, String), Vec<String>>);
-
-impl SshConfigFaults {
-    fn add(&mut self, diagnostic: &Diagnostic, tunnel: &str) {
-        let file = diagnostic.ssh_config.clone().unwrap_or_default();
-        let tunnels = self.0.entry((file, diagnostic.message.clone()));
-        tunnels.or_default().push(tunnel.to_owned());
-    }
-
-    fn into_faults(self) -> impl Iterator<Item = ConfigFault> {
-        self.0.into_iter().map(|((file, message), tunnels)| {
-            let help = format!("fix it; these tunnels wait for it: {}", tunnels.join(", "));
-            file_fault(&file, &message, &help)
-        })
-    }
-}
-
-/// A tunnel with its file and the defaults that apply to it.
-type TunnelOfFile<'a> = (&'a Candidate, &'a NamedLayer, Layer);
-
-/// Checks which tunnels carry which, now that all are known; returns an error for each with a carrier that is wrong.
-fn bad_carriers(tunnels: &[TunnelOfFile<'_>]) -> BTreeMap<String, Diagnostic> {
-    let with_carriers: Vec<_> = tunnels
-        .iter()
-        .map(|(_, tunnel, defaults)| {
-            let own = tunnel.layer.proxy_jump.as_ref();
-            let inherited = defaults.proxy_jump.as_ref();
-            let jump = own.or(inherited.filter(|_| tunnel.layer.proxy_command.is_none()));
-            (*tunnel, conflict::carrier(jump.map(|jump| &jump.value)))
-        })
-        .collect();
-    conflict::check_carriers(&with_carriers)
-}
-
-/// The files that a load uses.
-#[derive(Clone, Copy)]
-struct Sources<'a>(&'a [Candidate]);
-
-impl<'a> Sources<'a> {
-    fn tunnels(self) -> Vec<TunnelOfFile<'a>> {
-        let main = self
-            .0
-            .iter()
-            .find(|candidate| {
-                let name = candidate.path.file_name();
-                name.is_some_and(|name| name == MAIN_FILE)
-            })
-            .map(|candidate| candidate.file.parsed.defaults.clone())
-            .unwrap_or_default();
-        let mut tunnels = Vec::new();
-        for candidate in self.0 {
-            let file = &candidate.file;
-            let main = file.copied_defaults.as_ref().unwrap_or(&main);
-            let defaults = file.parsed.defaults.clone().or(main);
-            for tunnel in &candidate.file.parsed.tunnels {
-                tunnels.push((candidate, tunnel, defaults.clone()));
-            }
-        }
-        tunnels
-    }
-
-    /// Renders an error of a tunnel at its place, which may be in another file's defaults; an error without a place is
-    /// shown at the tunnel.
-    fn to_fault(
-        self,
-        candidate: &Candidate,
-        tunnel: &NamedLayer,
-        mut diagnostic: Diagnostic,
-    ) -> ConfigFault {
-        let file = diagnostic.span.and_then(|span| {
-            let mut candidates = self.0.iter();
-            candidates.find(|candidate| candidate.id == span.file)
-        });
-        if file.is_none() {
-            diagnostic.span = tunnel.span;
-            diagnostic.message = format!("{}: {}", tunnel.name, diagnostic.message);
-        }
-        let source = &file.unwrap_or(candidate).file.source;
-        source.to_fault(&diagnostic)
-    }
-}
-
-/// Resolves a tunnel of the command line: `keys` are those of `[tunnel.NAME]` as JSON, over tunneld.toml's
-/// `[defaults]`. The loader does not remember it.
-///
-/// # Errors
-/// Every error in it.
-pub async fn ad_hoc(
-    name: &str,
-    keys: &serde_json::Value,
-    loader: &Loader,
-) -> Result<Tunnel, Vec<ConfigFault>> {
-    let source = SourceText::new(format!("tunnel {name}"), "");
-    // Without spans: an error may be in a file's defaults, whose text is not at hand.
-    let to_faults = |diagnostics: Vec<Diagnostic>| -> Vec<ConfigFault> {
-        diagnostics
-            .into_iter()
-            .map(|diagnostic| {
-                source.to_fault(&Diagnostic {
-                    span: None,
-                    ..diagnostic
-                })
-            })
-            .collect()
-    };
-    let (layer, mut diagnostics) = file::from_json(name, keys);
-    if let Some(unread) = &loader.unread_defaults {
-        let message = format!(
-            "{} could not be read: its [defaults] apply to this tunnel too",
-            unread.display()
-        );
-        diagnostics.push(Diagnostic::new(None, message).help("see: tunnelctl check"));
-    }
-    if !diagnostics.is_empty() {
-        return Err(to_faults(diagnostics));
-    }
-    let request = ResolveRequest {
-        name: name.to_owned(),
-        layer: layer.clone(),
-        defaults: loader.main_defaults(),
-    };
-    let alone = ParsedFile {
-        tunnels: vec![NamedLayer {
-            name: name.to_owned(),
-            span: None,
-            layer,
-        }],
-        ..ParsedFile::default()
-    };
-    Claims::default().add(&source, &alone).map_err(to_faults)?;
-    TunnelResolver::new(&loader.env, &loader.programs)
-        .tunnel(&request)
-        .await
-        .map_err(to_faults)
 }
 
 #[cfg(unix)]

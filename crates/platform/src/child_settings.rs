@@ -47,7 +47,6 @@ impl ChildSettings {
 }
 
 /// Gives the child that `command` starts the settings from before [`replace`].
-#[cfg(feature = "runtime")]
 #[expect(
     unsafe_code,
     reason = "a child's umask can be set only by the child itself, between fork and exec"

@@ -4,7 +4,7 @@
 //! Only this crate and the endpoint of `tunneld-proto` contain code for a single operating system. Everything that
 //! needs tokio is behind the feature `runtime`.
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "runtime"))]
 mod child_settings;
 #[cfg(feature = "runtime")]
 pub mod events;

@@ -1,5 +1,6 @@
 //! Settings of the daemon's own process: no core dumps, private files, the highest file descriptor limit allowed.
 
+#[cfg(feature = "runtime")]
 use std::path::Path;
 
 /// Protects the process that will hold keys. Called once, before the runtime starts and before any key is read.
@@ -11,6 +12,7 @@ use std::path::Path;
 /// # Errors
 /// An error if `HOME` belongs to another user (`sudo tunneld`): one user's configuration, which names commands to run,
 /// would run with another user's rights.
+#[cfg(feature = "runtime")]
 pub fn harden() -> anyhow::Result<()> {
     imp::harden();
     if let Some(home) = std::env::var_os("HOME") {
@@ -19,7 +21,7 @@ pub fn harden() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "runtime"))]
 mod imp {
     use super::Path;
     use crate::child_settings;
@@ -67,7 +69,7 @@ mod imp {
     }
 }
 
-#[cfg(not(unix))]
+#[cfg(all(not(unix), feature = "runtime"))]
 mod imp {
     use super::Path;
 

@@ -38,6 +38,9 @@ pub enum ProgramError {
     /// The program did not end within [`Limits::time`].
     #[error("did not end in time")]
     TimedOut,
+    /// The program still runs, and the caller is not to wait for it.
+    #[error("has not ended yet")]
+    NotYet,
 }
 
 /// Future that runs a program; boxed, so that [`RunProgram`] can be used as a trait object.

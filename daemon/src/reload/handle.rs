@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{ConfigFault, ReloadReport};
 
+use super::slow_programs::Patience;
 use tunneld_config::model::Tunnel;
 use tunneld_config::save::save;
 
@@ -21,7 +22,10 @@ pub struct ReloadHandle {
 }
 
 pub(super) enum ReloadRequest {
-    Reload(oneshot::Sender<ReloadReport>),
+    Reload {
+        patience: Patience,
+        reply: oneshot::Sender<ReloadReport>,
+    },
     /// Reload only if the directory has changed since the last reading.
     ReadChanges(oneshot::Sender<()>),
     CheckTunnel {
@@ -79,7 +83,12 @@ impl ReloadHandle {
     /// # Errors
     /// `stopping` if the daemon is stopping.
     pub async fn reload(&self) -> Result<ReloadReport, RpcError> {
-        self.request(ReloadRequest::Reload).await
+        self.reload_with(Patience::Short).await
+    }
+
+    async fn reload_with(&self, patience: Patience) -> Result<ReloadReport, RpcError> {
+        self.request(|reply| ReloadRequest::Reload { patience, reply })
+            .await
     }
 
     /// Reads the configuration if it has changed since the last reading, and waits for a reading under way. Returns after
@@ -113,7 +122,8 @@ impl ReloadHandle {
         let (dir, name, spec) = (self.shared.dir.clone(), name.to_owned(), spec.clone());
         let saved = run_blocking(move || save(&dir, &name, &spec)).await?;
         let saved = saved.map_err(|fault| config_error(vec![fault]))?;
-        self.reload().await?;
+        // A host whose `ssh -G` is slow must not count as a new fault.
+        self.reload_with(Patience::Full).await?;
         // A tunnel that is correct by itself can still collide with others, for example by its listen address. Only
         // a reading of the whole configuration shows that.
         let mut added = self.faults();

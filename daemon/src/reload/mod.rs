@@ -2,12 +2,14 @@
 //!
 //! One task does all of it, so that two reloads never overlap. The watcher, SIGHUP and `config.reload` all send it the
 //! same request. The same task resolves single tunnels again before a dial and checks tunnels given on the command
-//! line, because it owns the [`Loader`](tunneld_config::load::Loader).
+//! line, because it owns the [`ConfigReader`].
 
 mod handle;
+mod reader;
+mod slow_programs;
 mod task;
 pub mod watcher;
 
 pub use handle::ReloadHandle;
-pub(crate) use task::restore_ad_hoc;
-pub use task::{ReloadContext, ReloadTask, load};
+pub use reader::ConfigReader;
+pub use task::{ReloadContext, ReloadTask};

@@ -1,6 +1,5 @@
 //! The task that reads the configuration and gives the result to the supervisor.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,14 +10,15 @@ use tokio::time::{Instant, sleep_until};
 use tunneld_proto::message::{ConfigFault, ReloadReport};
 
 use super::handle::{Diagnostics, ReloadHandle, ReloadRequest, SharedDiagnostics};
+use super::reader::ConfigReader;
+use super::slow_programs::Patience;
 use super::watcher::Watcher;
 use crate::log::Log;
 use crate::state_file::StateFile;
 use crate::supervisor::Supervisor;
 use crate::tunnel::refresh::RefreshRequest;
-use tunneld_config::load::{Loaded, Loader, TryAgain, ad_hoc};
-use tunneld_config::model::{DaemonConfig, Tunnel};
-use tunneld_platform::panic;
+use tunneld_config::load::{Loaded, TryAgain};
+use tunneld_config::model::DaemonConfig;
 use tunneld_platform::service::{ServiceState, notify_manager};
 
 /// Tunnels that are resolved again at the same time; each may run one `ssh -G` process.
@@ -26,9 +26,9 @@ const MAX_CONCURRENT_REFRESHES: usize = 8;
 /// Requests that may wait for the task.
 const REQUEST_QUEUE: usize = 16;
 
-/// Task that owns the [`Loader`] and applies what it reads.
+/// Task that owns the [`ConfigReader`] and applies what it reads.
 pub struct ReloadTask {
-    loader: Loader,
+    reader: ConfigReader,
     /// `[daemon]` section that is in force.
     daemon: DaemonConfig,
     /// `None` if the command line or `RUST_LOG` sets the filter: the configuration does not change it then.
@@ -88,7 +88,7 @@ pub struct ReloadContext {
     /// The configuration directory.
     pub dir: PathBuf,
     /// Reads the directory; it remembers the last good state of each file.
-    pub loader: Loader,
+    pub reader: ConfigReader,
     /// Log whose filter follows `[daemon] log`. `None` if the command line or `RUST_LOG` sets the filter.
     pub log: Option<Log>,
     /// Ad-hoc tunnels, which every reload tries to restore.
@@ -97,37 +97,12 @@ pub struct ReloadContext {
     pub supervisor: Supervisor,
 }
 
-/// Reads and resolves the whole configuration. The files are read on a thread of their own, because a home directory
-/// on a network file system may block.
-pub async fn load(loader: &mut Loader) -> Loaded {
-    let scan = loader.scan();
-    // tokio panics if it has no thread for blocking work and cannot create one.
-    let scanned = match panic::catch(|| tokio::task::spawn_blocking(move || scan.run())) {
-        Ok(scanned) => scanned.await.map_err(io::Error::from),
-        Err(error) => Err(error),
-    };
-    let now = Instant::now().into_std();
-    let loaded = match scanned {
-        Ok(scanned) => loader.finish(scanned, now).await,
-        // The scan panicked. The last good configuration stays in force.
-        Err(error) => loader.finish_without(&error.to_string(), now).await,
-    };
-    if let Some(job) = loader.copy_job() {
-        let written = tokio::task::spawn_blocking(move || job.run()).await;
-        // The daemon works without the copies; only a start with a broken file needs them.
-        if let Ok(Err(error)) = written {
-            tracing::debug!(%error, "the last good configuration is not kept");
-        }
-    }
-    loaded
-}
-
 impl ReloadTask {
     /// Returns a handle and its task, which continues from `first`, the reading at the start of the daemon.
     pub fn new(context: ReloadContext, first: &Loaded) -> (ReloadHandle, Self) {
         let ReloadContext {
             dir,
-            loader,
+            reader,
             log,
             state_file,
             supervisor,
@@ -143,7 +118,7 @@ impl ReloadTask {
             diagnostics: Mutex::default(),
         });
         let mut task = Self {
-            loader,
+            reader,
             daemon: first.daemon.clone(),
             log,
             state_file,
@@ -162,68 +137,93 @@ impl ReloadTask {
     /// Handles requests, and reloads when the directory changes or a retry is due. Returns when all handles are
     /// dropped.
     pub async fn run(mut self, mut watcher: Watcher) {
-        let mut refreshing = JoinSet::new();
+        // Tunnels that are resolved by themselves.
+        let mut resolving = JoinSet::new();
         loop {
             let request = tokio::select! {
                 Some(refresh) = self.refreshes.recv() => {
-                    self.refresh(refresh, &mut refreshing);
+                    self.refresh(refresh, &mut resolving);
                     continue;
                 }
-                Some(_) = refreshing.join_next() => continue,
+                Some(_) = resolving.join_next() => continue,
                 request = self.requests.recv() => match request {
-                    Some(request) => Some(request),
+                    Some(request) => request,
                     None => return,
                 },
-                () = watcher.changed() => None,
-                () = self.retry.expired() => None,
+                () = watcher.changed() => {
+                    self.reload(true, Patience::Short).await;
+                    continue;
+                }
+                () = self.retry.expired() => {
+                    self.reload(false, Patience::Short).await;
+                    continue;
+                }
+                () = self.reader.late_answer() => {
+                    self.reload(false, Patience::Short).await;
+                    continue;
+                }
             };
             // A reply fails if the client that asked has disconnected meanwhile. The reload counts all the same.
             match request {
-                Some(ReloadRequest::Reload(reply)) => drop(reply.send(self.reload().await)),
-                Some(ReloadRequest::ReadChanges(reply)) => {
+                ReloadRequest::Reload { patience, reply } => {
+                    drop(reply.send(self.reload(true, patience).await));
+                }
+                ReloadRequest::ReadChanges(reply) => {
                     if watcher.take_change() {
-                        drop(self.reload().await);
+                        self.reload(true, Patience::Short).await;
                     }
                     let _ = reply.send(());
                 }
-                Some(ReloadRequest::CheckTunnel { name, spec, reply }) => {
-                    drop(reply.send(ad_hoc(&name, &spec, &self.loader).await));
+                ReloadRequest::CheckTunnel { name, spec, reply } => {
+                    match self.reader.loader().ad_hoc_job(&name, &spec) {
+                        Ok(job) => {
+                            resolving.spawn(async move { drop(reply.send(job.resolve().await)) });
+                        }
+                        Err(faults) => drop(reply.send(Err(faults))),
+                    }
                 }
-                None => drop(self.reload().await),
             }
         }
     }
 
     /// Resolves one tunnel again (`ssh -G`, tokens) in a separate task: neither a reload nor the tunnel's dial waits
     /// for it.
-    fn refresh(&self, refresh: RefreshRequest, refreshing: &mut JoinSet<()>) {
+    fn refresh(&self, refresh: RefreshRequest, resolving: &mut JoinSet<()>) {
         let ad_hoc_spec = self.state_file.ad_hoc().remove(&refresh.name);
         let now = Instant::now().into_std();
         let Some(job) = self
-            .loader
+            .reader
+            .loader()
             .refresh_job(&refresh.name, ad_hoc_spec.as_ref(), now)
         else {
             return;
         };
         let permits = Arc::clone(&self.refresh_permits);
-        refreshing.spawn(async move {
+        resolving.spawn(async move {
             let Ok(_permit) = permits.acquire().await else {
                 return;
             };
             match job.resolve().await {
                 // The send fails if the tunnel was removed meanwhile.
                 Ok(tunnel) => drop(refresh.reply.send(tunnel)),
-                Err(error) => tracing::warn!(
-                    tunnel = refresh.name,
-                    "its configuration cannot be resolved now and stays unchanged: {error}"
-                ),
+                Err(faults) => {
+                    let errors: Vec<&str> =
+                        faults.iter().map(|fault| fault.message.as_str()).collect();
+                    tracing::warn!(
+                        tunnel = refresh.name,
+                        "its configuration cannot be resolved now and stays unchanged: {}",
+                        errors.join("; ")
+                    );
+                }
             }
         });
     }
 
-    async fn reload(&mut self) -> ReloadReport {
+    /// Reads the configuration and applies it. Without `anew` it continues the last reading, for the sake of what was not
+    /// answered then.
+    async fn reload(&mut self, anew: bool, patience: Patience) -> ReloadReport {
         notify_manager(&ServiceState::Reloading);
-        let loaded = load(&mut self.loader).await;
+        let loaded = self.reader.read(anew, patience).await;
         let diagnostics_changed = self.update_diagnostics(&loaded);
         self.retry.record(loaded.try_again);
         self.apply_daemon_config(loaded.daemon);
@@ -259,7 +259,7 @@ impl ReloadTask {
     async fn restore_ad_hoc(&self) {
         let statuses = self.supervisor.statuses();
         let present: Vec<&str> = statuses.iter().map(|tunnel| tunnel.name.as_str()).collect();
-        for tunnel in restore_ad_hoc(&self.state_file, &self.loader, &present).await {
+        for tunnel in self.reader.restore_ad_hoc(&self.state_file, &present).await {
             // Fails if the daemon stops, or if a client has added a tunnel of that name meanwhile.
             let _ = self.supervisor.restore(tunnel).await;
         }
@@ -298,34 +298,6 @@ impl ReloadTask {
         }
         self.daemon = daemon;
     }
-}
-
-/// Resolves the ad-hoc tunnels in the state file, except those in `present`. Faults are logged, and the tunnel is left
-/// out.
-pub(crate) async fn restore_ad_hoc(
-    state_file: &StateFile,
-    loader: &Loader,
-    present: &[&str],
-) -> Vec<Tunnel> {
-    let mut restored = Vec::new();
-    for (name, spec) in state_file.ad_hoc() {
-        if present.contains(&name.as_str()) {
-            continue;
-        }
-        match ad_hoc(&name, &spec, loader).await {
-            Ok(tunnel) => restored.push(tunnel),
-            Err(faults) => {
-                for fault in faults {
-                    let error = fault.message;
-                    tracing::error!(
-                        tunnel = name,
-                        "this tunnel of the command line cannot be restored: {error}"
-                    );
-                }
-            }
-        }
-    }
-    restored
 }
 
 /// Logs each fault with its file, line and column.

@@ -461,3 +461,57 @@ async fn a_daemon_that_starts_with_a_broken_file_runs_its_last_good_copy() -> Re
     assert_eq!(tunnel.notes, Vec::<String>::new());
     Ok(())
 }
+
+#[tokio::test]
+async fn hosts_whose_match_exec_hangs_delay_only_their_own_tunnels() -> Result<()> {
+    let server = Sshd::start().await?;
+    let home = Home::new()?;
+    let (ssh_config, release) = (home.path("ssh_config"), home.path("release"));
+    let wait = format!("until test -e {}; do sleep 0.05; done", release.display());
+    let block = server.ssh_config_host("slow*")?;
+    std::fs::write(
+        &ssh_config,
+        format!("Match originalhost slow* exec \"{wait}\"\n  Compression no\n{block}"),
+    )?;
+    home.write("plain.toml", &server.tunnel_toml("plain")?)?;
+    for number in 0..24 {
+        let text = format!(
+            "[tunnel.slow{number}]\nssh_config = \"{}\"\n",
+            ssh_config.display()
+        );
+        home.write(&format!("slow{number}.toml"), &text)?;
+    }
+    let daemon = Daemon::start(&home).await?;
+    daemon.wait_up("plain").await?;
+    let errors = async || {
+        let status: DaemonStatus =
+            serde_json::from_value(daemon.call("daemon.status", json!({})).await?)?;
+        let errors = status.config_errors.into_iter();
+        anyhow::Ok(errors.map(|error| error.message).collect::<Vec<_>>())
+    };
+    let waiting = errors().await?;
+    assert_eq!(waiting.len(), 24, "{waiting:#?}");
+    assert!(
+        waiting
+            .iter()
+            .all(|error| error.contains("has not answered yet")),
+        "{waiting:#?}"
+    );
+    // A reload answers too, before any of them has.
+    let report = daemon.call("config.reload", json!({})).await?;
+    let report: ReloadReport = serde_json::from_value(report)?;
+    assert!(
+        report
+            .errors
+            .iter()
+            .all(|error| error.message.contains("has not answered yet")),
+        "{:#?}",
+        report.errors
+    );
+    std::fs::write(release, "")?;
+    for number in 0..24 {
+        daemon.wait_up(&format!("slow{number}")).await?;
+    }
+    assert_eq!(errors().await?, Vec::<String>::new());
+    Ok(())
+}

@@ -311,7 +311,7 @@ impl<'a> TunnelResolver<'a> {
     fn record(&self, why: &QueryError) {
         match why {
             // A program that is missing may be installed, and is for a moment while its package is upgraded.
-            QueryError::Timeout | QueryError::NotFound => {
+            QueryError::Timeout | QueryError::NotYet | QueryError::NotFound => {
                 self.unanswered.store(true, Ordering::Relaxed);
             }
             // A system call failed or a file is wrong: asking again costs little, unlike a question that hangs.

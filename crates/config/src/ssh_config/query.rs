@@ -33,6 +33,9 @@ pub enum QueryError {
     /// ssh did not end in time.
     #[error("ssh -G did not answer within {}s: a `Match exec` command or a name server hangs", TIMEOUT.as_secs())]
     Timeout,
+    /// ssh still runs. Its answer counts in a later reading.
+    #[error("ssh -G has not answered yet: a `Match exec` command or a name server is slow")]
+    NotYet,
     /// ssh could not be run, or its output could not be used.
     #[error("ssh -G could not be run: {0}")]
     Failed(String),
@@ -134,6 +137,7 @@ async fn run(ssh: &Path, programs: &dyn RunProgram, arguments: &[OsString]) -> Q
     match programs.run(ssh, arguments, limits).await {
         Ok(output) => parse_output(output),
         Err(ProgramError::TimedOut) => Err(QueryError::Timeout),
+        Err(ProgramError::NotYet) => Err(QueryError::NotYet),
         Err(ProgramError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
             Err(QueryError::NotFound)
         }

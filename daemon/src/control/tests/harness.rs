@@ -15,12 +15,9 @@ use tokio_util::sync::CancellationToken;
 use super::super::connection;
 use super::super::context::ControlContext;
 use crate::log::Log;
-use crate::reload::{ReloadContext, ReloadTask};
+use crate::reload::{ConfigReader, ReloadContext, ReloadTask};
 use crate::state_file::StateFile;
 use crate::supervisor::Supervisor;
-use tunneld_config::env::Env;
-use tunneld_config::load::Loader;
-use tunneld_platform::subprocess::TokioPrograms;
 
 pub(super) const HELLO: &str =
     r#"{"jsonrpc":"2.0","id":0,"method":"hello","params":{"client":"a test","protocol":[1]}}"#;
@@ -37,14 +34,14 @@ impl TestDaemon {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("config");
         std::fs::create_dir(&dir).unwrap();
-        let mut loader = Loader::new(dir.clone(), Env::from_process(), Arc::new(TokioPrograms));
-        let first = crate::reload::load(&mut loader).await;
+        let mut reader = ConfigReader::new(dir.clone(), |loader| loader);
+        let first = reader.read_first().await;
         let state_file = Arc::new(StateFile::open(folder.path().join("state.json")));
         let mut tasks = JoinSet::new();
         let supervisor = Supervisor::start(16, state_file.clone(), &mut tasks);
         let reload = ReloadContext {
             dir: dir.clone(),
-            loader,
+            reader,
             log: None,
             state_file: state_file.clone(),
             supervisor: supervisor.clone(),
