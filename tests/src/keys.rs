@@ -28,7 +28,7 @@ pub async fn encrypt(path: &Path, passphrase: &str, rounds: u32) -> Result<()> {
     Ok(())
 }
 
-/// Creates a key pair with a passphrase: `path` and `path.pub`. `kind` is a type of `ssh-keygen -t`.
+/// Creates a key pair with a passphrase: `path` and `path.pub`. `kind` is a type of `ssh-keygen -t`, or `rsa-BITS`.
 ///
 /// # Errors
 /// If `ssh-keygen` fails.
@@ -36,12 +36,12 @@ pub async fn generate_encrypted(path: &Path, kind: &str, passphrase: &str) -> Re
     // ssh-keygen asks before it overwrites a file, and no user is there to answer.
     let _ = std::fs::remove_file(path);
     let path = path.to_str().context("the path is not UTF-8")?;
-    run_tool(
-        "ssh-keygen",
-        &["-q", "-t", kind, "-N", passphrase, "-C", "lab", "-f", path],
-    )
-    .await
-    .map(drop)
+    let mut args = vec!["-q", "-N", passphrase, "-C", "lab", "-f", path, "-t"];
+    match kind.split_once('-') {
+        Some(("rsa", bits)) => args.extend(["rsa", "-b", bits]),
+        _ => args.push(kind),
+    }
+    run_tool("ssh-keygen", &args).await.map(drop)
 }
 
 /// The fingerprint of a public key file, `SHA256:…`.

@@ -115,6 +115,7 @@ fn same_host_keys(old: &HostKeys, new: &HostKeys) -> bool {
         hash: _,
         update: _,
         algorithms,
+        min_rsa_bits,
     } = old;
     *checking == new.checking
         && *user_files == new.user_files
@@ -123,6 +124,7 @@ fn same_host_keys(old: &HostKeys, new: &HostKeys) -> bool {
         && *command == new.command
         && *alias == new.alias
         && *algorithms == new.algorithms
+        && *min_rsa_bits == new.min_rsa_bits
 }
 
 fn same_crypto(old: &Crypto, new: &Crypto) -> bool {

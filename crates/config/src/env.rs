@@ -15,6 +15,8 @@ pub struct Env {
     pub passwd_home: Option<PathBuf>,
     /// The user's name: of the user database, else `$USER`, else the user id.
     pub user: String,
+    /// Whether `user` is only the user id: neither the user database nor the environment has a name.
+    pub user_is_uid: bool,
     /// The effective user id; 0 on systems without one.
     pub uid: u32,
     /// This host's name, with its domain if the system's name includes it.
@@ -65,12 +67,14 @@ impl Env {
             .map(|(user, _)| user)
             .or_else(|| set("USER"))
             .or_else(|| set("LOGNAME"))
-            .or_else(|| set("USERNAME"))
-            .unwrap_or_else(|| uid.to_string());
+            .or_else(|| set("USERNAME"));
+        let user_is_uid = user.is_none();
+        let user = user.unwrap_or_else(|| uid.to_string());
         Self {
             home,
             passwd_home,
             user,
+            user_is_uid,
             uid,
             hostname: hostname(&variables),
             ssh: Some(PathBuf::from("ssh")),
@@ -96,6 +100,7 @@ impl Env {
             home: home.into(),
             passwd_home: None,
             user: "me".into(),
+            user_is_uid: false,
             uid: 1000,
             hostname: "box.example".into(),
             ssh: None,

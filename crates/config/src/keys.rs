@@ -164,6 +164,8 @@ sections! {
             "The name to look up in known_hosts instead of the host.";
         host_key_algorithms HostKeyAlgorithms Session "algorithms" | "all of tunneld's"
             "The host key algorithms that are offered.";
+        required_rsa_size RequiredRSASize Session "1024 to 16384" | "2048; 1024 for `ssh-rsa`"
+            "The bits that an RSA key, of the server or the user, must have at least.";
         hash_known_hosts HashKnownHosts DialPolicy "boolean" | "false"
             "Whether host names in new entries are hashed.";
         update_host_keys UpdateHostKeys DialPolicy "boolean, ask" | "true; false with a `user_known_hosts_file` of your own"
@@ -265,8 +267,12 @@ pub fn daemon_keys() -> impl Iterator<Item = &'static Key> {
 
 /// The keyword that `ssh -G` prints for a key, in lower case as it prints them; `None` for tunneld's own keys.
 pub fn ssh_g_keyword(name: &str) -> Option<String> {
-    let key = all().find(|key| key.name == name)?;
-    Some(key.keyword?.to_ascii_lowercase())
+    Some(keyword(name)?.to_ascii_lowercase())
+}
+
+/// The keyword of ssh_config(5) with the meaning of a key, as the manual writes it; `None` if there is none.
+pub(crate) fn keyword(name: &str) -> Option<&'static str> {
+    all().find(|key| key.name == name)?.keyword
 }
 
 fn all() -> impl Iterator<Item = &'static Key> {

@@ -95,6 +95,7 @@ layer! {
     known_hosts_command: Option<String>,
     host_key_alias: String,
     host_key_algorithms: Vec<String>,
+    required_rsa_size: u32,
     hash_known_hosts: bool,
     update_host_keys: UpdateHostKeys,
     ciphers: Vec<String>,
@@ -136,6 +137,19 @@ impl Layer {
         .into_iter()
         .flatten()
         .flat_map(|list| &list.value)
+    }
+
+    /// The identities of the layer alone, which serve its jump hosts too.
+    #[must_use]
+    pub fn keys(&self) -> Self {
+        Self {
+            identity_file: self.identity_file.clone(),
+            identities_only: self.identities_only.clone(),
+            identity_agent: self.identity_agent.clone(),
+            certificate_file: self.certificate_file.clone(),
+            passphrase_command: self.passphrase_command.clone(),
+            ..Self::default()
+        }
     }
 
     /// The part of `[defaults]` that applies to a jump host: all but the destination, its forwards and the way there.

@@ -223,6 +223,9 @@ pub struct HostKeys {
     pub update: UpdateHostKeys,
     /// HostKeyAlgorithms as a resolved list; empty for the SSH core's default.
     pub algorithms: Vec<String>,
+    /// RequiredRSASize: bits that an RSA key, of the server or the user, must have at least. `None` for the SSH core's
+    /// default, and for any key of the user.
+    pub min_rsa_bits: Option<u32>,
 }
 
 /// ssh_config's StrictHostKeyChecking: what happens with an unknown key. A changed key is always refused.

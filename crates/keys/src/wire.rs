@@ -96,6 +96,18 @@ pub fn put_string(into: &mut Vec<u8>, string: &[u8]) {
     into.extend(string);
 }
 
+/// Returns the bits of the modulus, in whole bytes; `None` if the blob is not a plain RSA key.
+pub fn rsa_bits(blob: &[u8]) -> Option<usize> {
+    let mut reader = Reader(blob);
+    if reader.string()? != b"ssh-rsa" {
+        return None;
+    }
+    let _exponent = reader.string()?;
+    let modulus = reader.string()?;
+    // An mpint has a zero byte in front if its first bit is set (RFC 4251 §5).
+    Some(modulus.strip_prefix(&[0]).unwrap_or(modulus).len() * 8)
+}
+
 /// Returns the algorithm name at the start of a key, certificate or signature. `None` if it is missing.
 pub fn name(blob: &[u8]) -> Option<&str> {
     std::str::from_utf8(Reader(blob).string()?).ok()

@@ -39,6 +39,9 @@ pub struct Config {
     pub rekey_time: Option<Duration>,
     /// Time limit of the server for each step of a key exchange.
     pub kex_timeout: Duration,
+    /// Bits that an RSA host key must have at least. `None` for 2048 with SHA-2 and 1024 with `ssh-rsa`; 1024 is the lowest
+    /// limit that can be set.
+    pub min_rsa_bits: Option<usize>,
 }
 
 impl Default for Config {
@@ -54,6 +57,7 @@ impl Default for Config {
             rekey_bytes: None,
             rekey_time: None,
             kex_timeout: Duration::from_secs(60),
+            min_rsa_bits: None,
         }
     }
 }

@@ -53,6 +53,14 @@ pub enum Error {
     /// The key exchange failed: an invalid public value, group, host key or signature.
     #[error("key exchange failed: {0}")]
     KexFailed(String),
+    /// The server's host key is an RSA key with fewer bits than are accepted.
+    #[error("the server's RSA host key has {bits} bits; at least {required} are required")]
+    ShortHostKey {
+        /// Its length.
+        bits: usize,
+        /// The least that is accepted.
+        required: usize,
+    },
     /// The caller did not accept the server's host key.
     #[error("the host key was not accepted")]
     HostKeyRejected,

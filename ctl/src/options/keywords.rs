@@ -66,6 +66,7 @@ const KEYS: &[(&str, &str, Form)] = &[
     ("KnownHostsCommand", "known_hosts_command", Text),
     ("HostKeyAlias", "host_key_alias", Text),
     ("HostKeyAlgorithms", "host_key_algorithms", Text),
+    ("RequiredRSASize", "required_rsa_size", Number),
     ("HashKnownHosts", "hash_known_hosts", Flag),
     ("UpdateHostKeys", "update_host_keys", Text),
     ("Ciphers", "ciphers", Text),

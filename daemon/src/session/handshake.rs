@@ -43,7 +43,13 @@ pub(super) async fn connect(
     verifier: HostKeyVerifier,
     on_host_key: impl AsyncFnOnce(),
 ) -> Result<(client::Authenticator, String), ExchangeError> {
-    let config = config(&route.crypto, &verifier.algorithms())?;
+    let config = Config {
+        min_rsa_bits: route
+            .host_keys
+            .min_rsa_bits
+            .and_then(|bits| usize::try_from(bits).ok()),
+        ..config(&route.crypto, &verifier.algorithms())?
+    };
     let options = client::Options {
         keepalive: route
             .liveness

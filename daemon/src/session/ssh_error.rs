@@ -8,6 +8,7 @@ use tunneld_ssh::algorithm::Kind;
 use tunneld_ssh::error::Party;
 
 use crate::failure::{Failure, FailureKind};
+use tunneld_config::parse::values::RSA_BITS;
 
 /// Describes why a connection or a session ended. Text of the server is escaped.
 pub(super) fn failure_of(error: &Error) -> Failure {
@@ -46,6 +47,16 @@ pub(super) fn failure_of(error: &Error) -> Failure {
         Error::NoCommonAlgorithm { kind, theirs, .. } => {
             Failure::new(FailureKind::NoCommonAlgorithm, shown())
                 .hint(no_common_hint(*kind, theirs))
+        }
+        Error::ShortHostKey { bits, .. } => {
+            let failure = Failure::new(FailureKind::NoCommonAlgorithm, shown());
+            match RSA_BITS.contains(&i64::try_from(*bits).unwrap_or(0)) {
+                true => failure.hint(format!(
+                    "give the server a longer key; until then, if its short key is good enough: \
+                     required_rsa_size = {bits}"
+                )),
+                false => failure.hint("give the server a longer key"),
+            }
         }
         Error::Terrapin { .. } => Failure::new(FailureKind::Protocol, shown())
             .hint("update the server, or set ciphers to aes128-gcm@openssh.com,aes256-ctr"),

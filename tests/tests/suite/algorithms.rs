@@ -44,6 +44,28 @@ async fn check_each(
 }
 
 #[tokio::test]
+async fn a_short_rsa_host_key_is_refused_with_the_key_that_allows_it() -> Result<()> {
+    let options = SshdOptions {
+        host_keys: vec!["rsa-1024".to_owned()],
+        ..SshdOptions::default()
+    };
+    let server = Sshd::start_with(options).await?;
+    let home = Home::new()?;
+    let allowed = server.tunnel_toml("allowed")? + "required_rsa_size = 1024\n";
+    home.write("t.toml", &(server.tunnel_toml("refused")? + &allowed))?;
+    let daemon = Daemon::start(&home).await?;
+    daemon.wait_up("allowed").await?;
+    let refused = daemon.wait_for("refused", LONG, has_error).await?;
+    let error = refused.last_error.context("no error")?;
+    assert_eq!(error.kind.as_str(), "no_common_algorithm");
+    assert!(error.message.contains("1024 bits"), "{error:?}");
+    let hint = error.hint.unwrap_or_default();
+    assert!(hint.contains("required_rsa_size = 1024"), "{hint}");
+    assert!(error.ends_wait);
+    Ok(())
+}
+
+#[tokio::test]
 async fn every_key_exchange_method_carries_bytes() -> Result<()> {
     let server = Sshd::start().await?;
     let kex = |tunnel: &TunnelStatus| Some(tunnel.session.as_ref()?.kex.clone());

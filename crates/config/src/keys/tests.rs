@@ -71,6 +71,7 @@ const SAMPLES: &[(&str, &str, &str, &str)] = &[
         r#""rsa-sha2-512""#,
         "",
     ),
+    ("required_rsa_size", "1024", "3072", ""),
     ("hash_known_hosts", "true", "false", ""),
     ("update_host_keys", "true", r#""ask""#, ""),
     ("ciphers", r#""aes256-ctr""#, r#""aes128-ctr""#, ""),

@@ -102,6 +102,7 @@ pub(crate) fn host_keys(table: &mut Table<'_, '_>, layer: &mut Layer) {
         check_alias(text).map(|()| text.to_owned())
     });
     layer.host_key_algorithms = algorithms(table, "host_key_algorithms", Kind::HostKey);
+    layer.required_rsa_size = narrow(table.integer("required_rsa_size", values::RSA_BITS));
     layer.hash_known_hosts = table.boolean("hash_known_hosts");
     layer.update_host_keys = table.value("update_host_keys", |node| match &node.value {
         Value::String(text) if text == "ask" => Ok(UpdateHostKeys::Ask),

@@ -6,7 +6,7 @@ mod auth;
 pub mod destination;
 pub mod file;
 pub mod forward;
-mod lists;
+pub(crate) mod lists;
 pub(crate) mod syntax;
 mod table;
 pub mod tree;

@@ -1,10 +1,14 @@
 //! The grammars of single values that TOML and ssh_config share.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tunneld_proto::duration;
 
 use crate::model::{AddKeysToAgent, HostKeyChecking, Rekey};
+
+/// The bits that `required_rsa_size` may ask for: the SSH core verifies no shorter key, and the longest is ssh-keygen's.
+pub const RSA_BITS: RangeInclusive<i64> = 1024..=16_384;
 
 /// The login methods that tunneld supports, in OpenSSH's order.
 pub const AUTH_METHODS: &[&str] = &["publickey", "keyboard-interactive", "password"];

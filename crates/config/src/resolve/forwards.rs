@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::addr::{BindAddr, Endpoint, ListenAddr};
 use crate::diagnostic::{Diagnostic, Span, Spanned};
 use crate::layer::Layer;
-use crate::model::Forward;
+use crate::model::{AddressFamily, Forward};
 use crate::parse::forward::MAX_SOCKET_PATH;
 use crate::resolve::expand::Expander;
 
@@ -24,7 +24,13 @@ pub(crate) fn resolve(expander: &mut Expander<'_>, toml: &Layer, ssh: &Layer) ->
         .forwards()
         .filter(|_| !clear)
         .map(|forward| (forward, false));
-    let mut resolver = ForwardResolver { expander, gateway };
+    let family = toml.address_family.as_ref().or(ssh.address_family.as_ref());
+    let family = family.map(|family| family.value).unwrap_or_default();
+    let mut resolver = ForwardResolver {
+        expander,
+        gateway,
+        family,
+    };
     let mut forwards = Vec::new();
     for (written, is_toml) in from_toml.chain(from_ssh) {
         // `ssh -G` prints `*` for what GatewayPorts has allowed already.
@@ -47,6 +53,8 @@ struct ForwardResolver<'e, 'a> {
     expander: &'e mut Expander<'a>,
     /// Whether listeners without an address listen on all addresses.
     gateway: bool,
+    /// The IP versions that local listeners without an address use, as in ssh.
+    family: AddressFamily,
 }
 
 impl ForwardResolver<'_, '_> {
@@ -54,7 +62,7 @@ impl ForwardResolver<'_, '_> {
         let span = written.span;
         Some(match &written.value {
             Forward::Local { listen, to } => Forward::Local {
-                listen: self.listen("local_forward", span, listen, self.gateway)?,
+                listen: self.local_listen("local_forward", span, listen)?,
                 to: self.endpoint("local_forward", span, to)?,
             },
             Forward::Remote { listen, to } => Forward::Remote {
@@ -66,9 +74,30 @@ impl ForwardResolver<'_, '_> {
                 },
             },
             Forward::Dynamic { listen } => Forward::Dynamic {
-                listen: self.listen("dynamic_forward", span, listen, self.gateway)?,
+                listen: self.local_listen("dynamic_forward", span, listen)?,
             },
         })
+    }
+
+    fn local_listen(
+        &mut self,
+        key: &str,
+        span: Option<Span>,
+        listen: &ListenAddr,
+    ) -> Option<ListenAddr> {
+        let listen = self.listen(key, span, listen, self.gateway)?;
+        let ListenAddr::Tcp { bind, port } = listen else {
+            return Some(listen);
+        };
+        let of_family = match (&bind, self.family) {
+            (BindAddr::Loopback, AddressFamily::Inet) => Some("127.0.0.1"),
+            (BindAddr::Loopback, AddressFamily::Inet6) => Some("::1"),
+            (BindAddr::Any, AddressFamily::Inet) => Some("0.0.0.0"),
+            (BindAddr::Any, AddressFamily::Inet6) => Some("::"),
+            _ => None,
+        };
+        let bind = of_family.map_or(bind, |address| BindAddr::Host(address.to_owned()));
+        Some(ListenAddr::Tcp { bind, port })
     }
 
     fn listen(

@@ -18,7 +18,7 @@ use crate::parse::file::{self, NamedLayer};
 use crate::resolve::ssh_options::{self, SshOptions};
 use crate::resolve::tunnel::{self, Resolved, merge};
 use crate::ssh_config::output::{EffectiveConfig, SshGOutput};
-use crate::ssh_config::query::{ConfigFiles, QueryError, SshG, SshGQuery};
+use crate::ssh_config::query::{ConfigFiles, QueryError, QueryResult, SshG, SshGQuery};
 use crate::ssh_config::tokens;
 use crate::try_again::TryAgain;
 
@@ -118,10 +118,11 @@ impl<'a> TunnelResolver<'a> {
             return None;
         }
         let config = config.display();
-        if self.baseline(&ConfigFiles::Nothing).await == Err(QueryError::NotFound) {
-            return Some(format!(
-                "{config} is not read: the ssh program was not found; install the OpenSSH client"
-            ));
+        if let Err(why @ (QueryError::NotFound | QueryError::UnknownUser(_))) =
+            self.baseline(&ConfigFiles::Nothing).await
+        {
+            let remedy = remedy_without_ssh(&why);
+            return Some(format!("{config} is not read: {why}; {remedy}"));
         }
         let (without, with): (Vec<&ResolveRequest>, Vec<&ResolveRequest>) = requests
             .iter()
@@ -165,6 +166,7 @@ impl<'a> TunnelResolver<'a> {
             let mut chain = JumpChain {
                 resolver: self,
                 defaults: request.defaults.for_hop(),
+                keys: layer.keys(),
                 ssh_config: layer.ssh_config.clone(),
                 visited: vec![HopIdentity::of(&route)],
                 notes: &mut notes,
@@ -216,7 +218,7 @@ impl<'a> TunnelResolver<'a> {
             return Ok(None);
         };
         let Some(ssh) = &self.ssh else {
-            return without_ssh(&files).map_err(error);
+            return without_ssh(&files, &QueryError::NotFound).map_err(error);
         };
         let file = match &files {
             ConfigFiles::Only(path) => path.clone(),
@@ -237,7 +239,7 @@ impl<'a> TunnelResolver<'a> {
             destination: destination.clone(),
             jump: jump.cloned(),
         };
-        match ssh.ask(&query).await {
+        match self.ask(ssh, &query).await {
             Ok(text) => {
                 let host = SshGOutput::parse(&text);
                 // Cached by `SshG`: asked once per load, not once per tunnel.
@@ -267,10 +269,12 @@ impl<'a> TunnelResolver<'a> {
                     .map(Some)
                     .map_err(error)
             }
-            Err(why @ QueryError::NotFound) => without_ssh(&query.files).map_err(|message| {
-                self.record(&why);
-                error(message)
-            }),
+            Err(why @ (QueryError::NotFound | QueryError::UnknownUser(_))) => {
+                without_ssh(&query.files, &why).map_err(|message| {
+                    self.record(&why);
+                    error(message)
+                })
+            }
             Err(why) => {
                 self.record(&why);
                 Err(match why {
@@ -311,7 +315,10 @@ impl<'a> TunnelResolver<'a> {
     fn record(&self, why: &QueryError) {
         match why {
             // A program that is missing may be installed, and is for a moment while its package is upgraded.
-            QueryError::Timeout | QueryError::NotYet | QueryError::NotFound => {
+            QueryError::Timeout
+            | QueryError::NotYet
+            | QueryError::NotFound
+            | QueryError::UnknownUser(_) => {
                 self.unanswered.store(true, Ordering::Relaxed);
             }
             // A system call failed or a file is wrong: asking again costs little, unlike a question that hangs.
@@ -334,7 +341,22 @@ impl<'a> TunnelResolver<'a> {
             },
             jump: None,
         };
-        Ok(SshGOutput::parse(&ssh.ask(&query).await?))
+        Ok(SshGOutput::parse(&self.ask(ssh, &query).await?))
+    }
+
+    /// Asks, and recognizes a user whom ssh refuses.
+    ///
+    /// Not if the user database had the user when the daemon started: it may be a directory service that is away now,
+    /// and without ssh_config a tunnel would connect without its jump host.
+    async fn ask(&self, ssh: &SshG, query: &SshGQuery) -> QueryResult {
+        match ssh.ask(query).await {
+            Err(QueryError::Refused(text))
+                if self.env.passwd_home.is_none() && text.contains("No user exists for uid") =>
+            {
+                Err(QueryError::UnknownUser(self.env.uid))
+            }
+            result => result,
+        }
     }
 }
 
@@ -344,12 +366,21 @@ fn user_config(env: &Env) -> PathBuf {
     home.join(".ssh").join("config")
 }
 
-/// Without an ssh program only the TOML counts, unless it names a file that only ssh can read.
-fn without_ssh(files: &ConfigFiles) -> Result<Option<SshOptions>, String> {
+/// How the user makes ssh usable.
+fn remedy_without_ssh(why: &QueryError) -> &'static str {
+    match why {
+        QueryError::UnknownUser(_) => "add the user to /etc/passwd",
+        _ => "install the OpenSSH client",
+    }
+}
+
+/// Without a usable ssh program only the TOML counts, unless it names a file that only ssh can read.
+fn without_ssh(files: &ConfigFiles, why: &QueryError) -> Result<Option<SshOptions>, String> {
     match files {
         ConfigFiles::Only(path) => Err(format!(
-            "{} cannot be read: the ssh program was not found; install the OpenSSH client",
-            path.display()
+            "{} cannot be read: {why}; {}",
+            path.display(),
+            remedy_without_ssh(why)
         )),
         ConfigFiles::Usual | ConfigFiles::Nothing => Ok(None),
     }
@@ -377,6 +408,8 @@ impl HopIdentity {
 struct JumpChain<'c, 'e> {
     resolver: &'c TunnelResolver<'e>,
     defaults: Layer,
+    /// The tunnel's own keys, for hops that have none by ssh_config or `[defaults]`.
+    keys: Layer,
     ssh_config: Option<Spanned<SshConfigSource>>,
     visited: Vec<HopIdentity>,
     notes: &'c mut Vec<String>,
@@ -411,7 +444,8 @@ impl JumpChain<'_, '_> {
         Ok(chain)
     }
 
-    /// Resolves one hop: ssh_config over `[defaults]`. The tunnel's own keys are about its own host and do not apply.
+    /// Resolves one hop: ssh_config over `[defaults]`. The options of the tunnel's table are about its own host and do not
+    /// apply, except its identities: without them a pasted `-J bastion -i key` would have nothing to log in with.
     async fn hop(
         &mut self,
         hop: &Destination,
@@ -446,6 +480,10 @@ impl JumpChain<'_, '_> {
             answers: None,
             ..self.defaults.clone()
         });
+        // As a whole: the tunnel's `identities_only` must not be combined with the hop's own keys.
+        if ssh.layer.identity_file.is_none() && ssh.layer.identity_agent.is_none() {
+            ssh.layer = ssh.layer.or(&self.keys);
+        }
         let resolved =
             tunnel::resolve(&hop.host, &layer, Some(&ssh), self.resolver.env).map_err(error)?;
         let identity = HopIdentity::of(&resolved.route);

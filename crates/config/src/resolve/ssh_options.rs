@@ -3,6 +3,9 @@
 
 use std::path::PathBuf;
 
+use tunneld_proto::text::escape;
+use tunneld_ssh::algorithm::Kind;
+
 use crate::addr::{Destination, Endpoint, ListenAddr};
 use crate::diagnostic::Spanned;
 use crate::env::Env;
@@ -11,6 +14,7 @@ use crate::layer::{Jump, Layer};
 use crate::model::{AddressFamily, Forward, UpdateHostKeys};
 use crate::parse::destination::{self, check_alias};
 use crate::parse::forward::{self, ForwardGrammar};
+use crate::parse::lists::narrow;
 use crate::parse::values;
 use crate::resolve::ssh_values::{Values, unless_none, unspanned};
 use crate::ssh_config::output::EffectiveConfig;
@@ -71,11 +75,6 @@ const UNSUPPORTED: &[(&str, &[&str], &str)] = &[
         "Tunnel: tunneld does not have tun devices",
     ),
     (
-        "requiredrsasize",
-        &[],
-        "RequiredRSASize: small RSA keys are not refused",
-    ),
-    (
         "casignaturealgorithms",
         &[],
         "CASignatureAlgorithms: tunneld's own list applies",
@@ -117,6 +116,7 @@ pub fn read(
             .map(|text| unspanned(unless_none(text)));
     }
     read_forwards(values, &mut options);
+    options.notes.extend(unknown_algorithms(values));
     for (keyword, harmless, note) in UNSUPPORTED {
         if config
             .host_specific(keyword)
@@ -189,8 +189,17 @@ fn read_host_keys(config: Values<'_>, layer: &mut Layer) -> Result<(), String> {
         check_alias(&alias.value).map_err(|error| format!("HostKeyAlias: {error}"))?;
     }
     layer.host_key_algorithms = config.algorithms("host_key_algorithms");
+    // ssh accepts any number; the key has a range.
+    let (least, most) = values::RSA_BITS.into_inner();
+    let clamp = |bits: Spanned<i64>| unspanned(bits.value.clamp(least, most));
+    layer.required_rsa_size = narrow(config.number("required_rsa_size")?.map(clamp));
     layer.hash_known_hosts = config.flag("hash_known_hosts");
-    layer.update_host_keys = config.first("update_host_keys").map(|word| {
+    // ssh's default depends on UserKnownHostsFile, so that its answer is not compared with that for other files.
+    let update_host_keys = match layer.user_known_hosts_file {
+        Some(_) => config.0.host.first("updatehostkeys"),
+        None => config.first("update_host_keys"),
+    };
+    layer.update_host_keys = update_host_keys.map(|word| {
         unspanned(match word {
             "ask" => UpdateHostKeys::Ask,
             "no" | "false" => UpdateHostKeys::Never,
@@ -221,6 +230,34 @@ fn read_session(config: Values<'_>, layer: &mut Layer) -> Result<(), String> {
     })?;
     layer.permit_remote_open = config.parse("permit_remote_open", values::permit_remote_open)?;
     Ok(())
+}
+
+/// Notes on the algorithms that the files name and tunneld does not have. Those of ssh's own list are not counted: nobody
+/// asked for them.
+fn unknown_algorithms(config: Values<'_>) -> impl Iterator<Item = String> {
+    let lists = [
+        ("ciphers", Kind::Cipher),
+        ("macs", Kind::Mac),
+        ("kex_algorithms", Kind::Kex),
+        ("host_key_algorithms", Kind::HostKey),
+    ];
+    lists.into_iter().filter_map(move |(key, kind)| {
+        let keyword = keys::keyword(key)?;
+        let built_in = config.0.built_in.first(&keyword.to_ascii_lowercase());
+        let built_in = built_in.unwrap_or_default();
+        let unknown: Vec<&str> = config
+            .first(key)?
+            .split(',')
+            .filter(|name| !built_in.split(',').any(|known| known == *name))
+            .filter(|name| kind.find(name).is_none())
+            .collect();
+        (!unknown.is_empty()).then(|| {
+            format!(
+                "ssh_config's {keyword} names what tunneld does not have: {}",
+                escape(&unknown.join(", "))
+            )
+        })
+    })
 }
 
 /// Parses ProxyJump's chain. `ssh -G` leaves its tokens to the reader.

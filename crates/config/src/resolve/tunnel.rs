@@ -147,6 +147,15 @@ pub fn resolve(
     for error in target.unsafe_parts() {
         expander.diagnostics.push(Diagnostic::new(span, error));
     }
+    if env.user_is_uid && target.user == env.user {
+        let message = format!(
+            "no login name: the user database does not have uid {}, and USER is not set",
+            env.uid
+        );
+        let help = "set user = \"NAME\", or USER in tunneld's environment";
+        let diagnostic = Diagnostic::new(span, message).help(help);
+        expander.diagnostics.push(diagnostic);
+    }
     let (route, hops) = route(&mut expander, &layer, &target);
     if needs_command(&route.host).is_some() && !matches!(route.via, Via::Command(_)) {
         let message = format!("the host `{}` can only be reached by a command", route.host);
@@ -370,6 +379,7 @@ fn host_keys(expander: &mut Expander<'_>, layer: &Layer) -> HostKeys {
             },
         ),
         algorithms: value(&layer.host_key_algorithms).unwrap_or_default(),
+        min_rsa_bits: value(&layer.required_rsa_size),
     }
 }
 

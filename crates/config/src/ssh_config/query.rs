@@ -27,6 +27,9 @@ pub enum QueryError {
     /// The program does not exist.
     #[error("the ssh program was not found")]
     NotFound,
+    /// ssh refuses to run for this user, who is not in the user database.
+    #[error("ssh does not run for uid {0}, which the user database does not have")]
+    UnknownUser(u32),
     /// ssh refused the configuration; with what it printed.
     #[error("ssh -G: {0}")]
     Refused(String),

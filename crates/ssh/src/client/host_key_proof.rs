@@ -22,7 +22,8 @@ fn verify_all(session_id: &[u8], keys: &[Bytes], proof: &[u8]) -> Result<bool, M
         message.string(session_id);
         message.string(key);
         // `ssh-rsa` signs with SHA-1, which proves nothing any more.
-        if algorithm == "ssh-rsa" || signature::verify(algorithm, key, signature, &message).is_err()
+        if algorithm == "ssh-rsa"
+            || signature::verify(algorithm, key, signature, &message, None).is_err()
         {
             return Ok(false);
         }

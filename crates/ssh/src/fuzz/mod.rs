@@ -65,7 +65,7 @@ fn host_key(bytes: &[u8]) {
         return;
     };
     for algorithm in Kind::HostKey.known() {
-        let _ = signature::verify(algorithm, key, signature, reader.rest());
+        let _ = signature::verify(algorithm, key, signature, reader.rest(), None);
     }
     if let Ok(certificate) = Certificate::parse(key, true) {
         let _ = certificate.check_host("host", 1_700_000_000);

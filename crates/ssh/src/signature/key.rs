@@ -18,9 +18,14 @@ pub enum SignatureError {
     /// The signature has another algorithm than was negotiated; names it.
     #[error("the signature is of the algorithm {0:?}")]
     Algorithm(String),
-    /// The RSA key has fewer bits than are safe: 2048 for SHA-2, 1024 for `ssh-rsa`. Holds its length in bits.
-    #[error("the RSA key has {0} bits, fewer than are safe")]
-    RsaTooShort(usize),
+    /// The RSA key has fewer bits than are accepted.
+    #[error("the RSA key has {bits} bits; at least {required} are required")]
+    RsaTooShort {
+        /// Its length.
+        bits: usize,
+        /// The least that is accepted.
+        required: usize,
+    },
     /// The signature does not match the key and the message.
     #[error("the signature is wrong")]
     Invalid,
@@ -140,6 +145,7 @@ impl<'a> KeyFields<'a> {
         algorithm: &str,
         signature: &[u8],
         message: &[u8],
+        min_rsa_bits: Option<usize>,
     ) -> Result<(), SignatureError> {
         let mut reader = Reader::new(signature);
         let format = reader.utf8()?;
@@ -158,7 +164,7 @@ impl<'a> KeyFields<'a> {
             }
             Self::Rsa { e, n } => {
                 reader.end()?;
-                rsa(algorithm, e, n, bytes, message)
+                rsa(algorithm, e, n, bytes, message, min_rsa_bits)
             }
             Self::SkEd25519 { key, application } => {
                 let signed = sk_message(&mut reader, application, message)?;
@@ -208,17 +214,19 @@ fn rsa(
     n: &[u8],
     signature: &[u8],
     message: &[u8],
+    min_rsa_bits: Option<usize>,
 ) -> Result<(), SignatureError> {
-    let (parameters, min_bits) = match algorithm {
-        "rsa-sha2-512" => (&lib::RSA_PKCS1_2048_8192_SHA512, 2048),
-        "rsa-sha2-256" => (&lib::RSA_PKCS1_2048_8192_SHA256, 2048),
+    // The library's own limit is the lowest that it has: the limit that counts is below.
+    let (parameters, default_min) = match algorithm {
+        "rsa-sha2-512" => (&lib::RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY, 2048),
+        "rsa-sha2-256" => (&lib::RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY, 2048),
         // ssh-rsa is only offered if the configuration names it, for old servers: their keys are short, too.
         _ => (&lib::RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY, 1024),
     };
-    // The library refuses short keys as well, but without a reason that could be shown to the user.
+    let required = min_rsa_bits.unwrap_or(default_min);
     let bits = n.len().saturating_mul(8);
-    if bits < min_bits {
-        return Err(SignatureError::RsaTooShort(bits));
+    if bits < required {
+        return Err(SignatureError::RsaTooShort { bits, required });
     }
     // Some signers omit leading zeros; the library wants the full length.
     let zeros = n.len().checked_sub(signature.len());

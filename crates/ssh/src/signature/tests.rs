@@ -260,19 +260,19 @@ fn a_security_key_signature_covers_flags_and_counter() {
     signed.raw(&HashAlgorithm::Sha256.digest(&[b"message"]));
     let mut signature = plain(&[name.as_bytes(), pair.sign(&signed).as_ref()]);
     signature.raw(&[1, 0, 0, 0, 9]);
-    assert_eq!(verify(name, &key, &signature, b"message"), Ok(()));
+    assert_eq!(verify(name, &key, &signature, b"message", None), Ok(()));
     assert_eq!(
-        verify(name, &key, &signature, b"massage"),
+        verify(name, &key, &signature, b"massage", None),
         Err(SignatureError::Invalid)
     );
     *signature.last_mut().unwrap() = 8;
     assert_eq!(
-        verify(name, &key, &signature, b"message"),
+        verify(name, &key, &signature, b"message", None),
         Err(SignatureError::Invalid)
     );
     signature.truncate(signature.len() - 5);
     assert_eq!(
-        verify(name, &key, &signature, b"message"),
+        verify(name, &key, &signature, b"message", None),
         Err(SignatureError::Malformed)
     );
 }
@@ -292,16 +292,16 @@ fn ecdsa_numbers_may_have_leading_zeros_or_fewer_bytes() {
         numbers.mpint(&fixed.as_ref()[..32]);
         numbers.mpint(&fixed.as_ref()[32..]);
         let signature = plain(&[name.as_bytes(), &numbers]);
-        assert_eq!(verify(name, &key, &signature, b"message"), Ok(()));
+        assert_eq!(verify(name, &key, &signature, b"message", None), Ok(()));
     }
     let wrong_curve = plain(&[name.as_bytes(), b"nistp384", pair.public_key().as_ref()]);
-    assert!(verify(name, &wrong_curve, &[], b"message").is_err());
+    assert!(verify(name, &wrong_curve, &[], b"message", None).is_err());
 }
 
 #[test]
 fn keys_and_signatures_of_other_algorithms_are_refused() {
     let ed25519 = plain(&[b"ssh-ed25519", &[7; 32]]);
-    let refused = verify("rsa-sha2-512", &ed25519, &[], b"");
+    let refused = verify("rsa-sha2-512", &ed25519, &[], b"", None);
     assert_eq!(
         refused,
         Err(SignatureError::KeyType("ssh-ed25519".to_owned()))
@@ -309,11 +309,14 @@ fn keys_and_signatures_of_other_algorithms_are_refused() {
     let short = plain(&[b"ssh-rsa", &[1, 0, 1], &[0x7f; 128]]);
     let signature = plain(&[b"rsa-sha2-512", &[1; 128]]);
     assert_eq!(
-        verify("rsa-sha2-512", &short, &signature, b""),
-        Err(SignatureError::RsaTooShort(1024))
+        verify("rsa-sha2-512", &short, &signature, b"", None),
+        Err(SignatureError::RsaTooShort {
+            bits: 1024,
+            required: 2048
+        })
     );
     let sha1 = plain(&[b"ssh-rsa", &[1; 128]]);
-    let refused = verify("rsa-sha2-512", &short, &sha1, b"");
+    let refused = verify("rsa-sha2-512", &short, &sha1, b"", None);
     assert_eq!(
         refused,
         Err(SignatureError::Algorithm("ssh-rsa".to_owned()))
@@ -324,10 +327,10 @@ proptest! {
     #[test]
     fn no_bytes_panic(key: Vec<u8>, signature: Vec<u8>, which in 0usize..8) {
         let name = crate::algorithm::Kind::HostKey.defaults()[which];
-        let _ = verify(name, &key, &signature, b"message");
+        let _ = verify(name, &key, &signature, b"message", None);
         let prefixed = [&plain(&[key_type(name).as_bytes()])[..], &key].concat();
         let signature = [&plain(&[name.as_bytes()])[..], &signature].concat();
-        let _ = verify(name, &prefixed, &signature, b"message");
+        let _ = verify(name, &prefixed, &signature, b"message", None);
         let _ = Certificate::parse(&key, true);
     }
 }

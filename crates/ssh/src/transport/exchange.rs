@@ -121,6 +121,7 @@ impl KeyExchange {
         negotiated: Negotiated,
         outcome: KexOutcome,
         session_id: &[u8],
+        min_rsa_bits: Option<usize>,
     ) -> Result<(DerivedKeys, HostKeyOffer), Error> {
         let hash = kex::hash_of(negotiated.kex);
         let mut prefix = Vec::new();
@@ -133,7 +134,7 @@ impl KeyExchange {
         prefix.string(&outcome.host_key);
         let exchange_hash = hash.digest(&[&prefix, &outcome.hash_fields, &outcome.secret]);
         // Before the keys exist: an exchange that the host key did not sign yields nothing.
-        let offer = verify_host_key(negotiated.host_key, &outcome, &exchange_hash)?;
+        let offer = verify_host_key(negotiated.host_key, &outcome, &exchange_hash, min_rsa_bits)?;
         // RFC 4253 §7.2: the first exchange hash identifies the session for good; user signatures are bound to it.
         let session_id = if session_id.is_empty() {
             exchange_hash.to_vec()
@@ -190,8 +191,12 @@ fn verify_host_key(
     algorithm: &'static str,
     outcome: &KexOutcome,
     exchange_hash: &Zeroizing<Vec<u8>>,
+    min_rsa_bits: Option<usize>,
 ) -> Result<HostKeyOffer, Error> {
-    let failed = |error: SignatureError| Error::KexFailed(format!("the host key: {error}"));
+    let failed = |error: SignatureError| match error {
+        SignatureError::RsaTooShort { bits, required } => Error::ShortHostKey { bits, required },
+        error => Error::KexFailed(format!("the host key: {error}")),
+    };
     let blob = Bytes::from(outcome.host_key.clone());
     let plain_algorithm = signature::plain_type(algorithm);
     let key = match &plain_algorithm {
@@ -215,6 +220,7 @@ fn verify_host_key(
         offer.plain_key(),
         &outcome.signature,
         exchange_hash,
+        min_rsa_bits,
     )
     .map_err(failed)?;
     Ok(offer)

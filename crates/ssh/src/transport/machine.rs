@@ -242,7 +242,13 @@ impl Transport {
             client: &self.config.ident,
             server: self.server_ident.as_deref().unwrap_or_default(),
         };
-        let (keys, offer) = exchange.finish(&idents, negotiated, outcome, &self.session_id)?;
+        let (keys, offer) = exchange.finish(
+            &idents,
+            negotiated,
+            outcome,
+            &self.session_id,
+            self.config.min_rsa_bits,
+        )?;
         // The first key exchange. NEWKEYS waits until the caller trusts the key: nothing may be sent under keys that an
         // attacker may know.
         if self.session_id.is_empty() {
@@ -387,7 +393,7 @@ impl Transport {
             Error::HostKeyRejected => (HOST_KEY_NOT_VERIFIABLE, "host key not accepted"),
             Error::NoCommonAlgorithm { .. } => (KEY_EXCHANGE_FAILED, "no common algorithm"),
             // The text stays general: the details are for our user, not for a server that may be an attacker.
-            Error::KexFailed(_) | Error::Terrapin { .. } => {
+            Error::KexFailed(_) | Error::Terrapin { .. } | Error::ShortHostKey { .. } => {
                 (KEY_EXCHANGE_FAILED, "key exchange failed")
             }
             Error::Timeout(_) => (BY_APPLICATION, "timed out"),

@@ -75,7 +75,10 @@ impl Identities {
         let agent_unavailable =
             agent::socket(&auth.agent).is_some() && sources.agent_keys.is_empty();
         let agent_try_again = sources.agent_try_again;
-        let list = sources.order(auth, &mut notes);
+        let mut list = sources.order(auth, &mut notes);
+        if let Some(min_bits) = context.min_rsa_bits {
+            list.retain(|identity| identity.has_rsa_bits(min_bits, &mut notes));
+        }
         Self {
             list,
             notes,
@@ -336,6 +339,26 @@ impl Identity {
     /// Whether the agent signs for it.
     pub(crate) fn is_in_agent(&self) -> bool {
         matches!(self.holder, KeyHolder::Agent(_))
+    }
+}
+
+impl Identity {
+    /// Whether the key has the bits that RequiredRSASize asks for. If not, a note says so. True for a key that is known only
+    /// after it is decrypted: the server then decides.
+    fn has_rsa_bits(&self, min_bits: u32, notes: &mut Vec<Note>) -> bool {
+        let Some(bits) = self.blob.as_ref().and_then(|blob| {
+            let plain = key_file::certified_key(blob);
+            wire::rsa_bits(plain.as_ref().unwrap_or(blob))
+        }) else {
+            return true;
+        };
+        let is_long_enough = u32::try_from(bits).is_ok_and(|bits| bits >= min_bits);
+        if !is_long_enough {
+            notes.push(format!(
+                "{self} has {bits} bits; required_rsa_size = {min_bits} leaves it out"
+            ));
+        }
+        is_long_enough
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct AuthContext<'a> {
     pub(crate) destination: &'a str,
     /// The SHA256 fingerprint of the server's accepted host key.
     pub(crate) host_key: &'a str,
+    /// RequiredRSASize: the bits that an RSA key of the user must have. `None` for no limit.
+    pub(crate) min_rsa_bits: Option<u32>,
     /// The tunnel's name, for the log.
     pub(crate) tunnel: &'a str,
     pub(crate) unlocked_keys: &'a UnlockedKeys,

@@ -345,6 +345,7 @@ impl Dial<'_> {
             prompter: &self.prompter,
             destination: &destination,
             host_key,
+            min_rsa_bits: self.route.host_keys.min_rsa_bits,
             tunnel: &self.context.tunnel,
             unlocked_keys: &self.context.shared.unlocked_keys,
             signatures: &self.context.shared.signatures,

@@ -313,6 +313,7 @@ mod tests {
             hash,
             update: UpdateHostKeys::Never,
             algorithms: Vec::new(),
+            min_rsa_bits: None,
         }
     }
 

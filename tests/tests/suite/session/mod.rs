@@ -70,6 +70,7 @@ pub(crate) fn route_at(server: &Sshd, port: u16) -> Route {
             hash: false,
             update: UpdateHostKeys::Never,
             algorithms: Vec::new(),
+            min_rsa_bits: None,
         },
         crypto: Crypto::default(),
         liveness: Liveness {

@@ -120,6 +120,9 @@ const HONOURED: &[Check] = &[
     ("HostKeyAlias other", |t| {
         t.route.host_keys.alias.as_deref() == Some("other")
     }),
+    ("RequiredRSASize 3072", |t| {
+        t.route.host_keys.min_rsa_bits == Some(3072)
+    }),
     ("HashKnownHosts yes", |t| t.route.host_keys.hash),
     ("UpdateHostKeys no", |t| {
         t.route.host_keys.update == UpdateHostKeys::Never
@@ -307,7 +310,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
         "localhost is checked too",
     ),
     ("Tunnel yes", "tun devices"),
-    ("RequiredRSASize 4096", "RequiredRSASize"),
     ("CASignatureAlgorithms ssh-ed25519", "CASignatureAlgorithms"),
 ];
 

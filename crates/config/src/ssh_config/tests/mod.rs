@@ -20,6 +20,17 @@ use crate::{Env, Loader, ad_hoc};
 
 pub(crate) struct Home(TempDir);
 
+/// The address and port of a forward's listener.
+fn bind_of(forward: &Forward) -> (u16, BindAddr) {
+    let (Forward::Local { listen, .. }
+    | Forward::Remote { listen, .. }
+    | Forward::Dynamic { listen }) = forward;
+    match listen {
+        ListenAddr::Tcp { bind, port } => (*port, bind.clone()),
+        ListenAddr::Unix(path) => panic!("{path:?}"),
+    }
+}
+
 impl Home {
     pub(crate) fn new() -> Self {
         let home = TempDir::new().unwrap();
@@ -180,8 +191,106 @@ async fn each_hop_is_resolved_by_itself() {
     assert_eq!(hops[0].via, Via::Command("nc %h %p".into()));
     assert!(hops[1..].iter().all(|hop| hop.via == Via::Direct));
     assert_eq!(hops[1].auth.identity_files, [PathBuf::from("/k/one")]);
-    assert_ne!(hops[2].auth.identity_files, [PathBuf::from("/k/own")]);
+    // A hop without keys of its own uses those of the tunnel.
+    assert_eq!(hops[2].auth.identity_files, [PathBuf::from("/k/own")]);
     assert_eq!(tunnel.forwards, []);
+}
+
+#[tokio::test]
+async fn keys_of_the_tunnel_serve_a_jump_host_that_has_none() {
+    let home = Home::new();
+    let config = "Host agent\nIdentityAgent /run/agent\n";
+    let keys = json!({
+        "host": "box", "proxy_jump": "plain,agent", "identity_file": "/k/own", "identities_only": true,
+        "certificate_file": "/k/own-cert.pub", "passphrase_command": ["pass"],
+        "password_command": ["secret"],
+    });
+    let tunnel = home.tunnel("t", config, keys).await.unwrap();
+    let Via::Jump(hops) = &tunnel.route.via else {
+        panic!("{:?}", tunnel.route.via);
+    };
+    let [plain, with_agent] = &hops[..] else {
+        panic!("{hops:?}");
+    };
+    assert_eq!(plain.auth.identity_files, [PathBuf::from("/k/own")]);
+    assert_eq!(plain.auth.certificate_files.len(), 1);
+    assert!(plain.auth.identities_only);
+    assert_eq!(plain.auth.passphrase_command, ["pass"]);
+    assert!(
+        plain.auth.password_command.is_empty(),
+        "for the destination alone"
+    );
+    assert!(!with_agent.auth.identity_files_explicit && !with_agent.auth.identities_only);
+}
+
+#[tokio::test]
+async fn listeners_without_an_address_follow_the_address_family() {
+    let home = Home::new();
+    let lines = "LocalForward 80 a:1\nDynamicForward 81\nLocalForward localhost:82 a:1\n\
+        LocalForward 127.0.0.2:83 a:1\nRemoteForward 84 a:1\n";
+    let host = |address: &str| BindAddr::Host(address.into());
+    for (family, own) in [("inet", "127.0.0.1"), ("inet6", "::1")] {
+        let config = format!("Host box\nAddressFamily {family}\n{lines}");
+        let tunnel = home.tunnel("box", &config, json!({})).await.unwrap();
+        let binds: Vec<(u16, BindAddr)> = tunnel.forwards.iter().map(bind_of).collect();
+        let own = host(own);
+        assert_eq!(
+            binds,
+            [
+                (80, own.clone()),
+                (82, own.clone()),
+                (83, host("127.0.0.2")),
+                (84, BindAddr::Loopback),
+                (81, own),
+            ],
+            "{family}"
+        );
+    }
+    let open = json!({"host": "h", "address_family": "inet", "gateway_ports": true, "local_forward": "80 a:1"});
+    let tunnel = home.tunnel("t", "", open).await.unwrap();
+    assert_eq!(bind_of(&tunnel.forwards[0]), (80, host("0.0.0.0")));
+}
+
+#[tokio::test]
+async fn algorithms_that_the_file_adds_and_tunneld_does_not_have_are_noted() {
+    let home = Home::new();
+    let config = "Host box\nMACs +hmac-md5,hmac-sha1-96\nCiphers +aes128-cbc\n";
+    let notes = home.tunnel("box", config, json!({})).await.unwrap().notes;
+    assert_eq!(
+        notes,
+        ["ssh_config's MACs names what tunneld does not have: hmac-md5, hmac-sha1-96"]
+    );
+}
+
+#[tokio::test]
+async fn update_host_keys_is_what_ssh_makes_of_it() {
+    use crate::model::UpdateHostKeys::{Always, Ask, Never};
+    let home = Home::new();
+    for (lines, keys, expected) in [
+        ("", json!({}), Always),
+        ("UserKnownHostsFile /own\n", json!({}), Never),
+        (
+            "UserKnownHostsFile /own\nUpdateHostKeys yes\n",
+            json!({}),
+            Always,
+        ),
+        // ssh turns `ask` off with -N: it asks on the terminal of a session.
+        (
+            "UserKnownHostsFile /own\nUpdateHostKeys ask\n",
+            json!({}),
+            Never,
+        ),
+        ("", json!({"user_known_hosts_file": "/own"}), Never),
+        (
+            "",
+            json!({"user_known_hosts_file": "/own", "update_host_keys": "ask"}),
+            Ask,
+        ),
+    ] {
+        let config = format!("Host box\n{lines}");
+        let tunnel = home.tunnel("box", &config, keys.clone()).await.unwrap();
+        assert_eq!(tunnel.route.host_keys.update, expected, "{lines} {keys}");
+    }
 }
 
 #[tokio::test]
@@ -273,6 +382,54 @@ async fn an_ssh_config_that_is_not_read_is_noted() {
         "{:?}",
         loaded.notes
     );
+}
+
+#[tokio::test]
+async fn a_uid_without_an_entry_in_the_user_database_works_without_ssh() {
+    let home = Home::new();
+    home.write(".ssh/config", "Host t\nPort 99\n");
+    let ssh = home.write(
+        "ssh",
+        "#!/bin/sh\necho 'No user exists for uid 54321' >&2; exit 255\n",
+    );
+    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o700)).unwrap();
+    let dir = home.path("conf");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+    home.write("conf/a.toml", "[tunnel.t]\nuser = \"me\"\n[tunnel.u]\n");
+    let env = Env {
+        ssh: Some(ssh),
+        user: "54321".into(),
+        user_is_uid: true,
+        uid: rustix::process::geteuid().as_raw(),
+        ..home.env()
+    };
+    let loaded = home.loader(dir.clone(), env.clone()).load(now()).await;
+    let names: Vec<&str> = loaded
+        .tunnels
+        .iter()
+        .map(|tunnel| tunnel.name.as_str())
+        .collect();
+    assert_eq!(names, ["t"]);
+    assert_eq!(loaded.tunnels[0].route.port, 22);
+    assert!(
+        loaded.notes.len() == 1
+            && loaded.notes[0].contains("is not read: ssh does not run for uid"),
+        "{:?}",
+        loaded.notes
+    );
+    let [no_name] = &loaded.faults[..] else {
+        panic!("{:?}", loaded.faults);
+    };
+    assert!(no_name.message.contains("no login name"), "{no_name:?}");
+    assert!(no_name.rendered.contains("USER"), "{no_name:?}");
+    // The user database had the user when the daemon started: it is away now.
+    let known = Env {
+        passwd_home: Some(home.path("")),
+        ..env
+    };
+    let loaded = home.loader(dir, known).load(now()).await;
+    assert!(loaded.tunnels.is_empty(), "{:?}", loaded.tunnels);
 }
 
 #[tokio::test]
