@@ -15,6 +15,8 @@ pub mod chromium;
 pub mod clock;
 pub mod ctl;
 pub mod daemon;
+#[cfg(target_os = "linux")]
+pub mod debian13;
 pub mod dropbear;
 pub mod faulty_link;
 pub mod home;

@@ -36,6 +36,8 @@ pub struct SshdOptions {
     pub command_prefix: Vec<String>,
     /// The IPv4 address that it listens on.
     pub listen_ip: String,
+    /// Whether it is the OpenSSH 10 of Debian 13 instead of the machine's. Root is required.
+    pub is_openssh10: bool,
 }
 
 impl Default for SshdOptions {
@@ -50,6 +52,7 @@ impl Default for SshdOptions {
             pam_service: None,
             command_prefix: Vec::new(),
             listen_ip: "127.0.0.1".to_owned(),
+            is_openssh10: false,
         }
     }
 }
@@ -103,7 +106,7 @@ impl Sshd {
     ///
     /// # Errors
     /// If it does not start.
-    pub async fn start_with(options: SshdOptions) -> Result<Self> {
+    pub async fn start_with(mut options: SshdOptions) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("lab-sshd").tempdir()?;
         let user_key = dir.path().join("user_key");
         crate::keys::generate(&user_key, &options.user_key).await?;
@@ -112,6 +115,11 @@ impl Sshd {
         std::fs::write(dir.path().join("authorized_keys"), line.trim_start())?;
         for kind in &options.host_keys {
             crate::keys::generate(&dir.path().join(format!("host_{kind}")), kind).await?;
+        }
+        #[cfg(target_os = "linux")]
+        if options.is_openssh10 {
+            let prefix = crate::debian13::command_prefix()?;
+            options.command_prefix.extend(prefix);
         }
         let mut sshd = Self {
             dir,

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::failure::{Failure, FailureKind};
+use crate::session::login_budget::LoginBudgets;
 use crate::session::slots::{Slot, Slots};
 
 /// How many connections to one server are not logged in at the same time, until the server shows that it takes fewer.
@@ -43,6 +44,7 @@ pub struct ConnectLimiter {
     servers: Arc<Mutex<HashMap<ServerId, ServerLoad>>>,
     /// Servers that do not accept connections for a while: until when, and what the first tunnel met.
     turned_away: Arc<Mutex<HashMap<ServerId, (Instant, Failure)>>>,
+    login_budgets: LoginBudgets,
 }
 
 /// How long no tunnel dials a server that does not accept connections from this address. Less than the delay of the
@@ -174,7 +176,13 @@ impl ConnectLimiter {
             lookups: Slots::new(LOOKUP_LIMIT),
             servers: Arc::default(),
             turned_away: Arc::default(),
+            login_budgets: LoginBudgets::default(),
         }
+    }
+
+    /// The budgets of logins that may be refused.
+    pub(super) fn login_budgets(&self) -> &LoginBudgets {
+        &self.login_budgets
     }
 
     /// Records how a dial of `server` failed. If the server turns this address away for a while, all tunnels to it wait:

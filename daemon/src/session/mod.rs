@@ -10,6 +10,7 @@ mod dial;
 mod handshake;
 mod host_key;
 mod incoming;
+mod login_budget;
 #[expect(
     clippy::module_inception,
     reason = "the file holds the type Session and nothing else of the module"

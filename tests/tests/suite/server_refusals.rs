@@ -6,11 +6,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tunneld_proto::status::{State, TunnelStatus};
 use tunneld_tests::daemon::Daemon;
+use tunneld_tests::faulty_link::FaultyLink;
 use tunneld_tests::home::Home;
-use tunneld_tests::sshd::Sshd;
-use tunneld_tests::wait::LONG;
+use tunneld_tests::sshd::{Sshd, SshdOptions};
+use tunneld_tests::wait::{LONG, within};
+use tunneld_tests::{keys, root};
 
-use crate::fixture::{error_kind, has_error, session_since, start_daemon, without_key};
+use crate::fixture::{
+    error_kind, has_error, reconnected_since, session_since, start_daemon, without_key,
+};
 
 fn waits(tunnel: &TunnelStatus) -> bool {
     tunnel.state == State::Waiting
@@ -131,5 +135,57 @@ async fn a_key_exchange_that_never_ends_names_its_usual_causes() -> Result<()> {
         hint.contains("kex_algorithms") && hint.contains("MTU"),
         "{hint}"
     );
+    Ok(())
+}
+
+/// A server of OpenSSH 10 that turns an address away after a few refused logins in a short time (PerSourcePenalties).
+async fn server_with_penalties() -> Result<Option<Sshd>> {
+    if !root::available("run the sshd of Debian 13 with chroot")? {
+        return Ok(None);
+    }
+    let options = SshdOptions {
+        is_openssh10: true,
+        ..SshdOptions::default()
+    };
+    Ok(Some(Sshd::start_with(options).await?))
+}
+
+#[tokio::test]
+async fn refused_logins_of_many_tunnels_cost_a_healthy_one_no_reconnect() -> Result<()> {
+    let Some(server) = server_with_penalties().await? else {
+        return Ok(());
+    };
+    // Cut from outside: a session that is killed on the server counts as a crash there, and is penalized too.
+    let link = FaultyLink::to(server.addr()).await?;
+    let home = Home::new()?;
+    home.write("good.toml", &server.tunnel_toml_at("good", link.port())?)?;
+    let daemon = Daemon::start(&home).await?;
+    let before = daemon.wait_up("good").await?;
+    // Ten tunnels with a key that the server does not know: 50 s of penalty if they log in at once.
+    let wrong_key = home.path("wrong_key");
+    keys::generate(&wrong_key, "ed25519").await?;
+    for number in 0..10 {
+        let name = format!("bad{number}");
+        let tunnel = without_key(&server.tunnel_toml(&name)?, "identity_file");
+        let line = format!("identity_file = \"{}\"\n", wrong_key.display());
+        home.write(&format!("{name}.toml"), &(tunnel + &line))?;
+    }
+    let mut watch = daemon.watch().await?;
+    // Four refusals within 15 s would already start the penalty: it is 5 s for each.
+    within(LONG, "four refused logins", async {
+        let is_refused = |tunnel: &&TunnelStatus| error_kind(tunnel) == Some("auth_refused");
+        while watch.tunnels().values().filter(is_refused).count() < 4 {
+            watch.next(LONG).await?;
+        }
+        anyhow::Ok(())
+    })
+    .await??;
+    link.reset_all();
+    let after = watch
+        .until("good", LONG, reconnected_since(&before))
+        .await?;
+    assert_eq!(after.last_error.map(|error| error.kind.to_string()), None);
+    let log = daemon.log().text();
+    assert!(!log.contains("Not allowed at this time"), "{log}");
     Ok(())
 }

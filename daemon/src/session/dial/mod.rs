@@ -109,14 +109,31 @@ fn dial_over<'a>(
         if !route.host_command.is_empty() {
             dial.host = dial.ask_host_command().await?;
         }
+        let mut turn = dial.take_login_turn().await;
         let connection = dial.connect_in_turn(carrier).await?;
+        if turn.must_wait() {
+            turn = dial.wait_before_login(turn).await;
+        }
         // The login has its own limit, as ssh's ConnectTimeout ends with the key exchange: a second factor may wait for
         // a phone, and a server that looks users up slowly is silent for long.
         let deadline = PausableDeadline::new("login_timeout", route.login_timeout);
         dial.prompter = Prompter::new(&context.prompts, &context.permit, deadline.clone());
         let established = dial.establish(connection, &deadline).await;
-        if established.is_ok() {
-            context.shared.limiter.note_login(&dial.server);
+        match &established {
+            Ok(_) => {
+                context.shared.limiter.note_login(&dial.server);
+                turn.accepted();
+            }
+            // A server may close the connection instead of answering, after too many attempts.
+            Err(failure)
+                if matches!(
+                    failure.kind,
+                    FailureKind::AuthRefused | FailureKind::Disconnected
+                ) =>
+            {
+                turn.refused();
+            }
+            Err(_) => {}
         }
         // For a jump host: the next hop is another server.
         context.permit.release();
@@ -317,6 +334,10 @@ impl Dial<'_> {
         };
         let (connected, host_key) =
             handshake::connect(stream, self.route, verifier, on_host_key).await?;
+        let limiter = &self.context.shared.limiter;
+        limiter
+            .login_budgets()
+            .note_ident(&self.server, &connected.info().ident);
         let tunnel = &self.context.tunnel;
         for (index, line) in connected.info().pre_banner.lines().enumerate() {
             let said = "before the identification the server sent";

@@ -1,11 +1,13 @@
 //! The turns of a dial: at its server, and among the dials that the daemon works at.
 
+use futures_util::FutureExt as _;
 use tunneld_proto::status::Phase;
 
 use super::{Carrier, Dial};
 use crate::failure::Failure;
 use crate::session::connect_limiter::{SCOUT_LEASE, ServerId, Work};
 use crate::session::deadline::PausableDeadline;
+use crate::session::login_budget::{Credentials, LoginTurn};
 use tunneld_config::model::{Route, Via};
 
 /// Identifies the server that handles the login of this hop.
@@ -20,6 +22,31 @@ pub(super) fn server_id(route: &Route, carrier: Option<&Carrier>) -> ServerId {
 }
 
 impl Dial<'_> {
+    /// Waits until a login may be tried that the server may refuse.
+    pub(super) async fn take_login_turn(&self) -> LoginTurn {
+        let budgets = self.context.shared.limiter.login_budgets();
+        let take = budgets.take(&self.server, Credentials::of(self.route));
+        tokio::pin!(take);
+        // Most do not wait: their phase must not be shown as `queued` for a moment.
+        if let Some(turn) = take.as_mut().now_or_never() {
+            return turn;
+        }
+        self.enter(Phase::Queued);
+        take.await
+    }
+
+    /// Waits, with an open connection, until the login may be tried. Other dials of the daemon do not wait for it.
+    pub(super) async fn wait_before_login(&self, turn: LoginTurn) -> LoginTurn {
+        let wait = turn.before_login();
+        tokio::pin!(wait);
+        if let Some(turn) = wait.as_mut().now_or_never() {
+            return turn;
+        }
+        self.context.permit.release_for_prompt();
+        self.enter(Phase::Queued);
+        wait.await
+    }
+
     /// Waits until another connection to the server may be made.
     ///
     /// # Errors

@@ -185,7 +185,7 @@ fn numbered(
 
 /// Starts an sshd whose user has this password and whose PAM prompts for it; an empty password is one that the server
 /// accepts by the method `none`. A client from 127.0.0.11 must pass the first of [`CHAINS`], and so on.
-async fn with_pam(lines: &[&str], key: &str, password: &str) -> Result<Sshd> {
+async fn with_pam(lines: &[&str], key: &str, password: &str, is_openssh10: bool) -> Result<Sshd> {
     let mut lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
     lines.extend([
         "PasswordAuthentication yes".into(),
@@ -207,6 +207,7 @@ async fn with_pam(lines: &[&str], key: &str, password: &str) -> Result<Sshd> {
         user_key: key.into(),
         password: Some(password.into()),
         pam_service: (!password.is_empty()).then(|| pam.to_owned()),
+        is_openssh10,
         ..SshdOptions::default()
     })
     .await
@@ -249,16 +250,25 @@ fn private_accounts() -> Result<bool> {
 
 #[tokio::test]
 async fn sshd() -> Result<()> {
+    check_sshd(false).await
+}
+
+#[tokio::test]
+async fn openssh10() -> Result<()> {
+    check_sshd(true).await
+}
+
+async fn check_sshd(is_openssh10: bool) -> Result<()> {
     if !private_accounts()? {
         return Ok(());
     }
     let credentials = Credentials::new().await?;
-    let server = with_pam(&[], "ed25519", PASSWORD).await?;
+    let server = with_pam(&[], "ed25519", PASSWORD, is_openssh10).await?;
     std::fs::write(
         server.dir().join("authorized_keys"),
         credentials.authorized_keys()?,
     )?;
-    let open = with_pam(&[], "ed25519", "").await?;
+    let open = with_pam(&[], "ed25519", "", is_openssh10).await?;
     let mut logins = credentials.key_logins();
     logins.push(credentials.certificate("certified"));
     logins.push(login("password", BY_PASSWORD, "password"));
@@ -276,12 +286,12 @@ async fn sshd_with_legacy_algorithms_alone() -> Result<()> {
         return Ok(());
     }
     let credentials = Credentials::new().await?;
-    let server = with_pam(LEGACY_ONLY, "rsa", PASSWORD).await?;
+    let server = with_pam(LEGACY_ONLY, "rsa", PASSWORD, false).await?;
     let authorized = credentials.authorized_keys()?
         + &std::fs::read_to_string(server.user_key().with_extension("pub"))?;
     std::fs::write(server.dir().join("authorized_keys"), authorized)?;
     credentials.agent.add(&server.user_key()).await?;
-    let open = with_pam(LEGACY_ONLY, "rsa", "").await?;
+    let open = with_pam(LEGACY_ONLY, "rsa", "", false).await?;
     std::fs::copy(server.user_key(), credentials.path("second"))?;
     let mut logins = vec![
         credentials.key("rsa"),
