@@ -44,11 +44,11 @@ pub struct TunnelStatus {
     pub forwards: Vec<ForwardStatus>,
     /// What browsers use the proxy of the tunnel's dynamic forward for, as the configuration's `proxy_for` says; empty if
     /// it does not.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub proxy_for: Vec<String>,
     /// Notes for the user that need no action now: an outdated file, an ssh_config that is not read, an option that is not
     /// supported.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub notes: Vec<String>,
 }
 

@@ -1,5 +1,7 @@
 //! `tunnelctl events`: prints events as they happen.
 
+use std::collections::HashMap;
+
 use tunneld_proto::client::Notification;
 use tunneld_proto::message::{Event, EventBody, Snapshot, Subscribe, method};
 use tunneld_proto::status::{State, TunnelStatus};
@@ -14,10 +16,14 @@ use crate::time::local;
 /// Prints each event until the daemon stops.
 pub(crate) async fn run(context: &Context) -> Result<(), Exit> {
     let mut client = context.connect().await?;
-    let _: Snapshot = client
+    let snapshot: Snapshot = client
         .call(method::SUBSCRIBE, &Subscribe::default())
         .await?;
     context.ui.verbose("waiting for events");
+    let mut refusals = Refusals::new();
+    for tunnel in &snapshot.tunnels {
+        new_refusals(tunnel, &mut refusals);
+    }
     loop {
         let notification = tokio::select! {
             notification = client.notification() => notification?.ok_or_else(connection_lost)?,
@@ -28,7 +34,8 @@ pub(crate) async fn run(context: &Context) -> Result<(), Exit> {
                 if context.ui.json {
                     context.ui.json(&event)?;
                 } else {
-                    context.ui.data(&event_lines(&event))?;
+                    let lines = event_lines(&event, &mut refusals);
+                    context.ui.data(&lines)?;
                 }
                 if event.body == EventBody::Bye {
                     context.ui.info("the daemon has stopped");
@@ -52,10 +59,20 @@ pub(crate) async fn run(context: &Context) -> Result<(), Exit> {
     }
 }
 
-fn event_lines(event: &Event) -> Vec<Line> {
-    let stamp = Line::of(Style::Dim, local(event.at)).and(" ");
+/// How many connections each forward has refused, by the tunnel's name and the forward's address.
+type Refusals = HashMap<(String, String), u64>;
+
+fn event_lines(event: &Event, refusals: &mut Refusals) -> Vec<Line> {
+    let stamp = || Line::of(Style::Dim, local(event.at)).and(" ");
     let body = match &event.body {
-        EventBody::Tunnel { tunnel } => tunnel_line(tunnel),
+        EventBody::Tunnel { tunnel } => {
+            // Of an event for a refusal, only the refusal is new.
+            let refused = new_refusals(tunnel, refusals);
+            if !refused.is_empty() {
+                return refused.into_iter().map(|line| stamp().join(line)).collect();
+            }
+            tunnel_line(tunnel)
+        }
         EventBody::Removed { name } => Line::of(Style::Bold, name).and(" removed"),
         EventBody::Prompt { prompt } => Line::of(Style::Bold, &prompt.tunnel)
             .and(format!(" is {}", status::waiting_for(prompt.kind))),
@@ -71,7 +88,35 @@ fn event_lines(event: &Event) -> Vec<Line> {
         // An event of a newer daemon; it has no text that could be shown.
         EventBody::Unknown => return Vec::new(),
     };
-    vec![stamp.join(body)]
+    vec![stamp().join(body)]
+}
+
+/// Formats the refusals that are not in `known`, and adds them.
+fn new_refusals(tunnel: &TunnelStatus, known: &mut Refusals) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for forward in &tunnel.forwards {
+        let Some(refused) = &forward.refused else {
+            continue;
+        };
+        let key = (tunnel.name.clone(), forward.listen.clone());
+        if known.insert(key, refused.count) == Some(refused.count) {
+            continue;
+        }
+        let code = refused.code.map(|code| format!(" (code {code})"));
+        lines.push(
+            Line::of(Style::Bold, &tunnel.name)
+                .and(format!(" {}: ", forward.listen))
+                .with(
+                    Style::Warn,
+                    format!(
+                        "a connection was refused: {}{}",
+                        refused.message,
+                        code.unwrap_or_default()
+                    ),
+                ),
+        );
+    }
+    lines
 }
 
 /// Formats the state of a tunnel in one line, with the reason if it is waiting or has failed.

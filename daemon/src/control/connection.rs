@@ -6,6 +6,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -42,12 +43,16 @@ const TAIL_BYTES: usize = MAX_LINE / 2;
 /// Subscriptions that one connection may have at the same time.
 const MAX_SUBSCRIPTIONS: usize = 8;
 
-/// Serves one client until it disconnects or the daemon stops.
+/// Serves one client until it disconnects or the daemon stops. Sets `greeted` when the client has sent a valid `hello`.
 ///
 /// `hung_up` returns whether the client has closed both directions. The end of its requests alone does not mean that:
 /// a client may close its sending side and still read.
-pub(super) async fn serve<S, H>(stream: S, context: Arc<ControlContext>, hung_up: H)
-where
+pub(super) async fn serve<S, H>(
+    stream: S,
+    context: Arc<ControlContext>,
+    greeted: Arc<AtomicBool>,
+    hung_up: H,
+) where
     S: AsyncRead + AsyncWrite + Send + 'static,
     H: Fn() -> bool + Send + Sync,
 {
@@ -59,7 +64,7 @@ where
         lines: FramedRead::new(reader, LineCodec::default()),
         outbox,
         subscriptions: JoinSet::new(),
-        greeted: false,
+        greeted,
         context: context.clone(),
         hung_up: hung_up.clone(),
         interactive: None,
@@ -104,7 +109,7 @@ struct Connection<S, H> {
     outbox: Outbox,
     subscriptions: JoinSet<()>,
     /// Whether a valid `hello` was received.
-    greeted: bool,
+    greeted: Arc<AtomicBool>,
     context: Arc<ControlContext>,
     hung_up: Arc<H>,
     /// Set by `prompt.attend`: the client shows prompts to a user.
@@ -140,7 +145,7 @@ where
             let line = tokio::select! {
                 biased;
                 () = stopped.cancelled() => return None,
-                () = &mut hello_timeout, if !self.greeted => return None,
+                () = &mut hello_timeout, if !self.greeted.load(Ordering::Relaxed) => return None,
                 line = self.lines.next() => line,
             };
             match line {
@@ -237,14 +242,14 @@ where
     }
 
     async fn perform(&mut self, name: &str, call_params: Value) -> Outcome {
-        if !self.greeted && name != method::HELLO {
+        if !self.greeted.load(Ordering::Relaxed) && name != method::HELLO {
             return Err(hello_required());
         }
         let context = self.context.clone();
         match name {
             method::HELLO => {
                 let welcome = negotiate(&params(name, call_params)?)?;
-                self.greeted = true;
+                self.greeted.store(true, Ordering::Relaxed);
                 Ok((json(&welcome)?, AfterReply::Continue))
             }
             method::SUBSCRIBE => {

@@ -2,14 +2,15 @@
 //!
 //! The peer check itself (only the daemon's own user and root) is part of [`Listener::accept`].
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tunneld_platform::fd_reserve;
 use tunneld_proto::endpoint::{AcceptError, ListenError, Listener, Stream};
@@ -19,7 +20,7 @@ use super::connection;
 use super::context::ControlContext;
 use super::outbox::reply_line;
 
-/// Clients that may be connected at the same time.
+/// Clients that may be connected at the same time. Those that have not said hello do not count against a new one.
 const MAX_CLIENTS: usize = 64;
 /// Interval at which the socket's file is checked. Shorter than the time for which `tunnelctl up` keeps trying.
 const SOCKET_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,7 +37,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Serves clients until `context.stopped` is cancelled. Removes the socket, and returns when every client has got its
 /// last messages or `CLOSE_TIMEOUT` has passed.
 pub async fn serve(mut listener: Listener, context: Arc<ControlContext>) {
-    let mut clients = JoinSet::new();
+    let mut clients = Clients::default();
     let mut socket_check = interval(SOCKET_CHECK_INTERVAL);
     socket_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rebind_failed = false;
@@ -50,7 +51,7 @@ pub async fn serve(mut listener: Listener, context: Arc<ControlContext>) {
                     sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
-            Some(ended) = clients.join_next() => log_panic(ended),
+            Some(ended) = clients.tasks.join_next() => log_panic(ended),
             _ = socket_check.tick() => {
                 rebind_failed = rebind_if_missing(&mut listener, rebind_failed, &context);
             }
@@ -59,12 +60,12 @@ pub async fn serve(mut listener: Listener, context: Arc<ControlContext>) {
     // Dropping the listener unlinks the socket: new clients find no daemon while the last ones are served.
     drop(listener);
     let _ = timeout(CLOSE_TIMEOUT, async {
-        while let Some(ended) = clients.join_next().await {
+        while let Some(ended) = clients.tasks.join_next().await {
             log_panic(ended);
         }
     })
     .await;
-    clients.shutdown().await;
+    clients.tasks.shutdown().await;
 }
 
 /// Serves a client, or turns it away.
@@ -73,7 +74,7 @@ pub async fn serve(mut listener: Listener, context: Arc<ControlContext>) {
 /// The operating system's error if the client could not be accepted.
 async fn admit(
     accepted: Result<Stream, AcceptError>,
-    clients: &mut JoinSet<()>,
+    clients: &mut Clients,
     context: &Arc<ControlContext>,
 ) -> io::Result<()> {
     let mut stream = match accepted {
@@ -86,7 +87,7 @@ async fn admit(
         }
         Err(AcceptError::Io(error)) => return Err(error),
     };
-    if clients.len() >= MAX_CLIENTS {
+    if !clients.make_room() {
         let message = format!("too many clients: {MAX_CLIENTS} are connected already");
         let error = RpcError::new(ErrorKind::Busy, message).hint("end one of them, or try again");
         // The send buffer of a new socket is empty and takes the line at once.
@@ -96,11 +97,49 @@ async fn admit(
     }
     let hangup = stream.hangup()?;
     let context = context.clone();
-    clients.spawn(async move {
+    let greeted = Arc::new(AtomicBool::new(false));
+    let is_greeted = Arc::clone(&greeted);
+    let task = clients.tasks.spawn(async move {
         let _count = ClientCount::new(&context);
-        connection::serve(stream, context.clone(), move || hangup.is_hung_up()).await;
+        connection::serve(stream, context.clone(), is_greeted, move || {
+            hangup.is_hung_up()
+        })
+        .await;
     });
+    clients.in_order.push_back(Client { task, greeted });
     Ok(())
+}
+
+/// The connected clients.
+#[derive(Default)]
+struct Clients {
+    tasks: JoinSet<()>,
+    /// Oldest first. Those that have ended are removed when room is needed.
+    in_order: VecDeque<Client>,
+}
+
+struct Client {
+    task: AbortHandle,
+    /// Whether it has sent a valid `hello`.
+    greeted: Arc<AtomicBool>,
+}
+
+impl Clients {
+    /// Makes room for one more client: ends the oldest one that has not said hello, if there are [`MAX_CLIENTS`]. Programs
+    /// that connect and say nothing must not keep others out. Returns whether there is room.
+    fn make_room(&mut self) -> bool {
+        self.in_order.retain(|client| !client.task.is_finished());
+        if self.in_order.len() < MAX_CLIENTS {
+            return true;
+        }
+        let mut clients = self.in_order.iter();
+        let silent = clients.position(|client| !client.greeted.load(Ordering::Relaxed));
+        let silent = silent.and_then(|index| self.in_order.remove(index));
+        if let Some(client) = &silent {
+            client.task.abort();
+        }
+        silent.is_some()
+    }
 }
 
 /// Limits how often a failed accept is logged.

@@ -10,5 +10,6 @@ pub mod machine;
 mod proxy_address;
 pub mod refresh;
 pub mod registry;
+mod session_ends;
 pub mod status;
 pub mod task;

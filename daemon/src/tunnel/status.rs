@@ -34,6 +34,8 @@ pub struct TunnelSnapshot {
     pub session: Option<SessionStatus>,
     /// Number of sessions that replaced a lost one.
     pub reconnects: u64,
+    /// What the user should know about how the sessions end. `None` for nothing.
+    pub note: Option<String>,
 }
 
 /// The time on both clocks at one moment.
@@ -72,7 +74,12 @@ pub fn status(snapshot: &TunnelSnapshot, forwards: Vec<ForwardStatus>, now: Now)
             .iter()
             .map(ToString::to_string)
             .collect(),
-        notes: snapshot.config.status_notes(),
+        notes: snapshot
+            .config
+            .status_notes()
+            .into_iter()
+            .chain(snapshot.note.clone())
+            .collect(),
     }
 }
 

@@ -8,8 +8,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tunneld_proto::status::State;
-use tunneld_tests::daemon::Daemon;
+use tunneld_proto::status::{ForwardKind, State};
+use tunneld_tests::daemon::{Daemon, listen_addr};
 use tunneld_tests::home::{DEFAULTS, Home};
 use tunneld_tests::payload;
 use tunneld_tests::rpc;
@@ -659,5 +659,26 @@ async fn up_without_a_terminal_says_once_why_it_still_waits() -> Result<()> {
     // Once while it waits, and perhaps as the reason of the time-out.
     assert!((1..=2).contains(&said), "{output:#?}");
     assert!(output.stderr.contains("trying again"), "{output:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn events_print_the_refusal_of_a_connection_with_the_servers_reason() -> Result<()> {
+    let server = Sshd::start_with_lines(&["AllowTcpForwarding no"]).await?;
+    let home = Home::new()?;
+    let forward = "local_forward = \"0 127.0.0.1:9\"\n";
+    home.write("t.toml", &(server.tunnel_toml("t")? + forward))?;
+    let daemon = Daemon::start(&home).await?;
+    let tunnel = daemon.wait_up("t").await?;
+    let mut events = home.command("tunnelctl")?;
+    events.args(["events", "-v"]);
+    let events = process::Process::start("events", events)?;
+    events.log().wait("waiting for events", LONG).await?;
+    let mut client = tcp(listen_addr(&tunnel, ForwardKind::Local)?).await?;
+    let read = client.read(&mut [0; 8]).await;
+    assert!(!matches!(read, Ok(n) if n > 0), "{read:?}");
+    let line = events.log().wait("a connection was refused", LONG).await?;
+    assert!(line.contains("t 127.0.0.1:"), "{line}");
+    assert!(line.contains("(code 1)"), "{line}");
     Ok(())
 }

@@ -162,6 +162,22 @@ async fn a_request_is_answered_after_half_close() -> Result<()> {
 }
 
 #[tokio::test]
+async fn sixty_four_clients_that_say_nothing_keep_nobody_out() -> Result<()> {
+    let (home, daemon) = start_with_stopped_tunnel().await?;
+    let mut talking = daemon.rpc().await?;
+    let mut silent = Vec::new();
+    for _ in 0..63 {
+        silent.push(Rpc::connect(&home.socket()).await?);
+    }
+    home.ctl(&["status"]).await?.expect_exit(0)?;
+    // The oldest silent client made room. The one that said hello stays.
+    silent.remove(0).wait_closed(LONG).await?;
+    let status = talking.call("daemon.status", json!({})).await?;
+    assert!(status.is_ok(), "{status:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_sixty_fifth_client_gets_the_error_busy() -> Result<()> {
     let (home, daemon) = start_with_stopped_tunnel().await?;
     let mut clients = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 use tunneld_proto::status::{ForwardKind, State};
@@ -58,5 +58,9 @@ pub(crate) async fn refusing_target(key: &str) -> Result<()> {
     let after = fixture.daemon.status("t").await?;
     assert_eq!(session_since(&after), session_since(&tunnel));
     assert_eq!(after.state, State::Up);
+    if key == "local_forward" {
+        let refusal = after.forwards[1].refused.as_ref().context("no refusal")?;
+        assert_eq!((refusal.count, refusal.code), (1, Some(2)), "{refusal:?}");
+    }
     Ok(())
 }

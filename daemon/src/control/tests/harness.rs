@@ -72,10 +72,12 @@ impl TestDaemon {
     pub(super) fn client(&mut self, capacity: usize, hung_up: Arc<AtomicBool>) -> TestClient {
         let (server, client) = tokio::io::duplex(capacity);
         let context = self.context.clone();
-        self.tasks
-            .spawn(connection::serve(server, context, move || {
-                hung_up.load(Ordering::Relaxed)
-            }));
+        self.tasks.spawn(connection::serve(
+            server,
+            context,
+            Arc::default(),
+            move || hung_up.load(Ordering::Relaxed),
+        ));
         let (reader, writer) = tokio::io::split(client);
         TestClient {
             reader: BufReader::new(reader),

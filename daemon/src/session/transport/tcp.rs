@@ -18,6 +18,10 @@ use tunneld_platform::fd_reserve::{self, FdUse};
 /// Limit for one address, so that a host that drops packets does not use up `connect_timeout` alone.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Time without traffic after which the kernel sends a probe, and the time between probes that are not answered.
+const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
 /// Looks up `host` and returns its addresses of the wanted family, in the order in which to try them. `slot` is given back
 /// when the lookup ends.
 ///
@@ -150,7 +154,13 @@ async fn connect_one(
             })?;
         socket.bind(SocketAddr::new(*from, 0))?;
     }
-    socket.set_keepalive(liveness.tcp_keep_alive)?;
+    if liveness.tcp_keep_alive {
+        // The system's own times are hours: too long where this is the only sign of life (server_alive_interval = 0).
+        let probes = socket2::TcpKeepalive::new()
+            .with_time(TCP_KEEPALIVE_IDLE)
+            .with_interval(TCP_KEEPALIVE_INTERVAL);
+        socket2::SockRef::from(&socket).set_tcp_keepalive(&probes)?;
+    }
     let stream = timeout(ADDRESS_TIMEOUT, socket.connect(address))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 s"))??;

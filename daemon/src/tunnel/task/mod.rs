@@ -31,6 +31,7 @@ use super::answer_cache::SharedAnswers;
 use super::machine::{Action, Event, Machine, State};
 use super::refresh::RefreshHandle;
 use super::registry::{Lease, StatusRegistry};
+use super::session_ends::SessionEnds;
 use crate::backoff::Backoff;
 use crate::failure::{Failure, FailureKind};
 use crate::forward::{Forwards, ServerListeners};
@@ -97,6 +98,8 @@ struct History {
     reconnects: u64,
     /// Whether the last session was lost while it was up, rather than closed on request.
     session_was_lost: bool,
+    /// How the last sessions ended.
+    ends: SessionEnds,
 }
 
 /// The result of background work.
@@ -159,6 +162,7 @@ impl Task {
                 last_error: None,
                 reconnects: 0,
                 session_was_lost: false,
+                ends: SessionEnds::default(),
             },
             config,
         };

@@ -85,6 +85,7 @@ impl Task {
             prompt: self.activity.prompt().cloned(),
             session: live.map(|live| live.status.clone()),
             reconnects: self.history.reconnects,
+            note: self.history.ends.note(),
         };
         let now = (Timestamp::now(), Instant::now());
         self.forwards.set_summary(status::summary(&snapshot, now));

@@ -233,7 +233,11 @@ impl Task {
         if self.machine.live_epoch() != Some(epoch) {
             return;
         }
-        if let Some(session) = self.activity.live().map(|live| live.session.clone()) {
+        if let Some(live) = self.activity.live() {
+            let session = live.session.clone();
+            let uptime = Timestamp::now().duration_since(live.status.since);
+            // Negative after a change of the clock.
+            let uptime = uptime.try_into().unwrap_or_default();
             if matches!(self.machine.state(), State::Up { .. }) {
                 warn!(
                     tunnel = self.config.name,
@@ -241,6 +245,7 @@ impl Task {
                     "the session ended: {why}"
                 );
                 self.history.session_was_lost = true;
+                self.history.ends.record(&why.kind, uptime);
             }
             // Before the machine's new state is published, so that no client sees forwards of a lost session.
             self.forwards.detach();
