@@ -105,6 +105,8 @@ pub(crate) enum Command {
     Env(EnvArgs),
     /// Print the proxy auto-configuration file for browsers, made from proxy_for
     Pac(Pac),
+    /// Print the metrics, for example for node_exporter's textfile collector
+    Metrics(Metrics),
     /// Stop the daemon and all tunnels
     Shutdown,
     /// Run a program in a new session (internal)
@@ -375,6 +377,13 @@ pub(crate) struct EnvArgs {
     /// Also GIT_SSH_COMMAND, for git over SSH
     #[arg(long)]
     pub(crate) git: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Metrics {
+    /// Write the metrics to a file, which is replaced in one step, instead of printing them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

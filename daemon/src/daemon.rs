@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 use tunneld_proto::endpoint::Listener;
@@ -15,6 +16,8 @@ use crate::control::{self, ControlContext};
 use crate::hooks::{Askpass, Hooks};
 use crate::reload::ReloadTask;
 use crate::reload::watcher::Watcher;
+use crate::web::HttpListen;
+use tunneld_config::model::DaemonConfig;
 use tunneld_platform::events::{SystemEvent, SystemEvents};
 use tunneld_platform::heap::{self, MemoryTrimmer};
 use tunneld_platform::service::{ServiceState, notify_manager, watchdog_interval};
@@ -59,6 +62,12 @@ impl Daemon {
             Askpass::from_env(&|name| std::env::var_os(name)),
         );
         self.tasks.spawn(hooks.run(stopping.clone()));
+    }
+
+    /// Starts the task that serves `http_listen`; `config` has `[daemon]` as it is in force.
+    pub(crate) fn serve_http(&mut self, config: watch::Receiver<DaemonConfig>) {
+        let http = HttpListen::new(self.context.sources(), config);
+        self.tasks.spawn(http.run(self.context.stopping.clone()));
     }
 
     /// Reports the daemon as ready once each local listener of the first configuration is bound or has failed.

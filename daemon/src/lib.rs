@@ -24,12 +24,14 @@ pub mod session;
 pub mod state_file;
 pub mod supervisor;
 pub mod tunnel;
+pub mod web;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use anyhow::Context as _;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tunneld_proto::endpoint::{self, Endpoint, Listener};
@@ -100,7 +102,9 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
         state_file.clone(),
         &mut tasks,
     );
+    let (daemon_config, daemon_config_in_force) = watch::channel(loaded.daemon.clone());
     let reload = ReloadContext {
+        daemon: daemon_config,
         dir,
         reader,
         log: (!filter_fixed).then(|| log.clone()),
@@ -124,6 +128,7 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
     start_tunnels(&context, loaded, ad_hoc).await;
     let mut daemon = Daemon { context, tasks };
     daemon.serve(listener, reload_task, watcher);
+    daemon.serve_http(daemon_config_in_force);
     daemon.notify_ready().await;
     daemon.run_until_stop(&mut signals).await;
     daemon.stop().await;

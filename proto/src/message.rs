@@ -76,6 +76,8 @@ pub mod method {
     pub const DAEMON_STATUS: &str = "daemon.status";
     /// Returns the proxy auto-configuration file, [`Pac`](super::Pac).
     pub const PAC: &str = "proxy.pac";
+    /// Returns the metrics of the daemon and its tunnels, [`Metrics`](super::Metrics).
+    pub const METRICS: &str = "daemon.metrics";
     /// Stops the daemon and all tunnels.
     pub const SHUTDOWN: &str = "daemon.shutdown";
     /// Returns a snapshot, then sends every change as an event. Takes [`Subscribe`](super::Subscribe), returns
@@ -138,6 +140,13 @@ pub struct StatusParams {
 pub struct Pac {
     /// The text of the file, as the dynamic forwards serve it at `/proxy.pac`.
     pub file: String,
+}
+
+/// Result of `daemon.metrics`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// The metrics in the Prometheus text format, version 0.0.4.
+    pub text: String,
 }
 
 /// Result of `tunnel.status`, `tunnel.up`, `tunnel.down` and `tunnel.restart`.

@@ -330,6 +330,10 @@ fn replies(golden: &mut Golden) {
         file: "function FindProxyForURL(url, host) {}\n".into(),
     };
     golden.reply(method::PAC, &pac);
+    let metrics = Metrics {
+        text: "# HELP tunneld_tunnel_up Whether the session and every forward work.\n".to_owned(),
+    };
+    golden.reply(method::METRICS, &metrics);
     golden.reply(method::SUBSCRIBE, &snapshot(None));
     let error = RpcError::new(ErrorKind::TunnelNotFound, "no tunnel is called bd")
         .hint("did you mean db?")

@@ -12,6 +12,7 @@ pub(crate) mod env;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod logs;
+pub(crate) mod metrics;
 mod mirror;
 pub(crate) mod pac;
 pub(crate) mod proxy_env;

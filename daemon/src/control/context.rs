@@ -10,6 +10,7 @@ use crate::log::Log;
 use crate::reload::ReloadHandle;
 use crate::state_file::StateFile;
 use crate::supervisor::Supervisor;
+use crate::web::Sources;
 
 /// Everything that calls on the control socket read or change; shared by all connections.
 pub struct ControlContext {
@@ -34,4 +35,15 @@ pub struct ControlContext {
     pub stopping: CancellationToken,
     /// Cancelled when all tunnels have stopped. Connections end then.
     pub stopped: CancellationToken,
+}
+
+impl ControlContext {
+    /// What the answers of `http_listen` are made from.
+    pub fn sources(&self) -> Sources {
+        Sources {
+            supervisor: self.supervisor.clone(),
+            reloader: self.reloader.clone(),
+            started_at: self.started_at,
+        }
+    }
 }

@@ -8,8 +8,8 @@ use secrecy::SecretString;
 use serde_json::Value;
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{
-    Add, Added, Answer, Cancel, Connect, DaemonStatus, Names, Pac, Prompts, Remove, SetLevel,
-    StatusParams, Tunnels, method,
+    Add, Added, Answer, Cancel, Connect, DaemonStatus, Metrics, Names, Pac, Prompts, Remove,
+    SetLevel, StatusParams, Tunnels, method,
 };
 use tunneld_proto::status::TunnelStatus;
 use tunneld_proto::version::VERSION;
@@ -18,6 +18,7 @@ use super::context::ControlContext;
 use super::request::params;
 use super::wait::{self, Goal};
 use crate::session::{Channel, OpenError};
+use crate::web::metrics::Format;
 use tunneld_config::model::Via;
 use tunneld_config::save::ADDED_KEYS;
 
@@ -85,6 +86,9 @@ pub(super) async fn call(
                 file: context.supervisor.pac(),
             })
         }
+        method::METRICS => json(&Metrics {
+            text: context.sources().metrics(Format::Prometheus),
+        }),
         method::DAEMON_STATUS => json(&daemon_status(context)),
         _ => Err(unknown_method(name)),
     }
@@ -115,6 +119,7 @@ fn unknown_method(name: &str) -> RpcError {
         method::CONNECT,
         method::DAEMON_STATUS,
         method::PAC,
+        method::METRICS,
         method::SHUTDOWN,
         method::SUBSCRIBE,
     ];

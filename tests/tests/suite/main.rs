@@ -24,6 +24,7 @@ mod fixture;
 mod forward_checks;
 mod hooks;
 mod host_keys;
+mod http_listen;
 mod http_proxy;
 mod key_derivation;
 mod keyboard_interactive;
