@@ -369,10 +369,27 @@ pub(super) struct KnownPanic {
     pub(super) function: &'static str,
 }
 
-/// A write to an eventfd fails only with EAGAIN, at a counter of 2^64 - 2 (eventfd(2)).
-pub(super) const KNOWN_PANICS: &[KnownPanic] = &[KnownPanic {
-    call: "write",
-    descriptor: "<anon_inode:[eventfd]>",
-    file: ("tokio", "src/runtime/io/driver.rs"),
-    function: "tokio::runtime::io::driver::Handle::unpark",
-}];
+/// The panics that do not count, if the call failed on this kind of descriptor.
+pub(super) const KNOWN_PANICS: &[KnownPanic] = &[
+    // A write to an eventfd fails only with EAGAIN, at a counter of 2^64 - 2 (eventfd(2)).
+    KnownPanic {
+        call: "write",
+        descriptor: "<anon_inode:[eventfd]>",
+        file: ("tokio", "src/runtime/io/driver.rs"),
+        function: "tokio::runtime::io::driver::Handle::unpark",
+    },
+    KnownPanic {
+        call: "write",
+        descriptor: "<anon_inode:[eventfd]>",
+        file: ("notify", "src/inotify.rs"),
+        function: "<notify::inotify::INotifyWatcher as core::ops::drop::Drop>::drop",
+    },
+    // The pair of sockets that reports signals: both ends are in the daemon, so none is reset, and to read it the kernel
+    // only copies what is queued.
+    KnownPanic {
+        call: "recvfrom",
+        descriptor: "<UNIX-STREAM:[",
+        file: ("signal-hook-tokio", "src/lib.rs"),
+        function: "<signal_hook_tokio::SignalsInfo<E> as futures_core::stream::Stream>::poll_next",
+    },
+];
