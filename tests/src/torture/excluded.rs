@@ -378,12 +378,6 @@ pub(super) const KNOWN_PANICS: &[KnownPanic] = &[
         file: ("tokio", "src/runtime/io/driver.rs"),
         function: "tokio::runtime::io::driver::Handle::unpark",
     },
-    KnownPanic {
-        call: "write",
-        descriptor: "<anon_inode:[eventfd]>",
-        file: ("notify", "src/inotify.rs"),
-        function: "<notify::inotify::INotifyWatcher as core::ops::drop::Drop>::drop",
-    },
     // The pair of sockets that reports signals: both ends are in the daemon, so none is reset, and to read it the kernel
     // only copies what is queued.
     KnownPanic {

@@ -19,6 +19,8 @@ const SMOKE: &[&str] = &[
     "statx:error=EIO:when=6",
     "epoll_ctl:error=ENOMEM:when=9",
     "clone3:error=EAGAIN:when=2",
+    // The thread of the configuration's watcher.
+    "clone3:error=EAGAIN:when=3",
     "rename:error=ENOSPC:when=1",
     "inotify_add_watch:error=ENOSPC:when=1",
     "pipe2:error=EMFILE:when=1",
