@@ -129,7 +129,8 @@ impl Evidence<'_> {
     /// Makes each panic a fault, except a known one that a hit explains. Returns when the first of those was hit.
     fn judge_panics(&mut self) -> Option<SystemTime> {
         let mut first = None;
-        for panic in Panic::all(self.log) {
+        let printed = without_log_lines(self.log);
+        for panic in Panic::all(&printed) {
             let hit = |known: &KnownPanic| {
                 let mut hits = self.hits.iter();
                 hits.find(|hit| hit.call() == known.call && hit.text.contains(known.descriptor))
@@ -155,6 +156,19 @@ impl Evidence<'_> {
             }
         }
     }
+}
+
+/// Returns `text` without log lines. The log has a thread of its own, so a line of it may be in the middle of another.
+fn without_log_lines(text: &str) -> String {
+    // `2026-12-01T05:17:00.027Z`
+    let is_time =
+        |bytes: &[u8]| matches!(bytes, [_, _, _, _, b'-', _, _, b'-', _, _, b'T', .., b'Z']);
+    let mut rest = String::new();
+    for line in text.split_inclusive('\n') {
+        let log = line.as_bytes().windows(24).position(is_time);
+        rest.push_str(log.and_then(|at| line.get(..at)).unwrap_or(line));
+    }
+    rest
 }
 
 /// A panic that the daemon printed.

@@ -54,6 +54,10 @@ fn a_known_panic_counts_only_at_its_place_and_with_a_hit_on_its_descriptor() {
         .verdict()
     };
     assert_eq!(verdict(&log, eventfd()), Verdict::Impossible);
+    let torn = "runtime::io\u{1}::driver::Handle";
+    let torn = log.replace("runtime::io::driver::Handle", torn);
+    let torn = torn.replace('\u{1}', "2026-12-01T05:53:28.936Z  INFO up\n");
+    assert_eq!(verdict(&torn, eventfd()), Verdict::Impossible);
     let other_hit = hit("write(4</h/file>, \"\", 8)");
     assert!(matches!(verdict(&log, other_hit), Verdict::Wrong(_)));
     let other_function = panic_in("1.54.1", "tokio::runtime::io::driver::Driver::turn");
