@@ -97,6 +97,8 @@ pub(crate) enum Command {
     Reload,
     /// Connect stdin and stdout to HOST:PORT through a tunnel
     Connect(Connect),
+    /// Open the web page: all tunnels, their rates, questions and log
+    Web(Web),
     /// Open a browser with its own profile that reaches web pages through a tunnel
     Browse(Browse),
     /// Run a program with a tunnel up and the proxy variables set
@@ -377,6 +379,13 @@ pub(crate) struct EnvArgs {
     /// Also GIT_SSH_COMMAND, for git over SSH
     #[arg(long)]
     pub(crate) git: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Web {
+    /// Print the address, with a key for one use, instead of opening a browser
+    #[arg(long)]
+    pub(crate) no_browser: bool,
 }
 
 #[derive(Debug, Args)]

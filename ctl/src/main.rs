@@ -132,6 +132,7 @@ async fn run(context: &Context, command: &Command) -> Result<(), Exit> {
         Command::Exec(exec) => commands::exec::run(context, exec).await,
         Command::Env(env) => commands::env::run(context, env).await,
         Command::Pac(pac) => commands::pac::run(context, pac).await,
+        Command::Web(web) => commands::web::run(context, web).await,
         Command::Metrics(metrics) => commands::metrics::run(context, metrics).await,
         Command::Shutdown => commands::shutdown::run(context).await,
         Command::RunDetached { argv } => Err(daemon::run_detached(argv)),

@@ -78,6 +78,8 @@ pub mod method {
     pub const PAC: &str = "proxy.pac";
     /// Returns the metrics of the daemon and its tunnels, [`Metrics`](super::Metrics).
     pub const METRICS: &str = "daemon.metrics";
+    /// Opens the web page for one browser, [`WebOpened`](super::WebOpened).
+    pub const WEB_OPEN: &str = "web.open";
     /// Stops the daemon and all tunnels.
     pub const SHUTDOWN: &str = "daemon.shutdown";
     /// Returns a snapshot, then sends every change as an event. Takes [`Subscribe`](super::Subscribe), returns
@@ -147,6 +149,24 @@ pub struct Pac {
 pub struct Metrics {
     /// The metrics in the Prometheus text format, version 0.0.4.
     pub text: String,
+}
+
+/// Result of `web.open`: where one browser finds the web page. `Debug` leaves out the address, which holds a key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebOpened {
+    /// Address with a key that is valid for a minute and for one use.
+    pub url: String,
+    /// Path of a file that leads to the address and that only this user can read, for the browser's command line; it is
+    /// removed after a minute. `None` if it could not be written.
+    pub file: Option<String>,
+}
+
+impl std::fmt::Debug for WebOpened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WebOpened")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Result of `tunnel.status`, `tunnel.up`, `tunnel.down` and `tunnel.restart`.

@@ -6,9 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::process::write_script;
-
-/// The user and group id of the browser if the tests run as root: `nobody`.
-const UID: u32 = 65534;
+use crate::unprivileged::UID;
 
 /// Writes a program named `chromium` to `folder`. It runs the real one without a screen, prints the page as HTML when it
 /// has loaded, and ends. Its arguments are passed on.

@@ -23,6 +23,7 @@ pub(crate) mod shutdown;
 pub(crate) mod status;
 pub(crate) mod up;
 mod wait;
+pub(crate) mod web;
 
 use tunneld_proto::client::Client;
 use tunneld_proto::message::{StatusParams, Tunnels, method};

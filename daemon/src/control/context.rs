@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tunneld_proto::error::RpcError;
+use tunneld_proto::message::WebOpened;
 
 use crate::log::Log;
 use crate::reload::ReloadHandle;
@@ -35,7 +38,12 @@ pub struct ControlContext {
     pub stopping: CancellationToken,
     /// Cancelled when all tunnels have stopped. Connections end then.
     pub stopped: CancellationToken,
+    /// Takes the requests of `web.open`.
+    pub web: mpsc::Sender<WebRequest>,
 }
+
+/// Where the address of the web page is sent to.
+pub type WebRequest = oneshot::Sender<Result<WebOpened, RpcError>>;
 
 impl ControlContext {
     /// What the answers of `http_listen` are made from.

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use serde_json::Value;
+use tokio::sync::oneshot;
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{
     Add, Added, Answer, Cancel, Connect, DaemonStatus, Metrics, Names, Pac, Prompts, Remove,
-    SetLevel, StatusParams, Tunnels, method,
+    SetLevel, StatusParams, Tunnels, WebOpened, method,
 };
 use tunneld_proto::status::TunnelStatus;
 use tunneld_proto::version::VERSION;
@@ -50,7 +51,7 @@ pub(super) fn stopping_error() -> RpcError {
 }
 
 /// Carries out one call and returns its result.
-pub(super) async fn call(
+pub(crate) async fn call(
     context: &ControlContext,
     name: &str,
     call_params: Value,
@@ -89,9 +90,17 @@ pub(super) async fn call(
         method::METRICS => json(&Metrics {
             text: context.sources().metrics(Format::Prometheus),
         }),
+        method::WEB_OPEN => json(&open_web_page(context).await?),
         method::DAEMON_STATUS => json(&daemon_status(context)),
         _ => Err(unknown_method(name)),
     }
+}
+
+async fn open_web_page(context: &ControlContext) -> Result<WebOpened, RpcError> {
+    let (reply, opened) = oneshot::channel();
+    let sent = context.web.send(reply).await;
+    sent.map_err(|_| stopping_error())?;
+    opened.await.map_err(|_| stopping_error())?
 }
 
 /// Result of a method that has nothing to report: `{}`.
@@ -120,6 +129,7 @@ fn unknown_method(name: &str) -> RpcError {
         method::DAEMON_STATUS,
         method::PAC,
         method::METRICS,
+        method::WEB_OPEN,
         method::SHUTDOWN,
         method::SUBSCRIBE,
     ];

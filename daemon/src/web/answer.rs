@@ -9,10 +9,10 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 
 /// A complete response.
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// Returns a response with a body of this type.
-pub(super) fn with_body(
+pub(crate) fn with_body(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,
@@ -41,12 +41,12 @@ pub(super) fn with_body(
 }
 
 /// Returns one line of text.
-pub(super) fn text(status: StatusCode, line: impl Into<Bytes>) -> Answer {
+pub(crate) fn text(status: StatusCode, line: impl Into<Bytes>) -> Answer {
     with_body(status, "text/plain; charset=utf-8", line)
 }
 
 /// Returns the answer to a method that the path does not have.
-pub(super) fn wrong_method(allowed: &'static str) -> Answer {
+pub(crate) fn wrong_method(allowed: &'static str) -> Answer {
     let mut response = text(
         StatusCode::METHOD_NOT_ALLOWED,
         "This method is not allowed here.\n",

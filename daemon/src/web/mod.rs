@@ -2,8 +2,9 @@
 //!
 //! The HTTP proxy of dynamic forwards is in `forward/http`.
 
-mod answer;
+pub(crate) mod answer;
 mod listener;
+pub(crate) mod peer;
 mod site;
 
 pub mod health;

@@ -50,3 +50,4 @@ mod systemd;
 #[cfg(target_os = "linux")]
 mod torture;
 mod unreadable_files;
+mod web_page;

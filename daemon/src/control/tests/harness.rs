@@ -61,6 +61,7 @@ impl TestDaemon {
             client_count: AtomicUsize::new(0),
             stopping: CancellationToken::new(),
             stopped: CancellationToken::new(),
+            web: tokio::sync::mpsc::channel(1).0,
         });
         Self {
             context,
