@@ -105,6 +105,8 @@ pub(crate) enum Command {
     Env(EnvArgs),
     /// Print the proxy auto-configuration file for browsers, made from proxy_for
     Pac(Pac),
+    /// Make tunnels of what other programs saved: ssh, PuTTY, MobaXterm, browser add-ons, units
+    Import(ImportArgs),
     /// Stop the daemon and all tunnels
     Shutdown,
     /// Run a program in a new session (internal)
@@ -382,4 +384,48 @@ pub(crate) struct Pac {
     /// Write the file instead of printing it
     #[arg(long, value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,
+}
+
+/// A file that `import` reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImportFormat {
+    /// Hosts with forwards [default file: ~/.ssh/config]
+    SshConfig,
+    /// PuTTY: an export of the registry (.reg), or ~/.putty/sessions
+    Putty,
+    /// MobaXterm.ini, or a .mxtsessions file
+    Mobaxterm,
+    /// FoxyProxy's export: .json, or .xml of version 4
+    Foxyproxy,
+    /// SwitchyOmega's backup (.bak), or a rule list
+    Switchyomega,
+    /// A systemd unit that runs ssh, autossh or sshuttle
+    Unit,
+    /// A launchd agent that runs ssh, autossh or sshuttle
+    Launchd,
+}
+
+#[derive(Debug, Args)]
+#[command(override_usage = "tunnelctl import [OPTIONS] FORMAT [FILE]\n       \
+                            tunnelctl import [OPTIONS] -- ssh|autossh|sshuttle ARGUMENT...")]
+pub(crate) struct ImportArgs {
+    /// What the file is
+    #[arg(
+        value_enum,
+        required_unless_present = "command",
+        conflicts_with = "command"
+    )]
+    pub(crate) format: Option<ImportFormat>,
+    /// The file; - for stdin
+    #[arg(conflicts_with = "command")]
+    pub(crate) file: Option<PathBuf>,
+    /// Add the tunnels to the configuration instead of printing them
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Name of the tunnel, if there is one
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// A command line of ssh, autossh or sshuttle
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
 }
