@@ -29,10 +29,10 @@ pub(crate) fn read(text: &str) -> Result<Import, Exit> {
             }
         } else if is_bookmarks(section)
             && let Some((name, value)) = line.split_once('=')
+            && name != "SubRep"
+            && name != "ImgNum"
         {
-            if name != "SubRep" && name != "ImgNum" {
-                bookmark(&mut import, name.trim(), value.trim());
-            }
+            bookmark(&mut import, name.trim(), value.trim());
         }
     }
     if !has_bookmarks {

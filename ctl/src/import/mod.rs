@@ -19,6 +19,7 @@ pub(crate) mod switchyomega;
 pub(crate) mod toml_text;
 pub(crate) mod unit;
 mod url_rule;
+mod url_samples;
 mod xml;
 
 use serde_json::{Map, Value};

@@ -27,7 +27,11 @@ pub(crate) fn block(tunnel: &ImportedTunnel) -> String {
     let bare = !tunnel.name.contains('.');
     let quote = if bare { "" } else { "\"" };
     text.push_str(&format!("[tunnel.{quote}{}{quote}]\n", tunnel.name));
-    for (key, value) in &tunnel.keys {
+    // The destination first, as people write it.
+    let first = |key: &str| !matches!(key, "host" | "host_name" | "user" | "port");
+    let mut keys: Vec<_> = tunnel.keys.iter().collect();
+    keys.sort_by_key(|(key, _)| first(key));
+    for (key, value) in keys {
         text.push_str(&format!("{key} = {}\n", toml(value)));
     }
     if tunnel.incomplete {

@@ -25,6 +25,7 @@ mod forward_checks;
 mod hooks;
 mod host_keys;
 mod http_proxy;
+mod import;
 mod key_derivation;
 mod keyboard_interactive;
 mod known_hosts;
