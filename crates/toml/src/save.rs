@@ -130,25 +130,29 @@ fn appended(text: &str, block: &str) -> String {
     text
 }
 
-/// Writes the lines of comments in `block` above the header of the tunnel, without those that are in the file already.
-/// A tunnel without a header (`tunnel.db.host = …`) gets none.
+/// Writes the lines of comments in `block` above the header of the tunnel, without those that are in the file already and
+/// those of a key (`# host = …`) that the tunnel has. A tunnel without a header (`tunnel.db.host = …`) gets none.
 fn comment(document: &mut DocumentMut, name: &str, block: &str) {
     let text = document.to_string();
-    let lines = block
-        .lines()
-        .map(str::trim)
-        .filter(|line| line.starts_with('#') && !text.lines().any(|known| known.trim() == *line));
-    let added: String = lines.map(|line| format!("{line}\n")).collect();
     let tunnels = document.get_mut("tunnel").and_then(Item::as_table_like_mut);
-    if let Some(table) = tunnels
+    let Some(table) = tunnels
         .and_then(|tunnels| tunnels.get_mut(name))
         .and_then(Item::as_table_mut)
         .filter(|table| !table.is_dotted())
-    {
-        let before = table.decor().prefix().and_then(|prefix| prefix.as_str());
-        let before = before.unwrap_or_default().to_owned();
-        table.decor_mut().set_prefix(before + &added);
-    }
+    else {
+        return;
+    };
+    let has_key = |line: &str| {
+        let key = line.trim_start_matches(['#', ' ']).split_once(" = ");
+        key.is_some_and(|(key, _)| table.contains_key(key))
+    };
+    let known = |line: &str| text.lines().any(|known| known.trim() == line);
+    let lines = block.lines().map(str::trim);
+    let lines = lines.filter(|line| line.starts_with('#') && !known(line) && !has_key(line));
+    let added: String = lines.map(|line| format!("{line}\n")).collect();
+    let before = table.decor().prefix().and_then(|prefix| prefix.as_str());
+    let before = before.unwrap_or_default().to_owned();
+    table.decor_mut().set_prefix(before + &added);
 }
 
 /// The file that a tunnel is saved in.
@@ -322,7 +326,10 @@ fn edit(
         if added.contains(&key.as_str())
             && let Some(old) = table.get(key).and_then(Item::as_value)
         {
-            value = joined(old, value);
+            match joined(old, value) {
+                Some(both) => value = both,
+                None => continue,
+            }
         }
         match table.get_mut(key).and_then(Item::as_value_mut) {
             // Keeps the comment behind the value.
@@ -338,9 +345,9 @@ fn edit(
     Ok(())
 }
 
-/// Returns a list of the values in `old`, with its layout and comments, and those of `new` that it does not have. Both
-/// may be single values.
-fn joined(old: &Value, new: Value) -> Value {
+/// Returns a list of the values in `old`, with its layout and comments, and those of `new` that it does not have; `None`
+/// if it has them all. Both may be single values.
+fn joined(old: &Value, new: Value) -> Option<Value> {
     let mut list = match old {
         Value::Array(list) => list.clone(),
         single => Array::from_iter([single.clone().decorated("", "")]),
@@ -354,12 +361,13 @@ fn joined(old: &Value, new: Value) -> Value {
         let text = value.as_str().map(str::to_owned);
         text.unwrap_or_else(|| value.to_string().trim().to_owned())
     };
+    let before = list.len();
     for value in added {
         if !list.iter().any(|known| text(known) == text(&value)) {
             list.push(value);
         }
     }
-    Value::Array(list)
+    (list.len() > before).then_some(Value::Array(list))
 }
 
 /// Converts JSON to a TOML value.

@@ -43,7 +43,7 @@ pub(crate) fn read(text: &str) -> Result<Import, Exit> {
         import.note(
             "MobaXterm keeps its tunnels apart from the bookmarks, in a format that is not public:",
         );
-        import.note("add the forwards of MobaSSHTunnel to each tunnel, then remove autostart");
+        import.note("add the forwards of MobaSSHTunnel to each tunnel");
     }
     Ok(import)
 }
@@ -65,7 +65,7 @@ fn bookmark(import: &mut Import, name: &str, value: &str) {
         return;
     }
     let mut tunnel = ImportedTunnel::new(name);
-    tunnel.incomplete = true;
+    tunnel.incomplete = Some("add the forwards");
     tunnel.set("host", get(1));
     match get(2).parse::<u16>() {
         Ok(22 | 0) | Err(_) => {}

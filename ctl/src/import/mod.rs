@@ -91,8 +91,8 @@ pub(crate) struct ImportedTunnel {
     pub(crate) keys: Map<String, Value>,
     /// Keys that are written as comments: they run programs, or only the user can complete them.
     pub(crate) disabled: Map<String, Value>,
-    /// The tunnel cannot work before the user completes it, so it does not start by itself.
-    pub(crate) incomplete: bool,
+    /// Why the tunnel cannot work before the user completes it; it does not start by itself then.
+    pub(crate) incomplete: Option<&'static str>,
     /// Lines of comment above the table.
     pub(crate) notes: Vec<String>,
 }

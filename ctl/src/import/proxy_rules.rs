@@ -45,9 +45,7 @@ pub(super) fn tunnel(name: &str, host: &str, port: &str) -> Result<ImportedTunne
     };
     let mut tunnel = ImportedTunnel::new(name);
     tunnel.set("dynamic_forward", port);
-    tunnel.incomplete = true;
-    tunnel
-        .note("the browser knows the port, not the SSH server: write host, then remove autostart");
+    tunnel.incomplete = Some("the browser knows the port, not the SSH server: write host");
     tunnel.disable("host", "user@server");
     Ok(tunnel)
 }

@@ -75,7 +75,7 @@ fn tunnel(name: &str, path: Option<&str>, runs_programs: bool) -> ImportedTunnel
         Some(path) if runs_programs => {
             tunnel.note("the file runs programs (ProxyCommand, Match exec): remove this # after you have read it");
             tunnel.disable("ssh_config", path);
-            tunnel.incomplete = true;
+            tunnel.incomplete = Some("read the file and use ssh_config");
         }
         Some(path) => tunnel.set("ssh_config", path),
     }

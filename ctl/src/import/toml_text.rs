@@ -34,8 +34,8 @@ pub(crate) fn block(tunnel: &ImportedTunnel) -> String {
     for (key, value) in keys {
         text.push_str(&format!("{key} = {}\n", toml(value)));
     }
-    if tunnel.incomplete {
-        text.push_str("autostart = false\n");
+    if let Some(why) = tunnel.incomplete {
+        text.push_str(&format!("autostart = false # {why}, then remove this\n"));
     }
     for (key, value) in &tunnel.disabled {
         text.push_str(&format!("# {key} = {}\n", toml(value)));

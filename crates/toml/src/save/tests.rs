@@ -103,7 +103,7 @@ fn a_block_for_a_tunnel_that_exists_sets_keys_and_adds_comments_once() {
     let path = dir.path().join("work.toml");
     fs::write(&path, text).unwrap();
     let given = keys(json!({"proxy_for": ["a", "b"], "port": 2}));
-    let block = "# a note\n[tunnel.db]\nproxy_for = [\"a\", \"b\"]\n";
+    let block = "# a note\n[tunnel.db]\n# host = \"user@server\"\nproxy_for = [\"a\", \"b\"]\n";
     for _ in 0..2 {
         save_block(dir.path(), "db", &given, &["proxy_for"], block).unwrap();
         assert_eq!(
