@@ -191,7 +191,9 @@ fn files_of(dir: &Path) -> Result<Vec<PathBuf>, Exit> {
 fn read_ssh_config(context: &Context, path: &Path, text: &str) -> Result<Import, Exit> {
     let own = context.env.home()?.join(".ssh");
     // ssh looks there for relative names, wherever the including file is (ssh_config(5)).
-    let mut include = |pattern: &str| included(&own, pattern);
+    // Files that include each other twice would double the text at each level.
+    let mut left = (MAX_FILES, source::MAX_SIZE);
+    let mut include = |pattern: &str| included(&own, pattern, &mut left);
     let absolute = if path == Path::new("-") {
         None
     } else {
@@ -206,8 +208,9 @@ fn read_ssh_config(context: &Context, path: &Path, text: &str) -> Result<Import,
     ssh_config::read(text, named.as_deref(), &mut include)
 }
 
-/// The texts of the files that an Include names; those that cannot be read are skipped, as by ssh.
-fn included(own: &Path, pattern: &str) -> Vec<String> {
+/// The texts of the files that an Include names; those that cannot be read are skipped, as by ssh. `left` holds the number
+/// of files and of bytes that may still be read.
+fn included(own: &Path, pattern: &str, left: &mut (usize, u64)) -> Vec<String> {
     let home = own.parent().unwrap_or(own);
     let pattern = match pattern.strip_prefix("~/") {
         Some(rest) => home.join(rest),
@@ -218,16 +221,23 @@ fn included(own: &Path, pattern: &str) -> Vec<String> {
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
     let paths = if name.contains(['*', '?']) {
-        let all = pattern
-            .parent()
-            .and_then(|dir| files_of(dir).ok())
-            .unwrap_or_default();
-        all.into_iter()
-            .filter(|path| crate::import::is_like(&name, path))
-            .collect()
+        let dir = pattern.parent().and_then(|dir| files_of(dir).ok());
+        let mut all = dir.unwrap_or_default();
+        all.retain(|path| crate::import::is_like(&name, path));
+        all
     } else {
         vec![pattern]
     };
-    let text = |path: PathBuf| decode(&source::read(&path).ok()?, Fallback::Refuse).ok();
-    paths.into_iter().filter_map(text).collect()
+    let mut texts = Vec::new();
+    for path in paths {
+        let text = source::read(&path).and_then(|bytes| decode(&bytes, Fallback::Refuse));
+        let Ok(text) = text else { continue };
+        let size = text.len() as u64;
+        if left.0 == 0 || left.1 < size {
+            break;
+        }
+        *left = (left.0 - 1, left.1 - size);
+        texts.push(text);
+    }
+    texts
 }

@@ -11,6 +11,9 @@ use crate::adhoc::AdHocArgs;
 use crate::exit::Exit;
 use crate::options::Spec;
 
+/// The most words of a command line.
+const MAX_WORDS: usize = 4096;
+
 /// Flags of ssh(1) that have a value.
 const WITH_VALUE: &str = "BDEFIJLOPQRSWbceilmopw";
 
@@ -54,6 +57,9 @@ fn unreadable(reason: &str) -> Exit {
 
 /// Makes the tunnel of a command line, behind whatever starts the program (`sudo`, `env`, `sshpass`, `sh -c`).
 pub(super) fn tunnel(words: &[String], cwd: Option<&Path>) -> Result<ImportedTunnel, Exit> {
+    if words.len() > MAX_WORDS {
+        return Err(unreadable(&format!("it has more than {MAX_WORDS} words")));
+    }
     let mut notes = Vec::new();
     let mut has_password = false;
     let mut rest = words;

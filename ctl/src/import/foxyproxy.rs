@@ -1,8 +1,10 @@
 //! FoxyProxy's exports: XML of version 4, JSON of versions 6 and 7 (proxies by id) and of version 8 (a list).
 
+use std::cell::Cell;
+
 use serde_json::{Map, Value};
 
-use super::proxy_rules::{Order, Rule, add_rules, check_number, tunnel};
+use super::proxy_rules::{MAX_RULES, Order, Rule, add_rules, check_number, tunnel};
 use super::url_rule::{Subject, UrlRule, regex_of};
 use super::{Import, xml};
 use crate::exit::Exit;
@@ -26,16 +28,19 @@ struct Proxy {
 /// The text is not such a file.
 pub(crate) fn read(text: &str) -> Result<Import, Exit> {
     let start = text.trim_start();
+    let budget = Cell::new(MAX_RULES);
     let proxies = if start.starts_with('<') {
-        proxies_of_xml(&xml::parse(text)?)
+        proxies_of_xml(&xml::parse(text)?, &budget)
     } else {
-        proxies_of_json(text)?
+        proxies_of_json(text, &budget)?
     };
     if proxies.is_empty() {
         return Err(Exit::usage("the file has no proxy of FoxyProxy")
             .hint("export it in FoxyProxy: Options, Export (.json), in version 4 File, Export Settings (.xml)"));
     }
-    check_number(proxies.iter().map(|proxy| proxy.rules.len()).sum())?;
+    if budget.get() == 0 {
+        check_number(MAX_RULES + 1)?;
+    }
     let mut import = Import::default();
     for proxy in proxies {
         if proxy.is_direct {
@@ -64,7 +69,7 @@ pub(crate) fn read(text: &str) -> Result<Import, Exit> {
 }
 
 /// Version 4: a wildcard or a regular expression for the whole URL.
-fn proxies_of_xml(root: &xml::Element) -> Vec<Proxy> {
+fn proxies_of_xml(root: &xml::Element, budget: &Cell<usize>) -> Vec<Proxy> {
     let list = root.child("proxies").unwrap_or(root);
     let is = |element: &xml::Element, name: &str| element.get(name) == "true";
     let proxy = |element: &xml::Element| {
@@ -95,7 +100,7 @@ fn proxies_of_xml(root: &xml::Element) -> Vec<Proxy> {
             port: get("port"),
             has_password: !get("password").is_empty(),
             rules: matches
-                .filter(|found| found.get("enabled") != "false")
+                .filter(|found| found.get("enabled") != "false" && take_one(budget))
                 .map(rule)
                 .collect(),
         }
@@ -103,7 +108,7 @@ fn proxies_of_xml(root: &xml::Element) -> Vec<Proxy> {
     list.children("proxy").map(proxy).collect()
 }
 
-fn proxies_of_json(text: &str) -> Result<Vec<Proxy>, Exit> {
+fn proxies_of_json(text: &str, budget: &Cell<usize>) -> Result<Vec<Proxy>, Exit> {
     let root: Value = serde_json::from_str(text).map_err(|err| {
         Exit::usage("the file is neither JSON nor XML of FoxyProxy")
             .caused_by(&err)
@@ -116,7 +121,7 @@ fn proxies_of_json(text: &str) -> Result<Vec<Proxy>, Exit> {
         return Ok(list
             .iter()
             .filter_map(Value::as_object)
-            .map(proxy_of_8)
+            .map(|proxy| proxy_of_8(proxy, budget))
             .collect());
     }
     let mut proxies: Vec<&Map<String, Value>> =
@@ -125,7 +130,16 @@ fn proxies_of_json(text: &str) -> Result<Vec<Proxy>, Exit> {
         proxies.extend(list.iter().filter_map(Value::as_object));
     }
     proxies.retain(|proxy| proxy.contains_key("whitePatterns") || proxy.contains_key("address"));
-    Ok(proxies.into_iter().map(proxy_of_6).collect())
+    Ok(proxies
+        .into_iter()
+        .map(|proxy| proxy_of_6(proxy, budget))
+        .collect())
+}
+
+/// Whether one more rule may be read. What is left is the rules of all proxies together, so 0 means too many.
+fn take_one(budget: &Cell<usize>) -> bool {
+    budget.set(budget.get().saturating_sub(1));
+    budget.get() > 0
 }
 
 /// A text or a number as text.
@@ -140,13 +154,14 @@ fn text(map: &Map<String, Value>, key: &str) -> String {
 fn rules(
     map: &Map<String, Value>,
     lists: [&str; 2],
+    budget: &Cell<usize>,
     rule: impl Fn(&Map<String, Value>, &str) -> Result<UrlRule, String>,
 ) -> Vec<Rule> {
     let mut rules = Vec::new();
     for (key, excludes) in lists.into_iter().zip([false, true]) {
         let items = map.get(key).and_then(Value::as_array).into_iter().flatten();
         for item in items.filter_map(Value::as_object) {
-            if item.get("active") == Some(&Value::Bool(false)) {
+            if item.get("active") == Some(&Value::Bool(false)) || !take_one(budget) {
                 continue;
             }
             let shown = text(item, "pattern");
@@ -161,7 +176,7 @@ fn rules(
 }
 
 /// Versions 6 and 7: patterns for the host. `*.` at the start is for the domain itself too, `**` for any text before.
-fn proxy_of_6(map: &Map<String, Value>) -> Proxy {
+fn proxy_of_6(map: &Map<String, Value>, budget: &Cell<usize>) -> Proxy {
     let kind = map.get("type").and_then(Value::as_u64);
     let rule = |item: &Map<String, Value>, pattern: &str| match text(item, "type").as_str() {
         "2" => UrlRule::regex(pattern, Subject::Host, pattern, false),
@@ -195,12 +210,12 @@ fn proxy_of_6(map: &Map<String, Value>) -> Proxy {
         host: text(map, "address"),
         port: text(map, "port"),
         has_password: !text(map, "password").is_empty(),
-        rules: rules(map, ["whitePatterns", "blackPatterns"], rule),
+        rules: rules(map, ["whitePatterns", "blackPatterns"], budget, rule),
     }
 }
 
 /// Version 8: expressions that may match anywhere in the URL; `://*.` is for the domain itself too.
-fn proxy_of_8(map: &Map<String, Value>) -> Proxy {
+fn proxy_of_8(map: &Map<String, Value>, budget: &Cell<usize>) -> Proxy {
     let kind = text(map, "type");
     let rule = |item: &Map<String, Value>, pattern: &str| {
         if text(item, "type") == "regex" {
@@ -229,7 +244,7 @@ fn proxy_of_8(map: &Map<String, Value>) -> Proxy {
         host: text(map, "hostname"),
         port: text(map, "port"),
         has_password: !text(map, "password").is_empty(),
-        rules: rules(map, ["include", "exclude"], rule),
+        rules: rules(map, ["include", "exclude"], budget, rule),
     }
 }
 

@@ -29,6 +29,9 @@ use tunneld_toml::name::check_name;
 /// The most tunnels that one import makes: tunneld reads as many in one file.
 pub(crate) const MAX_TUNNELS: usize = 1024;
 
+/// The most lines of comment above a tunnel, or above all of them.
+const MAX_NOTES: usize = 500;
+
 /// Keys whose values are programs that tunneld would run. A file from elsewhere must not bring them in unseen.
 const PROGRAM_KEYS: &[&str] = &[
     "answers",
@@ -80,7 +83,7 @@ impl Import {
     }
 
     pub(crate) fn note(&mut self, text: impl Into<String>) {
-        self.notes.push(text.into());
+        add_note(&mut self.notes, text.into());
     }
 }
 
@@ -132,10 +135,7 @@ impl ImportedTunnel {
     }
 
     pub(crate) fn note(&mut self, text: impl Into<String>) {
-        let text = text.into();
-        if !self.notes.contains(&text) {
-            self.notes.push(text);
-        }
+        add_note(&mut self.notes, text.into());
     }
 
     /// Sets the file of a private key. A path of another system is written as a comment, because no file is there.
@@ -155,6 +155,15 @@ impl ImportedTunnel {
             "{whose} has a password, which is not copied; if it is the login's, keep it in a password manager:"
         ));
         self.note("password_command = [\"pass\", \"show\", \"ENTRY\"]");
+    }
+}
+
+/// Adds a line once, and a last one if there are too many.
+fn add_note(notes: &mut Vec<String>, text: String) {
+    match notes.len() {
+        0..MAX_NOTES if !notes.contains(&text) => notes.push(text),
+        MAX_NOTES => notes.push("and more, which is not listed".to_owned()),
+        _ => {}
     }
 }
 
@@ -245,5 +254,45 @@ mod tests {
             tunnel.disabled.keys().collect::<Vec<_>>(),
             ["proxy_command"]
         );
+    }
+
+    /// Every beginning of a file, and every file with one byte changed, is read or refused.
+    #[test]
+    fn damaged_files_never_panic() {
+        let emr = include_str!("foxyproxy/emr.xml");
+        let omega = r#"{"+a":{"profileType":"FixedProfile","name":"a","fallbackProxy":{"scheme":"socks5","host":"::1","port":1}},"+b":{"profileType":"SwitchProfile","rules":[{"condition":{"conditionType":"UrlRegexCondition","pattern":"^https?://(.*\\.)?a\\.b/"},"profileName":"a"}]}}"#;
+        let registry = "[HKEY_CURRENT_USER\\Software\\SimonTatham\\PuTTY\\Sessions\\a%20b]\n\"HostName\"=\"h\"\n\"PortNumber\"=dword:16\n\"PortForwardings\"=\"L1=a:1,4D2=,\"\n";
+        let moba = "[Bookmarks]\na=#109#0%h%22%u%%-1%-1%%j%22%y%0%0%0%k%#x\n";
+        let unit =
+            "[Service]\nEnvironment=\"A=b\"\nExecStart=-/usr/bin/ssh -NL 1:a:2 \"${A}\" %h %i\n";
+        let hosts = "Host a \"b c\" !d\n LocalForward 1 a:1\nMatch host x\nInclude y\n";
+        let check = |text: &str| {
+            let _ = foxyproxy::read(text);
+            let _ = switchyomega::read(text);
+            let _ = putty::read_registry(text);
+            let _ = mobaxterm::read(text);
+            let _ = unit::read(text, "a@b.service");
+            let _ = launchd::read(text);
+            let _ = ssh_config::read(text, None, &mut |_| Vec::new());
+            let _ = command_line::read(&[text.to_owned()], None);
+        };
+        for text in [&emr[..1500], omega, registry, moba, unit, hosts] {
+            for at in (0..text.len()).filter(|at| text.is_char_boundary(*at)) {
+                check(&text[..at]);
+                let mut bytes = text.as_bytes().to_vec();
+                for byte in [b'"', b'%', b'\\', b'<', 0xc3] {
+                    bytes[at] = byte;
+                    if let Ok(text) = decode::decode(&bytes, decode::Fallback::Windows1252) {
+                        // One of the readers is enough for each change.
+                        let _ = match byte {
+                            b'<' => foxyproxy::read(&text).map(drop),
+                            b'%' => putty::read_registry(&text).map(drop),
+                            b'\\' => unit::read(&text, "u").map(drop),
+                            _ => switchyomega::read(&text).map(drop),
+                        };
+                    }
+                }
+            }
+        }
     }
 }

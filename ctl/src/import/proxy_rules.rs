@@ -56,7 +56,7 @@ pub(super) fn check_number(number: usize) -> Result<(), Exit> {
         return Ok(());
     }
     Err(Exit::usage(format!(
-        "the file has {number} rules; at most {MAX_RULES} are read"
+        "the file has too many rules; at most {MAX_RULES} are read"
     ))
     .hint("use wildcards for groups of hosts: *.example.internal"))
 }

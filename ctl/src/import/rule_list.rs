@@ -1,6 +1,6 @@
 //! Rule lists of SwitchyOmega: its own format, and AutoProxy's.
 
-use super::proxy_rules::Rule;
+use super::proxy_rules::{MAX_RULES, Rule};
 use super::url_rule::{Subject, UrlRule};
 use crate::exit::Exit;
 
@@ -22,11 +22,15 @@ pub(super) fn read(text: &str) -> Result<Vec<ListedRule>, Exit> {
         return Ok(lines()
             .skip(1)
             .filter_map(auto_proxy)
+            .take(MAX_RULES + 1)
             .map(|rule| (rule, None))
             .collect());
     }
     let with_result = lines().any(|line| line == "@with result" || line == "@with results");
-    Ok(lines().filter_map(|line| own(line, with_result)).collect())
+    Ok(lines()
+        .filter_map(|line| own(line, with_result))
+        .take(MAX_RULES + 1)
+        .collect())
 }
 
 /// A line of SwitchyOmega's own format: `TYPE: pattern`, `!` before it to exclude, ` +PROFILE` behind it.

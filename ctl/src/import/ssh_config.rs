@@ -8,8 +8,11 @@ use crate::exit::Exit;
 /// How deep files may include each other, as in ssh (readconf.c).
 const MAX_DEPTH: usize = 16;
 
-/// The most names and the most groups of forwards that are compared with each other.
-const MAX_HOSTS: usize = 4096;
+/// The most names, and the most groups of forwards, that are compared with each other.
+const MAX_HOSTS: usize = 1024;
+
+/// The most patterns that all groups of forwards have together.
+const MAX_PATTERNS: usize = 50_000;
 
 /// Keywords whose values are programs that ssh, or tunneld in its place, runs.
 const PROGRAMS: &[&str] = &["proxycommand", "knownhostscommand", "localcommand"];
@@ -25,12 +28,23 @@ enum Condition {
     Match,
 }
 
+impl Condition {
+    fn size(&self) -> usize {
+        match self {
+            Self::Host(patterns) => patterns.len(),
+            Self::Match => 1,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Found {
     // Names without wildcards, in the order of the file.
     names: Vec<String>,
     // The conditions of each group of forwards; all of them must hold.
     forwards: Vec<Vec<Condition>>,
+    // The number of patterns in `forwards`.
+    patterns: usize,
     runs_programs: bool,
 }
 
@@ -107,7 +121,8 @@ fn scan(
                     .iter()
                     .filter(|name| !name.contains(['*', '?', '!']))
                 {
-                    if !found.names.contains(name) {
+                    // One more than allowed is enough to refuse the file below.
+                    if found.names.len() <= MAX_HOSTS && !found.names.contains(name) {
                         found.names.push(name.clone());
                     }
                 }
@@ -126,6 +141,7 @@ fn scan(
             "localforward" | "remoteforward" | "dynamicforward" => {
                 if found.forwards.last() != Some(&current) {
                     found.forwards.push(current.clone());
+                    found.patterns += current.iter().map(Condition::size).sum::<usize>();
                 }
             }
             "include" => {
@@ -140,7 +156,10 @@ fn scan(
                     PROGRAMS.contains(&keyword) && !value.eq_ignore_ascii_case("none")
             }
         }
-        if found.names.len() > MAX_HOSTS || found.forwards.len() > MAX_HOSTS {
+        if found.names.len() > MAX_HOSTS
+            || found.forwards.len() > MAX_HOSTS
+            || found.patterns > MAX_PATTERNS
+        {
             return Err(
                 Exit::usage(format!("the file has more than {MAX_HOSTS} hosts"))
                     .hint("put the hosts that have forwards into a file of their own"),
@@ -266,9 +285,16 @@ mod tests {
     fn circles_and_floods_are_one_error() {
         let mut circle = |_: &str| vec!["Include x".to_owned()];
         assert!(read("Include x", None, &mut circle).is_err());
-        let many: String = (0..5000)
+        let many: String = (0..2000)
             .map(|number| format!("Host h{number}\n"))
             .collect();
         assert!(read(&many, None, &mut |_| Vec::new()).is_err());
+        let wide = format!("Host {}\n", many.replace("Host ", "").replace('\n', " "));
+        assert!(read(&wide, None, &mut |_| Vec::new()).is_err());
+        let groups = format!(
+            "Host {}\nDynamicForward 1\nInclude x\n",
+            "a ".repeat(60_000)
+        );
+        assert!(read(&groups, None, &mut |_| Vec::new()).is_err());
     }
 }

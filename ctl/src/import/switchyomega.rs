@@ -9,6 +9,9 @@ use crate::exit::Exit;
 /// The port of SwitchyOmega's first profile, for a list that names none.
 const DEFAULT_PORT: &str = "1080";
 
+/// The most profiles of a backup: each proxy is compared with each switch.
+const MAX_PROFILES: usize = 64;
+
 /// Reads a backup or a rule list.
 ///
 /// # Errors
@@ -48,16 +51,25 @@ fn backup(text: &str) -> Result<Import, Exit> {
         .filter(|(key, _)| key.starts_with('+'))
         .filter_map(|(_, value)| value.as_object())
         .collect();
+    if profiles.len() > MAX_PROFILES {
+        return Err(
+            Exit::usage(format!("the file has more than {MAX_PROFILES} profiles"))
+                .hint("remove those that you do not need, and export it again"),
+        );
+    }
     if profiles.is_empty() {
         return Err(Exit::usage("the file has no profile of SwitchyOmega")
             .hint("export it in SwitchyOmega: Import/Export, Make backup"));
     }
     let mut import = Import::default();
+    let mut number = 0;
     for profile in profiles
         .iter()
         .filter(|profile| text_of(profile, "profileType") == "FixedProfile")
     {
-        proxy(&mut import, profile, &profiles)?;
+        number += proxy(&mut import, profile, &profiles)?;
+        // The rules of all proxies together: each proxy may use the same list.
+        check_number(number)?;
     }
     if import.tunnels.is_empty() && import.notes.is_empty() {
         import.note("no profile has a SOCKS proxy");
@@ -69,12 +81,12 @@ fn text_of<'a>(map: &'a Map<String, Value>, key: &str) -> &'a str {
     map.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Makes the tunnel of a proxy, with the rules of every switch profile that select it.
+/// Makes the tunnel of a proxy, with the rules of every switch profile that select it. Returns the number of rules.
 fn proxy(
     import: &mut Import,
     profile: &Map<String, Value>,
     all: &[&Map<String, Value>],
-) -> Result<(), Exit> {
+) -> Result<usize, Exit> {
     let name = text_of(profile, "name");
     let servers = ["fallbackProxy", "proxyForHttp", "proxyForHttps"];
     let server = servers
@@ -85,7 +97,7 @@ fn proxy(
         import.note(format!(
             "not carried over: the profile {name}: it is not a SOCKS proxy"
         ));
-        return Ok(());
+        return Ok(0);
     };
     let port = server
         .get("port")
@@ -98,19 +110,28 @@ fn proxy(
                 tunnel.note_password("the profile in SwitchyOmega");
             }
             let mut rules = Vec::new();
+            let mut looked_at = 0;
             for switch in all {
-                rules.extend(rules_for(name, switch)?);
+                let found = rules_for(name, switch)?;
+                looked_at += found.len();
+                check_number(looked_at)?;
+                // A switch that never selects the proxy says nothing about it.
+                if found.iter().any(|rule| !rule.excludes) {
+                    rules.extend(found);
+                }
             }
             if rules.is_empty() {
                 // Chosen by hand for every page: only what it bypasses is known.
                 rules.extend(bypassed(profile));
             }
-            check_number(rules.len())?;
+            let number = rules.len();
+            check_number(number)?;
             add_rules(&mut tunnel, rules, Order::FirstWins);
             import.push(tunnel);
+            return Ok(number);
         }
     }
-    Ok(())
+    Ok(0)
 }
 
 /// The rules of a switch profile, in its order: those that select `name`, and those that select another one, which exclude.
@@ -149,8 +170,7 @@ fn rules_for(name: &str, switch: &Map<String, Value>) -> Result<Vec<Rule>, Exit>
         }
         _ => {}
     }
-    let any = rules.iter().any(|rule| !rule.excludes);
-    Ok(if any { rules } else { Vec::new() })
+    Ok(rules)
 }
 
 fn rule(item: &Map<String, Value>, excludes: bool) -> Rule {

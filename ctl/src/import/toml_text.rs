@@ -38,30 +38,31 @@ pub(crate) fn block(tunnel: &ImportedTunnel) -> String {
         text.push_str(&format!("autostart = false # {why}, then remove this\n"));
     }
     for (key, value) in &tunnel.disabled {
-        text.push_str(&format!("# {key} = {}\n", toml(value)));
+        text.push_str(&format!("# {key} = {}\n", line(value)));
     }
     text
 }
 
 /// A value in one line, a longer list with one line for each item.
 fn toml(json: &Value) -> String {
-    let one = |json: &Value| match value(json) {
-        Ok(value) => {
-            // toml_edit writes text with line breaks over several lines, which a comment cannot hold.
-            value.to_string().replace('\n', "\\n").trim().to_owned()
-        }
-        Err(_) => "\"\"".to_owned(),
-    };
     match json {
         Value::Array(items) if items.len() > 3 => {
             let lines: String = items
                 .iter()
-                .map(|item| format!("    {},\n", one(item)))
+                .map(|item| format!("    {},\n", line(item)))
                 .collect();
             format!("[\n{lines}]")
         }
-        json => one(json),
+        json => line(json),
     }
+}
+
+/// A value in one line. No text in it has a line break: `ImportedTunnel` refuses it.
+fn line(json: &Value) -> String {
+    value(json).map_or_else(
+        |_| "\"\"".to_owned(),
+        |value| value.to_string().trim().to_owned(),
+    )
 }
 
 fn comments(text: &mut String, notes: &[String]) {
@@ -83,10 +84,14 @@ mod tests {
         tunnel.note("one\nline \u{1b}[31m");
         tunnel.set("host", "h\"\\");
         tunnel.set("proxy_for", json!(["a", "b", "c", "d"]));
+        tunnel.disable("subnets", json!(["a", "b", "c", "d"]));
         tunnel.set("proxy_command", "x");
         let text = block(&tunnel);
         assert!(text.starts_with("# one\\nline \\u{1b}[31m\n"), "{text}");
-        assert!(text.ends_with("# proxy_command = \"x\"\n"), "{text}");
+        assert!(
+            text.ends_with("# proxy_command = \"x\"\n# subnets = [\"a\", \"b\", \"c\", \"d\"]\n"),
+            "{text}"
+        );
         let document: toml_edit::DocumentMut = text.parse().unwrap();
         let table = &document["tunnel"]["a.b"];
         assert_eq!(table["host"].as_str(), Some("h\"\\"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Import, command_line};
+use super::{Import, MAX_TUNNELS, command_line};
 use crate::exit::Exit;
 
 /// Replaces a specifier or a variable whose value only systemd knows; valid in a host and a path.
@@ -34,7 +34,7 @@ pub(crate) fn read(text: &str, file: &str) -> Result<Import, Exit> {
     let unit = parse(text);
     let mut import = Import::default();
     let mut first_error = None;
-    for command in &unit.commands {
+    for command in unit.commands.iter().take(MAX_TUNNELS) {
         let (words, mut notes) = match words(command, file, &unit.variables) {
             Ok(words) => words,
             Err(reason) => {
@@ -46,7 +46,8 @@ pub(crate) fn read(text: &str, file: &str) -> Result<Import, Exit> {
         };
         match command_line::tunnel(&words, None) {
             Ok(mut tunnel) => {
-                notes.extend(unit.notes.clone());
+                // Not all of them: each of many commands would repeat them.
+                notes.extend(unit.notes.iter().take(20).cloned());
                 for note in notes {
                     tunnel.note(note);
                 }

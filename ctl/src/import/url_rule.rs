@@ -9,8 +9,8 @@ use tunneld_toml::proxy_for::{self, Hosts, ProxyPattern};
 use super::host_regex;
 use super::url_samples::{Sample, Target};
 
-/// The longest rule that is read, in bytes. A browser's URL bar holds about as much.
-pub(super) const MAX_RULE: usize = 1024;
+/// The longest rule that is read, in bytes. A host has at most 253.
+pub(super) const MAX_RULE: usize = 256;
 
 /// What a rule looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

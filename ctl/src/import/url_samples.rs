@@ -4,6 +4,9 @@ use std::net::Ipv4Addr;
 
 use super::url_rule::{MAX_RULE, Subject};
 
+/// The most `*` and `?` of one rule: each is filled with text for the samples.
+const MAX_WILDCARDS: usize = 12;
+
 /// The number of sample URLs for each translation.
 const SAMPLES: usize = 20;
 
@@ -49,6 +52,9 @@ impl Target {
     pub(super) fn of(shape: &str, subject: Subject) -> Result<Self, String> {
         if shape.len() > MAX_RULE {
             return Err(format!("it is longer than {MAX_RULE} bytes"));
+        }
+        if shape.matches(['*', '?']).count() > MAX_WILDCARDS {
+            return Err(format!("it has more than {MAX_WILDCARDS} wildcards"));
         }
         let (scheme, rest) = match (subject, shape.split_once("://")) {
             (Subject::Url, Some((scheme, rest))) => (scheme_of(scheme)?, rest),

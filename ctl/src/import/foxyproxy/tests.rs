@@ -124,7 +124,7 @@ fn files_of_something_else_are_one_error() {
         ("{\"a\": {\"type\": 3}}", "no proxy"),
         ("<html/>", "no proxy"),
         ("<a>&lol9;</a>", "entity"),
-        (&many, "5001 rules"),
+        (&many, "at most 5000"),
     ] {
         let exit = read(text).unwrap_err();
         assert_eq!(exit.code, 2);

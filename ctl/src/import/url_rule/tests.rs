@@ -47,6 +47,7 @@ fn a_rule_that_depends_on_the_path_or_means_nothing_is_not_carried_over() {
         ("*://a b/*", "` `"),
         ("", "host"),
         (&"x".repeat(1500), "longer"),
+        (&"*a".repeat(20), "wildcards"),
     ] {
         let reason = url(glob).unwrap_err();
         assert!(reason.contains(part), "{glob}: {reason}");
