@@ -69,16 +69,13 @@ pub(super) fn tunnel(words: &[String], cwd: Option<&Path>) -> Result<ImportedTun
             return Err(unreadable("it runs neither ssh nor autossh nor sshuttle"));
         };
         rest = behind;
-        let program = first.rsplit(['/', '\\']).next().unwrap_or_default();
-        match program.strip_suffix(".exe").unwrap_or(program) {
+        match program_of(first) {
             "ssh" => break ssh(behind, false, cwd)?,
             "autossh" => break ssh(behind, true, cwd)?,
             "sshuttle" => break sshuttle::tunnel(behind, cwd)?,
             "nohup" | "exec" | "setsid" | "time" | "command" | "stdbuf" => {}
-            "sudo" | "doas" | "runuser" => {
-                notes.push(format!(
-                    "{program} ran it as another user: paths such as ~ are now yours"
-                ));
+            "sudo" | "doas" => {
+                notes.push("it ran as another user: paths such as ~ are now yours");
                 rest = skip_flags(rest, "ugCp");
             }
             "nice" => rest = skip_flags(rest, "n"),
@@ -88,12 +85,7 @@ pub(super) fn tunnel(words: &[String], cwd: Option<&Path>) -> Result<ImportedTun
                 rest = skip_flags(rest, "pfdP");
             }
             "sh" | "bash" | "dash" | "zsh" => {
-                let script = behind
-                    .iter()
-                    .skip_while(|word| !(word.starts_with('-') && word.ends_with('c')))
-                    .nth(1);
-                let script = script.ok_or_else(|| unreadable("a script file is not read"))?;
-                let inner = shell_words::split(script).map_err(|reason| unreadable(&reason))?;
+                let inner = script(behind)?;
                 // A shell in a shell in a shell: nobody writes that by hand.
                 if inner.first() == Some(first) {
                     return Err(unreadable("a shell runs a shell"));
@@ -101,7 +93,7 @@ pub(super) fn tunnel(words: &[String], cwd: Option<&Path>) -> Result<ImportedTun
                 break self::tunnel(&inner, cwd)?;
             }
             _ if is_assignment(first) => {}
-            _ => {
+            program => {
                 return Err(unreadable(&format!(
                     "it runs {program}, which is neither ssh nor autossh nor sshuttle"
                 )));
@@ -115,6 +107,20 @@ pub(super) fn tunnel(words: &[String], cwd: Option<&Path>) -> Result<ImportedTun
         tunnel.note_password("sshpass in the command line");
     }
     Ok(tunnel)
+}
+
+/// The name of a program without its folder.
+fn program_of(word: &str) -> &str {
+    let name = word.rsplit(['/', '\\']).next().unwrap_or_default();
+    name.strip_suffix(".exe").unwrap_or(name)
+}
+
+/// The words of `-c SCRIPT`.
+fn script(arguments: &[String]) -> Result<Vec<String>, Exit> {
+    let is_flag = |word: &&String| word.starts_with('-') && word.ends_with('c');
+    let script = arguments.iter().skip_while(|word| !is_flag(word)).nth(1);
+    let script = script.ok_or_else(|| unreadable("a script file is not read"))?;
+    shell_words::split(script).map_err(|reason| unreadable(&reason))
 }
 
 /// Whether the word is `NAME=value`, which sets a variable for the program.

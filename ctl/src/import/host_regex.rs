@@ -90,72 +90,74 @@ const PARTS: &[(&str, &[&str])] = &[
 /// Returns wildcards that together mean the expression; `None` if it is not one of the known forms.
 pub(super) fn shapes(pattern: &str, subject: Subject) -> Option<Vec<String>> {
     let pattern = pattern.replace("\\/", "/");
-    let (anchored, mut rest) = match pattern.strip_prefix('^') {
-        Some(rest) => (true, rest),
-        None => (false, pattern.as_str()),
-    };
-    let mut shapes = vec![String::new()];
-    if subject == Subject::Url {
-        let scheme = SCHEMES
-            .iter()
-            .find_map(|(text, glob)| Some((rest.strip_prefix(text)?, glob)));
-        match scheme {
-            Some((behind, glob)) => {
-                rest = behind;
-                shapes = vec![(*glob).to_owned()];
-            }
-            // Without a scheme, only an expression that may begin anywhere can match the host.
-            None if anchored && !rest.starts_with(".*") => return None,
-            None => {}
-        }
-        if scheme.is_none() && !anchored {
-            shapes = vec!["*".to_owned()];
-        }
-    } else if !anchored && !rest.starts_with("(^|") && !rest.starts_with("(?:^|") {
-        shapes = vec!["*".to_owned()];
-    }
-    loop {
-        if rest.is_empty() {
-            each(&mut shapes, &["*"])?;
-            break;
-        }
+    let (mut shapes, mut rest) = start(&pattern, subject)?;
+    while !rest.is_empty() {
         if rest == "$" && subject == Subject::Host {
-            break;
+            return Some(shapes);
         }
         if subject == Subject::Url && ENDS.contains(&rest) {
             each(&mut shapes, &["/*"])?;
-            break;
+            return Some(merged(shapes));
         }
-        let part = PARTS
-            .iter()
-            .find_map(|(text, globs)| Some((rest.strip_prefix(text)?, *globs)));
-        if let Some((behind, globs)) = part {
-            each(&mut shapes, globs)?;
-            rest = behind;
-            continue;
-        }
-        let mut chars = rest.chars();
-        let c = chars.next()?;
-        // A character that is repeated is no plain host.
-        if rest.get(1..2).is_some_and(|next| "*+?{".contains(next)) {
-            return None;
-        }
-        match c {
-            '.' => each(&mut shapes, &["?"])?,
-            c if c.is_ascii_alphanumeric() || "-_".contains(c) => {
-                each(&mut shapes, &[c.encode_utf8(&mut [0; 4])])?;
-            }
-            _ => return None,
-        }
-        rest = chars.as_str();
+        rest = part(&mut shapes, rest)?;
     }
-    // `*` at both the end of one part and the start of the next is one.
-    Some(
-        shapes
-            .into_iter()
-            .map(|shape| shape.replace("**", "*"))
-            .collect(),
-    )
+    each(&mut shapes, &["*"])?;
+    Some(merged(shapes))
+}
+
+/// The wildcards of what is before the host, and the rest of the expression.
+fn start(pattern: &str, subject: Subject) -> Option<(Vec<String>, &str)> {
+    let (anchored, rest) = match pattern.strip_prefix('^') {
+        Some(rest) => (true, rest),
+        None => (false, pattern),
+    };
+    let schemes = SCHEMES.iter().filter(|_| subject == Subject::Url);
+    let mut schemes = schemes.filter_map(|(text, glob)| Some((rest.strip_prefix(text)?, *glob)));
+    if let Some((behind, glob)) = schemes.next() {
+        return Some((vec![glob.to_owned()], behind));
+    }
+    let from_label = rest.starts_with("(^|") || rest.starts_with("(?:^|");
+    let front = match subject {
+        // Without a scheme, only an expression that may begin anywhere can match the host.
+        Subject::Url if anchored && !rest.starts_with(".*") => return None,
+        Subject::Host if from_label => "",
+        _ if anchored => "",
+        _ => "*",
+    };
+    Some((vec![front.to_owned()], rest))
+}
+
+/// Appends the next part of the expression and returns what is behind it.
+fn part<'a>(shapes: &mut Vec<String>, rest: &'a str) -> Option<&'a str> {
+    let mut parts = PARTS
+        .iter()
+        .filter_map(|(text, globs)| Some((rest.strip_prefix(text)?, *globs)));
+    if let Some((behind, globs)) = parts.next() {
+        each(shapes, globs)?;
+        return Some(behind);
+    }
+    let mut chars = rest.chars();
+    let c = chars.next()?;
+    // A character that is repeated is no plain host.
+    if rest.get(1..2).is_some_and(|next| "*+?{".contains(next)) {
+        return None;
+    }
+    match c {
+        '.' => each(shapes, &["?"])?,
+        c if c.is_ascii_alphanumeric() || "-_".contains(c) => {
+            each(shapes, &[c.encode_utf8(&mut [0; 4])])?
+        }
+        _ => return None,
+    }
+    Some(chars.as_str())
+}
+
+/// `*` at both the end of one part and the start of the next is one.
+fn merged(shapes: Vec<String>) -> Vec<String> {
+    shapes
+        .into_iter()
+        .map(|shape| shape.replace("**", "*"))
+        .collect()
 }
 
 /// Appends each of the alternatives to each shape.

@@ -48,6 +48,38 @@ struct Found {
     runs_programs: bool,
 }
 
+impl Found {
+    fn add_names(&mut self, patterns: &[String]) {
+        for name in patterns
+            .iter()
+            .filter(|name| !name.contains(['*', '?', '!']))
+        {
+            // One more than allowed is enough to refuse the file.
+            if self.names.len() <= MAX_HOSTS && !self.names.contains(name) {
+                self.names.push(name.clone());
+            }
+        }
+    }
+
+    fn add_forwards(&mut self, conditions: &[Condition]) {
+        if self.forwards.last().map(Vec::as_slice) != Some(conditions) {
+            self.forwards.push(conditions.to_vec());
+            self.patterns += conditions.iter().map(Condition::size).sum::<usize>();
+        }
+    }
+
+    fn check_size(&self) -> Result<(), Exit> {
+        let hosts = self.names.len().max(self.forwards.len());
+        if hosts <= MAX_HOSTS && self.patterns <= MAX_PATTERNS {
+            return Ok(());
+        }
+        Err(
+            Exit::usage(format!("the file has more than {MAX_HOSTS} hosts"))
+                .hint("put the hosts that have forwards into a file of their own"),
+        )
+    }
+}
+
 /// Reads an ssh_config. `path` is written as the key `ssh_config`; `None` for the user's own file, which is read anyway.
 ///
 /// # Errors
@@ -117,15 +149,7 @@ fn scan(
         match keyword.as_str() {
             "host" => {
                 let patterns = words(value);
-                for name in patterns
-                    .iter()
-                    .filter(|name| !name.contains(['*', '?', '!']))
-                {
-                    // One more than allowed is enough to refuse the file below.
-                    if found.names.len() <= MAX_HOSTS && !found.names.contains(name) {
-                        found.names.push(name.clone());
-                    }
-                }
+                found.add_names(&patterns);
                 current = [outer, &[Condition::Host(patterns)]].concat();
             }
             "match" => {
@@ -138,12 +162,7 @@ fn scan(
                 };
                 current = [outer, &[condition]].concat();
             }
-            "localforward" | "remoteforward" | "dynamicforward" => {
-                if found.forwards.last() != Some(&current) {
-                    found.forwards.push(current.clone());
-                    found.patterns += current.iter().map(Condition::size).sum::<usize>();
-                }
-            }
+            "localforward" | "remoteforward" | "dynamicforward" => found.add_forwards(&current),
             "include" => {
                 for pattern in words(value) {
                     for text in include(&pattern) {
@@ -156,15 +175,7 @@ fn scan(
                     PROGRAMS.contains(&keyword) && !value.eq_ignore_ascii_case("none")
             }
         }
-        if found.names.len() > MAX_HOSTS
-            || found.forwards.len() > MAX_HOSTS
-            || found.patterns > MAX_PATTERNS
-        {
-            return Err(
-                Exit::usage(format!("the file has more than {MAX_HOSTS} hosts"))
-                    .hint("put the hosts that have forwards into a file of their own"),
-            );
-        }
+        found.check_size()?;
     }
     Ok(())
 }

@@ -29,11 +29,19 @@ const IGNORED: &[&str] = &[
     "--latency-buffer-size",
 ];
 
-/// Makes the tunnel of sshuttle's arguments.
-pub(super) fn tunnel(words: &[String], cwd: Option<&Path>) -> Result<ImportedTunnel, Exit> {
-    let (mut remote, mut command) = (None, "ssh".to_owned());
-    let (mut nets, mut excluded, mut notes) = (Vec::new(), Vec::new(), Vec::new());
-    let mut dns = false;
+/// What the arguments say.
+#[derive(Debug, Default)]
+struct Arguments {
+    remote: Option<String>,
+    ssh_command: Option<String>,
+    nets: Vec<String>,
+    excluded: Vec<String>,
+    dns: bool,
+    notes: Vec<String>,
+}
+
+fn parse(words: &[String]) -> Arguments {
+    let mut found = Arguments::default();
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let (option, attached) = match word.split_once('=') {
@@ -47,34 +55,42 @@ pub(super) fn tunnel(words: &[String], cwd: Option<&Path>) -> Result<ImportedTun
                 .unwrap_or_default()
         };
         match option {
-            "-r" | "--remote" => remote = Some(value()),
-            "-e" | "--ssh-cmd" => command = value(),
-            "-x" | "--exclude" => excluded.push(network(&value())),
+            "-r" | "--remote" => found.remote = Some(value()),
+            "-e" | "--ssh-cmd" => found.ssh_command = Some(value()),
+            "-x" | "--exclude" => found.excluded.push(network(&value())),
             "-X" | "--exclude-from" | "-s" | "--subnets" => {
-                notes.push(format!("the networks in the file {} are not read", value()));
+                let file = value();
+                found
+                    .notes
+                    .push(format!("the networks in the file {file} are not read"));
             }
-            "--dns" => dns = true,
+            "--dns" => found.dns = true,
             "-N" | "--auto-nets" | "-H" | "--auto-hosts" => {
-                notes.push(format!(
+                found.notes.push(format!(
                     "{option} is not carried over: tunneld routes only what is written"
                 ));
             }
-            option if IGNORED.contains(&option) => {
-                value();
-            }
+            option if IGNORED.contains(&option) => drop(value()),
             option if option.starts_with('-') => {}
-            net => nets.push(network(net)),
+            net => found.nets.push(network(net)),
         }
     }
-    let remote = remote.ok_or_else(|| {
+    found
+}
+
+/// Makes the tunnel of sshuttle's arguments.
+pub(super) fn tunnel(words: &[String], cwd: Option<&Path>) -> Result<ImportedTunnel, Exit> {
+    let found = parse(words);
+    let remote = found.remote.ok_or_else(|| {
         Exit::usage("the sshuttle command names no server")
             .hint("give the whole command, with -r [USER@]HOST")
     })?;
     let (remote, has_password) = without_password(&remote);
+    let command = found.ssh_command.unwrap_or_else(|| "ssh".to_owned());
     let mut ssh = shell_words::split(&command).map_err(Exit::usage)?;
     ssh.push(remote);
     let mut tunnel = command_line::ssh(ssh.get(1..).unwrap_or_default(), false, cwd)?;
-    for note in notes {
+    for note in found.notes {
         tunnel.note(note);
     }
     if has_password {
@@ -82,11 +98,11 @@ pub(super) fn tunnel(words: &[String], cwd: Option<&Path>) -> Result<ImportedTun
     }
     tunnel.note("subnets takes over connections of the whole machine and needs root: remove its # if this tunneld has it,");
     tunnel.note("or use a proxy: dynamic_forward = 1080 with proxy_for for these networks");
-    tunnel.disable("subnets", nets);
-    if !excluded.is_empty() {
-        tunnel.disable("subnets_exclude", excluded);
+    tunnel.disable("subnets", found.nets);
+    if !found.excluded.is_empty() {
+        tunnel.disable("subnets_exclude", found.excluded);
     }
-    if dns {
+    if found.dns {
         tunnel.disable("subnets_dns", true);
     }
     Ok(tunnel)

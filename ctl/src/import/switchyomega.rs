@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::proxy_rules::{MAX_RULES, Order, Rule, add_rules, check_number, tunnel};
+use super::url_rule::{Subject, UrlRule};
 use super::{Import, rule_list};
 use crate::exit::Exit;
 
@@ -109,29 +110,38 @@ fn proxy(
             if has_password {
                 tunnel.note_password("the profile in SwitchyOmega");
             }
-            let mut rules = Vec::new();
-            let mut looked_at = 0;
-            for switch in all {
-                let found = rules_for(name, switch)?;
-                looked_at += found.len();
-                check_number(looked_at)?;
-                // A switch that never selects the proxy says nothing about it.
-                if found.iter().any(|rule| !rule.excludes) {
-                    rules.extend(found);
-                }
-            }
-            if rules.is_empty() {
-                // Chosen by hand for every page: only what it bypasses is known.
-                rules.extend(bypassed(profile));
-            }
+            let rules = rules_of(name, profile, all)?;
             let number = rules.len();
-            check_number(number)?;
             add_rules(&mut tunnel, rules, Order::FirstWins);
             import.push(tunnel);
             return Ok(number);
         }
     }
     Ok(0)
+}
+
+/// The rules of every switch that selects the proxy; without any, what the proxy itself is not used for.
+fn rules_of(
+    name: &str,
+    profile: &Map<String, Value>,
+    all: &[&Map<String, Value>],
+) -> Result<Vec<Rule>, Exit> {
+    let mut rules = Vec::new();
+    let mut looked_at = 0;
+    for switch in all {
+        let found = rules_for(name, switch)?;
+        looked_at += found.len();
+        check_number(looked_at)?;
+        // A switch that never selects the proxy says nothing about it.
+        if found.iter().any(|rule| !rule.excludes) {
+            rules.extend(found);
+        }
+    }
+    if rules.is_empty() {
+        rules.extend(bypassed(profile));
+    }
+    check_number(rules.len())?;
+    Ok(rules)
 }
 
 /// The rules of a switch profile, in its order: those that select `name`, and those that select another one, which exclude.
@@ -148,12 +158,7 @@ fn rules_for(name: &str, switch: &Map<String, Value>) -> Result<Vec<Rule>, Exit>
                 rules.push(rule(item, text_of(item, "profileName") != name));
             }
             if text_of(switch, "defaultProfileName") == name {
-                let all = super::url_rule::UrlRule::wildcard(
-                    "*",
-                    super::url_rule::Subject::Host,
-                    "*",
-                    false,
-                );
+                let all = UrlRule::wildcard("*", Subject::Host, "*", false);
                 rules.push(Rule {
                     shown: "*".to_owned(),
                     rule: all,

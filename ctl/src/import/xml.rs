@@ -3,7 +3,7 @@
 
 use quick_xml::Reader;
 use quick_xml::XmlVersion;
-use quick_xml::events::{BytesStart, Event};
+use quick_xml::events::{BytesRef, BytesStart, Event};
 
 use crate::exit::Exit;
 
@@ -75,21 +75,10 @@ pub(super) fn parse(text: &str) -> Result<Element, Exit> {
             }
             Event::Text(text) => append(&mut open, &text.xml10_content()),
             Event::CData(text) => append(&mut open, &text.xml10_content()),
-            Event::GeneralRef(name) => {
-                let character = name.resolve_char_ref().map_err(|err| error(err, at))?;
-                let predefined = match &*name.xml10_content() {
-                    "amp" => Some('&'),
-                    "lt" => Some('<'),
-                    "gt" => Some('>'),
-                    "quot" => Some('"'),
-                    "apos" => Some('\''),
-                    _ => None,
-                };
-                match character.or(predefined) {
-                    Some(c) => append(&mut open, c.encode_utf8(&mut [0; 4])),
-                    None => return Err(error("an entity, which is not allowed", at)),
-                }
-            }
+            Event::GeneralRef(name) => match reference(&name, at)? {
+                Some(c) => append(&mut open, c.encode_utf8(&mut [0; 4])),
+                None => return Err(error("an entity, which is not allowed", at)),
+            },
             // The document type of property lists names Apple's DTD and declares nothing.
             Event::DocType(text) if text.contains('[') => {
                 return Err(error("declarations of entities, which are not allowed", at));
@@ -106,6 +95,20 @@ pub(super) fn parse(text: &str) -> Result<Element, Exit> {
             .ok_or_else(|| error("no element", 0)),
         _ => Err(error("it ends before its last element", text.len() as u64)),
     }
+}
+
+/// The character of `&#65;` or of one of XML's own five entities.
+fn reference(name: &BytesRef<'_>, at: u64) -> Result<Option<char>, Exit> {
+    let character = name.resolve_char_ref().map_err(|err| error(err, at))?;
+    let predefined = match &*name.xml10_content() {
+        "amp" => Some('&'),
+        "lt" => Some('<'),
+        "gt" => Some('>'),
+        "quot" => Some('"'),
+        "apos" => Some('\''),
+        _ => None,
+    };
+    Ok(character.or(predefined))
 }
 
 fn element(start: &BytesStart<'_>, at: u64) -> Result<Element, Exit> {
