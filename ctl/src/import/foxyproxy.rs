@@ -178,29 +178,13 @@ fn rules(
 /// Versions 6 and 7: patterns for the host. `*.` at the start is for the domain itself too, `**` for any text before.
 fn proxy_of_6(map: &Map<String, Value>, budget: &Cell<usize>) -> Proxy {
     let kind = map.get("type").and_then(Value::as_u64);
-    let rule = |item: &Map<String, Value>, pattern: &str| match text(item, "type").as_str() {
-        "2" => UrlRule::regex(pattern, Subject::Host, pattern, false),
-        _ => match pattern.strip_prefix("*.") {
-            Some(domain) if !domain.contains(['*', '?']) => UrlRule::domain(pattern, domain),
-            Some(rest) => {
-                let meaning = format!("^(?:.+\\.)?{}$", regex_of(rest));
-                UrlRule::shaped(
-                    pattern,
-                    Subject::Host,
-                    &meaning,
-                    vec![pattern.to_owned(), rest.to_owned()],
-                )
-            }
-            None => {
-                let glob = pattern.replace("**", "*");
-                let glob = if glob.starts_with('.') {
-                    format!("*{glob}")
-                } else {
-                    glob
-                };
-                UrlRule::wildcard(pattern, Subject::Host, &glob, false)
-            }
-        },
+    let rule = |item: &Map<String, Value>, pattern: &str| {
+        let rule = rule_of_6(item, pattern)?;
+        Ok(match item.get("protocols").and_then(Value::as_u64) {
+            Some(2) => rule.only("http"),
+            Some(4) => rule.only("https"),
+            _ => rule,
+        })
     };
     Proxy {
         title: text(map, "title"),
@@ -211,6 +195,29 @@ fn proxy_of_6(map: &Map<String, Value>, budget: &Cell<usize>) -> Proxy {
         port: text(map, "port"),
         has_password: !text(map, "password").is_empty(),
         rules: rules(map, ["whitePatterns", "blackPatterns"], budget, rule),
+    }
+}
+
+fn rule_of_6(item: &Map<String, Value>, pattern: &str) -> Result<UrlRule, String> {
+    if text(item, "type") == "2" {
+        return UrlRule::regex(pattern, Subject::Host, pattern, false);
+    }
+    match pattern.strip_prefix("*.") {
+        Some(domain) if !domain.contains(['*', '?']) => UrlRule::domain(pattern, domain),
+        Some(rest) => {
+            let meaning = format!("^(?:.+\\.)?{}$", regex_of(rest));
+            let shapes = vec![pattern.to_owned(), rest.to_owned()];
+            UrlRule::shaped(pattern, Subject::Host, &meaning, shapes)
+        }
+        None => {
+            let glob = pattern.replace("**", "*");
+            let glob = if glob.starts_with('.') {
+                format!("*{glob}")
+            } else {
+                glob
+            };
+            UrlRule::wildcard(pattern, Subject::Host, &glob, false)
+        }
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) struct UrlRule {
     matcher: Regex,
     // Wildcards of URLs or hosts that together mean the same.
     shapes: Vec<String>,
+    // `http` or `https`, if the rule is for one of them and its text does not say so.
+    only: Option<&'static str>,
 }
 
 /// What a rule became.
@@ -53,6 +55,7 @@ impl UrlRule {
             subject,
             matcher,
             shapes: vec![glob.to_owned()],
+            only: None,
         })
     }
 
@@ -68,6 +71,7 @@ impl UrlRule {
             subject,
             matcher: regex(pattern, false)?,
             shapes,
+            only: None,
         })
     }
 
@@ -92,7 +96,14 @@ impl UrlRule {
             subject,
             matcher: regex(pattern, case)?,
             shapes,
+            only: None,
         })
+    }
+
+    /// Marks a rule that is for one scheme alone.
+    pub(super) fn only(mut self, scheme: &'static str) -> Self {
+        self.only = Some(scheme);
+        self
     }
 
     /// Translates the rule.
@@ -101,6 +112,12 @@ impl UrlRule {
     /// Why it cannot be carried over.
     pub(super) fn translate(&self) -> Result<Translation, String> {
         let mut notes = Vec::new();
+        if let Some(scheme) = self.only {
+            notes.push(format!(
+                "{} was for {scheme} alone: proxy_for is for http and https",
+                self.shown
+            ));
+        }
         let mut targets = Vec::new();
         for shape in &self.shapes {
             targets.push(Target::of(shape, self.subject)?);

@@ -4,8 +4,13 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use tokio::net::TcpStream;
 use tunneld_tests::ctl::ProgramOutput;
+use tunneld_tests::daemon::Daemon;
 use tunneld_tests::home::Home;
+use tunneld_tests::sshd::{self, Sshd};
+use tunneld_tests::target::Target;
+use tunneld_tests::{payload, ports};
 
 /// The FoxyProxy export of an EMR guide: seven rules for a SOCKS proxy at port 8157.
 const EMR: &str = include_str!("../../../ctl/src/import/foxyproxy/emr.xml");
@@ -274,6 +279,33 @@ async fn a_pasted_command_line_is_imported_without_its_programs_and_passwords() 
         "{sshuttle}"
     );
     Ok(())
+}
+
+/// The line that a user of plain ssh has, imported and then started: the forward carries bytes.
+#[tokio::test]
+async fn an_imported_command_line_comes_up() -> Result<()> {
+    let server = Sshd::start().await?;
+    let target = Target::echo().await?;
+    let home = Home::new()?;
+    let known = server.dir().join("known");
+    std::fs::write(&known, server.known_hosts_lines(server.port())?)?;
+    let (known, key) = (
+        format!("UserKnownHostsFile={}", known.display()),
+        server.user_key(),
+    );
+    let key = key.to_str().context("UTF-8")?;
+    let (port, ssh_port) = (ports::free()?, server.port().to_string());
+    let forward = format!("127.0.0.1:{port}:127.0.0.1:{}", target.port());
+    let dest = format!("{}@127.0.0.1", sshd::current_user()?);
+    let args = [
+        "import", "--write", "--name", "pasted", "--", "autossh", "-M", "0", "-fNL", &forward,
+        "-p", &ssh_port, "-i", key, "-o", &known, &dest,
+    ];
+    home.ctl(&args).await?.expect_exit(0)?;
+    let daemon = Daemon::start(&home).await?;
+    daemon.wait_up("pasted").await?;
+    let mut client = TcpStream::connect(ports::local(port)).await?;
+    payload::ping(&mut client, b"imported").await
 }
 
 #[tokio::test]

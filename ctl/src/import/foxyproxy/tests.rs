@@ -46,7 +46,7 @@ fn versions_6_and_7_have_patterns_for_hosts() {
         "k20d": {"type": 3, "title": "emr", "address": "localhost", "port": 8157, "username": "me", "password": "secret",
             "whitePatterns": [
                 {"pattern": "*.compute.internal", "type": 1, "active": true, "protocols": 1},
-                {"pattern": "10.*", "type": 1, "active": true},
+                {"pattern": "10.*", "type": 1, "active": true, "protocols": 2, "importedPattern": "http://10.*"},
                 {"pattern": "off.example", "type": 1, "active": false},
                 {"pattern": "(^|\\.)corp\\.example$", "type": 2, "active": true},
                 {"pattern": "^(?:a|b)", "type": 2, "active": true}],
@@ -71,6 +71,7 @@ fn versions_6_and_7_have_patterns_for_hosts() {
     let notes = tunnel.notes.join("\n");
     assert!(notes.contains("not carried over: ^(?:a|b)"), "{notes}");
     assert!(notes.contains("password_command"), "{notes}");
+    assert!(notes.contains("10.* was for http alone"), "{notes}");
     assert!(!format!("{import:?}").contains("secret"));
     assert_eq!(
         import.notes,
