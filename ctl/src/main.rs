@@ -11,6 +11,7 @@ mod commands;
 mod daemon;
 mod exit;
 mod ignored_flags;
+mod import;
 mod options;
 mod output;
 mod progress;
@@ -134,6 +135,7 @@ async fn run(context: &Context, command: &Command) -> Result<(), Exit> {
         Command::Pac(pac) => commands::pac::run(context, pac).await,
         Command::Web(web) => commands::web::run(context, web).await,
         Command::Metrics(metrics) => commands::metrics::run(context, metrics).await,
+        Command::Import(import) => commands::import::run(context, import),
         Command::Shutdown => commands::shutdown::run(context).await,
         Command::RunDetached { argv } => Err(daemon::run_detached(argv)),
     }

@@ -11,6 +11,7 @@ pub(crate) mod down;
 pub(crate) mod env;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod import;
 pub(crate) mod logs;
 pub(crate) mod metrics;
 mod mirror;

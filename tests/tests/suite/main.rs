@@ -26,6 +26,7 @@ mod hooks;
 mod host_keys;
 mod http_listen;
 mod http_proxy;
+mod import;
 mod key_derivation;
 mod keyboard_interactive;
 mod known_hosts;

@@ -18,8 +18,7 @@ use crate::parse::table::{Table, ValueError, expected, integer, string};
 use crate::parse::tree::{self, TableEntry, Value};
 use crate::parse::tunnel::{self, TableKind};
 
-/// The largest file that is read, in bytes: 1 MiB.
-pub const MAX_FILE_SIZE: u64 = 1 << 20;
+pub use tunneld_toml::name::MAX_FILE_SIZE;
 /// The most tunnels of one file.
 pub const MAX_TUNNELS: usize = 1_024;
 
