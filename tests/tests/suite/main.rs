@@ -35,6 +35,7 @@ mod matrix;
 #[cfg(target_os = "linux")]
 mod network;
 mod prompts;
+mod proxy_login;
 mod recipes;
 mod reload;
 mod remote_forwards;
