@@ -308,7 +308,7 @@ async fn half_a_proxy_login_is_an_error() {
         let dir = Dir::new();
         dir.write(
             "t.toml",
-            &format!("[tunnel.t]\nhost = \"h\"\nssh_config = false\n{lines}"),
+            format!("[tunnel.t]\nhost = \"h\"\nssh_config = false\n{lines}"),
         );
         let mut loader = Loader::new(dir.dir.clone(), dir.env(), Arc::new(FakeSsh));
         let loaded = loader.load(now()).await;
