@@ -280,6 +280,10 @@ pub(crate) struct Exec {
     pub(crate) names: Vec<String>,
     #[command(flatten)]
     pub(crate) ad_hoc: AdHocArgs,
+    /// Put the password of a proxy with proxy_user into the program's environment, where root and your other programs can
+    /// read it
+    #[arg(long)]
+    pub(crate) with_proxy_password: bool,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     pub(crate) command: Vec<std::ffi::OsString>,

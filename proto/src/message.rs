@@ -80,6 +80,9 @@ pub mod method {
     pub const METRICS: &str = "daemon.metrics";
     /// Opens the web page for one browser, [`WebOpened`](super::WebOpened).
     pub const WEB_OPEN: &str = "web.open";
+    /// Returns the user name and password of a tunnel's proxy. Takes [`ProxyOf`](super::ProxyOf), returns
+    /// [`ProxyPassword`](super::ProxyPassword).
+    pub const PROXY_PASSWORD: &str = "proxy.password";
     /// Stops the daemon and all tunnels.
     pub const SHUTDOWN: &str = "daemon.shutdown";
     /// Returns a snapshot, then sends every change as an event. Takes [`Subscribe`](super::Subscribe), returns
@@ -165,6 +168,30 @@ impl std::fmt::Debug for WebOpened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WebOpened")
             .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Parameters of `proxy.password`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyOf {
+    /// The tunnel whose proxy it is.
+    pub name: String,
+}
+
+/// Result of `proxy.password`: what a client of the tunnel's dynamic forward must send.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyPassword {
+    /// The user name, as `proxy_user` says.
+    pub user: String,
+    /// What `proxy_user_password_command` has printed. The caller must not log it.
+    pub password: String,
+}
+
+impl std::fmt::Debug for ProxyPassword {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProxyPassword")
+            .field("user", &self.user)
             .finish_non_exhaustive()
     }
 }

@@ -46,6 +46,10 @@ pub struct TunnelStatus {
     /// it does not.
     #[serde(default)]
     pub proxy_for: Vec<String>,
+    /// The user name that clients of the tunnel's dynamic forward must log in with. `None` if they need no login, and from
+    /// a daemon that does not report it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_user: Option<String>,
     /// Notes for the user that need no action now: an outdated file, an ssh_config that is not read, an option that is not
     /// supported.
     #[serde(default)]

@@ -103,6 +103,7 @@ fn tunnel() -> TunnelStatus {
             forward(ForwardKind::Dynamic, ForwardState::Pending),
         ],
         proxy_for: vec!["*.compute.internal".into(), "10.0.0.0/8".into()],
+        proxy_user: Some("alice".into()),
         notes: vec!["~/.ssh/config is not read".into()],
     }
 }
@@ -115,6 +116,7 @@ fn connecting() -> TunnelStatus {
         session: None,
         last_error: None,
         proxy_for: Vec::new(),
+        proxy_user: None,
         notes: Vec::new(),
         forwards: Vec::new(),
         retry_at: Some(at(9)),
@@ -283,6 +285,8 @@ fn calls(golden: &mut Golden) {
     golden.request(method::CONNECT, &connect);
     golden.request(method::DAEMON_STATUS, &Value::Null);
     golden.request(method::PAC, &Value::Null);
+    let proxy = ProxyOf { name: "emr".into() };
+    golden.request(method::PROXY_PASSWORD, &proxy);
     golden.request(method::SHUTDOWN, &Value::Null);
     golden.request(
         method::SUBSCRIBE,
@@ -326,6 +330,11 @@ fn replies(golden: &mut Golden) {
         notes: vec!["no ssh program".into()],
     };
     golden.reply(method::DAEMON_STATUS, &status);
+    let password = ProxyPassword {
+        user: "alice".into(),
+        password: "secret".into(),
+    };
+    golden.reply(method::PROXY_PASSWORD, &password);
     let pac = Pac {
         file: "function FindProxyForURL(url, host) {}\n".into(),
     };

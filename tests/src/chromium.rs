@@ -5,8 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::process::write_script;
-use crate::unprivileged::UID;
+use crate::process::{NOBODY, as_ordinary_user, write_script};
 
 /// Writes a program named `chromium` to `folder`. It runs the real one without a screen, prints the page as HTML when it
 /// has loaded, and ends. Its arguments are passed on.
@@ -16,17 +15,17 @@ use crate::unprivileged::UID;
 pub fn write_program(folder: &Path) -> Result<std::path::PathBuf> {
     let program = folder.join("chromium");
     // The profile's folder belongs to the caller, so it is handed over.
-    let as_user = if rustix::process::geteuid().is_root() {
+    let hand_over = if rustix::process::geteuid().is_root() {
         format!(
-            "for argument in \"$@\"; do case $argument in --user-data-dir=*) chown {UID} \"${{argument#*=}}\" ;; esac; done\n\
-             exec setpriv --reuid {UID} --regid {UID} --clear-groups env -u DBUS_SESSION_BUS_ADDRESS HOME=/nonexistent"
+            "for argument in \"$@\"; do case $argument in --user-data-dir=*) chown {NOBODY} \"${{argument#*=}}\" ;; esac; done"
         )
     } else {
-        "exec env -u DBUS_SESSION_BUS_ADDRESS".to_owned()
+        String::new()
     };
+    let as_user = as_ordinary_user("/nonexistent");
     let script = format!(
-        "#!/bin/sh\n{as_user} /usr/bin/chromium --headless --disable-gpu --no-first-run \
-         --disable-background-networking --timeout=20000 --dump-dom \"$@\" 2>/dev/null\n"
+        "{hand_over}\nexec {as_user} env -u DBUS_SESSION_BUS_ADDRESS /usr/bin/chromium --headless --disable-gpu --no-first-run \
+         --disable-background-networking --timeout=20000 --dump-dom \"$@\" 2>/dev/null"
     );
     write_script(&program, &script)?;
     Ok(program)

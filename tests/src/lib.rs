@@ -19,6 +19,7 @@ pub mod daemon;
 pub mod debian13;
 pub mod dropbear;
 pub mod faulty_link;
+pub mod firefox;
 pub mod home;
 pub mod keys;
 pub mod nginx;

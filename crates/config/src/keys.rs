@@ -217,6 +217,10 @@ sections! {
             "The targets that reverse SOCKS may connect to.";
         proxy_for _ Metadata "list of hosts, globs, `.suffix`, networks; `:PORT` behind, `!` before to exclude" | "none"
             "What browsers use the proxy of the dynamic forward for; `/proxy.pac` is made from it, see [Browsers](browsers.md).";
+        proxy_user _ Forwards "name without `:`" | "none"
+            "The user name that SOCKS5 and HTTP clients of the dynamic forward must send; see [Browsers](browsers.md#a-proxy-with-a-password).";
+        proxy_user_password_command _ Forwards "command" | "none"
+            "The first line of its output is the password of `proxy_user`; it runs when a client first sends one, and again after a reload.";
     }
     life {
         autostart _ Metadata "boolean" | "true"
@@ -250,7 +254,6 @@ pub const RESERVED_KEYS: &[&str] = &[
     "before_connect",
     "on_up",
     "on_down",
-    "proxy_user",
     "proxy_password_command",
     "dns_listen",
     "dns_server",

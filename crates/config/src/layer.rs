@@ -119,6 +119,8 @@ layer! {
     max_connections: u32,
     permit_remote_open: Vec<String>,
     proxy_for: Vec<ProxyPattern>,
+    proxy_user: String,
+    proxy_user_password_command: Vec<String>,
     autostart: bool,
     hold: Duration,
     on_needs_input: Vec<String>,
@@ -165,6 +167,8 @@ impl Layer {
             remote_forward: None,
             dynamic_forward: None,
             proxy_for: None,
+            proxy_user: None,
+            proxy_user_password_command: None,
             // An alias names one host key: with it, a jump host would be checked against the target's key.
             host_key_alias: None,
             ..self.clone()

@@ -344,6 +344,17 @@ pub struct Forwarding {
     pub max_connections: u32,
     /// PermitRemoteOpen: the `host:port` targets that reverse SOCKS may connect to; empty for any target.
     pub permit_remote_open: Vec<String>,
+    /// The login that clients of the dynamic forwards must send; `None` if they need none.
+    pub proxy_login: Option<ProxyLogin>,
+}
+
+/// The login of the proxy that dynamic forwards are: SOCKS5 user and password, HTTP Basic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyLogin {
+    /// The user name, 1 to 255 bytes without `:`.
+    pub user: String,
+    /// argv whose first line of stdout is the password; not empty.
+    pub password_command: Vec<String>,
 }
 
 /// When a tunnel runs and what it does while it waits.

@@ -1,7 +1,7 @@
 //! `tunnelctl env`: prints the lines that make a shell's programs use the tunnel's proxy.
 
 use super::bring_up::proxy_address;
-use super::proxy_env::{Extras, line, variables};
+use super::proxy_env::{Extras, Login, line, variables};
 use super::resolve::no_proxy;
 use crate::cli::EnvArgs;
 use crate::daemon::Context;
@@ -22,7 +22,19 @@ pub(crate) async fn run(context: &Context, args: &EnvArgs) -> Result<(), Exit> {
         java: args.java,
         git: args.git,
     };
-    let variables = variables(&args.name, &address, extras);
+    let login = status.proxy_user.as_deref().map(|user| {
+        // Printed lines end up in terminals, histories and files.
+        context.ui.info(format!(
+            "the proxy of {} requires a password, which is not printed: put what proxy_user_password_command prints \
+             behind the user name in the URLs, or run: tunnelctl exec {0} --with-proxy-password -- PROGRAM",
+            args.name
+        ));
+        Login {
+            user,
+            password: None,
+        }
+    });
+    let variables = variables(&args.name, &address, login, extras);
     if context.ui.json {
         let object: serde_json::Map<String, serde_json::Value> = variables
             .into_iter()

@@ -5,10 +5,11 @@ use std::process::ExitStatus;
 
 use tokio::process::Child;
 use tunneld_proto::client::Client;
-use tunneld_proto::message::{Remove, method};
+use tunneld_proto::message::{ProxyOf, ProxyPassword, Remove, method};
+use zeroize::Zeroizing;
 
 use super::bring_up::{UpTunnel, bring_up, proxy_address, take_down};
-use super::proxy_env::{Extras, variables};
+use super::proxy_env::{Extras, Login, variables};
 use crate::cli::Exec;
 use crate::daemon::Context;
 use crate::exit::{Exit, FAILED};
@@ -36,7 +37,10 @@ pub(crate) async fn run(context: &Context, args: &Exec) -> Result<(), Exit> {
     };
     let ended = match bring_up(context, &mut client, &name).await {
         Ok(tunnel) => {
-            let ended = run_program(&tunnel, &args.command).await;
+            let ended = match proxy_variables(context, &mut client, args, &tunnel).await {
+                Ok(variables) => run_program(variables, &args.command).await,
+                Err(exit) => Err(exit),
+            };
             if tunnel.was_down && added.is_none() {
                 take_down(context, &mut client, &name).await;
             }
@@ -65,16 +69,56 @@ async fn remove(client: &mut Client, name: &str) {
     let _: Result<serde_json::Value, _> = client.call(method::REMOVE, &remove).await;
 }
 
-/// Runs the program with the proxy variables of the tunnel; without a dynamic forward it gets none.
-async fn run_program(tunnel: &UpTunnel, argv: &[OsString]) -> Result<ProgramEnd, Exit> {
+/// Returns the proxy variables of the tunnel; none without a dynamic forward. The password of a proxy that requires one is
+/// in them only if the user asked for that.
+async fn proxy_variables(
+    context: &Context,
+    client: &mut Client,
+    args: &Exec,
+    tunnel: &UpTunnel,
+) -> Result<Vec<(String, String)>, Exit> {
+    let name = &tunnel.status.name;
+    let Some(address) = proxy_address(&tunnel.status) else {
+        return Ok(Vec::new());
+    };
+    let Some(user) = &tunnel.status.proxy_user else {
+        return Ok(variables(name, &address, None, Extras::default()));
+    };
+    let mut password = None;
+    if args.with_proxy_password {
+        let params = ProxyOf { name: name.clone() };
+        let login: ProxyPassword =
+            client
+                .call(method::PROXY_PASSWORD, &params)
+                .await
+                .map_err(|error| Exit {
+                    code: TUNNEL_FAILED,
+                    ..error.into()
+                })?;
+        password = Some(Zeroizing::new(login.password));
+    } else {
+        context.ui.info(format!(
+            "the proxy of {name} requires a password, which the program does not get; to give it: \
+             tunnelctl exec {name} --with-proxy-password -- PROGRAM"
+        ));
+    }
+    let login = Login {
+        user,
+        password: password.as_ref().map(|password| password.as_str()),
+    };
+    Ok(variables(name, &address, Some(login), Extras::default()))
+}
+
+/// Runs the program with these variables added to its environment.
+async fn run_program(
+    variables: Vec<(String, String)>,
+    argv: &[OsString],
+) -> Result<ProgramEnd, Exit> {
     let Some((program, arguments)) = argv.split_first() else {
         return Err(Exit::usage("exec needs a program behind --"));
     };
     let mut command = tokio::process::Command::new(program);
-    command.args(arguments);
-    if let Some(address) = proxy_address(&tunnel.status) {
-        command.envs(variables(&tunnel.status.name, &address, Extras::default()));
-    }
+    command.args(arguments).envs(variables);
     let mut child = command.spawn().map_err(|err| {
         let code = if err.kind() == std::io::ErrorKind::NotFound {
             NOT_FOUND

@@ -1,6 +1,9 @@
 //! The variables by which programs find a proxy, and how the shells write them.
 
+use std::fmt::Write as _;
+
 use clap::ValueEnum;
+use zeroize::Zeroizing;
 
 /// Destinations that programs must not ask the proxy for: they are on this machine.
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
@@ -26,12 +29,53 @@ pub(crate) struct Extras {
     pub(crate) git: bool,
 }
 
+/// The login that a proxy with `proxy_user` requires.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Login<'a> {
+    pub(crate) user: &'a str,
+    /// `None` where the program is not to get it.
+    pub(crate) password: Option<&'a str>,
+}
+
+impl Login<'_> {
+    /// Returns what a URL has before the host, such as `alice@`.
+    fn in_url(self) -> Zeroizing<String> {
+        let mut text = Zeroizing::new(encoded(self.user));
+        if let Some(password) = self.password {
+            text.push(':');
+            text.push_str(&Zeroizing::new(encoded(password)));
+        }
+        text.push('@');
+        text
+    }
+}
+
+/// Encodes all characters but the unreserved ones of RFC 3986 §2.3.
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(3 * text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(byte.into());
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
 /// Returns the variables for the proxy at `address` (`HOST:PORT`) of the tunnel `name`, in a stable order.
 ///
 /// Both cases of each name, because programs differ. `http` for the web variables: many programs know no SOCKS there.
-pub(crate) fn variables(name: &str, address: &str, extras: Extras) -> Vec<(String, String)> {
-    let http = format!("http://{address}");
-    let socks = format!("socks5h://{address}");
+pub(crate) fn variables(
+    name: &str,
+    address: &str,
+    login: Option<Login<'_>>,
+    extras: Extras,
+) -> Vec<(String, String)> {
+    let login = login.map(Login::in_url).unwrap_or_default();
+    let http = format!("http://{}{address}", *login);
+    let socks = format!("socks5h://{}{address}", *login);
     let mut variables = Vec::new();
     for (variable, value) in [
         ("http_proxy", http.as_str()),
@@ -94,9 +138,30 @@ mod tests {
     }
 
     #[test]
+    fn a_login_is_encoded_into_the_urls() {
+        let value = |password| {
+            let login = Login {
+                user: "a@b",
+                password,
+            };
+            let all = variables("emr", "127.0.0.1:1", Some(login), Extras::default());
+            let (_, value) = all
+                .into_iter()
+                .find(|(name, _)| name == "all_proxy")
+                .unwrap();
+            value
+        };
+        assert_eq!(value(None), "socks5h://a%40b@127.0.0.1:1");
+        assert_eq!(
+            value(Some("x y:/ü'$")),
+            "socks5h://a%40b:x%20y%3A%2F%C3%BC%27%24@127.0.0.1:1"
+        );
+    }
+
+    #[test]
     fn both_cases_are_set_and_extras_only_if_wanted() {
         let names = |extras| -> Vec<String> {
-            let all = variables("emr", "127.0.0.1:8157", extras);
+            let all = variables("emr", "127.0.0.1:8157", None, extras);
             all.into_iter().map(|(name, _)| name).collect()
         };
         let usual = names(Extras::default());
@@ -109,7 +174,7 @@ mod tests {
         };
         let all = names(extras);
         assert_eq!(all.len(), usual.len() + 2, "{all:?}");
-        let java = variables("emr", "[::1]:8157", extras);
+        let java = variables("emr", "[::1]:8157", None, extras);
         let java = java.iter().find(|(name, _)| name == "JAVA_TOOL_OPTIONS");
         assert!(
             java.unwrap()

@@ -95,6 +95,7 @@ const KEYS: &[(&str, &str, Form)] = &[
     ("", "description", Text),
     ("", "tags", Texts),
     ("", "proxy_for", Texts),
+    ("", "proxy_user", Text),
 ];
 
 /// Deprecated and alternative names that ssh accepts, and the keyword that each one means.

@@ -29,6 +29,7 @@ pub(crate) fn tunnel(name: &str, state: State) -> TunnelStatus {
         reconnects: 0,
         forwards: Vec::new(),
         proxy_for: Vec::new(),
+        proxy_user: None,
         notes: Vec::new(),
     }
 }

@@ -179,6 +179,7 @@ mod tests {
             via: vec![],
             tags: vec![],
             proxy_for: vec![],
+            proxy_user: None,
             description: None,
             desired: Desired::Up,
             attempt: 1,

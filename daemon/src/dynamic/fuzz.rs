@@ -9,9 +9,16 @@ const MAX_HOST: usize = 255;
 /// The bytes of one client. The steps do not depend on how the bytes are split over reads, and a request that is
 /// accepted names a host and a port that can be passed on.
 pub fn socks(bytes: &[u8]) {
-    let (at_once, byte_by_byte) = (steps(bytes, usize::MAX), steps(bytes, 1));
-    assert_eq!(at_once, byte_by_byte);
-    for step in at_once {
+    let (open, closed) = (Handshake::new, Handshake::with_login);
+    let at_once = steps(open(), bytes, usize::MAX);
+    assert_eq!(at_once, steps(open(), bytes, 1));
+    let with_login = steps(closed(), bytes, usize::MAX);
+    assert_eq!(with_login, steps(closed(), bytes, 1));
+    let connects = |step: &HandshakeStep| matches!(step, HandshakeStep::Connect(_));
+    let logs_in = |step: &HandshakeStep| matches!(step, HandshakeStep::CheckLogin(_));
+    // Nothing connects without a login.
+    assert!(!with_login.iter().any(connects) || with_login.iter().any(logs_in));
+    for step in at_once.into_iter().chain(with_login) {
         if let HandshakeStep::Connect(request) = step {
             assert!((1..=MAX_HOST).contains(&request.host.to_bytes().len()));
             assert_ne!(request.port, 0);
@@ -20,9 +27,10 @@ pub fn socks(bytes: &[u8]) {
     }
 }
 
-/// Gives a handshake its bytes in parts of at most `part` bytes and returns all steps but the reading ones.
-fn steps(mut bytes: &[u8], part: usize) -> Vec<HandshakeStep> {
-    let (mut handshake, mut steps) = (Handshake::new(), Vec::new());
+/// Gives a handshake its bytes in parts of at most `part` bytes and returns all steps but the reading ones. Every login is
+/// accepted.
+fn steps(mut handshake: Handshake, mut bytes: &[u8], part: usize) -> Vec<HandshakeStep> {
+    let mut steps = Vec::new();
     loop {
         match handshake.step() {
             HandshakeStep::ReadMore => {
@@ -36,6 +44,10 @@ fn steps(mut bytes: &[u8], part: usize) -> Vec<HandshakeStep> {
                 bytes = rest;
             }
             step @ HandshakeStep::Send(_) => steps.push(step),
+            step @ HandshakeStep::CheckLogin(_) => {
+                steps.push(step);
+                steps.push(handshake.login_checked(true));
+            }
             last => {
                 steps.push(last);
                 return steps;
@@ -73,7 +85,7 @@ mod tests {
         let inputs = corpus().into_iter();
         let requests = inputs.filter(|input| {
             matches!(
-                steps(input, usize::MAX).last(),
+                steps(Handshake::new(), input, usize::MAX).last(),
                 Some(HandshakeStep::Connect(_))
             )
         });

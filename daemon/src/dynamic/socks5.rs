@@ -1,15 +1,19 @@
-//! SOCKS5 (RFC 1928): greeting, choice of an authentication method, request, reply.
-//! Only the method "no authentication required" and the command CONNECT are supported.
+//! SOCKS5 (RFC 1928): greeting, choice of an authentication method, request, reply; user and password (RFC 1929).
+//! GSSAPI and the commands other than CONNECT are not supported.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::login::ClientLogin;
 use super::reply::ConnectReply;
 use super::request::{ConnectRequest, Host, ParseOutcome};
 use super::sniff::Protocol;
 
 const VERSION: u8 = 5;
 const METHOD_NO_AUTHENTICATION: u8 = 0;
+const METHOD_PASSWORD: u8 = 2;
 const METHOD_NONE_ACCEPTABLE: u8 = 0xff;
+/// The version of the login itself (RFC 1929 §2); not that of SOCKS.
+const LOGIN_VERSION: u8 = 1;
 const COMMAND_CONNECT: u8 = 1;
 const ADDRESS_IPV4: u8 = 1;
 const ADDRESS_NAME: u8 = 3;
@@ -19,21 +23,66 @@ const ADDRESS_IPV6: u8 = 4;
 pub const NO_ACCEPTABLE_METHOD: [u8; 2] = [VERSION, METHOD_NONE_ACCEPTABLE];
 /// The method selection that chooses "no authentication required".
 pub const METHOD_SELECTED: [u8; 2] = [VERSION, METHOD_NO_AUTHENTICATION];
+/// The method selection that chooses "username/password".
+pub const PASSWORD_SELECTED: [u8; 2] = [VERSION, METHOD_PASSWORD];
+/// The reply to a login that is accepted (RFC 1929 §2).
+pub const LOGIN_ACCEPTED: [u8; 2] = [LOGIN_VERSION, 0];
+/// The reply to a login that is refused; the server must then close (RFC 1929 §2).
+pub const LOGIN_REFUSED: [u8; 2] = [LOGIN_VERSION, 1];
 
-/// Parses the greeting (RFC 1928 §3). The value is whether the client offers "no authentication required".
-pub fn parse_greeting(bytes: &[u8]) -> ParseOutcome<bool> {
+/// The authentication methods that a client offers, as far as they are supported here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OfferedMethods {
+    /// "No authentication required".
+    pub none: bool,
+    /// "Username/password" (RFC 1929).
+    pub password: bool,
+}
+
+/// Parses the greeting (RFC 1928 §3).
+pub fn parse_greeting(bytes: &[u8]) -> ParseOutcome<OfferedMethods> {
     match bytes {
         [] | [VERSION] => ParseOutcome::Incomplete,
         [VERSION, count, methods @ ..] => match methods.get(..usize::from(*count)) {
             Some(offered) => ParseOutcome::Complete {
                 // The order of the client's list does not matter: the server chooses (RFC 1928 §3).
-                value: offered.contains(&METHOD_NO_AUTHENTICATION),
+                value: OfferedMethods {
+                    none: offered.contains(&METHOD_NO_AUTHENTICATION),
+                    password: offered.contains(&METHOD_PASSWORD),
+                },
                 consumed: 2 + offered.len(),
             },
             None => ParseOutcome::Incomplete,
         },
         [_, ..] => ParseOutcome::Malformed,
     }
+}
+
+/// Parses the user name and password that follow the selection of that method (RFC 1929 §2).
+pub fn parse_login(bytes: &[u8]) -> ParseOutcome<ClientLogin> {
+    match bytes.first() {
+        None => return ParseOutcome::Incomplete,
+        Some(&LOGIN_VERSION) => {}
+        Some(_) => return ParseOutcome::Malformed,
+    }
+    let found = bytes.get(1..).and_then(|rest| {
+        let (user, rest) = counted(rest)?;
+        let (password, _) = counted(rest)?;
+        Some((user, password))
+    });
+    match found {
+        Some((user, password)) => ParseOutcome::Complete {
+            value: ClientLogin::new(user, password),
+            consumed: 1 + 1 + user.len() + 1 + password.len(),
+        },
+        None => ParseOutcome::Incomplete,
+    }
+}
+
+/// Splits off a text that one byte with its length precedes.
+fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (&length, rest) = bytes.split_first()?;
+    rest.split_at_checked(length.into())
 }
 
 /// Parses the request that follows the method selection (RFC 1928 §4).

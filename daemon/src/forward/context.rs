@@ -14,6 +14,7 @@ use tunneld_config::model::Forwarding;
 
 use super::counters::CountGuard;
 use super::forward_state::ForwardCell;
+use super::proxy_login::ProxyPassword;
 use super::server_listeners::ServerListeners;
 use super::ssh_session::SshSession;
 
@@ -77,6 +78,8 @@ pub(super) struct ForwardContext<S> {
     pub(super) summary: watch::Sender<TunnelSummary>,
     /// Makes the file that `/proxy.pac` serves. `None` if the daemon has not set one.
     pub(super) pac: watch::Sender<Option<PacSource>>,
+    /// The password that clients of the dynamic forwards must send, if `proxy_user` is set.
+    pub(super) proxy_password: ProxyPassword,
     /// The remote forwards, to find the one that a channel from the server belongs to. Changes too when one is granted.
     pub(super) remotes: watch::Sender<Vec<Arc<ForwardCell>>>,
     /// The tasks of all listeners and connections.
@@ -108,6 +111,7 @@ impl<S: SshSession> ForwardContext<S> {
                 ..TunnelSummary::default()
             }),
             pac: watch::Sender::new(None),
+            proxy_password: ProxyPassword::default(),
             remotes: watch::Sender::new(Vec::new()),
             tasks: TaskTracker::new(),
             kill: CancellationToken::new(),

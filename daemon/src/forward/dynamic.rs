@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use super::admission::AdmissionQueue;
 use super::context::ForwardContext;
@@ -16,6 +17,7 @@ use super::forward_state::ForwardCell;
 use super::hold::{self, NotOpened};
 use super::http;
 use super::local_socket::LocalSocket;
+use super::proxy_login::{LoginCheck, LoginResult};
 use super::relay::Relay;
 use super::ssh_session::{ChannelTarget, SshSession};
 use crate::dynamic::{ConnectReply, ConnectRequest, Handshake, HandshakeStep};
@@ -36,27 +38,34 @@ pub(super) enum ClientRequest {
     Http(Vec<u8>),
 }
 
-/// Runs the handshake with one client, up to its SOCKS request or the first bytes of an HTTP request. `None` if the client speaks no supported protocol, sends an invalid request, takes
-/// longer than [`HANDSHAKE_TIMEOUT`], or is evicted from `queue` by newer clients.
-pub(super) async fn handshake(
+/// Runs the handshake with one client, up to its SOCKS request or the first bytes of an HTTP request. SOCKS clients must
+/// pass `login`, if it is set. `None` if the client speaks no supported protocol, sends an invalid request or no right
+/// login, takes longer than [`HANDSHAKE_TIMEOUT`], or is evicted from `queue` by newer clients.
+pub(super) async fn handshake<S: SshSession>(
     queue: &AdmissionQueue,
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
+    login: Option<LoginCheck<'_, S>>,
 ) -> Option<ClientRequest> {
     let ticket = queue.enter();
     tokio::select! {
-        finished = timeout(HANDSHAKE_TIMEOUT, run_handshake(stream)) => finished.ok()?.ok()?,
+        finished = timeout(HANDSHAKE_TIMEOUT, run_handshake(stream, login)) => finished.ok()?.ok()?,
         // Newer clients evict the oldest handshake: clients that send nothing must not shut others out.
         () = ticket.evicted() => None,
     }
 }
 
-async fn run_handshake(
+async fn run_handshake<S: SshSession>(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
+    login: Option<LoginCheck<'_, S>>,
 ) -> io::Result<Option<ClientRequest>> {
-    let mut handshake = Handshake::new();
-    let mut buffer = [0; 600];
+    let mut handshake = match &login {
+        Some(_) => Handshake::with_login(),
+        None => Handshake::new(),
+    };
+    let mut buffer = Zeroizing::new([0; 600]);
+    let mut step = handshake.step();
     loop {
-        match handshake.step() {
+        let refusal = match step {
             HandshakeStep::ReadMore => {
                 let capacity = handshake.capacity().min(buffer.len());
                 let read = stream
@@ -66,8 +75,22 @@ async fn run_handshake(
                     return Ok(None);
                 }
                 handshake.push(buffer.get(..read).unwrap_or_default());
+                step = handshake.step();
+                continue;
             }
-            HandshakeStep::Send(bytes) => stream.write_all(&bytes).await?,
+            HandshakeStep::Send(bytes) => {
+                stream.write_all(&bytes).await?;
+                step = handshake.step();
+                continue;
+            }
+            HandshakeStep::CheckLogin(sent) => {
+                let result = match &login {
+                    Some(login) => login.check(&sent).await,
+                    None => LoginResult::Wrong,
+                };
+                step = handshake.login_checked(result == LoginResult::Accepted);
+                continue;
+            }
             HandshakeStep::Connect(request) => {
                 let payload = handshake.into_payload();
                 return Ok(Some(ClientRequest::Socks { request, payload }));
@@ -75,13 +98,16 @@ async fn run_handshake(
             HandshakeStep::Http => {
                 return Ok(Some(ClientRequest::Http(handshake.into_payload())));
             }
-            HandshakeStep::Refuse(bytes) => {
-                stream.write_all(&bytes).await?;
-                stream.shutdown().await?;
-                return Ok(None);
+            HandshakeStep::LoginMissing(bytes) => {
+                login.iter().for_each(LoginCheck::missing);
+                bytes
             }
+            HandshakeStep::Refuse(bytes) => bytes,
             HandshakeStep::Close => return Ok(None),
-        }
+        };
+        stream.write_all(&refusal).await?;
+        stream.shutdown().await?;
+        return Ok(None);
     }
 }
 
@@ -92,7 +118,9 @@ pub(super) async fn serve<S: SshSession>(
     cancel: &CancellationToken,
     mut client: LocalSocket,
 ) {
-    let finished = cancel.run_until_cancelled(handshake(&cell.handshaking, &mut client));
+    let login = LoginCheck::of(context, cell);
+    let finished = handshake(&cell.handshaking, &mut client, login);
+    let finished = cancel.run_until_cancelled(finished);
     let Some(finished) = finished.await else {
         return;
     };

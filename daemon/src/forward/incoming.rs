@@ -200,8 +200,9 @@ async fn serve_reverse_socks<S: SshSession>(
     let Ok(mut channel) = channel.accept().await else {
         return;
     };
+    // `proxy_user` protects the ports of this machine; who may use the server's port is the server's affair.
     let finished = tokio::select! {
-        finished = dynamic::handshake(&cell.handshaking, &mut channel) => finished,
+        finished = dynamic::handshake::<S>(&cell.handshaking, &mut channel, None) => finished,
         () = session.closed() => return,
     };
     // HTTP is for browsers on this side; like ssh, reverse forwards speak SOCKS alone.

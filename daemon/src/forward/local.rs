@@ -314,6 +314,7 @@ mod tests {
                 socket_mask: 0o177,
                 max_connections: tunneld_config::model::DEFAULT_MAX_CONNECTIONS,
                 permit_remote_open: vec![],
+                proxy_login: None,
             },
         };
         let context = Arc::new(ForwardContext::<Session>::new(

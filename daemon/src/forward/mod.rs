@@ -19,6 +19,7 @@ mod listener;
 mod local;
 mod local_socket;
 mod port_owner;
+mod proxy_login;
 mod relay;
 mod remote;
 mod retry;
@@ -123,6 +124,7 @@ impl<S: SshSession> Forwards<S> {
                 socket_mask: 0o177,
                 max_connections: tunneld_config::model::DEFAULT_MAX_CONNECTIONS,
                 permit_remote_open: Vec::new(),
+                proxy_login: None,
             },
         };
         Self {
@@ -297,6 +299,11 @@ impl<S: SshSession> Forwards<S> {
             *before = summary;
             is_new
         });
+    }
+
+    /// Discards the password of `proxy_user`, so that its command runs again.
+    pub fn forget_proxy_password(&self) {
+        self.context.proxy_password.forget();
     }
 
     /// Sets what makes the file that dynamic forwards serve as `/proxy.pac`.

@@ -171,6 +171,7 @@ mod tests {
             socket_mask,
             max_connections: tunneld_config::model::DEFAULT_MAX_CONNECTIONS,
             permit_remote_open: vec![],
+            proxy_login: None,
         }
     }
 

@@ -216,7 +216,12 @@ impl Actor {
                 applied.changed.push(name);
             }
             // Unchanged, or an ad-hoc tunnel that was saved as it is.
-            Some(entry) => entry.ad_hoc = false,
+            Some(entry) => {
+                entry.ad_hoc = false;
+                if tunnel.forwarding.proxy_login.is_some() {
+                    entry.send(Command::Reloaded).await;
+                }
+            }
         }
     }
 

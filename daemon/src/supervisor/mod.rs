@@ -29,7 +29,7 @@ use crate::tunnel::refresh::{RefreshHandle, RefreshRequest};
 use crate::tunnel::registry::StatusRegistry;
 use crate::tunnel::tally::Tally;
 use crate::tunnel::task::{SystemChange, TaskContext, UserCommand};
-use tunneld_config::model::Tunnel;
+use tunneld_config::model::{ProxyLogin, Tunnel};
 
 use actor::Actor;
 
@@ -308,6 +308,18 @@ impl Supervisor {
     /// The tunnel's `on_needs_input` command. Empty if it has none or does not exist.
     pub fn on_needs_input(&self, name: &str) -> Vec<String> {
         self.registry.on_needs_input(name)
+    }
+
+    /// The login of the tunnel's proxy. `None` if it needs none.
+    ///
+    /// # Errors
+    /// `tunnel_not_found`.
+    pub fn proxy_login(&self, name: &str) -> Result<Option<ProxyLogin>, RpcError> {
+        let exists = self.registry.status(name).is_some();
+        if !exists {
+            return Err(not_found(&[name]));
+        }
+        Ok(self.registry.proxy_login(name))
     }
 
     /// Registers a client that shows the prompts of these tunnels at a terminal, until the guard is dropped; of all

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
+use tunneld_config::model::ProxyLogin;
 use tunneld_proto::message::{Event, EventBody, ReloadReport, Snapshot};
 use tunneld_proto::status::{Prompt, TunnelStatus};
 
@@ -300,6 +301,13 @@ impl StatusRegistry {
             .entry(name)
             .map(|entry| entry.snapshot.config.life.on_needs_input.clone())
             .unwrap_or_default()
+    }
+
+    /// The login of the tunnel's proxy. `None` if it has none, or the tunnel does not exist.
+    pub fn proxy_login(&self, name: &str) -> Option<ProxyLogin> {
+        let inner = self.0.inner.lock();
+        let config = &inner.entry(name)?.snapshot.config;
+        config.forwarding.proxy_login.clone()
     }
 
     /// The proxy auto-configuration file for all tunnels that have `proxy_for`, in the order of their names.

@@ -74,6 +74,12 @@ pub fn status(snapshot: &TunnelSnapshot, forwards: Vec<ForwardStatus>, now: Now)
             .iter()
             .map(ToString::to_string)
             .collect(),
+        proxy_user: snapshot
+            .config
+            .forwarding
+            .proxy_login
+            .as_ref()
+            .map(|login| login.user.clone()),
         notes: snapshot
             .config
             .status_notes()

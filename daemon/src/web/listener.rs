@@ -113,6 +113,7 @@ async fn bind(address: &ListenAddr) -> ForwardListener {
         socket_mask: 0o177,
         max_connections: 0,
         permit_remote_open: Vec::new(),
+        proxy_login: None,
     };
     let mut logged = None;
     loop {

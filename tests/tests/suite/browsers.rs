@@ -6,12 +6,19 @@ use anyhow::Result;
 use tunneld_proto::status::{Desired, ForwardKind};
 use tunneld_tests::chromium;
 use tunneld_tests::daemon::listen_addr;
+use tunneld_tests::firefox;
 use tunneld_tests::nginx::Nginx;
 use tunneld_tests::process::run_tool;
 use tunneld_tests::sshd::Sshd;
 use tunneld_tests::target::{Target, TargetBehavior};
 
 use crate::fixture::{Fixture, forward_of, start_daemon};
+
+/// The lines of the tunnels `one` and `two` of [`URLS`].
+const ONE: &str = "dynamic_forward = 0\n\
+    proxy_for = [\"*.ec2.internal\", \"!bastion.ec2.internal\", \"10.0.0.0/8\", \"fd00::/8\"]\n";
+const TWO: &str = "dynamic_forward = 0\n\
+    proxy_for = [\"xn--bcher-kva.example\", \"hue.test:8888\", \".under.test\"]\n";
 
 /// URLs and the tunnel whose proxy serves them; `direct` for none.
 const URLS: &[(&str, &str)] = &[
@@ -70,13 +77,7 @@ async fn chromium_follows_the_pac_file() -> Result<()> {
     let server = Sshd::start_with_lines(&["PermitOpen 127.0.0.1:1"]).await?;
     let one = server.tunnel_toml("one")?;
     let two = server.tunnel_toml("two")?;
-    let (_home, daemon) = start_daemon(&format!(
-        "{one}dynamic_forward = 0\n\
-         proxy_for = [\"*.ec2.internal\", \"!bastion.ec2.internal\", \"10.0.0.0/8\", \"fd00::/8\"]\n\
-         {two}dynamic_forward = 0\n\
-         proxy_for = [\"xn--bcher-kva.example\", \"hue.test:8888\", \".under.test\"]\n"
-    ))
-    .await?;
+    let (_home, daemon) = start_daemon(&format!("{one}{ONE}{two}{TWO}")).await?;
     let proxy = listen_addr(&daemon.wait_up("one").await?, ForwardKind::Dynamic)?;
     daemon.wait_up("two").await?;
     let folder = tempfile::tempdir()?;
@@ -110,6 +111,76 @@ async fn chromium_follows_the_pac_file() -> Result<()> {
         .collect();
     assert_eq!(wrong, vec![], "{dom}");
     assert_eq!(found.len(), URLS.len(), "{dom}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn firefox_follows_the_pac_file() -> Result<()> {
+    let server = Sshd::start().await?;
+    let one = server.tunnel_toml("one")?;
+    let two = server.tunnel_toml("two")?;
+    let (_home, daemon) = start_daemon(&format!("{one}{ONE}{two}{TWO}")).await?;
+    let one = listen_addr(&daemon.wait_up("one").await?, ForwardKind::Dynamic)?;
+    let two = listen_addr(&daemon.wait_up("two").await?, ForwardKind::Dynamic)?;
+    let preferences = [
+        ("network.proxy.type", 2.into()),
+        (
+            "network.proxy.autoconfig_url",
+            format!("http://{one}/proxy.pac").into(),
+        ),
+    ];
+    let urls: Vec<&str> = URLS.iter().map(|(url, _)| *url).collect();
+    let found = firefox::proxies_for(&preferences, &urls).await?;
+    let expected: Vec<String> = URLS
+        .iter()
+        .map(|(_, tunnel)| match *tunnel {
+            "one" => format!("http {one}"),
+            "two" => format!("http {two}"),
+            direct => direct.to_owned(),
+        })
+        .collect();
+    assert_eq!(found, expected, "{urls:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn browse_opens_firefox_with_the_proxy_and_leaves_nothing_behind() -> Result<()> {
+    let nginx = Nginx::start().await?;
+    let page = "<body><script>fetch('/seen-' + (1 + 1)).then(() => window.close())</script></body>";
+    std::fs::write(nginx.root().join("index.html"), page)?;
+    std::fs::write(nginx.root().join("seen-2"), "")?;
+    let url = format!("http://localhost:{}/", nginx.port());
+    for proxy_for in ["", "proxy_for = \"localhost\"\n"] {
+        let (fixture, _) = Fixture::up(&format!("dynamic_forward = 0\n{proxy_for}")).await?;
+        let folder = tempfile::tempdir()?;
+        let temporary = folder.path().join("tmp");
+        std::fs::create_dir(&temporary)?;
+        for open in [folder.path(), &temporary] {
+            rustix::fs::chmod(open, 0o755.into())?;
+        }
+        let program = firefox::write_program(folder.path())?.display().to_string();
+        let home = fixture.home.with_var("TMPDIR", &temporary);
+        let before = nginx.requests()?.len();
+        let args = [
+            "browse",
+            "t",
+            &url,
+            "--far-localhost",
+            "--browser",
+            &program,
+        ];
+        home.ctl(&args).await?.expect_exit(0)?;
+        let requests = nginx.requests()?.split_off(before);
+        assert!(
+            requests.iter().any(|line| line.contains("GET /seen-2 ")),
+            "{requests:#?}"
+        );
+        let status = fixture.daemon.status("t").await?;
+        let forward = forward_of(&status, ForwardKind::Dynamic).expect("a dynamic forward");
+        assert!(forward.bytes_in > 0, "{proxy_for}: {forward:?}");
+        let left: Vec<_> = std::fs::read_dir(&temporary)?.flatten().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
     Ok(())
 }
 

@@ -37,6 +37,7 @@ mod matrix;
 #[cfg(target_os = "linux")]
 mod network;
 mod prompts;
+mod proxy_login;
 mod recipes;
 mod reload;
 mod remote_forwards;

@@ -25,6 +25,8 @@ const MIN_BACKOFF: Duration = Duration::from_millis(100);
 pub(crate) const CONCURRENT_CONNECTS: RangeInclusive<i64> = 1..=1_024;
 /// The longest chain of `proxy_jump`.
 const MAX_HOPS: usize = 8;
+/// The longest `proxy_user`, in bytes.
+const MAX_PROXY_USER: usize = 255;
 /// The longest `description`, in bytes.
 const MAX_DESCRIPTION: usize = 1_024;
 
@@ -239,6 +241,19 @@ fn proxy_patterns(table: &mut Table<'_, '_>, layer: &mut Layer) {
                 .map_err(ValueError::from)
         })
         .map(flatten);
+    layer.proxy_user = table.text("proxy_user", check_proxy_user);
+    layer.proxy_user_password_command = table.argv("proxy_user_password_command");
+}
+
+/// HTTP Basic ends the user name at the first colon (RFC 7617 §2), and SOCKS5 has one length byte for it (RFC 1929 §2).
+fn check_proxy_user(user: &str) -> Result<String, String> {
+    if user.is_empty() || user.len() > MAX_PROXY_USER {
+        return Err(format!("expected 1 to {MAX_PROXY_USER} bytes"));
+    }
+    if user.contains(':') || user.contains(char::is_control) {
+        return Err("a user name of a proxy has no `:` and no control characters".to_owned());
+    }
+    Ok(user.to_owned())
 }
 
 fn forward_list(

@@ -2,6 +2,7 @@
 
 mod expand;
 pub(crate) mod forwards;
+mod proxy;
 pub(crate) mod route;
 pub mod ssh_options;
 mod ssh_values;

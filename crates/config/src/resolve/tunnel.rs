@@ -3,19 +3,20 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::addr::{Destination, ListenAddr};
+use crate::addr::Destination;
 use crate::diagnostic::{Diagnostic, Spanned};
 use crate::env::Env;
 use crate::layer::{Jump, Layer};
 use crate::model::{
     Agent, Auth, Crypto, DEFAULT_MAX_CONNECTIONS, Forward, Forwarding, HostKeyChecking, HostKeys,
-    Lifecycle, Liveness, Route, UpdateHostKeys, Via,
+    Lifecycle, Liveness, ProxyLogin, Route, UpdateHostKeys, Via,
 };
 use crate::parse::destination::{check_host, check_user, needs_command};
 use crate::parse::values;
 use crate::proxy_for::ProxyPattern;
 use crate::resolve::expand::Expander;
 use crate::resolve::forwards;
+use crate::resolve::proxy;
 use crate::resolve::ssh_options::SshOptions;
 use crate::ssh_config::tokens::{Keyword, TokenValues};
 
@@ -165,14 +166,15 @@ pub fn resolve(
     }
     // Not from the merged layer, as the forwards of both are added up.
     let forwards = forwards::resolve(&mut expander, toml, ssh_layer);
-    let proxy_for = proxy_for(&mut expander, &layer, &forwards);
+    let proxy_for = proxy::proxy_for(&mut expander, &layer, &forwards);
+    let proxy_login = proxy::proxy_login(&mut expander, &layer, &forwards);
     // All errors are collected first, so that the user sees them at once.
     if expander.diagnostics.is_empty() {
         Ok(Resolved {
             route,
             hops,
             forwards,
-            forwarding: forwarding(&layer),
+            forwarding: forwarding(&layer, proxy_login),
             proxy_for,
             life: life(&layer),
             notes: expander.notes,
@@ -180,32 +182,6 @@ pub fn resolve(
     } else {
         Err(expander.diagnostics)
     }
-}
-
-/// Returns the patterns of `proxy_for`, which need a dynamic forward on a TCP port to lead to.
-fn proxy_for(
-    expander: &mut Expander<'_>,
-    layer: &Layer,
-    forwards: &[Forward],
-) -> Vec<ProxyPattern> {
-    let Some(patterns) = &layer.proxy_for else {
-        return Vec::new();
-    };
-    let is_proxy = |forward: &Forward| {
-        matches!(
-            forward,
-            Forward::Dynamic {
-                listen: ListenAddr::Tcp { .. }
-            }
-        )
-    };
-    if !patterns.value.is_empty() && !forwards.iter().any(is_proxy) {
-        let message = "proxy_for needs a dynamic_forward on a TCP port";
-        let diagnostic = Diagnostic::new(patterns.span, message)
-            .help("set dynamic_forward, for example to 8157");
-        expander.diagnostics.push(diagnostic);
-    }
-    patterns.value.clone()
 }
 
 /// Makes the route, and the jump hosts that are still to be resolved.
@@ -421,13 +397,14 @@ fn crypto(layer: &Layer) -> Crypto {
     }
 }
 
-fn forwarding(layer: &Layer) -> Forwarding {
+fn forwarding(layer: &Layer, proxy_login: Option<ProxyLogin>) -> Forwarding {
     Forwarding {
         exit_on_failure: value(&layer.exit_on_forward_failure).unwrap_or(false),
         unlink_socket: value(&layer.stream_local_bind_unlink).unwrap_or(false),
         socket_mask: value(&layer.stream_local_bind_mask).unwrap_or(0o177),
         max_connections: value(&layer.max_connections).unwrap_or(DEFAULT_MAX_CONNECTIONS),
         permit_remote_open: value(&layer.permit_remote_open).unwrap_or_default(),
+        proxy_login,
     }
 }
 

@@ -232,6 +232,66 @@ fn payload_after_the_request_is_returned_once_and_in_order() {
     );
 }
 
+/// The steps of a handshake that requires a login, which is right if `accepted`.
+fn steps_with_login(bytes: &[u8], accepted: bool) -> Vec<HandshakeStep> {
+    let mut handshake = Handshake::with_login();
+    let mut steps = Vec::new();
+    for byte in bytes {
+        handshake.push(&[*byte]);
+        let mut step = handshake.step();
+        loop {
+            let next = match &step {
+                HandshakeStep::ReadMore => break,
+                HandshakeStep::CheckLogin(_) => handshake.login_checked(accepted),
+                HandshakeStep::Send(_) => handshake.step(),
+                _ => {
+                    steps.push(step);
+                    return steps;
+                }
+            };
+            steps.push(step);
+            step = next;
+        }
+    }
+    steps
+}
+
+#[test]
+fn a_login_is_checked_before_the_request_is_read() {
+    let login = ClientLogin::new(b"alice", b"");
+    let bytes = b"\x05\x02\x00\x02\x01\x05alice\x00\x05\x01\x00\x03\x02db\x15\x38";
+    let begin = [
+        HandshakeStep::Send(vec![5, 2]),
+        HandshakeStep::CheckLogin(login),
+    ];
+    let steps = steps_with_login(bytes, false);
+    assert_eq!(steps[..2], begin);
+    assert_eq!(steps[2..], [HandshakeStep::Refuse(vec![1, 1])]);
+    let steps = steps_with_login(bytes, true);
+    assert_eq!(steps[..2], begin);
+    assert_eq!(steps[2], HandshakeStep::Send(vec![1, 0]));
+    assert!(
+        matches!(steps[3..], [HandshakeStep::Connect(_)]),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn a_client_without_a_login_is_refused_in_its_protocol() {
+    let missing = |reply: &[u8]| [HandshakeStep::LoginMissing(reply.to_vec())];
+    for greeting in [&[5, 1, 0][..], &[5, 0], &[5, 2, 0, 1]] {
+        assert_eq!(steps_with_login(greeting, true), missing(&[5, 255]));
+    }
+    let socks4 = socks4(1, 80, [127, 0, 0, 1], &[b"alice"]);
+    assert_eq!(
+        steps_with_login(&socks4, true),
+        missing(&[0, 91, 0, 0, 0, 0, 0, 0])
+    );
+    // The version of the login is 1.
+    let steps = steps_with_login(&[5, 1, 2, 5, 1, b'a', 1, b'a'], true);
+    assert_eq!(steps[1..], [HandshakeStep::Close]);
+}
+
 fn client_bytes() -> impl Strategy<Value = Vec<u8>> {
     let name = prop::collection::vec(any::<u8>(), 0..=255);
     let valid = (

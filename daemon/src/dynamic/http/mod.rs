@@ -2,5 +2,6 @@
 //! and the pages that the proxy answers with. Sockets and channels are in `forward::http`.
 
 pub mod headers;
+pub mod login;
 pub mod page;
 pub mod request;

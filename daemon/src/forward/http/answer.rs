@@ -4,15 +4,17 @@ use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-    RETRY_AFTER,
+    PROXY_AUTHENTICATE, RETRY_AFTER,
 };
 use hyper::{Response, StatusCode};
 
 use super::response_body::OriginBody;
+use crate::dynamic::http::login;
 use crate::dynamic::http::page::{self, Failure};
 use crate::dynamic::http::request::{Destination, Rejection};
 use crate::forward::context::TunnelSummary;
 use crate::forward::hold::NotOpened;
+use crate::forward::proxy_login::LoginResult;
 use crate::session::OpenError;
 
 /// A body from the origin, or one of the proxy's own.
@@ -121,6 +123,37 @@ pub(super) fn rejected(
         ..Failure::default()
     };
     respond(rejection.status, &failure, format)
+}
+
+/// Returns the response to a login that is not accepted; `None` for one that is.
+pub(super) fn login_refused(
+    result: LoginResult,
+    summary: &TunnelSummary,
+    format: Format,
+) -> Option<Response<ResponseBody>> {
+    let mut failure = Failure {
+        tunnel: summary.name.clone(),
+        ..Failure::default()
+    };
+    match result {
+        LoginResult::Accepted => None,
+        LoginResult::Wrong => {
+            failure.title = "This proxy requires a user name and a password.".to_owned();
+            let status = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+            let mut response = respond(status, &failure, format);
+            let challenge = login::challenge(&summary.name);
+            response.headers_mut().insert(PROXY_AUTHENTICATE, challenge);
+            Some(response)
+        }
+        LoginResult::Unavailable => {
+            // Not 407: a browser would ask its user again and again for a password that may be right. Why the command
+            // failed is not for every user of this machine.
+            failure.title = "The password of this proxy cannot be read.".to_owned();
+            let hint = format!("run: tunnelctl status {}", summary.name);
+            failure.facts = vec![("what to do", hint)];
+            Some(respond(StatusCode::SERVICE_UNAVAILABLE, &failure, format))
+        }
+    }
 }
 
 fn respond(status: StatusCode, failure: &Failure, format: Format) -> Response<ResponseBody> {

@@ -16,9 +16,11 @@ use super::response_body::OriginBody;
 use super::upstream::Upstream;
 use super::{Accepted, NoResponse, ProxyClient};
 use crate::dynamic::http::headers;
+use crate::dynamic::http::login;
 use crate::dynamic::http::page;
 use crate::dynamic::http::request::{self, Destination, OwnPage, ProxyRequest};
 use crate::forward::hold::{self, NotOpened, OpenedChannel};
+use crate::forward::proxy_login::{LoginCheck, LoginResult};
 use crate::forward::ssh_session::{ChannelTarget, SshSession};
 
 type Answer = Result<Response<ResponseBody>, NoResponse>;
@@ -31,6 +33,13 @@ impl<S: SshSession> ProxyClient<S> {
     pub(super) async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Answer {
         let own_port = self.socket.local_port();
         let asked = request::classify(request.method(), request.uri(), request.headers(), own_port);
+        if matches!(
+            asked,
+            Ok(ProxyRequest::Connect(_) | ProxyRequest::Forward(_))
+        ) && let Some(refusal) = self.login_refusal(request.headers()).await
+        {
+            return Ok(refusal);
+        }
         match asked {
             Ok(ProxyRequest::Connect(destination)) => self.connect(destination, request).await,
             Ok(ProxyRequest::Forward(destination)) => self.forward(destination, request).await,
@@ -41,6 +50,18 @@ impl<S: SshSession> ProxyClient<S> {
                 Format::of(request.headers()),
             )),
         }
+    }
+
+    /// Returns the response to a request without the right login; `None` if it may be served.
+    async fn login_refusal(&self, headers: &HeaderMap) -> Option<Response<ResponseBody>> {
+        let check = LoginCheck::of(&self.context, &self.cell)?;
+        let result = match login::login(headers) {
+            Some(sent) => check.check(&sent).await,
+            // Clients ask without a login first, so this is not worth a line in the log.
+            None => LoginResult::Wrong,
+        };
+        let summary = self.context.summary.borrow();
+        answer::login_refused(result, &summary, Format::of(headers))
     }
 
     /// Opens the channel of a CONNECT request. The response says that it is open, so it is sent only then.

@@ -39,6 +39,7 @@ fn options(hold: Duration) -> ForwardOptions {
             socket_mask: 0o177,
             max_connections: tunneld_config::model::DEFAULT_MAX_CONNECTIONS,
             permit_remote_open: vec![],
+            proxy_login: None,
         },
     }
 }

@@ -27,6 +27,8 @@ pub enum Command {
     System(SystemChange),
     /// The tunnel's configuration changed; connects again only if it has to.
     Replace(Box<Tunnel>),
+    /// The configuration was read again and is the same.
+    Reloaded,
     /// Stop listening on local addresses that none of `keep` uses, because another tunnel needs them.
     ReleaseListeners {
         /// The forwards of this tunnel's next configuration.
@@ -85,6 +87,7 @@ impl Command {
             Self::Replace(new) => diff(current, new) == Change::Session,
             Self::User(UserCommand::Up)
             | Self::System(_)
+            | Self::Reloaded
             | Self::ReleaseListeners { .. }
             | Self::Answer { .. } => false,
         }
@@ -98,6 +101,8 @@ impl Task {
             Command::System(SystemChange::Network) => self.network_changed(),
             Command::System(SystemChange::Woke) => self.apply(Event::Woke),
             Command::Replace(config) => self.replace(*config).await,
+            // The store that the password comes from may have a new one, although its command is the same.
+            Command::Reloaded => self.forwards.forget_proxy_password(),
             Command::ReleaseListeners { keep, done } => {
                 self.forwards.release_local(&keep).await;
                 // Fails if the supervisor no longer waits.
@@ -130,6 +135,7 @@ impl Task {
     /// Takes over a changed configuration. Connects again only if the destination or the login changed.
     pub(super) async fn replace(&mut self, config: Tunnel) {
         let change = diff(&self.config, &config);
+        self.forwards.forget_proxy_password();
         self.config = Arc::new(config);
         self.machine
             .set_backoff(backoff(&self.config.route.liveness));
