@@ -37,6 +37,7 @@ const PROGRAM_KEYS: &[&str] = &[
     "answers",
     "before_connect",
     "forward_command",
+    "forward_stdio",
     "host_command",
     "known_hosts_command",
     "on_down",
@@ -46,6 +47,7 @@ const PROGRAM_KEYS: &[&str] = &[
     "password_command",
     "proxy_command",
     "proxy_password_command",
+    "proxy_user_password_command",
     "target_command",
 ];
 
@@ -254,6 +256,23 @@ mod tests {
             tunnel.disabled.keys().collect::<Vec<_>>(),
             ["proxy_command"]
         );
+    }
+
+    #[test]
+    fn every_key_of_the_manual_that_runs_a_program_is_written_as_a_comment() {
+        let manual = include_str!("../../../docs/configuration.md");
+        let rows = manual.lines().filter_map(|line| line.strip_prefix("| `"));
+        let keys: Vec<&str> = rows
+            .filter_map(|row| {
+                let (key, rest) = row.split_once("` |")?;
+                let form = rest.split('|').next()?;
+                (form.contains("command") || key.ends_with("_command")).then_some(key)
+            })
+            .collect();
+        assert!(keys.len() >= 7, "{keys:?}");
+        for key in keys {
+            assert!(PROGRAM_KEYS.contains(&key), "{key}");
+        }
     }
 
     /// Every beginning of a file, and every file with one byte changed, is read or refused.

@@ -8,6 +8,9 @@ use crate::exit::Exit;
 /// Replaces a specifier or a variable whose value only systemd knows; valid in a host and a path.
 const PLACEHOLDER: &str = "REPLACE-ME";
 
+/// The longest command, in bytes, before and after its variables are replaced: Linux limits each argument to as much.
+const MAX_COMMAND: usize = 128 << 10;
+
 /// Settings of a unit that start other programs.
 const OTHER_PROGRAMS: &[&str] = &[
     "ExecStartPre",
@@ -143,20 +146,34 @@ fn words(
 ) -> Result<(Vec<String>, Vec<String>), String> {
     let mut notes = Vec::new();
     let mut words = Vec::new();
+    let mut size = command.len();
     let command = command.trim_start_matches(['@', '-', ':', '+', '!', '|']);
-    for word in split(command)? {
+    let split = if size > MAX_COMMAND {
+        Vec::new()
+    } else {
+        split(command)?
+    };
+    for word in split {
         let word = specifiers(&word, file, &mut notes);
         // `$NAME` as a whole word is split at blanks, `${NAME}` is not.
-        match word
+        let whole = word
             .strip_prefix('$')
-            .filter(|name| !name.starts_with(['{', '$']) && !name.is_empty())
-        {
-            Some(name) => {
-                let value = value_of(name, variables, &mut notes);
-                words.extend(value.split_whitespace().map(str::to_owned));
-            }
-            None => words.push(expand(&word, variables, &mut notes)),
+            .filter(|name| !name.starts_with(['{', '$']) && !name.is_empty());
+        let text = match whole {
+            Some(name) => value_of(name, variables, &mut notes),
+            None => expand(&word, variables, &mut notes),
+        };
+        size = size.saturating_add(text.len());
+        if size > MAX_COMMAND {
+            break;
         }
+        match whole {
+            Some(_) => words.extend(text.split_whitespace().map(str::to_owned)),
+            None => words.push(text),
+        }
+    }
+    if size > MAX_COMMAND {
+        return Err(format!("it is longer than {MAX_COMMAND} bytes"));
     }
     Ok((words, notes))
 }
@@ -173,7 +190,10 @@ fn value_of(name: &str, variables: &BTreeMap<String, String>, notes: &mut Vec<St
 fn expand(word: &str, variables: &BTreeMap<String, String>, notes: &mut Vec<String>) -> String {
     let mut text = String::new();
     let mut rest = word;
-    while let Some((before, behind)) = rest.split_once('$') {
+    // A text that is too long is refused by the caller; a small unit must not grow to gigabytes before.
+    while text.len() <= MAX_COMMAND
+        && let Some((before, behind)) = rest.split_once('$')
+    {
         text.push_str(before);
         if let Some(behind) = behind.strip_prefix('$') {
             text.push('$');
@@ -297,6 +317,12 @@ mod tests {
 
     #[test]
     fn units_without_a_tunnel_are_one_error() {
+        let bomb = format!(
+            "[Service]\nEnvironment=A={}\nExecStart=ssh {}\n",
+            "x".repeat(1 << 20),
+            "${A}".repeat(30_000)
+        );
+        let long = format!("[Service]\nExecStart=ssh {}\n", "x".repeat(1 << 20));
         for (text, part) in [
             ("", "no ExecStart"),
             ("ExecStart=/usr/bin/ssh h", "no ExecStart"),
@@ -304,6 +330,8 @@ mod tests {
             ("[Service]\nExecStart=\"ssh", "quote"),
             ("[Service]\nExecStart=ssh \\", "names no host"),
             ("[Service]\nExecStart=ssh %", "names no host"),
+            (&bomb, "longer than"),
+            (&long, "longer than"),
         ] {
             let result = read(text, "x.service");
             match result {
