@@ -51,6 +51,8 @@ struct RetryTimer {
     failures: u32,
     /// Time of the next reading; `None` after a success.
     at: Option<Instant>,
+    /// Whether something could not be read: a command of the user is a reason to look again at once.
+    is_unread: bool,
 }
 
 impl RetryTimer {
@@ -69,6 +71,7 @@ impl RetryTimer {
             TryAgain::Backoff => Self::MAX_DELAY,
             TryAgain::Soon => Self::MAX_DELAY_SOON,
         };
+        self.is_unread = try_again == TryAgain::Soon;
         self.failures = self.failures.saturating_add(1);
         let delay = Duration::from_secs(1 << self.failures.min(6)).min(limit);
         self.at = Some(Instant::now() + delay);
@@ -172,7 +175,7 @@ impl ReloadTask {
                     drop(reply.send(self.reload(true, patience).await));
                 }
                 ReloadRequest::ReadChanges(reply) => {
-                    if watcher.take_change() {
+                    if watcher.take_change() || self.retry.is_unread {
                         self.reload(true, Patience::Short).await;
                     }
                     let _ = reply.send(());
