@@ -217,6 +217,10 @@ sections! {
             "The targets that reverse SOCKS may connect to.";
         proxy_for _ Metadata "list of hosts, globs, `.suffix`, networks; `:PORT` behind, `!` before to exclude" | "none"
             "What browsers use the proxy of the dynamic forward for; `/proxy.pac` is made from it, see [Browsers](browsers.md).";
+        dns_listen _ [tunnel] Forwards "port, `\"[bind:]port\"`, or a list" | "none"
+            "Answers DNS on this machine, over UDP and TCP, by asking `dns_server` through the tunnel; port 0 = a free one, the same for both; without an address on loopback alone. See [DNS](dns.md).";
+        dns_server _ Forwards "`host[:port]`" | "`127.0.0.1:53`"
+            "The DNS server that `dns_listen` asks over TCP, as the SSH server reaches it.";
     }
     life {
         autostart _ Metadata "boolean" | "true"
@@ -248,8 +252,6 @@ pub const RESERVED_KEYS: &[&str] = &[
     "on_down",
     "proxy_user",
     "proxy_password_command",
-    "dns_listen",
-    "dns_server",
 ];
 
 /// Keys of `[daemon]` that are reserved for a later version.

@@ -95,6 +95,8 @@ const KEYS: &[(&str, &str, Form)] = &[
     ("", "description", Text),
     ("", "tags", Texts),
     ("", "proxy_for", Texts),
+    ("", "dns_listen", Texts),
+    ("", "dns_server", Text),
 ];
 
 /// Deprecated and alternative names that ssh accepts, and the keyword that each one means.

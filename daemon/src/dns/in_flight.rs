@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -19,6 +20,10 @@ const MAX_FRUITLESS: u8 = 2;
 /// those at the end of a long queue come back this often.
 const MAX_SENT: u8 = 40;
 
+/// How long a connection that does not answer a query may bring nothing until it counts as dead. Shorter than the time of a
+/// query, and long enough that one that was opened just now is not replaced for the queries of the one before.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// A query with the way its answer goes back.
 #[derive(Debug)]
 pub(crate) struct Waiting<R> {
@@ -26,10 +31,25 @@ pub(crate) struct Waiting<R> {
     pub(crate) reply: R,
     deadline: Instant,
     client: IpAddr,
-    /// The number of answers that the connection had brought when the query was sent on it. `None` while it is not sent.
-    answers_when_sent: Option<u64>,
+    /// `None` while it is not sent.
+    sent_on_connection: Option<SentOnConnection>,
     sent: u8,
     fruitless: u8,
+}
+
+/// How a query was sent on the current connection.
+#[derive(Debug, Clone, Copy)]
+struct SentOnConnection {
+    at: Instant,
+    /// The number of answers that the connection had brought by then.
+    answers: u64,
+}
+
+impl<R> Waiting<R> {
+    /// Returns whether it was sent on the connection that was the current one last.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.sent_on_connection.is_some()
+    }
 }
 
 /// Queries without an answer, by the id that the server knows them by.
@@ -67,10 +87,6 @@ impl<R> InFlight<R> {
         self.queries.is_empty()
     }
 
-    pub(crate) fn has_unsent(&self) -> bool {
-        !self.unsent.is_empty()
-    }
-
     /// Adds a query of the client at `client`.
     ///
     /// # Errors
@@ -99,7 +115,7 @@ impl<R> InFlight<R> {
             reply,
             deadline,
             client,
-            answers_when_sent: None,
+            sent_on_connection: None,
             sent: 0,
             fruitless: 0,
         };
@@ -111,10 +127,13 @@ impl<R> InFlight<R> {
     }
 
     /// Takes the next query to send: its message for the server, and the way its answer goes back.
-    pub(crate) fn next_to_send(&mut self) -> Option<(Vec<u8>, &mut R)> {
+    pub(crate) fn next_to_send(&mut self, now: Instant) -> Option<(Vec<u8>, &mut R)> {
         let id = self.unsent.pop_front()?;
         let waiting = self.queries.get_mut(&id)?;
-        waiting.answers_when_sent = Some(self.answers);
+        waiting.sent_on_connection = Some(SentOnConnection {
+            at: now,
+            answers: self.answers,
+        });
         waiting.sent = waiting.sent.saturating_add(1);
         Some((waiting.query.framed_with_id(id), &mut waiting.reply))
     }
@@ -125,7 +144,7 @@ impl<R> InFlight<R> {
         let response = Response::parse(message)?;
         let id = response.id();
         let waiting = self.queries.get(&id)?;
-        if waiting.answers_when_sent.is_none() || !response.answers(&waiting.query) {
+        if !waiting.is_sent() || !response.answers(&waiting.query) {
             return None;
         }
         self.answers += 1;
@@ -151,7 +170,9 @@ impl<R> InFlight<R> {
             let Some(waiting) = self.remove(id) else {
                 break;
             };
-            expired.is_connection_silent |= waiting.answers_when_sent == Some(self.answers);
+            expired.is_connection_silent |= waiting.sent_on_connection.is_some_and(|sent| {
+                sent.answers == self.answers && now.duration_since(sent.at) >= SILENCE
+            });
             expired.queries.push(waiting);
         }
         // Expired queries that were never sent are the oldest, at the front.
@@ -160,15 +181,15 @@ impl<R> InFlight<R> {
     }
 
     /// Records that the connection has ended. What was sent on it is sent again on the next one; the queries for which that
-    /// has been tried often enough are returned. With `is_servers_fault` false (the session was lost) the attempt does not
-    /// count.
+    /// has been tried often enough are returned. With `is_servers_fault` false (the session was lost, or
+    /// the connection was given up) the attempt does not count.
     pub(crate) fn connection_ended(&mut self, is_servers_fault: bool) -> Vec<Waiting<R>> {
         let is_fruitless = self.answers == 0;
         self.answers = 0;
         let mut again = Vec::new();
         let mut failed = Vec::new();
         for (&id, waiting) in &mut self.queries {
-            if waiting.answers_when_sent.take().is_none() {
+            if waiting.sent_on_connection.take().is_none() {
                 continue;
             }
             if is_servers_fault && is_fruitless {

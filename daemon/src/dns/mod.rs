@@ -11,7 +11,7 @@ mod message;
 mod query;
 mod response;
 
-pub(crate) use in_flight::InFlight;
+pub(crate) use in_flight::{InFlight, Waiting};
 pub use query::{ExtendedError, Query, QueryOutcome, ResponseCode};
 pub use response::{Response, fit_datagram};
 

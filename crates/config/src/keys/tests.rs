@@ -100,6 +100,8 @@ const SAMPLES: &[(&str, &str, &str, &str)] = &[
         r#"["*.b", "!c.b:1"]"#,
         "dynamic_forward = 1",
     ),
+    ("dns_listen", "1", r#""127.0.0.2:1""#, ""),
+    ("dns_server", r#""a""#, r#""a:54""#, "dns_listen = 1"),
     ("autostart", "true", "false", ""),
     ("hold", "5", "6", ""),
     ("on_needs_input", r#"["a"]"#, r#"["b"]"#, ""),

@@ -24,7 +24,7 @@ fn answer(framed: &[u8]) -> Vec<u8> {
 }
 
 fn send<R>(queries: &mut InFlight<R>) -> Vec<u8> {
-    queries.next_to_send().unwrap().0
+    queries.next_to_send(Instant::now()).unwrap().0
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn equal_ids_of_clients_are_told_apart_and_answered_in_any_order() {
             .unwrap();
     }
     let (first, second) = (send(&mut queries), send(&mut queries));
-    assert!(!queries.has_unsent());
+    assert!(queries.unsent.is_empty());
     let (waiting, message) = queries.take_answered(answer(&second)).unwrap();
     assert_eq!((waiting.reply, &message[..2]), (2, &[0, 9][..]));
     // The same answer a second time, and one with another question.
@@ -69,13 +69,13 @@ fn a_query_is_asked_again_once_if_its_connections_bring_nothing() {
         .unwrap();
     send(&mut queries);
     assert!(queries.connection_ended(true).is_empty());
-    assert!(queries.has_unsent());
+    assert!(!queries.unsent.is_empty());
     // A session that is lost is not the server's doing.
     send(&mut queries);
     assert!(queries.connection_ended(false).is_empty());
     send(&mut queries);
     assert_eq!(queries.connection_ended(true).len(), 1);
-    assert!(queries.is_empty() && !queries.has_unsent());
+    assert!(queries.is_empty() && queries.unsent.is_empty());
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_server_that_answers_some_queries_per_connection_answers_all() {
     let mut answered = Vec::new();
     while !queries.is_empty() {
         let mut sent = Vec::new();
-        while let Some((framed, _)) = queries.next_to_send() {
+        while let Some((framed, _)) = queries.next_to_send(Instant::now()) {
             sent.push(framed);
         }
         for framed in sent.iter().take(100) {
@@ -106,13 +106,13 @@ fn a_server_that_answers_some_queries_per_connection_answers_all() {
 fn queries_expire_in_order_and_show_a_silent_connection() {
     let mut queries = InFlight::new();
     let now = Instant::now();
-    for (reply, seconds) in [(2, 2), (1, 1), (3, 3)] {
+    for (reply, seconds) in [(2, 2), (1, 1), (4, 3), (3, 3)] {
         let deadline = now + Duration::from_secs(seconds);
         queries
             .insert(query(reply, b'a'), CLIENT, deadline, reply)
             .unwrap();
     }
-    let sent = send(&mut queries);
+    let sent = queries.next_to_send(now).unwrap().0;
     assert_eq!(queries.next_deadline(), Some(now + Duration::from_secs(1)));
     let expired = queries.expire(now + Duration::from_secs(1));
     assert_eq!(expired.queries.len(), 1);
@@ -122,8 +122,14 @@ fn queries_expire_in_order_and_show_a_silent_connection() {
     assert_eq!(expired.queries[0].reply, 2);
     assert!(expired.is_connection_silent);
     assert!(queries.take_answered(answer(&sent)).is_none());
+    // One that was sent a moment ago says nothing about the connection.
+    queries.next_to_send(now + Duration::from_secs(2)).unwrap();
+    let expired = queries.expire(now + Duration::from_secs(3));
+    assert_eq!(expired.queries.len(), 2);
+    assert!(!expired.is_connection_silent);
+    queries.insert(query(5, b'a'), CLIENT, now, 5).unwrap();
     assert_eq!(queries.take_all().len(), 1);
-    assert!(queries.next_to_send().is_none());
+    assert!(queries.next_to_send(Instant::now()).is_none());
 }
 
 #[test]
