@@ -1,7 +1,7 @@
 //! The daemon: [`run`] starts everything in order and stops it in order.
 //!
 //! Modules by layer, lowest first; imports run downward only. Words without effects: `backoff`, `failure`, `prompt`.
-//! Bytes and sessions: `session` (SSH), `dynamic` (SOCKS), `forward`. Tunnels: `tunnel`, `supervisor`. Around them:
+//! Bytes and sessions: `session` (SSH), `dynamic` (SOCKS), `dns`, `forward`. Tunnels: `tunnel`, `supervisor`. Around them:
 //! `state_file`, `log`, `reload`, `hooks`, `control`, `check`.
 
 pub mod backoff;
@@ -9,6 +9,7 @@ pub mod check;
 pub mod control;
 mod daemon;
 
+pub mod dns;
 pub mod dynamic;
 pub mod failure;
 pub mod forward;

@@ -219,11 +219,11 @@ pub struct SessionStatus {
 /// State and counters of one forward.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ForwardStatus {
-    /// Local, remote or dynamic, as with ssh.
+    /// Local, remote or dynamic, as with ssh, or DNS.
     pub kind: ForwardKind,
     /// The bound address with the real port; until it is bound, the configured one.
     pub listen: String,
-    /// Target; `None` for a dynamic forward and for a remote forward without a target (reverse SOCKS).
+    /// Target, of a DNS forward the server that it asks; `None` for a dynamic forward and for a remote forward without a target (reverse SOCKS).
     pub to: Option<String>,
     /// Whether the listener accepts connections.
     pub state: ForwardState,
@@ -232,7 +232,7 @@ pub struct ForwardStatus {
     pub error: Option<LastError>,
     /// Whether other machines can reach the listener: it is not bound to loopback.
     pub exposed: bool,
-    /// Number of connections that are open now.
+    /// Number of connections that are open now. Of a DNS forward, TCP connections and queries over UDP.
     pub connections: u64,
     /// How many of the open connections wait for the session.
     pub held: u64,
@@ -272,6 +272,8 @@ pub enum ForwardKind {
     Remote,
     /// `ssh -D`: a local SOCKS proxy.
     Dynamic,
+    /// `dns_listen`: a local DNS server that asks one at the far side.
+    Dns,
 }
 
 impl ForwardKind {
@@ -281,6 +283,7 @@ impl ForwardKind {
             Self::Local => "local",
             Self::Remote => "remote",
             Self::Dynamic => "dynamic",
+            Self::Dns => "dns",
         }
     }
 }

@@ -101,6 +101,7 @@ fn tunnel() -> TunnelStatus {
             forward(ForwardKind::Local, ForwardState::Listening),
             forward(ForwardKind::Remote, ForwardState::Failed),
             forward(ForwardKind::Dynamic, ForwardState::Pending),
+            forward(ForwardKind::Dns, ForwardState::Listening),
         ],
         proxy_for: vec!["*.compute.internal".into(), "10.0.0.0/8".into()],
         proxy_user: Some("alice".into()),

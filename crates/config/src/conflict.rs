@@ -97,7 +97,9 @@ impl Claims {
             .as_ref()
             .is_some_and(|on| on.value);
         for forward in tunnel.layer.forwards() {
-            let (Forward::Local { listen, .. } | Forward::Dynamic { listen }) = &forward.value
+            let (Forward::Local { listen, .. }
+            | Forward::Dynamic { listen }
+            | Forward::Dns { listen, .. }) = &forward.value
             else {
                 continue;
             };
@@ -108,6 +110,7 @@ impl Claims {
                 ..
             } = &mut listen
                 && gateway
+                && !matches!(forward.value, Forward::Dns { .. })
             {
                 *bind = BindAddr::Any;
             }
@@ -224,9 +227,9 @@ fn check_own_destination(tunnel: &NamedLayer, diagnostics: &mut Vec<Diagnostic>)
         port: port.unwrap_or(22),
     });
     let own = layer.forwards().find(|forward| match &forward.value {
-        Forward::Local { listen, .. } | Forward::Dynamic { listen } => {
-            reaches(&destination, listen)
-        }
+        Forward::Local { listen, .. }
+        | Forward::Dynamic { listen }
+        | Forward::Dns { listen, .. } => reaches(&destination, listen),
         Forward::Remote { .. } => false,
     });
     if let Some(own) = own {

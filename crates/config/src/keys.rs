@@ -221,6 +221,10 @@ sections! {
             "The user name that SOCKS5 and HTTP clients of the dynamic forward must send; see [Browsers](browsers.md#a-proxy-with-a-password).";
         proxy_user_password_command _ Forwards "command" | "none"
             "The first line of its output is the password of `proxy_user`; it runs when a client first sends one, and again after a reload.";
+        dns_listen _ [tunnel] Forwards "port, `\"[bind:]port\"`, or a list" | "none"
+            "Answers DNS on this machine, over UDP and TCP, by asking `dns_server` through the tunnel; port 0 = a free one, the same for both; without an address on loopback alone. See [DNS](dns.md).";
+        dns_server _ Forwards "`host[:port]`" | "`127.0.0.1:53`"
+            "The DNS server that `dns_listen` asks over TCP, as the SSH server reaches it.";
     }
     life {
         autostart _ Metadata "boolean" | "true"
@@ -255,8 +259,6 @@ pub const RESERVED_KEYS: &[&str] = &[
     "on_up",
     "on_down",
     "proxy_password_command",
-    "dns_listen",
-    "dns_server",
 ];
 
 /// The keys of `[tunnel.NAME]`, which are those of `[defaults]` too but for the ones marked `tunnel_only`.

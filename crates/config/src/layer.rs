@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::addr::Destination;
+use crate::addr::{Destination, HostPort};
 use crate::diagnostic::Spanned;
 use crate::model::{
     AddKeysToAgent, AddressFamily, Answer, Forward, HostKeyChecking, Rekey, UpdateHostKeys,
@@ -121,6 +121,9 @@ layer! {
     proxy_for: Vec<ProxyPattern>,
     proxy_user: String,
     proxy_user_password_command: Vec<String>,
+    // Each with the default server, which `resolve` replaces by `dns_server`.
+    dns_listen: Vec<Spanned<Forward>>,
+    dns_server: HostPort,
     autostart: bool,
     hold: Duration,
     on_needs_input: Vec<String>,
@@ -129,12 +132,13 @@ layer! {
 }
 
 impl Layer {
-    /// The forwards of the layer, in the order local, remote, dynamic.
+    /// The forwards of the layer, in the order local, remote, dynamic, DNS.
     pub fn forwards(&self) -> impl Iterator<Item = &Spanned<Forward>> {
         [
             &self.local_forward,
             &self.remote_forward,
             &self.dynamic_forward,
+            &self.dns_listen,
         ]
         .into_iter()
         .flatten()
@@ -169,6 +173,8 @@ impl Layer {
             proxy_for: None,
             proxy_user: None,
             proxy_user_password_command: None,
+            dns_listen: None,
+            dns_server: None,
             // An alias names one host key: with it, a jump host would be checked against the target's key.
             host_key_alias: None,
             ..self.clone()

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::addr::{Endpoint, ListenAddr};
+use crate::addr::{Endpoint, HostPort, ListenAddr};
 use crate::proxy_for::ProxyPattern;
 
 /// One `[tunnel.NAME]`, resolved: command line, TOML, ssh_config and defaults are merged.
@@ -311,7 +311,25 @@ pub enum Forward {
         /// Where the SOCKS proxy listens, on this machine.
         listen: ListenAddr,
     },
+    /// A DNS server on this machine, over UDP and TCP, that asks one at the far side (`dns_listen`).
+    Dns {
+        /// Where it listens, on this machine; never a Unix socket.
+        listen: ListenAddr,
+        /// The DNS server that the SSH server connects to, over TCP.
+        server: HostPort,
+    },
 }
+
+/// The default of `dns_server`: the resolver of the machine that the SSH server runs on.
+pub(crate) fn default_dns_server() -> HostPort {
+    HostPort {
+        host: "127.0.0.1".to_owned(),
+        port: DNS_PORT,
+    }
+}
+
+/// The port of DNS (RFC 1035 §4.2).
+pub(crate) const DNS_PORT: u16 = 53;
 
 /// The forward under its key's name, for messages.
 impl fmt::Display for Forward {
@@ -324,6 +342,7 @@ impl fmt::Display for Forward {
             } => write!(f, "remote_forward {listen} to {to}"),
             Self::Remote { listen, to: None } => write!(f, "remote_forward {listen}"),
             Self::Dynamic { listen } => write!(f, "dynamic_forward {listen}"),
+            Self::Dns { listen, .. } => write!(f, "dns_listen {listen}"),
         }
     }
 }

@@ -36,10 +36,11 @@ impl Saved {
 }
 
 /// Keys of which a tunnel has several values: saving adds to them and removes none.
-pub const ADDED_KEYS: [&str; 5] = [
+pub const ADDED_KEYS: [&str; 6] = [
     "local_forward",
     "remote_forward",
     "dynamic_forward",
+    "dns_listen",
     "identity_file",
     "certificate_file",
 ];

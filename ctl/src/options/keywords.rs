@@ -96,6 +96,8 @@ const KEYS: &[(&str, &str, Form)] = &[
     ("", "tags", Texts),
     ("", "proxy_for", Texts),
     ("", "proxy_user", Text),
+    ("", "dns_listen", Texts),
+    ("", "dns_server", Text),
 ];
 
 /// Deprecated and alternative names that ssh accepts, and the keyword that each one means.

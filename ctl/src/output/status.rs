@@ -225,12 +225,13 @@ fn short(forward: &ForwardStatus) -> Line {
     }
 }
 
-/// Returns the letter of ssh's flag for a forward.
+/// Returns the letter of ssh's flag for a forward. ssh has no DNS listener; `N` is for name server.
 pub(super) fn flag_letter(kind: ForwardKind) -> char {
     match kind {
         ForwardKind::Local => 'L',
         ForwardKind::Remote => 'R',
         ForwardKind::Dynamic => 'D',
+        ForwardKind::Dns => 'N',
     }
 }
 

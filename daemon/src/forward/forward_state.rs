@@ -75,7 +75,8 @@ impl ForwardCell {
         match &self.forward {
             Forward::Local { listen, .. }
             | Forward::Remote { listen, .. }
-            | Forward::Dynamic { listen } => listen,
+            | Forward::Dynamic { listen }
+            | Forward::Dns { listen, .. } => listen,
         }
     }
 
@@ -194,9 +195,12 @@ impl ForwardCell {
     /// Returns the state and the counters in the form of the control protocol.
     pub(super) fn status(&self) -> ForwardStatus {
         let (kind, to) = match &self.forward {
-            Forward::Local { to, .. } => (ForwardKind::Local, Some(to)),
-            Forward::Remote { to, .. } => (ForwardKind::Remote, to.as_ref()),
+            Forward::Local { to, .. } => (ForwardKind::Local, Some(to.to_string())),
+            Forward::Remote { to, .. } => {
+                (ForwardKind::Remote, to.as_ref().map(Endpoint::to_string))
+            }
             Forward::Dynamic { .. } => (ForwardKind::Dynamic, None),
+            Forward::Dns { server, .. } => (ForwardKind::Dns, Some(server.to_string())),
         };
         let mut listen = self.listen().to_string();
         // Before it listens only the configuration can be judged; afterwards the bound addresses decide.
@@ -218,7 +222,7 @@ impl ForwardCell {
         ForwardStatus {
             kind,
             listen,
-            to: to.map(Endpoint::to_string),
+            to,
             state,
             error,
             exposed,

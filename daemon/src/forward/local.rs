@@ -1,4 +1,4 @@
-//! Local forwards (`ssh -L`) and the listening half of dynamic ones (`ssh -D`): binds the address, accepts connections and
+//! Local forwards (`ssh -L`) and the listening half of dynamic ones (`ssh -D`) and of DNS forwards: binds the address, accepts connections and
 //! serves each in its own task. A listener belongs to the tunnel and not to a session: while the tunnel reconnects the
 //! port stays bound, so that clients are held instead of refused and no other program can take the port.
 
@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
+use futures_util::future::{BoxFuture, MaybeDone, OptionFuture, maybe_done};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::bind::PortKind;
 use super::context::ForwardContext;
 use super::counters::CountGuard;
+use super::dns::{QuerySender, Resolver, receive_datagrams, serve_client};
 use super::dynamic;
 use super::forward_state::ForwardCell;
 use super::hold;
@@ -39,7 +41,11 @@ pub(super) async fn bind<S: SshSession>(
 ) -> Option<ForwardListener> {
     let mut forwarding = context.options.borrow().forwarding.clone();
     forwarding.unlink_socket &= may_unlink;
-    match ForwardListener::bind(cell.listen(), &forwarding).await {
+    let kind = match &cell.forward {
+        Forward::Dns { .. } => PortKind::TcpAndUdp,
+        Forward::Local { .. } | Forward::Dynamic { .. } | Forward::Remote { .. } => PortKind::Tcp,
+    };
+    match ForwardListener::bind(cell.listen(), kind, &forwarding).await {
         Ok(listener) => {
             let addr = listener.bound_addr().clone();
             info!(tunnel = context.tunnel, listen = addr.listen, "listening");
@@ -116,6 +122,9 @@ pub(super) async fn serve<S: SshSession>(
     bound: oneshot::Sender<()>,
     cancel: CancellationToken,
 ) {
+    let (resolver, queries) = Resolver::new(&context, &cell).unzip();
+    // Boxed, so that the tasks of other forwards do not make room for it.
+    let resolver = OptionFuture::from(resolver.map(|resolver| Box::pin(resolver.run())));
     let work = async {
         first.as_mut().await;
         let mut listener = first.as_mut().take_output().flatten();
@@ -126,7 +135,7 @@ pub(super) async fn serve<S: SshSession>(
                 Some(bound) => bound,
                 None => bind_with_retries(&context, &cell, may_unlink).await,
             };
-            accept_until_path_lost(&context, &cell, &cancel, &mut bound).await;
+            accept_until_path_lost(&context, &cell, &cancel, &mut bound, queries.as_ref()).await;
             warn!(
                 tunnel = context.tunnel,
                 listen = %cell.listen(),
@@ -139,8 +148,14 @@ pub(super) async fn serve<S: SshSession>(
             listener = bind(&context, &cell, may_unlink).await;
         }
     };
-    // `work` loops forever, so the result is always `None`.
-    let _: Option<()> = cancel.run_until_cancelled(work).await;
+    // Both loop forever, so that only `cancel` ends them.
+    let work = async {
+        tokio::select! {
+            () = work => {}
+            Some(()) = resolver => {}
+        }
+    };
+    cancel.run_until_cancelled(work).await;
 }
 
 /// Accepts connections until the file of a Unix socket is lost. Tries meanwhile to bind the addresses that are missing.
@@ -149,9 +164,11 @@ async fn accept_until_path_lost<S: SshSession>(
     cell: &Arc<ForwardCell>,
     cancel: &CancellationToken,
     bound: &mut ForwardListener,
+    queries: Option<&QuerySender>,
 ) {
     let mut delays = retry_delays();
     loop {
+        let sockets = bound.datagram_sockets();
         let delay = async {
             if bound.is_partial() {
                 tokio::time::sleep(delays.next().unwrap_or_default()).await;
@@ -160,7 +177,8 @@ async fn accept_until_path_lost<S: SshSession>(
             }
         };
         tokio::select! {
-            () = accept_loop(context, cell, cancel, bound) => {}
+            () = accept_loop(context, cell, cancel, bound, queries) => {}
+            () = receive_datagrams(context, cell, &sockets, queries) => {}
             () = bound.path_lost() => return,
             () = delay => {
                 bound.bind_unbound().await;
@@ -190,11 +208,12 @@ async fn accept_loop<S: SshSession>(
     cell: &Arc<ForwardCell>,
     cancel: &CancellationToken,
     listener: &ForwardListener,
+    queries: Option<&QuerySender>,
 ) {
     let mut spare = SpareFd::new();
     loop {
         match listener.accept().await {
-            Ok(socket) => admit(context, cell, cancel, socket),
+            Ok(socket) => admit(context, cell, cancel, socket, queries),
             // EMFILE or ENFILE: the connection stays in the kernel's queue and the listener stays readable. Accepting
             // it with the spare descriptor and resetting it lets the client know and keeps this loop from spinning.
             Err(error) if fd_reserve::is_exhausted(&error) => {
@@ -225,6 +244,7 @@ fn admit<S: SshSession>(
     cell: &Arc<ForwardCell>,
     cancel: &CancellationToken,
     socket: LocalSocket,
+    queries: Option<&QuerySender>,
 ) {
     if let Err(error) = fd_reserve::check(&*socket.sock(), FdUse::Connection) {
         context.warn_throttled(&format!(
@@ -242,6 +262,7 @@ fn admit<S: SshSession>(
         cell,
         cancel,
         socket,
+        queries.cloned(),
         counted,
     ));
 }
@@ -252,12 +273,19 @@ async fn serve_connection<S: SshSession>(
     cell: Arc<ForwardCell>,
     cancel: CancellationToken,
     client: LocalSocket,
+    queries: Option<QuerySender>,
     _counted: CountGuard,
 ) {
     match &cell.forward {
         Forward::Dynamic { .. } => dynamic::serve(&context, &cell, &cancel, client).await,
         Forward::Local { to, .. } => {
             serve_local(&context, &cell, &cancel, client, &ChannelTarget::from(to)).await;
+        }
+        Forward::Dns { .. } => {
+            if let Some(queries) = queries {
+                // Boxed: its future is larger than those of the other kinds.
+                Box::pin(serve_client(&cell, client, queries)).await;
+            }
         }
         Forward::Remote { .. } => {}
     }
@@ -332,7 +360,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await;
         let counted = context.try_count_connection(&cell).unwrap();
         let (cancel, client) = (CancellationToken::new(), client.unwrap().into());
-        let served = serve_connection(Arc::clone(&context), cell, cancel, client, counted);
+        let served = serve_connection(Arc::clone(&context), cell, cancel, client, None, counted);
         let size = size_of_val(&served);
         assert!(size < 4096, "{size} bytes");
         let guarded = size_of_val(&context.guard(served));

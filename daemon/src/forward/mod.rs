@@ -1,15 +1,17 @@
 //! The forwards of one tunnel: their listeners, connections and bytes. Listeners belong to the tunnel, not to a session: a
 //! reconnect keeps every local port bound, and connections that arrive meanwhile are held.
 //!
-//! The path of a connection: `listener` and `local` (or `dynamic`) accept it, `hold` waits for a session and opens the
+//! The path of a connection: `listener` and `local` (or `dynamic`, or `dns`) accept it, `hold` waits for a session and opens the
 //! channel, `relay` copies. For remote forwards `remote` has the server listen and `incoming` serves what it opens. The
 //! SSH protocol is not here: `ssh_session` has the traits through which it is used.
 
 mod admission;
+mod bind;
 mod buffer;
 mod connect;
 mod context;
 mod counters;
+mod dns;
 mod dynamic;
 mod forward_state;
 mod hold;
@@ -37,6 +39,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tunneld_proto::status::ForwardStatus;
 
+pub(crate) use self::bind::PortKind;
 use self::context::ForwardContext;
 pub use self::context::{ForwardOptions, PacSource, TunnelSummary};
 use self::forward_state::ForwardCell;

@@ -3,6 +3,13 @@
 
 use crate::failure::Failure;
 
+/// The transport of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    Tcp,
+    Udp,
+}
+
 /// Who listens on an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PortOwner {
@@ -45,7 +52,7 @@ pub(super) fn in_use(failure: impl FnOnce(&str) -> Failure, owner: Option<PortOw
 pub(super) use linux::{of_address, of_path};
 
 #[cfg(not(target_os = "linux"))]
-pub(super) async fn of_address(_: std::net::SocketAddr) -> Option<PortOwner> {
+pub(super) async fn of_address(_: std::net::SocketAddr, _: Transport) -> Option<PortOwner> {
     std::future::ready(None).await
 }
 
@@ -61,19 +68,27 @@ mod linux {
     use std::os::unix::ffi::OsStrExt;
     use std::path::{Path, PathBuf};
 
-    use super::PortOwner;
+    use super::{PortOwner, Transport};
 
-    /// Returns the listener that keeps a TCP address from being bound: the one on this address, else one on all addresses.
+    /// Returns the socket that keeps an address from being bound: the one on this address, else one on all addresses.
     /// Any listener on the port keeps the unspecified address from being bound.
-    pub(in crate::forward) async fn of_address(address: SocketAddr) -> Option<PortOwner> {
+    pub(in crate::forward) async fn of_address(
+        address: SocketAddr,
+        transport: Transport,
+    ) -> Option<PortOwner> {
         // Not on the async thread: reading /proc takes long on a machine with many processes.
         let find = move || {
-            let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+            let tables = match transport {
+                Transport::Tcp => ["/proc/net/tcp", "/proc/net/tcp6"],
+                Transport::Udp => ["/proc/net/udp", "/proc/net/udp6"],
+            };
             let tables = tables.map(|table| fs::read_to_string(table).unwrap_or_default());
             let find = |ip: Option<IpAddr>| {
                 let local = ip.map_or_else(String::new, proc_address);
                 let suffix = format!("{local}:{:04X}", address.port());
-                tables.iter().find_map(|table| tcp_listener(table, &suffix))
+                tables
+                    .iter()
+                    .find_map(|table| listener(table, transport, &suffix))
             };
             let ip = address.ip();
             let found = if ip.is_unspecified() {
@@ -114,15 +129,20 @@ mod linux {
     }
 
     /// Returns the inode and the user id of the socket that listens on a local address that ends with `suffix`, from
-    /// `/proc/net/tcp` or `tcp6` (proc(5)): columns 2 (local address), 4 (state, 0A is LISTEN), 8 (uid) and 10 (inode).
-    fn tcp_listener(table: &str, suffix: &str) -> Option<(String, u32)> {
+    /// `/proc/net/tcp` and the like (proc(5)): columns 2 (local address), 4 (state: 0A is LISTEN, 07 a UDP socket that is
+    /// not connected), 8 (uid) and 10 (inode).
+    fn listener(table: &str, transport: Transport, suffix: &str) -> Option<(String, u32)> {
+        let listening = match transport {
+            Transport::Tcp => "0A",
+            Transport::Udp => "07",
+        };
         table.lines().skip(1).find_map(|line| {
             let mut columns = line.split_ascii_whitespace().skip(1);
             let local = format!(" {}", columns.next()?);
             let state = columns.nth(1)?;
             let uid = columns.nth(3)?.parse().ok()?;
             let inode = columns.nth(1)?;
-            (state == "0A" && local.ends_with(suffix)).then(|| (inode.to_owned(), uid))
+            (state == listening && local.ends_with(suffix)).then(|| (inode.to_owned(), uid))
         })
     }
 
@@ -167,15 +187,19 @@ mod linux {
                 0: 0100007F:1F90 0100007F:C000 01 00000000:00000000 00:00000000 00000000  1000        0 111 1 0 20 4 30 10 -1\n   \
                 1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1001        0 222 1 0 100 0 0 10 0\n";
             let found = Some(("222".to_owned(), 1001));
-            assert_eq!(tcp_listener(tcp, ":1F90"), found);
+            assert_eq!(listener(tcp, Transport::Tcp, ":1F90"), found);
+            assert_eq!(listener(tcp, Transport::Udp, ":1F90"), None);
             #[cfg(target_endian = "little")]
             {
                 let loopback = proc_address(Ipv4Addr::LOCALHOST.into());
-                assert_eq!(tcp_listener(tcp, &format!("{loopback}:1F90")), found);
+                assert_eq!(
+                    listener(tcp, Transport::Tcp, &format!("{loopback}:1F90")),
+                    found
+                );
             }
             let any = proc_address(Ipv4Addr::UNSPECIFIED.into());
-            assert_eq!(tcp_listener(tcp, &format!("{any}:1F90")), None);
-            assert_eq!(tcp_listener(tcp, ":1F91"), None);
+            assert_eq!(listener(tcp, Transport::Tcp, &format!("{any}:1F90")), None);
+            assert_eq!(listener(tcp, Transport::Tcp, ":1F91"), None);
             let unix = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
                 0000000000000000: 00000002 00000000 00010000 0001 01 333 /run/a b.sock\n";
             assert_eq!(unix_inode(unix, b"/run/a b.sock"), Some("333".to_owned()));
@@ -186,13 +210,17 @@ mod linux {
         async fn the_owner_is_that_of_the_address_and_not_only_of_the_port() {
             let ours = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let address = ours.local_addr().unwrap();
-            let owner = of_address(address).await;
+            let owner = of_address(address, Transport::Tcp).await;
             let pid = std::process::id();
             assert!(matches!(owner, Some(PortOwner::Process { pid: found, .. }) if found == pid));
             let other = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port());
-            assert_eq!(of_address(other).await, None);
+            assert_eq!(of_address(other, Transport::Tcp).await, None);
+            assert_eq!(of_address(address, Transport::Udp).await, None);
             let all = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port());
-            assert!(of_address(all).await.is_some());
+            assert!(of_address(all, Transport::Tcp).await.is_some());
+            let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let owner = of_address(udp.local_addr().unwrap(), Transport::Udp).await;
+            assert!(matches!(owner, Some(PortOwner::Process { pid: found, .. }) if found == pid));
         }
     }
 }

@@ -37,7 +37,9 @@ pub(super) fn listeners_to_release<'a>(
 /// The local address of a forward. `None` for a remote forward, whose address is the server's.
 fn local_listen(forward: &Forward) -> Option<&ListenAddr> {
     match forward {
-        Forward::Local { listen, .. } | Forward::Dynamic { listen } => Some(listen),
+        Forward::Local { listen, .. }
+        | Forward::Dynamic { listen }
+        | Forward::Dns { listen, .. } => Some(listen),
         Forward::Remote { .. } => None,
     }
 }

@@ -14,7 +14,7 @@ use tunneld_config::addr::ListenAddr;
 use tunneld_config::model::{DaemonConfig, Forwarding};
 
 use super::site::{Site, Sources};
-use crate::forward::{ForwardListener, LocalSocket};
+use crate::forward::{ForwardListener, LocalSocket, PortKind};
 
 /// Clients that are served at the same time. Further ones wait in the kernel's queue.
 const MAX_CLIENTS: usize = 64;
@@ -117,7 +117,7 @@ async fn bind(address: &ListenAddr) -> ForwardListener {
     };
     let mut logged = None;
     loop {
-        match ForwardListener::bind(address, &options).await {
+        match ForwardListener::bind(address, PortKind::Tcp, &options).await {
             Ok(listener) => return listener,
             Err(failure) if logged.as_ref() == Some(&failure) => {}
             Err(failure) => {

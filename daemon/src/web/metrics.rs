@@ -248,6 +248,7 @@ fn forward_name(forward: &ForwardStatus) -> String {
         ForwardKind::Local => "L",
         ForwardKind::Remote => "R",
         ForwardKind::Dynamic => "D",
+        ForwardKind::Dns => "DNS",
     };
     let listen = forward.listen.as_str();
     let loopback = ["127.0.0.1:", "localhost:", "[::1]:"];

@@ -112,6 +112,8 @@ const SAMPLES: &[(&str, &str, &str, &str)] = &[
         r#"["b"]"#,
         "dynamic_forward = 1\nproxy_user = \"x\"",
     ),
+    ("dns_listen", "1", r#""127.0.0.2:1""#, ""),
+    ("dns_server", r#""a""#, r#""a:54""#, "dns_listen = 1"),
     ("autostart", "true", "false", ""),
     ("hold", "5", "6", ""),
     ("on_needs_input", r#"["a"]"#, r#"["b"]"#, ""),

@@ -511,6 +511,41 @@ async fn listening_on_all_addresses_must_be_explicit() {
 }
 
 #[tokio::test]
+async fn dns_listeners_stay_on_loopback_and_ask_the_configured_server() {
+    let dir = Dir::new();
+    dir.write(
+        "a.toml",
+        "[defaults]\ndns_server = \"10.0.0.2\"\n[tunnel.a]\ngateway_ports = true\ndns_listen = [53, \"*:54\"]\n\
+         [tunnel.b]\ndns_listen = 5353\ndns_server = \"[fd00::2]:54\"\n",
+    );
+    dir.write("c.toml", "[tunnel.c]\ndns_listen = \"5354\"\n");
+    dir.write("d.toml", "[tunnel.d]\ndns_listen = \"*:5355\"\n");
+    dir.write("e.toml", "[tunnel.e]\ndynamic_forward = 5353\n");
+    let loaded = dir.load().await;
+    let text = rendered(&loaded);
+    assert!(text.contains("write gateway_ports = true"), "{text}");
+    assert!(text.contains("5353"), "{text}");
+    let dns: Vec<String> = loaded
+        .tunnels
+        .iter()
+        .flat_map(|tunnel| &tunnel.forwards)
+        .filter_map(|forward| match forward {
+            Forward::Dns { listen, server } => Some(format!("{listen} {server}")),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        dns,
+        [
+            "localhost:53 10.0.0.2:53",
+            "*:54 10.0.0.2:53",
+            "localhost:5353 [fd00::2]:54",
+            "localhost:5354 127.0.0.1:53",
+        ]
+    );
+}
+
+#[tokio::test]
 async fn tunnels_wait_for_a_main_file_whose_defaults_could_not_be_read() {
     const DEFAULTS: &str = "[defaults]\nproxy_jump = \"bastion\"\nstrict_host_key_checking = \"yes\"\nssh_config = false\n";
     let broken = [

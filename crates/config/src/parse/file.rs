@@ -404,7 +404,7 @@ fn http_listen(text: &str) -> Result<ListenAddr, ValueError> {
             "needs an address of its own, such as 10.1.2.3:9145, to be reachable from other machines".to_owned(),
         )),
         Forward::Dynamic { listen } => Ok(listen),
-        Forward::Local { .. } | Forward::Remote { .. } => {
+        Forward::Local { .. } | Forward::Remote { .. } | Forward::Dns { .. } => {
             Err(ValueError::from("is not an address".to_owned()))
         }
     }

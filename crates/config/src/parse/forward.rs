@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use crate::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
-use crate::model::Forward;
+use crate::model::{DNS_PORT, Forward, default_dns_server};
 use crate::parse::values;
 
 /// The longest path of a Unix socket, in bytes: `sun_path` of unix(7) has 108 with the final NUL.
@@ -20,6 +20,8 @@ pub enum ForwardGrammar {
     Remote,
     /// `ssh -D`, DynamicForward, `dynamic_forward`.
     Dynamic,
+    /// `dns_listen`.
+    Dns,
 }
 
 impl ForwardGrammar {
@@ -33,6 +35,7 @@ impl ForwardGrammar {
                 "a remote forward is \"[bind:]port host:hostport\"; either side can be a /path; \"[bind:]port\" alone is reverse SOCKS"
             }
             Self::Dynamic => "a dynamic forward is \"[bind:]port\"",
+            Self::Dns => "dns_listen is \"[bind:]port\"; the server to ask is dns_server",
         }
     }
 }
@@ -67,6 +70,10 @@ pub fn parse(kind: ForwardGrammar, text: &str) -> Result<Forward, ForwardError> 
         (ForwardGrammar::Dynamic, _) => {
             bad("a dynamic forward has no target: the SOCKS clients choose it")
         }
+        (ForwardGrammar::Dns, [one]) => dns(listen(&fields(one)?)?),
+        (ForwardGrammar::Dns, _) => {
+            bad("dns_listen has no target: the server to ask is dns_server")
+        }
         (ForwardGrammar::Local | ForwardGrammar::Remote, [one]) => command_line(kind, one),
         (ForwardGrammar::Local | ForwardGrammar::Remote, [from, to]) => {
             build(kind, listen(&fields(from)?)?, Some(target(&fields(to)?)?))
@@ -86,7 +93,51 @@ fn build(
         (ForwardGrammar::Remote, to) => Ok(Forward::Remote { listen, to }),
         (ForwardGrammar::Local, None) => bad("the target is missing"),
         (ForwardGrammar::Dynamic, _) => Ok(Forward::Dynamic { listen }),
+        (ForwardGrammar::Dns, _) => dns(listen),
     }
+}
+
+/// Makes a DNS listener with the default server.
+fn dns(listen: ListenAddr) -> Result<Forward, ForwardError> {
+    match listen {
+        ListenAddr::Unix(_) => bad("DNS is not served on a Unix socket"),
+        listen @ ListenAddr::Tcp { .. } => Ok(Forward::Dns {
+            listen,
+            server: default_dns_server(),
+        }),
+    }
+}
+
+/// Parses `dns_server`: `host[:port]`, with brackets around an IPv6 address that a port follows.
+///
+/// # Errors
+/// Which part is wrong and why.
+pub fn parse_dns_server(text: &str) -> Result<HostPort, ForwardError> {
+    // An IPv6 address alone has more than one colon and no brackets.
+    if let Ok(address) = text.parse::<std::net::Ipv6Addr>() {
+        return Ok(HostPort {
+            host: address.to_string(),
+            port: DNS_PORT,
+        });
+    }
+    let (host, port) = match fields(text)?.as_slice() {
+        [Field::Text(host)] => (name("DNS server's host", host)?, DNS_PORT),
+        [Field::Text(host), Field::Text(port)] => (
+            name("DNS server's host", host)?,
+            self::port("DNS server's", port)?,
+        ),
+        _ => return bad("a DNS server is host[:port]; an IPv6 address needs brackets"),
+    };
+    if port == 0 {
+        return bad("the DNS server's port is 0; it must be 1 to 65535");
+    }
+    if let Some(c) = host.chars().find(|c| c.is_control()) {
+        return bad(format!(
+            "the DNS server's host contains the control character U+{:04X}",
+            u32::from(c)
+        ));
+    }
+    Ok(HostPort { host, port })
 }
 
 /// Parses the command line's form `[bind:]port:host:hostport`, with a path for either side. Where the listening side

@@ -210,6 +210,12 @@ fn forwards(table: &mut Table<'_, '_>, layer: &mut Layer) {
     layer.remote_forward = forward_list(table, "remote_forward", forward::ForwardGrammar::Remote);
     layer.dynamic_forward =
         forward_list(table, "dynamic_forward", forward::ForwardGrammar::Dynamic);
+    layer.dns_listen = forward_list(table, "dns_listen", forward::ForwardGrammar::Dns);
+    layer.dns_server = table.value("dns_server", |node| {
+        forward::parse_dns_server(string(node)?).map_err(|error| {
+            ValueError::from(error.to_string()).help("for example \"10.0.0.2\" or \"[fd00::2]:53\"")
+        })
+    });
     layer.clear_all_forwardings = table.boolean("clear_all_forwardings");
     layer.exit_on_forward_failure = table.boolean("exit_on_forward_failure");
     layer.stream_local_bind_unlink = table.boolean("stream_local_bind_unlink");

@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::addr::{BindAddr, Endpoint, ListenAddr};
+use crate::addr::{BindAddr, Endpoint, HostPort, ListenAddr};
 use crate::diagnostic::{Diagnostic, Span, Spanned};
 use crate::layer::Layer;
-use crate::model::{AddressFamily, Forward};
+use crate::model::{AddressFamily, Forward, default_dns_server};
 use crate::parse::forward::MAX_SOCKET_PATH;
 use crate::resolve::expand::Expander;
 
@@ -26,10 +26,12 @@ pub(crate) fn resolve(expander: &mut Expander<'_>, toml: &Layer, ssh: &Layer) ->
         .map(|forward| (forward, false));
     let family = toml.address_family.as_ref().or(ssh.address_family.as_ref());
     let family = family.map(|family| family.value).unwrap_or_default();
+    let dns_server = toml.dns_server.as_ref().map(|server| server.value.clone());
     let mut resolver = ForwardResolver {
         expander,
         gateway,
         family,
+        dns_server: dns_server.unwrap_or_else(default_dns_server),
     };
     let mut forwards = Vec::new();
     for (written, is_toml) in from_toml.chain(from_ssh) {
@@ -55,6 +57,8 @@ struct ForwardResolver<'e, 'a> {
     gateway: bool,
     /// The IP versions that local listeners without an address use, as in ssh.
     family: AddressFamily,
+    /// What DNS listeners ask.
+    dns_server: HostPort,
 }
 
 impl ForwardResolver<'_, '_> {
@@ -62,7 +66,7 @@ impl ForwardResolver<'_, '_> {
         let span = written.span;
         Some(match &written.value {
             Forward::Local { listen, to } => Forward::Local {
-                listen: self.local_listen("local_forward", span, listen)?,
+                listen: self.local_listen("local_forward", span, listen, self.gateway)?,
                 to: self.endpoint("local_forward", span, to)?,
             },
             Forward::Remote { listen, to } => Forward::Remote {
@@ -74,7 +78,13 @@ impl ForwardResolver<'_, '_> {
                 },
             },
             Forward::Dynamic { listen } => Forward::Dynamic {
-                listen: self.local_listen("dynamic_forward", span, listen)?,
+                listen: self.local_listen("dynamic_forward", span, listen, self.gateway)?,
+            },
+            Forward::Dns { listen, .. } => Forward::Dns {
+                // A resolver that every machine can use is never what `gateway_ports` is set for: it is abused for
+                // attacks with forged addresses. The user has to write an address.
+                listen: self.local_listen("dns_listen", span, listen, false)?,
+                server: self.dns_server.clone(),
             },
         })
     }
@@ -84,8 +94,9 @@ impl ForwardResolver<'_, '_> {
         key: &str,
         span: Option<Span>,
         listen: &ListenAddr,
+        gateway: bool,
     ) -> Option<ListenAddr> {
-        let listen = self.listen(key, span, listen, self.gateway)?;
+        let listen = self.listen(key, span, listen, gateway)?;
         let ListenAddr::Tcp { bind, port } = listen else {
             return Some(listen);
         };
@@ -157,7 +168,10 @@ impl ForwardResolver<'_, '_> {
     }
 
     fn note_ephemeral_port(&mut self, forward: &Forward) {
-        let (Forward::Local { listen, .. } | Forward::Dynamic { listen }) = forward else {
+        let (Forward::Local { listen, .. }
+        | Forward::Dynamic { listen }
+        | Forward::Dns { listen, .. }) = forward
+        else {
             return;
         };
         let range = &self.expander.values.env.ephemeral_ports;
@@ -184,6 +198,10 @@ fn local_bind(forward: &Forward) -> Option<&BindAddr> {
         }
         | Forward::Dynamic {
             listen: ListenAddr::Tcp { bind, .. },
+        }
+        | Forward::Dns {
+            listen: ListenAddr::Tcp { bind, .. },
+            ..
         } => Some(bind),
         _ => None,
     }

@@ -472,6 +472,7 @@ impl JumpChain<'_, '_> {
             local_forward: None,
             remote_forward: None,
             dynamic_forward: None,
+            dns_listen: None,
             ..ssh.layer
         }
         .or(&Layer {

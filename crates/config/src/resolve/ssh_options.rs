@@ -362,5 +362,7 @@ fn escape_percent(forward: Forward) -> Forward {
         Forward::Dynamic { listen } => Forward::Dynamic {
             listen: listen_addr(listen),
         },
+        // ssh_config has no DNS listeners, and they have no path.
+        dns @ Forward::Dns { .. } => dns,
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of a tunnel's forwards with real loopback sockets and an SSH session in memory.
 
 mod binding;
+mod dns;
 #[cfg(unix)]
 mod exhaustion;
 mod fake_session;

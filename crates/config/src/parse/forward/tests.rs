@@ -132,6 +132,41 @@ fn remote_and_dynamic_forwards_are_parsed() {
 }
 
 #[test]
+fn dns_listeners_and_servers_are_parsed() {
+    for (text, listen) in [
+        ("5353", tcp(BindAddr::Loopback, 5353)),
+        ("*:53", tcp(BindAddr::Any, 53)),
+        ("[::1]:0", tcp(at("::1"), 0)),
+    ] {
+        let server = default_dns_server();
+        assert_eq!(
+            parse(ForwardGrammar::Dns, text),
+            Ok(Forward::Dns { listen, server }),
+            "{text}"
+        );
+    }
+    for text in ["/run/dns.sock", "53 h:53", "h:53:h:53", "", "x"] {
+        assert!(parse(ForwardGrammar::Dns, text).is_err(), "{text}");
+    }
+    for (text, host, port) in [
+        ("10.0.0.2", "10.0.0.2", 53),
+        ("ns.internal:5353", "ns.internal", 5353),
+        ("fd00::2", "fd00::2", 53),
+        ("[fd00::2]", "fd00::2", 53),
+        ("[fd00::2]:54", "fd00::2", 54),
+    ] {
+        let expected = HostPort {
+            host: host.to_owned(),
+            port,
+        };
+        assert_eq!(parse_dns_server(text), Ok(expected), "{text}");
+    }
+    for text in ["", "a:0", "a:b", "a:1:2", "/run/x", "a b", "-a", "a\u{7}"] {
+        assert!(parse_dns_server(text).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn errors_name_the_part_and_the_reason() {
     for (kind, text, why) in [
         (ForwardGrammar::Local, "", "the forward is empty"),
@@ -236,6 +271,7 @@ fn openssh(kind: ForwardGrammar, texts: &[String]) -> Result<Vec<String>, String
         ForwardGrammar::Local => ("-L", "localforward "),
         ForwardGrammar::Remote => ("-R", "remoteforward "),
         ForwardGrammar::Dynamic => ("-D", "dynamicforward "),
+        ForwardGrammar::Dns => return Err("ssh has no DNS listener".to_owned()),
     };
     let mut command = std::process::Command::new("ssh");
     command.args(["-G", "-T", "-F", "/dev/null"]);

@@ -144,6 +144,7 @@ fn forward(forward: &Forward) -> String {
             to: None,
         } => format!("remote {} [socks]:0", listen(at)),
         Forward::Dynamic { listen: at } => format!("dynamic {}", listen(at)),
+        Forward::Dns { listen: at, .. } => format!("dns {}", listen(at)),
     }
 }
 

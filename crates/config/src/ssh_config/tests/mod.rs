@@ -24,7 +24,8 @@ pub(crate) struct Home(TempDir);
 fn bind_of(forward: &Forward) -> (u16, BindAddr) {
     let (Forward::Local { listen, .. }
     | Forward::Remote { listen, .. }
-    | Forward::Dynamic { listen }) = forward;
+    | Forward::Dynamic { listen }
+    | Forward::Dns { listen, .. }) = forward;
     match listen {
         ListenAddr::Tcp { bind, port } => (*port, bind.clone()),
         ListenAddr::Unix(path) => panic!("{path:?}"),
