@@ -129,7 +129,18 @@ async fn http_clients_must_log_in_and_the_origin_sees_no_login() -> Result<()> {
         .curl("http", Some(&right), &["--proxy-anyauth", "-d", "body"])
         .await?;
     assert_eq!(post, "through 200 000 0");
+    // The same for CONNECT: the second request follows on the connection of the refused one.
+    let connect = lab
+        .curl("http", Some(&right), &["--proxy-anyauth", "-p"])
+        .await?;
+    assert_eq!(connect, "through 200 200 0");
     assert_eq!(lab.runs()?, 1, "the password is read once");
+    let body = lab.folder.path().join("body");
+    std::fs::write(&body, vec![b'x'; 3 << 20])?;
+    let data = format!("@{}", body.display());
+    let more = ["-H", "Expect:", "--data-binary", &data];
+    let text = lab.curl("http", Some("alice:wrong"), &more).await?;
+    assert!(text.contains(" 407 "), "{text}");
     Ok(())
 }
 
