@@ -28,6 +28,11 @@ struct FarSite {
 impl FarSite {
     /// `None` if the user has chosen to skip the tests that need root.
     async fn start() -> Result<Option<Self>> {
+        Self::start_with("").await
+    }
+
+    /// Same as [`Self::start`], with these additional lines of the tunnel.
+    async fn start_with(lines: &str) -> Result<Option<Self>> {
         if !tunneld_tests::root::available("give the SSH server an /etc/hosts of its own")? {
             return Ok(None);
         }
@@ -43,7 +48,7 @@ impl FarSite {
         .await?;
         let nginx = Nginx::start().await?;
         std::fs::write(nginx.root().join("page"), "far page")?;
-        let (fixture, _) = Fixture::up_on(server, "dynamic_forward = 0").await?;
+        let (fixture, _) = Fixture::up_on(server, &format!("dynamic_forward = 0\n{lines}")).await?;
         Ok(Some(Self {
             nginx,
             fixture,
@@ -101,6 +106,36 @@ async fn the_far_site_is_found_through_the_tunnel_alone() -> Result<()> {
         .await
         .expect_err("no such name here");
     assert!(error.to_string().contains("resolve host"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn programs_log_in_with_the_password_that_exec_gives_them() -> Result<()> {
+    let lines =
+        "proxy_user = \"alice\"\nproxy_user_password_command = [\"echo\", \"p@ss:w/d %41\"]";
+    let Some(site) = FarSite::start_with(lines).await? else {
+        return Ok(());
+    };
+    let (http, https) = (site.http_url() + "/page", site.https_url() + "/page");
+    let certificate = site.certificate();
+    let script = format!(
+        "export SSL_CERT_FILE={certificate} REQUESTS_CA_BUNDLE={certificate}\n\
+         curl -sSf {http} {https} && wget -qO- {http}\n\
+         /usr/bin/python3 -c 'import sys, urllib.request, requests\n\
+         for url in sys.argv[1:]: print(urllib.request.urlopen(url).read().decode(), requests.get(url).text)' {http} {https}"
+    );
+    let argv = [
+        "exec",
+        "t",
+        "--with-proxy-password",
+        "--",
+        "sh",
+        "-ec",
+        &script,
+    ];
+    let printed = site.fixture.home.ctl(&argv).await?.expect_exit(0)?;
+    let expected = "far page".repeat(3) + &"far page far page\n".repeat(2);
+    assert_eq!(printed.stdout, expected);
     Ok(())
 }
 
