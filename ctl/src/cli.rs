@@ -97,6 +97,8 @@ pub(crate) enum Command {
     Reload,
     /// Connect stdin and stdout to HOST:PORT through a tunnel
     Connect(Connect),
+    /// Open the web page: all tunnels, their rates, questions and log
+    Web(Web),
     /// Open a browser with its own profile that reaches web pages through a tunnel
     Browse(Browse),
     /// Run a program with a tunnel up and the proxy variables set
@@ -105,6 +107,10 @@ pub(crate) enum Command {
     Env(EnvArgs),
     /// Print the proxy auto-configuration file for browsers, made from proxy_for
     Pac(Pac),
+    /// Print the metrics, for example for node_exporter's textfile collector
+    Metrics(Metrics),
+    /// Make tunnels of what other programs saved: ssh, PuTTY, MobaXterm, browser add-ons, units
+    Import(ImportArgs),
     /// Stop the daemon and all tunnels
     Shutdown,
     /// Run a program in a new session (internal)
@@ -246,89 +252,6 @@ fn parse_target(text: &str) -> Result<Target, String> {
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from([&["tunnelctl"], args].concat())
-    }
-
-    #[test]
-    fn the_definition_is_valid() {
-        use clap::CommandFactory as _;
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn waits_use_the_time_grammar_of_ssh() {
-        let wait = |args: &[&str]| match parse(args).unwrap().command {
-            Command::Up(up) => up.wait.limit(),
-            _ => unreachable!(),
-        };
-        assert_eq!(wait(&["up", "db"]), Some(Duration::from_secs(30)));
-        assert_eq!(wait(&["up", "--wait", "db"]), Some(Duration::from_secs(30)));
-        assert_eq!(
-            wait(&["up", "--wait=1m30s", "db"]),
-            Some(Duration::from_secs(90))
-        );
-        assert_eq!(wait(&["up", "--no-wait", "db"]), None);
-        assert!(parse(&["up", "--wait=soon", "db"]).is_err());
-    }
-
-    #[test]
-    fn global_options_are_accepted_anywhere() {
-        let cli = parse(&["status", "--output", "json", "--color=never", "-q"]).unwrap();
-        assert_eq!(
-            (cli.global.output, cli.global.color),
-            (Output::Json, Color::Never)
-        );
-        assert_eq!(cli.global.quiet, 1);
-        assert!(
-            parse(&["--socket", "/s", "down", "--all"])
-                .unwrap()
-                .global
-                .socket
-                .is_some()
-        );
-    }
-
-    #[test]
-    fn names_and_all_exclude_each_other() {
-        assert_eq!(parse(&["down", "--all", "db"]).unwrap_err().exit_code(), 2);
-        assert_eq!(parse(&["up", "--bogus"]).unwrap_err().exit_code(), 2);
-    }
-
-    #[test]
-    fn names_of_commands_in_other_programs_are_aliases() {
-        assert!(matches!(
-            parse(&["stop", "db"]).unwrap().command,
-            Command::Down(_)
-        ));
-        assert!(matches!(
-            parse(&["start", "db"]).unwrap().command,
-            Command::Up(_)
-        ));
-        for name in ["list", "ls"] {
-            assert!(matches!(
-                parse(&[name]).unwrap().command,
-                Command::Status(_)
-            ));
-        }
-    }
-
-    #[test]
-    fn targets_may_be_ipv6() {
-        let target = |text| parse_target(text).map(|target| (target.host, target.port));
-        assert_eq!(target("db.internal:5432"), Ok(("db.internal".into(), 5432)));
-        assert_eq!(target("[::1]:22"), Ok(("::1".into(), 22)));
-        assert_eq!(target("::1:22"), Ok(("::1".into(), 22)));
-        for bad in ["db", "db:0", "db:70000", ":22", "[]:22", "db:ssh"] {
-            assert!(target(bad).is_err(), "{bad}");
-        }
-    }
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct Browse {
     /// The tunnel
@@ -382,8 +305,69 @@ pub(crate) struct EnvArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Web {
+    /// Print the address, with a key for one use, instead of opening a browser
+    #[arg(long)]
+    pub(crate) no_browser: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Metrics {
+    /// Write the metrics to a file, which is replaced in one step, instead of printing them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Pac {
     /// Write the file instead of printing it
     #[arg(long, value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,
 }
+
+/// A file that `import` reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImportFormat {
+    /// Hosts with forwards [default file: ~/.ssh/config]
+    SshConfig,
+    /// PuTTY: an export of the registry (.reg), or ~/.putty/sessions
+    Putty,
+    /// MobaXterm.ini, or a .mxtsessions file
+    Mobaxterm,
+    /// FoxyProxy's export: .json, or .xml of version 4
+    Foxyproxy,
+    /// SwitchyOmega's backup (.bak), or a rule list
+    Switchyomega,
+    /// A systemd unit that runs ssh, autossh or sshuttle
+    Unit,
+    /// A launchd agent that runs ssh, autossh or sshuttle
+    Launchd,
+}
+
+#[derive(Debug, Args)]
+#[command(override_usage = "tunnelctl import [OPTIONS] FORMAT [FILE]\n       \
+                            tunnelctl import [OPTIONS] -- ssh|autossh|sshuttle ARGUMENT...")]
+pub(crate) struct ImportArgs {
+    /// What the file is
+    #[arg(
+        value_enum,
+        required_unless_present = "command",
+        conflicts_with = "command"
+    )]
+    pub(crate) format: Option<ImportFormat>,
+    /// The file; - for stdin
+    #[arg(conflicts_with = "command")]
+    pub(crate) file: Option<PathBuf>,
+    /// Add the tunnels to the configuration instead of printing them
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Name of the tunnel, if there is one
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// A command line of ssh, autossh or sshuttle
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ mod commands;
 mod daemon;
 mod exit;
 mod ignored_flags;
+mod import;
 mod options;
 mod output;
 mod progress;
@@ -132,6 +133,9 @@ async fn run(context: &Context, command: &Command) -> Result<(), Exit> {
         Command::Exec(exec) => commands::exec::run(context, exec).await,
         Command::Env(env) => commands::env::run(context, env).await,
         Command::Pac(pac) => commands::pac::run(context, pac).await,
+        Command::Web(web) => commands::web::run(context, web).await,
+        Command::Metrics(metrics) => commands::metrics::run(context, metrics).await,
+        Command::Import(import) => commands::import::run(context, import),
         Command::Shutdown => commands::shutdown::run(context).await,
         Command::RunDetached { argv } => Err(daemon::run_detached(argv)),
     }

@@ -2,19 +2,24 @@
 //! service manager, and stops everything in order.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 use tunneld_proto::endpoint::Listener;
 use tunneld_proto::status::{ForwardKind, ForwardState, State, TunnelStatus};
 
-use crate::control::{self, ControlContext};
+use crate::control::{self, ControlContext, WebRequest};
 use crate::hooks::{Askpass, Hooks};
 use crate::reload::ReloadTask;
 use crate::reload::watcher::Watcher;
+use crate::web::HttpListen;
+use crate::web_page::WebPage;
+use tunneld_config::model::DaemonConfig;
 use tunneld_platform::events::{SystemEvent, SystemEvents};
 use tunneld_platform::heap::{self, MemoryTrimmer};
 use tunneld_platform::service::{ServiceState, notify_manager, watchdog_interval};
@@ -59,6 +64,22 @@ impl Daemon {
             Askpass::from_env(&|name| std::env::var_os(name)),
         );
         self.tasks.spawn(hooks.run(stopping.clone()));
+    }
+
+    /// Starts the task that serves `http_listen`; `config` has `[daemon]` as it is in force.
+    pub(crate) fn serve_http(&mut self, config: watch::Receiver<DaemonConfig>) {
+        let http = HttpListen::new(self.context.sources(), config);
+        self.tasks.spawn(http.run(self.context.stopping.clone()));
+    }
+
+    /// Starts the task that answers `web.open`; redirect files are written to `folder`.
+    pub(crate) fn serve_web_page(
+        &mut self,
+        requests: mpsc::Receiver<WebRequest>,
+        folder: Option<PathBuf>,
+    ) {
+        let page = WebPage::new(self.context.clone(), requests, folder);
+        self.tasks.spawn(page.run());
     }
 
     /// Reports the daemon as ready once each local listener of the first configuration is bound or has failed.

@@ -24,12 +24,15 @@ pub mod session;
 pub mod state_file;
 pub mod supervisor;
 pub mod tunnel;
+pub mod web;
+mod web_page;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use anyhow::Context as _;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tunneld_proto::endpoint::{self, Endpoint, Listener};
@@ -100,7 +103,9 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
         state_file.clone(),
         &mut tasks,
     );
+    let (daemon_config, daemon_config_in_force) = watch::channel(loaded.daemon.clone());
     let reload = ReloadContext {
+        daemon: daemon_config,
         dir,
         reader,
         log: (!filter_fixed).then(|| log.clone()),
@@ -108,7 +113,11 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
         supervisor: supervisor.clone(),
     };
     let (reloader, reload_task) = ReloadTask::new(reload, &loaded);
+    // Few requests wait: each is a person who opens the page.
+    let (web, web_requests) = mpsc::channel(4);
+    let web_folder = Some(listener.endpoint().state_dir().to_owned());
     let context = Arc::new(ControlContext {
+        web,
         supervisor,
         reloader,
         state_file,
@@ -124,6 +133,8 @@ pub async fn run(options: DaemonOptions) -> anyhow::Result<()> {
     start_tunnels(&context, loaded, ad_hoc).await;
     let mut daemon = Daemon { context, tasks };
     daemon.serve(listener, reload_task, watcher);
+    daemon.serve_http(daemon_config_in_force);
+    daemon.serve_web_page(web_requests, web_folder);
     daemon.notify_ready().await;
     daemon.run_until_stop(&mut signals).await;
     daemon.stop().await;

@@ -76,6 +76,10 @@ pub mod method {
     pub const DAEMON_STATUS: &str = "daemon.status";
     /// Returns the proxy auto-configuration file, [`Pac`](super::Pac).
     pub const PAC: &str = "proxy.pac";
+    /// Returns the metrics of the daemon and its tunnels, [`Metrics`](super::Metrics).
+    pub const METRICS: &str = "daemon.metrics";
+    /// Opens the web page for one browser, [`WebOpened`](super::WebOpened).
+    pub const WEB_OPEN: &str = "web.open";
     /// Returns the user name and password of a tunnel's proxy. Takes [`ProxyOf`](super::ProxyOf), returns
     /// [`ProxyPassword`](super::ProxyPassword).
     pub const PROXY_PASSWORD: &str = "proxy.password";
@@ -141,6 +145,31 @@ pub struct StatusParams {
 pub struct Pac {
     /// The text of the file, as the dynamic forwards serve it at `/proxy.pac`.
     pub file: String,
+}
+
+/// Result of `daemon.metrics`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// The metrics in the Prometheus text format, version 0.0.4.
+    pub text: String,
+}
+
+/// Result of `web.open`: where one browser finds the web page. `Debug` leaves out the address, which holds a key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebOpened {
+    /// Address with a key that is valid for a minute and for one use.
+    pub url: String,
+    /// Path of a file that leads to the address and that only this user can read, for the browser's command line; it is
+    /// removed after a minute. `None` if it could not be written.
+    pub file: Option<String>,
+}
+
+impl std::fmt::Debug for WebOpened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WebOpened")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Parameters of `proxy.password`.

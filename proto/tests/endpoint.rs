@@ -185,6 +185,20 @@ async fn a_file_that_is_not_a_socket_is_kept() {
 }
 
 #[tokio::test]
+async fn a_file_in_place_of_the_directory_is_refused_as_such() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("run");
+    std::fs::write(&file, "").unwrap();
+    let endpoint = Endpoint::resolve(Some(&file.join("s.sock")), &env(dir.path())).unwrap();
+    match listen(&endpoint) {
+        Err(err @ ListenError::UnsafeFolder { .. }) => {
+            assert!(err.to_string().contains("not a directory"), "{err}");
+        }
+        other => panic!("{:?}", other.err()),
+    }
+}
+
+#[tokio::test]
 async fn a_directory_that_others_can_write_to_is_refused() {
     let dir = TempDir::new().unwrap();
     chmod(dir.path(), 0o777);

@@ -339,6 +339,15 @@ fn replies(golden: &mut Golden) {
         file: "function FindProxyForURL(url, host) {}\n".into(),
     };
     golden.reply(method::PAC, &pac);
+    let metrics = Metrics {
+        text: "# HELP tunneld_tunnel_up Whether the session and every forward work.\n".to_owned(),
+    };
+    golden.reply(method::METRICS, &metrics);
+    let opened = WebOpened {
+        url: "http://127.0.0.1:40123/#key=abc".to_owned(),
+        file: Some("/run/user/1000/tunneld/web-Xy12.html".to_owned()),
+    };
+    golden.reply(method::WEB_OPEN, &opened);
     golden.reply(method::SUBSCRIBE, &snapshot(None));
     let error = RpcError::new(ErrorKind::TunnelNotFound, "no tunnel is called bd")
         .hint("did you mean db?")

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -44,6 +45,8 @@ impl Daemon {
         // Left by an earlier daemon in the same home.
         let _ = std::fs::remove_file(&path);
         let notify = UnixDatagram::bind(&path)?;
+        // The daemon may run as another user.
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777))?;
         command.env("NOTIFY_SOCKET", &path);
         let mut process = Process::start("tunneld", command)?;
         let mut message = vec![0; 4096];

@@ -66,6 +66,12 @@ impl Home {
         self.dir.path().join(name)
     }
 
+    /// Does not remove the temporary folder on drop. Returns its path.
+    #[must_use]
+    pub fn keep(self) -> PathBuf {
+        self.dir.keep()
+    }
+
     /// The folder that programs see as `HOME`.
     pub fn user_dir(&self) -> PathBuf {
         self.path("home")

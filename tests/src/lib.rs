@@ -40,4 +40,6 @@ pub mod target;
 pub mod torture;
 #[cfg(target_os = "linux")]
 pub mod two_hosts;
+pub mod unprivileged;
 pub mod wait;
+pub mod webdriver;

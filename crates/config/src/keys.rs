@@ -239,6 +239,10 @@ sections! {
             "What is logged.";
         max_concurrent_connects _ Daemon "1 to 1024" | "16"
             "How many tunnels log in at the same time, and how many `host_command`s and `proxy_command`s are started. What only waits does not count: for a host or a server that does not answer, an agent, a person.";
+        http_listen _ Daemon "`[address:]port`, or the path of a Unix socket" | "off"
+            "Where `/proxy.pac`, `/healthz`, `/readyz` and `/metrics` are served; see [Monitoring](monitoring.md).";
+        metrics _ Daemon "boolean" | "false"
+            "Whether `http_listen` serves `/metrics`.";
     }
 }
 
@@ -254,9 +258,6 @@ pub const RESERVED_KEYS: &[&str] = &[
     "dns_listen",
     "dns_server",
 ];
-
-/// Keys of `[daemon]` that are reserved for a later version.
-pub const RESERVED_DAEMON_KEYS: &[&str] = &["http_listen", "metrics"];
 
 /// The keys of `[tunnel.NAME]`, which are those of `[defaults]` too but for the ones marked `tunnel_only`.
 pub fn tunnel_keys() -> impl Iterator<Item = &'static Key> {

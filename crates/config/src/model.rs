@@ -375,6 +375,10 @@ pub struct DaemonConfig {
     pub log: Option<String>,
     /// How many tunnels log in at the same time, 1 to 1024. Dials that only wait do not count.
     pub max_concurrent_connects: usize,
+    /// Where `/proxy.pac`, health and metrics are served; `None` for nowhere.
+    pub http_listen: Option<ListenAddr>,
+    /// Whether `http_listen` serves `/metrics`.
+    pub metrics: bool,
 }
 
 impl Default for DaemonConfig {
@@ -382,6 +386,8 @@ impl Default for DaemonConfig {
         Self {
             log: None,
             max_concurrent_connects: 16,
+            http_listen: None,
+            metrics: false,
         }
     }
 }

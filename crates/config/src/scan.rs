@@ -7,6 +7,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 
 use tunneld_proto::message::ConfigFault;
+use tunneld_toml::name::is_config;
 
 use crate::diagnostic::{Diagnostic, SourceText, file_fault};
 use crate::env::Env;
@@ -303,16 +304,6 @@ pub(crate) fn report(
         );
         faults.push(source.to_fault(&Diagnostic::new(None, message)));
     }
-}
-
-/// Whether a file belongs to the configuration: `*.toml`, not hidden and not an editor's backup or swap file.
-pub fn is_config(path: &Path) -> bool {
-    let name = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned());
-    name.is_some_and(|name| {
-        name.ends_with(".toml") && !name.starts_with(['.', '#', '~']) && !name.contains(".swp")
-    })
 }
 
 fn hash(text: &str) -> u64 {

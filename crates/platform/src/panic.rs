@@ -33,9 +33,19 @@ pub fn catch<T>(work: impl FnOnce() -> T) -> io::Result<T> {
 
 fn message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| payload.downcast_ref::<&str>().copied())
-        .unwrap_or("a library stopped without a reason")
-        .to_owned()
+    let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+    in_words(text.unwrap_or("a library stopped without a reason"))
+}
+
+/// Replaces the Debug output of a system error, which `expect` puts behind its message, by its usual words.
+fn in_words(text: &str) -> String {
+    let found = text.split_once("Os { code: ").and_then(|(before, rest)| {
+        let (code, rest) = rest.split_once(", ")?;
+        let (_, after) = rest.split_once(" }")?;
+        let error = io::Error::from_raw_os_error(code.parse().ok()?);
+        Some(format!("{before}{error}{after}"))
+    });
+    found.unwrap_or_else(|| text.to_owned())
 }
 
 #[cfg(test)]
@@ -50,5 +60,24 @@ mod tests {
         assert_eq!(formatted.to_string(), "no thread 3");
         let plain = catch(|| panic!("no thread")).unwrap_err();
         assert_eq!(plain.to_string(), "no thread");
+    }
+
+    #[test]
+    fn an_error_of_the_system_in_a_panic_is_written_in_words() {
+        for code in [24, 4] {
+            let error = io::Error::from_raw_os_error(code);
+            let words = catch(|| panic!("failed to create a socket: {error:?}")).unwrap_err();
+            assert_eq!(
+                words.to_string(),
+                format!("failed to create a socket: {error}")
+            );
+        }
+        for text in [
+            "Os { code: x, kind: A }",
+            "Os { code: 5, kind",
+            "Os { code: ",
+        ] {
+            assert_eq!(catch(|| panic!("{text}")).unwrap_err().to_string(), text);
+        }
     }
 }

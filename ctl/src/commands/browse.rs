@@ -89,11 +89,27 @@ async fn browse(
     if ended.success() {
         return Ok(());
     }
-    Err(Exit::new(
+    let failed = Exit::new(
         FAILED,
         format!("{} ended with an error: {ended}", browser.program.display()),
-    )
-    .hint("Chromium does not run as root: run tunnelctl as an ordinary user"))
+    );
+    Err(match browser.family {
+        Family::Chromium if is_root() => {
+            failed.hint("Chromium does not run as root: run tunnelctl as an ordinary user")
+        }
+        _ => failed.hint(
+            "see its messages above; it needs a graphical session (DISPLAY or WAYLAND_DISPLAY)",
+        ),
+    })
+}
+
+#[cfg(unix)]
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+#[cfg(not(unix))]
+fn is_root() -> bool {
+    false
 }
 
 /// The folder of the browser's profile.

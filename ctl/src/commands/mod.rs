@@ -11,7 +11,9 @@ pub(crate) mod down;
 pub(crate) mod env;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod import;
 pub(crate) mod logs;
+pub(crate) mod metrics;
 mod mirror;
 pub(crate) mod pac;
 pub(crate) mod proxy_env;
@@ -22,6 +24,7 @@ pub(crate) mod shutdown;
 pub(crate) mod status;
 pub(crate) mod up;
 mod wait;
+pub(crate) mod web;
 
 use tunneld_proto::client::Client;
 use tunneld_proto::message::{StatusParams, Tunnels, method};

@@ -1,6 +1,7 @@
 //! Output: data on stdout, messages on stderr, each with colours only if the user and the stream allow them.
 
 pub(crate) mod detail;
+pub(crate) mod file;
 pub(crate) mod line;
 pub(crate) mod spinner;
 pub(crate) mod status;

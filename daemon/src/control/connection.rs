@@ -43,6 +43,16 @@ const TAIL_BYTES: usize = MAX_LINE / 2;
 /// Subscriptions that one connection may have at the same time.
 const MAX_SUBSCRIPTIONS: usize = 8;
 
+/// Serves a client that is not connected by the control socket, such as a viewer of the web page, and that was checked in
+/// another way.
+pub(crate) async fn serve_stream<S, H>(stream: S, context: Arc<ControlContext>, hung_up: H)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+    H: Fn() -> bool + Send + Sync,
+{
+    serve(stream, context, Arc::default(), hung_up).await;
+}
+
 /// Serves one client until it disconnects or the daemon stops. Sets `greeted` when the client has sent a valid `hello`.
 ///
 /// `hung_up` returns whether the client has closed both directions. The end of its requests alone does not mean that:

@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tunneld_proto::error::RpcError;
+use tunneld_proto::message::WebOpened;
 
 use crate::log::Log;
 use crate::reload::ReloadHandle;
 use crate::state_file::StateFile;
 use crate::supervisor::Supervisor;
+use crate::web::Sources;
 
 /// Everything that calls on the control socket read or change; shared by all connections.
 pub struct ControlContext {
@@ -34,4 +38,20 @@ pub struct ControlContext {
     pub stopping: CancellationToken,
     /// Cancelled when all tunnels have stopped. Connections end then.
     pub stopped: CancellationToken,
+    /// Takes the requests of `web.open`.
+    pub web: mpsc::Sender<WebRequest>,
+}
+
+/// Where the address of the web page is sent to.
+pub type WebRequest = oneshot::Sender<Result<WebOpened, RpcError>>;
+
+impl ControlContext {
+    /// What the answers of `http_listen` are made from.
+    pub fn sources(&self) -> Sources {
+        Sources {
+            supervisor: self.supervisor.clone(),
+            reloader: self.reloader.clone(),
+            started_at: self.started_at,
+        }
+    }
 }

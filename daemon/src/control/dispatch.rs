@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use serde_json::Value;
+use tokio::sync::oneshot;
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{
-    Add, Added, Answer, Cancel, Connect, DaemonStatus, Names, Pac, Prompts, Remove, SetLevel,
-    StatusParams, Tunnels, method,
+    Add, Added, Answer, Cancel, Connect, DaemonStatus, Metrics, Names, Pac, Prompts, Remove,
+    SetLevel, StatusParams, Tunnels, WebOpened, method,
 };
 use tunneld_proto::status::TunnelStatus;
 use tunneld_proto::version::VERSION;
@@ -19,6 +20,7 @@ use super::proxy;
 use super::request::params;
 use super::wait::{self, Goal};
 use crate::session::{Channel, OpenError};
+use crate::web::metrics::Format;
 use tunneld_config::model::Via;
 use tunneld_config::save::ADDED_KEYS;
 
@@ -49,7 +51,7 @@ pub(super) fn stopping_error() -> RpcError {
 }
 
 /// Carries out one call and returns its result.
-pub(super) async fn call(
+pub(crate) async fn call(
     context: &ControlContext,
     name: &str,
     call_params: Value,
@@ -85,10 +87,21 @@ pub(super) async fn call(
                 file: context.supervisor.pac(),
             })
         }
+        method::METRICS => json(&Metrics {
+            text: context.sources().metrics(Format::Prometheus),
+        }),
+        method::WEB_OPEN => json(&open_web_page(context).await?),
         method::PROXY_PASSWORD => proxy::password(context, params(name, call_params)?).await,
         method::DAEMON_STATUS => json(&daemon_status(context)),
         _ => Err(unknown_method(name)),
     }
+}
+
+async fn open_web_page(context: &ControlContext) -> Result<WebOpened, RpcError> {
+    let (reply, opened) = oneshot::channel();
+    let sent = context.web.send(reply).await;
+    sent.map_err(|_| stopping_error())?;
+    opened.await.map_err(|_| stopping_error())?
 }
 
 /// Result of a method that has nothing to report: `{}`.
@@ -116,6 +129,8 @@ fn unknown_method(name: &str) -> RpcError {
         method::CONNECT,
         method::DAEMON_STATUS,
         method::PAC,
+        method::METRICS,
+        method::WEB_OPEN,
         method::PROXY_PASSWORD,
         method::SHUTDOWN,
         method::SUBSCRIBE,

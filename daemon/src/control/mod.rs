@@ -17,5 +17,7 @@ mod subscriptions;
 mod tests;
 mod wait;
 
-pub use context::ControlContext;
+pub(crate) use connection::serve_stream;
+pub use context::{ControlContext, WebRequest};
+pub(crate) use dispatch::call;
 pub use server::serve;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::time::Instant;
 use tunneld_proto::message::{EventBody, ReloadReport};
 use tunneld_proto::status::Desired;
@@ -342,7 +342,7 @@ async fn a_tunnel_can_be_added_saved_and_removed() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn sixty_four_clients_are_accepted_and_the_next_gets_busy() {
+async fn sixty_four_clients_that_said_hello_are_served_and_the_next_gets_busy() {
     use tokio::net::UnixStream;
     use tunneld_proto::endpoint::{Endpoint, listen};
     let mut daemon = TestDaemon::new().await;
@@ -355,7 +355,14 @@ async fn sixty_four_clients_are_accepted_and_the_next_gets_busy() {
         .spawn(serve(listen(&endpoint).unwrap(), daemon.context.clone()));
     let mut clients = Vec::new();
     for _ in 0..64 {
-        clients.push(UnixStream::connect(&path).await.unwrap());
+        let mut client = BufReader::new(UnixStream::connect(&path).await.unwrap());
+        client
+            .write_all(format!("{HELLO}\n").as_bytes())
+            .await
+            .unwrap();
+        // A client counts against others once it has said hello.
+        client.read_line(&mut String::new()).await.unwrap();
+        clients.push(client);
     }
     let mut refusal = String::new();
     UnixStream::connect(&path)

@@ -62,6 +62,11 @@ impl AdmissionQueue {
 }
 
 impl Ticket {
+    /// Returns what is cancelled when a newer connection evicts this one. Never after the ticket was dropped.
+    pub(super) fn eviction(&self) -> CancellationToken {
+        self.evicted.clone()
+    }
+
     /// Waits until a newer connection has evicted this one. Cancel-safe.
     pub(super) async fn evicted(&self) {
         self.evicted.cancelled().await;

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use super::admission::AdmissionQueue;
+use super::admission::{AdmissionQueue, Ticket};
 use super::context::ForwardContext;
 use super::forward_state::ForwardCell;
 use super::hold::{self, NotOpened};
@@ -34,7 +34,21 @@ pub(super) enum ClientRequest {
         /// Bytes that followed the request; they belong to the connection and are sent to the destination first.
         payload: Vec<u8>,
     },
-    /// The client speaks HTTP; these are the first bytes of its request.
+    /// The client speaks HTTP.
+    Http {
+        /// The first bytes of its request.
+        first: Vec<u8>,
+        /// Its place among the clients that have not sent a complete request: a few bytes are none.
+        ticket: Ticket,
+    },
+}
+
+/// What the handshake has found.
+enum Found {
+    Socks {
+        request: ConnectRequest,
+        payload: Vec<u8>,
+    },
     Http(Vec<u8>),
 }
 
@@ -48,7 +62,12 @@ pub(super) async fn handshake<S: SshSession>(
 ) -> Option<ClientRequest> {
     let ticket = queue.enter();
     tokio::select! {
-        finished = timeout(HANDSHAKE_TIMEOUT, run_handshake(stream, login)) => finished.ok()?.ok()?,
+        finished = timeout(HANDSHAKE_TIMEOUT, run_handshake(stream, login)) => {
+            Some(match finished.ok()?.ok()?? {
+                Found::Socks { request, payload } => ClientRequest::Socks { request, payload },
+                Found::Http(first) => ClientRequest::Http { first, ticket },
+            })
+        }
         // Newer clients evict the oldest handshake: clients that send nothing must not shut others out.
         () = ticket.evicted() => None,
     }
@@ -57,7 +76,7 @@ pub(super) async fn handshake<S: SshSession>(
 async fn run_handshake<S: SshSession>(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
     login: Option<LoginCheck<'_, S>>,
-) -> io::Result<Option<ClientRequest>> {
+) -> io::Result<Option<Found>> {
     let mut handshake = match &login {
         Some(_) => Handshake::with_login(),
         None => Handshake::new(),
@@ -93,10 +112,10 @@ async fn run_handshake<S: SshSession>(
             }
             HandshakeStep::Connect(request) => {
                 let payload = handshake.into_payload();
-                return Ok(Some(ClientRequest::Socks { request, payload }));
+                return Ok(Some(Found::Socks { request, payload }));
             }
             HandshakeStep::Http => {
-                return Ok(Some(ClientRequest::Http(handshake.into_payload())));
+                return Ok(Some(Found::Http(handshake.into_payload())));
             }
             HandshakeStep::LoginMissing(bytes) => {
                 login.iter().for_each(LoginCheck::missing);
@@ -127,9 +146,9 @@ pub(super) async fn serve<S: SshSession>(
     match finished {
         // Closed, not reset: a reset would discard a refusal that the client has not read yet.
         None => client.close(),
-        Some(ClientRequest::Http(first)) => {
+        Some(ClientRequest::Http { first, ticket }) => {
             // Boxed: an HTTP exchange has a large future, which every SOCKS connection would have to make room for.
-            Box::pin(http::serve(context, cell, cancel, client, first)).await;
+            Box::pin(http::serve(context, cell, cancel, client, first, ticket)).await;
         }
         // No SOCKS request can succeed now, so the client is reset, as a client of a local forward is. HTTP has pages that
         // say why.

@@ -49,11 +49,11 @@ enum ListenState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BoundAddr {
     /// The address as the status shows it.
-    pub(super) listen: String,
+    pub(crate) listen: String,
     /// The TCP port; 0 for a Unix socket.
-    pub(super) port: u16,
+    pub(crate) port: u16,
     /// Whether other machines can connect to it.
-    pub(super) exposed: bool,
+    pub(crate) exposed: bool,
 }
 
 impl ForwardCell {

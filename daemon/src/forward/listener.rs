@@ -29,7 +29,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The listening sockets of one forward, on one or two addresses. Dropping it closes them.
 #[derive(Debug)]
-pub(super) struct ForwardListener {
+pub(crate) struct ForwardListener {
     sockets: Vec<ListenSocket>,
     bound_addr: BoundAddr,
     /// Addresses that could not be bound while another could.
@@ -51,7 +51,7 @@ impl ForwardListener {
     ///
     /// # Errors
     /// `BindFailed`, with the program that has the address where that is known.
-    pub(super) async fn bind(listen: &ListenAddr, options: &Forwarding) -> Result<Self, Failure> {
+    pub(crate) async fn bind(listen: &ListenAddr, options: &Forwarding) -> Result<Self, Failure> {
         match listen {
             ListenAddr::Tcp { bind, port } => bind_tcp(listen, bind, *port).await,
             #[cfg(unix)]
@@ -84,7 +84,7 @@ impl ForwardListener {
     }
 
     /// Returns the address that is shown in the status. With two loopback addresses it is the first, 127.0.0.1.
-    pub(super) fn bound_addr(&self) -> &BoundAddr {
+    pub(crate) fn bound_addr(&self) -> &BoundAddr {
         &self.bound_addr
     }
 
@@ -122,7 +122,7 @@ impl ForwardListener {
     }
 
     /// Waits for the next connection on any of the addresses. Cancel-safe.
-    pub(super) async fn accept(&self) -> io::Result<LocalSocket> {
+    pub(crate) async fn accept(&self) -> io::Result<LocalSocket> {
         poll_fn(|cx| self.poll_accept(cx)).await
     }
 

@@ -193,6 +193,12 @@ impl LocalSocket {
         }
     }
 
+    /// Returns the socket, whose drop closes it in order from now on: what is written is complete.
+    pub(crate) fn closing_in_order(mut self) -> Self {
+        self.close_in_order = true;
+        self
+    }
+
     /// Sends EOF. Reading remains possible.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         self.sock().shutdown(std::net::Shutdown::Write)

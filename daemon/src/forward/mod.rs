@@ -40,6 +40,8 @@ use tunneld_proto::status::ForwardStatus;
 use self::context::ForwardContext;
 pub use self::context::{ForwardOptions, PacSource, TunnelSummary};
 use self::forward_state::ForwardCell;
+pub(crate) use self::listener::ForwardListener;
+pub(crate) use self::local_socket::LocalSocket;
 use self::remote::AttachedSession;
 pub use self::server_listeners::ServerListeners;
 use self::ssh_session::SshSession;

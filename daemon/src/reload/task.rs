@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tunneld_proto::message::{ConfigFault, ReloadReport};
@@ -30,7 +30,7 @@ const REQUEST_QUEUE: usize = 16;
 pub struct ReloadTask {
     reader: ConfigReader,
     /// `[daemon]` section that is in force.
-    daemon: DaemonConfig,
+    daemon: watch::Sender<DaemonConfig>,
     /// `None` if the command line or `RUST_LOG` sets the filter: the configuration does not change it then.
     log: Option<Log>,
     state_file: Arc<StateFile>,
@@ -51,6 +51,8 @@ struct RetryTimer {
     failures: u32,
     /// Time of the next reading; `None` after a success.
     at: Option<Instant>,
+    /// Whether something could not be read: a command of the user is a reason to look again at once.
+    is_unread: bool,
 }
 
 impl RetryTimer {
@@ -69,6 +71,7 @@ impl RetryTimer {
             TryAgain::Backoff => Self::MAX_DELAY,
             TryAgain::Soon => Self::MAX_DELAY_SOON,
         };
+        self.is_unread = try_again == TryAgain::Soon;
         self.failures = self.failures.saturating_add(1);
         let delay = Duration::from_secs(1 << self.failures.min(6)).min(limit);
         self.at = Some(Instant::now() + delay);
@@ -95,6 +98,8 @@ pub struct ReloadContext {
     pub state_file: Arc<StateFile>,
     /// Receiver of the tunnels that were read.
     pub supervisor: Supervisor,
+    /// `[daemon]` as it is in force. The task updates it.
+    pub daemon: watch::Sender<DaemonConfig>,
 }
 
 impl ReloadTask {
@@ -106,6 +111,7 @@ impl ReloadTask {
             log,
             state_file,
             supervisor,
+            daemon,
         } = context;
         let (requests, request_receiver) = mpsc::channel(REQUEST_QUEUE);
         // The supervisor gives its receiver to the first caller. There is one reload task per supervisor; a second one
@@ -119,7 +125,7 @@ impl ReloadTask {
         });
         let mut task = Self {
             reader,
-            daemon: first.daemon.clone(),
+            daemon,
             log,
             state_file,
             supervisor,
@@ -169,7 +175,7 @@ impl ReloadTask {
                     drop(reply.send(self.reload(true, patience).await));
                 }
                 ReloadRequest::ReadChanges(reply) => {
-                    if watcher.take_change() {
+                    if watcher.take_change() || self.retry.is_unread {
                         self.reload(true, Patience::Short).await;
                     }
                     let _ = reply.send(());
@@ -284,19 +290,20 @@ impl ReloadTask {
     }
 
     fn apply_daemon_config(&mut self, daemon: DaemonConfig) {
-        if daemon.max_concurrent_connects != self.daemon.max_concurrent_connects {
+        let before = self.daemon.borrow().clone();
+        if daemon.max_concurrent_connects != before.max_concurrent_connects {
             self.supervisor
                 .limit_connects(daemon.max_concurrent_connects);
         }
         // Only a change of the key sets the filter: a reload must not undo `log.set_level`.
-        if daemon.log != self.daemon.log
+        if daemon.log != before.log
             && let Some(log) = &self.log
             && let Err(error) =
                 log.set_filter(daemon.log.as_deref().unwrap_or(crate::log::DEFAULT_FILTER))
         {
             tracing::warn!("[daemon] log: {error:#}");
         }
-        self.daemon = daemon;
+        self.daemon.send_replace(daemon);
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Watcher {
     /// Holds one item if events have arrived since the last receive.
     events: mpsc::Receiver<()>,
     sender: mpsc::Sender<()>,
-    watch: Option<RecommendedWatcher>,
+    watch: Option<EventSource>,
     /// Directory that the watch is attached to. `None` without a watch.
     watched_dir: Option<FileId>,
     /// State that was last reported, or that the watcher started with.
@@ -72,6 +72,31 @@ struct Stamp {
     modified: Option<SystemTime>,
     /// Mode and ctime: `chmod` and `chown` change neither size nor mtime, but decide whether a file is accepted.
     changed: (u32, i64, i64),
+}
+
+/// A watch of a directory whose panics are errors: the crate panics if it could not create its thread.
+#[derive(Debug)]
+struct EventSource(Option<RecommendedWatcher>);
+
+impl EventSource {
+    fn new(dir: &Path, on_event: impl notify::EventHandler) -> notify::Result<Self> {
+        let watcher = panic::catch(|| notify::recommended_watcher(on_event))??;
+        // `source` owns the watcher already: if the unwinding of a panic in `watch` dropped it, the panic of its destructor
+        // would abort the process.
+        let mut source = Self(Some(watcher));
+        if let Some(watcher) = &mut source.0 {
+            panic::catch(|| watcher.watch(dir, RecursiveMode::NonRecursive))??;
+        }
+        Ok(source)
+    }
+}
+
+impl Drop for EventSource {
+    fn drop(&mut self) {
+        if let Err(error) = panic::catch(|| drop(self.0.take())) {
+            tracing::debug!(%error, "the file system events of the configuration directory had ended already");
+        }
+    }
 }
 
 impl Watcher {
@@ -193,13 +218,7 @@ impl Watcher {
                 let _ = sender.try_send(());
             }
         };
-        // The crate panics if it cannot create its thread.
-        let watch = panic::catch(|| {
-            let mut watch = notify::recommended_watcher(on_event)?;
-            watch.watch(&self.dir, RecursiveMode::NonRecursive)?;
-            notify::Result::Ok(watch)
-        });
-        match watch.unwrap_or_else(|error| Err(error.into())) {
+        match EventSource::new(&self.dir, on_event) {
             Ok(watch) => {
                 self.watch = Some(watch);
                 self.watched_dir = dir;

@@ -27,6 +27,7 @@ use crate::tunnel::answer_cache::SharedAnswers;
 use crate::tunnel::interactive_clients::ClientGuard;
 use crate::tunnel::refresh::{RefreshHandle, RefreshRequest};
 use crate::tunnel::registry::StatusRegistry;
+use crate::tunnel::tally::Tally;
 use crate::tunnel::task::{SystemChange, TaskContext, UserCommand};
 use tunneld_config::model::{ProxyLogin, Tunnel};
 
@@ -287,6 +288,11 @@ impl Supervisor {
     /// The status of every tunnel, sorted by name.
     pub fn statuses(&self) -> Vec<TunnelStatus> {
         self.registry.statuses()
+    }
+
+    /// The status and the counters of every tunnel, sorted by name.
+    pub fn measurements(&self) -> Vec<(TunnelStatus, Tally)> {
+        self.registry.measurements()
     }
 
     /// The proxy auto-configuration file for all tunnels.

@@ -12,4 +12,5 @@ pub mod refresh;
 pub mod registry;
 mod session_ends;
 pub mod status;
+pub mod tally;
 pub mod task;

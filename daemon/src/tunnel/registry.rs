@@ -24,6 +24,7 @@ use crate::prompt::PromptRequest;
 use crate::session::Session;
 use crate::tunnel::interactive_clients::{ClientGuard, InteractiveClients};
 use crate::tunnel::status::{self, TunnelSnapshot};
+use crate::tunnel::tally::Tally;
 
 /// Events that a slow subscriber may be behind. After that it misses the oldest and is notified that it did.
 const EVENT_BUFFER: usize = 256;
@@ -97,6 +98,7 @@ struct Registration {
     lease: Lease,
     /// `None` until the tunnel publishes for the first time.
     published: Option<Published>,
+    tally: Tally,
 }
 
 struct Published {
@@ -171,6 +173,7 @@ impl StatusRegistry {
             .or_insert(Registration {
                 lease,
                 published: None,
+                tally: Tally::default(),
             });
         lease
     }
@@ -181,6 +184,7 @@ impl StatusRegistry {
         let Some(registration) = inner.leased(&entry.snapshot.config.name, lease) else {
             return;
         };
+        registration.tally.observe(&entry.snapshot, Instant::now());
         let tunnel = Box::new(entry.status());
         let digest = digest(&tunnel);
         let published = Published { entry, digest };
@@ -270,6 +274,18 @@ impl StatusRegistry {
     /// The status of every tunnel, sorted by name.
     pub fn statuses(&self) -> Vec<TunnelStatus> {
         self.0.inner.lock().statuses()
+    }
+
+    /// The status and the counters of every tunnel, sorted by name.
+    pub fn measurements(&self) -> Vec<(TunnelStatus, Tally)> {
+        let inner = self.0.inner.lock();
+        let registrations = inner.registrations.values();
+        registrations
+            .filter_map(|registration| {
+                let published = registration.published.as_ref()?;
+                Some((published.entry.status(), registration.tally.clone()))
+            })
+            .collect()
     }
 
     /// The status of one tunnel. `None` if there is no such tunnel, or it has not published yet.

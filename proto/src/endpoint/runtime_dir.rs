@@ -33,11 +33,13 @@ pub(super) struct RuntimeDir<'a> {
 impl<'a> RuntimeDir<'a> {
     pub(super) fn open(endpoint: &'a Endpoint) -> Result<Self, ListenError> {
         let path = endpoint.state_dir();
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|err| failed("creating the directory", path, err))?;
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        match created {
+            Ok(()) => {}
+            // Something is there that could not be examined or is not a directory: opening it says which.
+            Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(err) => return Err(failed("creating the directory", path, err)),
+        }
         let runtime_dir = Self::open_existing(endpoint)?;
         runtime_dir.check_dir()?;
         Ok(runtime_dir)

@@ -1,12 +1,13 @@
 //! What a life does with the daemon's forwards: bytes there and back until a deadline.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::judge::{Fault, FaultKind, ShortStream};
 use crate::socks::{self, Destination};
 
 /// Bytes of one exchange: more than one SSH packet.
@@ -25,15 +26,22 @@ pub(super) enum Way {
     Socks(u16),
 }
 
-/// Sends bytes until the same come back; errors are tried again until `limit` has passed.
+/// Sends bytes until the same come back; errors are tried again until `limit` has passed. Adds each stream through a remote
+/// forward that ended in order too early to `short_streams`.
 ///
 /// # Errors
-/// What was wrong: stuck until the limit, other bytes, or a short stream that ended in order.
-pub(super) async fn echo(way: Way, port: u16, limit: Duration) -> Result<(), String> {
+/// What was wrong: stuck until the limit, other bytes, or a short stream of a local forward that ended in order.
+pub(super) async fn echo(
+    way: Way,
+    port: u16,
+    limit: Duration,
+    short_streams: &mut Vec<ShortStream>,
+) -> Result<(), Fault> {
     let deadline = Instant::now() + limit;
     let data = crate::payload::random(u64::from(port), PAYLOAD);
     let mut last;
     loop {
+        let from = SystemTime::now();
         let attempt = timeout(ATTEMPT, exchange(way, port, &data)).await;
         last = match attempt {
             Ok(Ok(received)) if received == data => return Ok(()),
@@ -43,16 +51,21 @@ pub(super) async fn echo(way: Way, port: u16, limit: Duration) -> Result<(), Str
                     received.len()
                 );
                 if matches!(way, Way::Forward { remote: false } | Way::Socks(_)) {
-                    return Err(short);
+                    return Err(Fault::new(FaultKind::Wrong, short));
                 }
+                short_streams.push(ShortStream {
+                    from,
+                    to: SystemTime::now(),
+                    text: format!("a stream of the remote forward: {short}"),
+                });
                 short
             }
-            Ok(Ok(_)) => return Err("other bytes".to_owned()),
+            Ok(Ok(_)) => return Err(Fault::new(FaultKind::Wrong, "other bytes")),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no end".to_owned(),
         };
         if Instant::now() >= deadline {
-            return Err(format!("stuck: {last}"));
+            return Err(Fault::new(FaultKind::Stopped, format!("stuck: {last}")));
         }
         sleep(PAUSE).await;
     }

@@ -24,7 +24,9 @@ mod fixture;
 mod forward_checks;
 mod hooks;
 mod host_keys;
+mod http_listen;
 mod http_proxy;
+mod import;
 mod key_derivation;
 mod keyboard_interactive;
 mod known_hosts;
@@ -51,3 +53,4 @@ mod systemd;
 #[cfg(target_os = "linux")]
 mod torture;
 mod unreadable_files;
+mod web_page;

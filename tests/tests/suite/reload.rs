@@ -515,3 +515,29 @@ async fn hosts_whose_match_exec_hangs_delay_only_their_own_tunnels() -> Result<(
     assert_eq!(errors().await?, Vec::<String>::new());
     Ok(())
 }
+
+#[tokio::test]
+async fn a_command_reads_again_at_once_what_could_not_be_used() -> Result<()> {
+    let home = Home::new()?;
+    let (ssh_config, included) = (home.path("ssh_config"), home.path("included"));
+    std::fs::write(&ssh_config, format!("Include {}\n", included.display()))?;
+    std::fs::write(&included, "NoSuchOption yes\n")?;
+    let text = format!(
+        "[tunnel.t]\nhost = \"192.0.2.1\"\nautostart = false\nssh_config = \"{}\"\n",
+        ssh_config.display()
+    );
+    home.write("t.toml", &text)?;
+    let daemon = Daemon::start(&home).await?;
+    let errors = async || {
+        let status: DaemonStatus =
+            serde_json::from_value(daemon.call("daemon.status", json!({})).await?)?;
+        anyhow::Ok(status.config_errors.len())
+    };
+    assert_eq!(errors().await?, 1);
+    // The file is not watched: only asking ssh again shows that it is mended.
+    std::fs::write(&included, "")?;
+    let shown = daemon.call("tunnel.status", json!({})).await?;
+    assert_eq!(shown["tunnels"][0]["name"], "t", "{shown}");
+    assert_eq!(errors().await?, 0);
+    Ok(())
+}

@@ -119,6 +119,8 @@ const SAMPLES: &[(&str, &str, &str, &str)] = &[
     ("tags", r#""a""#, r#""b""#, ""),
     ("log", r#""info""#, r#""debug""#, ""),
     ("max_concurrent_connects", "1", "2", ""),
+    ("http_listen", "9145", r#""/run/x.sock""#, ""),
+    ("metrics", "true", "false", ""),
 ];
 
 /// Answers `ssh -G` for the tunnel `t`: what it prints depends on the file that `-F` names.
@@ -381,7 +383,6 @@ fn docs_configuration_has_the_tables_of_the_keys() {
             ),
         ),
         ("reserved", list(RESERVED_KEYS)),
-        ("reserved_daemon", list(RESERVED_DAEMON_KEYS)),
     ];
     for (name, line) in lines {
         let content = format!("<!-- keys {name} -->\n{line}\n<!-- end -->");

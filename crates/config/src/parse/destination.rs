@@ -2,6 +2,7 @@
 //! little stricter: hosts and users reach shells (ProxyCommand), option parsers (`ssh -G`) and terminals.
 
 use tunneld_proto::text::is_unsafe;
+pub use tunneld_toml::name::check_name;
 
 use crate::addr::Destination;
 
@@ -154,27 +155,6 @@ pub fn check_alias(alias: &str) -> Result<(), String> {
         (true, _) => Err("the alias is empty".into()),
         (false, Some(c)) => Err(format!("a host key alias cannot contain {}", describe(c))),
         (false, None) => Ok(()),
-    }
-}
-
-/// Checks a tunnel's name: `[A-Za-z0-9._-]{1,64}`, no leading `-`, not `.` or `..`. It is also a file name.
-///
-/// # Errors
-/// Why it is refused.
-pub fn check_name(name: &str) -> Result<(), String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if name.is_empty() || name.len() > 64 {
-        return Err("a tunnel's name has 1 to 64 characters".into());
-    }
-    if name.starts_with('-') || name == "." || name == ".." {
-        return Err(format!("a tunnel cannot be named \"{name}\""));
-    }
-    match name.chars().find(|c| !plain(*c)) {
-        Some(c) => Err(format!(
-            "a tunnel's name has letters, digits, `.`, `_` and `-`, not {}",
-            describe(c)
-        )),
-        None => Ok(()),
     }
 }
 

@@ -4,20 +4,21 @@ use std::fs::{File, Metadata};
 use std::io::Read as _;
 use std::path::Path;
 
+use crate::addr::{BindAddr, ListenAddr};
 use crate::diagnostic::{Diagnostic, Span, Spanned};
 use crate::env::Env;
-use crate::keys::{self, RESERVED_DAEMON_KEYS};
+use crate::keys;
 use crate::layer::Layer;
 use crate::log_filter;
-use crate::model::DaemonConfig;
+use crate::model::{DaemonConfig, Forward};
 use crate::parse::destination::check_name;
+use crate::parse::forward::{self, ForwardGrammar, MAX_SOCKET_PATH};
 use crate::parse::syntax;
-use crate::parse::table::{Table, expected, integer};
+use crate::parse::table::{Table, ValueError, expected, integer, string};
 use crate::parse::tree::{self, TableEntry, Value};
 use crate::parse::tunnel::{self, TableKind};
 
-/// The largest file that is read, in bytes: 1 MiB.
-pub const MAX_FILE_SIZE: u64 = 1 << 20;
+pub use tunneld_toml::name::MAX_FILE_SIZE;
 /// The most tunnels of one file.
 pub const MAX_TUNNELS: usize = 1_024;
 
@@ -381,9 +382,36 @@ fn tunnel(entry: &TableEntry, diagnostics: &mut Vec<Diagnostic>) -> Option<Named
     })
 }
 
+/// Parses `http_listen`: `[bind:]port`, or the path of a Unix socket.
+fn http_listen(text: &str) -> Result<ListenAddr, ValueError> {
+    if text.starts_with('/') {
+        return match text.len() {
+            ..=MAX_SOCKET_PATH => Ok(ListenAddr::Unix(text.into())),
+            length => Err(ValueError::from(format!(
+                "has {length} bytes; the path of a socket may have {MAX_SOCKET_PATH}"
+            ))),
+        };
+    }
+    let forward = forward::parse(ForwardGrammar::Dynamic, text)
+        .map_err(|error| ValueError::from(error.to_string()))?;
+    match forward {
+        // `*` and an empty address would expose names and states of tunnels by accident.
+        Forward::Dynamic {
+            listen: ListenAddr::Tcp {
+                bind: BindAddr::Any, ..
+            },
+        } => Err(ValueError::from(
+            "needs an address of its own, such as 10.1.2.3:9145, to be reachable from other machines".to_owned(),
+        )),
+        Forward::Dynamic { listen } => Ok(listen),
+        Forward::Local { .. } | Forward::Remote { .. } => {
+            Err(ValueError::from("is not an address".to_owned()))
+        }
+    }
+}
+
 fn daemon(entries: &[TableEntry], diagnostics: &mut Vec<Diagnostic>) -> DaemonConfig {
     let known = keys::daemon_keys().map(|key| key.name);
-    let known = known.chain(RESERVED_DAEMON_KEYS.iter().copied());
     let mut table = Table::new("[daemon]", known, entries, diagnostics);
     let mut config = DaemonConfig::default();
     let log = table.text("log", |text| {
@@ -396,9 +424,18 @@ fn daemon(entries: &[TableEntry], diagnostics: &mut Vec<Diagnostic>) -> DaemonCo
     if let Some(connects) = connects.and_then(|connects| usize::try_from(connects.value).ok()) {
         config.max_concurrent_connects = connects;
     }
-    for key in RESERVED_DAEMON_KEYS {
-        table.reject_reserved(key);
-    }
+    config.http_listen = table
+        .value("http_listen", |node| match &node.value {
+            Value::Integer(_) => Ok(ListenAddr::Tcp {
+                bind: BindAddr::Loopback,
+                port: u16::try_from(integer(node, &(1..=65_535))?).unwrap_or_default(),
+            }),
+            _ => http_listen(string(node)?),
+        })
+        .map(|listen| listen.value);
+    config.metrics = table
+        .boolean("metrics")
+        .is_some_and(|metrics| metrics.value);
     table.finish();
     config
 }

@@ -45,6 +45,7 @@ impl TestDaemon {
             log: None,
             state_file: state_file.clone(),
             supervisor: supervisor.clone(),
+            daemon: tokio::sync::watch::channel(first.daemon.clone()).0,
         };
         let (reloader, reload_task) = ReloadTask::new(reload, &first);
         let watcher = crate::reload::watcher::Watcher::new(&dir);
@@ -60,6 +61,7 @@ impl TestDaemon {
             client_count: AtomicUsize::new(0),
             stopping: CancellationToken::new(),
             stopped: CancellationToken::new(),
+            web: tokio::sync::mpsc::channel(1).0,
         });
         Self {
             context,

@@ -24,9 +24,17 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 /// Turns a request to the proxy into the request to its destination: origin-form, HTTP/1.1, `Host` from the URL, and no
 /// field that concerns the client's connection. Returns whether the request asks for an upgrade, such as to WebSocket.
 pub fn prepare_request(parts: &mut http::request::Parts, destination: &Destination) -> bool {
-    let upgrade = requested_upgrade(&parts.headers);
+    // An HTTP/1.0 client cannot upgrade (RFC 9110 §7.8).
+    let upgrade = requested_upgrade(&parts.headers).filter(|_| parts.version >= Version::HTTP_11);
     let takes_trailers = lists(&parts.headers, &TE, "trailers");
+    let is_chunked = parts.headers.contains_key(TRANSFER_ENCODING);
     strip_hop_by_hop(&mut parts.headers);
+    if is_chunked {
+        // Without it hyper sends no body with a method that usually has none, such as GET.
+        parts
+            .headers
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     if let Some(upgrade) = &upgrade {
         parts
             .headers
@@ -60,6 +68,16 @@ pub fn prepare_response(parts: &mut http::response::Parts) {
             .insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(UPGRADE, upgrade);
     }
+}
+
+/// Returns whether the body has a transfer coding that this proxy cannot take off: it passes bodies on decoded, and only
+/// `chunked`, once, is decoded.
+pub fn has_unknown_coding(headers: &HeaderMap) -> bool {
+    let mut codings = tokens(headers, &TRANSFER_ENCODING);
+    codings
+        .next()
+        .is_some_and(|coding| !coding.eq_ignore_ascii_case("chunked"))
+        || codings.next().is_some()
 }
 
 /// Returns whether the client waits for a 100 response before it sends the body.

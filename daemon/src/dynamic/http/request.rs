@@ -1,8 +1,10 @@
 //! What a client of the HTTP proxy asks for, by the form of its request target (RFC 9112 §3.2).
 
-use hyper::header::{HOST, HeaderMap};
+use hyper::header::{CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
 use hyper::http::uri::{Authority, Scheme, Uri};
 use hyper::{Method, StatusCode};
+
+use super::headers::has_unknown_coding;
 
 /// Where a request is to be sent. The far side resolves the name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +68,21 @@ pub fn classify(
         // Two hops could believe different ones (RFC 9112 §3.2).
         return Err(bad_request("The request has more than one Host field."));
     }
+    if has_unknown_coding(headers) {
+        return Err(Rejection {
+            status: StatusCode::NOT_IMPLEMENTED,
+            message: "This proxy knows no transfer coding but chunked.",
+        });
+    }
     if method == Method::CONNECT {
+        // What follows the head belongs to the byte stream: a body would take its first bytes (RFC 9110 §9.3.6).
+        let has_body = headers.contains_key(TRANSFER_ENCODING)
+            || headers
+                .get(CONTENT_LENGTH)
+                .is_some_and(|length| length != "0");
+        if has_body {
+            return Err(bad_request("A CONNECT request has no body."));
+        }
         let authority = target.authority().ok_or(bad_request(
             "CONNECT needs a host and a port, such as example.internal:443.",
         ))?;

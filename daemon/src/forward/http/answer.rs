@@ -45,6 +45,7 @@ pub(super) fn not_opened(
     destination: &Destination,
     summary: &TunnelSummary,
     format: Format,
+    may_reload: bool,
 ) -> Option<Response<ResponseBody>> {
     let Destination { host, port } = destination;
     let mut failure = Failure {
@@ -60,7 +61,7 @@ pub(super) fn not_opened(
         NotOpened::HoldTimedOut | NotOpened::TunnelFailed => {
             failure.title = "The tunnel is not connected.".to_owned();
             failure.facts = summary.facts();
-            failure.reload = true;
+            failure.reload = may_reload;
             StatusCode::SERVICE_UNAVAILABLE
         }
     };
@@ -109,6 +110,54 @@ pub(super) fn origin_failed(
         reload: false,
     };
     respond(StatusCode::BAD_GATEWAY, &failure, format)
+}
+
+/// Returns the response to a request whose session was lost while it waited for the origin.
+pub(super) fn session_lost(
+    destination: &Destination,
+    summary: &TunnelSummary,
+    format: Format,
+) -> Response<ResponseBody> {
+    let title = "The tunnel lost its SSH connection before the response.";
+    respond(
+        StatusCode::BAD_GATEWAY,
+        &at(destination, summary, title),
+        format,
+    )
+}
+
+/// Returns the response to a request whose origin answers against the protocol.
+pub(super) fn unexpected(
+    destination: &Destination,
+    summary: &TunnelSummary,
+    format: Format,
+) -> Response<ResponseBody> {
+    let title = "The destination sent a response that this proxy cannot pass on.";
+    respond(
+        StatusCode::BAD_GATEWAY,
+        &at(destination, summary, title),
+        format,
+    )
+}
+
+/// Returns the response to a request whose body is invalid.
+pub(super) fn bad_body(summary: &TunnelSummary, format: Format) -> Response<ResponseBody> {
+    let failure = Failure {
+        tunnel: summary.name.clone(),
+        title: "The body of the request is invalid, or was cut off.".to_owned(),
+        ..Failure::default()
+    };
+    respond(StatusCode::BAD_REQUEST, &failure, format)
+}
+
+fn at(destination: &Destination, summary: &TunnelSummary, title: &str) -> Failure {
+    let Destination { host, port } = destination;
+    Failure {
+        tunnel: summary.name.clone(),
+        title: title.to_owned(),
+        facts: vec![("destination", format!("{host}:{port}"))],
+        reload: false,
+    }
 }
 
 /// Returns the response to a request that no proxy can serve.

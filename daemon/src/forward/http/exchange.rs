@@ -6,7 +6,7 @@ use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use hyper::upgrade::OnUpgrade;
-use hyper::{Request, Response, StatusCode, http};
+use hyper::{Method, Request, Response, StatusCode, http};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -87,13 +87,15 @@ impl<S: SshSession> ProxyClient<S> {
                 Ok(Response::new(Either::Right(Default::default())))
             }
             // Programs show the line, if anything; no browser renders the response to a CONNECT.
-            Err(reason) => self.refuse(&reason, &destination, Format::Text),
+            Err(reason) => self.refuse(&reason, &destination, Format::Text, false),
         }
     }
 
     /// Sends a request to its origin and returns the origin's response.
     async fn forward(&self, destination: Destination, mut request: Request<Incoming>) -> Answer {
         let format = Format::of(request.headers());
+        // A page that loads itself again asks with GET: the body of another method would be lost.
+        let may_reload = matches!(*request.method(), Method::GET | Method::HEAD);
         let client = hyper::upgrade::on(&mut request);
         let (mut parts, body) = request.into_parts();
         let upgrade = headers::prepare_request(&mut parts, &destination);
@@ -107,10 +109,14 @@ impl<S: SshSession> ProxyClient<S> {
                         Ok(upstream) => (upstream, true),
                         Err(error) => return Ok(self.origin_failed(&error, &destination, format)),
                     },
-                    Err(reason) => return self.refuse(&reason, &destination, format),
+                    Err(reason) => return self.refuse(&reason, &destination, format, may_reload),
                 },
             };
             match upstream.sender.try_send_request(request).await {
+                Ok(response) if is_unexpected(&response, upgrade) => {
+                    let summary = self.context.summary.borrow();
+                    return Ok(answer::unexpected(&destination, &summary, format));
+                }
                 Ok(response) => {
                     let client = upgrade.then_some(client);
                     let unwanted = unwanted.lock().take();
@@ -120,6 +126,15 @@ impl<S: SshSession> ProxyClient<S> {
                     // The origin closed the kept connection before anything of this request was sent. A request that
                     // may have been received is never sent twice.
                     Some(unsent) if !is_fresh => request = unsent,
+                    // The client's own body is wrong, or was cut off.
+                    _ if error.error().is_user() => {
+                        let summary = self.context.summary.borrow();
+                        return Ok(answer::bad_body(&summary, format));
+                    }
+                    _ if upstream.session.is_closed() => {
+                        let summary = self.context.summary.borrow();
+                        return Ok(answer::session_lost(&destination, &summary, format));
+                    }
                     _ => return Ok(self.origin_failed(error.error(), &destination, format)),
                 },
             }
@@ -190,10 +205,16 @@ impl<S: SshSession> ProxyClient<S> {
         opened.ok_or(NoResponse)
     }
 
-    fn refuse(&self, reason: &NotOpened, destination: &Destination, format: Format) -> Answer {
+    fn refuse(
+        &self,
+        reason: &NotOpened,
+        destination: &Destination,
+        format: Format,
+        may_reload: bool,
+    ) -> Answer {
         reason.log(&self.context, &self.cell);
         let summary = self.context.summary.borrow();
-        answer::not_opened(reason, destination, &summary, format).ok_or(NoResponse)
+        answer::not_opened(reason, destination, &summary, format, may_reload).ok_or(NoResponse)
     }
 
     fn origin_failed(
@@ -221,6 +242,13 @@ impl<S: SshSession> ProxyClient<S> {
             OwnPage::Favicon => answer::own(StatusCode::NO_CONTENT, "image/x-icon", String::new()),
         }
     }
+}
+
+/// Whether the response is one that the request cannot have: an upgrade that nobody asked for, or a body in a transfer
+/// coding that this proxy cannot take off.
+fn is_unexpected(response: &Response<Incoming>, upgrade: bool) -> bool {
+    let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    (is_upgrade && !upgrade) || headers::has_unknown_coding(response.headers())
 }
 
 /// Says that a held back body may be sent; empty once it has, and from the beginning if the client holds nothing back.

@@ -27,6 +27,7 @@ use tracing::debug;
 use self::client_stream::ClientStream;
 use self::counted_channel::CountedChannel;
 use self::upstream::{MAX_HEAD, MAX_HEADERS, Upstream};
+use super::admission::Ticket;
 use super::context::ForwardContext;
 use super::forward_state::ForwardCell;
 use super::hold::OpenedChannel;
@@ -53,6 +54,8 @@ struct ProxyClient<S: SshSession> {
     upstream: Mutex<Option<Upstream<S>>>,
     /// What the connection becomes when hyper has sent the response that accepts it.
     accepted: Mutex<Option<Accepted<S>>>,
+    /// Its place among the clients that have not sent a complete request. `None` from the first one on.
+    ticket: Mutex<Option<Ticket>>,
 }
 
 /// A connection that becomes a byte stream.
@@ -82,7 +85,9 @@ pub(super) async fn serve<S: SshSession>(
     cancel: &CancellationToken,
     socket: LocalSocket,
     first: Vec<u8>,
+    ticket: Ticket,
 ) {
+    let evicted = ticket.eviction();
     let socket = Arc::new(socket);
     let client = Arc::new(ProxyClient {
         context: Arc::clone(context),
@@ -91,8 +96,14 @@ pub(super) async fn serve<S: SshSession>(
         socket: Arc::clone(&socket),
         upstream: Mutex::new(None),
         accepted: Mutex::new(None),
+        ticket: Mutex::new(Some(ticket)),
     });
-    let finished = run(&client, first).await;
+    let finished = tokio::select! {
+        finished = run(&client, first) => finished,
+        // Only while the first head is incomplete: clients that send a few bytes must not shut others out. The client is
+        // reset.
+        () = evicted.cancelled() => return,
+    };
     let accepted = client.accepted.lock().take();
     // The upstream connection and the other handles of the socket end here.
     drop(client);
@@ -114,6 +125,7 @@ async fn run<S: SshSession>(client: &Arc<ProxyClient<S>>, first: Vec<u8>) -> hyp
     });
     let service = service_fn(|request| {
         let client = Arc::clone(client);
+        client.ticket.lock().take();
         async move { client.handle(request).await }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -124,6 +136,8 @@ async fn run<S: SshSession>(client: &Arc<ProxyClient<S>>, first: Vec<u8>) -> hyp
         .preserve_header_case(true)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
+        // A client may end its side after the request, as with `nc -N`, and still gets the response.
+        .half_close(true)
         .serve_connection(io, service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);

@@ -270,6 +270,19 @@ async fn what_is_not_a_valid_request_is_answered_and_closed() {
         ("GET https://h/ HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("CONNECT h:0 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("SSH-2.0-OpenSSH_9.2\r\n\r\n", 400),
+        // A body would take the first bytes of the stream.
+        (
+            "CONNECT h:1 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n",
+            400,
+        ),
+        (
+            "CONNECT h:1 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+        ),
+        (
+            "POST http://h/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            501,
+        ),
         (
             "POST http://h/ HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
             400,
@@ -332,4 +345,133 @@ async fn own_pages_are_served_to_loopback_names_alone() {
         assert!(answer.contains(has), "{answer}");
         assert!(answer.contains("nosniff"), "{answer}");
     }
+}
+
+/// Sends a request and returns what its origin gets up to `end`.
+async fn at_origin(request: &[u8], end: &str) -> String {
+    let mut fixture = Fixture::new(&[dynamic()]).await;
+    let mut server = fixture.attach().await;
+    let mut client = fixture.connect().await;
+    client.write_all(request).await.unwrap();
+    let mut peer = server.next_open_request().await.accept();
+    let mut text = String::new();
+    while !text.ends_with(end) {
+        match peer.from_local.recv().await {
+            Some(Message::Data(bytes)) => text.push_str(std::str::from_utf8(&bytes).unwrap()),
+            other => panic!("{other:?} after {text:?}"),
+        }
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_chunked_body_reaches_the_origin_with_every_method() {
+    for method in ["GET", "POST", "DELETE"] {
+        let request = format!(
+            "{method} http://h/search HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n{{\"query\":1}}\r\n0\r\n\r\n"
+        );
+        let text = at_origin(request.as_bytes(), "0\r\n\r\n").await;
+        assert!(text.contains("B\r\n{\"query\":1}\r\n"), "{text}");
+        let fields = text
+            .to_lowercase()
+            .matches("transfer-encoding: chunked")
+            .count();
+        assert_eq!(fields, 1, "{text}");
+    }
+}
+
+/// Sends a request to an origin that answers `answer`, and returns the response.
+async fn answered(request: &[u8], answer: &[u8]) -> String {
+    let mut fixture = Fixture::new(&[dynamic()]).await;
+    let mut server = fixture.attach().await;
+    let mut client = fixture.connect().await;
+    client.write_all(request).await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut peer = server.next_open_request().await.accept();
+    receive_head(&mut peer).await;
+    peer.send_data(answer).await;
+    peer.send_eof().await;
+    String::from_utf8_lossy(&read_to_end(&mut client).await.unwrap()).into_owned()
+}
+
+#[tokio::test]
+async fn a_client_that_has_ended_its_side_gets_the_response() {
+    let response = answered(
+        b"GET http://h/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody",
+    )
+    .await;
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+    assert!(response.ends_with("\r\n\r\nbody"), "{response}");
+}
+
+#[tokio::test]
+async fn responses_that_cannot_be_passed_on_are_named() {
+    let request = b"GET http://h/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    for answer in [
+        &b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"[..],
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let response = answered(request, answer).await;
+        assert!(response.starts_with("HTTP/1.1 502 "), "{response}");
+        assert!(response.contains("cannot pass on"), "{response}");
+    }
+    // An HTTP/1.0 client cannot upgrade.
+    let old = b"GET http://h/ HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let head = at_origin(old, "\r\n\r\n").await;
+    assert!(!head.to_lowercase().contains("upgrade"), "{head}");
+}
+
+#[tokio::test]
+async fn an_invalid_body_is_the_clients_fault() {
+    let mut fixture = Fixture::new(&[dynamic()]).await;
+    let mut server = fixture.attach().await;
+    let mut client = fixture.connect().await;
+    client
+        .write_all(b"POST http://h/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nbody\r\n")
+        .await
+        .unwrap();
+    let _peer = server.next_open_request().await.accept();
+    let response = read_until(&mut client, "\n").await;
+    assert!(response.starts_with("HTTP/1.1 400 "), "{response}");
+}
+
+#[tokio::test]
+async fn a_page_for_a_lost_body_does_not_load_itself_again() {
+    tokio::time::pause();
+    let fixture = Fixture::new(&[dynamic()]).await;
+    for (method, reloads) in [("GET", true), ("POST", false)] {
+        let mut client = fixture.connect().await;
+        let request = format!(
+            "{method} http://h/ HTTP/1.1\r\nHost: h\r\nAccept: text/html\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        client.write_all(request.as_bytes()).await.unwrap();
+        let page = String::from_utf8(read_to_end(&mut client).await.unwrap()).unwrap();
+        assert!(page.starts_with("HTTP/1.1 503 "), "{page}");
+        assert_eq!(page.contains("http-equiv=\"refresh\""), reloads, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn clients_that_send_one_byte_of_a_head_shut_nobody_out() {
+    let mut fixture = Fixture::new(&[dynamic()]).await;
+    let mut server = fixture.attach().await;
+    let mut half = Vec::new();
+    for _ in 0..600 {
+        let mut client = fixture.connect().await;
+        client.write_all(b"G").await.unwrap();
+        half.push(client);
+    }
+    let mut client = fixture.connect().await;
+    client
+        .write_all(b"GET http://h/ HTTP/1.1\r\nHost: h\r\n\r\n")
+        .await
+        .unwrap();
+    let mut peer = server.next_open_request().await.accept();
+    receive_head(&mut peer).await;
+    // The oldest has made room, the newest still waits for the rest of its head.
+    assert_reset(&mut half[0]).await;
+    let newest = half.last_mut().unwrap();
+    let nothing = newest.try_read(&mut [0; 1]).unwrap_err();
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
 }

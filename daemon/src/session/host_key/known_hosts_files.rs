@@ -145,8 +145,7 @@ impl KnownHostsWriter {
 }
 
 fn add_lines(path: &Path, name: &Name, lines: &[(Vec<u8>, String)]) -> Result<(), Failure> {
-    // A link stays a link: the file that it leads to is changed.
-    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = target_of(path);
     if path == Path::new(NO_FILE) {
         return Ok(());
     }
@@ -180,14 +179,24 @@ fn add_lines(path: &Path, name: &Name, lines: &[(Vec<u8>, String)]) -> Result<()
     })
 }
 
-/// Appends the lines: what ssh and other programs append meanwhile stays. Only a file that is missing, or that cannot be
-/// written while its directory can, is replaced.
+/// The file to write: a link stays a link, also one whose target does not exist yet.
+fn target_of(path: &Path) -> PathBuf {
+    if let Ok(target) = std::fs::canonicalize(path) {
+        return target;
+    }
+    match std::fs::read_link(path) {
+        // Relative to the folder of the link; an absolute target replaces it.
+        Ok(target) => path.parent().unwrap_or(path).join(target),
+        Err(_) => path.to_owned(),
+    }
+}
+
+/// Appends the lines: what ssh and other programs append meanwhile stays. Only a file that is missing is made. One that
+/// this user may not write is left alone, as ssh does: somebody has protected it.
 fn write(path: &Path, old: &[u8], lines: &str) -> io::Result<()> {
     append(path, old, lines).or_else(|why| match why.kind() {
         // What is written replaces nothing that another program could have written since.
-        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied if read_same(path, old) => {
-            replace(path, old, lines)
-        }
+        io::ErrorKind::NotFound if read_same(path, old) => replace(path, old, lines),
         _ => Err(why),
     })
 }

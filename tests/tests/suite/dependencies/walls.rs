@@ -33,9 +33,10 @@ fn linked(package: &str, options: &[&str]) -> Result<BTreeSet<String>> {
 
 #[test]
 fn the_pure_crates_do_not_link_tokio() -> Result<()> {
-    let packages: [(&str, &[&str]); 5] = [
+    let packages: [(&str, &[&str]); 6] = [
         ("tunneld-keys", &[]),
         ("tunneld-config", &[]),
+        ("tunneld-toml", &[]),
         ("tunneld-ssh", &["--no-default-features"]),
         ("tunneld-platform", &["--no-default-features"]),
         ("tunneld-proto", &["--no-default-features"]),

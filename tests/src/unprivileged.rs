@@ -1,0 +1,41 @@
+//! Runs programs as an ordinary user if the tests run as root: browsers do not start as root, and the daemon that they
+//! talk to must belong to the same user.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::process::run_tool;
+
+/// The user and group id: `nobody`.
+pub const UID: u32 = 65534;
+
+/// The command prefix that runs a command as the ordinary user; empty if the tests run as one already.
+pub fn command_prefix() -> Vec<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Vec::new();
+    }
+    let (uid, gid) = (UID.to_string(), UID.to_string());
+    let words = [
+        "setpriv",
+        "--reuid",
+        &uid,
+        "--regid",
+        &gid,
+        "--clear-groups",
+    ];
+    words.map(str::to_owned).to_vec()
+}
+
+/// Gives a folder and all in it to the ordinary user.
+///
+/// # Errors
+/// If `chown` fails.
+pub async fn hand_over(folder: &Path) -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        let owner = format!("{UID}:{UID}");
+        let folder = folder.display().to_string();
+        run_tool("chown", &["-R", &owner, &folder]).await?;
+    }
+    Ok(())
+}
