@@ -86,7 +86,7 @@ pub(crate) fn variables(
         variables.push((variable.to_owned(), value.to_owned()));
         variables.push((variable.to_ascii_uppercase(), value.to_owned()));
     }
-    // Node.js reads the variables above from version 24 on, if this one is set.
+    // Node.js reads the variables above from version 22.21 and 24 on, if this one is set.
     variables.push(("NODE_USE_ENV_PROXY".to_owned(), "1".to_owned()));
     if extras.java
         && let Some((host, port)) = address.rsplit_once(':')

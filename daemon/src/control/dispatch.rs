@@ -4,35 +4,31 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use serde_json::Value;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{
-    Add, Added, Answer, Cancel, Connect, DaemonStatus, Metrics, Names, Pac, Prompts, ProxyOf,
-    ProxyPassword, Remove, SetLevel, StatusParams, Tunnels, WebOpened, method,
+    Add, Added, Answer, Cancel, Connect, DaemonStatus, Metrics, Names, Pac, Prompts, Remove,
+    SetLevel, StatusParams, Tunnels, WebOpened, method,
 };
 use tunneld_proto::status::TunnelStatus;
 use tunneld_proto::version::VERSION;
 
 use super::context::ControlContext;
+use super::proxy;
 use super::request::params;
 use super::wait::{self, Goal};
 use crate::session::{Channel, OpenError};
 use crate::web::metrics::Format;
 use tunneld_config::model::Via;
 use tunneld_config::save::ADDED_KEYS;
-use tunneld_platform::subprocess;
 
 /// How long calls wait for a changed configuration to be read. Short, because `ssh -G` may hang, and the daemon must
 /// answer meanwhile.
 pub(super) const READ_LIMIT: Duration = Duration::from_secs(2);
 /// The same for a call with a name that is not known yet: without the reading it can only fail.
 const UNKNOWN_NAME_READ_LIMIT: Duration = Duration::from_secs(20);
-/// How long `proxy.password` waits for its command, such as until a person has unlocked the keyring.
-const PROXY_PASSWORD_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// Returns whether a method may be called while the daemon stops: methods that only read, and `hello` and
 /// `daemon.shutdown`, so that a client can watch the stop.
 pub(super) fn is_allowed_while_stopping(name: &str) -> bool {
@@ -95,7 +91,7 @@ pub(crate) async fn call(
             text: context.sources().metrics(Format::Prometheus),
         }),
         method::WEB_OPEN => json(&open_web_page(context).await?),
-        method::PROXY_PASSWORD => proxy_password(context, params(name, call_params)?).await,
+        method::PROXY_PASSWORD => proxy::password(context, params(name, call_params)?).await,
         method::DAEMON_STATUS => json(&daemon_status(context)),
         _ => Err(unknown_method(name)),
     }
@@ -234,35 +230,6 @@ fn statuses(context: &ControlContext, names: &[String]) -> Result<Tunnels, RpcEr
 
 fn contains(tunnels: &[TunnelStatus], name: &str) -> bool {
     tunnels.iter().any(|status| status.name == name)
-}
-
-/// Runs the tunnel's proxy_user_password_command. The result has the password; only a client of the user's own calls this.
-async fn proxy_password(context: &ControlContext, call: ProxyOf) -> Result<Value, RpcError> {
-    let name = call.name;
-    read_changes(context, std::slice::from_ref(&name), READ_LIMIT).await?;
-    let Some(login) = context.supervisor.proxy_login(&name)? else {
-        let message = format!("the proxy of the tunnel {name} has no password");
-        return Err(RpcError::new(ErrorKind::InvalidParams, message)
-            .hint("set proxy_user and proxy_user_password_command"));
-    };
-    let read = timeout(
-        PROXY_PASSWORD_TIMEOUT,
-        subprocess::first_line(&login.password_command),
-    );
-    let read = read
-        .await
-        .unwrap_or_else(|_| Err("it has not ended within a minute".to_owned()));
-    let password = read.map_err(|why| {
-        RpcError::new(
-            ErrorKind::Internal,
-            format!("reading the proxy's password failed: proxy_user_password_command: {why}"),
-        )
-        .hint("run the command by hand and correct it")
-    })?;
-    json(&ProxyPassword {
-        user: login.user,
-        password: password.expose_secret().to_owned(),
-    })
 }
 
 async fn add(context: &ControlContext, call: Add) -> Result<Value, RpcError> {

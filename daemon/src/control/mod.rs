@@ -8,6 +8,7 @@ mod connection;
 mod context;
 mod dispatch;
 mod outbox;
+mod proxy;
 mod request;
 mod server;
 mod stream;

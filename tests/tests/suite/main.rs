@@ -38,6 +38,7 @@ mod matrix;
 mod network;
 mod prompts;
 mod proxy_login;
+mod real_clients;
 mod recipes;
 mod reload;
 mod remote_forwards;

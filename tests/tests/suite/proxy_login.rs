@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tunneld_proto::status::{ForwardKind, TunnelStatus};
+use tunneld_tests::chromium;
 use tunneld_tests::daemon::listen_addr;
 use tunneld_tests::process::run_tool;
 use tunneld_tests::socks::{self, Destination};
@@ -129,7 +130,18 @@ async fn http_clients_must_log_in_and_the_origin_sees_no_login() -> Result<()> {
         .curl("http", Some(&right), &["--proxy-anyauth", "-d", "body"])
         .await?;
     assert_eq!(post, "through 200 000 0");
+    // The same for CONNECT: the second request follows on the connection of the refused one.
+    let connect = lab
+        .curl("http", Some(&right), &["--proxy-anyauth", "-p"])
+        .await?;
+    assert_eq!(connect, "through 200 200 0");
     assert_eq!(lab.runs()?, 1, "the password is read once");
+    let body = lab.folder.path().join("body");
+    std::fs::write(&body, vec![b'x'; 3 << 20])?;
+    let data = format!("@{}", body.display());
+    let more = ["-H", "Expect:", "--data-binary", &data];
+    let text = lab.curl("http", Some("alice:wrong"), &more).await?;
+    assert!(text.contains(" 407 "), "{text}");
     Ok(())
 }
 
@@ -165,6 +177,17 @@ async fn socks5_clients_must_log_in_and_socks4_is_refused() -> Result<()> {
         "{}",
         lab.refusal().await?
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn chromium_asks_for_the_login_and_sends_it() -> Result<()> {
+    let lab = Lab::start().await?;
+    let proxy = lab.proxy.to_string();
+    let url = format!("http://127.0.0.1:{}/", lab.target.port());
+    let found = chromium::text_with_login(&proxy, ("alice", PASSWORD), &url).await?;
+    let asked = "Proxy basic tunneld t".to_owned();
+    assert_eq!(found, (asked, "through".to_owned()));
     Ok(())
 }
 

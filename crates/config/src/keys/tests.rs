@@ -288,51 +288,6 @@ fn the_parser_reads_the_keys_of_the_table_and_no_other() {
     }
 }
 
-#[tokio::test]
-async fn half_a_proxy_login_is_an_error() {
-    let command = "proxy_user_password_command = [\"x\"]\n";
-    for (lines, message) in [
-        (
-            "dynamic_forward = 1\nproxy_user = \"a\"\n".to_owned(),
-            "proxy_user needs proxy_user_password_command",
-        ),
-        (
-            format!("dynamic_forward = 1\n{command}"),
-            "proxy_user_password_command needs proxy_user",
-        ),
-        (
-            format!("local_forward = \"1 h:1\"\nproxy_user = \"a\"\n{command}"),
-            "proxy_user needs a dynamic_forward",
-        ),
-        (
-            format!("dynamic_forward = 1\nproxy_user = \"a:b\"\n{command}"),
-            "proxy_user: a user name of a proxy has no `:`",
-        ),
-    ] {
-        let dir = Dir::new();
-        dir.write(
-            "t.toml",
-            format!("[tunnel.t]\nhost = \"h\"\nssh_config = false\n{lines}"),
-        );
-        let mut loader = Loader::new(dir.dir.clone(), dir.env(), Arc::new(FakeSsh));
-        let loaded = loader.load(now()).await;
-        let messages: Vec<&str> = loaded.faults.iter().map(|fault| &*fault.message).collect();
-        assert!(
-            messages.len() == 1 && messages[0].contains(message),
-            "{lines}: {messages:?}"
-        );
-        assert!(loaded.faults[0].line.is_some(), "{lines}");
-    }
-}
-
-#[tokio::test]
-async fn jump_hosts_have_no_proxy_login() {
-    let text = "[defaults]\nproxy_user = \"a\"\nproxy_user_password_command = [\"x\"]\n\
-                [tunnel.t]\ndynamic_forward = 1\nproxy_jump = \"hop\"\n";
-    let loaded = load(text).await;
-    assert!(loaded.tunnels[0].forwarding.proxy_login.is_some());
-}
-
 #[test]
 fn defaults_refuse_the_keys_of_one_tunnel() {
     for key in tunnel_keys().filter(|key| key.tunnel_only) {

@@ -71,3 +71,56 @@ pub(super) fn proxy_login(
     expander.diagnostics.push(diagnostic);
     None
 }
+
+#[cfg(unix)]
+#[cfg(test)]
+mod tests {
+    use crate::load::tests::{Dir, now};
+
+    #[tokio::test]
+    async fn half_a_proxy_login_is_an_error() {
+        let command = "proxy_user_password_command = [\"x\"]\n";
+        for (lines, message) in [
+            (
+                "dynamic_forward = 1\nproxy_user = \"a\"\n".to_owned(),
+                "proxy_user needs proxy_user_password_command",
+            ),
+            (
+                format!("dynamic_forward = 1\n{command}"),
+                "proxy_user_password_command needs proxy_user",
+            ),
+            (
+                format!("local_forward = \"1 h:1\"\nproxy_user = \"a\"\n{command}"),
+                "proxy_user needs a dynamic_forward",
+            ),
+            (
+                format!("dynamic_forward = 1\nproxy_user = \"a:b\"\n{command}"),
+                "proxy_user: a user name of a proxy has no `:`",
+            ),
+        ] {
+            let dir = Dir::new();
+            dir.write(
+                "t.toml",
+                format!("[tunnel.t]\nhost = \"h\"\nssh_config = false\n{lines}"),
+            );
+            let loaded = dir.loader().load(now()).await;
+            let messages: Vec<&str> = loaded.faults.iter().map(|fault| &*fault.message).collect();
+            assert!(
+                messages.len() == 1 && messages[0].contains(message),
+                "{lines}: {messages:?}"
+            );
+            assert!(loaded.faults[0].line.is_some(), "{lines}");
+        }
+    }
+
+    #[tokio::test]
+    async fn jump_hosts_have_no_proxy_login() {
+        let text = "[defaults]\nssh_config = false\nproxy_user = \"a\"\nproxy_user_password_command = [\"x\"]\n\
+                    [tunnel.t]\ndynamic_forward = 1\nproxy_jump = \"hop\"\n";
+        let dir = Dir::new();
+        dir.write("t.toml", text);
+        let loaded = dir.loader().load(now()).await;
+        assert_eq!(loaded.faults, []);
+        assert!(loaded.tunnels[0].forwarding.proxy_login.is_some());
+    }
+}

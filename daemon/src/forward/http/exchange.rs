@@ -36,7 +36,7 @@ impl<S: SshSession> ProxyClient<S> {
         if matches!(
             asked,
             Ok(ProxyRequest::Connect(_) | ProxyRequest::Forward(_))
-        ) && let Some(refusal) = self.login_refusal(request.headers()).await
+        ) && let Some(refusal) = self.login_refusal(request.headers()).await?
         {
             return Ok(refusal);
         }
@@ -53,15 +53,26 @@ impl<S: SshSession> ProxyClient<S> {
     }
 
     /// Returns the response to a request without the right login; `None` if it may be served.
-    async fn login_refusal(&self, headers: &HeaderMap) -> Option<Response<ResponseBody>> {
-        let check = LoginCheck::of(&self.context, &self.cell)?;
+    ///
+    /// # Errors
+    /// The forward is removed while the password is read.
+    async fn login_refusal(
+        &self,
+        headers: &HeaderMap,
+    ) -> Result<Option<Response<ResponseBody>>, NoResponse> {
+        let Some(check) = LoginCheck::of(&self.context, &self.cell) else {
+            return Ok(None);
+        };
         let result = match login::login(headers) {
-            Some(sent) => check.check(&sent).await,
+            Some(sent) => {
+                let checked = self.cancel.run_until_cancelled(check.check(&sent));
+                checked.await.ok_or(NoResponse)?
+            }
             // Clients ask without a login first, so this is not worth a line in the log.
             None => LoginResult::Wrong,
         };
         let summary = self.context.summary.borrow();
-        answer::login_refused(result, &summary, Format::of(headers))
+        Ok(answer::login_refused(result, &summary, Format::of(headers)))
     }
 
     /// Opens the channel of a CONNECT request. The response says that it is open, so it is sent only then.
