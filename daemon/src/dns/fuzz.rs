@@ -19,10 +19,13 @@ pub fn dns(client: &[u8], server: &[u8]) {
         ResponseCode::ServerFailure,
         Some(ExtendedError::network("the tunnel is away")),
     );
-    let error = Response::parse(error).expect("the answer has a header");
-    assert!(error.answers(&query), "it answers its query");
-    let error = error.into_message(query.id());
-    assert!(fit_datagram(error, 512).len() <= 512);
+    let error = Response::parse(error);
+    assert!(error.is_some(), "the answer has a header");
+    if let Some(error) = error {
+        assert!(error.answers(&query), "it answers its query");
+        let error = error.into_message(query.id());
+        assert!(fit_datagram(error, 512).len() <= 512);
+    }
     if let Some(response) = Response::parse(server.to_vec()) {
         let _ = response.answers(&query);
         let message = response.into_message(query.id());
