@@ -82,6 +82,22 @@ async fn dig_gets_the_records_of_the_far_resolver() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_local_dnsmasq_sends_one_domain_through_the_tunnel() -> Result<()> {
+    let resolver = Dnsmasq::start().await?;
+    let (_fixture, tunnel) = Fixture::up(&dns_to(resolver.port())).await?;
+    let listen = listen_addr(&tunnel, ForwardKind::Dns)?;
+    let local = Dnsmasq::start_forwarder("lab.test", listen.port()).await?;
+    let local = ports::local(local.port());
+    for transport in ["+notcp", "+tcp"] {
+        let found = dig(local, &[transport, "+short", "www.lab.test"]).await?;
+        assert_eq!(found, "192.0.2.80\n");
+        let other = dig(local, &[transport, "www.example"]).await?;
+        assert!(other.contains("status: REFUSED"), "{other}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_large_answer_is_truncated_over_udp_and_dig_gets_it_over_tcp() -> Result<()> {
     let resolver = Dnsmasq::start().await?;
     let (_fixture, tunnel) = Fixture::up(&dns_to(resolver.port())).await?;
@@ -189,12 +205,13 @@ async fn a_query_in_flight_when_the_session_ends_is_asked_on_the_next_one() -> R
     let (fixture, tunnel) = Fixture::up(&dns_to(far.port())).await?;
     let server = listen_addr(&tunnel, ForwardKind::Dns)?;
     let asked = query(7, "www.lab.test");
-    let asking = tokio::spawn(ask_over_udp(server, vec![asked.clone()], LONG));
+    let mut asking = JoinSet::new();
+    asking.spawn(ask_over_udp(server, vec![asked.clone()], LONG));
     far.wait_received(1, LONG).await?;
     fixture.server.kill_sessions()?;
     far.wait_received(2, LONG).await?;
     far.answer_all();
-    let answers = asking.await??;
+    let answers = asking.join_next().await.context("an answer")???;
     assert_eq!(answers.get(&7), Some(&answer(&asked, [192, 0, 2, 7])));
     Ok(())
 }
