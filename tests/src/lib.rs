@@ -17,6 +17,8 @@ pub mod ctl;
 pub mod daemon;
 #[cfg(target_os = "linux")]
 pub mod debian13;
+pub mod dns;
+pub mod dnsmasq;
 pub mod dropbear;
 pub mod faulty_link;
 pub mod firefox;

@@ -1,10 +1,20 @@
-//! What any bytes must not break: for fuzz targets and the property tests.
+//! The fuzz target of the workspace folder `fuzz/` for DNS messages, and tests that replay its corpus on a stable compiler.
 
 use super::{ExtendedError, Query, QueryOutcome, Response, ResponseCode, fit_datagram};
 
+/// Two messages, the first with its length in front: a client's query and a server's response.
+pub fn dns(bytes: &[u8]) {
+    let Some((&len, rest)) = bytes.split_first_chunk() else {
+        return;
+    };
+    let len = usize::from(u16::from_be_bytes(len)).min(rest.len());
+    let (client, server) = rest.split_at(len);
+    exchange(client, server);
+}
+
 /// Bytes of a client as a query, and bytes of a server as the response to it. Nothing panics, answers fit, and each message
 /// that is made here can be read again.
-pub fn dns(client: &[u8], server: &[u8]) {
+fn exchange(client: &[u8], server: &[u8]) {
     let query = match Query::parse(client) {
         QueryOutcome::Forward(query) => query,
         QueryOutcome::Answer(answer) => {
@@ -19,13 +29,11 @@ pub fn dns(client: &[u8], server: &[u8]) {
         ResponseCode::ServerFailure,
         Some(ExtendedError::network("the tunnel is away")),
     );
-    let error = Response::parse(error);
-    assert!(error.is_some(), "the answer has a header");
-    if let Some(error) = error {
-        assert!(error.answers(&query), "it answers its query");
-        let error = error.into_message(query.id());
-        assert!(fit_datagram(error, 512).len() <= 512);
-    }
+    assert!(
+        Response::parse(error.clone()).is_some_and(|error| error.answers(&query)),
+        "it answers its query"
+    );
+    assert!(fit_datagram(error, 512).len() <= 512);
     if let Some(response) = Response::parse(server.to_vec()) {
         let _ = response.answers(&query);
         let message = response.into_message(query.id());
@@ -65,19 +73,45 @@ mod tests {
         })
     }
 
+    fn corpus() -> Vec<Vec<u8>> {
+        let daemon = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let files = std::fs::read_dir(daemon.join("../fuzz/corpus/dns")).unwrap();
+        files
+            .map(|file| std::fs::read(file.unwrap().path()).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn the_corpus_passes() {
+        assert!(!corpus().is_empty());
+        for seed in corpus() {
+            dns(&seed);
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
         #[test]
+        fn varied_seeds_pass(seed in prop::sample::select(corpus()), at: prop::sample::Index, byte: u8, end: prop::sample::Index) {
+            let mut seed = seed;
+            let at = at.index(seed.len());
+            seed[at] = byte;
+            dns(&seed);
+            seed.truncate(end.index(seed.len()));
+            dns(&seed);
+        }
+
+        #[test]
         fn random_bytes_pass(client in prop::collection::vec(any::<u8>(), 0..600), server: Vec<u8>) {
-            dns(&client, &server);
+            exchange(&client, &server);
         }
 
         #[test]
         fn plausible_messages_pass(client in message(), server in message(), padding in 0..3000usize) {
             let mut server = server;
             server.extend(std::iter::repeat_n(0u8, padding));
-            dns(&client, &server);
+            exchange(&client, &server);
         }
     }
 }

@@ -18,6 +18,7 @@ mod control;
 mod control_clients;
 mod daemon;
 mod dependencies;
+mod dns_forwards;
 mod dynamic_forwards;
 mod faults;
 mod fixture;

@@ -174,12 +174,7 @@ impl<S: SshSession> Resolver<S> {
             };
             match event {
                 ChannelEvent::Received => {
-                    for piece in pieces.drain(..) {
-                        input.extend_from_slice(&piece);
-                        while let Some(message) = next_message(&mut input) {
-                            self.take_answer(message);
-                        }
-                    }
+                    self.take_answers(pieces.drain(..), &mut input);
                     // A server that never pauses must not keep the thread from the other tunnels.
                     tokio::task::consume_budget().await;
                 }
@@ -217,6 +212,16 @@ impl<S: SshSession> Resolver<S> {
         {
             reply.held = None;
             output.extend_from_slice(&message);
+        }
+    }
+
+    /// Takes the answers that are whole with `pieces`; the start of the next one stays in `input`.
+    fn take_answers(&mut self, pieces: impl Iterator<Item = Bytes>, input: &mut BytesMut) {
+        for piece in pieces {
+            input.extend_from_slice(&piece);
+            while let Some(message) = next_message(input) {
+                self.take_answer(message);
+            }
         }
     }
 
