@@ -188,6 +188,24 @@ async fn chromium_asks_for_the_login_and_sends_it() -> Result<()> {
     let found = chromium::text_with_login(&proxy, ("alice", PASSWORD), &url).await?;
     let asked = "Proxy basic tunneld t".to_owned();
     assert_eq!(found, (asked, "through".to_owned()));
+    // This Chromium has no window in which to ask.
+    let folder = tempfile::tempdir()?;
+    let program = chromium::write_program(folder.path())?
+        .display()
+        .to_string();
+    let args = [
+        "browse",
+        "t",
+        &url,
+        "--far-localhost",
+        "--browser",
+        &program,
+    ];
+    let output = lab.fixture.home.ctl(&args).await?.expect_exit(0)?;
+    assert!(
+        output.stderr.contains("the user name is alice"),
+        "{output:#?}"
+    );
     Ok(())
 }
 
