@@ -76,6 +76,12 @@ async fn browse(
         browser.program.display(),
         args.name
     ));
+    if let Some(user) = &status.proxy_user {
+        context.ui.info(format!(
+            "the browser asks for the login of the proxy: the user name is {user}, the password what \
+             proxy_user_password_command prints"
+        ));
+    }
     let mut command = tokio::process::Command::new(&browser.program);
     command.args(browser.arguments(&setup)).kill_on_drop(true);
     let ended = command.status().await.map_err(|err| {

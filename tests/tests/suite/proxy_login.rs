@@ -188,6 +188,24 @@ async fn chromium_asks_for_the_login_and_sends_it() -> Result<()> {
     let found = chromium::text_with_login(&proxy, ("alice", PASSWORD), &url).await?;
     let asked = "Proxy basic tunneld t".to_owned();
     assert_eq!(found, (asked, "through".to_owned()));
+    // This Chromium has no window in which to ask.
+    let folder = tempfile::tempdir()?;
+    let program = chromium::write_program(folder.path())?
+        .display()
+        .to_string();
+    let args = [
+        "browse",
+        "t",
+        &url,
+        "--far-localhost",
+        "--browser",
+        &program,
+    ];
+    let output = lab.fixture.home.ctl(&args).await?.expect_exit(0)?;
+    assert!(
+        output.stderr.contains("the user name is alice"),
+        "{output:#?}"
+    );
     Ok(())
 }
 
@@ -232,6 +250,47 @@ async fn a_reload_reads_the_password_again() -> Result<()> {
         since,
         "the session stays"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_login_can_be_turned_off_and_on_while_the_session_stays() -> Result<()> {
+    let lab = Lab::start().await?;
+    let listen = format!("dynamic_forward = {}", lab.proxy.port());
+    let reload = async |lines: &str| -> Result<()> {
+        lab.fixture.rewrite_tunnel(lines)?;
+        lab.fixture.home.ctl(&["reload"]).await?.expect_exit(0)?;
+        Ok(())
+    };
+    reload(&listen).await?;
+    assert_eq!(lab.curl("socks4a", None, &[]).await?, "through 200 000 0");
+    let with_login = protected(lab.folder.path()).replace("dynamic_forward = 0", &listen);
+    reload(&with_login).await?;
+    assert!(lab.curl("http", None, &[]).await?.contains(" 407 "));
+    let status = lab.fixture.daemon.status("t").await?;
+    let since = lab.tunnel.session.as_ref().map(|session| session.since);
+    assert_eq!(status.session.map(|session| session.since), since);
+    assert_eq!(status.proxy_user.as_deref(), Some("alice"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn clients_that_log_in_together_wait_for_one_run_of_the_command() -> Result<()> {
+    let lab = Lab::start().await?;
+    let file = lab.folder.path().join("password");
+    std::fs::remove_file(&file)?;
+    let path = file.display().to_string();
+    run_tool("mkfifo", &[&path]).await?;
+    let login = format!("alice:{PASSWORD}");
+    let socks = lab.curl("socks5h", Some(&login), &[]);
+    let http = lab.curl("http", Some(&login), &[]);
+    // Opening a FIFO for writing waits for the command that reads it.
+    let line = format!("printf '%s\\n' '{PASSWORD}' >{path}");
+    let args = ["-c", line.as_str()];
+    let (socks, http, written) = tokio::join!(socks, http, run_tool("sh", &args));
+    written?;
+    assert_eq!([socks?, http?], ["through 200 000 0", "through 200 000 0"]);
+    assert_eq!(lab.runs()?, 1);
     Ok(())
 }
 
