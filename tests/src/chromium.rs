@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::process::{NOBODY, as_ordinary_user, run_tool, write_script};
+use crate::process::{run_tool, write_script};
+use crate::unprivileged::{NOBODY, as_ordinary_user};
 
 /// Writes a program named `chromium` to `folder`. It runs the real one without a screen, prints the page as HTML when it
 /// has loaded, and ends. Its arguments are passed on.

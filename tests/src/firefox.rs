@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use crate::process::{NOBODY, Process, as_ordinary_user, write_script};
+use crate::process::{Process, write_script};
+use crate::unprivileged::{NOBODY, as_ordinary_user};
 use crate::wait::LONG;
 
 /// Asks Firefox's own proxy service, which evaluates the PAC file. The answers are `direct` or `TYPE HOST:PORT`.

@@ -203,9 +203,6 @@ async fn read_lines(
     }
 }
 
-/// The user and group id of `nobody`.
-pub const NOBODY: u32 = 65534;
-
 /// The command prefix that runs a command in its own mount namespace, where each file is mounted over its target
 /// path. Root is required.
 pub fn bind_mount_prefix(files: &[(PathBuf, &str)]) -> Vec<String> {
@@ -249,16 +246,6 @@ pub async fn run_tool(program: &str, args: &[&str]) -> Result<String> {
         String::from_utf8_lossy(&output.stdout)
     );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// The words before a command that run it as an ordinary user if the tests run as root: as `nobody`, with `home` as its
-/// home. Empty for another user. For programs that refuse to run as root.
-pub fn as_ordinary_user(home: &str) -> String {
-    if rustix::process::geteuid().is_root() {
-        format!("setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups env HOME={home}")
-    } else {
-        String::new()
-    }
 }
 
 /// Writes a shell script that only its owner can run.

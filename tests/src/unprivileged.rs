@@ -7,15 +7,15 @@ use anyhow::Result;
 
 use crate::process::run_tool;
 
-/// The user and group id: `nobody`.
-pub const UID: u32 = 65534;
+/// The user and group id of `nobody`.
+pub const NOBODY: u32 = 65534;
 
 /// The command prefix that runs a command as the ordinary user; empty if the tests run as one already.
 pub fn command_prefix() -> Vec<String> {
     if !rustix::process::geteuid().is_root() {
         return Vec::new();
     }
-    let (uid, gid) = (UID.to_string(), UID.to_string());
+    let (uid, gid) = (NOBODY.to_string(), NOBODY.to_string());
     let words = [
         "setpriv",
         "--reuid",
@@ -33,9 +33,18 @@ pub fn command_prefix() -> Vec<String> {
 /// If `chown` fails.
 pub async fn hand_over(folder: &Path) -> Result<()> {
     if rustix::process::geteuid().is_root() {
-        let owner = format!("{UID}:{UID}");
+        let owner = format!("{NOBODY}:{NOBODY}");
         let folder = folder.display().to_string();
         run_tool("chown", &["-R", &owner, &folder]).await?;
     }
     Ok(())
+}
+
+/// The same prefix as words of a shell script, with `home` as the home of the command.
+pub fn as_ordinary_user(home: &str) -> String {
+    if rustix::process::geteuid().is_root() {
+        format!("setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups env HOME={home}")
+    } else {
+        String::new()
+    }
 }

@@ -254,7 +254,7 @@ async fn nobody_else_can_use_the_port_of_the_page() -> Result<()> {
     assert!(!log.contains(key), "{log}");
     // Another user of the machine gets nothing, not even the page.
     if rustix::process::geteuid().is_root() {
-        let uid = unprivileged::UID.to_string();
+        let uid = unprivileged::NOBODY.to_string();
         let args = [
             "--reuid",
             &uid,

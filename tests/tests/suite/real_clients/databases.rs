@@ -5,7 +5,8 @@ use tokio::process::Command;
 use tunneld_proto::status::ForwardKind;
 use tunneld_tests::daemon::listen_addr;
 use tunneld_tests::nginx::NAME;
-use tunneld_tests::process::{NOBODY, Process, as_ordinary_user};
+use tunneld_tests::process::Process;
+use tunneld_tests::unprivileged::{NOBODY, as_ordinary_user};
 use tunneld_tests::wait::LONG;
 
 use super::{FarSite, shell_in};
