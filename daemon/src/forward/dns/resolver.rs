@@ -378,3 +378,6 @@ fn next_message(input: &mut BytesMut) -> Option<Vec<u8>> {
     input.advance(2 + len);
     Some(message)
 }
+
+#[cfg(test)]
+mod tests;

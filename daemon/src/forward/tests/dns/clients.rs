@@ -27,6 +27,25 @@ async fn garbage_over_udp_disturbs_no_other_query() {
 }
 
 #[tokio::test]
+async fn a_query_beyond_max_connections_fails_at_once() {
+    let mut fixture = Fixture::new(&[dns(0)]).await;
+    let client = Client::new(&fixture).await;
+    let mut options = options(Duration::from_secs(30));
+    options.forwarding.max_connections = 1;
+    fixture.forwards.reconcile(&[dns(0)], options).await;
+    client.send(&query(1, "a")).await;
+    fixture.until(0, |status| status.held == 1).await;
+    client.send(&query(2, "a")).await;
+    assert_eq!(client.receive().await, servfail(&query(2, "a")));
+    // The first one still waits for the session.
+    let mut server = fixture.attach().await;
+    let mut peer = server.next_open_request().await.accept();
+    let received = receive_query(&mut peer, query(1, "a").len()).await;
+    peer.send_data(&framed(&answer(&received))).await;
+    assert_eq!(client.receive().await, answer(&query(1, "a")));
+}
+
+#[tokio::test]
 async fn a_tcp_client_pipelines_and_closes_its_half() {
     let mut fixture = Fixture::new(&[dns(0)]).await;
     let mut server = fixture.attach().await;
@@ -91,8 +110,11 @@ async fn udp_and_tcp_have_the_same_port_on_both_loopback_addresses() {
 
 #[tokio::test]
 async fn a_port_that_is_taken_for_udp_alone_fails_the_forward() {
-    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port();
+    // A port that is free for TCP.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    let taken = std::net::UdpSocket::bind(("127.0.0.1", port)).unwrap();
+    drop(free);
     let fixture = Fixture::new(&[dns(port)]).await;
     fixture
         .until(0, |status| status.state == ForwardState::Failed)
