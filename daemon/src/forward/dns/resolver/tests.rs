@@ -18,6 +18,7 @@ fn resolver() -> Resolver<Session> {
             socket_mask: 0o177,
             max_connections: 1,
             permit_remote_open: vec![],
+            proxy_login: None,
         },
     };
     let listeners = ServerListeners::default();
