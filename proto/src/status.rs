@@ -274,6 +274,9 @@ pub enum ForwardKind {
     Dynamic,
     /// `dns_listen`: a local DNS server that asks one at the far side.
     Dns,
+    /// A kind of a newer daemon.
+    #[serde(other)]
+    Unknown,
 }
 
 impl ForwardKind {
@@ -284,6 +287,7 @@ impl ForwardKind {
             Self::Remote => "remote",
             Self::Dynamic => "dynamic",
             Self::Dns => "dns",
+            Self::Unknown => "unknown",
         }
     }
 }

@@ -477,6 +477,10 @@ fn unknown_values_of_a_newer_daemon_are_accepted() {
         serde_json::from_str::<State>("\"sleeping\"").unwrap(),
         State::Unknown
     );
+    assert_eq!(
+        serde_json::from_str::<ForwardKind>("\"subnets\"").unwrap(),
+        ForwardKind::Unknown
+    );
     let error: LastError = serde_json::from_str(
         r#"{"kind": "quota", "message": "m", "hint": null, "at": "2026-01-01T00:00:00Z"}"#,
     )

@@ -5,7 +5,8 @@ use std::cell::Cell;
 use serde_json::{Map, Value};
 
 use super::proxy_rules::{MAX_RULES, Order, Rule, add_rules, check_number, tunnel};
-use super::url_rule::{Subject, UrlRule, regex_of};
+use super::rule_subject::Subject;
+use super::url_rule::{UrlRule, regex_of};
 use super::{Import, xml};
 use crate::exit::Exit;
 

@@ -1,7 +1,7 @@
 //! Regular expressions that are about hosts: the few forms that people write, as wildcards. Anything else is refused; the
 //! result is compared with the expression itself in `url_rule`.
 
-use super::url_rule::Subject;
+use super::rule_subject::Subject;
 
 /// The most wildcards that one expression becomes.
 const MAX_SHAPES: usize = 8;

@@ -1,7 +1,8 @@
 //! Rule lists of SwitchyOmega: its own format, and AutoProxy's.
 
 use super::proxy_rules::{MAX_RULES, Rule};
-use super::url_rule::{Subject, UrlRule};
+use super::rule_subject::Subject;
+use super::url_rule::UrlRule;
 use crate::exit::Exit;
 
 /// A rule and, in a list `@with result`, the profile that it selects.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{ImportedTunnel, command_line, shell_words};
+use super::{ImportedTunnel, shell_words, ssh_arguments};
 use crate::exit::Exit;
 
 /// Options of sshuttle(1) with a value that has no meaning here.
@@ -89,7 +89,7 @@ pub(super) fn tunnel(words: &[String], cwd: Option<&Path>) -> Result<ImportedTun
     let command = found.ssh_command.unwrap_or_else(|| "ssh".to_owned());
     let mut ssh = shell_words::split(&command).map_err(Exit::usage)?;
     ssh.push(remote);
-    let mut tunnel = command_line::ssh(ssh.get(1..).unwrap_or_default(), false, cwd)?;
+    let mut tunnel = ssh_arguments::ssh(ssh.get(1..).unwrap_or_default(), false, cwd)?;
     for note in found.notes {
         tunnel.note(note);
     }

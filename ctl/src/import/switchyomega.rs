@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::proxy_rules::{MAX_RULES, Order, Rule, add_rules, check_number, tunnel};
-use super::url_rule::{Subject, UrlRule};
+use super::rule_subject::Subject;
+use super::url_rule::UrlRule;
 use super::{Import, rule_list};
 use crate::exit::Exit;
 

@@ -7,17 +7,8 @@ use regex_lite::{Regex, RegexBuilder};
 use tunneld_toml::proxy_for::{self, Hosts, ProxyPattern};
 
 use super::host_regex;
+use super::rule_subject::{MAX_RULE, Subject};
 use super::url_samples::{Sample, Target};
-
-/// The longest rule that is read, in bytes. A host has at most 253.
-pub(super) const MAX_RULE: usize = 256;
-
-/// What a rule looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Subject {
-    Url,
-    Host,
-}
 
 /// A rule with its old meaning.
 #[derive(Debug)]

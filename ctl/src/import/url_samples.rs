@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::url_rule::{MAX_RULE, Subject};
+use super::rule_subject::{MAX_RULE, Subject};
 
 /// The most `*` and `?` of one rule: each is filled with text for the samples.
 const MAX_WILDCARDS: usize = 12;

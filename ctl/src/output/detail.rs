@@ -121,7 +121,7 @@ fn forward_lines(forward: &ForwardStatus, now: Timestamp) -> Vec<Line> {
     let exposed = match forward.kind {
         _ if !forward.exposed => "",
         ForwardKind::Remote => "  asked for other machines too; the server decides (GatewayPorts)",
-        ForwardKind::Local | ForwardKind::Dynamic | ForwardKind::Dns => {
+        ForwardKind::Local | ForwardKind::Dynamic | ForwardKind::Dns | ForwardKind::Unknown => {
             "  exposed to other machines"
         }
     };
@@ -190,7 +190,7 @@ fn target(forward: &ForwardStatus) -> String {
         (Some(to), _) => format!(" → {to}"),
         (None, ForwardKind::Dynamic) => " (proxy)".to_owned(),
         (None, ForwardKind::Remote) => " (reverse proxy)".to_owned(),
-        (None, ForwardKind::Local | ForwardKind::Dns) => String::new(),
+        (None, ForwardKind::Local | ForwardKind::Dns | ForwardKind::Unknown) => String::new(),
     }
 }
 

@@ -232,6 +232,7 @@ pub(super) fn flag_letter(kind: ForwardKind) -> char {
         ForwardKind::Remote => 'R',
         ForwardKind::Dynamic => 'D',
         ForwardKind::Dns => 'N',
+        ForwardKind::Unknown => '?',
     }
 }
 

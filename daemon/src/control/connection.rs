@@ -24,9 +24,10 @@ use tunneld_proto::message::{
 use tunneld_proto::version::{MAX_LINE, PROTOCOLS, VERSION};
 
 use super::context::ControlContext;
-use super::dispatch::{empty_object, json};
 use super::outbox::{Disconnected, Outbox, send_all};
+use super::reading::{READ_LIMIT, read_changes};
 use super::request::{Call, params, parse};
+use super::result::{empty_object, json};
 use super::{dispatch, stream, subscriptions};
 use crate::session::Channel;
 use crate::tunnel::interactive_clients::ClientGuard;
@@ -267,7 +268,7 @@ where
                 let _: Subscribe = params(name, call_params)?;
                 self.check_subscription_limit()?;
                 // tunnelctl selects tunnels by this snapshot: one whose file was saved just before must be in it.
-                dispatch::read_changes(&context, &[], dispatch::READ_LIMIT).await?;
+                read_changes(&context, &[], READ_LIMIT).await?;
                 let (snapshot, events) = context.supervisor.subscribe();
                 Ok((json(&snapshot)?, AfterReply::SendEvents(events)))
             }

@@ -2,7 +2,6 @@
 //! reload task or the log, and builds the result.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use secrecy::SecretString;
 use serde_json::Value;
@@ -12,23 +11,19 @@ use tunneld_proto::message::{
     Add, Added, Answer, Cancel, Connect, DaemonStatus, Metrics, Names, Pac, Prompts, Remove,
     SetLevel, StatusParams, Tunnels, WebOpened, method,
 };
-use tunneld_proto::status::TunnelStatus;
 use tunneld_proto::version::VERSION;
 
 use super::context::ControlContext;
 use super::proxy;
+use super::reading::{READ_LIMIT, contains, read_changes};
 use super::request::params;
+use super::result::{empty_object, json};
 use super::wait::{self, Goal};
 use crate::session::{Channel, OpenError};
 use crate::web::metrics::Format;
 use tunneld_config::model::Via;
 use tunneld_config::save::ADDED_KEYS;
 
-/// How long calls wait for a changed configuration to be read. Short, because `ssh -G` may hang, and the daemon must
-/// answer meanwhile.
-pub(super) const READ_LIMIT: Duration = Duration::from_secs(2);
-/// The same for a call with a name that is not known yet: without the reading it can only fail.
-const UNKNOWN_NAME_READ_LIMIT: Duration = Duration::from_secs(20);
 /// Returns whether a method may be called while the daemon stops: methods that only read, and `hello` and
 /// `daemon.shutdown`, so that a client can watch the stop.
 pub(super) fn is_allowed_while_stopping(name: &str) -> bool {
@@ -104,11 +99,6 @@ async fn open_web_page(context: &ControlContext) -> Result<WebOpened, RpcError> 
     opened.await.map_err(|_| stopping_error())?
 }
 
-/// Result of a method that has nothing to report: `{}`.
-pub(super) fn empty_object() -> Value {
-    Value::Object(serde_json::Map::new())
-}
-
 fn unknown_method(name: &str) -> RpcError {
     let message = format!("unknown method `{}`", tunneld_proto::text::escape(name));
     let known = [
@@ -137,30 +127,6 @@ fn unknown_method(name: &str) -> RpcError {
     ];
     RpcError::new(ErrorKind::UnknownMethod, message)
         .hint(format!("tunneld {VERSION} has: {}", known.join(", ")))
-}
-
-/// Sees to it that the configuration as it is on disk now has been read, so that a command right after the save of a file
-/// acts on the new contents.
-pub(super) async fn read_changes(
-    context: &ControlContext,
-    names: &[String],
-    limit: Duration,
-) -> Result<(), RpcError> {
-    // While the daemon stops, the reload task has ended. The status stays readable.
-    if context.stopping.is_cancelled() {
-        return Ok(());
-    }
-    let tunnels = context.supervisor.statuses();
-    let all_known = names.iter().all(|name| contains(&tunnels, name));
-    let limit = if all_known {
-        limit
-    } else {
-        UNKNOWN_NAME_READ_LIMIT
-    };
-    match context.reloader.read_changes(limit).await {
-        Err(_) if context.stopping.is_cancelled() => Ok(()),
-        read => read,
-    }
 }
 
 /// Starts or, with [`Goal::Fresh`], restarts tunnels.
@@ -226,10 +192,6 @@ fn statuses(context: &ControlContext, names: &[String]) -> Result<Tunnels, RpcEr
     }
     tunnels.retain(|status| names.contains(&status.name));
     Ok(Tunnels { tunnels })
-}
-
-fn contains(tunnels: &[TunnelStatus], name: &str) -> bool {
-    tunnels.iter().any(|status| status.name == name)
 }
 
 async fn add(context: &ControlContext, call: Add) -> Result<Value, RpcError> {
@@ -390,15 +352,5 @@ pub(super) async fn connect(context: &ControlContext, call: Connect) -> Result<C
             format!("{name}: cannot open {target}:{port}: {error}"),
         )
         .hint("the server resolves the name and makes the connection: try it from there")
-    })
-}
-
-/// Converts a result to JSON.
-pub(super) fn json(value: &impl serde::Serialize) -> Result<Value, RpcError> {
-    serde_json::to_value(value).map_err(|error| {
-        RpcError::new(
-            ErrorKind::Internal,
-            format!("the result cannot be converted to JSON: {error}"),
-        )
     })
 }

@@ -10,7 +10,8 @@ use tunneld_proto::error::{ErrorKind, RpcError};
 use tunneld_proto::message::{ProxyOf, ProxyPassword};
 
 use super::context::ControlContext;
-use super::dispatch::{READ_LIMIT, json, read_changes};
+use super::reading::{READ_LIMIT, read_changes};
+use super::result::json;
 
 /// How long `proxy.password` waits for its command, such as until a person has unlocked the keyring.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);

@@ -14,7 +14,7 @@ use tunneld_config::model::Forwarding;
 
 use super::counters::CountGuard;
 use super::forward_state::ForwardCell;
-use super::proxy_login::ProxyPassword;
+use super::proxy_password::ProxyPassword;
 use super::server_listeners::ServerListeners;
 use super::ssh_session::SshSession;
 

@@ -22,6 +22,7 @@ mod local;
 mod local_socket;
 mod port_owner;
 mod proxy_login;
+mod proxy_password;
 mod relay;
 mod remote;
 mod retry;

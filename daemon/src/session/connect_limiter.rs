@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::failure::{Failure, FailureKind};
 use crate::session::login_budget::LoginBudgets;
+use crate::session::server_id::ServerId;
 use crate::session::slots::{Slot, Slots};
 
 /// How many connections to one server are not logged in at the same time, until the server shows that it takes fewer.
@@ -50,10 +51,6 @@ pub struct ConnectLimiter {
 /// How long no tunnel dials a server that does not accept connections from this address. Less than the delay of the
 /// tunnel that met it (30 s), whose next dial finds out how it is.
 const TURNED_AWAY: Duration = Duration::from_secs(20);
-
-/// Names one server by the way that leads to it and its address: the same address may be another machine from there.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct ServerId(pub(super) String);
 
 /// The connections to one server that are not logged in.
 #[derive(Debug)]

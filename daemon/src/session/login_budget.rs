@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tunneld_config::model::{Auth, Route};
 
-use crate::session::connect_limiter::ServerId;
+use crate::session::server_id::ServerId;
 
 /// What one refused login costs: sshd's 5 s, and a second for the difference of the clocks.
 const PENALTY: Duration = Duration::from_secs(6);

@@ -15,6 +15,7 @@ mod login_budget;
     clippy::module_inception,
     reason = "the file holds the type Session and nothing else of the module"
 )]
+mod server_id;
 mod session;
 mod slots;
 mod ssh_error;

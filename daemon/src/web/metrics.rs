@@ -248,7 +248,9 @@ fn forward_name(forward: &ForwardStatus) -> String {
         ForwardKind::Local => "L",
         ForwardKind::Remote => "R",
         ForwardKind::Dynamic => "D",
-        ForwardKind::Dns => "DNS",
+        ForwardKind::Dns => "N",
+        // Not made by this daemon.
+        ForwardKind::Unknown => "?",
     };
     let listen = forward.listen.as_str();
     let loopback = ["127.0.0.1:", "localhost:", "[::1]:"];

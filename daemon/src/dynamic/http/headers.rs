@@ -7,7 +7,7 @@ use hyper::header::{
 use hyper::http::uri::{PathAndQuery, Uri};
 use hyper::{Method, Version, http};
 
-use super::request::Destination;
+use super::destination::Destination;
 
 /// Fields that concern one connection only, whether or not `Connection` names them.
 const HOP_BY_HOP: [HeaderName; 7] = [

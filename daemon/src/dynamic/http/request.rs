@@ -4,16 +4,8 @@ use hyper::header::{CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
 use hyper::http::uri::{Authority, Scheme, Uri};
 use hyper::{Method, StatusCode};
 
+pub use super::destination::Destination;
 use super::headers::has_unknown_coding;
-
-/// Where a request is to be sent. The far side resolves the name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Destination {
-    /// A name or an address; an IPv6 address without its brackets. Not empty.
-    pub host: String,
-    /// The TCP port, 1 to 65535.
-    pub port: u16,
-}
 
 /// A valid request to the proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]

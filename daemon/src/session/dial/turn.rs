@@ -5,9 +5,10 @@ use tunneld_proto::status::Phase;
 
 use super::{Carrier, Dial};
 use crate::failure::Failure;
-use crate::session::connect_limiter::{SCOUT_LEASE, ServerId, Work};
+use crate::session::connect_limiter::{SCOUT_LEASE, Work};
 use crate::session::deadline::PausableDeadline;
 use crate::session::login_budget::{Credentials, LoginTurn};
+use crate::session::server_id::ServerId;
 use tunneld_config::model::{Route, Via};
 
 /// Identifies the server that handles the login of this hop.
