@@ -11,11 +11,11 @@ mod handshake;
 mod host_key;
 mod incoming;
 mod login_budget;
+mod server_id;
 #[expect(
     clippy::module_inception,
     reason = "the file holds the type Session and nothing else of the module"
 )]
-mod server_id;
 mod session;
 mod slots;
 mod ssh_error;
