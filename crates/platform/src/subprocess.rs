@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tunneld_proto::text;
 use zeroize::Zeroize;
 
+use crate::panic;
 use crate::program::{Limits, ProgramError, ProgramFuture, ProgramOutput, RunProgram};
 
 /// Longest standard output of a command, in bytes: 4 MiB.
@@ -47,7 +48,8 @@ impl ProcessGroup {
             close_fds::set_fds_cloexec_threadsafe(FIRST_PRIVATE_FD, &[]);
             crate::child_settings::restore_in_child(&mut command);
         }
-        command.spawn().map(Self)
+        // std panics if it cannot read whether the child has started.
+        panic::catch(|| command.spawn())?.map(Self)
     }
 
     /// Returns the leader of the group, for its pipes and its exit status.

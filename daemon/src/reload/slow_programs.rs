@@ -77,6 +77,13 @@ struct Run {
     is_given_up: bool,
 }
 
+impl Run {
+    /// Whether it will never have an outcome: its task has panicked.
+    fn is_lost(&self) -> bool {
+        self.outcome.borrow().is_none() && self.outcome.has_changed().is_err()
+    }
+}
+
 /// The result of a run, in a form that can be given to several readings.
 #[derive(Debug, Clone)]
 enum Outcome {
@@ -124,7 +131,9 @@ impl<P: RunProgram + 'static> SlowPrograms<P> {
     /// Returns the run of `program`, which it starts unless it runs already or has ended in this reading.
     fn join(&self, key: &Key, limits: Limits) -> watch::Receiver<Option<Outcome>> {
         let mut state = lock(&self.state);
-        if let Some(run) = state.runs.get(key) {
+        if let Some(run) = state.runs.get(key)
+            && !run.is_lost()
+        {
             return run.outcome.clone();
         }
         let (ended, outcome) = watch::channel(None);
@@ -192,11 +201,8 @@ impl<P> SlowPrograms<P> {
     /// Ends a reading. The answers are kept only while a program has not ended: the next reading then needs all of them.
     pub(super) fn end_reading(&self) {
         let mut state = lock(&self.state);
-        if state
-            .runs
-            .values()
-            .all(|run| run.outcome.borrow().is_some())
-        {
+        let is_over = |run: &Run| run.outcome.borrow().is_some() || run.is_lost();
+        if state.runs.values().all(is_over) {
             state.runs.clear();
         }
     }
@@ -341,6 +347,31 @@ mod tests {
             "{:?}",
             start.elapsed()
         );
+    }
+
+    /// A program whose first run panics.
+    #[derive(Debug, Default)]
+    struct PanicsOnce(std::sync::atomic::AtomicBool);
+
+    impl RunProgram for PanicsOnce {
+        fn run<'a>(&'a self, _: &'a Path, _: &'a [OsString], _: Limits) -> ProgramFuture<'a> {
+            let is_first = !self.0.swap(true, std::sync::atomic::Ordering::Relaxed);
+            Box::pin(async move {
+                assert!(!is_first, "the first run panics");
+                Err(io::Error::new(io::ErrorKind::NotFound, "answered").into())
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_panicked_is_run_again_by_the_next_reading() {
+        let programs = SlowPrograms::new(PanicsOnce::default());
+        for expected in ["has not ended yet", "answered"] {
+            programs.begin_reading(false, Patience::Short);
+            let asked = programs.run(Path::new("ssh"), &[], LIMITS);
+            assert_eq!(asked.await.unwrap_err().to_string(), expected);
+            programs.end_reading();
+        }
     }
 
     #[tokio::test(start_paused = true)]
